@@ -1,0 +1,72 @@
+//! Files that are whole or absent: written beside their place, synced, then renamed.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+/// Writes `path` through `fill`, so that after a crash at any moment the file is the old one, the new
+/// one or absent, never a part. The bytes are synced before the rename and the folder after it.
+///
+/// The temporary file is made in `scratch`, which must be on the same file system as `path`.
+///
+/// # Errors
+/// Whatever `fill` or the file system reports; the temporary file is then removed.
+pub fn write_via<E: From<io::Error>>(
+    scratch: &Path,
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut temporary = NamedTempFile::new_in(scratch)?;
+    {
+        let mut writer = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
+        fill(&mut writer)?;
+        writer.flush()?;
+    }
+    temporary.as_file().sync_all()?;
+    set_default_mode(temporary.as_file())?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))?;
+    Ok(())
+}
+
+/// [`write_via`] with the temporary file beside the final one and `bytes` as the content.
+///
+/// # Errors
+/// Whatever the file system reports.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    write_via(folder.unwrap_or(Path::new(".")), path, |file| {
+        file.write_all(bytes)
+    })
+}
+
+/// Makes a folder's entries (new names, renames) durable.
+///
+/// # Errors
+/// Whatever the file system reports.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    #[cfg(not(unix))]
+    fs::metadata(folder)?;
+    Ok(())
+}
+
+/// Temporary files are private to their owner; a published one is as readable as any new file.
+fn set_default_mode(file: &File) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Foundation models as PE sees them: random images, and variations of images.
+//!
+//! A generator is public: it never sees a private image. It draws all randomness from the streams
+//! that it is handed, one per image, so that its output depends on nothing else.
+
+use thiserror::Error;
+
+use crate::images::{BatchError, ImageBatch};
+use crate::streams::StreamKey;
+
+/// The public condition that an image is made under and that its descendants keep: a class label of
+/// the model, or the index of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Condition(pub u32);
+
+/// One image to make: under which condition, with which randomness.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw {
+    /// The public condition; [`Condition`]`(0)` for an unconditional model.
+    pub condition: Condition,
+    /// Where its random numbers come from.
+    pub stream: StreamKey,
+}
+
+/// A place in the initial population that wants a condition.
+#[derive(Debug, Clone, Copy)]
+pub struct Slot<'a> {
+    /// The private class that the sample will stand for, by name; `None` in an unconditional run.
+    pub class: Option<&'a str>,
+    /// Where a random choice comes from.
+    pub stream: StreamKey,
+}
+
+/// What a generator is asked to do, for cost estimates.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Operation {
+    /// An image from nothing.
+    Random,
+    /// A variation of an image at this degree.
+    Vary(f64),
+}
+
+/// Why a generator failed.
+#[derive(Debug, Error)]
+pub enum GeneratorError {
+    /// The variation degree is not one that this model knows.
+    #[error("variation degree {degree} is not valid for this model: expected {expected}")]
+    Degree {
+        /// The degree given.
+        degree: f64,
+        /// What would have been right.
+        expected: String,
+    },
+    /// The numbers of images and draws differ, or images have the wrong size.
+    #[error("{0}")]
+    Input(String),
+    /// A configured value is out of range; names the key.
+    #[error("{key}: {message}")]
+    Config {
+        /// The configuration key below `[model]`.
+        key: String,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// The weights could not be read.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::hub::CheckpointError),
+    /// The network failed.
+    #[error("network evaluation failed: {0}")]
+    Network(#[from] candle_core::Error),
+    /// The result does not have the promised shape.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+}
+
+/// A foundation model.
+pub trait Generator {
+    /// Rows and columns of every image that it makes.
+    fn image_size(&self) -> (usize, usize);
+
+    /// How many images it likes to be asked for at once.
+    fn batch_size(&self) -> usize;
+
+    /// Chooses the public conditions of an initial population.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] when a class has no condition.
+    fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError>;
+
+    /// Makes one image for each draw, `uint8[draws, height, width, 3]`.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Network`] when the network fails.
+    fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError>;
+
+    /// Makes one variation of each image: the larger the model's own `degree`, the closer or the
+    /// further, as the model defines it.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Degree`], [`GeneratorError::Input`] or [`GeneratorError::Network`].
+    fn vary(
+        &self,
+        images: &ImageBatch,
+        draws: &[Draw],
+        degree: f64,
+    ) -> Result<ImageBatch, GeneratorError>;
+
+    /// Network evaluations that one image costs.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Degree`] for a degree that the model does not know.
+    fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError>;
+}

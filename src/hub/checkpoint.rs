@@ -1,0 +1,7 @@
+//! Reading checkpoints.
+
+use thiserror::Error;
+
+/// Why a checkpoint was refused.
+#[derive(Debug, Error)]
+pub enum CheckpointError {}

@@ -1,0 +1,5 @@
+//! Where weights come from, and reading them strictly.
+
+mod checkpoint;
+
+pub use checkpoint::CheckpointError;

@@ -1,0 +1,45 @@
+//! Differentially private synthetic images by Private Evolution (PE), in one static binary.
+//!
+//! PE (Lin et al., ICLR 2024, arXiv 2305.15560) trains nothing. It draws images from a public
+//! foundation model, lets every private image vote for its nearest synthetic image in an embedding
+//! space, adds Gaussian noise to the histogram of votes, resamples by the noisy votes, asks the
+//! model for variations of what was chosen, and repeats.
+//!
+//! # Map
+//!
+//! An arrow never points back up this list: a module uses only what stands below it.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`cli`] | command line, progress, exit codes |
+//! | [`config`] | TOML text to a validated [`config::Plan`] |
+//! | [`evolution`] | the PE loop, its units of work, checkpoints and the result folder |
+//! | [`generators`] | foundation models: random images and variations |
+//! | [`embedders`] | images to vectors |
+//! | [`voting`] | exact nearest neighbours and the vote histogram |
+//! | [`privacy`] | the `Sensitive` wall, the noise mechanism, the accountant, the ledger |
+//! | [`diffusion`] | noise schedules, respacing, samplers: mathematics without networks |
+//! | [`models`] | the networks, one file each, weights under their original names |
+//! | [`kernels`] | the layers every network is written against, and fast CPU operators behind them |
+//! | [`hub`] | where weights come from, and reading them strictly |
+//! | [`images`] | image batches, folders and npz files, PIL-exact resampling, grids |
+//! | [`streams`] | counter-based random streams of the generation side |
+//! | [`atomic`] | files that are whole or absent |
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+#![warn(rust_2018_idioms)]
+
+pub mod atomic;
+pub mod cli;
+pub mod config;
+pub mod diffusion;
+pub mod embedders;
+pub mod evolution;
+pub mod generators;
+pub mod hub;
+pub mod images;
+pub mod kernels;
+pub mod models;
+pub mod privacy;
+pub mod streams;
+pub mod voting;

@@ -1,0 +1,78 @@
+//! The harness, and which family is checked by which function.
+
+mod case;
+mod compare;
+
+pub use case::Case;
+#[allow(unused_imports)]
+pub use compare::Tolerance;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A check returns the first divergence as text.
+pub type Outcome = Result<(), Box<dyn std::error::Error>>;
+type Check = fn(&Case) -> Outcome;
+
+/// Families by the longest prefix of the case's name that ends at `_` or at its end.
+const CHECKS: &[(&str, Check)] = &[];
+
+pub fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let wanted: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+    let directory = std::env::var_os("DPSYN_GOLDENS").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens"),
+        PathBuf::from,
+    );
+    let mut names: Vec<String> = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter_map(|name| name.strip_suffix(".json").map(str::to_owned))
+            .collect(),
+        Err(error) => {
+            println!("FAILED: cannot read {}: {error}", directory.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    names.sort();
+    if arguments.iter().any(|a| a == "--list") {
+        for name in &names {
+            println!("{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for name in names {
+        if !wanted.is_empty() && !wanted.iter().any(|w| name.contains(w.as_str())) {
+            continue;
+        }
+        let check = CHECKS
+            .iter()
+            .filter(|(family, _)| {
+                name.strip_prefix(family)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+            })
+            .max_by_key(|(family, _)| family.len());
+        let Some((_, check)) = check else {
+            println!("skipped {name}: no check knows this family yet");
+            skipped += 1;
+            continue;
+        };
+        match Case::open(&directory, &name).and_then(|case| check(&case)) {
+            Ok(()) => {
+                println!("ok {name}");
+                passed += 1;
+            }
+            Err(error) => {
+                println!("FAILED {name}: {error}");
+                failed += 1;
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    if failed > 0 || passed == 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
