@@ -1,6 +1,32 @@
-//! The command line.
+//! The command line: arguments, progress, exit codes.
 
-/// Runs the program and returns its exit code.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod args;
+mod device;
+mod exit;
+mod privacy;
+mod progress;
+mod run;
+
+pub use args::{Arguments, Command};
+pub use device::{DeviceChoice, DeviceError};
+pub use exit::{CliError, codes};
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Runs the program on the process' arguments and returns its exit code (see [`codes`]).
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Privacy(arguments) => privacy::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.code())
+        }
+    }
 }

@@ -1,1 +1,1 @@
-//! TODO docs
+//! To be written.

@@ -1,1 +1,29 @@
-//! TODO docs
+//! The PE loop: populations, units of work, checkpoints and the result folder.
+//!
+//! In: validated settings, a generator, an embedder, private data. Out: a result folder (see `folder`).
+//! Every step is either finished and on disk, or done again in the same way: a run that was killed at
+//! any moment and resumed leaves what an undisturbed one would have left.
+
+mod breed;
+mod config;
+mod error;
+mod folder;
+mod layout;
+mod lookahead;
+mod observer;
+mod pictures;
+mod plan;
+mod population;
+mod private_set;
+mod run;
+mod schedule;
+mod units;
+
+pub use config::{EvolutionConfig, Generation, OutputConfig};
+pub use error::EvolutionError;
+pub use folder::{Existing, ResultFolder};
+pub use layout::Layout;
+pub use observer::{Observer, Silent};
+pub use plan::{Cost, Plan};
+pub use run::{Outcome, Run};
+pub use schedule::{Schedule, Scheduled};

@@ -1,0 +1,97 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::DeviceChoice;
+
+/// Differentially private synthetic images by Private Evolution.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make differentially private synthetic images as a configuration says
+    Run(RunArguments),
+    /// Say what a noise multiplier costs, or what a target epsilon needs, without running anything
+    Privacy(PrivacyArguments),
+}
+
+/// `dpsyn run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The configuration, one TOML file a data set
+    pub config: PathBuf,
+    /// Override a key, such as evolution.threshold=4 (may be given several times)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The result folder, instead of the configuration's output.folder
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Go on with the run in the result folder; start one if there is none
+    #[arg(long, conflicts_with = "fresh")]
+    pub resume: bool,
+    /// Start anew: an earlier result folder is kept beside under another name
+    #[arg(long)]
+    pub fresh: bool,
+    /// Check everything, print the plan and its price, run nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Allow noise_multiplier = 0 or epsilon = inf; every output is then stamped as not private
+    #[arg(long)]
+    pub non_private: bool,
+}
+
+/// `dpsyn privacy`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["config", "noise_multiplier", "epsilon"]))]
+pub struct PrivacyArguments {
+    /// A configuration to read noise, iterations, delta and neighbours from
+    pub config: Option<PathBuf>,
+    /// Override a key of the configuration
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    pub set: Vec<String>,
+    /// Noise multiplier sigma: the noise's standard deviation in units of the sensitivity
+    #[arg(long, value_name = "SIGMA", requires_all = ["iterations", "delta"])]
+    pub noise_multiplier: Option<f64>,
+    /// Target epsilon: prints the noise multiplier that it needs
+    #[arg(long, requires_all = ["iterations", "delta"])]
+    pub epsilon: Option<f64>,
+    /// PE iterations: each releases one noisy histogram
+    #[arg(long, value_name = "T")]
+    pub iterations: Option<u32>,
+    /// Delta
+    #[arg(long)]
+    pub delta: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn privacy_wants_one_question_with_all_its_parts() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("dpsyn privacy c.toml").is_ok());
+        assert!(parse("dpsyn privacy --epsilon 1 --iterations 3 --delta 1e-5").is_ok());
+        assert!(parse("dpsyn privacy --epsilon 1 --iterations 3").is_err());
+        assert!(parse("dpsyn privacy").is_err());
+        assert!(parse("dpsyn run c.toml --resume --fresh").is_err());
+    }
+}

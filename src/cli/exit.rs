@@ -1,0 +1,102 @@
+//! Exit codes, and which error gets which.
+
+use thiserror::Error;
+
+use super::DeviceError;
+use crate::config::ConfigError;
+use crate::embedders::EmbedderError;
+use crate::evolution::EvolutionError;
+use crate::generators::GeneratorError;
+use crate::images::ImagesError;
+use crate::privacy::PrivacyError;
+
+/// The documented exit codes. 0 is success; anything else leaves what was finished on disk.
+pub mod codes {
+    /// The command line or the configuration is wrong; nothing was started.
+    pub const USAGE: u8 = 2;
+    /// The private images, or a samples file, cannot be read.
+    pub const DATA: u8 = 3;
+    /// A checkpoint is missing, incomplete or of another shape.
+    pub const WEIGHTS: u8 = 4;
+    /// The privacy core refused: the ledger does not match, the data changed, the budget is spent.
+    pub const PRIVACY: u8 = 5;
+    /// The result folder cannot be used, or a file in it cannot be read or written.
+    pub const OUTPUT: u8 = 6;
+    /// The device that was asked for cannot be used.
+    pub const DEVICE: u8 = 7;
+    /// A network failed while running.
+    pub const COMPUTE: u8 = 8;
+    /// Stopped by Ctrl-C or a termination signal; `--resume` goes on.
+    pub const INTERRUPTED: u8 = 130;
+}
+
+/// Any error that reaches the command line.
+#[derive(Debug, Error)]
+pub enum CliError {
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Everything else.
+    #[error(transparent)]
+    Run(#[from] EvolutionError),
+    /// The signal handler.
+    #[error("failed to set the Ctrl-C handler: {0}")]
+    Signals(#[from] ctrlc::Error),
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl From<PrivacyError> for CliError {
+    fn from(error: PrivacyError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl From<ImagesError> for CliError {
+    fn from(error: ImagesError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl From<GeneratorError> for CliError {
+    fn from(error: GeneratorError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl From<EmbedderError> for CliError {
+    fn from(error: EmbedderError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl CliError {
+    /// The exit code of this error.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Device(_) => codes::DEVICE,
+            Self::Signals(_) => codes::COMPUTE,
+            Self::Run(error) => match error {
+                EvolutionError::Config(_) => codes::USAGE,
+                EvolutionError::Images(_) => codes::DATA,
+                EvolutionError::Generator(GeneratorError::Checkpoint(_))
+                | EvolutionError::Embedder(EmbedderError::Checkpoint(_)) => codes::WEIGHTS,
+                EvolutionError::Generator(
+                    GeneratorError::Config { .. } | GeneratorError::Degree { .. },
+                )
+                | EvolutionError::Embedder(EmbedderError::Config { .. }) => codes::USAGE,
+                EvolutionError::Generator(_)
+                | EvolutionError::Embedder(_)
+                | EvolutionError::Voting(_) => codes::COMPUTE,
+                EvolutionError::Privacy(_) => codes::PRIVACY,
+                EvolutionError::Io { .. } | EvolutionError::State(_) => codes::OUTPUT,
+                EvolutionError::Interrupted => codes::INTERRUPTED,
+            },
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Progress for people: a bar on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::evolution::Observer;
+
+/// Set by Ctrl-C; the run stops after the unit that it is in.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// How often a plain progress line is printed.
+const LINE_EVERY: Duration = Duration::from_secs(15);
+
+/// Makes Ctrl-C (and termination) a request to stop after the current unit; a second one ends the process.
+///
+/// # Errors
+/// When the system does not let a handler be set.
+pub fn catch_interrupts() -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            // Everything finished is on disk already.
+            std::process::exit(i32::from(super::codes::INTERRUPTED));
+        }
+        eprintln!("stopping after the current unit; press Ctrl-C again to stop at once");
+    })
+}
+
+/// Shows a run's progress on standard error.
+pub struct Progress {
+    terminal: bool,
+    state: Mutex<Option<Stage>>,
+}
+
+struct Stage {
+    name: String,
+    total: u64,
+    /// Steps that were already done when the stage began, by an earlier run.
+    skipped: Option<u64>,
+    started: Instant,
+    printed: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// A bar if standard error is a terminal, plain lines otherwise.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+            state: Mutex::new(None),
+        }
+    }
+
+    fn with(&self, act: impl FnOnce(&mut Option<Stage>)) {
+        // A panic elsewhere must not silence progress.
+        let mut state = self
+            .state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        act(&mut state);
+    }
+}
+
+impl Observer for Progress {
+    fn begin(&self, stage: &str, total: u64) {
+        let bar = self.terminal.then(|| {
+            let bar = ProgressBar::new(total).with_message(stage.to_owned());
+            if let Ok(style) = ProgressStyle::with_template(
+                "{msg:>22} [{bar:32}] {pos}/{len} {elapsed} elapsed, {eta} left",
+            ) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.enable_steady_tick(Duration::from_millis(500));
+            bar
+        });
+        let now = Instant::now();
+        self.with(|state| {
+            *state = Some(Stage {
+                name: stage.to_owned(),
+                total,
+                skipped: None,
+                started: now,
+                printed: now,
+                bar,
+            });
+        });
+    }
+
+    fn advance(&self, done: u64) {
+        self.with(|state| {
+            let Some(stage) = state else { return };
+            let skipped = *stage.skipped.get_or_insert(done);
+            if let Some(bar) = &stage.bar {
+                bar.set_position(done);
+                return;
+            }
+            if stage.printed.elapsed() >= LINE_EVERY {
+                stage.printed = Instant::now();
+                let fresh = done.saturating_sub(skipped);
+                let left = stage.total.saturating_sub(done);
+                let seconds = if fresh == 0 {
+                    0.0
+                } else {
+                    stage.started.elapsed().as_secs_f64() / fresh as f64 * left as f64
+                };
+                eprintln!(
+                    "{}: {done} of {} ({:.0} s left)",
+                    stage.name, stage.total, seconds
+                );
+            }
+        });
+    }
+
+    fn end(&self) {
+        self.with(|state| {
+            if let Some(Stage { bar: Some(bar), .. }) = state.take() {
+                bar.finish_and_clear();
+            }
+        });
+    }
+
+    fn line(&self, text: &str) {
+        self.with(|state| match state {
+            Some(Stage { bar: Some(bar), .. }) => bar.println(text),
+            _ => eprintln!("{text}"),
+        });
+    }
+
+    fn interrupted(&self) -> bool {
+        INTERRUPTED.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,60 @@
+//! What can stop a run.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::config::ConfigError;
+use crate::embedders::EmbedderError;
+use crate::generators::GeneratorError;
+use crate::images::ImagesError;
+use crate::privacy::PrivacyError;
+use crate::voting::VotingError;
+
+/// Why a run ended early. What was finished by then is on disk.
+#[derive(Debug, Error)]
+pub enum EvolutionError {
+    /// The configuration does not fit the data or the model.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The private images, or a samples file, could not be read or written.
+    #[error(transparent)]
+    Images(#[from] ImagesError),
+    /// The foundation model failed.
+    #[error("the foundation model failed: {0}")]
+    Generator(#[from] GeneratorError),
+    /// The embedder failed.
+    #[error("the embedder failed: {0}")]
+    Embedder(#[from] EmbedderError),
+    /// Voting failed.
+    #[error(transparent)]
+    Voting(#[from] VotingError),
+    /// The privacy core refused.
+    #[error(transparent)]
+    Privacy(#[from] PrivacyError),
+    /// A file of the result folder could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The result folder is not what this run expects.
+    #[error("{0}")]
+    State(String),
+    /// The user asked to stop; everything finished is kept.
+    #[error("interrupted; `--resume` goes on from here")]
+    Interrupted,
+}
+
+impl EvolutionError {
+    /// For `map_err`: an [`EvolutionError::Io`] about `path`.
+    pub(crate) fn io(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
+        move |source| Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

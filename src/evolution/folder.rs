@@ -1,0 +1,218 @@
+//! The result folder and the names in it.
+//!
+//! ```text
+//! config.toml            the resolved configuration
+//! privacy.json           the privacy statement
+//! ledger.jsonl           the charges, append-only
+//! log.txt
+//! <iteration>/samples.npz, votes.npz, grid.png, top.png, bottom.png
+//! private/               derived from private images: NOT for release
+//! .work/                 unfinished work; gone when the run is complete
+//! ```
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::EvolutionError;
+
+/// What to do with a result folder that already has a run in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Refuse to touch it.
+    Refuse,
+    /// Go on with it.
+    Resume,
+    /// Move it aside and start anew. It is kept: what it released has been paid for.
+    MoveAside,
+}
+
+/// A result folder.
+#[derive(Debug, Clone)]
+pub struct ResultFolder {
+    root: PathBuf,
+}
+
+impl ResultFolder {
+    /// Makes the folder, or takes over the one that is there as `existing` says.
+    ///
+    /// Returns the folder and, where one was moved aside, its new name.
+    ///
+    /// # Errors
+    /// [`EvolutionError::State`] when it holds something and may not be touched.
+    pub fn prepare(
+        root: &Path,
+        existing: Existing,
+    ) -> Result<(Self, Option<PathBuf>), EvolutionError> {
+        let io = EvolutionError::io(root);
+        let occupied = match fs::read_dir(root) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(io(error)),
+        };
+        let folder = Self {
+            root: root.to_owned(),
+        };
+        let mut moved = None;
+        if occupied {
+            let ours = folder.config().exists() || folder.ledger().exists();
+            match existing {
+                Existing::Refuse => {
+                    return Err(EvolutionError::State(format!(
+                        "{} is not empty: --resume goes on with the run in it, --fresh moves it aside and starts anew",
+                        root.display()
+                    )));
+                }
+                Existing::Resume | Existing::MoveAside if !ours => {
+                    return Err(EvolutionError::State(format!(
+                        "{} is not empty and holds no run (no config.toml): choose another folder",
+                        root.display()
+                    )));
+                }
+                Existing::Resume => {}
+                Existing::MoveAside => moved = Some(move_aside(root)?),
+            }
+        }
+        fs::create_dir_all(root).map_err(io)?;
+        Ok((folder, moved))
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `config.toml`.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    /// `privacy.json`.
+    #[must_use]
+    pub fn statement(&self) -> PathBuf {
+        self.root.join("privacy.json")
+    }
+
+    /// `ledger.jsonl`.
+    #[must_use]
+    pub fn ledger(&self) -> PathBuf {
+        self.root.join("ledger.jsonl")
+    }
+
+    /// `private/`.
+    #[must_use]
+    pub fn private(&self) -> PathBuf {
+        self.root.join("private")
+    }
+
+    /// `<iteration>/`.
+    #[must_use]
+    pub fn iteration(&self, iteration: u32) -> PathBuf {
+        self.root.join(iteration.to_string())
+    }
+
+    /// `<iteration>/samples.npz`.
+    #[must_use]
+    pub fn samples(&self, iteration: u32) -> PathBuf {
+        self.iteration(iteration).join("samples.npz")
+    }
+
+    /// `<iteration>/votes.npz`: the votes of population `iteration − 1`, which led to this one.
+    #[must_use]
+    pub fn votes(&self, iteration: u32) -> PathBuf {
+        self.iteration(iteration).join("votes.npz")
+    }
+
+    /// `.work/`.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.root.join(".work")
+    }
+
+    /// `.work/<iteration>/<phase>`.
+    #[must_use]
+    pub fn phase(&self, iteration: u32, phase: &str) -> PathBuf {
+        self.work().join(iteration.to_string()).join(phase)
+    }
+
+    /// Makes a folder of this run.
+    ///
+    /// # Errors
+    /// [`EvolutionError::Io`].
+    pub fn make(&self, folder: &Path) -> Result<(), EvolutionError> {
+        fs::create_dir_all(folder).map_err(EvolutionError::io(folder))
+    }
+
+    /// Removes finished work.
+    ///
+    /// # Errors
+    /// [`EvolutionError::Io`].
+    pub fn clear(&self, folder: &Path) -> Result<(), EvolutionError> {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(EvolutionError::io(folder)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends a line to `log.txt`.
+    ///
+    /// # Errors
+    /// [`EvolutionError::Io`].
+    pub fn log(&self, line: &str) -> Result<(), EvolutionError> {
+        let path = self.root.join("log.txt");
+        let io = EvolutionError::io(&path);
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(&io)?;
+        writeln!(file, "{line}").map_err(io)
+    }
+}
+
+fn move_aside(root: &Path) -> Result<PathBuf, EvolutionError> {
+    let name = root.file_name().unwrap_or_default().to_owned();
+    for number in 1..10_000 {
+        let mut aside = name.clone();
+        aside.push(format!(".old-{number}"));
+        let aside = root.with_file_name(aside);
+        if !aside.exists() {
+            fs::rename(root, &aside).map_err(EvolutionError::io(root))?;
+            return Ok(aside);
+        }
+    }
+    Err(EvolutionError::State(format!(
+        "{}: too many earlier runs beside it",
+        root.display()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_occupied_folder_is_only_touched_on_request() {
+        let top = tempfile::tempdir().unwrap();
+        let root = top.path().join("r");
+        let (folder, _) = ResultFolder::prepare(&root, Existing::Refuse).unwrap();
+        // Made but empty: nothing to lose.
+        ResultFolder::prepare(&root, Existing::Refuse).unwrap();
+        fs::write(root.join("photo.jpg"), "x").unwrap();
+        for existing in [Existing::Refuse, Existing::Resume, Existing::MoveAside] {
+            assert!(ResultFolder::prepare(&root, existing).is_err(), "{existing:?}");
+        }
+        fs::write(folder.config(), "").unwrap();
+        assert!(ResultFolder::prepare(&root, Existing::Refuse).is_err());
+        let (_, moved) = ResultFolder::prepare(&root, Existing::Resume).unwrap();
+        assert_eq!(moved, None);
+        let (_, moved) = ResultFolder::prepare(&root, Existing::MoveAside).unwrap();
+        assert_eq!(moved, Some(top.path().join("r.old-1")));
+        assert!(top.path().join("r.old-1/photo.jpg").exists());
+        assert!(!root.join("photo.jpg").exists());
+    }
+}

@@ -1,0 +1,206 @@
+//! What stands for each sample in the vote: the mean embedding of several variations of it.
+//!
+//! The variations are embedded batch by batch and only the running sum is kept, so neither memory nor disk
+//! grows with the lookahead degree. Source: `image_variation` and the mean over `packed_features` in the
+//! original's `main()`; paper: Algorithm 2's lookahead.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::population::Population;
+use super::units::Units;
+use super::{EvolutionError, Observer};
+use crate::atomic;
+use crate::embedders::{Embedder, Embeddings};
+use crate::generators::{Condition, Draw, Generator};
+use crate::images::ImageBatch;
+use crate::streams::{Phase, StreamKey};
+
+/// Everything that the embeddings of one population depend on.
+pub struct Lookahead<'a> {
+    /// Makes the variations.
+    pub generator: &'a dyn Generator,
+    /// Embeds them.
+    pub embedder: &'a dyn Embedder,
+    /// Generation seed.
+    pub seed: u64,
+    /// The iteration whose vote this is for.
+    pub iteration: u32,
+    /// Variations a sample; 0 embeds the sample itself.
+    pub degree: u32,
+    /// How far they go.
+    pub variation_degree: f64,
+}
+
+impl Lookahead<'_> {
+    /// The mean embedding of every sample, `float32[samples, dimension]`; resumes from `folder`.
+    ///
+    /// # Errors
+    /// See [`EvolutionError`].
+    pub fn embed(
+        &self,
+        population: &Population,
+        folder: PathBuf,
+        observer: &dyn Observer,
+    ) -> Result<Embeddings, EvolutionError> {
+        let dimension = self.embedder.dimension();
+        let units = Units::open(folder.clone(), "mean")?;
+        let total = population.len();
+        let rounds = u64::from(self.degree.max(1));
+        let mut ranges = units.finished(total)?;
+        let mut done: u64 = ranges.iter().map(|r| r.len() as u64 * rounds).sum();
+        observer.begin("lookahead", total as u64 * rounds);
+        observer.advance(done);
+        for range in Units::missing(&ranges, total, self.generator.batch_size()) {
+            let images = population.images(range.clone())?;
+            let partial = Partial::new(&folder, &range);
+            let (mut round, mut sum) = partial.read(range.len() * dimension)?;
+            done += u64::from(round) * range.len() as u64;
+            while round < self.degree.max(1) {
+                if observer.interrupted() {
+                    observer.end();
+                    return Err(EvolutionError::Interrupted);
+                }
+                let seen = if self.degree == 0 {
+                    None
+                } else {
+                    Some(self.vary(population, &images, &range, round)?)
+                };
+                let embedded = embed_all(self.embedder, seen.as_ref().unwrap_or(&images))?;
+                for (s, value) in sum.iter_mut().zip(embedded.data()) {
+                    *s += f64::from(*value);
+                }
+                round += 1;
+                if round < self.degree.max(1) {
+                    partial.write(round, &sum)?;
+                }
+                done += range.len() as u64;
+                observer.advance(done);
+            }
+            let mean: Vec<u8> = sum
+                .iter()
+                .flat_map(|s| ((s / f64::from(self.degree.max(1))) as f32).to_le_bytes())
+                .collect();
+            units.write(&range, &mean)?;
+            partial.remove()?;
+        }
+        observer.end();
+        ranges = units.finished(total)?;
+        let mut data = Vec::with_capacity(total * dimension);
+        for range in &ranges {
+            let bytes = units.read(range, range.len() * dimension * 4)?;
+            data.extend(bytes.chunks_exact(4).map(le_f32));
+        }
+        match Embeddings::new(data, dimension) {
+            Some(embeddings) if embeddings.len() == total => Ok(embeddings),
+            _ => Err(EvolutionError::State(format!(
+                "{} does not hold one embedding for each of {total} samples",
+                folder.display()
+            ))),
+        }
+    }
+
+    fn vary(
+        &self,
+        population: &Population,
+        images: &ImageBatch,
+        range: &Range<usize>,
+        round: u32,
+    ) -> Result<ImageBatch, EvolutionError> {
+        let draws: Vec<Draw> = range
+            .clone()
+            .map(|sample| Draw {
+                condition: population.condition(sample),
+                stream: StreamKey {
+                    seed: self.seed,
+                    phase: Phase::Lookahead,
+                    iteration: self.iteration,
+                    repeat: round,
+                    sample: sample as u64,
+                },
+            })
+            .collect();
+        Ok(self
+            .generator
+            .vary(images, &draws, self.variation_degree)?)
+    }
+}
+
+/// Embeds any number of images in the embedder's own batches.
+///
+/// # Errors
+/// [`EvolutionError::Embedder`].
+pub fn embed_all(
+    embedder: &dyn Embedder,
+    images: &ImageBatch,
+) -> Result<Embeddings, EvolutionError> {
+    let size = embedder.batch_size().max(1);
+    let mut data = Vec::with_capacity(images.len() * embedder.dimension());
+    for start in (0..images.len()).step_by(size) {
+        let batch = images.slice(start..start + size);
+        data.extend_from_slice(embedder.embed(&batch)?.data());
+    }
+    Embeddings::new(data, embedder.dimension()).ok_or_else(|| {
+        EvolutionError::State("the embedder returned vectors of another dimension".to_owned())
+    })
+}
+
+fn le_f32(bytes: &[u8]) -> f32 {
+    bytes.try_into().map_or(f32::NAN, f32::from_le_bytes)
+}
+
+/// The running sum of an unfinished unit: how many variations are in it, then the sums.
+struct Partial {
+    path: PathBuf,
+}
+
+impl Partial {
+    fn new(folder: &Path, range: &Range<usize>) -> Self {
+        Self {
+            path: folder.join(format!("{}-{}.partial", range.start, range.end)),
+        }
+    }
+
+    fn read(&self, len: usize) -> Result<(u32, Vec<f64>), EvolutionError> {
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok((0, vec![0.0; len]));
+            }
+            Err(error) => return Err(EvolutionError::io(&self.path)(error)),
+        };
+        match bytes.split_first_chunk::<4>() {
+            Some((round, sums)) if sums.len() == len * 8 => Ok((
+                u32::from_le_bytes(*round),
+                sums.chunks_exact(8)
+                    .map(|b| b.try_into().map_or(f64::NAN, f64::from_le_bytes))
+                    .collect(),
+            )),
+            // Of another batch size or embedder: it costs one unit to start over.
+            _ => Ok((0, vec![0.0; len])),
+        }
+    }
+
+    fn write(&self, round: u32, sum: &[f64]) -> Result<(), EvolutionError> {
+        let mut bytes = round.to_le_bytes().to_vec();
+        bytes.extend(sum.iter().flat_map(|s| s.to_le_bytes()));
+        atomic::write(&self.path, &bytes).map_err(EvolutionError::io(&self.path))
+    }
+
+    fn remove(&self) -> Result<(), EvolutionError> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(EvolutionError::io(&self.path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Population {
+    /// The public condition of a sample.
+    pub(super) fn condition(&self, sample: usize) -> Condition {
+        Condition(self.conditions().get(sample).copied().unwrap_or(0))
+    }
+}

@@ -1,0 +1,28 @@
+//! How a run tells what it is doing, and how it is told to stop.
+
+/// Who watches a run. Only public facts reach an observer: stages, counts of finished work, messages.
+pub trait Observer: Sync {
+    /// A stage of `total` steps begins.
+    fn begin(&self, stage: &str, total: u64);
+    /// So many steps of the stage are done.
+    fn advance(&self, done: u64);
+    /// The stage is over.
+    fn end(&self);
+    /// Something worth a line.
+    fn line(&self, text: &str);
+    /// Whether the user wants the run to stop after the current unit.
+    fn interrupted(&self) -> bool;
+}
+
+/// Watches nothing and never interrupts.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+    fn line(&self, _: &str) {}
+    fn interrupted(&self) -> bool {
+        false
+    }
+}

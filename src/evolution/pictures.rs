@@ -1,0 +1,71 @@
+//! The pictures of a population: a sample of each class, and those with the most and the fewest votes.
+
+use std::path::Path;
+
+use super::population::Population;
+use super::{EvolutionError, Layout};
+use crate::images::{grid, png_bytes};
+
+/// Classes that a picture shows at most, and samples of each.
+const ROWS: usize = 20;
+/// Samples in a row.
+const COLUMNS: usize = 20;
+/// Pixels between samples.
+const PADDING: usize = 2;
+
+/// The first samples of each class, a row a class (of one class: several rows).
+///
+/// # Errors
+/// [`EvolutionError::Images`] or [`EvolutionError::Io`].
+pub fn overview(
+    population: &Population,
+    layout: &Layout,
+    stamp: bool,
+    path: &Path,
+) -> Result<(), EvolutionError> {
+    let ranges = layout.ranges();
+    let per_class = if ranges.len() == 1 { COLUMNS * 10 } else { COLUMNS };
+    let rows = ranges
+        .iter()
+        .take(ROWS)
+        .map(|range| range.clone().take(per_class).collect());
+    draw(population, rows.collect(), stamp, path)
+}
+
+/// The samples of each class with the most votes (or the fewest), by the noisy histogram.
+///
+/// # Errors
+/// [`EvolutionError::Images`] or [`EvolutionError::Io`].
+pub fn by_votes(
+    population: &Population,
+    layout: &Layout,
+    votes: &[f64],
+    most: bool,
+    stamp: bool,
+    path: &Path,
+) -> Result<(), EvolutionError> {
+    let vote = |sample: &usize| votes.get(*sample).copied().unwrap_or(0.0);
+    let rows = layout.ranges().into_iter().take(ROWS).map(|range| {
+        let mut samples: Vec<usize> = range.collect();
+        samples.sort_by(|a, b| {
+            let order = vote(a).total_cmp(&vote(b));
+            if most { order.reverse() } else { order }
+        });
+        samples.truncate(COLUMNS / 2);
+        samples
+    });
+    draw(population, rows.collect(), stamp, path)
+}
+
+fn draw(
+    population: &Population,
+    rows: Vec<Vec<usize>>,
+    stamp: bool,
+    path: &Path,
+) -> Result<(), EvolutionError> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(1).clamp(1, COLUMNS);
+    let samples: Vec<usize> = rows.into_iter().flatten().collect();
+    let images = population.gather(&samples)?;
+    let picture = grid(&images, columns, PADDING, stamp);
+    crate::atomic::write(path, &png_bytes(&picture)?).map_err(EvolutionError::io(path))
+}
