@@ -49,7 +49,6 @@ fn linear(steps: usize) -> Vec<f64> {
 }
 
 fn cosine(steps: usize) -> Vec<f64> {
-    // `libm` rather than the platform's cosine: the same schedule to the bit everywhere.
     let alpha_bar = |t: f64| {
         let cosine = ((t + 0.008) / 1.008 * PI / 2.0).cos();
         cosine * cosine
