@@ -3,6 +3,8 @@
 mod case;
 mod compare;
 mod schedule;
+mod unet;
+mod weights;
 
 pub use case::Case;
 #[allow(unused_imports)]
@@ -16,7 +18,10 @@ pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 type Check = fn(&Case) -> Outcome;
 
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
-const CHECKS: &[(&str, Check)] = &[("schedule", schedule::check)];
+const CHECKS: &[(&str, Check)] = &[
+    ("schedule", schedule::check),
+    ("unet", unet::check),
+];
 
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
