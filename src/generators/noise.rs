@@ -68,7 +68,8 @@ mod tests {
     #[test]
     fn every_image_reads_its_own_stream_in_order() {
         let mut both = BatchNoise::new(&[draw(5), draw(6)], (3, 2, 2), &Device::Cpu);
-        let mut alone = [5, 6].map(|sample| BatchNoise::new(&[draw(sample)], (3, 2, 2), &Device::Cpu));
+        let mut alone =
+            [5, 6].map(|sample| BatchNoise::new(&[draw(sample)], (3, 2, 2), &Device::Cpu));
         let mut seen = Vec::new();
         for _ in 0..3 {
             let batch = values(&both.draw().unwrap());

@@ -2,6 +2,7 @@
 
 mod case;
 mod compare;
+mod sample;
 mod schedule;
 mod unet;
 mod weights;
@@ -19,6 +20,7 @@ type Check = fn(&Case) -> Outcome;
 
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
 const CHECKS: &[(&str, Check)] = &[
+    ("sample", sample::check),
     ("schedule", schedule::check),
     ("unet", unet::check),
 ];

@@ -11,6 +11,7 @@ use crate::diffusion::{
     SamplerOptions, Variance,
 };
 use crate::generators::{GeneratorError, Operation, Precision};
+use crate::models::improved_diffusion::UNetConfig;
 
 /// An unconditional or class-conditional diffusion model of openai/improved-diffusion.
 ///
@@ -172,7 +173,7 @@ impl Config {
         if self.checkpoint.as_os_str().is_empty() {
             return Err(wrong("checkpoint", "is empty: expected a file of weights"));
         }
-        self.validate_network()?;
+        self.unet()?;
         self.validate_classes()?;
         if self.batch_size == 0 {
             return Err(wrong("batch_size", "is 0: expected at least 1"));
@@ -180,59 +181,7 @@ impl Config {
         self.sampler().map(drop)
     }
 
-    fn validate_network(&self) -> Result<(), GeneratorError> {
-        if self.num_channels == 0 || self.num_channels % 32 != 0 {
-            let message = format!(
-                "is {}: expected a multiple of 32, the number of groups of its group norms",
-                self.num_channels
-            );
-            return Err(wrong("num_channels", message));
-        }
-        if self.num_res_blocks == 0 {
-            return Err(wrong("num_res_blocks", "is 0: expected at least 1"));
-        }
-        let multiples = self.levels()?;
-        let heads_up = self.heads_upsample()?;
-        if self.num_heads == 0 {
-            return Err(wrong("num_heads", "is 0: expected at least 1"));
-        }
-        if let Some(&resolution) = self
-            .attention_resolutions
-            .iter()
-            .find(|&&resolution| resolution == 0 || self.image_size % resolution != 0)
-        {
-            let message = format!(
-                "{resolution} does not divide image_size {}",
-                self.image_size
-            );
-            return Err(wrong("attention_resolutions", message));
-        }
-        // The middle block has attention at any rate, with `num_heads`.
-        let last = multiples.len() - 1;
-        for (level, &multiple) in multiples.iter().enumerate() {
-            let attended = self.attention_resolutions.contains(&(self.image_size >> level));
-            let channels = self.num_channels * multiple;
-            if (attended || level == last) && channels % self.num_heads != 0 {
-                let message = format!(
-                    "is {}: expected a divisor of the {channels} channels of level {level}",
-                    self.num_heads
-                );
-                return Err(wrong("num_heads", message));
-            }
-            if attended && channels % heads_up != 0 {
-                let message = format!(
-                    "is {heads_up}: expected a divisor of the {channels} channels of level {level}"
-                );
-                return Err(wrong("num_heads_upsample", message));
-            }
-        }
-        Ok(())
-    }
-
     fn validate_classes(&self) -> Result<(), GeneratorError> {
-        if self.class_cond && self.num_classes == 0 {
-            return Err(wrong("num_classes", "is 0: expected at least 1"));
-        }
         let Some(labels) = &self.class_labels else {
             return Ok(());
         };
@@ -256,45 +205,38 @@ impl Config {
         Ok(())
     }
 
-    /// The channel multiples of the network's levels, from the full resolution down; at least one.
-    pub(super) fn levels(&self) -> Result<Vec<usize>, GeneratorError> {
-        let multiples = match (&self.channel_mult, self.image_size) {
-            (Some(multiples), _) => multiples.clone(),
-            (None, 32) => vec![1, 2, 2, 2],
-            (None, 64) => vec![1, 2, 3, 4],
-            (None, 256) => vec![1, 1, 2, 2, 4, 4],
-            (None, size) => {
-                let message = format!("is {size}: expected 32, 64 or 256, or a channel_mult");
-                return Err(wrong("image_size", message));
-            }
-        };
-        if multiples.is_empty() || multiples.len() > 10 || multiples.contains(&0) {
-            let message =
-                format!("is {multiples:?}: expected 1 to 10 levels, each a multiple of at least 1");
-            return Err(wrong("channel_mult", message));
-        }
-        // Every level but the last halves the image.
-        let divisor = 1 << (multiples.len() - 1);
-        if self.image_size == 0 || self.image_size % divisor != 0 {
-            let message = format!(
-                "is {}: expected a multiple of {divisor}, as {} levels halve it {} times",
-                self.image_size,
-                multiples.len(),
-                multiples.len() - 1
-            );
-            return Err(wrong("image_size", message));
-        }
-        Ok(multiples)
-    }
-
-    /// Heads on the way up.
-    pub(super) fn heads_upsample(&self) -> Result<usize, GeneratorError> {
-        match self.num_heads_upsample {
-            -1 => Ok(self.num_heads),
-            heads => usize::try_from(heads).ok().filter(|&heads| heads > 0).ok_or_else(|| {
+    /// The network that the configuration describes.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] naming the key that is out of range.
+    pub fn unet(&self) -> Result<UNetConfig, GeneratorError> {
+        let num_heads_upsample = match self.num_heads_upsample {
+            -1 => None,
+            heads => Some(usize::try_from(heads).map_err(|_| {
                 let message = format!("is {heads}: expected at least 1, or -1 for num_heads");
                 wrong("num_heads_upsample", message)
-            }),
+            })?),
+        };
+        let config = UNetConfig {
+            image_size: self.image_size,
+            in_channels: 3,
+            model_channels: self.num_channels,
+            learn_sigma: self.learn_sigma,
+            num_res_blocks: self.num_res_blocks,
+            channel_mult: self.channel_mult.clone(),
+            attention_resolutions: self.attention_resolutions.clone(),
+            num_heads: self.num_heads,
+            num_heads_upsample,
+            use_scale_shift_norm: self.use_scale_shift_norm,
+            num_classes: self.class_cond.then_some(self.num_classes as usize),
+        };
+        match config.validate() {
+            Ok(()) => Ok(config),
+            // The network calls this one by another name than the command line.
+            Err(error) if error.key == "model_channels" => {
+                Err(wrong("num_channels", error.message))
+            }
+            Err(error) => Err(wrong(error.key, error.message)),
         }
     }
 
@@ -412,7 +354,10 @@ mod tests {
         assert_eq!(config.evaluations(Operation::Vary(98.0)).unwrap(), 2);
         for degree in [-1.0, 100.0, 1.5, f64::NAN, f64::INFINITY] {
             let error = config.evaluations(Operation::Vary(degree)).unwrap_err();
-            assert!(error.to_string().contains("from 0 (most change) to 99"), "{error}");
+            assert!(
+                error.to_string().contains("from 0 (most change) to 99"),
+                "{error}"
+            );
         }
     }
 
@@ -421,18 +366,28 @@ mod tests {
         let error = parse("num_chanels = 3").unwrap_err().to_string();
         assert!(error.contains("num_chanels"), "{error}");
         let error = parse("noise_schedule = \"sqrt\"").unwrap_err().to_string();
-        assert!(error.contains("linear") && error.contains("cosine"), "{error}");
-        let error = parse("attention_resolutions = \"16;8\"").unwrap_err().to_string();
+        assert!(
+            error.contains("linear") && error.contains("cosine"),
+            "{error}"
+        );
+        let error = parse("attention_resolutions = \"16;8\"")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("16;8") && error.contains("16,8"), "{error}");
         let error = parse("attention_resolutions = 16").unwrap_err().to_string();
         assert!(error.contains("[16, 8]"), "{error}");
-        assert!(toml::from_str::<Config>("").unwrap_err().to_string().contains("checkpoint"));
+        assert!(
+            toml::from_str::<Config>("")
+                .unwrap_err()
+                .to_string()
+                .contains("checkpoint")
+        );
     }
 
     #[test]
     fn every_range_error_names_its_key() {
         for (text, key) in [
-            ("image_size = 48", "image_size"),
+            ("image_size = 48", "channel_mult"),
             ("image_size = 36\nchannel_mult = [1, 2, 2, 2]", "image_size"),
             ("image_size = 0\nchannel_mult = [1]", "image_size"),
             ("channel_mult = []", "channel_mult"),
@@ -457,8 +412,14 @@ mod tests {
             ("batch_size = 0", "batch_size"),
             ("class_cond = true\nnum_classes = 0", "num_classes"),
             ("[class_labels]\na = [1]", "class_labels"),
-            ("class_cond = true\n[class_labels]\na = []", "class_labels.a"),
-            ("class_cond = true\n[class_labels]\na = [1000]", "class_labels.a"),
+            (
+                "class_cond = true\n[class_labels]\na = []",
+                "class_labels.a",
+            ),
+            (
+                "class_cond = true\n[class_labels]\na = [1000]",
+                "class_labels.a",
+            ),
         ] {
             match parse(text).unwrap().validate() {
                 Err(GeneratorError::Config { key: found, .. }) => assert_eq!(found, key, "{text}"),

@@ -61,7 +61,17 @@ mod tests {
         assert_eq!(signed.dims(), [2, 3, 6, 8]);
         assert!(to_bytes(&signed).unwrap() == images);
         // Red of the second pixel is byte 3.
-        let red: f32 = signed.get(0).unwrap().get(0).unwrap().get(0).unwrap().get(1).unwrap().to_scalar().unwrap();
+        let red: f32 = signed
+            .get(0)
+            .unwrap()
+            .get(0)
+            .unwrap()
+            .get(0)
+            .unwrap()
+            .get(1)
+            .unwrap()
+            .to_scalar()
+            .unwrap();
         assert_eq!(red, 3.0 / 127.5 - 1.0);
     }
 
