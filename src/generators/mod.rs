@@ -3,6 +3,14 @@
 //! A generator is public: it never sees a private image. It draws all randomness from the streams
 //! that it is handed, one per image, so that its output depends on nothing else.
 
+pub mod improved_diffusion;
+mod noise;
+mod precision;
+
+pub use improved_diffusion::ImprovedDiffusion;
+pub use noise::BatchNoise;
+pub use precision::Precision;
+
 use thiserror::Error;
 
 use crate::images::{BatchError, ImageBatch};

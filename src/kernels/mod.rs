@@ -1,1 +1,22 @@
-//! To be written.
+//! The layers that every network is written against.
+//!
+//! A network names a [`Conv2d`] or a [`GroupNorm`] and never a device. On the CPU in `f32` the layers run
+//! operators of our own; elsewhere they are candle's operators. All of them keep one promise that
+//! reproducible runs rest on: on the CPU, what comes out for one image depends on that image alone,
+//! to the bit, whatever the size of the batch it came in.
+
+mod activation;
+mod attention;
+mod conv2d;
+mod group_norm;
+mod linear;
+mod pool;
+mod upsample;
+
+pub use activation::silu;
+pub use attention::attention;
+pub use conv2d::{Conv2d, Conv2dShape};
+pub use group_norm::GroupNorm;
+pub use linear::Linear;
+pub use pool::{Pool, avg_pool, max_pool};
+pub use upsample::upsample_nearest_2x;

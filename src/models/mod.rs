@@ -1,1 +1,27 @@
-//! To be written.
+//! The networks, one file each, with weights under their original names.
+//!
+//! A network is built from a `VarBuilder`, which [`crate::hub::Checkpoint::load`] hands out, and is
+//! written against [`crate::kernels`] only.
+
+pub mod improved_diffusion;
+
+use thiserror::Error;
+
+/// A network's configuration that makes no sense; names the key.
+#[derive(Debug, Error)]
+#[error("{key}: {message}")]
+pub struct ConfigError {
+    /// The configuration key.
+    pub key: &'static str,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+impl ConfigError {
+    fn new(key: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            key,
+            message: message.into(),
+        }
+    }
+}

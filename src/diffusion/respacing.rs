@@ -1,0 +1,244 @@
+//! Which steps of the original process a shorter one keeps.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::DiffusionError;
+
+/// Which steps of the original process are kept (`space_timesteps` of `respace.py`).
+///
+/// Written as text, as the original's `timestep_respacing`:
+///
+/// | text | meaning |
+/// |---|---|
+/// | `""` | every step |
+/// | `"100"` | 100 steps from the first to the last, evenly |
+/// | `"10,20,30"` | the process cut into three equal sections, 10 steps of the first (least noisy) one, ... |
+/// | `"ddim25"` | every k-th step from the first on, with the smallest k that leaves exactly 25 |
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Respacing {
+    /// Every step.
+    All,
+    /// Equal sections with this many steps each; the least noisy section first.
+    Sections(Vec<usize>),
+    /// A constant integer stride that leaves exactly this many steps.
+    Stride(usize),
+}
+
+impl Respacing {
+    /// The steps kept of `steps`, ascending.
+    ///
+    /// # Errors
+    /// [`DiffusionError::Section`] or [`DiffusionError::Stride`] when `steps` has no such steps.
+    pub fn timesteps(&self, steps: usize) -> Result<Vec<usize>, DiffusionError> {
+        match self {
+            Self::All => Ok((0..steps).collect()),
+            Self::Sections(counts) => sections(steps, counts),
+            Self::Stride(count) => stride(steps, *count),
+        }
+    }
+}
+
+fn sections(steps: usize, counts: &[usize]) -> Result<Vec<usize>, DiffusionError> {
+    // No counts, no sections: dividing by 1 then changes nothing.
+    let (shortest, longer) = (steps / counts.len().max(1), steps % counts.len().max(1));
+    let mut kept = Vec::new();
+    let mut start = 0;
+    for (index, &count) in counts.iter().enumerate() {
+        let size = shortest + usize::from(index < longer);
+        if size < count {
+            return Err(DiffusionError::Section {
+                section: index + 1,
+                size,
+                count,
+            });
+        }
+        let fraction = if count <= 1 {
+            1.0
+        } else {
+            (size - 1) as f64 / (count - 1) as f64
+        };
+        // Added up, not multiplied, and rounded half to even: as the original does, whose last bits
+        // decide which step is taken.
+        let mut position = 0.0f64;
+        for _ in 0..count {
+            kept.push(start + position.round_ties_even() as usize);
+            position += fraction;
+        }
+        start += size;
+    }
+    Ok(kept)
+}
+
+fn stride(steps: usize, count: usize) -> Result<Vec<usize>, DiffusionError> {
+    let kept = |stride: usize| steps.div_ceil(stride);
+    // The stride `steps`, which would keep the first step alone, is not tried by the original either.
+    if let Some(stride) = (1..steps).find(|&stride| kept(stride) == count) {
+        return Ok((0..steps).step_by(stride).collect());
+    }
+    let above = (1..steps).map(kept).filter(|&n| n > count).min();
+    let below = (1..steps).map(kept).filter(|&n| n < count).max();
+    let possible = match (below, above) {
+        (Some(below), Some(above)) => format!("{below} or {above}"),
+        (Some(only), None) | (None, Some(only)) => only.to_string(),
+        (None, None) => "none".to_owned(),
+    };
+    Err(DiffusionError::Stride {
+        count,
+        steps,
+        possible,
+    })
+}
+
+impl FromStr for Respacing {
+    type Err = DiffusionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // `usize::from_str` alone would take a sign, too.
+        let number = |part: &str| {
+            let part = part.trim();
+            part.bytes()
+                .all(|byte| byte.is_ascii_digit())
+                .then(|| part.parse().ok())
+                .flatten()
+        };
+        let parsed = if text.is_empty() {
+            Some(Self::All)
+        } else if let Some(count) = text.strip_prefix("ddim") {
+            number(count).map(Self::Stride)
+        } else {
+            text.split(',')
+                .map(number)
+                .collect::<Option<_>>()
+                .map(Self::Sections)
+        };
+        parsed.ok_or_else(|| DiffusionError::RespacingSyntax {
+            text: text.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Respacing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => Ok(()),
+            Self::Stride(count) => write!(f, "ddim{count}"),
+            Self::Sections(counts) => {
+                for (index, count) in counts.iter().enumerate() {
+                    write!(f, "{}{count}", if index == 0 { "" } else { "," })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn kept(text: &str, steps: usize) -> Result<Vec<usize>, DiffusionError> {
+        text.parse::<Respacing>()?.timesteps(steps)
+    }
+
+    #[test]
+    fn the_documented_forms() {
+        assert_eq!(kept("", 5).unwrap(), [0, 1, 2, 3, 4]);
+        assert_eq!(kept("3", 9).unwrap(), [0, 4, 8]);
+        // Strides of 2.5: 2.5 rounds to 2 and 7.5 to 8.
+        assert_eq!(kept("5", 11).unwrap(), [0, 2, 5, 8, 10]);
+        // 10 steps in 3 sections: 4, 3 and 3.
+        assert_eq!(kept("2,1,3", 10).unwrap(), [0, 3, 4, 7, 8, 9]);
+        assert_eq!(kept("0,2", 10).unwrap(), [5, 9]);
+        assert_eq!(kept("ddim4", 10).unwrap(), [0, 3, 6, 9]);
+        assert_eq!(kept(" 3 , 3 ", 6).unwrap(), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_explained() {
+        for text in [
+            "ddim",
+            "ddim-3",
+            "ddim 4x",
+            "-5",
+            "+5",
+            "10,,20",
+            "10,",
+            ",",
+            " ",
+            "1e2",
+            "99999999999999999999",
+        ] {
+            let error = kept(text, 1000).unwrap_err();
+            assert!(
+                matches!(error, DiffusionError::RespacingSyntax { .. }),
+                "{text}: {error}"
+            );
+            assert!(
+                error.to_string().contains(&format!("\"{text}\"")),
+                "{error}"
+            );
+        }
+        assert_eq!(
+            kept("400,600", 1000).unwrap_err().to_string(),
+            "cannot take 600 steps from section 2, which has 500"
+        );
+        assert_eq!(
+            kept("ddim300", 1000).unwrap_err().to_string(),
+            "no integer stride takes exactly 300 of 1000 steps; possible are 250 or 334"
+        );
+        assert!(matches!(
+            kept("ddim1", 10),
+            Err(DiffusionError::Stride { .. })
+        ));
+        assert!(matches!(
+            kept("ddim0", 0),
+            Err(DiffusionError::Stride { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused_and_read_back(text in "(ddim)?[0-9, +a-]{0,12}") {
+            if let Ok(respacing) = text.parse::<Respacing>() {
+                prop_assert_eq!(respacing.to_string().parse::<Respacing>(), Ok(respacing));
+            }
+        }
+
+        #[test]
+        fn sections_keep_as_many_as_asked_for(
+            counts in prop::collection::vec(0usize..40, 1..6),
+            steps in 1usize..5000,
+        ) {
+            let smallest = steps / counts.len();
+            match Respacing::Sections(counts.clone()).timesteps(steps) {
+                Ok(kept) => {
+                    prop_assert_eq!(kept.len(), counts.iter().sum::<usize>());
+                    prop_assert!(kept.windows(2).all(|pair| pair[0] < pair[1]));
+                    prop_assert!(kept.iter().all(|&step| step < steps));
+                }
+                Err(_) => prop_assert!(counts.iter().any(|&count| count > smallest)),
+            }
+        }
+
+        #[test]
+        fn one_section_keeps_both_ends(count in 2usize..500, extra in 0usize..5000) {
+            let steps = count + extra;
+            let kept = Respacing::Sections(vec![count]).timesteps(steps).unwrap();
+            prop_assert_eq!((kept[0], kept[count - 1]), (0, steps - 1));
+        }
+
+        #[test]
+        fn strides_are_constant(stride in 1usize..100, steps in 101usize..5000) {
+            let count = steps.div_ceil(stride);
+            let kept = Respacing::Stride(count).timesteps(steps).unwrap();
+            prop_assert_eq!(kept.len(), count);
+            prop_assert_eq!(kept[0], 0);
+            let first = kept[1];
+            prop_assert!(first <= stride);
+            prop_assert!(kept.windows(2).all(|pair| pair[1] - pair[0] == first));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Diffusion models of openai/improved-diffusion as a foundation model, the way DPSDA drives them
+//! (`apis/improved_diffusion_api.py`).
+//!
+//! A random image is noise taken all the way back. A variation is the image noised part of the way
+//! and taken back from there: its degree is the number of noisiest steps that are left out, so 0
+//! changes most.
+
+mod config;
+mod pixels;
+
+pub use config::Config;
+pub use pixels::{to_bytes, to_signed};
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+
+use super::{BatchNoise, Condition, Draw, Generator, GeneratorError, Operation, Slot};
+use crate::diffusion::Sampler;
+use crate::images::ImageBatch;
+use crate::models::improved_diffusion::UNet;
+use config::{evaluations, skipped_steps};
+
+/// A loaded model.
+pub struct ImprovedDiffusion {
+    unet: UNet,
+    sampler: Sampler,
+    device: Device,
+    image_size: usize,
+    batch_size: usize,
+    class_labels: Option<BTreeMap<String, Vec<u32>>>,
+}
+
+impl ImprovedDiffusion {
+    /// Puts together a network on `device`, built from [`Config::unet`], and what else `config` says.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] naming the key that is out of range.
+    pub fn new(config: &Config, unet: UNet, device: &Device) -> Result<Self, GeneratorError> {
+        config.validate()?;
+        Ok(Self {
+            unet,
+            sampler: config.sampler()?,
+            device: device.clone(),
+            image_size: config.image_size,
+            batch_size: config.batch_size,
+            class_labels: config.class_labels.clone(),
+        })
+    }
+
+    /// The labels for the network, or `None` if it takes none.
+    fn labels(&self, draws: &[Draw]) -> Result<Option<Vec<u32>>, GeneratorError> {
+        let classes = self.unet.config().num_classes;
+        let valid = |condition: u32| (condition as usize) < classes.unwrap_or(1);
+        if let Some(draw) = draws.iter().find(|draw| !valid(draw.condition.0)) {
+            return Err(GeneratorError::Input(match classes {
+                Some(classes) => format!(
+                    "class label {} where the model has {classes} classes",
+                    draw.condition.0
+                ),
+                None => format!(
+                    "class label {} for an unconditional model",
+                    draw.condition.0
+                ),
+            }));
+        }
+        Ok(classes.map(|_| draws.iter().map(|draw| draw.condition.0).collect()))
+    }
+
+    /// One batch: noise, or `images` noised, taken back without the `skipped` noisiest steps.
+    fn batch(
+        &self,
+        images: Option<&ImageBatch>,
+        draws: &[Draw],
+        skipped: usize,
+    ) -> Result<ImageBatch, GeneratorError> {
+        let labels = self.labels(draws)?;
+        // Each stream's order: the initial noise, then one draw for each noisy step.
+        let shape = (3, self.image_size, self.image_size);
+        let mut noise = BatchNoise::new(draws, shape, &self.device);
+        let mut x = noise.draw()?;
+        if let Some(images) = images {
+            let images = to_signed(images, &self.device)?;
+            x = self.sampler.noised(&images, &x, skipped)?;
+        }
+        let network = |x: &Tensor, time: f32| {
+            let times = vec![time; draws.len()];
+            self.unet.forward(x, &times, labels.as_deref())
+        };
+        let samples = self
+            .sampler
+            .trajectory(x, skipped, network, |_| noise.draw())?
+            .finish()?;
+        to_bytes(&samples)
+    }
+
+    /// All draws, a batch at a time.
+    fn batches(
+        &self,
+        images: Option<&ImageBatch>,
+        draws: &[Draw],
+        skipped: usize,
+    ) -> Result<ImageBatch, GeneratorError> {
+        let mut made = ImageBatch::empty(self.image_size, self.image_size);
+        for (index, draws) in draws.chunks(self.batch_size.max(1)).enumerate() {
+            let start = index * self.batch_size;
+            let images = images.map(|images| images.slice(start..start + draws.len()));
+            made.extend(&self.batch(images.as_ref(), draws, skipped)?)?;
+        }
+        Ok(made)
+    }
+
+    fn condition(&self, slot: &Slot<'_>) -> Result<Condition, GeneratorError> {
+        let Some(classes) = self.unet.config().num_classes else {
+            return Ok(Condition(0));
+        };
+        let Some(map) = &self.class_labels else {
+            let label = slot.stream.open().below(classes as u64);
+            return Ok(Condition(label as u32));
+        };
+        let missing = |message: String| GeneratorError::Config {
+            key: "class_labels".to_owned(),
+            message,
+        };
+        let class = slot.class.ok_or_else(|| {
+            missing("is given, but the run does not keep the classes apart".to_owned())
+        })?;
+        let labels = map.get(class).ok_or_else(|| {
+            let known: Vec<&str> = map.keys().map(String::as_str).collect();
+            missing(format!(
+                "has no entry for class \"{class}\", only for {known:?}"
+            ))
+        })?;
+        let chosen = slot.stream.open().below(labels.len() as u64);
+        labels
+            .get(chosen as usize)
+            .map(|&label| Condition(label))
+            .ok_or_else(|| missing(format!("is empty for class \"{class}\"")))
+    }
+}
+
+impl Generator for ImprovedDiffusion {
+    fn image_size(&self) -> (usize, usize) {
+        (self.image_size, self.image_size)
+    }
+
+    fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError> {
+        slots.iter().map(|slot| self.condition(slot)).collect()
+    }
+
+    fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError> {
+        self.batches(None, draws, 0)
+    }
+
+    fn vary(
+        &self,
+        images: &ImageBatch,
+        draws: &[Draw],
+        degree: f64,
+    ) -> Result<ImageBatch, GeneratorError> {
+        if images.len() != draws.len() {
+            return Err(GeneratorError::Input(format!(
+                "{} images for {} draws",
+                images.len(),
+                draws.len()
+            )));
+        }
+        if (images.height(), images.width()) != self.image_size() {
+            return Err(GeneratorError::Input(format!(
+                "images of {}x{} for a model of {size}x{size}",
+                images.height(),
+                images.width(),
+                size = self.image_size
+            )));
+        }
+        let skipped = skipped_steps(self.sampler.diffusion().num_timesteps(), degree)?;
+        self.batches(Some(images), draws, skipped)
+    }
+
+    fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
+        evaluations(self.sampler.diffusion().num_timesteps(), operation)
+    }
+}

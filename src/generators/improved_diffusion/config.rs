@@ -1,0 +1,438 @@
+//! The `[model]` section of an improved-diffusion run, and everything that follows from it without
+//! any weights.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::diffusion::{
+    DiffusionError, GaussianDiffusion, Method, NoiseSchedule, Prediction, Respacing, Sampler,
+    SamplerOptions, Variance,
+};
+use crate::generators::{GeneratorError, Operation, Precision};
+use crate::models::improved_diffusion::UNetConfig;
+
+/// An unconditional or class-conditional diffusion model of openai/improved-diffusion.
+///
+/// The keys are the original's command-line options and so are the defaults; they have to be those
+/// that the checkpoint was trained with, as the checkpoint does not tell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The weights: a `.pt` or `.safetensors` file; a relative path starts at the config file's folder.
+    pub checkpoint: PathBuf,
+    /// Rows and columns of the images.
+    #[serde(default = "defaults::image_size")]
+    pub image_size: usize,
+    /// Channels of the network's first level; a multiple of 32.
+    #[serde(default = "defaults::num_channels")]
+    pub num_channels: usize,
+    /// Residual blocks of each level.
+    #[serde(default = "defaults::num_res_blocks")]
+    pub num_res_blocks: usize,
+    /// Channels of each level as multiples of `num_channels`, from the full resolution down. By
+    /// default what the original has for images of 32 (`[1, 2, 2, 2]`), 64 (`[1, 2, 3, 4]`) and 256
+    /// (`[1, 1, 2, 2, 4, 4]`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_mult: Option<Vec<usize>>,
+    /// Resolutions at which there is attention: `[16, 8]`, or as text `"16,8"`.
+    #[serde(
+        default = "defaults::attention_resolutions",
+        deserialize_with = "list_or_text"
+    )]
+    pub attention_resolutions: Vec<usize>,
+    /// Attention heads.
+    #[serde(default = "defaults::num_heads")]
+    pub num_heads: usize,
+    /// Attention heads on the way up; -1 for `num_heads`.
+    #[serde(default = "defaults::num_heads_upsample")]
+    pub num_heads_upsample: i64,
+    /// Whether the time scales and shifts the normalised activations, rather than being added.
+    #[serde(default = "defaults::yes")]
+    pub use_scale_shift_norm: bool,
+    /// Whether the network predicts its variance, too.
+    #[serde(default)]
+    pub learn_sigma: bool,
+    /// Whether the network takes a class label.
+    #[serde(default)]
+    pub class_cond: bool,
+    /// Number of class labels; of no effect without `class_cond`.
+    #[serde(default = "defaults::num_classes")]
+    pub num_classes: u32,
+    /// Steps of the process that the network was trained on.
+    #[serde(default = "defaults::diffusion_steps")]
+    pub diffusion_steps: usize,
+    /// `"linear"` or `"cosine"`.
+    #[serde(default)]
+    pub noise_schedule: NoiseSchedule,
+    /// Which steps are taken: `""` (all), `"100"`, `"ddim25"`, `"10,20,30"`; see [`Respacing`].
+    #[serde(default)]
+    pub timestep_respacing: String,
+    /// Whether the network's time runs to 1000 whatever `diffusion_steps` is.
+    #[serde(default = "defaults::yes")]
+    pub rescale_timesteps: bool,
+    /// Whether the network predicts the image rather than the noise.
+    #[serde(default)]
+    pub predict_xstart: bool,
+    /// Whether the fixed variance is the posterior's rather than β; of no effect with `learn_sigma`.
+    #[serde(default)]
+    pub sigma_small: bool,
+    /// Whether to sample by DDIM (deterministic steps) rather than DDPM.
+    #[serde(default)]
+    pub use_ddim: bool,
+    /// Whether each predicted image is cut to the range of images.
+    #[serde(default = "defaults::yes")]
+    pub clip_denoised: bool,
+    /// Images that go through the network at once. On a CPU no result depends on it.
+    #[serde(default = "defaults::batch_size")]
+    pub batch_size: usize,
+    /// What the network computes in: `"f32"`, or on a GPU `"bf16"` or `"f16"`.
+    #[serde(default)]
+    pub dtype: Precision,
+    /// The model's class labels that stand for each private class, by the class's name; one is drawn
+    /// for each image of the initial population. Without it, any of the model's labels is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_labels: Option<BTreeMap<String, Vec<u32>>>,
+}
+
+/// Defaults of the original's command line.
+mod defaults {
+    pub(super) fn image_size() -> usize {
+        64
+    }
+    pub(super) fn num_channels() -> usize {
+        128
+    }
+    pub(super) fn num_res_blocks() -> usize {
+        2
+    }
+    pub(super) fn attention_resolutions() -> Vec<usize> {
+        vec![16, 8]
+    }
+    pub(super) fn num_heads() -> usize {
+        4
+    }
+    pub(super) fn num_heads_upsample() -> i64 {
+        -1
+    }
+    pub(super) fn num_classes() -> u32 {
+        1000
+    }
+    pub(super) fn diffusion_steps() -> usize {
+        1000
+    }
+    pub(super) fn batch_size() -> usize {
+        100
+    }
+    pub(super) fn yes() -> bool {
+        true
+    }
+}
+
+/// More steps than any model was trained with; the schedule's memory stays small below it.
+const MAX_DIFFUSION_STEPS: usize = 100_000;
+
+fn list_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "expected resolutions as a list such as [16, 8] or as text such as \"16,8\""
+    )]
+    enum Resolutions {
+        List(Vec<usize>),
+        Text(String),
+    }
+    match Resolutions::deserialize(deserializer)? {
+        Resolutions::List(list) => Ok(list),
+        Resolutions::Text(text) => text
+            .split(',')
+            .map(|part| part.trim().parse())
+            .collect::<Result<_, _>>()
+            .map_err(|_| {
+                serde::de::Error::custom(format!(
+                    "\"{text}\" is no list of resolutions: expected one such as \"16,8\""
+                ))
+            }),
+    }
+}
+
+fn wrong(key: &str, message: impl Into<String>) -> GeneratorError {
+    GeneratorError::Config {
+        key: key.to_owned(),
+        message: message.into(),
+    }
+}
+
+impl Config {
+    /// Checks every key, without reading the weights.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] naming the first key that is out of range.
+    pub fn validate(&self) -> Result<(), GeneratorError> {
+        if self.checkpoint.as_os_str().is_empty() {
+            return Err(wrong("checkpoint", "is empty: expected a file of weights"));
+        }
+        self.unet()?;
+        self.validate_classes()?;
+        if self.batch_size == 0 {
+            return Err(wrong("batch_size", "is 0: expected at least 1"));
+        }
+        self.sampler().map(drop)
+    }
+
+    fn validate_classes(&self) -> Result<(), GeneratorError> {
+        let Some(labels) = &self.class_labels else {
+            return Ok(());
+        };
+        if !self.class_cond {
+            let message = "has no meaning for a model without class_cond";
+            return Err(wrong("class_labels", message));
+        }
+        for (class, labels) in labels {
+            let key = || format!("class_labels.{class}");
+            if labels.is_empty() {
+                return Err(wrong(&key(), "is empty: expected at least one label"));
+            }
+            if let Some(label) = labels.iter().find(|&&label| label >= self.num_classes) {
+                let message = format!(
+                    "has label {label}: expected labels below num_classes, {}",
+                    self.num_classes
+                );
+                return Err(wrong(&key(), message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The network that the configuration describes.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] naming the key that is out of range.
+    pub fn unet(&self) -> Result<UNetConfig, GeneratorError> {
+        let num_heads_upsample = match self.num_heads_upsample {
+            -1 => None,
+            heads => Some(usize::try_from(heads).map_err(|_| {
+                let message = format!("is {heads}: expected at least 1, or -1 for num_heads");
+                wrong("num_heads_upsample", message)
+            })?),
+        };
+        let config = UNetConfig {
+            image_size: self.image_size,
+            in_channels: 3,
+            model_channels: self.num_channels,
+            learn_sigma: self.learn_sigma,
+            num_res_blocks: self.num_res_blocks,
+            channel_mult: self.channel_mult.clone(),
+            attention_resolutions: self.attention_resolutions.clone(),
+            num_heads: self.num_heads,
+            num_heads_upsample,
+            use_scale_shift_norm: self.use_scale_shift_norm,
+            num_classes: self.class_cond.then_some(self.num_classes as usize),
+        };
+        match config.validate() {
+            Ok(()) => Ok(config),
+            // The network calls this one by another name than the command line.
+            Err(error) if error.key == "model_channels" => {
+                Err(wrong("num_channels", error.message))
+            }
+            Err(error) => Err(wrong(error.key, error.message)),
+        }
+    }
+
+    /// The process and the sampler that the configuration describes.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] naming `timestep_respacing` or `diffusion_steps`.
+    pub fn sampler(&self) -> Result<Sampler, GeneratorError> {
+        let steps = self.diffusion_steps;
+        if steps > MAX_DIFFUSION_STEPS {
+            let message = format!("is {steps}: expected at most {MAX_DIFFUSION_STEPS}");
+            return Err(wrong("diffusion_steps", message));
+        }
+        let respacing: Respacing = self
+            .timestep_respacing
+            .parse()
+            .map_err(|error: DiffusionError| wrong("timestep_respacing", error.to_string()))?;
+        let diffusion = GaussianDiffusion::new(self.noise_schedule, steps, &respacing)
+            .map_err(|error| wrong(key_of(&error, &respacing), error.to_string()))?;
+        let options = SamplerOptions {
+            method: if self.use_ddim {
+                Method::Ddim { eta: 0.0 }
+            } else {
+                Method::Ddpm
+            },
+            prediction: if self.predict_xstart {
+                Prediction::XStart
+            } else {
+                Prediction::Epsilon
+            },
+            variance: match (self.learn_sigma, self.sigma_small) {
+                (true, _) => Variance::LearnedRange,
+                (false, true) => Variance::FixedSmall,
+                (false, false) => Variance::FixedLarge,
+            },
+            clip_denoised: self.clip_denoised,
+            rescale_timesteps: self.rescale_timesteps,
+        };
+        Ok(Sampler::new(diffusion, options))
+    }
+
+    /// Network evaluations that one image costs.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Degree`] for a degree that the model does not know, or
+    /// [`GeneratorError::Config`] as [`Config::sampler`].
+    pub fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
+        evaluations(self.sampler()?.diffusion().num_timesteps(), operation)
+    }
+}
+
+/// The key to blame for a process that cannot be.
+fn key_of(error: &DiffusionError, respacing: &Respacing) -> &'static str {
+    match error {
+        DiffusionError::Beta { .. } => "diffusion_steps",
+        DiffusionError::TooFewSteps(_) if *respacing == Respacing::All => "diffusion_steps",
+        _ => "timestep_respacing",
+    }
+}
+
+/// Network evaluations of `operation` with `steps` respaced steps.
+pub(super) fn evaluations(steps: usize, operation: Operation) -> Result<u64, GeneratorError> {
+    let skipped = match operation {
+        Operation::Random => 0,
+        Operation::Vary(degree) => skipped_steps(steps, degree)?,
+    };
+    Ok((steps - skipped) as u64)
+}
+
+/// The variation degree as a number of (noisiest) steps to leave out, below `steps`.
+pub(super) fn skipped_steps(steps: usize, degree: f64) -> Result<usize, GeneratorError> {
+    // Also refuses NaN.
+    if degree.fract() == 0.0 && degree >= 0.0 && degree < steps as f64 {
+        return Ok(degree as usize);
+    }
+    Err(GeneratorError::Degree {
+        degree,
+        expected: format!(
+            "a whole number from 0 (most change) to {} (least), the number of noisiest of the {steps} steps \
+             to leave out",
+            steps.saturating_sub(1)
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, toml::de::Error> {
+        toml::from_str(&format!("checkpoint = \"model.pt\"\n{text}"))
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_survive_a_round_trip() {
+        let config = parse("").unwrap();
+        config.validate().unwrap();
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
+        assert_eq!(config.evaluations(Operation::Random).unwrap(), 1000);
+    }
+
+    #[test]
+    fn the_papers_configuration() {
+        let config = parse(
+            "num_channels = 192\nnum_res_blocks = 3\nlearn_sigma = true\nclass_cond = true\n\
+             diffusion_steps = 4000\nnoise_schedule = \"cosine\"\nrescale_timesteps = false\n\
+             use_ddim = true\ntimestep_respacing = \"100\"\nbatch_size = 2000\n\
+             attention_resolutions = \"16, 8\"\n[class_labels]\nbird = [10, 11]\n",
+        )
+        .unwrap();
+        config.validate().unwrap();
+        assert_eq!(config.attention_resolutions, [16, 8]);
+        assert_eq!(config.evaluations(Operation::Random).unwrap(), 100);
+        assert_eq!(config.evaluations(Operation::Vary(98.0)).unwrap(), 2);
+        for degree in [-1.0, 100.0, 1.5, f64::NAN, f64::INFINITY] {
+            let error = config.evaluations(Operation::Vary(degree)).unwrap_err();
+            assert!(
+                error.to_string().contains("from 0 (most change) to 99"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_values_are_refused() {
+        let error = parse("num_chanels = 3").unwrap_err().to_string();
+        assert!(error.contains("num_chanels"), "{error}");
+        let error = parse("noise_schedule = \"sqrt\"").unwrap_err().to_string();
+        assert!(
+            error.contains("linear") && error.contains("cosine"),
+            "{error}"
+        );
+        let error = parse("attention_resolutions = \"16;8\"")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("16;8") && error.contains("16,8"), "{error}");
+        let error = parse("attention_resolutions = 16").unwrap_err().to_string();
+        assert!(error.contains("[16, 8]"), "{error}");
+        assert!(
+            toml::from_str::<Config>("")
+                .unwrap_err()
+                .to_string()
+                .contains("checkpoint")
+        );
+    }
+
+    #[test]
+    fn every_range_error_names_its_key() {
+        for (text, key) in [
+            ("image_size = 48", "channel_mult"),
+            ("image_size = 36\nchannel_mult = [1, 2, 2, 2]", "image_size"),
+            ("image_size = 0\nchannel_mult = [1]", "image_size"),
+            ("channel_mult = []", "channel_mult"),
+            ("channel_mult = [1, 0]", "channel_mult"),
+            ("num_channels = 48", "num_channels"),
+            ("num_channels = 0", "num_channels"),
+            ("num_res_blocks = 0", "num_res_blocks"),
+            ("num_heads = 0", "num_heads"),
+            ("num_heads = 3\nattention_resolutions = []", "num_heads"),
+            ("num_heads_upsample = -2", "num_heads_upsample"),
+            ("num_heads_upsample = 0", "num_heads_upsample"),
+            ("num_heads_upsample = 5", "num_heads_upsample"),
+            ("attention_resolutions = [16, 0]", "attention_resolutions"),
+            ("attention_resolutions = [24]", "attention_resolutions"),
+            ("diffusion_steps = 1", "diffusion_steps"),
+            ("diffusion_steps = 20", "diffusion_steps"),
+            ("diffusion_steps = 1000000", "diffusion_steps"),
+            ("timestep_respacing = \"ten\"", "timestep_respacing"),
+            ("timestep_respacing = \"2000\"", "timestep_respacing"),
+            ("timestep_respacing = \"ddim300\"", "timestep_respacing"),
+            ("timestep_respacing = \"1\"", "timestep_respacing"),
+            ("batch_size = 0", "batch_size"),
+            ("class_cond = true\nnum_classes = 0", "num_classes"),
+            ("[class_labels]\na = [1]", "class_labels"),
+            (
+                "class_cond = true\n[class_labels]\na = []",
+                "class_labels.a",
+            ),
+            (
+                "class_cond = true\n[class_labels]\na = [1000]",
+                "class_labels.a",
+            ),
+        ] {
+            match parse(text).unwrap().validate() {
+                Err(GeneratorError::Config { key: found, .. }) => assert_eq!(found, key, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        let no_file: Config = toml::from_str("checkpoint = \"\"").unwrap();
+        assert!(no_file.validate().is_err());
+    }
+
+    #[test]
+    fn other_sizes_work_with_channel_mult() {
+        let config = parse("image_size = 48\nchannel_mult = [1, 2]\nattention_resolutions = [24]");
+        config.unwrap().validate().unwrap();
+    }
+}

@@ -1,0 +1,92 @@
+//! 8-bit images to the network's [−1, 1] and back, rounded as the original rounds.
+
+use candle_core::{Device, Result, Tensor};
+
+use crate::generators::GeneratorError;
+use crate::images::ImageBatch;
+
+/// `x / 127.5 − 1` of every byte: float32 `[images, 3, height, width]` on `device`.
+///
+/// # Errors
+/// candle's, when the device has no room.
+pub fn to_signed(images: &ImageBatch, device: &Device) -> Result<Tensor> {
+    let (height, width) = (images.height(), images.width());
+    let mut values = Vec::with_capacity(images.data().len());
+    for image in images.iter() {
+        for channel in 0..3 {
+            let plane = image.iter().skip(channel).step_by(3);
+            values.extend(plane.map(|&byte| f32::from(byte) / 127.5 - 1.0));
+        }
+    }
+    Tensor::from_vec(values, (images.len(), 3, height, width), device)
+}
+
+/// `round(clip((x + 1) · 127.5, 0, 255))` of every value, halves to the even number; `samples` is
+/// float32 `[images, 3, height, width]`.
+///
+/// # Errors
+/// [`GeneratorError::Network`] when a value is not a number: the network overflowed.
+pub fn to_bytes(samples: &Tensor) -> std::result::Result<ImageBatch, GeneratorError> {
+    let (count, channels, height, width) = samples.dims4()?;
+    let values: Vec<f32> = samples.flatten_all()?.to_vec1()?;
+    let image_len = channels * height * width;
+    let mut bytes = Vec::with_capacity(values.len());
+    for (index, image) in values.chunks_exact(image_len.max(1)).enumerate() {
+        if image.iter().any(|value| value.is_nan()) {
+            let message = format!("image {index} of the batch has values that are not numbers");
+            return Err(candle_core::Error::Msg(message).into());
+        }
+        let plane = height * width;
+        for pixel in 0..plane {
+            let channels = image.iter().skip(pixel).step_by(plane);
+            bytes.extend(channels.map(|&value| byte(value)));
+        }
+    }
+    Ok(ImageBatch::new(bytes, count, height, width)?)
+}
+
+fn byte(value: f32) -> u8 {
+    ((value + 1.0) * 127.5).clamp(0.0, 255.0).round_ties_even() as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_survive_the_round_trip() {
+        let bytes: Vec<u8> = (0..=255).chain(0..32).collect();
+        let images = ImageBatch::new(bytes, 2, 6, 8).unwrap();
+        let signed = to_signed(&images, &Device::Cpu).unwrap();
+        assert_eq!(signed.dims(), [2, 3, 6, 8]);
+        assert!(to_bytes(&signed).unwrap() == images);
+        // Red of the second pixel is byte 3.
+        let red: f32 = signed
+            .get(0)
+            .unwrap()
+            .get(0)
+            .unwrap()
+            .get(0)
+            .unwrap()
+            .get(1)
+            .unwrap()
+            .to_scalar()
+            .unwrap();
+        assert_eq!(red, 3.0 / 127.5 - 1.0);
+    }
+
+    #[test]
+    fn halves_go_to_the_even_byte_and_the_rest_is_clipped() {
+        // (x + 1) · 127.5 is 63.75 for −0.5; 0.5/127.5 − 1 is no float32, so the tie is at x = 0.
+        assert_eq!(byte(0.0), 128);
+        assert_eq!(byte(-1.0 + 1.0 / 127.5 * 2.5), 2);
+        assert_eq!((byte(-7.0), byte(7.0)), (0, 255));
+        assert_eq!((byte(f32::NEG_INFINITY), byte(f32::INFINITY)), (0, 255));
+    }
+
+    #[test]
+    fn a_network_that_overflowed_is_an_error() {
+        let samples = Tensor::full(f32::NAN, (1, 3, 2, 2), &Device::Cpu).unwrap();
+        assert!(to_bytes(&samples).is_err());
+    }
+}

@@ -1,0 +1,266 @@
+//! The UNet of improved diffusion (Nichol & Dhariwal 2021, arXiv 2102.09672).
+//!
+//! Reference: `UNetModel` in `improved_diffusion/unet.py` and `create_model` in `script_util.py` of
+//! openai/improved-diffusion. Weights keep the names of its `state_dict`.
+
+mod blocks;
+mod config;
+
+pub use config::UNetConfig;
+
+use candle_core::{DType, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+
+use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, silu};
+use blocks::{AttentionBlock, Block, Layer, ResBlock, norm};
+
+/// The network: predicts the noise (and, with `learn_sigma`, a variance) of a noisy image.
+#[derive(Debug, Clone)]
+pub struct UNet {
+    config: UNetConfig,
+    dtype: DType,
+    time_embed: (Linear, Linear),
+    label_emb: Option<Tensor>,
+    input_blocks: Vec<Block>,
+    middle_block: Block,
+    output_blocks: Vec<Block>,
+    out: (GroupNorm, Conv2d),
+}
+
+impl UNet {
+    /// Builds the network; all tensors have the type and device of `vb`.
+    ///
+    /// # Errors
+    /// A configuration that [`UNetConfig::validate`] refuses; a tensor that is missing or has another
+    /// shape.
+    pub fn new(config: &UNetConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let layout = config.layout().map_err(candle_core::Error::wrap)?;
+        let time_dim = config.time_embed_dim();
+        let time_embed = (
+            Linear::load(
+                config.model_channels,
+                time_dim,
+                true,
+                &vb.pp("time_embed.0"),
+            )?,
+            Linear::load(time_dim, time_dim, true, &vb.pp("time_embed.2"))?,
+        );
+        let label_emb = match config.num_classes {
+            Some(classes) => Some(vb.get((classes, time_dim), "label_emb.weight")?),
+            None => None,
+        };
+
+        let res_block = |from: usize, to: usize, vb: VarBuilder<'_>| -> Result<Layer> {
+            let block = ResBlock::load(from, to, time_dim, config.use_scale_shift_norm, &vb)?;
+            Ok(Layer::Res(Box::new(block)))
+        };
+        let attention = |channels: usize, heads: usize, vb: VarBuilder<'_>| -> Result<Layer> {
+            Ok(Layer::Attention(AttentionBlock::load(
+                channels, heads, &vb,
+            )?))
+        };
+
+        let base = config.model_channels;
+        let stem = Conv2dShape::same(config.in_channels, base, 3);
+        let mut input_blocks = vec![Block::new(vec![Layer::Conv(Conv2d::load(
+            stem,
+            true,
+            &vb.pp("input_blocks.0.0"),
+        )?)])];
+        // What each input block hands over to its output block.
+        let mut skips = vec![base];
+        let mut channels = base;
+        for (level, step) in layout.iter().enumerate() {
+            for _ in 0..config.num_res_blocks {
+                let vb = vb.pp(format!("input_blocks.{}", input_blocks.len()));
+                let mut layers = vec![res_block(channels, step.channels, vb.pp("0"))?];
+                channels = step.channels;
+                if step.attention {
+                    layers.push(attention(channels, config.num_heads, vb.pp("1"))?);
+                }
+                input_blocks.push(Block::new(layers));
+                skips.push(channels);
+            }
+            if level + 1 < layout.len() {
+                let vb = vb.pp(format!("input_blocks.{}.0.op", input_blocks.len()));
+                let shape = Conv2dShape::same(channels, channels, 3).with_stride(2);
+                input_blocks.push(Block::new(vec![Layer::Conv(Conv2d::load(
+                    shape, true, &vb,
+                )?)]));
+                skips.push(channels);
+            }
+        }
+
+        let middle = vb.pp("middle_block");
+        let middle_block = Block::new(vec![
+            res_block(channels, channels, middle.pp("0"))?,
+            attention(channels, config.num_heads, middle.pp("1"))?,
+            res_block(channels, channels, middle.pp("2"))?,
+        ]);
+
+        let heads = config.num_heads_upsample.unwrap_or(config.num_heads);
+        let mut output_blocks = Vec::new();
+        for (level, step) in layout.iter().enumerate().rev() {
+            for index in 0..=config.num_res_blocks {
+                let vb = vb.pp(format!("output_blocks.{}", output_blocks.len()));
+                let Some(skip) = skips.pop() else {
+                    bail!("the output blocks want more inputs than there are input blocks");
+                };
+                let mut layers = vec![res_block(channels + skip, step.channels, vb.pp("0"))?];
+                channels = step.channels;
+                if step.attention {
+                    layers.push(attention(channels, heads, vb.pp("1"))?);
+                }
+                if level > 0 && index == config.num_res_blocks {
+                    let vb = vb.pp(layers.len()).pp("conv");
+                    let shape = Conv2dShape::same(channels, channels, 3);
+                    layers.push(Layer::Upsample(Conv2d::load(shape, true, &vb)?));
+                }
+                output_blocks.push(Block::new(layers));
+            }
+        }
+
+        let shape = Conv2dShape::same(channels, config.out_channels(), 3);
+        let out = (
+            norm(channels, &vb.pp("out.0"))?,
+            Conv2d::load(shape, true, &vb.pp("out.2"))?,
+        );
+        Ok(Self {
+            config: config.clone(),
+            dtype: vb.dtype(),
+            time_embed,
+            label_emb,
+            input_blocks,
+            middle_block,
+            output_blocks,
+            out,
+        })
+    }
+
+    /// The configuration it was built from.
+    #[must_use]
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// Evaluates the network.
+    ///
+    /// `x` is `[n, in_channels, height, width]` with sides that halve as often as the network does,
+    /// `timesteps` and `labels` have one entry per image; `labels` are given if and only if the model is
+    /// class-conditional. The result is `[n, out_channels, height, width]` in the type of `x`.
+    ///
+    /// # Errors
+    /// Arguments of other shapes, labels out of range, and whatever candle reports.
+    pub fn forward(&self, x: &Tensor, timesteps: &[f32], labels: Option<&[u32]>) -> Result<Tensor> {
+        self.forward_observed(x, timesteps, labels, |_, _| Ok(()))
+    }
+
+    /// [`UNet::forward`], showing `observe` what comes out of `time_embed` (before the label is added),
+    /// of every `input_blocks.<i>`, of `middle_block` and of every `output_blocks.<i>`.
+    ///
+    /// # Errors
+    /// As [`UNet::forward`], and whatever `observe` returns.
+    pub fn forward_observed(
+        &self,
+        x: &Tensor,
+        timesteps: &[f32],
+        labels: Option<&[u32]>,
+        mut observe: impl FnMut(&str, &Tensor) -> Result<()>,
+    ) -> Result<Tensor> {
+        self.check(x, timesteps)?;
+        let mut emb = self.embed_timesteps(x, timesteps)?;
+        observe("time_embed", &emb)?;
+        if let Some(embedded) = self.embed_labels(x, labels)? {
+            emb = (emb + embedded)?;
+        }
+        // Every residual block begins with the activation of the same embedding.
+        let emb = silu(&emb)?;
+
+        let mut h = x.to_dtype(self.dtype)?;
+        let mut skips = Vec::with_capacity(self.input_blocks.len());
+        for (index, block) in self.input_blocks.iter().enumerate() {
+            h = block.forward(&h, &emb)?;
+            observe(&format!("input_blocks.{index}"), &h)?;
+            skips.push(h.clone());
+        }
+        h = self.middle_block.forward(&h, &emb)?;
+        observe("middle_block", &h)?;
+        for (index, block) in self.output_blocks.iter().enumerate() {
+            let Some(skip) = skips.pop() else {
+                bail!("the output blocks want more inputs than there are input blocks");
+            };
+            h = block.forward(&Tensor::cat(&[h, skip], 1)?, &emb)?;
+            observe(&format!("output_blocks.{index}"), &h)?;
+        }
+        let (norm, conv) = &self.out;
+        conv.forward(&norm.forward_silu(&h)?)?.to_dtype(x.dtype())
+    }
+
+    fn check(&self, x: &Tensor, timesteps: &[f32]) -> Result<()> {
+        let (n, channels, height, width) = x.dims4()?;
+        let multiple = self.config.size_multiple();
+        if channels != self.config.in_channels
+            || !height.is_multiple_of(multiple)
+            || !width.is_multiple_of(multiple)
+        {
+            bail!(
+                "input {:?} does not fit a network of {} channels whose sides are multiples of {multiple}",
+                x.dims(),
+                self.config.in_channels
+            );
+        }
+        if timesteps.len() != n {
+            bail!("{} timesteps for {n} images", timesteps.len());
+        }
+        Ok(())
+    }
+
+    fn embed_timesteps(&self, x: &Tensor, timesteps: &[f32]) -> Result<Tensor> {
+        let dim = self.config.model_channels;
+        let values = timestep_embedding(timesteps, dim);
+        let emb = Tensor::from_vec(values, (timesteps.len(), dim), x.device())?;
+        let emb = self.time_embed.0.forward(&emb.to_dtype(self.dtype)?)?;
+        self.time_embed.1.forward(&silu(&emb)?)
+    }
+
+    fn embed_labels(&self, x: &Tensor, labels: Option<&[u32]>) -> Result<Option<Tensor>> {
+        let (table, labels) = match (&self.label_emb, labels) {
+            (None, None) => return Ok(None),
+            (Some(table), Some(labels)) => (table, labels),
+            (None, Some(_)) => bail!("labels were given to a model without classes"),
+            (Some(_), None) => bail!("a class-conditional model needs labels"),
+        };
+        let (n, classes) = (x.dim(0)?, table.dim(0)?);
+        if labels.len() != n {
+            bail!("{} labels for {n} images", labels.len());
+        }
+        if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
+            bail!("label {label} is out of range: the model has {classes} classes");
+        }
+        let indices = Tensor::from_slice(labels, n, x.device())?;
+        table.index_select(&indices, 0).map(Some)
+    }
+}
+
+/// Sinusoidal embedding of timesteps, which may be fractional: row-major `[timesteps, dim]`, first the
+/// cosines, then the sines, of `t · 10000^(-i / (dim / 2))`; a last column of zeros when `dim` is odd
+/// (`timestep_embedding` in `improved_diffusion/nn.py`).
+///
+/// Frequencies and angles are rounded to `f32` as the original's are: at large timesteps, that
+/// rounding is most of what the network was trained to see.
+#[must_use]
+pub fn timestep_embedding(timesteps: &[f32], dim: usize) -> Vec<f32> {
+    let half = dim / 2;
+    let log_period = -(10_000f64.ln()) as f32;
+    let frequencies: Vec<f32> = (0..half)
+        .map(|i| libm::exp(f64::from(log_period * i as f32 / half as f32)) as f32)
+        .collect();
+    let mut out = Vec::with_capacity(timesteps.len() * dim);
+    for t in timesteps {
+        let angles = || frequencies.iter().map(|f| f64::from(t * f));
+        out.extend(angles().map(|angle| libm::cos(angle) as f32));
+        out.extend(angles().map(|angle| libm::sin(angle) as f32));
+        out.extend((2 * half..dim).map(|_| 0.0));
+    }
+    out
+}
