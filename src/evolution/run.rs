@@ -1,0 +1,601 @@
+//! The loop itself. Paper: Algorithm 1 (PE) with Algorithm 2 (the noisy vote) of arXiv 2305.15560.
+
+use std::io;
+use std::path::Path;
+
+use candle_core::Device;
+
+use super::breed::{Brood, Origin, global, origins};
+use super::folder::ResultFolder;
+use super::lookahead::Lookahead;
+use super::population::{Population, store};
+use super::{EvolutionError, Layout, Observer, Plan, pictures, private_set};
+use crate::config::Settings;
+use crate::embedders::Embedder;
+use crate::generators::{Condition, Generator, Slot};
+use crate::images::{NpzWriter, PrivateImages, SamplesReader, png_bytes};
+use crate::privacy::{
+    ClassConditions, Fingerprint, Ledger, NoisyHistogram, PrivateFolder, PublicInputs, Sensitive,
+    Statement, UniformFallback, release, sha256_hex,
+};
+use crate::streams::{Phase, StreamKey};
+use crate::voting::{PrivateVoters, VotingError, cast_votes, select, threshold};
+
+/// A run about to happen: everything is loaded and checked, nothing is spent.
+pub struct Run<'a> {
+    /// The configuration.
+    pub settings: &'a Settings,
+    /// Populations, classes, privacy.
+    pub plan: &'a Plan,
+    /// The foundation model.
+    pub generator: &'a dyn Generator,
+    /// What its weights are, for the run's identity.
+    pub generator_digest: &'a str,
+    /// The space of the vote.
+    pub embedder: &'a dyn Embedder,
+    /// What its weights are, for the run's identity.
+    pub embedder_digest: &'a str,
+    /// Where nearest neighbours are searched.
+    pub device: &'a Device,
+    /// Who watches.
+    pub observer: &'a dyn Observer,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// The last population's `samples.npz`.
+    pub samples: std::path::PathBuf,
+    /// What may be said about its privacy.
+    pub statement: String,
+}
+
+/// What stays open during a run.
+struct Session<'a> {
+    run: &'a Run<'a>,
+    folder: &'a ResultFolder,
+    private: PrivateFolder,
+    ledger: Ledger,
+    fallbacks: Vec<UniformFallback>,
+    stamp: bool,
+}
+
+impl Run<'_> {
+    /// Runs, or goes on with, the whole plan.
+    ///
+    /// # Errors
+    /// See [`EvolutionError`]. Whatever was finished before is on disk and is not done again.
+    pub fn execute(
+        &self,
+        folder: &ResultFolder,
+        images: &PrivateImages,
+        fingerprint: &Sensitive<Fingerprint>,
+    ) -> Result<Outcome, EvolutionError> {
+        let private = PrivateFolder::create(folder.private())?;
+        // Before the ledger: a folder with this file in it is known as ours.
+        crate::atomic::write(&folder.config(), self.resolved()?.as_bytes())
+            .map_err(EvolutionError::io(&folder.config()))?;
+        let ledger = Ledger::open(
+            folder.root(),
+            &self.plan.privacy,
+            &sha256_hex(self.identity().to_string().as_bytes()),
+            &private,
+            fingerprint,
+        )?;
+        let mut session = Session {
+            run: self,
+            folder,
+            private,
+            ledger,
+            fallbacks: Vec::new(),
+            stamp: self.plan.privacy.non_private().is_some(),
+        };
+        session.say(&format!(
+            "dpsyn {}: run {}",
+            env!("CARGO_PKG_VERSION"),
+            session.ledger.run_id()
+        ))?;
+        if let Some(reason) = self.plan.privacy.non_private() {
+            session.say(&format!("NOT PRIVATE: {reason}"))?;
+        }
+        session.state()?;
+        let mut population = session.initial()?;
+        let mut voters = None;
+        for iteration in 1..=self.plan.iterations() {
+            population = session.iterate(iteration, &population, images, &mut voters)?;
+        }
+        folder.clear(&folder.work())?;
+        let statement = session.state()?;
+        session.say(statement.summary())?;
+        Ok(Outcome {
+            samples: folder.samples(self.plan.iterations()),
+            statement: statement.summary().to_owned(),
+        })
+    }
+
+    fn resolved(&self) -> Result<String, EvolutionError> {
+        let text = self.settings.to_toml()?;
+        Ok(match self.plan.privacy.non_private() {
+            Some(reason) => format!("# NOT PRIVATE: {reason}\n{text}"),
+            None => text,
+        })
+    }
+
+    /// Everything public that the samples depend on.
+    fn identity(&self) -> serde_json::Value {
+        serde_json::json!({
+            "settings": self.settings.identity(),
+            "model_weights": self.generator_digest,
+            "embedder_weights": self.embedder_digest,
+        })
+    }
+
+    fn seed(&self) -> u64 {
+        self.settings.evolution.seed
+    }
+
+    fn class_conditional(&self) -> bool {
+        self.settings.data.class_conditional
+    }
+}
+
+impl Session<'_> {
+    /// A line for the log and for whoever watches. Public facts only.
+    fn say(&self, text: &str) -> Result<(), EvolutionError> {
+        self.run.observer.line(text);
+        self.folder.log(text)
+    }
+
+    /// Writes the privacy statement as it stands.
+    fn state(&self) -> Result<Statement, EvolutionError> {
+        let plan = self.run.plan;
+        let layout = plan.layouts.last();
+        let total = layout.map_or(0, Layout::total);
+        let shares = layout.map_or(&[][..], Layout::counts);
+        let conditional = self.run.class_conditional();
+        let image_size = self.run.settings.data.image_size;
+        let public = PublicInputs {
+            private_images: plan.private_images,
+            image_size: [image_size, image_size],
+            samples: total as usize,
+            class_names: if conditional {
+                plan.classes.clone()
+            } else {
+                Vec::new()
+            },
+            class_shares: shares
+                .iter()
+                .map(|n| *n as f64 / total.max(1) as f64)
+                .collect(),
+            conditions: self.declared_conditions(),
+        };
+        let statement = Statement::new(&self.ledger, public, self.fallbacks.clone());
+        statement.write(&self.folder.statement())?;
+        Ok(statement)
+    }
+
+    fn declared_conditions(&self) -> Vec<ClassConditions> {
+        let plan = self.run.plan;
+        let conditional = self.run.class_conditional();
+        plan.classes
+            .iter()
+            .map(|class| {
+                let name = conditional.then(|| class.clone());
+                ClassConditions {
+                    conditions: self.run.generator.describe_conditions(name.as_deref()),
+                    class: name,
+                }
+            })
+            .collect()
+    }
+
+    fn open(&self, iteration: u32) -> Result<Population, EvolutionError> {
+        Population::open(
+            &self.folder.samples(iteration),
+            self.layout(iteration)?,
+            self.run.generator.image_size(),
+        )
+    }
+
+    fn layout(&self, iteration: u32) -> Result<&Layout, EvolutionError> {
+        self.run
+            .plan
+            .layouts
+            .get(iteration as usize)
+            .ok_or_else(|| EvolutionError::State(format!("no population {iteration} is planned")))
+    }
+
+    fn degree(&self, iteration: u32) -> f64 {
+        self.run
+            .plan
+            .generations
+            .get(iteration as usize)
+            .map_or(0.0, |generation| generation.variation_degree)
+    }
+
+    fn initial(&mut self) -> Result<Population, EvolutionError> {
+        let path = self.folder.samples(0);
+        if !path.exists() {
+            self.folder.make(&self.folder.iteration(0))?;
+            let layout = self.layout(0)?.clone();
+            if self.run.settings.evolution.initial_samples.is_some() {
+                self.adopt(&layout)?;
+            } else {
+                self.draw(&layout)?;
+            }
+            self.finish(0, &layout)?;
+        }
+        self.open(0)
+    }
+
+    /// Random images, and variations of them if the configuration asks for some.
+    fn draw(&self, layout: &Layout) -> Result<(), EvolutionError> {
+        let evolution = &self.run.settings.evolution;
+        let fold = evolution.initial_fold();
+        let base = Layout::of_counts(layout.counts().iter().map(|n| n / fold).collect());
+        let conditions = self.conditions(&base)?;
+        let brood = Brood {
+            generator: self.run.generator,
+            seed: self.run.seed(),
+            iteration: 0,
+            variation_degree: self.degree(0),
+            origins: vec![Origin::Random; base.total() as usize],
+            conditions: conditions.clone(),
+        };
+        let units = brood.make(
+            None,
+            self.folder.phase(0, "random"),
+            "initial population",
+            self.run.observer,
+        )?;
+        if fold == 1 {
+            return self.store(0, layout, &units, &conditions);
+        }
+        let base_path = self.folder.phase(0, "random").join("samples.npz");
+        let size = self.run.generator.image_size();
+        if !base_path.exists() {
+            let scratch = self.folder.phase(0, "random");
+            store(&base_path, &scratch, &base, size, &units, &conditions, false)?;
+        }
+        let parents = Population::open(&base_path, &base, size)?;
+        let everyone: Vec<Vec<usize>> = base
+            .ranges()
+            .into_iter()
+            .map(Iterator::collect)
+            .collect();
+        let origins = origins(&everyone, evolution.initial_variations, true);
+        self.breed(0, layout, &parents, origins, "initial variations")
+    }
+
+    /// Somebody's samples in the place of random images.
+    fn adopt(&self, layout: &Layout) -> Result<(), EvolutionError> {
+        let Some(path) = &self.run.settings.evolution.initial_samples else {
+            return Ok(());
+        };
+        let reader = SamplesReader::open(path)?;
+        let size = self.run.generator.image_size();
+        let found = (reader.len() as u64, reader.height(), reader.width());
+        if found != (layout.total(), size.0, size.1) {
+            return Err(EvolutionError::State(format!(
+                "{}: {} images of {}x{} where {} of {}x{} were expected",
+                path.display(),
+                found.0,
+                found.1,
+                found.2,
+                layout.total(),
+                size.0,
+                size.1
+            )));
+        }
+        if let Some(labels) = reader.read_i64("labels")?
+            && labels != layout.labels()
+        {
+            return Err(EvolutionError::State(format!(
+                "{}: `labels` is not {} samples of class 0, then of class 1, and so on",
+                path.display(),
+                layout.counts().first().copied().unwrap_or(0)
+            )));
+        }
+        let conditions = match reader.read_i64("conditions")? {
+            Some(conditions) => conditions
+                .into_iter()
+                .map(|c| u32::try_from(c).map(Condition))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|_| {
+                    EvolutionError::State(format!(
+                        "{}: `conditions` has numbers that are no label",
+                        path.display()
+                    ))
+                })?,
+            None => self.conditions(layout)?,
+        };
+        let units = super::units::Units::open(self.folder.phase(0, "adopted"), "u8")?;
+        let step = self.run.generator.batch_size().max(1);
+        for start in (0..reader.len()).step_by(step) {
+            let range = start..(start + step).min(reader.len());
+            units.write(&range, reader.read(range.clone())?.data())?;
+        }
+        self.store(0, layout, &units, &conditions)
+    }
+
+    /// The public conditions of an initial population.
+    fn conditions(&self, layout: &Layout) -> Result<Vec<Condition>, EvolutionError> {
+        let conditional = self.run.class_conditional();
+        let mut slots = Vec::with_capacity(layout.total() as usize);
+        for (sample, label) in layout.labels().into_iter().enumerate() {
+            let class = self.run.plan.classes.get(label as usize);
+            slots.push(Slot {
+                class: class.map(String::as_str).filter(|_| conditional),
+                stream: StreamKey {
+                    seed: self.run.seed(),
+                    phase: Phase::Condition,
+                    iteration: 0,
+                    repeat: 0,
+                    sample: sample as u64,
+                },
+            });
+        }
+        Ok(self.run.generator.initial_conditions(&slots)?)
+    }
+
+    fn store(
+        &self,
+        iteration: u32,
+        layout: &Layout,
+        units: &super::units::Units,
+        conditions: &[Condition],
+    ) -> Result<(), EvolutionError> {
+        store(
+            &self.folder.samples(iteration),
+            &self.folder.phase(iteration, ""),
+            layout,
+            self.run.generator.image_size(),
+            units,
+            conditions,
+            self.stamp,
+        )
+    }
+
+    fn breed(
+        &self,
+        iteration: u32,
+        layout: &Layout,
+        parents: &Population,
+        origins: Vec<Origin>,
+        stage: &str,
+    ) -> Result<(), EvolutionError> {
+        let conditions: Vec<Condition> = origins
+            .iter()
+            .map(|origin| match origin {
+                Origin::Variation(parent, _) | Origin::Kept(parent) => parents.condition(*parent),
+                Origin::Random => Condition(0),
+            })
+            .collect();
+        let brood = Brood {
+            generator: self.run.generator,
+            seed: self.run.seed(),
+            iteration,
+            variation_degree: self.degree(iteration),
+            origins,
+            conditions,
+        };
+        let units = brood.make(
+            Some(parents),
+            self.folder.phase(iteration, "vary"),
+            stage,
+            self.run.observer,
+        )?;
+        self.store(iteration, layout, &units, &brood.conditions)
+    }
+
+    /// Pictures, and the end of the iteration's unfinished work.
+    fn finish(&self, iteration: u32, layout: &Layout) -> Result<(), EvolutionError> {
+        let population = self.open(iteration)?;
+        let folder = self.folder.iteration(iteration);
+        pictures::overview(&population, layout, self.stamp, &folder.join("grid.png"))?;
+        if self.run.settings.output.plot_images {
+            for index in 0..population.len() {
+                let path = folder.join(format!("{index}.png"));
+                let image = population.images(index..index + 1)?;
+                crate::atomic::write(&path, &png_bytes(&image)?)
+                    .map_err(EvolutionError::io(&path))?;
+            }
+        }
+        self.folder
+            .clear(&self.folder.work().join(iteration.to_string()))?;
+        self.say(&format!("population {iteration}: {} samples", population.len()))
+    }
+
+    /// One PE iteration: vote, release, select, vary.
+    fn iterate(
+        &mut self,
+        iteration: u32,
+        before: &Population,
+        images: &PrivateImages,
+        voters: &mut Option<PrivateVoters>,
+    ) -> Result<Population, EvolutionError> {
+        self.folder.make(&self.folder.iteration(iteration))?;
+        let parents_layout = self.layout(iteration - 1)?.clone();
+        let layout = self.layout(iteration)?.clone();
+        let noisy = self.release(iteration, before, &parents_layout, images, voters)?;
+        let votes = threshold(&noisy.values(), self.run.settings.evolution.threshold);
+        let parents = self.select(iteration, &parents_layout, &layout, &votes)?;
+        if !self.folder.samples(iteration).exists() {
+            let evolution = &self.run.settings.evolution;
+            let origins = origins(
+                &global(&parents_layout, &parents),
+                evolution.next_variations,
+                evolution.keep_selected,
+            );
+            let stage = format!("population {iteration}");
+            self.breed(iteration, &layout, before, origins, &stage)?;
+        }
+        let folder = self.folder.iteration(iteration);
+        let done = folder.join("bottom.png");
+        if !done.exists() {
+            for (most, name) in [(true, "top.png"), (false, "bottom.png")] {
+                let values = noisy.values();
+                let path = folder.join(name);
+                pictures::by_votes(before, &parents_layout, &values, most, self.stamp, &path)?;
+            }
+        }
+        if self.folder.work().join(iteration.to_string()).exists()
+            || !folder.join("grid.png").exists()
+        {
+            self.finish(iteration, &layout)?;
+        }
+        self.open(iteration)
+    }
+
+    /// The noisy histogram of `iteration`: from disk if it was released, else voted, charged, drawn, stored.
+    fn release(
+        &mut self,
+        iteration: u32,
+        population: &Population,
+        layout: &Layout,
+        images: &PrivateImages,
+        voters: &mut Option<PrivateVoters>,
+    ) -> Result<NoisyHistogram, EvolutionError> {
+        let path = self.folder.votes(iteration);
+        if path.exists() {
+            let noisy = read_votes(&path, population.len())?;
+            self.ledger.confirm_stored(iteration, &noisy)?;
+            self.state()?;
+            return Ok(noisy);
+        }
+        let run = self.run;
+        let evolution = &run.settings.evolution;
+        let lookahead = Lookahead {
+            generator: run.generator,
+            embedder: run.embedder,
+            seed: run.seed(),
+            iteration,
+            degree: evolution.lookahead_degree,
+            variation_degree: self.degree(iteration),
+        };
+        let seen = lookahead.embed(
+            population,
+            self.folder.phase(iteration, "lookahead"),
+            run.observer,
+        )?;
+        let voters = match voters {
+            Some(voters) => voters,
+            None => voters.insert(private_set::voters(
+                images,
+                run.embedder,
+                &self.private,
+                run.observer,
+            )?),
+        };
+        let counts = cast_votes(
+            &seen,
+            &layout.ranges(),
+            voters,
+            evolution.nearest_neighbors as usize,
+            evolution.metric,
+            run.device,
+            &|| !run.observer.interrupted(),
+        )
+        .map_err(|error| match error {
+            VotingError::Interrupted => EvolutionError::Interrupted,
+            other => other.into(),
+        })?;
+        let charge = self.ledger.charge(iteration)?;
+        self.state()?;
+        let (threshold_at, stamp) = (evolution.threshold, self.stamp);
+        let noisy = release(counts, charge)?.store(
+            &mut self.ledger,
+            &self.private,
+            &path,
+            |noisy, file| write_votes(noisy, threshold_at, stamp, file),
+        )?;
+        let privacy = &run.plan.privacy;
+        self.say(&format!(
+            "iteration {iteration}: released a noisy histogram; epsilon so far {} at delta {:e} (one {}, {})",
+            crate::privacy::round_up(privacy.epsilon_after(iteration, privacy.adjacency()), 3),
+            privacy.delta(),
+            privacy.unit(),
+            privacy.adjacency(),
+        ))?;
+        Ok(noisy)
+    }
+
+    /// Each class' parents.
+    fn select(
+        &mut self,
+        iteration: u32,
+        before: &Layout,
+        after: &Layout,
+        votes: &[f64],
+    ) -> Result<Vec<Vec<usize>>, EvolutionError> {
+        let evolution = &self.run.settings.evolution;
+        let mut parents = Vec::new();
+        for (class, (range, count)) in before.ranges().into_iter().zip(after.counts()).enumerate() {
+            let mut stream = StreamKey {
+                seed: self.run.seed(),
+                phase: Phase::Select,
+                iteration,
+                repeat: 0,
+                sample: class as u64,
+            }
+            .open();
+            let chosen = select(
+                votes.get(range).unwrap_or_default(),
+                (count / evolution.next_fold()) as usize,
+                evolution.selection,
+                &mut stream,
+            );
+            if chosen.uniform_fallback {
+                let name = self.run.plan.classes.get(class).cloned();
+                let fallback = UniformFallback {
+                    iteration,
+                    class: name.clone().filter(|_| self.run.class_conditional()),
+                };
+                self.fallbacks.push(fallback);
+                self.say(&format!(
+                    "iteration {iteration}: every noisy count of class {} fell under the threshold; its parents are drawn uniformly (a lower evolution.threshold avoids this)",
+                    name.unwrap_or_default()
+                ))?;
+                self.state()?;
+            }
+            parents.push(chosen.indices);
+        }
+        Ok(parents)
+    }
+}
+
+/// `lattice`: the release itself, exact; `noisy`: the same in votes; `votes`: above the threshold.
+fn write_votes(
+    noisy: &NoisyHistogram,
+    threshold_at: f64,
+    stamp: bool,
+    file: &mut (impl io::Write + io::Seek),
+) -> io::Result<()> {
+    let values = noisy.values();
+    let mut writer = NpzWriter::new(file);
+    let written = writer
+        .array_i64("lattice", noisy.lattice())
+        .and_then(|()| writer.array_f64("noisy", &values))
+        .and_then(|()| writer.array_f64("votes", &threshold(&values, threshold_at)))
+        .and_then(|()| {
+            if stamp {
+                writer.array_i64("non_private", &[1])
+            } else {
+                Ok(())
+            }
+        })
+        .and_then(|()| writer.finish());
+    written.map_err(io::Error::other)
+}
+
+fn read_votes(path: &Path, expected: usize) -> Result<NoisyHistogram, EvolutionError> {
+    let lattice = crate::images::read_i64(path, "lattice")?.unwrap_or_default();
+    if lattice.len() != expected {
+        return Err(EvolutionError::State(format!(
+            "{}: `lattice` has {} values where {expected} were expected",
+            path.display(),
+            lattice.len()
+        )));
+    }
+    Ok(NoisyHistogram::from_lattice(lattice))
+}
