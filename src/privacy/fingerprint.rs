@@ -1,0 +1,57 @@
+//! Recognising the private data without revealing them.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
+
+/// SHA-256 of private data. A hash of private data is itself derived from them (whoever can guess a
+/// candidate data set can test it), so it exists only as `Sensitive<Fingerprint>` and is stored
+/// only in the private folder.
+pub struct Fingerprint(pub(super) [u8; 32]);
+
+impl Fingerprint {
+    /// Hashes `parts` in order, each preceded by its length, so that moving a boundary between parts
+    /// gives another fingerprint.
+    pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hasher = Sha256::new();
+        for part in parts {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        Self(hasher.finalize().into())
+    }
+}
+
+/// SHA-256 of *public* bytes (a configuration, a released histogram) as 64 hexadecimal digits.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digest_is_sha256() {
+        assert_eq!(
+            sha256_hex(b"abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn boundaries_matter() {
+        let joined = Fingerprint::of([b"ab".as_slice(), b"c"]);
+        let moved = Fingerprint::of([b"a".as_slice(), b"bc"]);
+        let again = Fingerprint::of([b"ab".as_slice(), b"c"]);
+        assert_ne!(joined.0, moved.0);
+        assert_eq!(joined.0, again.0);
+    }
+}

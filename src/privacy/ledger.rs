@@ -1,0 +1,554 @@
+//! `ledger.jsonl`: every charge, on disk before noise is drawn.
+//!
+//! The file is public and append-only, one JSON object a line:
+//!
+//! 1. the header: the terms of the run (mechanism, σ, k, T, δ, adjacency, unit, digest of the public configuration);
+//! 2. `charge`, before an iteration's noise is drawn, with ε so far;
+//! 3. `stored`, after the noisy histogram is in its place, with its SHA-256; then the next `charge`.
+//!
+//! **What opening checks.** Every line must be, byte for byte, the one that this program writes there: a header
+//! is determined by the present terms and the run's id, a charge by the header and its number. So a ledger
+//! of other terms, an edited one, one with a missing, repeated or additional line refuses, and says where.
+//!
+//! **A torn last line** (one without its newline) is what a crash while appending leaves. The newline is part of the
+//! same write as the line, and a charge is only handed out after that write was synced. So no noise can
+//! have been drawn against a torn charge, and a torn `stored` line says nothing that the stored file does not:
+//! either may be cut off, provided that it is the beginning of the line that was due. A *complete* charge
+//! always stands, even if the crash came before the sync returned.
+//!
+//! **No second draw for a histogram that is out.** A charge without its `stored` line is handed out again by the next process
+//! (the first draw never left the process that made it; see `mechanism`). With its `stored` line it is
+//! not, even if the file is gone: a histogram that somebody deleted because they did not like it has been
+//! seen.
+//!
+//! **One process.** The open ledger is locked; the lock ends with the process, however it ends.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::accountant::Adjacency;
+use super::error::PrivacyError;
+use super::fingerprint::Fingerprint;
+use super::lattice::LATTICE_BITS;
+use super::mechanism::{Charge, NoisyHistogram};
+use super::private_folder::PrivateFolder;
+use super::rounding::ShownEpsilon;
+use super::sensitive::Sensitive;
+use super::settings::{ResolvedPrivacy, Unit};
+use crate::atomic;
+
+/// The ledger's name in the result folder.
+const LEDGER: &str = "ledger.jsonl";
+
+/// The fingerprint's name in the private folder.
+const FINGERPRINT: &str = "fingerprint";
+
+/// How every header begins.
+const TITLE: &str = "{\"ledger\":\"dpsyn privacy ledger\",\"version\":1,";
+
+#[derive(Serialize)]
+struct Header<'a> {
+    ledger: &'static str,
+    version: u32,
+    run_id: &'a str,
+    mechanism: &'static str,
+    noise_multiplier: f64,
+    nearest_neighbors: u32,
+    lattice_bits: u32,
+    lattice_sigma: Option<String>,
+    planned_releases: u32,
+    delta: f64,
+    adjacency: Adjacency,
+    unit: Unit,
+    noise: &'static str,
+    non_private: Option<&'static str>,
+    config_sha256: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "record", rename_all = "lowercase")]
+enum Record<'a> {
+    Charge {
+        iteration: u32,
+        release: &'static str,
+        releases_so_far: u32,
+        epsilon_so_far: ShownEpsilon,
+        delta: f64,
+        adjacency: Adjacency,
+        unit: Unit,
+    },
+    Stored {
+        iteration: u32,
+        sha256: &'a str,
+    },
+}
+
+/// The open, locked, validated ledger of a run.
+pub struct Ledger {
+    file: File,
+    path: PathBuf,
+    privacy: ResolvedPrivacy,
+    config_sha256: String,
+    run_id: String,
+    /// For each charged iteration, from 1: the digest of its stored histogram. Only the last may lack one.
+    stored: Vec<Option<String>>,
+    /// The iteration whose charge this process handed out last.
+    handed_out: Option<u32>,
+    broken: bool,
+}
+
+impl Ledger {
+    /// Opens `folder/ledger.jsonl` for the run with these terms, making it if the folder has none, and removes what a
+    /// killed process left unfinished in the private folder.
+    ///
+    /// `config_sha256` is the digest of the run's *public* configuration
+    /// ([`sha256_hex`](super::sha256_hex)); `data` the fingerprint of the private images.
+    ///
+    /// # Errors
+    /// [`PrivacyError::LedgerLocked`] when another process has it; [`PrivacyError::LedgerTerms`] when it was begun
+    /// under other terms; [`PrivacyError::LedgerLine`] when a line is not what it must be;
+    /// [`PrivacyError::PrivateData`] when the private images are not those it was begun with, or when the
+    /// ledger or the fingerprint was removed; [`PrivacyError::Io`] from the file system.
+    pub fn open(
+        folder: &Path,
+        privacy: &ResolvedPrivacy,
+        config_sha256: &str,
+        private: &PrivateFolder,
+        data: &Sensitive<Fingerprint>,
+    ) -> Result<Self, PrivacyError> {
+        let path = folder.join(LEDGER);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(PrivacyError::io("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(PrivacyError::LedgerLocked { path }),
+            Err(TryLockError::Error(error)) => return Err(PrivacyError::io("lock", &path)(error)),
+        }
+        let mut ledger = Self {
+            file,
+            path,
+            privacy: privacy.clone(),
+            config_sha256: config_sha256.to_owned(),
+            run_id: String::new(),
+            stored: Vec::new(),
+            handed_out: None,
+            broken: false,
+        };
+        let begun = ledger.take_up()?;
+        ledger.check_data(begun, private, data)?;
+        if !begun {
+            ledger.begin(folder)?;
+        }
+        if private.fingerprint_matches(FINGERPRINT, data)?.is_none() {
+            private.write_fingerprint(FINGERPRINT, data)?;
+        }
+        private.remove_leftovers()?;
+        Ok(ledger)
+    }
+
+    /// Charges the release of `iteration` (counted from 1) and hands out the permission to draw its
+    /// noise. The charge is on disk when this returns.
+    ///
+    /// An iteration whose charge is in the ledger without its histogram having been stored is not charged
+    /// again. Look for the stored histogram first: if it is there, give it to
+    /// [`Ledger::confirm_stored`] instead.
+    ///
+    /// # Errors
+    /// [`PrivacyError::Order`] when it is not this iteration's turn, when its histogram is out already, or when the plan is
+    /// exhausted; [`PrivacyError::Io`] when the charge could not be written, after which the
+    /// ledger refuses everything else.
+    pub fn charge(&mut self, iteration: u32) -> Result<Charge, PrivacyError> {
+        self.check_usable()?;
+        let refuse = |message: String| Err(PrivacyError::Order { iteration, message });
+        let charged = self.charged();
+        if (1..=charged).contains(&iteration) {
+            if self.digest_of(iteration).is_some() {
+                return refuse(
+                    "its noisy histogram was released already; put the file back, \
+                     or begin again in another output folder"
+                        .to_owned(),
+                );
+            }
+            if self.handed_out == Some(iteration) {
+                return refuse("its charge was used already".to_owned());
+            }
+            self.handed_out = Some(iteration);
+            return Ok(Charge::new(iteration, true, &self.privacy));
+        }
+        if iteration != charged + 1 {
+            return refuse(format!("out of turn: the next is {}", charged + 1));
+        }
+        if self.awaits_storing() {
+            return refuse(format!(
+                "out of turn: the noisy histogram of iteration {charged} is not stored"
+            ));
+        }
+        if iteration > self.privacy.releases {
+            return refuse(format!(
+                "only {} releases are planned",
+                self.privacy.releases
+            ));
+        }
+        let line = self.charge_line(iteration)?;
+        self.append(&line)?;
+        self.stored.push(None);
+        self.handed_out = Some(iteration);
+        Ok(Charge::new(iteration, false, &self.privacy))
+    }
+
+    /// Says that the histogram of `iteration` is in its place: [`Drawn::store`](super::Drawn::store) does, and a
+    /// resumed run does for every histogram that it reads back. Records it, or checks that it
+    /// is the one recorded.
+    ///
+    /// # Errors
+    /// [`PrivacyError::Order`] when its release was never charged, or when another histogram was released;
+    /// [`PrivacyError::Io`] when the record could not be written.
+    pub fn confirm_stored(
+        &mut self,
+        iteration: u32,
+        histogram: &NoisyHistogram,
+    ) -> Result<(), PrivacyError> {
+        self.check_usable()?;
+        let refuse = |message: &str| {
+            Err(PrivacyError::Order {
+                iteration,
+                message: message.to_owned(),
+            })
+        };
+        if !(1..=self.charged()).contains(&iteration) {
+            return refuse("there is a noisy histogram but no charge for it in the ledger");
+        }
+        let digest = histogram.digest();
+        match self.digest_of(iteration) {
+            Some(recorded) if recorded == digest => Ok(()),
+            Some(_) => refuse("the noisy histogram on disk is not the one that was released"),
+            None => {
+                let line = self.stored_line(iteration, &digest)?;
+                self.append(&line)?;
+                if let Some(last) = self.stored.last_mut() {
+                    *last = Some(digest);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// How many releases have been charged.
+    #[must_use]
+    pub fn charged(&self) -> u32 {
+        // Opening and charging keep it at most `privacy.releases`, a u32.
+        u32::try_from(self.stored.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The terms.
+    #[must_use]
+    pub fn privacy(&self) -> &ResolvedPrivacy {
+        &self.privacy
+    }
+
+    /// A random name for this run, the same in ledger and statement.
+    #[must_use]
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// The digest of the public configuration.
+    #[must_use]
+    pub fn config_sha256(&self) -> &str {
+        &self.config_sha256
+    }
+
+    fn digest_of(&self, iteration: u32) -> Option<&str> {
+        let index = usize::try_from(iteration).ok()?.checked_sub(1)?;
+        self.stored.get(index)?.as_deref()
+    }
+
+    /// Whether the last charge has no `stored` line yet.
+    fn awaits_storing(&self) -> bool {
+        self.stored.last().is_some_and(Option::is_none)
+    }
+
+    fn check_usable(&self) -> Result<(), PrivacyError> {
+        if self.broken {
+            return Err(PrivacyError::LedgerBroken {
+                path: self.path.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Writes the header of a new run.
+    fn begin(&mut self, folder: &Path) -> Result<(), PrivacyError> {
+        let mut id = [0u8; 16];
+        getrandom::fill(&mut id).map_err(|source| PrivacyError::Randomness { source })?;
+        self.run_id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let line = self.header_line()?;
+        self.append(&line)?;
+        atomic::sync_folder(folder).map_err(PrivacyError::io("sync", folder))
+    }
+
+    /// The private images must be those that the run began with. A missing half of the pair (ledger,
+    /// fingerprint) means that somebody removed it; the header is written first, so that no crash
+    /// looks like that.
+    fn check_data(
+        &self,
+        begun: bool,
+        private: &PrivateFolder,
+        data: &Sensitive<Fingerprint>,
+    ) -> Result<(), PrivacyError> {
+        let refuse = |message: String| Err(PrivacyError::PrivateData { message });
+        match (begun, private.fingerprint_matches(FINGERPRINT, data)?) {
+            (true, Some(true)) | (false, None) => Ok(()),
+            (true, None) if self.stored.is_empty() => Ok(()),
+            (true, None) => refuse(format!(
+                "{} has charges, but {} is gone, so it cannot be checked that the private images \
+                 are the same; use another output folder",
+                self.path.display(),
+                private.path().join(FINGERPRINT).display()
+            )),
+            (true, Some(false)) => refuse(format!(
+                "the private images are not those that {} was begun with; \
+                 use another output folder",
+                self.path.display()
+            )),
+            (false, Some(_)) => refuse(format!(
+                "{} is gone although a run was begun here, so its charges are unknown; \
+                 use another output folder",
+                self.path.display()
+            )),
+        }
+    }
+
+    fn append(&mut self, line: &str) -> Result<(), PrivacyError> {
+        let mut write = || -> io::Result<()> {
+            self.file.seek(SeekFrom::End(0))?;
+            self.file.write_all(format!("{line}\n").as_bytes())?;
+            self.file.sync_all()
+        };
+        write().map_err(|error| {
+            // After a failed sync, the system may take the data for written: nothing can be trusted.
+            self.broken = true;
+            PrivacyError::io("write", &self.path)(error)
+        })
+    }
+
+    /// Reads and validates the file, and cuts a torn last line off. False when no header is there.
+    fn take_up(&mut self) -> Result<bool, PrivacyError> {
+        let mut bytes = Vec::new();
+        self.file
+            .read_to_end(&mut bytes)
+            .map_err(PrivacyError::io("read", &self.path))?;
+        let whole = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |i| i + 1);
+        let (lines, torn) = bytes.split_at(whole);
+        let mut begun = false;
+        let mut number = 0;
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            number += 1;
+            let line = std::str::from_utf8(line)
+                .map_err(|_| self.line_error(number, "is not text"))?
+                .trim_end_matches('\n');
+            if begun {
+                self.take_up_record(number, line)?;
+            } else {
+                self.take_up_header(line)?;
+                begun = true;
+            }
+        }
+        if !torn.is_empty() {
+            // Some file systems extend a file with zeros before its data arrive.
+            let end = torn
+                .iter()
+                .rposition(|byte| *byte != 0)
+                .map_or(0, |i| i + 1);
+            let (text, _) = torn.split_at(end);
+            if !self.may_be_torn(begun, text)? {
+                return Err(self.line_error(
+                    number + 1,
+                    "is incomplete, and not the beginning of the line that was due",
+                ));
+            }
+            self.file
+                .set_len(whole as u64)
+                .map_err(PrivacyError::io("shorten", &self.path))?;
+        }
+        // Lines that a killed process wrote without living to see the sync.
+        self.file
+            .sync_all()
+            .map_err(PrivacyError::io("sync", &self.path))?;
+        Ok(begun)
+    }
+
+    fn take_up_header(&mut self, line: &str) -> Result<(), PrivacyError> {
+        let found: Value = serde_json::from_str(line)
+            .map_err(|error| self.line_error(1, format!("is no JSON object: {error}")))?;
+        let run_id = found.get("run_id").and_then(Value::as_str).unwrap_or("");
+        if run_id.len() != 32 || !run_id.bytes().all(is_lower_hex) {
+            return Err(self.line_error(1, "`run_id` is not 32 hexadecimal digits"));
+        }
+        self.run_id = run_id.to_owned();
+        let expected_line = self.header_line()?;
+        if line == expected_line {
+            return Ok(());
+        }
+        let expected: Value = serde_json::from_str(&expected_line)
+            .map_err(|error| self.line_error(1, error.to_string()))?;
+        let keys = |value: &Value| -> Vec<String> {
+            let object = value.as_object();
+            object.map_or(Vec::new(), |o| o.keys().cloned().collect())
+        };
+        for key in keys(&expected).into_iter().chain(keys(&found)) {
+            let (ledger, present) = (found.get(&key), expected.get(&key));
+            if ledger != present {
+                let text = |value: Option<&Value>| value.map_or("absent".into(), Value::to_string);
+                return Err(PrivacyError::LedgerTerms {
+                    path: self.path.clone(),
+                    ledger: text(ledger),
+                    present: text(present),
+                    key,
+                });
+            }
+        }
+        Err(self.line_error(1, "is not written as this program writes it"))
+    }
+
+    fn take_up_record(&mut self, number: usize, line: &str) -> Result<(), PrivacyError> {
+        let last = self.charged();
+        if self.awaits_storing() {
+            let digest = line
+                .strip_prefix(&self.stored_line_start(last)?)
+                .and_then(|rest| rest.strip_suffix("\"}"))
+                .filter(|digest| digest.len() == 64 && digest.bytes().all(is_lower_hex));
+            let Some(digest) = digest else {
+                return Err(self.line_error(
+                    number,
+                    format!("expected the record that iteration {last} is stored, found {line}"),
+                ));
+            };
+            if let Some(slot) = self.stored.last_mut() {
+                *slot = Some(digest.to_owned());
+            }
+            return Ok(());
+        }
+        if last >= self.privacy.releases {
+            return Err(self.line_error(
+                number,
+                format!(
+                    "more lines than {} planned releases make",
+                    self.privacy.releases
+                ),
+            ));
+        }
+        let expected = self.charge_line(last + 1)?;
+        if line != expected {
+            return Err(self.line_error(number, format!("expected {expected}, found {line}")));
+        }
+        self.stored.push(None);
+        Ok(())
+    }
+
+    /// Whether `text` is the beginning of the line that was due.
+    fn may_be_torn(&self, begun: bool, text: &[u8]) -> Result<bool, PrivacyError> {
+        let last = self.charged();
+        if text.is_empty() {
+            return Ok(true);
+        }
+        if !begun {
+            // The run's id, and so the rest, is not known.
+            return Ok(TITLE.as_bytes().starts_with(text) || text.starts_with(TITLE.as_bytes()));
+        }
+        if self.awaits_storing() {
+            let start = self.stored_line_start(last)?;
+            let Some(rest) = text.strip_prefix(start.as_bytes()) else {
+                return Ok(start.as_bytes().starts_with(text));
+            };
+            let digits = rest.iter().take_while(|byte| is_lower_hex(**byte)).count();
+            let (digits, end) = rest.split_at(digits);
+            return Ok(match digits.len() {
+                0..64 => end.is_empty(),
+                64 => b"\"}".starts_with(end),
+                _ => false,
+            });
+        }
+        Ok(
+            last < self.privacy.releases
+                && self.charge_line(last + 1)?.as_bytes().starts_with(text),
+        )
+    }
+
+    fn header_line(&self) -> Result<String, PrivacyError> {
+        let privacy = &self.privacy;
+        self.render(&Header {
+            ledger: "dpsyn privacy ledger",
+            version: 1,
+            run_id: &self.run_id,
+            mechanism: "discrete gaussian on a histogram of votes",
+            noise_multiplier: privacy.noise_multiplier,
+            nearest_neighbors: privacy.nearest_neighbors,
+            lattice_bits: LATTICE_BITS,
+            lattice_sigma: privacy.lattice_sigma().map(|sigma| sigma.to_string()),
+            planned_releases: privacy.releases,
+            delta: privacy.delta,
+            adjacency: privacy.adjacency,
+            unit: privacy.unit,
+            noise: privacy.noise.name(),
+            non_private: privacy.non_private(),
+            config_sha256: &self.config_sha256,
+        })
+    }
+
+    fn charge_line(&self, iteration: u32) -> Result<String, PrivacyError> {
+        let privacy = &self.privacy;
+        self.render(&Record::Charge {
+            iteration,
+            release: "noisy histogram of votes",
+            releases_so_far: iteration,
+            epsilon_so_far: ShownEpsilon(privacy.epsilon_after(iteration, privacy.adjacency)),
+            delta: privacy.delta,
+            adjacency: privacy.adjacency,
+            unit: privacy.unit,
+        })
+    }
+
+    fn stored_line(&self, iteration: u32, sha256: &str) -> Result<String, PrivacyError> {
+        self.render(&Record::Stored { iteration, sha256 })
+    }
+
+    /// A `stored` line up to its digest.
+    fn stored_line_start(&self, iteration: u32) -> Result<String, PrivacyError> {
+        let line = self.stored_line(iteration, "")?;
+        Ok(line.trim_end_matches("\"}").to_owned() + "\"")
+    }
+
+    fn render(&self, line: &impl Serialize) -> Result<String, PrivacyError> {
+        serde_json::to_string(line)
+            .map_err(|error| PrivacyError::io("write", &self.path)(error.into()))
+    }
+
+    fn line_error(&self, line: usize, message: impl Into<String>) -> PrivacyError {
+        PrivacyError::LedgerLine {
+            path: self.path.clone(),
+            line,
+            message: message.into(),
+        }
+    }
+}
+
+fn is_lower_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -1,0 +1,171 @@
+//! The answer of `dpsyn privacy`: what a plan costs, or how much noise a target takes.
+
+use std::fmt;
+
+use super::accountant::{self, Adjacency};
+use super::error::PrivacyError;
+use super::rounding::round_up;
+use super::settings::{PrivacyConfig, Unit};
+
+/// ε after so many iterations under both adjacencies, rounded up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReportRow {
+    /// Iterations executed, one release each.
+    pub iteration: u32,
+    /// ε under [`Adjacency::AddRemove`].
+    pub add_remove: f64,
+    /// ε under [`Adjacency::ReplaceOne`].
+    pub replace_one: f64,
+}
+
+/// What `iterations` releases with a `[privacy]` table spend. Shown as text by [`fmt::Display`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// σ, as given or as needed for the target under the declared adjacency.
+    pub noise_multiplier: f64,
+    /// δ.
+    pub delta: f64,
+    /// The declared adjacency.
+    pub adjacency: Adjacency,
+    /// Whose participation is protected.
+    pub unit: Unit,
+    /// One row an iteration.
+    pub rows: Vec<ReportRow>,
+    /// The target ε, if there was one, and the smallest σ that keeps to it under add-remove and under replace-one.
+    pub target: Option<(f64, [f64; 2])>,
+}
+
+impl Report {
+    /// Computes the table. Unlike [`PrivacyConfig::resolve`], this accepts any noise multiplier: it is for
+    /// planning.
+    ///
+    /// # Errors
+    /// [`PrivacyError::Config`] for both or neither of `noise_multiplier` and `epsilon`, or values out of range.
+    pub fn new(config: &PrivacyConfig, iterations: u32) -> Result<Self, PrivacyError> {
+        let sigma = |target, adjacency| {
+            accountant::noise_multiplier(target, iterations, config.delta, adjacency)
+        };
+        let (noise_multiplier, target) = match (config.noise_multiplier, config.epsilon) {
+            (Some(noise_multiplier), None) => (noise_multiplier, None),
+            (None, Some(target)) => {
+                let both = [
+                    sigma(target, Adjacency::AddRemove)?,
+                    sigma(target, Adjacency::ReplaceOne)?,
+                ];
+                (sigma(target, config.adjacency)?, Some((target, both)))
+            }
+            _ => {
+                return Err(PrivacyError::config(
+                    "noise_multiplier",
+                    "expected either noise_multiplier or epsilon",
+                ));
+            }
+        };
+        let epsilon = |iteration, adjacency| {
+            accountant::epsilon(noise_multiplier, iteration, config.delta, adjacency)
+        };
+        let rows = (1..=iterations)
+            .map(|iteration| {
+                Ok(ReportRow {
+                    iteration,
+                    add_remove: epsilon(iteration, Adjacency::AddRemove)?,
+                    replace_one: epsilon(iteration, Adjacency::ReplaceOne)?,
+                })
+            })
+            .collect::<Result<_, PrivacyError>>()?;
+        Ok(Self {
+            noise_multiplier,
+            delta: config.delta,
+            adjacency: config.adjacency,
+            unit: config.unit,
+            rows,
+            target,
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "unit {}, delta {}, noise multiplier {} (every figure is rounded up)",
+            self.unit,
+            self.delta,
+            round_up(self.noise_multiplier, 4)
+        )?;
+        if let Some((target, [add_remove, replace_one])) = self.target {
+            writeln!(
+                f,
+                "epsilon {target} after {} iterations needs a noise multiplier of {} (add-remove) \
+                 or {} (replace-one)",
+                self.rows.len(),
+                round_up(add_remove, 4),
+                round_up(replace_one, 4)
+            )?;
+        }
+        writeln!(f)?;
+        writeln!(
+            f,
+            "{:>9}  {:>18}  {:>19}",
+            "iteration", "epsilon add-remove", "epsilon replace-one"
+        )?;
+        for row in &self.rows {
+            writeln!(
+                f,
+                "{:>9}  {:>18}  {:>19}",
+                row.iteration,
+                round_up(row.add_remove, 3),
+                round_up(row.replace_one, 3)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(noise_multiplier: Option<f64>, epsilon: Option<f64>) -> PrivacyConfig {
+        PrivacyConfig {
+            noise_multiplier,
+            epsilon,
+            delta: 1e-5,
+            adjacency: Adjacency::AddRemove,
+            unit: Unit::Image,
+        }
+    }
+
+    #[test]
+    fn the_paper_s_table() {
+        let sigma = 5.0 * 2f64.sqrt();
+        let report = Report::new(&config(Some(sigma), None), 20).unwrap();
+        let text = report.to_string();
+        assert!(text.contains("        1               0.497 "), "{text}");
+        // 2.59438… and 3.84827…
+        let last = text.lines().last().unwrap();
+        let words: Vec<&str> = last.split_whitespace().collect();
+        assert_eq!(words, ["20", "2.595", "3.849"]);
+        assert!(text.contains("unit image"), "{text}");
+    }
+
+    #[test]
+    fn a_target_is_met() {
+        let report = Report::new(&config(None, Some(1.0)), 10).unwrap();
+        assert!(report.rows[9].add_remove <= 1.0 && report.rows[9].add_remove > 0.999);
+        let (target, [add_remove, replace_one]) = report.target.unwrap();
+        assert_eq!((target, add_remove), (1.0, report.noise_multiplier));
+        assert!((add_remove - 11.797_293_077_1).abs() < 1e-6);
+        // The histogram moves √2 as far.
+        assert!((replace_one / add_remove - 2f64.sqrt()).abs() < 1e-9);
+        assert!(report.to_string().contains("11.7973 (add-remove)"));
+    }
+
+    #[test]
+    fn one_of_the_two_is_needed() {
+        assert!(Report::new(&config(None, None), 1).is_err());
+        assert!(Report::new(&config(Some(1.0), Some(1.0)), 1).is_err());
+        let none = Report::new(&config(Some(0.0), None), 1).unwrap();
+        assert!(none.to_string().contains("infinite"));
+    }
+}

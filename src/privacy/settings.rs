@@ -1,0 +1,273 @@
+//! The `[privacy]` table of the configuration, and what it resolves to.
+
+use num_bigint::BigUint;
+use serde::{Deserialize, Serialize};
+
+use super::accountant::{self, Adjacency, check_delta, check_noise_multiplier};
+use super::error::PrivacyError;
+use super::lattice::{
+    LARGEST_DEVIATION, LARGEST_NOISE_MULTIPLIER, SMALLEST_NOISE_MULTIPLIER, deviation,
+    lattice_sigma,
+};
+use super::noise_source::NoiseOrigin;
+
+/// Whose participation is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// One private image. Somebody with several images in the data set is protected less.
+    #[default]
+    Image,
+}
+
+impl Unit {
+    /// The name used in configurations, ledgers and statements.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+        }
+    }
+}
+
+impl std::fmt::Display for Unit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The `[privacy]` table: either `noise_multiplier` or `epsilon`, and `delta`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrivacyConfig {
+    /// σ: the standard deviation of the noise on each count is σ·√k votes, k the number of nearest
+    /// neighbours that an image votes for. Between 1/16 and 2^20, or 0 with `--non-private`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_multiplier: Option<f64>,
+    /// Instead of `noise_multiplier`: the ε that all planned iterations together may spend. The
+    /// smallest σ that keeps to it is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
+    /// δ. Must be below 1/n, n the number of private images: publishing one image picked at random
+    /// satisfies δ = 1/n.
+    pub delta: f64,
+    /// Which data sets are neighbours: `add-remove` (default) or `replace-one`.
+    #[serde(default)]
+    pub adjacency: Adjacency,
+    /// Whose participation is protected: `image`, the only one so far.
+    #[serde(default)]
+    pub unit: Unit,
+}
+
+/// Says that somebody asked for a run without privacy in so many words (`--non-private`). The ledger and
+/// the statement of such a run are stamped.
+#[derive(Debug)]
+#[must_use]
+pub struct NonPrivate(());
+
+impl NonPrivate {
+    /// Call this only on the user's explicit request.
+    pub fn acknowledged() -> Self {
+        Self(())
+    }
+}
+
+impl PrivacyConfig {
+    /// Checks the table and settles every parameter, for `releases` planned iterations, images voting for
+    /// `nearest_neighbors` samples each, and, once it is known, the number of private images (which
+    /// is declared public).
+    ///
+    /// # Errors
+    /// [`PrivacyError::Config`], naming the key: both or neither of `noise_multiplier` and `epsilon`;
+    /// values out of range; δ ≥ 1/n; a noise multiplier of 0 without the acknowledgement, or the
+    /// acknowledgement with noise; no neighbours.
+    pub fn resolve(
+        &self,
+        releases: u32,
+        nearest_neighbors: u32,
+        private_images: Option<usize>,
+        non_private: Option<NonPrivate>,
+    ) -> Result<ResolvedPrivacy, PrivacyError> {
+        check_delta(self.delta)?;
+        if let Some(n) = private_images {
+            check_delta_against(self.delta, n)?;
+        }
+        if nearest_neighbors == 0 {
+            return Err(PrivacyError::config(
+                "nearest_neighbors",
+                "expected at least 1",
+            ));
+        }
+        let noise_multiplier = match (self.noise_multiplier, self.epsilon) {
+            (Some(noise_multiplier), None) => noise_multiplier,
+            (None, Some(target)) => {
+                let delta = self.delta;
+                accountant::noise_multiplier(target, releases, delta, self.adjacency)?
+            }
+            (Some(_), Some(_)) => {
+                return Err(PrivacyError::config(
+                    "epsilon",
+                    "conflicts with noise_multiplier: expected one of the two",
+                ));
+            }
+            (None, None) => {
+                return Err(PrivacyError::config(
+                    "noise_multiplier",
+                    "missing: expected noise_multiplier or epsilon",
+                ));
+            }
+        };
+        check_noise_multiplier(noise_multiplier)?;
+        let without_noise = noise_multiplier == 0.0;
+        match (without_noise, non_private.is_some()) {
+            (true, false) => {
+                return Err(PrivacyError::config(
+                    "noise_multiplier",
+                    "0 means no privacy at all; expected at least 0.0625, or --non-private",
+                ));
+            }
+            (false, true) => {
+                return Err(PrivacyError::config(
+                    "noise_multiplier",
+                    format!("expected 0 with --non-private, found {noise_multiplier}"),
+                ));
+            }
+            (true, true) => {}
+            (false, false) => check_practical(noise_multiplier, nearest_neighbors, releases)?,
+        }
+        Ok(ResolvedPrivacy {
+            // −0 would have another text in the ledger.
+            noise_multiplier: noise_multiplier.abs(),
+            nearest_neighbors,
+            releases,
+            delta: self.delta,
+            adjacency: self.adjacency,
+            unit: self.unit,
+            noise: NoiseOrigin::from_environment()?,
+        })
+    }
+}
+
+fn check_delta_against(delta: f64, private_images: usize) -> Result<(), PrivacyError> {
+    if delta * private_images as f64 >= 1.0 {
+        return Err(PrivacyError::config(
+            "delta",
+            format!(
+                "expected less than 1/n = 1/{private_images}, found {delta}: \
+                 such a guarantee would allow publishing a private image"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_practical(
+    noise_multiplier: f64,
+    nearest_neighbors: u32,
+    releases: u32,
+) -> Result<(), PrivacyError> {
+    let range = SMALLEST_NOISE_MULTIPLIER..=LARGEST_NOISE_MULTIPLIER;
+    if !range.contains(&noise_multiplier) {
+        return Err(PrivacyError::config(
+            "noise_multiplier",
+            format!("expected 0.0625 to 1048576, found {noise_multiplier}"),
+        ));
+    }
+    if nearest_neighbors > 1 << 16 {
+        return Err(PrivacyError::config(
+            "nearest_neighbors",
+            format!("expected at most 65536, found {nearest_neighbors}"),
+        ));
+    }
+    if deviation(noise_multiplier, nearest_neighbors, releases) > LARGEST_DEVIATION {
+        return Err(PrivacyError::config(
+            "noise_multiplier",
+            format!(
+                "{noise_multiplier} is too small for {releases} iterations to be accounted for"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Validated privacy parameters of a run. Made by [`PrivacyConfig::resolve`] only.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResolvedPrivacy {
+    pub(super) noise_multiplier: f64,
+    pub(super) nearest_neighbors: u32,
+    pub(super) releases: u32,
+    pub(super) delta: f64,
+    pub(super) adjacency: Adjacency,
+    pub(super) unit: Unit,
+    pub(super) noise: NoiseOrigin,
+}
+
+impl ResolvedPrivacy {
+    /// σ. The noise on each count has standard deviation σ·√k votes. 0 in a non-private run.
+    #[must_use]
+    pub fn noise_multiplier(&self) -> f64 {
+        self.noise_multiplier
+    }
+
+    /// k, how many samples each private image votes for.
+    #[must_use]
+    pub fn nearest_neighbors(&self) -> u32 {
+        self.nearest_neighbors
+    }
+
+    /// T, the number of planned releases, one an iteration.
+    #[must_use]
+    pub fn releases(&self) -> u32 {
+        self.releases
+    }
+
+    /// δ.
+    #[must_use]
+    pub fn delta(&self) -> f64 {
+        self.delta
+    }
+
+    /// The adjacency under which the run makes its claim.
+    #[must_use]
+    pub fn adjacency(&self) -> Adjacency {
+        self.adjacency
+    }
+
+    /// Whose participation is protected.
+    #[must_use]
+    pub fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    /// ε after `releases` releases under `adjacency`, rounded up; infinite in a run without noise.
+    #[must_use]
+    pub fn epsilon_after(&self, releases: u32, adjacency: Adjacency) -> f64 {
+        accountant::solve_epsilon(self.noise_multiplier, releases, self.delta, adjacency)
+    }
+
+    /// Why nothing that this run makes is private; `None` for a private run.
+    #[must_use]
+    pub fn non_private(&self) -> Option<&'static str> {
+        if self.noise_multiplier == 0.0 {
+            Some("no noise was added, on request (--non-private)")
+        } else if self.noise == NoiseOrigin::OperatingSystem {
+            None
+        } else {
+            Some("the noise came from a fixed test seed (DPSYN_TEST_NOISE_SEED in a test build)")
+        }
+    }
+
+    /// Checks δ < 1/n once the number of private images is known.
+    ///
+    /// # Errors
+    /// [`PrivacyError::Config`] otherwise.
+    pub fn check_private_images(&self, private_images: usize) -> Result<(), PrivacyError> {
+        check_delta_against(self.delta, private_images)
+    }
+
+    /// The discrete Gaussian's parameter on the lattice; `None` without noise.
+    pub(super) fn lattice_sigma(&self) -> Option<BigUint> {
+        (self.noise_multiplier > 0.0)
+            .then(|| lattice_sigma(self.noise_multiplier, self.nearest_neighbors))
+    }
+}

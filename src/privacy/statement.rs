@@ -1,0 +1,281 @@
+//! `privacy.json`: what a run claims, under which assumptions, for machines and people.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::accountant::{Adjacency, zcdp_rho};
+use super::error::PrivacyError;
+use super::lattice::{LATTICE_BITS, deviation};
+use super::ledger::Ledger;
+use super::mechanism::NoisyHistogram;
+use super::rounding::{ShownEpsilon, round_up};
+use super::settings::{ResolvedPrivacy, Unit};
+use crate::atomic;
+
+/// What the run takes for public: the guarantee does not cover it, so none of it may have been chosen by
+/// looking at individual private images.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PublicInputs {
+    /// n, the number of private images.
+    pub private_images: usize,
+    /// Height and width in pixels to which every image is brought.
+    pub image_size: [usize; 2],
+    /// Number of synthetic samples in the population.
+    pub samples: usize,
+    /// The private classes, in the order of the histogram. Empty in an unconditional run.
+    pub class_names: Vec<String>,
+    /// The share of each class in the synthetic samples, in the same order; sums to 1.
+    pub class_shares: Vec<f64>,
+    /// What the foundation model is asked for, for each class.
+    pub conditions: Vec<ClassConditions>,
+}
+
+/// The public conditions (the model's own class labels, prompts) that stand for a private class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClassConditions {
+    /// The private class's name; `None` in an unconditional run.
+    pub class: Option<String>,
+    /// Prompts, or the model's labels.
+    pub conditions: Vec<String>,
+}
+
+/// All of a class's noisy counts fell below the threshold, so that its samples were drawn uniformly.
+/// Known from the noisy histogram alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UniformFallback {
+    /// The iteration.
+    pub iteration: u32,
+    /// The class's name; `None` in an unconditional run.
+    pub class: Option<String>,
+}
+
+/// The privacy statement of a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Statement {
+    statement: &'static str,
+    version: u32,
+    software: String,
+    summary: String,
+    /// Why nothing here is private; null for a private run.
+    non_private: Option<&'static str>,
+    run_id: String,
+    config_sha256: String,
+    unit: Unit,
+    adjacency: Adjacency,
+    delta: f64,
+    releases_planned: u32,
+    /// Charged, whether or not their histogram was ever drawn.
+    releases_executed: u32,
+    guarantees: Vec<Guarantee>,
+    mechanism: Mechanism,
+    declared_public: PublicInputs,
+    uniform_fallbacks: Vec<UniformFallback>,
+    assumptions: Vec<String>,
+}
+
+/// What holds after so many iterations, under one adjacency.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Guarantee {
+    after_iteration: u32,
+    adjacency: Adjacency,
+    unit: Unit,
+    /// Whether this is the adjacency under which the run makes its claim, or for information.
+    declared: bool,
+    epsilon: ShownEpsilon,
+    delta: f64,
+    /// ρ of zero-concentrated DP, which needs no δ.
+    zcdp_rho: ShownEpsilon,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Mechanism {
+    name: &'static str,
+    noise: &'static str,
+    noise_multiplier: f64,
+    nearest_neighbors: u32,
+    /// σ·√k
+    noise_parameter_votes: f64,
+    l2_sensitivity_votes: Vec<Sensitivity>,
+    lattice_spacing_votes: f64,
+    lattice_sigma: Option<String>,
+    lattice_deviation_bound: f64,
+    accounting: &'static str,
+    references: [&'static str; 3],
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Sensitivity {
+    adjacency: Adjacency,
+    l2: f64,
+}
+
+impl Statement {
+    /// The statement of the run as far as the ledger has it.
+    #[must_use]
+    pub fn new(
+        ledger: &Ledger,
+        declared_public: PublicInputs,
+        uniform_fallbacks: Vec<UniformFallback>,
+    ) -> Self {
+        let privacy = ledger.privacy();
+        let executed = ledger.charged();
+        Self {
+            statement: "dpsyn privacy statement",
+            version: 1,
+            software: format!("dpsyn {}", env!("CARGO_PKG_VERSION")),
+            summary: summary(privacy, executed),
+            non_private: privacy.non_private(),
+            run_id: ledger.run_id().to_owned(),
+            config_sha256: ledger.config_sha256().to_owned(),
+            unit: privacy.unit(),
+            adjacency: privacy.adjacency(),
+            delta: privacy.delta(),
+            releases_planned: privacy.releases(),
+            releases_executed: executed,
+            guarantees: guarantees(privacy, executed),
+            mechanism: mechanism(privacy),
+            declared_public,
+            uniform_fallbacks,
+            assumptions: assumptions(privacy),
+        }
+    }
+
+    /// One sentence for people: the claim with its unit, adjacency and number of releases, or that there is
+    /// none.
+    #[must_use]
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+
+    /// Writes the statement as indented JSON, whole or not at all.
+    ///
+    /// # Errors
+    /// [`PrivacyError::Io`] from the file system.
+    pub fn write(&self, path: &Path) -> Result<(), PrivacyError> {
+        let write = || {
+            let mut text = serde_json::to_string_pretty(self)?;
+            text.push('\n');
+            atomic::write(path, text.as_bytes())
+        };
+        write().map_err(PrivacyError::io("write", path))
+    }
+}
+
+fn summary(privacy: &ResolvedPrivacy, executed: u32) -> String {
+    if let Some(reason) = privacy.non_private() {
+        return format!("NOT PRIVATE: {reason}. Do not publish anything from this run.");
+    }
+    let epsilon = privacy.epsilon_after(executed, privacy.adjacency());
+    let planned = privacy.epsilon_after(privacy.releases(), privacy.adjacency());
+    format!(
+        "After {executed} of {} planned releases, what was released is ({}, {})-differentially \
+         private: unit one {}, adjacency {} ({} {}). After all planned releases, epsilon will be {}.",
+        privacy.releases(),
+        round_up(epsilon, 3),
+        privacy.delta(),
+        privacy.unit(),
+        privacy.adjacency(),
+        privacy.adjacency().meaning(),
+        privacy.unit(),
+        round_up(planned, 3),
+    )
+}
+
+fn guarantees(privacy: &ResolvedPrivacy, executed: u32) -> Vec<Guarantee> {
+    let guarantee = |after_iteration, adjacency| Guarantee {
+        after_iteration,
+        adjacency,
+        unit: privacy.unit(),
+        declared: adjacency == privacy.adjacency(),
+        epsilon: ShownEpsilon(privacy.epsilon_after(after_iteration, adjacency)),
+        delta: privacy.delta(),
+        zcdp_rho: ShownEpsilon(zcdp_rho(
+            privacy.noise_multiplier(),
+            after_iteration,
+            adjacency,
+        )),
+    };
+    (1..=executed)
+        .flat_map(|after| Adjacency::ALL.map(|adjacency| guarantee(after, adjacency)))
+        .collect()
+}
+
+fn mechanism(privacy: &ResolvedPrivacy) -> Mechanism {
+    let neighbors = f64::from(privacy.nearest_neighbors());
+    let sensitivity = |adjacency: Adjacency| Sensitivity {
+        adjacency,
+        l2: (f64::from(adjacency.squared_sensitivity()) * neighbors).sqrt(),
+    };
+    Mechanism {
+        name: "discrete gaussian on a histogram of votes",
+        noise: privacy.noise.name(),
+        noise_multiplier: privacy.noise_multiplier(),
+        nearest_neighbors: privacy.nearest_neighbors(),
+        noise_parameter_votes: privacy.noise_multiplier() * neighbors.sqrt(),
+        l2_sensitivity_votes: Adjacency::ALL.map(sensitivity).to_vec(),
+        lattice_spacing_votes: NoisyHistogram::spacing(),
+        lattice_sigma: privacy.lattice_sigma().map(|sigma| sigma.to_string()),
+        lattice_deviation_bound: if privacy.noise_multiplier() > 0.0 {
+            deviation(
+                privacy.noise_multiplier(),
+                privacy.nearest_neighbors(),
+                privacy.releases(),
+            )
+        } else {
+            0.0
+        },
+        accounting: "exact epsilon(delta) of Gaussian DP with mu = s*sqrt(releases)/noise_multiplier, \
+                     s = 1 (add-remove) or sqrt(2) (replace-one), rounded up",
+        references: [
+            "Canonne, Kamath, Steinke 2020, arXiv 2004.00010 (noise)",
+            "Balle, Wang 2018, arXiv 1805.06530 (epsilon of delta)",
+            "Dong, Roth, Su 2019, arXiv 1905.02383 (composition)",
+        ],
+    }
+}
+
+fn assumptions(privacy: &ResolvedPrivacy) -> Vec<String> {
+    let unit = privacy.unit();
+    let spacing = LATTICE_BITS;
+    vec![
+        "Everything under declared_public is public: it was not chosen by looking at individual \
+         private images, and the guarantee does not cover it. That includes the number of private \
+         images, also under add-remove adjacency."
+            .to_owned(),
+        format!(
+            "The unit is one {unit}. Whoever contributed several is protected less, by group privacy."
+        ),
+        "The foundation model, the embedder and their weights are public and were made without the \
+         private images."
+            .to_owned(),
+        "The result folder without its sub-folder private/ is what may be published; private/ may not, \
+         nor the private images."
+            .to_owned(),
+        "No setting, iteration or sample was or will be chosen by a result that depends on the private \
+         images other than the noisy histograms, such as an evaluation in private/."
+            .to_owned(),
+        "This ledger covers this run. Other runs on the same private images, also abandoned ones, add \
+         to what was spent."
+            .to_owned(),
+        "Nobody restored or copied the result folder to an earlier state and resumed it there, which \
+         would draw noise twice for one charge."
+            .to_owned(),
+        "The machine that ran this is trusted: nobody observes its memory, its timing, its temporary \
+         files or private/. The operating system's random generator is cryptographically secure."
+            .to_owned(),
+        format!(
+            "Each private image casts its votes by itself, by comparison with public samples only, one vote in each of \
+             at most {} bins; numerical error may change which, not how many.",
+            privacy.nearest_neighbors()
+        ),
+        format!(
+            "Noise lives on the lattice of 2^-{spacing} votes; zcdp_rho holds for it exactly, epsilon up to \
+             lattice_deviation_bound, which the rounding of epsilon covers."
+        ),
+    ]
+}
+
+#[cfg(test)]
+#[path = "statement_tests.rs"]
+mod tests;
