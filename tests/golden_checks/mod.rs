@@ -2,6 +2,7 @@
 
 mod case;
 mod compare;
+mod pt_layouts;
 mod unet;
 mod weights;
 
@@ -17,7 +18,7 @@ pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 type Check = fn(&Case) -> Outcome;
 
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
-const CHECKS: &[(&str, Check)] = &[("unet", unet::check)];
+const CHECKS: &[(&str, Check)] = &[("pt_layouts", pt_layouts::check), ("unet", unet::check)];
 
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
