@@ -2,8 +2,12 @@
 
 mod case;
 mod compare;
+<<<<<<< HEAD
 mod sample;
 mod schedule;
+=======
+mod pt_layouts;
+>>>>>>> networks
 mod unet;
 mod weights;
 
@@ -19,11 +23,15 @@ pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 type Check = fn(&Case) -> Outcome;
 
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
+<<<<<<< HEAD
 const CHECKS: &[(&str, Check)] = &[
     ("sample", sample::check),
     ("schedule", schedule::check),
     ("unet", unet::check),
 ];
+=======
+const CHECKS: &[(&str, Check)] = &[("pt_layouts", pt_layouts::check), ("unet", unet::check)];
+>>>>>>> networks
 
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
