@@ -96,10 +96,10 @@ impl Sampler {
     /// # Errors
     /// [`DiffusionError::NoStepLeft`], as a candle error, or candle's own.
     pub fn noised(&self, image: &Tensor, noise: &Tensor, start_t: usize) -> Result<Tensor> {
-        match self.remaining(start_t)?.last() {
-            Some(first) => first.q_sample(image, noise),
-            None => Ok(image.clone()),
-        }
+        let [.., first] = self.remaining(start_t)? else {
+            candle_core::bail!("no step is left to noise an image for");
+        };
+        first.q_sample(image, noise)
     }
 
     /// Goes back from `x` (NCHW, float32) step by step, without the `start_t` noisiest steps (0: from

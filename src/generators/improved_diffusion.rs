@@ -7,6 +7,8 @@
 
 mod config;
 mod pixels;
+#[cfg(test)]
+mod tests;
 
 pub use config::Config;
 pub use pixels::{to_bytes, to_signed};
@@ -67,13 +69,14 @@ impl ImprovedDiffusion {
         Ok(classes.map(|_| draws.iter().map(|draw| draw.condition.0).collect()))
     }
 
-    /// One batch: noise, or `images` noised, taken back without the `skipped` noisiest steps.
-    fn batch(
+    /// One batch: noise, or `images` noised, taken back without the `skipped` noisiest steps;
+    /// float32 `[draws, 3, height, width]`.
+    fn samples(
         &self,
         images: Option<&ImageBatch>,
         draws: &[Draw],
         skipped: usize,
-    ) -> Result<ImageBatch, GeneratorError> {
+    ) -> Result<Tensor, GeneratorError> {
         let labels = self.labels(draws)?;
         // Each stream's order: the initial noise, then one draw for each noisy step.
         let shape = (3, self.image_size, self.image_size);
@@ -87,11 +90,10 @@ impl ImprovedDiffusion {
             let times = vec![time; draws.len()];
             self.unet.forward(x, &times, labels.as_deref())
         };
-        let samples = self
+        let trajectory = self
             .sampler
-            .trajectory(x, skipped, network, |_| noise.draw())?
-            .finish()?;
-        to_bytes(&samples)
+            .trajectory(x, skipped, network, |_| noise.draw())?;
+        Ok(trajectory.finish()?)
     }
 
     /// All draws, a batch at a time.
@@ -105,7 +107,8 @@ impl ImprovedDiffusion {
         for (index, draws) in draws.chunks(self.batch_size.max(1)).enumerate() {
             let start = index * self.batch_size;
             let images = images.map(|images| images.slice(start..start + draws.len()));
-            made.extend(&self.batch(images.as_ref(), draws, skipped)?)?;
+            let samples = self.samples(images.as_ref(), draws, skipped)?;
+            made.extend(&to_bytes(&samples)?)?;
         }
         Ok(made)
     }

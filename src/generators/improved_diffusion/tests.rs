@@ -1,0 +1,262 @@
+//! The generator on a tiny network with pseudo-random weights.
+
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+
+use super::*;
+use crate::streams::{Phase, StreamKey};
+
+/// Weights drawn by the tensor's name.
+struct Drawn;
+
+impl SimpleBackend for Drawn {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let sample = name.bytes().fold(7u64, |hash, byte| {
+            hash.wrapping_mul(1_099_511_628_211) ^ u64::from(byte)
+        });
+        let mut values = vec![0f32; shape.elem_count()];
+        let key = StreamKey { sample, ..KEY };
+        key.open().fill_normal(&mut values);
+        let fan_in: usize = shape.dims().iter().skip(1).product();
+        let (centre, width) = match (shape.rank(), name.ends_with("weight")) {
+            (1, true) => (1.0, 0.1),
+            (1, false) => (0.0, 0.1),
+            _ => (0.0, 1.0 / (fan_in as f64).sqrt()),
+        };
+        let tensor = Tensor::from_vec(values, shape, device)?;
+        tensor.affine(width, centre)?.to_dtype(dtype)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        candle_core::bail!("{name} was asked for without a shape")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+const KEY: StreamKey = StreamKey {
+    seed: 11,
+    phase: Phase::Random,
+    iteration: 0,
+    repeat: 0,
+    sample: 0,
+};
+
+/// Two levels of 8 and 4 pixels, attention at both, five steps, ten classes.
+const TINY: &str = r#"
+checkpoint = "none.pt"
+image_size = 8
+num_channels = 32
+num_res_blocks = 1
+channel_mult = [1, 2]
+attention_resolutions = [8, 4]
+num_heads = 2
+class_cond = true
+num_classes = 10
+learn_sigma = true
+timestep_respacing = "5"
+batch_size = 2
+"#;
+
+fn generator(more: &str) -> ImprovedDiffusion {
+    let config: Config = toml::from_str(&format!("{TINY}{more}")).unwrap();
+    let vb = VarBuilder::from_backend(Box::new(Drawn), DType::F32, Device::Cpu);
+    let unet = UNet::new(&config.unet().unwrap(), &vb).unwrap();
+    ImprovedDiffusion::new(&config, unet, &Device::Cpu).unwrap()
+}
+
+fn draw(sample: u64) -> Draw {
+    Draw {
+        condition: Condition(sample as u32 % 10),
+        stream: StreamKey { sample, ..KEY },
+    }
+}
+
+fn images(count: usize) -> ImageBatch {
+    let bytes = (0..count * 192).map(|index| (index * 37 % 256) as u8);
+    ImageBatch::new(bytes.collect(), count, 8, 8).unwrap()
+}
+
+/// The bits of every number of every image.
+fn bits(samples: &Tensor) -> Vec<Vec<u32>> {
+    let values: Vec<Vec<f32>> = samples.flatten_from(1).unwrap().to_vec2().unwrap();
+    let image = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
+    values.into_iter().map(image).collect()
+}
+
+const METHODS: [&str; 4] = [
+    "use_ddim = true",
+    "use_ddim = true\nclip_denoised = false",
+    "use_ddim = false",
+    "use_ddim = false\nclip_denoised = false",
+];
+
+#[test]
+fn three_images_at_once_are_three_single_images_to_the_bit() {
+    let draws = [draw(0), draw(1), draw(2)];
+    for method in METHODS {
+        let generator = generator(method);
+        for (start, skipped) in [(None, 0), (Some(images(3)), 0), (Some(images(3)), 3)] {
+            let together = bits(&generator.samples(start.as_ref(), &draws, skipped).unwrap());
+            let apart: Vec<_> = (0..3)
+                .flat_map(|index| {
+                    let image = start.as_ref().map(|images| images.slice(index..index + 1));
+                    let draw = &draws[index..index + 1];
+                    bits(&generator.samples(image.as_ref(), draw, skipped).unwrap())
+                })
+                .collect();
+            assert!(together == apart, "{method}, {skipped} steps left out");
+            // Neither saturated nor all alike, or the comparison would say nothing.
+            let distinct: std::collections::BTreeSet<u32> =
+                together.iter().flatten().copied().collect();
+            assert!(distinct.len() > 50, "{method}: {}", distinct.len());
+        }
+    }
+}
+
+#[test]
+fn the_size_of_the_batches_does_not_matter() {
+    let draws: Vec<Draw> = (0..5).map(draw).collect();
+    for method in METHODS {
+        let (two, five) = (generator(method), {
+            let mut generator = generator(method);
+            generator.batch_size = 5;
+            generator
+        });
+        assert!(two.random(&draws).unwrap() == five.random(&draws).unwrap());
+        let varied = two.vary(&images(5), &draws, 2.0).unwrap();
+        assert!(varied == five.vary(&images(5), &draws, 2.0).unwrap());
+        assert_eq!((varied.len(), varied.height(), varied.width()), (5, 8, 8));
+    }
+    assert!(generator("").random(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn streams_conditions_and_images_make_a_difference() {
+    for method in METHODS {
+        let generator = generator(method);
+        let first = generator.random(&[draw(0)]).unwrap();
+        assert!(first == generator.random(&[draw(0)]).unwrap());
+        let other_stream = Draw {
+            stream: draw(1).stream,
+            ..draw(0)
+        };
+        assert!(first != generator.random(&[other_stream]).unwrap());
+        let other_class = Draw {
+            condition: Condition(3),
+            ..draw(0)
+        };
+        assert!(first != generator.random(&[other_class]).unwrap());
+
+        let vary = |images: &ImageBatch, draw, degree| generator.vary(images, &[draw], degree);
+        let image = images(2).slice(0..1);
+        let varied = vary(&image, draw(0), 3.0).unwrap();
+        assert!(varied != vary(&images(2).slice(1..2), draw(0), 3.0).unwrap());
+        assert!(varied != vary(&image, other_stream, 3.0).unwrap());
+        assert!(varied != vary(&image, draw(0), 2.0).unwrap());
+    }
+}
+
+/// Only an image that was hardly noised is recognisable under a network that knows nothing.
+#[test]
+fn a_larger_degree_stays_closer() {
+    let generator = generator("use_ddim = true");
+    let image = images(1);
+    let distance = |degree: f64| -> u64 {
+        let varied = generator.vary(&image, &[draw(0)], degree).unwrap();
+        let pairs = varied.data().iter().zip(image.data());
+        pairs.map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum()
+    };
+    let distances: Vec<u64> = (0..5).map(|degree| distance(f64::from(degree))).collect();
+    assert!(distances[4] * 20 < distances[0], "{distances:?}");
+}
+
+#[test]
+fn wrong_requests_are_refused() {
+    let generator = generator("");
+    for degree in [-1.0, 5.0, 0.5, f64::NAN] {
+        let varied = generator.vary(&images(1), &[draw(0)], degree);
+        assert!(matches!(varied, Err(GeneratorError::Degree { .. })));
+        assert!(generator.evaluations(Operation::Vary(degree)).is_err());
+    }
+    assert_eq!(generator.evaluations(Operation::Vary(4.0)).unwrap(), 1);
+    assert_eq!(generator.evaluations(Operation::Random).unwrap(), 5);
+    let refused = |result: Result<ImageBatch, GeneratorError>| {
+        matches!(result, Err(GeneratorError::Input(_)))
+    };
+    assert!(refused(generator.vary(&images(2), &[draw(0)], 0.0)));
+    assert!(refused(generator.vary(&ImageBatch::empty(8, 4), &[], 0.0)));
+    let out_of_range = Draw {
+        condition: Condition(10),
+        ..draw(0)
+    };
+    assert!(refused(generator.random(&[out_of_range])));
+}
+
+#[test]
+fn initial_conditions_follow_the_map_and_the_streams() {
+    let slots = |class: Option<&'static str>| -> Vec<Slot<'static>> {
+        let stream = |sample| StreamKey {
+            phase: Phase::Condition,
+            sample,
+            ..KEY
+        };
+        let slot = |sample| Slot {
+            class,
+            stream: stream(sample),
+        };
+        (0..400).map(slot).collect()
+    };
+    let count = |conditions: &[Condition], label: u32| {
+        let same = conditions.iter().filter(|condition| condition.0 == label);
+        same.count()
+    };
+
+    // 400 draws among ten: 40 of each, give or take five standard deviations of 6.
+    let free = generator("")
+        .initial_conditions(&slots(Some("cat")))
+        .unwrap();
+    assert!((0..10).all(|label| (10..=70).contains(&count(&free, label))));
+
+    let mapped = generator("[class_labels]\ncat = [2, 5]\ndog = [7]\n");
+    let cats = mapped.initial_conditions(&slots(Some("cat"))).unwrap();
+    assert_eq!(count(&cats, 2) + count(&cats, 5), 400);
+    assert!((150..=250).contains(&count(&cats, 2)));
+    let dogs = mapped.initial_conditions(&slots(Some("dog"))).unwrap();
+    assert_eq!(count(&dogs, 7), 400);
+    for class in [Some("bird"), None] {
+        match mapped.initial_conditions(&slots(class)) {
+            Err(GeneratorError::Config { key, .. }) => assert_eq!(key, "class_labels"),
+            other => panic!("{class:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_unconditional_model_has_one_condition() {
+    let config = TINY.replace("class_cond = true", "");
+    let config: Config = toml::from_str(&config).unwrap();
+    let vb = VarBuilder::from_backend(Box::new(Drawn), DType::F32, Device::Cpu);
+    let unet = UNet::new(&config.unet().unwrap(), &vb).unwrap();
+    let generator = ImprovedDiffusion::new(&config, unet, &Device::Cpu).unwrap();
+    let slot = Slot {
+        class: Some("cat"),
+        stream: KEY,
+    };
+    assert_eq!(
+        generator.initial_conditions(&[slot]).unwrap(),
+        [Condition(0)]
+    );
+    assert_eq!(generator.random(&[draw(0)]).unwrap().len(), 1);
+    assert!(generator.random(&[draw(1)]).is_err());
+}
