@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::DeviceChoice;
+use crate::privacy::Adjacency;
 
 /// Differentially private synthetic images by Private Evolution.
 #[derive(Debug, Parser)]
@@ -73,6 +74,16 @@ pub struct PrivacyArguments {
     /// Delta
     #[arg(long)]
     pub delta: Option<f64>,
+    /// Which data sets count as neighbours when a target epsilon is given: add-remove or replace-one
+    #[arg(long, default_value = "add-remove", value_parser = adjacency)]
+    pub adjacency: Adjacency,
+}
+
+fn adjacency(text: &str) -> Result<Adjacency, String> {
+    Adjacency::ALL
+        .into_iter()
+        .find(|adjacency| adjacency.to_string() == text)
+        .ok_or_else(|| "expected add-remove or replace-one".to_owned())
 }
 
 #[cfg(test)]

@@ -16,6 +16,15 @@ impl Embeddings {
         (dimension > 0 && data.len().is_multiple_of(dimension)).then_some(Self { data, dimension })
     }
 
+    /// No vectors, of this dimension (at least 1).
+    #[must_use]
+    pub fn empty(dimension: usize) -> Self {
+        Self {
+            data: Vec::new(),
+            dimension: dimension.max(1),
+        }
+    }
+
     /// Number of vectors.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -34,6 +34,36 @@ pub struct ResultFolder {
 }
 
 impl ResultFolder {
+    /// Checks that [`ResultFolder::prepare`] will succeed, without touching anything.
+    ///
+    /// # Errors
+    /// [`EvolutionError::State`] when it holds something and may not be touched.
+    pub fn examine(root: &Path, existing: Existing) -> Result<bool, EvolutionError> {
+        let occupied = match fs::read_dir(root) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(EvolutionError::io(root)(error)),
+        };
+        let folder = Self {
+            root: root.to_owned(),
+        };
+        let ours = folder.config().exists() || folder.ledger().exists();
+        match existing {
+            _ if !occupied => Ok(false),
+            Existing::Refuse => Err(EvolutionError::State(format!(
+                "{} is not empty: --resume goes on with the run in it, --fresh moves it aside and starts anew",
+                root.display()
+            ))),
+            Existing::Resume | Existing::MoveAside if !ours => {
+                Err(EvolutionError::State(format!(
+                    "{} is not empty and holds no run (no config.toml): choose another folder",
+                    root.display()
+                )))
+            }
+            Existing::Resume | Existing::MoveAside => Ok(true),
+        }
+    }
+
     /// Makes the folder, or takes over the one that is there as `existing` says.
     ///
     /// Returns the folder and, where one was moved aside, its new name.
@@ -44,36 +74,14 @@ impl ResultFolder {
         root: &Path,
         existing: Existing,
     ) -> Result<(Self, Option<PathBuf>), EvolutionError> {
-        let io = EvolutionError::io(root);
-        let occupied = match fs::read_dir(root) {
-            Ok(mut entries) => entries.next().is_some(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-            Err(error) => return Err(io(error)),
-        };
+        let mut moved = None;
+        if Self::examine(root, existing)? && existing == Existing::MoveAside {
+            moved = Some(move_aside(root)?);
+        }
+        fs::create_dir_all(root).map_err(EvolutionError::io(root))?;
         let folder = Self {
             root: root.to_owned(),
         };
-        let mut moved = None;
-        if occupied {
-            let ours = folder.config().exists() || folder.ledger().exists();
-            match existing {
-                Existing::Refuse => {
-                    return Err(EvolutionError::State(format!(
-                        "{} is not empty: --resume goes on with the run in it, --fresh moves it aside and starts anew",
-                        root.display()
-                    )));
-                }
-                Existing::Resume | Existing::MoveAside if !ours => {
-                    return Err(EvolutionError::State(format!(
-                        "{} is not empty and holds no run (no config.toml): choose another folder",
-                        root.display()
-                    )));
-                }
-                Existing::Resume => {}
-                Existing::MoveAside => moved = Some(move_aside(root)?),
-            }
-        }
-        fs::create_dir_all(root).map_err(io)?;
         Ok((folder, moved))
     }
 

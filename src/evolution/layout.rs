@@ -58,6 +58,12 @@ impl Layout {
         })
     }
 
+    /// Classes of so many samples each.
+    #[must_use]
+    pub fn of_counts(counts: Vec<u64>) -> Self {
+        Self { counts }
+    }
+
     /// Samples in all.
     #[must_use]
     pub fn total(&self) -> u64 {

@@ -13,8 +13,6 @@ use crate::voting::PrivateVoters;
 
 /// Images read at a time.
 const CHUNK: usize = 512;
-/// The embeddings' name in the private folder.
-const CACHE: &str = "embeddings";
 
 /// Reads every private image once, so that a broken one is found before anything is spent, and fingerprints
 /// the lot.
@@ -69,18 +67,13 @@ pub fn voters(
     private: &PrivateFolder,
     observer: &dyn Observer,
 ) -> Result<PrivateVoters, EvolutionError> {
-    let (count, dimension) = (images.len(), embedder.dimension());
-    let cached = private.read_back(CACHE, decode)?;
-    // Only the (public) shape is looked at.
-    let cached = match cached {
-        Some(cached) if cached.has_shape(count, dimension) => Some(cached),
-        _ => None,
-    };
-    let embeddings = match cached {
+    // Number and dimension are public; in the name, they need no look through the wall.
+    let name = format!("embeddings-{}x{}", images.len(), embedder.dimension());
+    let embeddings = match private.read_back(&name, decode)? {
         Some(cached) => cached,
         None => {
             let embeddings = embed(images, embedder, observer)?;
-            private.write_sensitive(CACHE, &embeddings, encode)?;
+            private.write_sensitive(&name, &embeddings, encode)?;
             embeddings
         }
     };
@@ -114,15 +107,13 @@ fn embed(
         observer.advance(end as u64);
     }
     observer.end();
-    data.try_map_ref(|data| {
-        Embeddings::new(data.clone(), dimension).ok_or_else(|| {
-            EvolutionError::State("the embedder returned vectors of another dimension".to_owned())
-        })
-    })
+    // `embed_all` has checked every part, so the whole is right too.
+    Ok(data.map(|data| Embeddings::new(data, dimension).unwrap_or_else(|| Embeddings::empty(dimension))))
 }
 
-/// Dimension as u64, then all numbers, little-endian.
+/// Number and dimension as u64, then all numbers, little-endian.
 fn encode(embeddings: &Embeddings, file: &mut dyn Write) -> io::Result<()> {
+    file.write_all(&(embeddings.len() as u64).to_le_bytes())?;
     file.write_all(&(embeddings.dimension() as u64).to_le_bytes())?;
     let mut bytes = Vec::new();
     for chunk in embeddings.data().chunks(1 << 16) {
@@ -134,16 +125,21 @@ fn encode(embeddings: &Embeddings, file: &mut dyn Write) -> io::Result<()> {
 }
 
 fn decode(file: &mut dyn Read) -> io::Result<Embeddings> {
-    let mut dimension = [0; 8];
-    file.read_exact(&mut dimension)?;
+    let mut number = || -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        file.read_exact(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    };
+    let (count, dimension) = (number()?, number()?);
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     let data = bytes
         .chunks_exact(4)
         .map(|b| b.try_into().map_or(f32::NAN, f32::from_le_bytes))
         .collect();
-    usize::try_from(u64::from_le_bytes(dimension))
+    usize::try_from(dimension)
         .ok()
         .and_then(|dimension| Embeddings::new(data, dimension))
+        .filter(|embeddings| embeddings.len() as u64 == count && bytes.len().is_multiple_of(4))
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

@@ -4,5 +4,7 @@
 //! if every tensor that it needs is there in the right shape and every tensor of the file is used.
 
 mod checkpoint;
+mod digest;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Mismatch, Misshapen, TensorInfo};
+pub use digest::sha256_file;

@@ -20,6 +20,9 @@ pub enum VotingError {
         /// Why.
         source: NearestError,
     },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// The population's class ranges do not fit the voters or the embeddings.
     #[error("{0}")]
     Shape(String),
@@ -106,7 +109,10 @@ pub fn cast_votes(
             }
             Ok(counts)
         });
-        let counts = counts.map_err(|source| VotingError::Class { class, source })?;
+        let counts = counts.map_err(|source| match source {
+            NearestError::Interrupted => VotingError::Interrupted,
+            source => VotingError::Class { class, source },
+        })?;
         histogram = histogram.zip(counts, |mut all, class| {
             all.extend(class);
             all

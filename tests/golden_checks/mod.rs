@@ -2,12 +2,10 @@
 
 mod case;
 mod compare;
-<<<<<<< HEAD
+mod histogram;
 mod sample;
 mod schedule;
-=======
 mod pt_layouts;
->>>>>>> networks
 mod unet;
 mod weights;
 
@@ -23,15 +21,13 @@ pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 type Check = fn(&Case) -> Outcome;
 
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
-<<<<<<< HEAD
 const CHECKS: &[(&str, Check)] = &[
+    ("histogram", histogram::check),
+    ("pt_layouts", pt_layouts::check),
     ("sample", sample::check),
     ("schedule", schedule::check),
     ("unet", unet::check),
 ];
-=======
-const CHECKS: &[(&str, Check)] = &[("pt_layouts", pt_layouts::check), ("unet", unet::check)];
->>>>>>> networks
 
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,0 +1,32 @@
+//! `dpsyn privacy`: what noise costs, without running anything.
+
+use super::args::PrivacyArguments;
+use super::exit::CliError;
+use crate::config::Settings;
+use crate::privacy::{PrivacyConfig, Report};
+
+/// Runs the command.
+pub(super) fn run(arguments: &PrivacyArguments) -> Result<(), CliError> {
+    let report = match &arguments.config {
+        Some(path) => {
+            let loaded = Settings::load(path, &arguments.set)?;
+            let planned = (loaded.generations.len() as u32).saturating_sub(1);
+            let mut config = loaded.settings.privacy;
+            config.delta = arguments.delta.unwrap_or(config.delta);
+            Report::new(&config, arguments.iterations.unwrap_or(planned))?
+        }
+        None => {
+            let config = PrivacyConfig {
+                noise_multiplier: arguments.noise_multiplier,
+                epsilon: arguments.epsilon,
+                // clap requires both without a configuration; a missing one would be refused here.
+                delta: arguments.delta.unwrap_or(f64::NAN),
+                adjacency: arguments.adjacency,
+                unit: crate::privacy::Unit::default(),
+            };
+            Report::new(&config, arguments.iterations.unwrap_or(0))?
+        }
+    };
+    println!("{report}");
+    Ok(())
+}
