@@ -2,6 +2,7 @@
 
 mod case;
 mod compare;
+mod resize;
 
 pub use case::Case;
 #[allow(unused_imports)]
@@ -15,7 +16,10 @@ pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 type Check = fn(&Case) -> Outcome;
 
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
-const CHECKS: &[(&str, Check)] = &[];
+#[rustfmt::skip]
+const CHECKS: &[(&str, Check)] = &[
+    ("resize", resize::check),
+];
 
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
