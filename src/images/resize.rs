@@ -4,8 +4,8 @@
 //! Pillow works in two passes, horizontal and vertical, and rounds to the pixel type after each: to
 //! `f32` for its mode F, to 8 bits for all others. A pass whose size does not change is left out. The
 //! horizontal one comes first, except that since Pillow 13 the vertical one does where the height
-//! shrinks by more than twice what the width shrinks by; that is followed here. (For a square image
-//! becoming square, and for all of CIFAR and ImageNet, it makes no difference.)
+//! shrinks by more than twice what the width shrinks by, in pixels; that is followed here. (Square
+//! images that become square are not affected, and any other by one rounding at most.)
 //!
 //! Both passes are one routine here: an output row is a weighted sum of input rows, computed on
 //! contiguous memory. The pass over the columns transposes the image before and after.

@@ -2,6 +2,7 @@
 
 mod case;
 mod compare;
+mod loader;
 mod resize;
 
 pub use case::Case;
@@ -18,6 +19,7 @@ type Check = fn(&Case) -> Outcome;
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
 #[rustfmt::skip]
 const CHECKS: &[(&str, Check)] = &[
+    ("loader", loader::check),
     ("resize", resize::check),
 ];
 
