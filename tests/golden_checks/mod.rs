@@ -8,6 +8,8 @@ mod schedule;
 mod pt_layouts;
 mod unet;
 mod weights;
+mod loader;
+mod resize;
 
 pub use case::Case;
 #[allow(unused_imports)]
@@ -27,6 +29,10 @@ const CHECKS: &[(&str, Check)] = &[
     ("sample", sample::check),
     ("schedule", schedule::check),
     ("unet", unet::check),
+#[rustfmt::skip]
+const CHECKS: &[(&str, Check)] = &[
+    ("loader", loader::check),
+    ("resize", resize::check),
 ];
 
 pub fn main() -> ExitCode {

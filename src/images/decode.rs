@@ -1,0 +1,266 @@
+//! Image files to true 8-bit RGB.
+//!
+//! Colours are Pillow's: JPEGs come out as libjpeg-turbo decodes them, byte for byte (the reason for
+//! the crate that does it: the `image` crate's own decoder is up to 28 levels off where chroma is
+//! subsampled), CMYK ones by Adobe's inverted convention. Three things differ from the original
+//! loader, which yields wrong planes for them (palette indices, a fourth channel, wrapped integers):
+//!
+//! * palettes, greyscale and bilevel images become the RGB colours they stand for;
+//! * alpha is composited over black, where Pillow's `convert("RGB")` would uncover whatever colour
+//!   lies under transparent pixels;
+//! * of 16-bit samples the high byte is kept, as Pillow does for 16-bit colour; for 16-bit greyscale
+//!   it would clip at 255.
+//!
+//! EXIF orientation is ignored, as Pillow ignores it on opening. Of an animation the first frame counts.
+
+use std::io::Cursor;
+
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
+use thiserror::Error;
+
+/// More pixels than this is taken for a decompression bomb, as Pillow does: about 179 million.
+pub const MAX_PIXELS: u64 = 2 * 89_478_485;
+/// Bytes that a decoder may allocate besides: for 16-bit RGBA of that size.
+const MAX_ALLOCATION: u64 = 8 * MAX_PIXELS;
+/// Longest side, JPEG's own limit.
+const MAX_SIDE: u32 = 65_535;
+/// More scans than any real progressive JPEG has.
+const MAX_SCANS: usize = 512;
+
+/// Why bytes are not an image. Says nothing about what the pixels show.
+#[derive(Debug, Error)]
+pub enum DecodeError {
+    /// Neither JPEG, PNG nor GIF by its first bytes.
+    #[error("not a JPEG, PNG or GIF")]
+    Format,
+    /// Damaged, truncated or of an unsupported kind.
+    #[error("not a readable JPEG: {0}")]
+    Jpeg(#[from] JpegError),
+    /// Damaged, truncated or of an unsupported kind.
+    #[error("not a readable image: {0}")]
+    Image(#[from] image::ImageError),
+    /// Larger than [`MAX_PIXELS`].
+    #[error("{width}x{height} pixels are more than the limit of {MAX_PIXELS}")]
+    TooLarge {
+        /// Columns.
+        width: u64,
+        /// Rows.
+        height: u64,
+    },
+}
+
+/// One 8-bit RGB image of any size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rgb {
+    /// `[height, width, 3]`.
+    pub pixels: Vec<u8>,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+/// Decodes a JPEG, PNG or GIF, recognised by its first bytes whatever the file is called.
+///
+/// # Errors
+/// [`DecodeError`] when it is none of these, is damaged or truncated, or is too large.
+pub fn decode(bytes: &[u8]) -> Result<Rgb, DecodeError> {
+    if bytes.starts_with(&[0xff, 0xd8]) {
+        decode_jpeg(bytes)
+    } else {
+        decode_other(bytes)
+    }
+}
+
+fn decode_jpeg(bytes: &[u8]) -> Result<Rgb, DecodeError> {
+    let limits = DecodeLimits {
+        max_width: MAX_SIDE as usize,
+        max_height: MAX_SIDE as usize,
+        max_pixels: MAX_PIXELS,
+        max_scans: MAX_SCANS,
+        max_memory: Some(MAX_ALLOCATION),
+    };
+    let image = Decoder::new_with_limits(bytes, limits)?
+        .with_output_format(PixelFormat::Rgb)
+        .decode_image()?;
+    Ok(Rgb {
+        height: image.height,
+        width: image.width,
+        pixels: image.data,
+    })
+}
+
+fn decode_other(bytes: &[u8]) -> Result<Rgb, DecodeError> {
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(image::ImageError::from)?;
+    if reader
+        .format()
+        .is_none_or(|format| !format.reading_enabled())
+    {
+        return Err(DecodeError::Format);
+    }
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_ALLOCATION);
+    reader.limits(limits);
+    let decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(DecodeError::TooLarge {
+            width: width.into(),
+            height: height.into(),
+        });
+    }
+    let image = DynamicImage::from_decoder(decoder)?;
+    Ok(Rgb {
+        pixels: rgb_over_black(image),
+        height: height as usize,
+        width: width as usize,
+    })
+}
+
+fn rgb_over_black(image: DynamicImage) -> Vec<u8> {
+    match image {
+        DynamicImage::ImageRgb8(rgb) => rgb.into_raw(),
+        DynamicImage::ImageLuma8(grey) => grey.iter().flat_map(|v| [*v; 3]).collect(),
+        DynamicImage::ImageLumaA8(grey) => {
+            let over = |c: u8, a: u8| ((u32::from(c) * u32::from(a) + 127) / 255) as u8;
+            grey.pixels()
+                .flat_map(|p| [over(p.0[0], p.0[1]); 3])
+                .collect()
+        }
+        DynamicImage::ImageRgba8(rgba) => {
+            let over = |c: u8, a: u8| ((u32::from(c) * u32::from(a) + 127) / 255) as u8;
+            rgba.pixels()
+                .flat_map(|p| {
+                    let [r, g, b, a] = p.0;
+                    [over(r, a), over(g, a), over(b, a)]
+                })
+                .collect()
+        }
+        // 16 bits; also whatever kind a later version of the decoder may add.
+        other => {
+            let over = |c: u16, a: u16| {
+                let product = (u64::from(c) * u64::from(a) + 32_767) / 65_535;
+                (product >> 8) as u8
+            };
+            other
+                .into_rgba16()
+                .pixels()
+                .flat_map(|p| {
+                    let [r, g, b, a] = p.0;
+                    [over(r, a), over(g, a), over(b, a)]
+                })
+                .collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use image::{ImageBuffer, ImageFormat, Luma, LumaA, Rgba};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn png(image: impl Into<DynamicImage>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        image
+            .into()
+            .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
+            .unwrap();
+        bytes
+    }
+
+    fn jpeg() -> Vec<u8> {
+        let pixels: Vec<u8> = (0..24 * 20 * 3u32).map(|i| (i * i / 7) as u8).collect();
+        let sampling = libjpeg_turbo_rs::Subsampling::S420;
+        libjpeg_turbo_rs::compress(&pixels, 24, 20, PixelFormat::Rgb, 90, sampling).unwrap()
+    }
+
+    #[test]
+    fn sixteen_bits_keep_the_high_byte() {
+        let grey = ImageBuffer::<Luma<u16>, _>::from_raw(2, 1, vec![0x12ffu16, 0xfe00]).unwrap();
+        let rgb = decode(&png(grey)).unwrap();
+        assert_eq!(rgb.pixels, [0x12, 0x12, 0x12, 0xfe, 0xfe, 0xfe]);
+        assert_eq!((rgb.height, rgb.width), (1, 2));
+    }
+
+    #[test]
+    fn alpha_is_composited_over_black() {
+        let rgba = ImageBuffer::<Rgba<u8>, _>::from_raw(
+            3,
+            1,
+            vec![10, 20, 30, 255, 200, 100, 50, 0, 200, 100, 50, 128],
+        );
+        let rgb = decode(&png(rgba.unwrap())).unwrap();
+        assert_eq!(rgb.pixels, [10, 20, 30, 0, 0, 0, 100, 50, 25]);
+        let grey = ImageBuffer::<LumaA<u8>, _>::from_raw(2, 1, vec![80, 255, 80, 51]).unwrap();
+        assert_eq!(decode(&png(grey)).unwrap().pixels, [80, 80, 80, 16, 16, 16]);
+        let deep = ImageBuffer::<Rgba<u16>, _>::from_raw(1, 1, vec![0x8000u16, 0xffff, 0, 0x8000]);
+        let rgb = decode(&png(deep.unwrap())).unwrap();
+        assert_eq!(rgb.pixels, [0x40, 0x80, 0]);
+    }
+
+    #[test]
+    fn a_truncated_file_is_an_error() {
+        let grey = ImageBuffer::<Luma<u8>, _>::from_fn(40, 40, |x, y| Luma([(x * y) as u8]));
+        for bytes in [png(grey), jpeg()] {
+            assert!(decode(&bytes).is_ok());
+            for len in [0, 1, 2, 20, bytes.len() / 2, bytes.len() * 9 / 10] {
+                assert!(decode(&bytes[..len]).is_err(), "{len} of {}", bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn other_formats_are_refused() {
+        assert!(matches!(decode(b"hello"), Err(DecodeError::Format)));
+        assert!(matches!(
+            decode(b"BM______________"),
+            Err(DecodeError::Format)
+        ));
+    }
+
+    #[test]
+    fn a_huge_header_is_refused_before_memory_is_taken() {
+        let mut bytes = png(ImageBuffer::<Luma<u8>, _>::from_pixel(1, 1, Luma([0u8])));
+        // Width and height of IHDR, then its checksum.
+        bytes[16..24].copy_from_slice(&[0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);
+        let sum = crc32(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+        let error = decode(&bytes).unwrap_err();
+        assert!(matches!(error, DecodeError::TooLarge { .. }), "{error}");
+        let mut bytes = jpeg();
+        let sof = bytes.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+        bytes[sof + 5..sof + 9].copy_from_slice(&[0xff; 4]);
+        assert!(decode(&bytes).is_err());
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+                (crc >> 1) ^ (0xedb8_8320 * (crc & 1))
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn damage_never_panics(
+            hits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut bytes = jpeg();
+            for (place, value) in hits {
+                let place = place.index(bytes.len());
+                bytes[place] = value;
+            }
+            let _ = decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Why private images could not be read. The messages name files and keys, never what is in a pixel.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::batch::BatchError;
+use super::decode::DecodeError;
+use super::npz::NpzError;
+use super::resize::ResizeError;
+
+/// Why images could not be read.
+#[derive(Debug, Error)]
+pub enum ImagesError {
+    /// A file or folder cannot be opened or read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file that should be an image is damaged, truncated, too large or of another kind.
+    #[error("{}: {source}", path.display())]
+    Decode {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: DecodeError,
+    },
+    /// An image has an impossible shape.
+    #[error("{}: {source}", path.display())]
+    Resize {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: ResizeError,
+    },
+    /// No image was found, or none is left.
+    #[error("{} has no images: expected {expected}", path.display())]
+    Empty {
+        /// The source.
+        path: PathBuf,
+        /// What would have been read.
+        expected: &'static str,
+    },
+    /// The source is neither a folder nor an `.npz` file.
+    #[error("{} is neither a folder nor an .npz file", path.display())]
+    Kind {
+        /// The source.
+        path: PathBuf,
+    },
+    /// A file's name does not say its class, in a class-conditional run.
+    #[error("{} does not name its class: expected `<class>_<rest>`", path.display())]
+    Class {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The same file is reached twice, so that one image would count twice.
+    #[error("{} and {} are the same file, and one image may count only once", first.display(), second.display())]
+    Duplicate {
+        /// One name.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// An `.npz` file cannot be used.
+    #[error("{}: {source}", path.display())]
+    Npz {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: NpzError,
+    },
+    /// `image_size` or `num_samples` is out of range; names the key.
+    #[error("{key} is {value}: expected {expected}")]
+    Config {
+        /// The key below `[data]`.
+        key: &'static str,
+        /// Its value.
+        value: usize,
+        /// What would have been right.
+        expected: String,
+    },
+    /// The images do not fit into memory.
+    #[error("{count} images of {size}x{size} need more memory than there is")]
+    Memory {
+        /// Images.
+        count: usize,
+        /// Rows and columns.
+        size: usize,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted while reading images")]
+    Interrupted,
+    /// A batch could not be formed.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+}

@@ -1,0 +1,422 @@
+//! Images in `.npz` files, streamed: memory grows with one batch, not with the number of images.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::Path;
+
+use super::batch::{BatchError, ImageBatch};
+use super::npy::{Dtype, Header, Kind};
+use super::npz::{NpzError, NpzReader, NpzWriter, unexpected};
+
+/// Names under which images are looked for, in this order: ours and the original's, MedMNIST's, and
+/// those of a result folder.
+pub const IMAGE_KEYS: [&str; 3] = ["images", "train_images", "samples"];
+/// Names under which labels are looked for, in this order.
+pub const LABEL_KEYS: [&str; 2] = ["labels", "train_labels"];
+/// The name under which images are written.
+pub const SAMPLES_KEY: &str = "samples";
+
+/// Reads images from an `.npz`: `uint8 [N, H, W, 3]`, or grey `[N, H, W, 1]` or `[N, H, W]`, which
+/// become RGB.
+pub struct SamplesReader<R> {
+    npz: NpzReader<R>,
+    key: &'static str,
+    header: Header,
+    count: usize,
+    height: usize,
+    width: usize,
+    /// Values of a pixel in the file: 1 or 3.
+    channels: usize,
+}
+
+impl SamplesReader<BufReader<File>> {
+    /// Opens a file and reads the header of its images.
+    ///
+    /// # Errors
+    /// [`NpzError`] when there are no images or they are no `uint8` images in C order.
+    pub fn open(path: &Path) -> Result<Self, NpzError> {
+        Self::new(NpzReader::open(path)?)
+    }
+}
+
+impl<R: Read + Seek> SamplesReader<R> {
+    /// Takes an open archive.
+    ///
+    /// # Errors
+    /// As [`SamplesReader::open`].
+    pub fn new(mut npz: NpzReader<R>) -> Result<Self, NpzError> {
+        let key = npz.first_of(&IMAGE_KEYS)?;
+        let (header, _) = npz.entry(key)?;
+        let (count, height, width, channels) = match header.shape[..] {
+            [count, height, width] => (count, height, width, 1),
+            [count, height, width, channels @ (1 | 3)] => (count, height, width, channels),
+            _ => return Err(wrong_shape(key, &header)),
+        };
+        let fits = header.dtype.kind == Kind::Unsigned
+            && header.dtype.bytes == 1
+            && !header.fortran_order
+            && height > 0
+            && width > 0;
+        if !fits {
+            return Err(wrong_shape(key, &header));
+        }
+        Ok(Self {
+            npz,
+            key,
+            header,
+            count,
+            height,
+            width,
+            channels,
+        })
+    }
+
+    /// Number of images.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is no image.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Rows of each image.
+    #[must_use]
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Columns of each image.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The images in `range`, cut to what exists. Takes the time of reading them when the file is
+    /// uncompressed, as ours are, and of decompressing everything before them otherwise. The
+    /// checksum is not verified: [`SamplesReader::for_each_batch`] does that.
+    ///
+    /// # Errors
+    /// [`NpzError`] when the file is damaged or cannot be read.
+    pub fn read(&mut self, range: Range<usize>) -> Result<ImageBatch, NpzError> {
+        let end = range.end.min(self.count);
+        let start = range.start.min(end);
+        let stored = self.stored_len();
+        // In `u64`, which the header's length was checked to fit.
+        let skip = start as u64 * stored as u64;
+        let mut bytes = Vec::new();
+        let wanted = (end - start) as u64 * stored as u64;
+        if let Some(mut file) = self.npz.seekable(self.key)? {
+            Header::read(&mut file).map_err(|source| NpzError::Npy {
+                key: self.key.to_owned(),
+                source,
+            })?;
+            file.seek(SeekFrom::Current(i64::try_from(skip).map_err(too_far)?))?;
+            file.take(wanted).read_to_end(&mut bytes)?;
+        } else {
+            let (_, mut file) = self.npz.entry(self.key)?;
+            io::copy(&mut file.by_ref().take(skip), &mut io::sink())?;
+            file.take(wanted).read_to_end(&mut bytes)?;
+        }
+        self.batch(bytes, end - start)
+    }
+
+    /// Hands on the first `limit` images in order, `batch_size` at a time. When that is all of them,
+    /// the checksum is verified at the end.
+    ///
+    /// # Errors
+    /// `fail` of an [`NpzError`] when the file is damaged or cannot be read; whatever `take` returns.
+    pub fn for_each_batch<E>(
+        &mut self,
+        limit: usize,
+        batch_size: usize,
+        fail: impl Fn(NpzError) -> E,
+        mut take: impl FnMut(ImageBatch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let stored = self.stored_len();
+        let (count, height, width, channels) = (self.count, self.height, self.width, self.channels);
+        let (_, mut file) = self.npz.entry(self.key).map_err(&fail)?;
+        let mut left = limit.min(count);
+        while left > 0 {
+            let now = batch_size.clamp(1, left);
+            let mut bytes = Vec::new();
+            file.by_ref()
+                .take(now as u64 * stored as u64)
+                .read_to_end(&mut bytes)
+                .map_err(|error| fail(error.into()))?;
+            take(to_batch(bytes, now, height, width, channels).map_err(&fail)?)?;
+            left -= now;
+        }
+        if limit >= count {
+            // Nothing is left to read but the end, where the checksum is compared.
+            io::copy(&mut file, &mut io::sink()).map_err(|error| fail(error.into()))?;
+        }
+        Ok(())
+    }
+
+    /// The arrays beside the images.
+    pub fn arrays(&mut self) -> &mut NpzReader<R> {
+        &mut self.npz
+    }
+
+    /// The labels `[N]` or `[N, 1]` under one of [`LABEL_KEYS`].
+    ///
+    /// # Errors
+    /// [`NpzError`] when there are none, or not one for each image.
+    pub fn labels(&mut self) -> Result<Vec<i64>, NpzError> {
+        let key = self.npz.first_of(&LABEL_KEYS)?;
+        let (shape, labels) = self.npz.i64s(key)?;
+        let fits = matches!(shape[..], [_] | [_, 1]) && labels.len() == self.count;
+        if !fits {
+            return Err(NpzError::Array {
+                key: key.to_owned(),
+                found: format!("{shape:?}"),
+                expected: format!("[{0}] or [{0}, 1], one label for each image", self.count),
+            });
+        }
+        Ok(labels)
+    }
+
+    /// Bytes of one image in the file.
+    fn stored_len(&self) -> usize {
+        self.header.shape.iter().skip(1).product::<usize>()
+    }
+
+    fn batch(&self, bytes: Vec<u8>, count: usize) -> Result<ImageBatch, NpzError> {
+        to_batch(bytes, count, self.height, self.width, self.channels)
+    }
+}
+
+fn to_batch(
+    bytes: Vec<u8>,
+    count: usize,
+    height: usize,
+    width: usize,
+    channels: usize,
+) -> Result<ImageBatch, NpzError> {
+    let rgb = if channels == 3 {
+        bytes
+    } else {
+        bytes.iter().flat_map(|grey| [*grey; 3]).collect()
+    };
+    Ok(ImageBatch::new(rgb, count, height, width)?)
+}
+
+fn wrong_shape(key: &str, header: &Header) -> NpzError {
+    unexpected(
+        key,
+        header,
+        "uint8 [N, H, W, 3], [N, H, W, 1] or [N, H, W] in C order",
+    )
+}
+
+fn too_far(_: std::num::TryFromIntError) -> NpzError {
+    NpzError::Sequence("the file is too long".to_owned())
+}
+
+/// Writes `samples` image by image, then arrays beside it.
+pub struct SamplesWriter<W: Write + Seek> {
+    npz: NpzWriter<W>,
+    height: usize,
+    width: usize,
+    /// Images still to come.
+    left: usize,
+}
+
+impl<W: Write + Seek> SamplesWriter<W> {
+    /// Starts an archive with the key [`SAMPLES_KEY`], `uint8 [count, height, width, 3]`.
+    ///
+    /// # Errors
+    /// [`NpzError`] when the shape is too large or writing fails.
+    pub fn create(writer: W, count: usize, height: usize, width: usize) -> Result<Self, NpzError> {
+        let mut npz = NpzWriter::new(writer);
+        npz.start(SAMPLES_KEY, Dtype::U8, &[count, height, width, 3], None)?;
+        Ok(Self {
+            npz,
+            height,
+            width,
+            left: count,
+        })
+    }
+
+    /// Appends images.
+    ///
+    /// # Errors
+    /// [`NpzError::Sequence`] when they are more than announced, [`NpzError::Batch`] when they have
+    /// another size; [`NpzError::Io`].
+    pub fn push(&mut self, images: &ImageBatch) -> Result<(), NpzError> {
+        if (images.height(), images.width()) != (self.height, self.width) {
+            return Err(NpzError::Batch(BatchError::Size {
+                expected_height: self.height,
+                expected_width: self.width,
+                found_height: images.height(),
+                found_width: images.width(),
+            }));
+        }
+        self.left = self.left.checked_sub(images.len()).ok_or_else(|| {
+            NpzError::Sequence(format!(
+                "{} images where {} were still to come",
+                images.len(),
+                self.left
+            ))
+        })?;
+        self.npz.write(images.data())
+    }
+
+    /// Writes `int64[N]` beside the images, once they are complete.
+    ///
+    /// # Errors
+    /// [`NpzError::Sequence`] when images are still to come; [`NpzError`] when writing fails.
+    pub fn i64s(&mut self, key: &str, values: &[i64]) -> Result<(), NpzError> {
+        self.check_complete()?;
+        self.npz.i64s(key, &[values.len()], values)
+    }
+
+    /// Writes `float64[shape]` beside the images, once they are complete.
+    ///
+    /// # Errors
+    /// [`NpzError::Sequence`] when images are still to come; [`NpzError`] when `values` do not fill
+    /// `shape` or writing fails.
+    pub fn f64s(&mut self, key: &str, shape: &[usize], values: &[f64]) -> Result<(), NpzError> {
+        self.check_complete()?;
+        self.npz.f64s(key, shape, values)
+    }
+
+    /// Ends the archive and gives back what it was written to, not yet flushed.
+    ///
+    /// # Errors
+    /// [`NpzError::Sequence`] when images are still to come; [`NpzError`] when writing fails.
+    pub fn finish(self) -> Result<W, NpzError> {
+        self.check_complete()?;
+        self.npz.finish()
+    }
+
+    fn check_complete(&self) -> Result<(), NpzError> {
+        if self.left > 0 {
+            let message = format!("{} images are still to come", self.left);
+            return Err(NpzError::Sequence(message));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use zip::CompressionMethod;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    fn images(count: usize) -> ImageBatch {
+        let data = (0..count * 2 * 3 * 3)
+            .map(|i| (i * 7 % 256) as u8)
+            .collect();
+        ImageBatch::new(data, count, 2, 3).unwrap()
+    }
+
+    fn written(count: usize) -> Vec<u8> {
+        let all = images(count);
+        let mut writer = SamplesWriter::create(Cursor::new(Vec::new()), count, 2, 3).unwrap();
+        for start in (0..count).step_by(4) {
+            writer.push(&all.slice(start..start + 4)).unwrap();
+        }
+        let labels: Vec<i64> = (0..count as i64).collect();
+        writer.i64s("labels", &labels).unwrap();
+        writer.f64s("votes", &[1, 2], &[0.25, -3.0]).unwrap();
+        writer.finish().unwrap().into_inner()
+    }
+
+    fn open(bytes: Vec<u8>) -> Result<SamplesReader<Cursor<Vec<u8>>>, NpzError> {
+        SamplesReader::new(NpzReader::new(Cursor::new(bytes))?)
+    }
+
+    /// An archive of one deflated array.
+    fn deflated(key: &str, dtype: Dtype, shape: &[usize], data: &[u8]) -> Vec<u8> {
+        let header = Header {
+            dtype,
+            shape: shape.to_vec(),
+            fortran_order: false,
+        };
+        let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
+        zip.start_file(format!("{key}.npy"), options).unwrap();
+        zip.write_all(&header.to_bytes()).unwrap();
+        zip.write_all(data).unwrap();
+        zip.finish().unwrap().into_inner()
+    }
+
+    #[test]
+    fn images_and_arrays_come_back() {
+        let mut reader = open(written(10)).unwrap();
+        assert_eq!((reader.len(), reader.height(), reader.width()), (10, 2, 3));
+        assert!(reader.read(0..10).unwrap() == images(10));
+        assert!(reader.read(8..99).unwrap() == images(10).slice(8..10));
+        assert_eq!(reader.labels().unwrap(), (0..10).collect::<Vec<i64>>());
+        let votes = reader.arrays().f64s("votes").unwrap();
+        assert_eq!(votes, (vec![1, 2], vec![0.25, -3.0]));
+        let mut all = ImageBatch::empty(2, 3);
+        reader
+            .for_each_batch(99, 3, |e| e, |batch| Ok(all.extend(&batch)?))
+            .unwrap();
+        assert!(all == images(10));
+    }
+
+    #[test]
+    fn grey_and_deflated_images_become_rgb() {
+        let grey: Vec<u8> = (0..24).collect();
+        for shape in [vec![4, 2, 3], vec![4, 2, 3, 1]] {
+            let mut reader = open(deflated("train_images", Dtype::U8, &shape, &grey)).unwrap();
+            let batch = reader.read(1..3).unwrap();
+            assert_eq!(batch.data()[..6], [6, 6, 6, 7, 7, 7]);
+            assert_eq!(batch.len(), 2);
+        }
+    }
+
+    #[test]
+    fn wrong_arrays_are_named() {
+        let cases = [
+            ("images", Dtype::F64, vec![1, 1, 1, 3], 24),
+            ("images", Dtype::U8, vec![1, 2, 2, 4], 16),
+            ("images", Dtype::U8, vec![12], 12),
+            ("pictures", Dtype::U8, vec![1, 2, 2, 3], 12),
+        ];
+        for (key, dtype, shape, len) in cases {
+            let error = open(deflated(key, dtype, &shape, &vec![0; len]))
+                .err()
+                .unwrap();
+            assert!(error.to_string().contains("images"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_claims_more_than_there_is_takes_no_memory() {
+        let bytes = deflated("images", Dtype::U8, &[1 << 40, 32, 32, 3], &[0; 100]);
+        assert!(open(bytes).is_err());
+    }
+
+    #[test]
+    fn as_many_images_as_announced() {
+        let mut writer = SamplesWriter::create(Cursor::new(Vec::new()), 3, 2, 3).unwrap();
+        assert!(writer.push(&images(4)).is_err());
+        writer.push(&images(2)).unwrap();
+        assert!(writer.i64s("labels", &[0]).is_err());
+        assert!(writer.push(&ImageBatch::empty(3, 3)).is_err());
+        assert!(writer.finish().is_err());
+    }
+
+    #[test]
+    fn damage_is_noticed_at_the_end() {
+        let mut bytes = written(10);
+        // Local header (30 bytes and the name), then the array's header of 128 bytes.
+        bytes[30 + "samples.npy".len() + 128 + 5] ^= 1;
+        let mut reader = open(bytes).unwrap();
+        let result = reader.for_each_batch(10, 4, |e| e, |_| Ok(()));
+        assert!(result.is_err());
+    }
+}
