@@ -2,7 +2,9 @@
 
 mod case;
 mod compare;
+mod inception;
 mod pt_layouts;
+mod resize;
 mod unet;
 mod weights;
 
@@ -18,7 +20,13 @@ pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 type Check = fn(&Case) -> Outcome;
 
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
-const CHECKS: &[(&str, Check)] = &[("pt_layouts", pt_layouts::check), ("unet", unet::check)];
+#[rustfmt::skip]
+const CHECKS: &[(&str, Check)] = &[
+    ("inception", inception::check),
+    ("pt_layouts", pt_layouts::check),
+    ("resize", resize::check),
+    ("unet", unet::check),
+];
 
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
