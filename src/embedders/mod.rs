@@ -1,12 +1,16 @@
 //! Images to vectors: the space in which private images vote.
 
 mod embeddings;
+mod inception;
+mod pixels;
 
 pub use embeddings::Embeddings;
+pub use inception::{InceptionConfig, InceptionEmbedder};
+pub use pixels::{PixelsConfig, PixelsEmbedder};
 
 use thiserror::Error;
 
-use crate::images::ImageBatch;
+use crate::images::{BatchError, ImageBatch, ResizeError};
 
 /// Why embedding failed.
 #[derive(Debug, Error)]
@@ -25,6 +29,12 @@ pub enum EmbedderError {
     /// The network failed.
     #[error("network evaluation failed: {0}")]
     Network(#[from] candle_core::Error),
+    /// The images could not be resampled.
+    #[error("failed to resize images: {0}")]
+    Resize(#[from] ResizeError),
+    /// The images have another size than the embedder was made for.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
 }
 
 /// Something that turns images into vectors, each image by itself.
@@ -39,6 +49,7 @@ pub trait Embedder {
     /// others in the batch.
     ///
     /// # Errors
-    /// [`EmbedderError::Network`] when the network fails.
+    /// [`EmbedderError::Network`] when the network fails, [`EmbedderError::Resize`] or
+    /// [`EmbedderError::Batch`] when the images have an impossible size.
     fn embed(&self, images: &ImageBatch) -> Result<Embeddings, EmbedderError>;
 }

@@ -143,6 +143,18 @@ impl Conv2d {
     /// # Errors
     /// An input with other channels or smaller than the kernel, and whatever candle reports.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, false)
+    }
+
+    /// [`Conv2d::forward`], negative results replaced by 0.
+    ///
+    /// # Errors
+    /// As [`Conv2d::forward`].
+    pub fn forward_relu(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, true)
+    }
+
+    fn run(&self, x: &Tensor, relu: bool) -> Result<Tensor> {
         let (_, channels, height, width) = x.dims4()?;
         if channels != self.shape.in_channels || self.shape.output_size(height, width).is_none() {
             bail!(
@@ -151,11 +163,12 @@ impl Conv2d {
                 self.shape
             );
         }
-        self.forward_plain(x)
+        let y = self.run_plain(x)?;
+        if relu { y.relu() } else { Ok(y) }
     }
 
     /// candle's convolution, on any device and in any type.
-    fn forward_plain(&self, x: &Tensor) -> Result<Tensor> {
+    fn run_plain(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, columns) = self.shape.padding;
         // candle has one padding for both directions.
         let (padded, padding) = if rows == columns {

@@ -4,6 +4,7 @@
 //! written against [`crate::kernels`] only.
 
 pub mod improved_diffusion;
+pub mod inception;
 
 use thiserror::Error;
 

@@ -5,7 +5,9 @@ mod compare;
 mod histogram;
 mod sample;
 mod schedule;
+mod inception;
 mod pt_layouts;
+mod resize;
 mod unet;
 mod weights;
 mod loader;
@@ -32,7 +34,10 @@ const CHECKS: &[(&str, Check)] = &[
 #[rustfmt::skip]
 const CHECKS: &[(&str, Check)] = &[
     ("loader", loader::check),
+    ("inception", inception::check),
+    ("pt_layouts", pt_layouts::check),
     ("resize", resize::check),
+    ("unet", unet::check),
 ];
 
 pub fn main() -> ExitCode {

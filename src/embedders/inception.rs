@@ -1,0 +1,187 @@
+//! Inception features with clean-fid's preprocessing, the paper's embedding.
+
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{Embedder, EmbedderError, Embeddings};
+use crate::hub::Checkpoint;
+use crate::images::{Filter, ImageBatch, Resampler};
+use crate::models::inception::{FEATURES, IGNORED, INPUT_SIZE, Inception};
+
+/// Configuration of the Inception embedder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InceptionConfig {
+    /// File of FID's Inception weights, as pytorch-fid publishes them.
+    pub weights: PathBuf,
+    /// Rows and columns of the private images: everything is first brought to this size.
+    pub resolution: usize,
+    /// Images that go through the network at once.
+    #[serde(default = "default_batch_size")]
+    pub batch_size: usize,
+}
+
+fn default_batch_size() -> usize {
+    50
+}
+
+/// Embeds images as FID sees them: `float32[images, 2048]`.
+#[derive(Debug)]
+pub struct InceptionEmbedder {
+    network: Inception,
+    resolution: usize,
+    batch_size: usize,
+    device: Device,
+}
+
+impl InceptionEmbedder {
+    /// Reads the weights.
+    ///
+    /// # Errors
+    /// [`EmbedderError::Config`] when a value is zero, [`EmbedderError::Checkpoint`] when the weights
+    /// cannot be read or are others.
+    pub fn open(config: &InceptionConfig, device: &Device) -> Result<Self, EmbedderError> {
+        let network =
+            Checkpoint::open(&config.weights)?
+                .load(DType::F32, device, IGNORED, |vb| Inception::new(&vb))?;
+        Self::new(
+            network,
+            config.resolution,
+            config.batch_size,
+            device.clone(),
+        )
+    }
+
+    /// Wraps a network that lies on `device`.
+    ///
+    /// # Errors
+    /// [`EmbedderError::Config`] when `resolution` or `batch_size` is zero.
+    pub fn new(
+        network: Inception,
+        resolution: usize,
+        batch_size: usize,
+        device: Device,
+    ) -> Result<Self, EmbedderError> {
+        for (key, value) in [("resolution", resolution), ("batch_size", batch_size)] {
+            if value == 0 {
+                return Err(EmbedderError::Config {
+                    key: key.to_owned(),
+                    message: "0 is not at least 1".to_owned(),
+                });
+            }
+        }
+        Ok(Self {
+            network,
+            resolution,
+            batch_size,
+            device,
+        })
+    }
+
+    /// The images at the private images' size: resampled in floating point, clipped, rounded half to
+    /// even. Images that have that size already stay as they are.
+    ///
+    /// # Errors
+    /// [`EmbedderError::Resize`] when the images cannot be resampled.
+    pub fn at_private_size(&self, images: &ImageBatch) -> Result<ImageBatch, EmbedderError> {
+        resize_rounded(images, self.resolution)
+    }
+
+    /// What the network sees of images that [`InceptionEmbedder::at_private_size`] gave:
+    /// `f32[images, 3, 299, 299]`, resampled in floating point, clipped, `(x - 128) / 128`.
+    ///
+    /// # Errors
+    /// [`EmbedderError::Resize`] when the images cannot be resampled, [`EmbedderError::Network`] when
+    /// the device fails.
+    pub fn network_input(&self, images: &ImageBatch) -> Result<Tensor, EmbedderError> {
+        let side = INPUT_SIZE;
+        let from = (images.height(), images.width());
+        let pixels = Resampler::new(Filter::Bicubic, from, (side, side))?.batch_float(images)?;
+        let mut planes = vec![0f32; pixels.len()];
+        // Pixels of three channels to three planes, one image at a time.
+        let area = side * side;
+        planes
+            .par_chunks_exact_mut(3 * area)
+            .zip(pixels.par_chunks_exact(3 * area))
+            .for_each(|(planes, pixels)| {
+                for (channel, plane) in planes.chunks_exact_mut(area).enumerate() {
+                    let values = pixels.iter().skip(channel).step_by(3);
+                    for (to, value) in plane.iter_mut().zip(values) {
+                        *to = (value - 128.0) / 128.0;
+                    }
+                }
+            });
+        let shape = (images.len(), 3, side, side);
+        Ok(Tensor::from_vec(planes, shape, &self.device)?)
+    }
+}
+
+impl Embedder for InceptionEmbedder {
+    fn dimension(&self) -> usize {
+        FEATURES
+    }
+
+    fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    fn embed(&self, images: &ImageBatch) -> Result<Embeddings, EmbedderError> {
+        let mut data = Vec::with_capacity(images.len() * FEATURES);
+        // One chunk at 299 × 299 takes about 1 MB an image, its activations several times that.
+        for start in (0..images.len()).step_by(self.batch_size) {
+            let chunk = images.slice(start..start.saturating_add(self.batch_size));
+            let input = self.network_input(&self.at_private_size(&chunk)?)?;
+            let features = self.network.forward(&input)?;
+            data.extend(features.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Embeddings::new(data, FEATURES).ok_or_else(|| {
+            let message = format!("the features are not rows of {FEATURES}");
+            candle_core::Error::Msg(message).into()
+        })
+    }
+}
+
+/// Resamples to `size` × `size` with clean-fid's bicubic filter and rounds half to even.
+pub(super) fn resize_rounded(
+    images: &ImageBatch,
+    size: usize,
+) -> Result<ImageBatch, EmbedderError> {
+    let from = (images.height(), images.width());
+    if from == (size, size) {
+        return Ok(images.clone());
+    }
+    let pixels = Resampler::new(Filter::Bicubic, from, (size, size))?.batch_float(images)?;
+    let bytes = pixels
+        .par_iter()
+        .map(|v| v.round_ties_even() as u8)
+        .collect();
+    Ok(ImageBatch::new(bytes, images.len(), size, size)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_follows_resampling_and_equal_sizes_are_kept() {
+        let images = ImageBatch::new((0..48).map(|v| v * 5).collect(), 1, 4, 4).unwrap();
+        assert!(resize_rounded(&images, 4).unwrap() == images);
+        let halved = resize_rounded(&images, 2).unwrap();
+        assert_eq!((halved.len(), halved.height(), halved.width()), (1, 2, 2));
+        // The image is a linear ramp, 15 a column and 60 a row, and so symmetric about its middle.
+        let sum = u32::from(halved.data()[0]) + u32::from(halved.data()[9]);
+        assert!(sum.abs_diff(225) <= 1, "{sum}");
+    }
+
+    #[test]
+    fn a_configuration_rejects_unknown_keys() {
+        let parse = toml::from_str::<InceptionConfig>;
+        let config = parse("weights = \"w.pt\"\nresolution = 32").unwrap();
+        assert_eq!(config.batch_size, 50);
+        let error = parse("weights = \"w.pt\"\nresolution = 32\nresize = 1").unwrap_err();
+        assert!(error.to_string().contains("resize"), "{error}");
+    }
+}
