@@ -2,6 +2,7 @@
 
 mod case;
 mod compare;
+mod pt_layouts;
 mod sample;
 mod schedule;
 mod unet;
@@ -20,6 +21,7 @@ type Check = fn(&Case) -> Outcome;
 
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
 const CHECKS: &[(&str, Check)] = &[
+    ("pt_layouts", pt_layouts::check),
     ("sample", sample::check),
     ("schedule", schedule::check),
     ("unet", unet::check),

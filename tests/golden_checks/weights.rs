@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
+use dpsyn::hub::Checkpoint;
 use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
 use serde_json::Value;
 
@@ -205,5 +206,39 @@ pub fn build_unet(case: &Case, config: &str, weights: &str, table: &str) -> Resu
         row[1][0].as_u64()
     });
     let config = unet_config(case.value(config)?, classes.map(|n| n as usize))?;
-    build(seed, gain, table, |vb| UNet::new(&config, &vb))
+    match checkpoint(case, weights)? {
+        Some(checkpoint) => {
+            compare(&checkpoint, &by_formula(seed, gain, table)?)?;
+            let unet = checkpoint.load(DType::F32, &Device::Cpu, &[], |vb| UNet::new(&config, &vb));
+            Ok(unet?)
+        }
+        None => build(seed, gain, table, |vb| UNet::new(&config, &vb)),
+    }
+}
+
+/// The first of the files named under `weights` that lies beside the case.
+pub fn checkpoint(case: &Case, weights: &str) -> Result<Option<Checkpoint>> {
+    let files = case.value(weights)?["files"].as_array();
+    let paths = files.into_iter().flatten().filter_map(Value::as_str);
+    match paths
+        .map(|file| case.directory.join(file))
+        .find(|path| path.exists())
+    {
+        Some(path) => Ok(Some(Checkpoint::open(path)?)),
+        None => Ok(None),
+    }
+}
+
+/// A checkpoint must hold exactly the formula's values.
+fn compare(checkpoint: &Checkpoint, expected: &HashMap<String, Tensor>) -> Result<()> {
+    for (name, expected) in expected {
+        let found = checkpoint
+            .tensor(name)?
+            .ok_or_else(|| format!("the checkpoint has no `{name}`"))?;
+        let bits = |tensor: &Tensor| -> Result<Vec<f32>> { Ok(tensor.flatten_all()?.to_vec1()?) };
+        if found.dims() != expected.dims() || bits(&found)? != bits(expected)? {
+            return Err(format!("the checkpoint's `{name}` is not what the formula gives").into());
+        }
+    }
+    Ok(())
 }

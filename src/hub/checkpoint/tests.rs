@@ -1,0 +1,311 @@
+use std::io::Write;
+
+use candle_core::{DType, Device};
+use proptest::prelude::*;
+use tempfile::NamedTempFile;
+use zip::CompressionMethod;
+use zip::write::SimpleFileOptions;
+
+use super::*;
+
+/// One tensor of a test file: name, storage, offset, shape, strides.
+type Row<'a> = (&'a str, &'a str, u32, &'a [u32], &'a [u32]);
+
+const ROWS: &[Row<'_>] = &[
+    ("plain", "7", 0, &[2, 3], &[3, 1]),
+    ("shifted", "9", 4, &[4], &[1]),
+    ("transposed", "9", 0, &[2, 4], &[1, 2]),
+    ("scalar", "9", 7, &[], &[]),
+];
+const STORAGES: &[(&str, u32)] = &[("7", 6), ("9", 8)];
+
+fn int(out: &mut Vec<u8>, value: u32) {
+    out.push(b'J');
+    out.extend(value.to_le_bytes());
+}
+
+fn text(out: &mut Vec<u8>, value: &str) {
+    out.push(b'X');
+    out.extend((value.len() as u32).to_le_bytes());
+    out.extend(value.as_bytes());
+}
+
+fn ints(out: &mut Vec<u8>, values: &[u32]) {
+    out.push(b'(');
+    for value in values {
+        int(out, *value);
+    }
+    out.push(b't');
+}
+
+/// A state dict as Python would pickle it; `wrap` puts it below that key.
+fn pickle(rows: &[Row<'_>], wrap: Option<&str>, legacy: bool) -> Vec<u8> {
+    let mut out = b"\x80\x02".to_vec();
+    if let Some(key) = wrap {
+        out.extend(b"}(");
+        text(&mut out, key);
+    }
+    out.extend(b"ccollections\nOrderedDict\n)R(");
+    for (name, storage, offset, shape, strides) in rows {
+        let count = STORAGES.iter().find(|(key, _)| key == storage);
+        text(&mut out, name);
+        out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        text(&mut out, "storage");
+        out.extend(b"ctorch\nFloatStorage\n");
+        text(&mut out, storage);
+        text(&mut out, "cpu");
+        int(&mut out, count.map_or(1, |(_, count)| *count));
+        out.extend(if legacy { &b"NtQ"[..] } else { b"tQ" });
+        int(&mut out, *offset);
+        ints(&mut out, shape);
+        ints(&mut out, strides);
+        out.extend(b"\x89ccollections\nOrderedDict\n)RtR");
+    }
+    out.push(b'u');
+    if wrap.is_some() {
+        text(&mut out, "step");
+        out.extend(b"K\x07u");
+    }
+    out.push(b'.');
+    out
+}
+
+/// Storage `key` holds 100 · key, 100 · key + 1, ….
+fn floats(key: &str, count: u32) -> Vec<u8> {
+    let base = key.parse::<f32>().unwrap() * 100.0;
+    (0..count)
+        .flat_map(|i| (base + i as f32).to_le_bytes())
+        .collect()
+}
+
+fn zip_file(pickle: &[u8], method: CompressionMethod) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default().compression_method(method);
+    let mut member = |name: &str, bytes: &[u8]| {
+        writer.start_file(name, options).unwrap();
+        writer.write_all(bytes).unwrap();
+    };
+    member("model/data.pkl", pickle);
+    member("model/byteorder", b"little");
+    for (key, count) in STORAGES {
+        member(&format!("model/data/{key}"), &floats(key, *count));
+    }
+    member("model/version", b"3\n");
+    writer.finish().unwrap().into_inner()
+}
+
+fn legacy_file(pickle: &[u8]) -> Vec<u8> {
+    let mut out = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec();
+    out.extend(b"\x80\x02M\xe9\x03.");
+    out.extend(b"\x80\x02}(X\x0d\0\0\0little_endian\x88u.");
+    out.extend(pickle);
+    out.extend(b"\x80\x02](");
+    for (key, _) in STORAGES {
+        text(&mut out, key);
+    }
+    out.extend(b"e.");
+    for (key, count) in STORAGES {
+        out.extend(u64::from(*count).to_le_bytes());
+        out.extend(floats(key, *count));
+    }
+    out
+}
+
+const HEADER: &str = r#"{"__metadata__":{"a":"b"},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"y":{"dtype":"F16","shape":[1,2],"data_offsets":[8,12]}}"#;
+
+fn safetensors_file(header: &str) -> Vec<u8> {
+    let mut out = (header.len() as u64).to_le_bytes().to_vec();
+    out.extend(header.as_bytes());
+    out.extend([0; 12]);
+    out
+}
+
+fn open(bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    file.flush().unwrap();
+    // The open file outlives its name.
+    Checkpoint::open(file.path())
+}
+
+fn refusal(bytes: &[u8]) -> String {
+    open(bytes).expect_err("a refusal").to_string()
+}
+
+fn check_rows(checkpoint: &Checkpoint) {
+    let values = |name: &str| -> Vec<f32> {
+        let tensor = checkpoint.tensor(name).unwrap().unwrap();
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    assert_eq!(values("plain"), [700., 701., 702., 703., 704., 705.]);
+    assert_eq!(values("shifted"), [904., 905., 906., 907.]);
+    assert_eq!(
+        values("transposed"),
+        [900., 902., 904., 906., 901., 903., 905., 907.]
+    );
+    assert_eq!(values("scalar"), [907.]);
+    let names: Vec<String> = checkpoint.tensors().map(|info| info.name).collect();
+    assert_eq!(names, ["plain", "scalar", "shifted", "transposed"]);
+}
+
+#[test]
+fn both_formats_and_nested_dicts_are_read() {
+    let stored = CompressionMethod::Stored;
+    check_rows(&open(&zip_file(&pickle(ROWS, None, false), stored)).unwrap());
+    check_rows(&open(&zip_file(&pickle(ROWS, Some("state_dict"), false), stored)).unwrap());
+    check_rows(&open(&legacy_file(&pickle(ROWS, None, true))).unwrap());
+}
+
+#[test]
+fn other_files_are_refused_with_a_reason() {
+    let stored = CompressionMethod::Stored;
+    let zipped = |rows: &[Row<'_>]| zip_file(&pickle(rows, None, false), stored);
+    let cases: &[(Vec<u8>, &str)] = &[
+        (b"not a checkpoint".to_vec(), "begins neither like"),
+        (Vec::new(), "begins neither like"),
+        (
+            zip_file(&pickle(ROWS, Some("weights"), false), stored),
+            r#"its first keys are ["weights", "step"]"#,
+        ),
+        (
+            zip_file(&pickle(ROWS, None, false), CompressionMethod::Deflated),
+            "is compressed",
+        ),
+        (zipped(&[("a", "7", 1, &[6], &[1])]), "leaves its storage"),
+        (zipped(&[("a", "8", 0, &[1], &[1])]), "no \"data/8\""),
+        (
+            zipped(&[("a", "7", 0, &[7], &[0])]),
+            "stores elements twice",
+        ),
+        (
+            zipped(&[("a", "7", 0, &[1], &[1]), ("a", "7", 0, &[1], &[1])]),
+            "it is there twice",
+        ),
+        (
+            zip_file(b"\x80\x02cos\nsystem\n(X\x01\0\0\0atR.", stored),
+            "\"os.system\"",
+        ),
+        (zip_file(b"\x80\x02}.", stored), "neither tensors nor"),
+    ];
+    for (bytes, reason) in cases {
+        let message = refusal(bytes);
+        assert!(message.contains(reason), "{message}");
+    }
+    let mut truncated = legacy_file(&pickle(ROWS, None, true));
+    truncated.pop();
+    assert!(refusal(&truncated).contains("not wholly in the file"));
+    truncated.extend([0, 0]);
+    assert!(refusal(&truncated).contains("1 bytes follow"));
+}
+
+#[test]
+fn safetensors_must_fill_their_file() {
+    let good = safetensors_file(HEADER);
+    let checkpoint = open(&good).unwrap();
+    let y = checkpoint.tensor("y").unwrap().unwrap();
+    assert_eq!((y.dtype(), y.dims()), (DType::F16, &[1, 2][..]));
+    let mut longer = good.clone();
+    longer.push(0);
+    assert!(refusal(&longer).contains("tensors take 12 bytes and the file has 13"));
+    assert!(refusal(&good[..good.len() - 1]).contains("not in the file"));
+    let altered = |from, to| refusal(&safetensors_file(&HEADER.replace(from, to)));
+    assert!(altered("[8,12]", "[9,13]").contains("not in the file"));
+    assert!(altered("[0,8]", "[2,10]").contains("tensor data begins at 2 where 0"));
+    assert!(altered("F16", "I64").contains("tensor y: shape [1, 2] needs 16 bytes"));
+    assert!(altered("F16", "F4").contains("\"F4\" is not supported"));
+    assert!(altered("\"y\"", "\"x\"").contains("begins at 8 where 0"));
+}
+
+#[test]
+fn loading_lists_every_mismatch() {
+    let bytes = zip_file(&pickle(ROWS, None, false), CompressionMethod::Stored);
+    let checkpoint = open(&bytes).unwrap();
+    let load = |ignore: &[&str], want: &[(&str, &[usize])]| {
+        checkpoint.load(DType::F32, &Device::Cpu, ignore, |vb| {
+            want.iter()
+                .map(|(name, shape)| vb.get(*shape, name))
+                .collect::<candle_core::Result<Vec<_>>>()
+        })
+    };
+    let all: &[(&str, &[usize])] = &[("plain", &[2, 3]), ("shifted", &[4]), ("scalar", &[])];
+    assert!(load(&["trans*"], all).is_ok());
+    assert!(load(&["*posed"], all).is_ok());
+    assert!(load(&["transposed"], all).is_ok());
+
+    let message = load(
+        &["shifted"],
+        &[("plain", &[3, 2]), ("lost", &[1]), ("gone", &[])],
+    )
+    .expect_err("a mismatch")
+    .to_string();
+    assert!(
+        message.ends_with(
+            "does not fit the model: other shapes: plain is [2, 3] in the file and [3, 2] in the model; \
+             missing: lost, gone; unknown to the model: scalar, transposed"
+        ),
+        "{message}"
+    );
+    assert!(message.contains(&checkpoint.path().display().to_string()));
+
+    // A model that fails on its own account says so.
+    let failed = checkpoint.load(
+        DType::F32,
+        &Device::Cpu,
+        &[],
+        |_| -> candle_core::Result<()> { candle_core::bail!("no such model") },
+    );
+    assert!(failed.is_err_and(|e| e.to_string().contains("no such model")));
+}
+
+#[test]
+fn long_lists_are_cut() {
+    let mismatch = Mismatch {
+        missing: (0..9).map(|i| format!("t{i}")).collect(),
+        ..Mismatch::default()
+    };
+    assert_eq!(mismatch.to_string(), "missing: t0, t1, t2, t3 and 5 more");
+}
+
+fn survive(mut bytes: Vec<u8>, changes: &[(prop::sample::Index, u8)], cut: Option<usize>) {
+    for (index, value) in changes {
+        let at = index.index(bytes.len());
+        bytes[at] = *value;
+    }
+    if let Some(cut) = cut {
+        bytes.truncate(cut);
+    }
+    if let Ok(checkpoint) = open(&bytes) {
+        for info in checkpoint.tensors().collect::<Vec<_>>() {
+            let _ = checkpoint.tensor(&info.name);
+        }
+    }
+}
+
+fn changes() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
+    prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn damaged_zip_files_never_panic(changes in changes(), cut in prop::option::weighted(0.2, 0usize..1500)) {
+        survive(zip_file(&pickle(ROWS, None, false), CompressionMethod::Stored), &changes, cut);
+    }
+
+    #[test]
+    fn damaged_legacy_files_never_panic(changes in changes(), cut in prop::option::weighted(0.2, 0usize..1000)) {
+        survive(legacy_file(&pickle(ROWS, None, true)), &changes, cut);
+    }
+
+    #[test]
+    fn damaged_safetensors_never_panic(changes in changes(), cut in prop::option::weighted(0.2, 0usize..150)) {
+        survive(safetensors_file(HEADER), &changes, cut);
+    }
+
+    #[test]
+    fn random_programs_never_panic(program in prop::collection::vec(
+        prop::sample::select(b"\x80\x02\x85\x86\x87\x88\x89\x8a\x94\x95().012NKMJGXUTBC]}aesuqrhjcQRbt\n".to_vec()), 0..200)) {
+        let _ = pickle::Pickle::parse(&program);
+    }
+}
