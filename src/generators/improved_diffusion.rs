@@ -14,11 +14,13 @@ pub use config::Config;
 pub use pixels::{to_bytes, to_signed};
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
 use super::{BatchNoise, Condition, Draw, Generator, GeneratorError, Operation, Slot};
 use crate::diffusion::Sampler;
+use crate::hub::Checkpoint;
 use crate::images::ImageBatch;
 use crate::models::improved_diffusion::UNet;
 use config::{evaluations, skipped_steps};
@@ -34,6 +36,30 @@ pub struct ImprovedDiffusion {
 }
 
 impl ImprovedDiffusion {
+    /// Loads the model onto `device`. A relative [`Config::checkpoint`] starts at the folder `base`,
+    /// or without one where the program was started.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] naming the key that is out of range, before any file is opened;
+    /// [`GeneratorError::Checkpoint`] when the file cannot be read or has other tensors than the
+    /// network that `config` describes.
+    pub fn load(
+        config: &Config,
+        base: Option<&Path>,
+        device: &Device,
+    ) -> Result<Self, GeneratorError> {
+        config.validate()?;
+        let dtype = config.dtype.on(device)?;
+        let shape = config.unet()?;
+        let path = base.map_or_else(
+            || config.checkpoint.clone(),
+            // An absolute path replaces the folder.
+            |base| base.join(&config.checkpoint),
+        );
+        let unet = Checkpoint::open(path)?.load(dtype, device, &[], |vb| UNet::new(&shape, &vb))?;
+        Self::new(config, unet, device)
+    }
+
     /// Puts together a network on `device`, built from [`Config::unet`], and what else `config` says.
     ///
     /// # Errors

@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use dpsyn::diffusion::{Method, Prediction, Sampler, SamplerOptions, Step, Timestep};
 use dpsyn::generators::improved_diffusion::{Config, to_bytes, to_signed};
+use dpsyn::hub::Checkpoint;
 use dpsyn::images::ImageBatch;
 use dpsyn::models::improved_diffusion::UNet;
 use serde_json::{Value, json};
@@ -235,15 +236,19 @@ fn sampler(case: &Case) -> Result<Sampler> {
     Ok(Sampler::new(sampler.diffusion().clone(), options))
 }
 
-/// The network on its formula weights; the table of tensors may lie in another case's json, which
-/// then is named in its place.
+/// The network. Its table of tensors may lie in another case's json, which then is named in its
+/// place; a checkpoint file beside the case stands in where that is missing.
 fn network(case: &Case) -> Result<UNet> {
     let table = match case.value("/unet_state_dict")? {
         Value::String(text) => {
             let named = |word: &&str| word.ends_with(".json");
             let file = text.split_whitespace().find(named);
             let file = file.ok_or_else(|| format!("unet_state_dict names no file: {text}"))?;
-            let other: Value = serde_json::from_slice(&std::fs::read(case.directory.join(file))?)?;
+            let other = case.directory.join(file);
+            if !other.exists() {
+                return from_checkpoint(case);
+            }
+            let other: Value = serde_json::from_slice(&std::fs::read(other)?)?;
             other["state_dict"].clone()
         }
         table => table.clone(),
@@ -255,4 +260,17 @@ fn network(case: &Case) -> Result<UNet> {
     });
     let config = weights::unet_config(case.value("/unet_config")?, classes.map(|n| n as usize))?;
     weights::build(seed, gain, &table, |vb| UNet::new(&config, &vb))
+}
+
+/// The network from the file that `unet_weights` names.
+fn from_checkpoint(case: &Case) -> Result<UNet> {
+    let file = case.json["unet_weights"]["files"][0].as_str();
+    let file = file.ok_or("neither a table of tensors nor a checkpoint file is given")?;
+    let checkpoint = Checkpoint::open(case.directory.join(file))?;
+    let label_emb = checkpoint
+        .tensors()
+        .find(|info| info.name == "label_emb.weight");
+    let classes = label_emb.and_then(|info| info.shape.first().copied());
+    let config = weights::unet_config(case.value("/unet_config")?, classes)?;
+    Ok(checkpoint.load(DType::F32, &Device::Cpu, &[], |vb| UNet::new(&config, &vb))?)
 }

@@ -1,5 +1,8 @@
 //! The generator on a tiny network with pseudo-random weights.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
@@ -41,6 +44,41 @@ impl SimpleBackend for Drawn {
 
     fn contains_tensor(&self, _: &str) -> bool {
         true
+    }
+}
+
+/// [`Drawn`], remembering what was asked for.
+#[derive(Clone, Default)]
+struct Recorded(Arc<Mutex<HashMap<String, Tensor>>>);
+
+impl SimpleBackend for Recorded {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let tensor = Drawn.get(shape, name, init, dtype, device)?;
+        self.0
+            .lock()
+            .unwrap()
+            .insert(name.to_owned(), tensor.clone());
+        Ok(tensor)
+    }
+
+    fn get_unchecked(
+        &self,
+        name: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        Drawn.get_unchecked(name, dtype, device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        Drawn.contains_tensor(name)
     }
 }
 
@@ -122,6 +160,46 @@ fn three_images_at_once_are_three_single_images_to_the_bit() {
             assert!(distinct.len() > 50, "{method}: {}", distinct.len());
         }
     }
+}
+
+/// The tiny network as a file: what is loaded makes the same images, and what does not fit is named.
+#[test]
+fn a_model_is_loaded_from_a_file_or_refused() {
+    let config: Config = toml::from_str(TINY).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let recorded = Recorded::default();
+    let vb = VarBuilder::from_backend(Box::new(recorded.clone()), DType::F32, Device::Cpu);
+    UNet::new(&config.unet().unwrap(), &vb).unwrap();
+    let tensors = recorded.0.lock().unwrap().clone();
+    candle_core::safetensors::save(&tensors, folder.path().join("none.pt")).unwrap();
+
+    let load = |config: &Config| ImprovedDiffusion::load(config, Some(folder.path()), &Device::Cpu);
+    let loaded = load(&config).unwrap().random(&[draw(0)]).unwrap();
+    assert!(loaded == generator("").random(&[draw(0)]).unwrap());
+
+    let fewer_classes = Config {
+        num_classes: 9,
+        ..config.clone()
+    };
+    let error = load(&fewer_classes).err().unwrap().to_string();
+    assert!(error.contains("label_emb.weight"), "{error}");
+    let half = Config {
+        dtype: crate::generators::Precision::Bf16,
+        ..config.clone()
+    };
+    assert!(
+        load(&half)
+            .err()
+            .unwrap()
+            .to_string()
+            .starts_with("dtype: ")
+    );
+    let elsewhere = Config {
+        checkpoint: "elsewhere.pt".into(),
+        ..config
+    };
+    let error = load(&elsewhere).err().unwrap().to_string();
+    assert!(error.contains("elsewhere.pt"), "{error}");
 }
 
 #[test]
