@@ -148,6 +148,9 @@ mod tests {
         assert!(DeviceChoice::Cuda(0).open().is_err());
         assert!(DeviceChoice::Metal.open().is_err());
         let (device, why) = DeviceChoice::Auto.open().unwrap();
-        assert!(device.is_cpu() && why.contains("built without CUDA"), "{why}");
+        assert!(
+            device.is_cpu() && why.contains("built without CUDA"),
+            "{why}"
+        );
     }
 }

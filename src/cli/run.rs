@@ -8,13 +8,12 @@ use super::args::RunArguments;
 use super::exit::CliError;
 use super::progress::{Progress, catch_interrupts};
 use crate::config::{ConfigError, EmbedderConfig, Loaded, ModelConfig, Settings};
-use crate::embedders::{Embedder, inception::Inception, pixels::Pixels};
+use crate::embedders::{Embedder, InceptionEmbedder, PixelsEmbedder};
 use crate::evolution::{
-    EvolutionError, Existing, Observer, Plan, ResultFolder, Run, check_private_images,
+    EvolutionError, Existing, Observer, Plan, PrivateImages, ResultFolder, Run,
 };
 use crate::generators::{Generator, ImprovedDiffusion};
 use crate::hub::sha256_file;
-use crate::images::PrivateImages;
 use crate::privacy::NonPrivate;
 
 /// Runs the command.
@@ -42,17 +41,25 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let plan = Plan::new(&loaded, images.classes().to_vec(), images.len(), privacy)?;
     let (generator, generator_digest) = open_generator(&loaded, &device)?;
     check_classes(&loaded, &*generator, &plan)?;
-    let (embedder, embedder_digest) = open_embedder(&loaded, &device)?;
-    let cost = plan.cost(&loaded, &*generator, embedder.dimension()).map_err(EvolutionError::from)?;
+    let image_size = generator.image_size();
+    let (embedder, embedder_digest) = open_embedder(&loaded, image_size, &device)?;
+    let cost = plan
+        .cost(&loaded, &*generator, embedder.dimension())
+        .map_err(EvolutionError::from)?;
     progress.line(&format!("device: {chosen}"));
-    let fingerprint = check_private_images(&mut images, &progress)?;
+    let (fingerprint, skipped) = images.check(&progress)?;
     // Files that were skipped change what the plan stands on.
     let plan = if images.len() == plan.private_images {
         plan
     } else {
-        Plan::new(&loaded, images.classes().to_vec(), images.len(), plan.privacy)?
+        Plan::new(
+            &loaded,
+            images.classes().to_vec(),
+            images.len(),
+            plan.privacy,
+        )?
     };
-    for (path, reason) in images.skipped() {
+    for (path, reason) in skipped {
         progress.line(&format!("skipped {}: {reason}", path.display()));
     }
     if arguments.dry_run {
@@ -76,7 +83,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         device: &device,
         observer: &progress,
     };
-    let outcome = run.execute(&folder, &images, &fingerprint)?;
+    let outcome = run.execute(&folder, &mut images, &fingerprint)?;
     println!("{}", outcome.samples.display());
     Ok(())
 }
@@ -104,20 +111,24 @@ fn open_generator(
     device: &Device,
 ) -> Result<(Box<dyn Generator>, String), CliError> {
     let ModelConfig::ImprovedDiffusion(config) = &loaded.settings.model;
-    let generator = ImprovedDiffusion::load(config, device)?;
+    let generator = ImprovedDiffusion::load(config, None, device)?;
     Ok((Box::new(generator), digest(&config.checkpoint)?))
 }
 
 fn open_embedder(
     loaded: &Loaded,
+    image_size: (usize, usize),
     device: &Device,
 ) -> Result<(Box<dyn Embedder>, String), CliError> {
     Ok(match &loaded.settings.embedder {
         EmbedderConfig::Inception(config) => {
-            let embedder = Inception::load(config, device)?;
+            let embedder = InceptionEmbedder::open(config, device)?;
             (Box::new(embedder), digest(&config.weights)?)
         }
-        EmbedderConfig::Pixels(config) => (Box::new(Pixels::new(config)?), String::new()),
+        EmbedderConfig::Pixels(config) => (
+            Box::new(PixelsEmbedder::new(config, image_size)?),
+            String::new(),
+        ),
     })
 }
 

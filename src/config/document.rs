@@ -68,9 +68,10 @@ impl Texts {
             .iter()
             .rev()
             .find(|(start, _)| span.start >= *start)
-            .map_or((self.name.as_str(), self.file.as_str(), 0), |(start, text)| {
-                ("--set", &text[*start..], *start)
-            });
+            .map_or(
+                (self.name.as_str(), self.file.as_str(), 0),
+                |(start, text)| ("--set", &text[*start..], *start),
+            );
         let at = (span.start - offset).min(text.len());
         let before = text.get(..at).unwrap_or(text);
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);
@@ -267,13 +268,16 @@ fn unknown<'k>(name: &str, what: &str, known: impl Iterator<Item = &'k str>) -> 
         Some((similarity, candidate)) if similarity > 0.75 => {
             format!("unknown {what} `{name}`, did you mean `{candidate}`?")
         }
-        _ => format!("unknown {what} `{name}`, expected one of {}", known.join(", ")),
+        _ => format!(
+            "unknown {what} `{name}`, expected one of {}",
+            known.join(", ")
+        ),
     }
 }
 
 fn merge<'a>(into: &mut DeTable<'a>, from: DeTable<'a>) {
     for (key, value) in from {
-        match (into.get_mut(key.get_ref()).map(Spanned::get_mut), value) {
+        match (into.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut), value) {
             (Some(DeValue::Table(old)), new) if new.get_ref().is_table() => {
                 if let DeValue::Table(new) = new.into_inner() {
                     merge(old, new);
@@ -281,7 +285,7 @@ fn merge<'a>(into: &mut DeTable<'a>, from: DeTable<'a>) {
             }
             (_, new) => {
                 // The key goes too: its span then points at the override.
-                into.remove(key.get_ref());
+                into.remove(key.get_ref().as_ref());
                 into.insert(key, new);
             }
         }
@@ -339,7 +343,10 @@ mod tests {
         .unwrap();
         assert_eq!(section.threshold, 2.5);
         assert_eq!(section.name, "results/new run");
-        assert_eq!(section.inner, HashMap::from([("x".into(), 1), ("y".into(), 7)]));
+        assert_eq!(
+            section.inner,
+            HashMap::from([("x".into(), 1), ("y".into(), 7)])
+        );
         assert_eq!(read("", &["a.threshold=3"]).unwrap().threshold, 3.0);
     }
 
@@ -347,10 +354,16 @@ mod tests {
     fn an_unknown_key_is_named_with_line_column_and_the_nearest_known_one() {
         let text = message("[a]\nthreshold = 1\n\n  thresold = 2\n", &[]);
         assert!(text.contains("c.toml:4:3"), "{text}");
-        assert!(text.contains("unknown key `thresold`, did you mean `threshold`?"), "{text}");
+        assert!(
+            text.contains("unknown key `thresold`, did you mean `threshold`?"),
+            "{text}"
+        );
         assert!(text.contains("|   ^"), "{text}");
         let text = message("[a]\nthreshold = 1\n", &["a.nmae=x"]);
-        assert!(text.starts_with("--set") && text.contains("did you mean `name`"), "{text}");
+        assert!(
+            text.starts_with("--set") && text.contains("did you mean `name`"),
+            "{text}"
+        );
         let text = message("[b]\nthreshold = 1\n", &[]);
         assert!(text.contains("unknown section `b`"), "{text}");
     }
@@ -359,7 +372,10 @@ mod tests {
     fn missing_keys_wrong_types_and_broken_text_are_located() {
         assert!(message("[a]\n", &[]).contains("missing key `threshold` (in [a])"));
         let text = message("[a]\nthreshold = \"x\"\n", &[]);
-        assert!(text.contains("c.toml:2:13") && text.contains("invalid type"), "{text}");
+        assert!(
+            text.contains("c.toml:2:13") && text.contains("invalid type"),
+            "{text}"
+        );
         let text = message("[a]\nthreshold = = 1\n", &[]);
         assert!(text.contains("c.toml:2"), "{text}");
         assert!(message("a = 1", &[]).contains("must be a section"));
@@ -371,7 +387,10 @@ mod tests {
     fn later_checks_can_still_point_at_the_line() {
         let texts = Texts::new("c.toml".into(), "[a]\n\nthreshold = 9\n".into(), &[]).unwrap();
         let document = Document::parse(&texts).unwrap();
-        let error = document.locations().error("a.threshold", "too much").to_string();
+        let error = document
+            .locations()
+            .error("a.threshold", "too much")
+            .to_string();
         assert!(error.contains("c.toml:3:13"), "{error}");
         let error = document.locations().error("b.other", "no").to_string();
         assert!(error.starts_with("c.toml: b.other: no"), "{error}");

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::document::{Document, Locations, Texts};
 use super::error::ConfigError;
-use crate::embedders::{inception, pixels};
+use crate::embedders::{InceptionConfig, PixelsConfig};
 use crate::evolution::{EvolutionConfig, Generation, OutputConfig};
 use crate::generators::{GeneratorError, Operation, improved_diffusion};
 use crate::images::DataConfig;
@@ -25,9 +25,9 @@ pub enum ModelConfig {
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum EmbedderConfig {
     /// `type = "inception"`.
-    Inception(inception::Config),
+    Inception(InceptionConfig),
     /// `type = "pixels"`.
-    Pixels(pixels::Config),
+    Pixels(PixelsConfig),
 }
 
 /// A configuration with all defaults filled in.
@@ -58,7 +58,14 @@ pub struct Loaded {
     pub locations: Locations,
 }
 
-const SECTIONS: &[&str] = &["data", "model", "embedder", "evolution", "privacy", "output"];
+const SECTIONS: &[&str] = &[
+    "data",
+    "model",
+    "embedder",
+    "evolution",
+    "privacy",
+    "output",
+];
 
 impl Settings {
     /// Reads and checks a configuration file with `key=value` overrides.
@@ -79,7 +86,10 @@ impl Settings {
         let locations = document.locations().clone();
         document.take_type("model", &["improved-diffusion"])?;
         let model = ModelConfig::ImprovedDiffusion(document.section("model")?);
-        let embedder = match document.take_type("embedder", &["inception", "pixels"])?.as_str() {
+        let embedder = match document
+            .take_type("embedder", &["inception", "pixels"])?
+            .as_str()
+        {
             "inception" => EmbedderConfig::Inception(document.section("embedder")?),
             _ => EmbedderConfig::Pixels(document.section("embedder")?),
         };

@@ -143,7 +143,8 @@ impl Brood<'_> {
             empty.clone()
         } else {
             let images = parents()?.gather(&varied_parents)?;
-            self.generator.vary(&images, &varied, self.variation_degree)?
+            self.generator
+                .vary(&images, &varied, self.variation_degree)?
         };
         let kept = if kept.is_empty() {
             empty.clone()
@@ -192,6 +193,9 @@ mod tests {
     #[test]
     fn class_indices_become_population_indices() {
         let layout = Layout::new(6, &["a".into(), "b".into()], None, 1).unwrap();
-        assert_eq!(global(&layout, &[vec![2], vec![0, 1]]), [vec![2], vec![3, 4]]);
+        assert_eq!(
+            global(&layout, &[vec![2], vec![0, 1]]),
+            [vec![2], vec![3, 4]]
+        );
     }
 }

@@ -128,7 +128,10 @@ impl EvolutionConfig {
         if !(self.threshold.is_finite() && self.threshold >= 0.0) {
             return Err((
                 "threshold",
-                format!("{} where a number of at least 0 was expected", self.threshold),
+                format!(
+                    "{} where a number of at least 0 was expected",
+                    self.threshold
+                ),
             ));
         }
         if self.next_variations == 0 && !self.keep_selected {

@@ -54,12 +54,10 @@ impl ResultFolder {
                 "{} is not empty: --resume goes on with the run in it, --fresh moves it aside and starts anew",
                 root.display()
             ))),
-            Existing::Resume | Existing::MoveAside if !ours => {
-                Err(EvolutionError::State(format!(
-                    "{} is not empty and holds no run (no config.toml): choose another folder",
-                    root.display()
-                )))
-            }
+            Existing::Resume | Existing::MoveAside if !ours => Err(EvolutionError::State(format!(
+                "{} is not empty and holds no run (no config.toml): choose another folder",
+                root.display()
+            ))),
             Existing::Resume | Existing::MoveAside => Ok(true),
         }
     }
@@ -212,7 +210,10 @@ mod tests {
         ResultFolder::prepare(&root, Existing::Refuse).unwrap();
         fs::write(root.join("photo.jpg"), "x").unwrap();
         for existing in [Existing::Refuse, Existing::Resume, Existing::MoveAside] {
-            assert!(ResultFolder::prepare(&root, existing).is_err(), "{existing:?}");
+            assert!(
+                ResultFolder::prepare(&root, existing).is_err(),
+                "{existing:?}"
+            );
         }
         fs::write(folder.config(), "").unwrap();
         assert!(ResultFolder::prepare(&root, Existing::Refuse).is_err());

@@ -51,7 +51,9 @@ impl Layout {
             Some(shares) => by_shares(parents, classes, shares)?,
         };
         if let Some((class, _)) = classes.iter().zip(&counts).find(|(_, n)| **n == 0) {
-            return Err(format!("class `{class}` gets none of {num_samples} samples"));
+            return Err(format!(
+                "class `{class}` gets none of {num_samples} samples"
+            ));
         }
         Ok(Self {
             counts: counts.into_iter().map(|n| n * fold).collect(),

@@ -121,9 +121,7 @@ impl Lookahead<'_> {
                 },
             })
             .collect();
-        Ok(self
-            .generator
-            .vary(images, &draws, self.variation_degree)?)
+        Ok(self.generator.vary(images, &draws, self.variation_degree)?)
     }
 }
 

@@ -25,6 +25,6 @@ pub use folder::{Existing, ResultFolder};
 pub use layout::Layout;
 pub use observer::{Observer, Silent};
 pub use plan::{Cost, Plan};
-pub use private_set::check as check_private_images;
+pub use private_set::PrivateImages;
 pub use run::{Outcome, Run};
 pub use schedule::{Schedule, Scheduled};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::population::Population;
 use super::{EvolutionError, Layout};
-use crate::images::{grid, png_bytes};
+use crate::images::{ImageBatch, ImagesError, PictureError, grid, png};
 
 /// Classes that a picture shows at most, and samples of each.
 const ROWS: usize = 20;
@@ -24,7 +24,11 @@ pub fn overview(
     path: &Path,
 ) -> Result<(), EvolutionError> {
     let ranges = layout.ranges();
-    let per_class = if ranges.len() == 1 { COLUMNS * 10 } else { COLUMNS };
+    let per_class = if ranges.len() == 1 {
+        COLUMNS * 10
+    } else {
+        COLUMNS
+    };
     let rows = ranges
         .iter()
         .take(ROWS)
@@ -63,9 +67,47 @@ fn draw(
     stamp: bool,
     path: &Path,
 ) -> Result<(), EvolutionError> {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(1).clamp(1, COLUMNS);
+    let columns = rows
+        .iter()
+        .map(Vec::len)
+        .max()
+        .unwrap_or(1)
+        .clamp(1, COLUMNS);
     let samples: Vec<usize> = rows.into_iter().flatten().collect();
     let images = population.gather(&samples)?;
-    let picture = grid(&images, columns, PADDING, stamp);
-    crate::atomic::write(path, &png_bytes(&picture)?).map_err(EvolutionError::io(path))
+    let mut picture = grid(&images, columns, PADDING).map_err(ImagesError::from)?;
+    if stamp {
+        picture = framed(&picture)?;
+    }
+    write(&picture, path)
+}
+
+/// Writes a batch of one image as PNG.
+///
+/// # Errors
+/// [`EvolutionError::Io`] or [`EvolutionError::State`].
+pub fn write(picture: &ImageBatch, path: &Path) -> Result<(), EvolutionError> {
+    let bytes = png(picture).map_err(|error| match error {
+        PictureError::Io(source) => EvolutionError::io(path)(source),
+        other => EvolutionError::State(format!("{}: {other}", path.display())),
+    })?;
+    crate::atomic::write(path, &bytes).map_err(EvolutionError::io(path))
+}
+
+/// A red frame: what is inside is not private.
+fn framed(picture: &ImageBatch) -> Result<ImageBatch, EvolutionError> {
+    const FRAME: usize = 6;
+    let (height, width) = (picture.height(), picture.width());
+    let (tall, wide) = (height + 2 * FRAME, width + 2 * FRAME);
+    let mut data = [200, 0, 0].repeat(tall * wide);
+    for (row, inside) in data
+        .chunks_exact_mut(wide * 3)
+        .skip(FRAME)
+        .zip(picture.data().chunks_exact(width.max(1) * 3))
+    {
+        for (pixel, from) in row.iter_mut().skip(FRAME * 3).zip(inside) {
+            *pixel = *from;
+        }
+    }
+    Ok(ImageBatch::new(data, 1, tall, wide).map_err(ImagesError::from)?)
 }

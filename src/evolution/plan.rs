@@ -154,7 +154,11 @@ impl Plan {
             "private images: {} in {} {}",
             self.private_images,
             self.classes.len(),
-            if self.classes.len() == 1 { "class" } else { "classes" }
+            if self.classes.len() == 1 {
+                "class"
+            } else {
+                "classes"
+            }
         );
         let _ = writeln!(
             text,

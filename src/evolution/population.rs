@@ -1,19 +1,23 @@
 //! A population on disk: `samples.npz`, read where needed and written as a stream.
 
+use std::cell::RefCell;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufReader, BufWriter};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::units::Units;
 use super::{EvolutionError, Layout};
 use crate::atomic;
 use crate::generators::Condition;
-use crate::images::{ImageBatch, ImagesError, SamplesReader, SamplesWriter};
+use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader, SamplesWriter};
 
 /// A population whose images stay on disk until they are asked for.
 pub struct Population {
-    reader: SamplesReader,
+    path: PathBuf,
+    // Reading moves the file's position.
+    reader: RefCell<SamplesReader<BufReader<File>>>,
+    len: usize,
     conditions: Vec<u32>,
 }
 
@@ -27,7 +31,8 @@ impl Population {
         layout: &Layout,
         image_size: (usize, usize),
     ) -> Result<Self, EvolutionError> {
-        let reader = SamplesReader::open(path)?;
+        let npz = npz_error(path);
+        let mut reader = SamplesReader::open(path).map_err(&npz)?;
         let expected = (layout.total() as usize, image_size.0, image_size.1);
         let found = (reader.len(), reader.height(), reader.width());
         if found != expected {
@@ -42,7 +47,7 @@ impl Population {
                 expected.2
             )));
         }
-        let conditions = reader.read_i64("conditions")?.unwrap_or_default();
+        let (_, conditions) = reader.arrays().i64s("conditions").map_err(npz)?;
         let conditions: Vec<u32> = conditions
             .into_iter()
             .map_while(|c| u32::try_from(c).ok())
@@ -53,13 +58,18 @@ impl Population {
                 path.display()
             )));
         }
-        Ok(Self { reader, conditions })
+        Ok(Self {
+            path: path.to_owned(),
+            len: reader.len(),
+            reader: RefCell::new(reader),
+            conditions,
+        })
     }
 
     /// Number of samples.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.reader.len()
+        self.len
     }
 
     /// The public conditions, one a sample.
@@ -73,7 +83,8 @@ impl Population {
     /// # Errors
     /// [`EvolutionError::Images`].
     pub fn images(&self, range: Range<usize>) -> Result<ImageBatch, EvolutionError> {
-        Ok(self.reader.read(range)?)
+        let images = self.reader.borrow_mut().read(range);
+        images.map_err(npz_error(&self.path))
     }
 
     /// The chosen images, in this order.
@@ -81,7 +92,15 @@ impl Population {
     /// # Errors
     /// [`EvolutionError::Images`].
     pub fn gather(&self, indices: &[usize]) -> Result<ImageBatch, EvolutionError> {
-        Ok(self.reader.gather(indices)?)
+        let mut images: Option<ImageBatch> = None;
+        for &index in indices {
+            let image = self.images(index..index + 1)?;
+            match &mut images {
+                Some(images) => images.extend(&image).map_err(ImagesError::from)?,
+                None => images = Some(image),
+            }
+        }
+        images.map_or_else(|| self.images(0..0), Ok)
     }
 }
 
@@ -109,25 +128,36 @@ pub fn store(
     }
     let conditions: Vec<i64> = conditions.iter().map(|c| i64::from(c.0)).collect();
     atomic::write_via(scratch, path, |file: &mut BufWriter<&mut File>| {
-        let mut writer = SamplesWriter::create(file, total, height, width)?;
+        let npz = npz_error(path);
+        let mut writer = SamplesWriter::create(file, total, height, width).map_err(&npz)?;
         for range in &ranges {
             let bytes = units.read(range, range.len() * height * width * 3)?;
             let images =
                 ImageBatch::new(bytes, range.len(), height, width).map_err(ImagesError::from)?;
-            writer.push(&images)?;
+            writer.push(&images).map_err(&npz)?;
         }
-        writer.array_i64("labels", &layout.labels())?;
-        writer.array_i64("conditions", &conditions)?;
+        writer.i64s("labels", &layout.labels()).map_err(&npz)?;
+        writer.i64s("conditions", &conditions).map_err(&npz)?;
         if non_private {
-            writer.array_i64("non_private", &[1])?;
+            writer.i64s("non_private", &[1]).map_err(&npz)?;
         }
-        writer.finish()?;
+        writer.finish().map_err(npz)?;
         Ok::<(), StoreError>(())
     })
     .map_err(|error| match error {
         StoreError::Io(source) => EvolutionError::io(path)(source),
         StoreError::Other(error) => error,
     })
+}
+
+/// For `map_err`: an [`EvolutionError::Images`] about `path`.
+pub(super) fn npz_error(path: &Path) -> impl Fn(NpzError) -> EvolutionError + '_ {
+    move |source| {
+        EvolutionError::Images(ImagesError::Npz {
+            path: path.to_owned(),
+            source,
+        })
+    }
 }
 
 /// Lets [`atomic::write_via`] report both kinds of failure.

@@ -7,108 +7,161 @@ use sha2::{Digest, Sha256};
 use super::lookahead::embed_all;
 use super::{EvolutionError, Observer};
 use crate::embedders::{Embedder, Embeddings};
-use crate::images::PrivateImages;
+use crate::images::{DataConfig, ImageSource, Skipped};
 use crate::privacy::{Fingerprint, PrivateFolder, Sensitive};
 use crate::voting::PrivateVoters;
 
 /// Images read at a time.
 const CHUNK: usize = 512;
 
-/// Reads every private image once, so that a broken one is found before anything is spent, and fingerprints
-/// the lot.
-///
-/// # Errors
-/// [`EvolutionError::Images`] naming the file.
-pub fn check(
-    images: &mut PrivateImages,
-    observer: &dyn Observer,
-) -> Result<Sensitive<Fingerprint>, EvolutionError> {
-    let total = images.len();
-    observer.begin("checking private images", total as u64);
-    let mut digests = Vec::new();
-    for start in (0..total).step_by(CHUNK) {
-        if observer.interrupted() {
-            observer.end();
-            return Err(EvolutionError::Interrupted);
-        }
-        let batch = images.check(start..(start + CHUNK).min(total))?;
-        digests.push(batch.map_ref(|batch| Sha256::digest(batch.data()).to_vec()));
-        observer.advance((start + CHUNK).min(total) as u64);
-    }
-    observer.end();
-    let labels = images.labels().map_ref(|labels| {
-        labels.iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<u8>>()
-    });
-    let classes = images.classes().join("\n");
-    let all = digests
-        .into_iter()
-        .fold(labels.map(|labels| vec![labels]), |all, digest| {
-            all.zip(digest, |mut all, digest| {
-                all.push(digest);
-                all
-            })
-        });
-    Ok(all.map(|all| {
-        Fingerprint::of(std::iter::once(classes.as_bytes()).chain(all.iter().map(Vec::as_slice)))
-    }))
+/// The private images, still on disk. What is read of them goes straight behind the wall.
+pub struct PrivateImages {
+    source: ImageSource,
+    labels: Sensitive<Vec<u32>>,
 }
 
-/// The private images' embeddings, split by class: from the run's private folder if they are there, else
-/// computed and put there.
-///
-/// The cache belongs to this run: its ledger has already established that images and configuration are the
-/// same.
-///
-/// # Errors
-/// See [`EvolutionError`].
-pub fn voters(
-    images: &PrivateImages,
-    embedder: &dyn Embedder,
-    private: &PrivateFolder,
-    observer: &dyn Observer,
-) -> Result<PrivateVoters, EvolutionError> {
-    // Number and dimension are public; in the name, they need no look through the wall.
-    let name = format!("embeddings-{}x{}", images.len(), embedder.dimension());
-    let embeddings = match private.read_back(&name, decode)? {
-        Some(cached) => cached,
-        None => {
-            let embeddings = embed(images, embedder, observer)?;
-            private.write_sensitive(&name, &embeddings, encode)?;
-            embeddings
-        }
-    };
-    Ok(PrivateVoters::new(
-        embeddings,
-        images.labels(),
-        images.classes().len(),
-    ))
+impl PrivateImages {
+    /// Lists the images, reads none.
+    ///
+    /// # Errors
+    /// [`EvolutionError::Images`].
+    pub fn open(config: &DataConfig) -> Result<Self, EvolutionError> {
+        let source = ImageSource::open(config)?;
+        Ok(Self {
+            labels: Sensitive::new(source.labels().to_vec()),
+            source,
+        })
+    }
+
+    /// Number of images: declared public.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.source.len()
+    }
+
+    /// Whether there is no image.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.source.is_empty()
+    }
+
+    /// Class names: declared public.
+    #[must_use]
+    pub fn classes(&self) -> &[String] {
+        self.source.classes()
+    }
+
+    /// Entries of the folder whose names are not those of images.
+    #[must_use]
+    pub fn ignored(&self) -> usize {
+        self.source.ignored()
+    }
+
+    /// Reads every private image once, so that a broken one is found before anything is spent, and
+    /// fingerprints the lot. Files that may be and were left out are returned.
+    ///
+    /// # Errors
+    /// [`EvolutionError::Images`] naming the file.
+    pub fn check(
+        &mut self,
+        observer: &dyn Observer,
+    ) -> Result<(Sensitive<Fingerprint>, Vec<Skipped>), EvolutionError> {
+        let total = self.len();
+        observer.begin("checking private images", total as u64);
+        let mut digests: Vec<Sensitive<Vec<u8>>> = Vec::new();
+        let mut done = 0;
+        let skipped = self.source.check(CHUNK, |batch| {
+            done += CHUNK;
+            observer.advance(done.min(total) as u64);
+            let batch = Sensitive::new(batch);
+            digests.push(batch.map_ref(|batch| Sha256::digest(batch.data()).to_vec()));
+            go_on(observer)
+        })?;
+        observer.end();
+        self.labels = Sensitive::new(self.source.labels().to_vec());
+        let labels = self.labels.map_ref(|labels| {
+            labels
+                .iter()
+                .flat_map(|label| label.to_le_bytes())
+                .collect::<Vec<u8>>()
+        });
+        let classes = self.classes().join("\n");
+        let parts = digests
+            .into_iter()
+            .fold(labels.map(|labels| vec![labels]), |parts, digest| {
+                parts.zip(digest, |mut parts, digest| {
+                    parts.push(digest);
+                    parts
+                })
+            });
+        let fingerprint = parts.map(|parts| {
+            let parts = parts.iter().map(Vec::as_slice);
+            Fingerprint::of(std::iter::once(classes.as_bytes()).chain(parts))
+        });
+        Ok((fingerprint, skipped))
+    }
+
+    /// The images' embeddings, split by class: from the run's private folder if they are there, else
+    /// computed and put there.
+    ///
+    /// The folder belongs to one run, and its ledger has established that images and configuration are
+    /// those that it began with; so the embeddings are, too.
+    ///
+    /// # Errors
+    /// See [`EvolutionError`].
+    pub fn voters(
+        &mut self,
+        embedder: &dyn Embedder,
+        private: &PrivateFolder,
+        observer: &dyn Observer,
+    ) -> Result<PrivateVoters, EvolutionError> {
+        // Number and dimension are public; in the name, they need no look through the wall.
+        let name = format!("embeddings-{}x{}", self.len(), embedder.dimension());
+        let embeddings = match private.read_back(&name, decode)? {
+            Some(cached) => cached,
+            None => {
+                let embeddings = self.embed(embedder, observer)?;
+                private.write_sensitive(&name, &embeddings, encode)?;
+                embeddings
+            }
+        };
+        let classes = self.classes().len();
+        Ok(PrivateVoters::new(embeddings, &self.labels, classes))
+    }
+
+    fn embed(
+        &mut self,
+        embedder: &dyn Embedder,
+        observer: &dyn Observer,
+    ) -> Result<Sensitive<Embeddings>, EvolutionError> {
+        let (total, dimension) = (self.len(), embedder.dimension());
+        observer.begin("embedding private images", total as u64);
+        let mut data = Sensitive::new(Vec::with_capacity(total * dimension));
+        let mut done = 0;
+        self.source.for_each_batch(CHUNK, |batch| {
+            let batch = Sensitive::new(batch);
+            let embedded = batch.try_map_ref(|batch| embed_all(embedder, batch))?;
+            data.extend_with(embedded, |data: &mut Vec<f32>, embedded| {
+                data.extend(embedded.into_data());
+            });
+            done += CHUNK;
+            observer.advance(done.min(total) as u64);
+            go_on(observer)
+        })?;
+        observer.end();
+        // `embed_all` has checked every part, so the whole is of this dimension, too.
+        Ok(data.map(|data| {
+            Embeddings::new(data, dimension).unwrap_or_else(|| Embeddings::empty(dimension))
+        }))
+    }
 }
 
-fn embed(
-    images: &PrivateImages,
-    embedder: &dyn Embedder,
-    observer: &dyn Observer,
-) -> Result<Sensitive<Embeddings>, EvolutionError> {
-    let (total, dimension) = (images.len(), embedder.dimension());
-    observer.begin("embedding private images", total as u64);
-    let mut data = Sensitive::new(Vec::with_capacity(total * dimension));
-    for start in (0..total).step_by(CHUNK) {
-        if observer.interrupted() {
-            observer.end();
-            return Err(EvolutionError::Interrupted);
-        }
-        let end = (start + CHUNK).min(total);
-        let batch = images.read(start..end)?;
-        let embedded = batch.try_map_ref(|batch| embed_all(embedder, batch))?;
-        data = data.zip(embedded, |mut data: Vec<f32>, embedded| {
-            data.extend(embedded.into_data());
-            data
-        });
-        observer.advance(end as u64);
+fn go_on(observer: &dyn Observer) -> Result<(), EvolutionError> {
+    if observer.interrupted() {
+        observer.end();
+        return Err(EvolutionError::Interrupted);
     }
-    observer.end();
-    // `embed_all` has checked every part, so the whole is right too.
-    Ok(data.map(|data| Embeddings::new(data, dimension).unwrap_or_else(|| Embeddings::empty(dimension))))
+    Ok(())
 }
 
 /// Number and dimension as u64, then all numbers, little-endian.

@@ -8,12 +8,13 @@ use candle_core::Device;
 use super::breed::{Brood, Origin, global, origins};
 use super::folder::ResultFolder;
 use super::lookahead::Lookahead;
-use super::population::{Population, store};
-use super::{EvolutionError, Layout, Observer, Plan, pictures, private_set};
+use super::population::{Population, npz_error, store};
+use super::private_set::PrivateImages;
+use super::{EvolutionError, Layout, Observer, Plan, pictures};
 use crate::config::Settings;
 use crate::embedders::Embedder;
 use crate::generators::{Condition, Generator, Slot};
-use crate::images::{NpzWriter, PrivateImages, SamplesReader, png_bytes};
+use crate::images::{NpzError, NpzReader, NpzWriter, SamplesReader};
 use crate::privacy::{
     ClassConditions, Fingerprint, Ledger, NoisyHistogram, PrivateFolder, PublicInputs, Sensitive,
     Statement, UniformFallback, release, sha256_hex,
@@ -68,7 +69,7 @@ impl Run<'_> {
     pub fn execute(
         &self,
         folder: &ResultFolder,
-        images: &PrivateImages,
+        images: &mut PrivateImages,
         fingerprint: &Sensitive<Fingerprint>,
     ) -> Result<Outcome, EvolutionError> {
         let private = PrivateFolder::create(folder.private())?;
@@ -255,14 +256,18 @@ impl Session<'_> {
         let size = self.run.generator.image_size();
         if !base_path.exists() {
             let scratch = self.folder.phase(0, "random");
-            store(&base_path, &scratch, &base, size, &units, &conditions, false)?;
+            store(
+                &base_path,
+                &scratch,
+                &base,
+                size,
+                &units,
+                &conditions,
+                false,
+            )?;
         }
         let parents = Population::open(&base_path, &base, size)?;
-        let everyone: Vec<Vec<usize>> = base
-            .ranges()
-            .into_iter()
-            .map(Iterator::collect)
-            .collect();
+        let everyone: Vec<Vec<usize>> = base.ranges().into_iter().map(Iterator::collect).collect();
         let origins = origins(&everyone, evolution.initial_variations, true);
         self.breed(0, layout, &parents, origins, "initial variations")
     }
@@ -272,7 +277,8 @@ impl Session<'_> {
         let Some(path) = &self.run.settings.evolution.initial_samples else {
             return Ok(());
         };
-        let reader = SamplesReader::open(path)?;
+        let npz = npz_error(path);
+        let mut reader = SamplesReader::open(path).map_err(&npz)?;
         let size = self.run.generator.image_size();
         let found = (reader.len() as u64, reader.height(), reader.width());
         if found != (layout.total(), size.0, size.1) {
@@ -287,17 +293,19 @@ impl Session<'_> {
                 size.1
             )));
         }
-        if let Some(labels) = reader.read_i64("labels")?
-            && labels != layout.labels()
-        {
+        if reader.arrays().has("labels") && reader.labels().map_err(&npz)? != layout.labels() {
             return Err(EvolutionError::State(format!(
                 "{}: `labels` is not {} samples of class 0, then of class 1, and so on",
                 path.display(),
                 layout.counts().first().copied().unwrap_or(0)
             )));
         }
-        let conditions = match reader.read_i64("conditions")? {
-            Some(conditions) => conditions
+        let conditions = match reader.arrays().has("conditions") {
+            true => reader
+                .arrays()
+                .i64s("conditions")
+                .map_err(&npz)?
+                .1
                 .into_iter()
                 .map(|c| u32::try_from(c).map(Condition))
                 .collect::<Result<Vec<_>, _>>()
@@ -307,13 +315,13 @@ impl Session<'_> {
                         path.display()
                     ))
                 })?,
-            None => self.conditions(layout)?,
+            false => self.conditions(layout)?,
         };
         let units = super::units::Units::open(self.folder.phase(0, "adopted"), "u8")?;
         let step = self.run.generator.batch_size().max(1);
         for start in (0..reader.len()).step_by(step) {
             let range = start..(start + step).min(reader.len());
-            units.write(&range, reader.read(range.clone())?.data())?;
+            units.write(&range, reader.read(range.clone()).map_err(&npz)?.data())?;
         }
         self.store(0, layout, &units, &conditions)
     }
@@ -396,14 +404,15 @@ impl Session<'_> {
         if self.run.settings.output.plot_images {
             for index in 0..population.len() {
                 let path = folder.join(format!("{index}.png"));
-                let image = population.images(index..index + 1)?;
-                crate::atomic::write(&path, &png_bytes(&image)?)
-                    .map_err(EvolutionError::io(&path))?;
+                pictures::write(&population.images(index..index + 1)?, &path)?;
             }
         }
         self.folder
             .clear(&self.folder.work().join(iteration.to_string()))?;
-        self.say(&format!("population {iteration}: {} samples", population.len()))
+        self.say(&format!(
+            "population {iteration}: {} samples",
+            population.len()
+        ))
     }
 
     /// One PE iteration: vote, release, select, vary.
@@ -411,7 +420,7 @@ impl Session<'_> {
         &mut self,
         iteration: u32,
         before: &Population,
-        images: &PrivateImages,
+        images: &mut PrivateImages,
         voters: &mut Option<PrivateVoters>,
     ) -> Result<Population, EvolutionError> {
         self.folder.make(&self.folder.iteration(iteration))?;
@@ -453,7 +462,7 @@ impl Session<'_> {
         iteration: u32,
         population: &Population,
         layout: &Layout,
-        images: &PrivateImages,
+        images: &mut PrivateImages,
         voters: &mut Option<PrivateVoters>,
     ) -> Result<NoisyHistogram, EvolutionError> {
         let path = self.folder.votes(iteration);
@@ -480,12 +489,7 @@ impl Session<'_> {
         )?;
         let voters = match voters {
             Some(voters) => voters,
-            None => voters.insert(private_set::voters(
-                images,
-                run.embedder,
-                &self.private,
-                run.observer,
-            )?),
+            None => voters.insert(images.voters(run.embedder, &self.private, run.observer)?),
         };
         let counts = cast_votes(
             &seen,
@@ -572,24 +576,27 @@ fn write_votes(
     file: &mut (impl io::Write + io::Seek),
 ) -> io::Result<()> {
     let values = noisy.values();
-    let mut writer = NpzWriter::new(file);
-    let written = writer
-        .array_i64("lattice", noisy.lattice())
-        .and_then(|()| writer.array_f64("noisy", &values))
-        .and_then(|()| writer.array_f64("votes", &threshold(&values, threshold_at)))
-        .and_then(|()| {
-            if stamp {
-                writer.array_i64("non_private", &[1])
-            } else {
-                Ok(())
-            }
-        })
-        .and_then(|()| writer.finish());
-    written.map_err(io::Error::other)
+    let shape = [values.len()];
+    let write = || -> Result<(), NpzError> {
+        let mut writer = NpzWriter::new(file);
+        writer.i64s("lattice", &shape, noisy.lattice())?;
+        writer.f64s("noisy", &shape, &values)?;
+        writer.f64s("votes", &shape, &threshold(&values, threshold_at))?;
+        if stamp {
+            writer.i64s("non_private", &[1], &[1])?;
+        }
+        writer.finish()?;
+        Ok(())
+    };
+    write().map_err(io::Error::other)
 }
 
 fn read_votes(path: &Path, expected: usize) -> Result<NoisyHistogram, EvolutionError> {
-    let lattice = crate::images::read_i64(path, "lattice")?.unwrap_or_default();
+    let npz = npz_error(path);
+    let (_, lattice) = NpzReader::open(path)
+        .map_err(&npz)?
+        .i64s("lattice")
+        .map_err(npz)?;
     if lattice.len() != expected {
         return Err(EvolutionError::State(format!(
             "{}: `lattice` has {} values where {expected} were expected",

@@ -103,8 +103,7 @@ impl<T: Scheduled> Visitor<'_> for NumberVisitor<T> {
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<T, E> {
-        T::from_integer(value)
-            .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(value), &self))
+        T::from_integer(value).ok_or_else(|| E::invalid_value(de::Unexpected::Signed(value), &self))
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<T, E> {
@@ -173,7 +172,10 @@ impl<'de, T: Scheduled> Visitor<'de> for ScheduleVisitor<T> {
         });
         let values: Option<Vec<T>> = values.collect();
         values.map(Schedule::List).ok_or_else(|| {
-            de::Error::custom(format_args!("every value of the range must be {}", T::EXPECTED))
+            de::Error::custom(format_args!(
+                "every value of the range must be {}",
+                T::EXPECTED
+            ))
         })
     }
 }
@@ -194,7 +196,10 @@ mod tests {
     #[test]
     fn all_three_spellings() {
         assert_eq!(parse::<u64>("7").unwrap().expand(3), Some(vec![7, 7, 7]));
-        assert_eq!(parse::<f64>("[1, 0.5]").unwrap().expand(2), Some(vec![1.0, 0.5]));
+        assert_eq!(
+            parse::<f64>("[1, 0.5]").unwrap().expand(2),
+            Some(vec![1.0, 0.5])
+        );
         let range = parse::<f64>("{ start = 0, stop = 40, step = 2 }").unwrap();
         assert_eq!(range.populations(), Some(21));
         assert_eq!(range.expand(21).unwrap()[20], 40.0);
@@ -205,7 +210,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_what_was_expected() {
-        for text in ["-1", "1.5", "\"x\"", "[1, -2]", "{ start = 0, stop = 1, step = 0.5 }"] {
+        for text in [
+            "-1",
+            "1.5",
+            "\"x\"",
+            "[1, -2]",
+            "{ start = 0, stop = 1, step = 0.5 }",
+        ] {
             assert!(parse::<u64>(text).is_err(), "{text}");
         }
         for text in [

@@ -74,22 +74,12 @@ pub enum ImagesError {
         source: NpzError,
     },
     /// `image_size` or `num_samples` is out of range; names the key.
-    #[error("{key} is {value}: expected {expected}")]
+    #[error("{key} {message}")]
     Config {
         /// The key below `[data]`.
         key: &'static str,
-        /// Its value.
-        value: usize,
-        /// What would have been right.
-        expected: String,
-    },
-    /// The images do not fit into memory.
-    #[error("{count} images of {size}x{size} need more memory than there is")]
-    Memory {
-        /// Images.
-        count: usize,
-        /// Rows and columns.
-        size: usize,
+        /// What is wrong and what was expected.
+        message: String,
     },
     /// The caller asked to stop.
     #[error("interrupted while reading images")]

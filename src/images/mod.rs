@@ -6,7 +6,7 @@
 //!   [`center_crop`];
 //! * files: [`decode`], the `.npy` header, [`NpzReader`] and [`NpzWriter`], [`SamplesReader`] and
 //!   [`SamplesWriter`], [`png`] and [`grid`];
-//! * the private data: `folder` lists, [`scan`] counts, [`load`] reads.
+//! * the private data: `folder` lists, [`ImageSource`] reads.
 
 mod batch;
 mod crop;
@@ -32,4 +32,4 @@ pub use npy::NpyError;
 pub use npz::{NpzError, NpzReader, NpzWriter};
 pub use resize::{Resampler, ResizeError, resize_batch_float, resize_bicubic_float};
 pub use samples::{IMAGE_KEYS, LABEL_KEYS, SAMPLES_KEY, SamplesReader, SamplesWriter};
-pub use source::{ALL_CLASS, DataConfig, Inventory, LabelledImages, OnBadImage, load, scan};
+pub use source::{ALL_CLASS, DataConfig, ImageSource, OnBadImage, Skipped};

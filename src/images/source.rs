@@ -6,8 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -26,8 +24,6 @@ pub const ALL_CLASS: &str = "all";
 const MAX_FILE: u64 = 1 << 31;
 /// Larger images than this are not asked for.
 const MAX_IMAGE_SIZE: usize = 4096;
-/// Images of an `.npz` that are resized at once.
-const NPZ_BATCH: usize = 256;
 
 /// `[data]`: where the private images are and how they are read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,94 +59,13 @@ pub enum OnBadImage {
     Skip,
 }
 
-/// Private images of one size, with labels.
-pub struct LabelledImages {
-    /// `uint8[N, image_size, image_size, 3]`.
-    pub images: ImageBatch,
-    /// For each image its index into `classes`.
-    pub labels: Vec<u32>,
-    /// Class names, sorted: by name for a folder, by number for an `.npz`. [`ALL_CLASS`] alone when the
-    /// run is not class-conditional.
-    pub classes: Vec<String>,
-    /// Files that were left out, with the reason.
-    pub skipped: Vec<(PathBuf, String)>,
-}
+/// A file that was left out, and why.
+pub type Skipped = (PathBuf, String);
 
-/// What a source holds, by names alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inventory {
-    /// Class names and numbers of images, in the order of [`LabelledImages::classes`].
-    pub classes: Vec<(String, usize)>,
-    /// Images in all.
-    pub total: usize,
-    /// Entries of a folder that are no images by their name.
-    pub ignored: usize,
-}
-
-/// Counts what [`load`] would read, without decoding an image: for `--dry-run`.
-///
-/// # Errors
-/// [`ImagesError`] for all that does not lie in an image itself.
-pub fn scan(config: &DataConfig) -> Result<Inventory, ImagesError> {
-    let source = Source::open(config)?;
-    let mut counts = vec![0usize; source.classes.len()];
-    for label in &source.labels {
-        if let Some(count) = counts.get_mut(*label as usize) {
-            *count += 1;
-        }
-    }
-    Ok(Inventory {
-        total: source.labels.len(),
-        classes: source.classes.into_iter().zip(counts).collect(),
-        ignored: source.ignored,
-    })
-}
-
-/// Reads the images in parallel: decodes, scales the shorter side to `image_size`, crops the centre.
-/// The order is that of the names, the result the same on any number of threads.
-///
-/// `progress` is called with images done and images in all, from several threads; when `interrupted`
-/// says so, reading stops.
-///
-/// # Errors
-/// [`ImagesError`]; for a bad image, unless `on_bad_image` is `skip`, one that names it.
-pub fn load(
-    config: &DataConfig,
-    progress: &(dyn Fn(u64, u64) + Sync),
-    interrupted: &(dyn Fn() -> bool + Sync),
-) -> Result<LabelledImages, ImagesError> {
-    let source = Source::open(config)?;
-    let watch = Watch {
-        done: AtomicU64::new(0),
-        total: source.labels.len() as u64,
-        progress,
-        interrupted,
-    };
-    let (images, labels, skipped) = match source.kind {
-        SourceKind::Folder(files) => load_files(config, &files, source.labels, &watch)?,
-        SourceKind::Npz(reader) => {
-            let images = load_npz(config, *reader, source.labels.len(), &watch)?;
-            (images, source.labels, Vec::new())
-        }
-    };
-    if images.is_empty() {
-        return Err(ImagesError::Empty {
-            path: config.path.clone(),
-            expected: "at least one readable image",
-        });
-    }
-    Ok(LabelledImages {
-        images,
-        labels,
-        classes: source.classes,
-        skipped,
-    })
-}
-
-/// A source whose names are read, and nothing else.
-struct Source {
+/// Images that are read a batch at a time: memory does not grow with their number.
+pub struct ImageSource {
+    config: DataConfig,
     kind: SourceKind,
-    /// One for each image that will be read.
     labels: Vec<u32>,
     classes: Vec<String>,
     ignored: usize,
@@ -161,22 +76,33 @@ enum SourceKind {
     Npz(Box<SamplesReader<std::io::BufReader<File>>>),
 }
 
-impl Source {
-    fn open(config: &DataConfig) -> Result<Self, ImagesError> {
-        let out_of_range = |key, value, expected: String| {
-            Err(ImagesError::Config {
-                key,
-                value,
-                expected,
-            })
-        };
-        if !(1..=MAX_IMAGE_SIZE).contains(&config.image_size) {
-            let expected = format!("1 to {MAX_IMAGE_SIZE}");
-            return out_of_range("image_size", config.image_size, expected);
+impl DataConfig {
+    /// Checks the values by themselves.
+    ///
+    /// # Errors
+    /// The key, and what is wrong with it.
+    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+        if !(1..=MAX_IMAGE_SIZE).contains(&self.image_size) {
+            let message = format!("is {}: expected 1 to {MAX_IMAGE_SIZE}", self.image_size);
+            return Err(("image_size", message));
         }
-        if config.num_samples == Some(0) {
-            return out_of_range("num_samples", 0, "1 or more, or nothing for all".to_owned());
+        if self.num_samples == Some(0) {
+            let message = "is 0: expected 1 or more, or nothing for all";
+            return Err(("num_samples", message.to_owned()));
         }
+        Ok(())
+    }
+}
+
+impl ImageSource {
+    /// Lists a folder or opens an `.npz`; reads names and labels, no image.
+    ///
+    /// # Errors
+    /// [`ImagesError`] when there is nothing to read, or a file name has no class.
+    pub fn open(config: &DataConfig) -> Result<Self, ImagesError> {
+        config
+            .validate()
+            .map_err(|(key, message)| ImagesError::Config { key, message })?;
         let metadata = std::fs::metadata(&config.path).map_err(|source| ImagesError::Read {
             path: config.path.clone(),
             source,
@@ -216,6 +142,7 @@ impl Source {
             one_class(files.len())
         };
         Ok(Self {
+            config: config.clone(),
             kind: SourceKind::Folder(files),
             labels,
             classes,
@@ -241,15 +168,166 @@ impl Source {
             one_class(count)
         };
         Ok(Self {
+            config: config.clone(),
             kind: SourceKind::Npz(Box::new(reader)),
             labels,
             classes,
             ignored: 0,
         })
     }
+
+    /// Number of images.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no image.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The class of each image, as an index into [`ImageSource::classes`].
+    #[must_use]
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// Class names, sorted (those of an `.npz` by number).
+    #[must_use]
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Entries of the folder that are no images by their names, and so are not read.
+    #[must_use]
+    pub fn ignored(&self) -> usize {
+        self.ignored
+    }
+
+    /// Reads every image once, in order, `uint8[batch, image_size, image_size, 3]` at a time. Files that
+    /// are no readable images end it or, under [`OnBadImage::Skip`], are left out, now and later, and
+    /// returned.
+    ///
+    /// # Errors
+    /// [`ImagesError`] naming the file; whatever `visit` returns.
+    pub fn check<E: From<ImagesError>>(
+        &mut self,
+        batch_size: usize,
+        mut visit: impl FnMut(ImageBatch) -> Result<(), E>,
+    ) -> Result<Vec<Skipped>, E> {
+        let SourceKind::Folder(files) = &self.kind else {
+            self.for_each_batch(batch_size, visit)?;
+            return Ok(Vec::new());
+        };
+        let mut bad = BTreeMap::new();
+        for (chunk, files) in files.chunks(batch_size.max(1)).enumerate() {
+            let mut pixels = Vec::new();
+            for (index, image) in read_all(files, self.config.image_size)
+                .into_iter()
+                .enumerate()
+            {
+                match image {
+                    Ok(image) => pixels.extend_from_slice(&image),
+                    Err(error) if self.config.on_bad_image == OnBadImage::Skip => {
+                        bad.insert(chunk * batch_size.max(1) + index, reason(&error));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            visit(square(pixels, self.config.image_size)?)?;
+        }
+        Ok(self.leave_out(bad)?)
+    }
+
+    /// As [`ImageSource::check`], except that an unreadable file is always an error.
+    ///
+    /// # Errors
+    /// [`ImagesError`] naming the file; whatever `visit` returns.
+    pub fn for_each_batch<E: From<ImagesError>>(
+        &mut self,
+        batch_size: usize,
+        mut visit: impl FnMut(ImageBatch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (size, path) = (self.config.image_size, &self.config.path);
+        match &mut self.kind {
+            SourceKind::Folder(files) => {
+                for files in files.chunks(batch_size.max(1)) {
+                    let images: Vec<Vec<u8>> = read_all(files, size)
+                        .into_iter()
+                        .collect::<Result<_, _>>()?;
+                    visit(square(images.concat(), size)?)?;
+                }
+                Ok(())
+            }
+            SourceKind::Npz(reader) => reader.for_each_batch(
+                self.labels.len(),
+                batch_size,
+                |source| npz_error(path, source).into(),
+                |batch| {
+                    let (height, width) = (batch.height(), batch.width());
+                    let images: Vec<&[u8]> = batch.iter().collect();
+                    let images: Vec<Vec<u8>> = images
+                        .into_par_iter()
+                        .map(|pixels| {
+                            let image = Rgb {
+                                pixels: pixels.to_vec(),
+                                height,
+                                width,
+                            };
+                            fit(path, image, size)
+                        })
+                        .collect::<Result<_, _>>()?;
+                    visit(square(images.concat(), size)?)
+                },
+            ),
+        }
+    }
+
+    /// Takes the bad files out. A class may vanish with its last file.
+    fn leave_out(&mut self, bad: BTreeMap<usize, String>) -> Result<Vec<Skipped>, ImagesError> {
+        let SourceKind::Folder(files) = &mut self.kind else {
+            return Ok(Vec::new());
+        };
+        if bad.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut skipped = Vec::with_capacity(bad.len());
+        let mut good = Vec::with_capacity(files.len());
+        let mut names = Vec::with_capacity(files.len());
+        for (index, (file, label)) in files.drain(..).zip(&self.labels).enumerate() {
+            match bad.get(&index) {
+                Some(reason) => skipped.push((file, reason.clone())),
+                None => {
+                    good.push(file);
+                    names.extend(self.classes.get(*label as usize).cloned());
+                }
+            }
+        }
+        *files = good;
+        (self.labels, self.classes) = index(&names, String::clone);
+        if self.labels.is_empty() {
+            return Err(ImagesError::Empty {
+                path: self.config.path.clone(),
+                expected: "at least one readable image",
+            });
+        }
+        Ok(skipped)
+    }
 }
 
-/// Sorted distinct values as class names, and each value's place among them.
+/// Each file as `[size, size, 3]`, in parallel, in order.
+fn read_all(files: &[PathBuf], size: usize) -> Vec<Result<Vec<u8>, ImagesError>> {
+    files.par_iter().map(|path| read_one(path, size)).collect()
+}
+
+/// Whole images of `size` by `size`.
+fn square(pixels: Vec<u8>, size: usize) -> Result<ImageBatch, ImagesError> {
+    let count = pixels.len() / (size * size * 3);
+    Ok(ImageBatch::new(pixels, count, size, size)?)
+}
+
 fn index<T: Ord>(values: &[T], name: impl Fn(&T) -> String) -> (Vec<u32>, Vec<String>) {
     let distinct: BTreeSet<&T> = values.iter().collect();
     let places: BTreeMap<&T, u32> = distinct.iter().copied().zip(0..).collect();
@@ -271,83 +349,6 @@ fn npz_error(path: &Path, source: super::npz::NpzError) -> ImagesError {
     }
 }
 
-/// Progress and interruption.
-struct Watch<'a> {
-    done: AtomicU64,
-    total: u64,
-    progress: &'a (dyn Fn(u64, u64) + Sync),
-    interrupted: &'a (dyn Fn() -> bool + Sync),
-}
-
-impl Watch<'_> {
-    fn one_done(&self) {
-        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        (self.progress)(done, self.total);
-    }
-
-    fn check(&self) -> Result<(), ImagesError> {
-        if (self.interrupted)() {
-            return Err(ImagesError::Interrupted);
-        }
-        Ok(())
-    }
-}
-
-type Loaded = (ImageBatch, Vec<u32>, Vec<(PathBuf, String)>);
-
-fn load_files(
-    config: &DataConfig,
-    files: &[PathBuf],
-    labels: Vec<u32>,
-    watch: &Watch<'_>,
-) -> Result<Loaded, ImagesError> {
-    let size = config.image_size;
-    let image_len = size * size * 3;
-    let mut data = zeroed(files.len(), size)?;
-    // The bad files by their index: the one that is reported does not depend on the threads unless
-    // the run ends at once.
-    let bad = Mutex::new(BTreeMap::new());
-    let stop = AtomicBool::new(false);
-    data.par_chunks_exact_mut(image_len)
-        .zip(files)
-        .enumerate()
-        .try_for_each(|(index, (place, path))| {
-            watch.check()?;
-            if stop.load(Ordering::Relaxed) {
-                return Ok::<_, ImagesError>(());
-            }
-            match read_one(path, size) {
-                Ok(pixels) => place.copy_from_slice(&pixels),
-                Err(error) => {
-                    if config.on_bad_image == OnBadImage::Error {
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                    // A poisoned lock holds a map as good as any: nothing panics while it is held.
-                    bad.lock()
-                        .unwrap_or_else(|poisoned| poisoned.into_inner())
-                        .insert(index, error);
-                }
-            }
-            watch.one_done();
-            Ok(())
-        })?;
-    let mut bad = bad
-        .into_inner()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    if config.on_bad_image == OnBadImage::Error
-        && let Some((_, error)) = bad.pop_first()
-    {
-        return Err(error);
-    }
-    let (data, labels) = without(data, labels, image_len, &bad);
-    let skipped = bad
-        .into_iter()
-        .filter_map(|(index, error)| Some((files.get(index)?.clone(), reason(&error))))
-        .collect();
-    let images = ImageBatch::new(data, labels.len(), size, size)?;
-    Ok((images, labels, skipped))
-}
-
 /// An error without the path, which is listed beside it.
 fn reason(error: &ImagesError) -> String {
     match error {
@@ -356,32 +357,6 @@ fn reason(error: &ImagesError) -> String {
         ImagesError::Read { source, .. } => source.to_string(),
         other => other.to_string(),
     }
-}
-
-/// Takes the bad images' places out.
-fn without<E>(
-    data: Vec<u8>,
-    labels: Vec<u32>,
-    image_len: usize,
-    bad: &BTreeMap<usize, E>,
-) -> (Vec<u8>, Vec<u32>) {
-    if bad.is_empty() {
-        return (data, labels);
-    }
-    let good = |index: &usize| !bad.contains_key(index);
-    let data = data
-        .chunks_exact(image_len)
-        .enumerate()
-        .filter(|(index, _)| good(index))
-        .flat_map(|(_, image)| image.iter().copied())
-        .collect();
-    let labels = labels
-        .into_iter()
-        .enumerate()
-        .filter(|(index, _)| good(index))
-        .map(|(_, label)| label)
-        .collect();
-    (data, labels)
 }
 
 /// One file as `[size, size, 3]`.
@@ -409,53 +384,6 @@ fn fit(path: &Path, image: Rgb, size: usize) -> Result<Vec<u8>, ImagesError> {
             path: path.to_owned(),
             source,
         })
-}
-
-fn load_npz(
-    config: &DataConfig,
-    mut reader: SamplesReader<std::io::BufReader<File>>,
-    count: usize,
-    watch: &Watch<'_>,
-) -> Result<ImageBatch, ImagesError> {
-    let size = config.image_size;
-    let (height, width) = (reader.height(), reader.width());
-    let mut data = zeroed(count, size)?;
-    let mut places = data.chunks_exact_mut(size * size * 3);
-    let take = |batch: ImageBatch| {
-        watch.check()?;
-        let places: Vec<&mut [u8]> = places.by_ref().take(batch.len()).collect();
-        let images: Vec<&[u8]> = batch.iter().collect();
-        places
-            .into_par_iter()
-            .zip(images)
-            .try_for_each(|(place, image)| {
-                let image = Rgb {
-                    pixels: image.to_vec(),
-                    height,
-                    width,
-                };
-                place.copy_from_slice(&fit(&config.path, image, size)?);
-                watch.one_done();
-                Ok::<_, ImagesError>(())
-            })
-    };
-    reader.for_each_batch(
-        count,
-        NPZ_BATCH,
-        |source| npz_error(&config.path, source),
-        take,
-    )?;
-    Ok(ImageBatch::new(data, count, size, size)?)
-}
-
-/// Memory for the images, or an error instead of an abort.
-fn zeroed(count: usize, size: usize) -> Result<Vec<u8>, ImagesError> {
-    let too_much = || ImagesError::Memory { count, size };
-    let len = (size * size * 3).checked_mul(count).ok_or_else(too_much)?;
-    let mut data = Vec::new();
-    data.try_reserve_exact(len).map_err(|_| too_much())?;
-    data.resize(len, 0);
-    Ok(data)
 }
 
 #[cfg(test)]
@@ -501,11 +429,33 @@ mod tests {
         root
     }
 
-    fn read(config: &DataConfig) -> Result<LabelledImages, ImagesError> {
-        load(config, &|_, _| (), &|| false)
+    struct Loaded {
+        images: ImageBatch,
+        labels: Vec<u32>,
+        classes: Vec<String>,
+        ignored: usize,
+        skipped: Vec<Skipped>,
     }
 
-    fn firsts(loaded: &LabelledImages) -> Vec<u8> {
+    /// Checks, then reads again: the two must agree. Three at a time, to have several batches.
+    fn read(config: &DataConfig) -> Result<Loaded, ImagesError> {
+        let mut source = ImageSource::open(config)?;
+        let mut checked = ImageBatch::empty(config.image_size, config.image_size);
+        let skipped = source.check(3, |batch| Ok::<_, ImagesError>(checked.extend(&batch)?))?;
+        let mut images = ImageBatch::empty(config.image_size, config.image_size);
+        source.for_each_batch(3, |batch| Ok::<_, ImagesError>(images.extend(&batch)?))?;
+        assert!(images == checked);
+        assert_eq!(images.len(), source.len());
+        Ok(Loaded {
+            images,
+            labels: source.labels().to_vec(),
+            classes: source.classes().to_vec(),
+            ignored: source.ignored(),
+            skipped,
+        })
+    }
+
+    fn firsts(loaded: &Loaded) -> Vec<u8> {
         loaded.images.iter().map(|image| image[0]).collect()
     }
 
@@ -518,9 +468,7 @@ mod tests {
         assert_eq!(firsts(&loaded), [3, 2, 1, 4]);
         assert_eq!(loaded.labels, [0, 2, 3, 1]);
         assert_eq!((loaded.images.height(), loaded.images.width()), (4, 4));
-        let inventory = scan(&config).unwrap();
-        assert_eq!((inventory.total, inventory.ignored), (4, 1));
-        assert_eq!(inventory.classes[2], ("cat".to_owned(), 1));
+        assert_eq!(loaded.ignored, 1);
     }
 
     #[test]
@@ -533,7 +481,6 @@ mod tests {
         let loaded = read(&config).unwrap();
         assert_eq!(firsts(&loaded), [3, 2]);
         assert_eq!(loaded.classes, ["Cat", "cat"]);
-        assert_eq!(scan(&config).unwrap().total, 2);
     }
 
     #[test]
@@ -602,27 +549,35 @@ mod tests {
                 num_samples,
                 ..config(root.path())
             };
-            let error = scan(&config).unwrap_err().to_string();
-            assert!(error.starts_with(key), "{error}");
+            assert_eq!(config.validate().unwrap_err().0, key);
+            assert!(matches!(read(&config), Err(ImagesError::Config { .. })));
         }
     }
 
     #[test]
-    fn progress_counts_and_interruption_stops() {
+    fn a_visitor_can_stop_the_reading() {
         let root = folder();
-        let config = config(root.path());
-        let seen = Mutex::new(Vec::new());
-        load(
-            &config,
-            &|done, total| seen.lock().unwrap().push((done, total)),
-            &|| false,
-        )
-        .unwrap();
-        let mut seen = seen.into_inner().unwrap();
-        seen.sort_unstable();
-        assert_eq!(seen, [(1, 4), (2, 4), (3, 4), (4, 4)]);
-        let stopped = load(&config, &|_, _| (), &|| true);
+        let mut source = ImageSource::open(&config(root.path())).unwrap();
+        let mut seen = 0;
+        let stopped = source.for_each_batch(1, |_| {
+            seen += 1;
+            Err(ImagesError::Interrupted)
+        });
         assert!(matches!(stopped, Err(ImagesError::Interrupted)));
+        assert_eq!(seen, 1);
+    }
+
+    #[test]
+    fn a_class_goes_with_its_last_readable_file() {
+        let root = folder();
+        fs::write(root.path().join("dog_1.png"), b"broken").unwrap();
+        let loaded = read(&DataConfig {
+            on_bad_image: OnBadImage::Skip,
+            ..config(root.path())
+        })
+        .unwrap();
+        assert_eq!(loaded.classes, ["Cat", "ant", "cat"]);
+        assert_eq!(loaded.labels, [0, 2, 1]);
     }
 
     #[test]
@@ -643,7 +598,7 @@ mod tests {
         assert_eq!(loaded.images.height(), 4);
         config.num_samples = Some(2);
         assert_eq!(firsts(&read(&config).unwrap()), [1, 2]);
-        assert_eq!(scan(&config).unwrap().classes.len(), 2);
+        assert_eq!(read(&config).unwrap().classes.len(), 2);
         fs::write(&path, b"PK nonsense").unwrap();
         let error = read(&config).err().unwrap().to_string();
         assert!(error.contains("data.npz"), "{error}");

@@ -127,6 +127,11 @@ impl<T> Sensitive<T> {
         Sensitive::new(compute(self.value, other.value))
     }
 
+    /// Takes another sensitive value into this one.
+    pub(crate) fn extend_with<U>(&mut self, other: Sensitive<U>, add: impl FnOnce(&mut T, U)) {
+        add(&mut self.value, other.value);
+    }
+
     /// [`Sensitive::zip`] by reference.
     #[must_use]
     pub(crate) fn zip_ref<U, V>(

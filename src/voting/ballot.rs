@@ -36,7 +36,11 @@ pub struct PrivateVoters {
 impl PrivateVoters {
     /// Splits private embeddings by class label (`labels[i] < classes` for image `i`).
     #[must_use]
-    pub fn new(embeddings: Sensitive<Embeddings>, labels: &Sensitive<Vec<u32>>, classes: usize) -> Self {
+    pub fn new(
+        embeddings: Sensitive<Embeddings>,
+        labels: &Sensitive<Vec<u32>>,
+        classes: usize,
+    ) -> Self {
         let classes = (0..classes)
             .map(|class| {
                 let members = labels.map_ref(|labels| {
@@ -98,9 +102,8 @@ pub fn cast_votes(
         let indices: Vec<usize> = range.clone().collect();
         let candidates = population.gather(&indices);
         let counts = voters.try_map_ref(|voters| {
-            let ids = nearest_neighbours(voters, &candidates, k, metric, device, &|_, _| {
-                keep_going()
-            })?;
+            let ids =
+                nearest_neighbours(voters, &candidates, k, metric, device, &|_, _| keep_going())?;
             let mut counts = vec![0u64; candidates.len()];
             for id in ids {
                 if let Some(count) = counts.get_mut(id as usize) {

@@ -288,9 +288,9 @@ impl Space {
                     p * (0.5 * p - q)
                 })
                 .sum(),
-            Metric::InnerProduct | Metric::Cosine => {
-                -pairs.map(|(q, p)| f64::from(*q) * f64::from(*p)).sum::<f64>()
-            }
+            Metric::InnerProduct | Metric::Cosine => -pairs
+                .map(|(q, p)| f64::from(*q) * f64::from(*p))
+                .sum::<f64>(),
         }
     }
 }
@@ -356,8 +356,16 @@ mod tests {
                 .chunks_exact(dimension)
                 .enumerate()
                 .map(|(i, p)| {
-                    let dot: f64 = q.iter().zip(p).map(|(a, b)| f64::from(a * 1.0) * f64::from(*b)).sum();
-                    let l2: f64 = q.iter().zip(p).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+                    let dot: f64 = q
+                        .iter()
+                        .zip(p)
+                        .map(|(a, b)| f64::from(a * 1.0) * f64::from(*b))
+                        .sum();
+                    let l2: f64 = q
+                        .iter()
+                        .zip(p)
+                        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
+                        .sum();
                     let score = match m {
                         Metric::L2 => l2,
                         Metric::InnerProduct => -dot,
@@ -377,16 +385,15 @@ mod tests {
         let (queries, candidates) = (random(1100, 5, 0), random(2100, 5, 1));
         for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
             for k in [1, 4] {
-                let found = nearest_neighbours(
-                    &queries,
-                    &candidates,
-                    k,
-                    metric,
-                    &Device::Cpu,
-                    &|_, _| true,
-                )
-                .unwrap();
-                assert!(found == brute_force(&queries, &candidates, k, metric), "{metric:?} {k}");
+                let found =
+                    nearest_neighbours(&queries, &candidates, k, metric, &Device::Cpu, &|_, _| {
+                        true
+                    })
+                    .unwrap();
+                assert!(
+                    found == brute_force(&queries, &candidates, k, metric),
+                    "{metric:?} {k}"
+                );
             }
         }
     }
@@ -405,13 +412,23 @@ mod tests {
     #[test]
     fn a_large_common_offset_does_not_confuse_it() {
         let shift = |e: Embeddings| {
-            let data = e.data().iter().map(|v| (v * 64.0).round() / 64.0 + 512.0).collect();
+            let data = e
+                .data()
+                .iter()
+                .map(|v| (v * 64.0).round() / 64.0 + 512.0)
+                .collect();
             Embeddings::new(data, 6).unwrap()
         };
         let (queries, candidates) = (shift(random(200, 6, 5)), shift(random(300, 6, 6)));
-        let found =
-            nearest_neighbours(&queries, &candidates, 3, Metric::L2, &Device::Cpu, &|_, _| true)
-                .unwrap();
+        let found = nearest_neighbours(
+            &queries,
+            &candidates,
+            3,
+            Metric::L2,
+            &Device::Cpu,
+            &|_, _| true,
+        )
+        .unwrap();
         assert!(found == brute_force(&queries, &candidates, 3, Metric::L2));
     }
 
@@ -422,12 +439,17 @@ mod tests {
         let run = |q: &Embeddings, c: &Embeddings, k: usize| {
             nearest_neighbours(q, c, k, Metric::L2, &Device::Cpu, &go)
         };
-        assert!(matches!(run(&a, &b, 1), Err(NearestError::Dimension { .. })));
+        assert!(matches!(
+            run(&a, &b, 1),
+            Err(NearestError::Dimension { .. })
+        ));
         assert!(matches!(run(&a, &a, 4), Err(NearestError::TooFew { .. })));
         let nan = Embeddings::new(vec![0.0, f32::NAN, 0.0, 0.0], 4).unwrap();
-        assert!(matches!(run(&a, &nan, 1), Err(NearestError::NotFinite { index: 0 })));
-        let stopped =
-            nearest_neighbours(&a, &a, 1, Metric::L2, &Device::Cpu, &|_, _| false);
+        assert!(matches!(
+            run(&a, &nan, 1),
+            Err(NearestError::NotFinite { index: 0 })
+        ));
+        let stopped = nearest_neighbours(&a, &a, 1, Metric::L2, &Device::Cpu, &|_, _| false);
         assert!(matches!(stopped, Err(NearestError::Interrupted)));
     }
 }

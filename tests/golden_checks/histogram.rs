@@ -90,7 +90,10 @@ impl Vote {
             newer: false,
         };
         let mut rest = group;
-        if let Some(inner) = rest.strip_prefix("pe_").and_then(|r| r.strip_suffix("_sample")) {
+        if let Some(inner) = rest
+            .strip_prefix("pe_")
+            .and_then(|r| r.strip_suffix("_sample"))
+        {
             vote.newer = true;
             rest = inner;
         } else if let Some((packing, inner)) =

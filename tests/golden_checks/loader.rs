@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use dpsyn::images::{
-    DataConfig, Filter, OnBadImage, Rgb, center_crop, decode, load, resize_shorter_side,
+    DataConfig, Filter, ImageBatch, ImageSource, ImagesError, OnBadImage, Rgb, center_crop, decode,
+    resize_shorter_side,
 };
 use serde_json::Value;
 
@@ -31,9 +32,11 @@ fn check_folder(case: &Case, size: usize) -> Outcome {
         num_samples: None,
         on_bad_image: OnBadImage::Error,
     };
-    let loaded = load(&config, &|_, _| (), &|| false)?;
-    let labels: Vec<i64> = loaded
-        .labels
+    let mut source = ImageSource::open(&config)?;
+    let mut images = ImageBatch::empty(size, size);
+    source.for_each_batch(2, |batch| Ok::<_, ImagesError>(images.extend(&batch)?))?;
+    let labels: Vec<i64> = source
+        .labels()
         .iter()
         .map(|label| i64::from(*label))
         .collect();
@@ -44,7 +47,7 @@ fn check_folder(case: &Case, size: usize) -> Outcome {
     for entry in &entries {
         check_steps(case, &file(case, entry)?, size)?;
     }
-    check_bytes("images", loaded.images.data(), &case.u8s("images")?.0, 0.0)
+    check_bytes("images", images.data(), &case.u8s("images")?.0, 0.0)
 }
 
 fn check_steps(case: &Case, path: &Path, size: usize) -> Outcome {

@@ -3,15 +3,14 @@
 mod case;
 mod compare;
 mod histogram;
-mod sample;
-mod schedule;
 mod inception;
+mod loader;
 mod pt_layouts;
 mod resize;
+mod sample;
+mod schedule;
 mod unet;
 mod weights;
-mod loader;
-mod resize;
 
 pub use case::Case;
 #[allow(unused_imports)]
@@ -25,18 +24,15 @@ pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 type Check = fn(&Case) -> Outcome;
 
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
-const CHECKS: &[(&str, Check)] = &[
-    ("histogram", histogram::check),
-    ("pt_layouts", pt_layouts::check),
-    ("sample", sample::check),
-    ("schedule", schedule::check),
-    ("unet", unet::check),
 #[rustfmt::skip]
 const CHECKS: &[(&str, Check)] = &[
-    ("loader", loader::check),
+    ("histogram", histogram::check),
     ("inception", inception::check),
+    ("loader", loader::check),
     ("pt_layouts", pt_layouts::check),
     ("resize", resize::check),
+    ("sample", sample::check),
+    ("schedule", schedule::check),
     ("unet", unet::check),
 ];
 
