@@ -95,6 +95,9 @@ pub trait Generator {
     /// [`GeneratorError::Config`] when a class has no condition.
     fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError>;
 
+    /// What stands for a private class (`None`: the whole unconditional run), for the privacy statement.
+    fn describe_conditions(&self, class: Option<&str>) -> Vec<String>;
+
     /// Makes one image for each draw, `uint8[draws, height, width, 3]`.
     ///
     /// # Errors
