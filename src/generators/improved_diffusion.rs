@@ -181,6 +181,20 @@ impl Generator for ImprovedDiffusion {
         slots.iter().map(|slot| self.condition(slot)).collect()
     }
 
+    fn describe_conditions(&self, class: Option<&str>) -> Vec<String> {
+        let Some(classes) = self.unet.config().num_classes else {
+            return Vec::new();
+        };
+        match (&self.class_labels, class) {
+            (None, _) => vec![format!("any of the model's {classes} class labels")],
+            (Some(map), Some(class)) => {
+                let labels = map.get(class).into_iter().flatten();
+                labels.map(|label| format!("class label {label}")).collect()
+            }
+            (Some(_), None) => Vec::new(),
+        }
+    }
+
     fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError> {
         self.batches(None, draws, 0)
     }

@@ -312,6 +312,9 @@ fn initial_conditions_follow_the_map_and_the_streams() {
     assert!((150..=250).contains(&count(&cats, 2)));
     let dogs = mapped.initial_conditions(&slots(Some("dog"))).unwrap();
     assert_eq!(count(&dogs, 7), 400);
+    let described = mapped.describe_conditions(Some("cat"));
+    assert_eq!(described, ["class label 2", "class label 5"]);
+    assert!(generator("").describe_conditions(None)[0].contains("10 class labels"));
     for class in [Some("bird"), None] {
         match mapped.initial_conditions(&slots(class)) {
             Err(GeneratorError::Config { key, .. }) => assert_eq!(key, "class_labels"),
