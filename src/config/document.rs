@@ -277,7 +277,10 @@ fn unknown<'k>(name: &str, what: &str, known: impl Iterator<Item = &'k str>) -> 
 
 fn merge<'a>(into: &mut DeTable<'a>, from: DeTable<'a>) {
     for (key, value) in from {
-        match (into.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut), value) {
+        match (
+            into.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut),
+            value,
+        ) {
             (Some(DeValue::Table(old)), new) if new.get_ref().is_table() => {
                 if let DeValue::Table(new) = new.into_inner() {
                     merge(old, new);

@@ -28,6 +28,27 @@ fn default_batch_size() -> usize {
     50
 }
 
+impl InceptionConfig {
+    /// Checks the values, without reading the weights.
+    ///
+    /// # Errors
+    /// [`EmbedderError::Config`] naming the key.
+    pub fn validate(&self) -> Result<(), EmbedderError> {
+        at_least_one("resolution", self.resolution)?;
+        at_least_one("batch_size", self.batch_size)
+    }
+}
+
+fn at_least_one(key: &str, value: usize) -> Result<(), EmbedderError> {
+    if value == 0 {
+        return Err(EmbedderError::Config {
+            key: key.to_owned(),
+            message: "is 0: expected at least 1".to_owned(),
+        });
+    }
+    Ok(())
+}
+
 /// Embeds images as FID sees them: `float32[images, 2048]`.
 #[derive(Debug)]
 pub struct InceptionEmbedder {
@@ -65,14 +86,8 @@ impl InceptionEmbedder {
         batch_size: usize,
         device: Device,
     ) -> Result<Self, EmbedderError> {
-        for (key, value) in [("resolution", resolution), ("batch_size", batch_size)] {
-            if value == 0 {
-                return Err(EmbedderError::Config {
-                    key: key.to_owned(),
-                    message: "0 is not at least 1".to_owned(),
-                });
-            }
-        }
+        at_least_one("resolution", resolution)?;
+        at_least_one("batch_size", batch_size)?;
         Ok(Self {
             network,
             resolution,

@@ -17,6 +17,23 @@ pub struct PixelsConfig {
     pub greyscale: bool,
 }
 
+impl PixelsConfig {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// [`EmbedderError::Config`] naming the key.
+    pub fn validate(&self) -> Result<(), EmbedderError> {
+        if self.size == Some(0) {
+            return Err(EmbedderError::Config {
+                key: "size".to_owned(),
+                message: "is 0: expected at least 1, or nothing to leave images as they are"
+                    .to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
 /// Embeds an image as its levels, 0 to 255, row by row.
 #[derive(Debug)]
 pub struct PixelsEmbedder {
