@@ -408,7 +408,14 @@ impl Ledger {
             let object = value.as_object();
             object.map_or(Vec::new(), |o| o.keys().cloned().collect())
         };
-        for key in keys(&expected).into_iter().chain(keys(&found)) {
+        // In the header's order, so that what was set is named before what follows from it.
+        let mut all: Vec<String> = keys(&expected).into_iter().chain(keys(&found)).collect();
+        all.sort_by_key(|key| {
+            expected_line
+                .find(&format!("\"{key}\":"))
+                .unwrap_or(usize::MAX)
+        });
+        for key in all {
             let (ledger, present) = (found.get(&key), expected.get(&key));
             if ledger != present {
                 let text = |value: Option<&Value>| value.map_or("absent".into(), Value::to_string);
@@ -528,7 +535,7 @@ impl Ledger {
     /// A `stored` line up to its digest.
     fn stored_line_start(&self, iteration: u32) -> Result<String, PrivacyError> {
         let line = self.stored_line(iteration, "")?;
-        Ok(line.trim_end_matches("\"}").to_owned() + "\"")
+        Ok(line.strip_suffix("\"}").unwrap_or(&line).to_owned())
     }
 
     fn render(&self, line: &impl Serialize) -> Result<String, PrivacyError> {

@@ -2,6 +2,7 @@
 
 mod case;
 mod compare;
+mod privacy;
 
 pub use case::Case;
 #[allow(unused_imports)]
@@ -15,7 +16,7 @@ pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 type Check = fn(&Case) -> Outcome;
 
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
-const CHECKS: &[(&str, Check)] = &[];
+const CHECKS: &[(&str, Check)] = &[("privacy", privacy::check)];
 
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
