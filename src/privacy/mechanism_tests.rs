@@ -29,9 +29,9 @@ fn without_noise_the_counts_come_out() {
 
 #[test]
 fn noise_has_the_promised_size_in_votes() {
-    // Standard deviation σ√k = 2·√9 = 6 over 40,000 bins of 100 votes, from the operating system: the
-    // mean's standard error is 0.03 and the standard deviation's 0.0212; six of them each, so this
-    // fails by chance less than once in 10^8 runs.
+    // Standard deviation σ√k = 2·√9 = 6 over 40,000 bins of 100 votes, from the operating system:
+    // the mean's standard error is 0.03 and the standard deviation's 0.0212; six of them each, so
+    // this fails by chance less than once in 10^8 runs.
     let counts = Sensitive::new(vec![100; 40_000]);
     let values = release(counts, charge(2.0, 9)).unwrap().histogram.values();
     let mean = values.iter().sum::<f64>() / 40_000.0;
@@ -55,7 +55,7 @@ fn noise_does_not_depend_on_the_counts() {
     let charge = charge(1.0, 1);
     let noisy = |counts: &[u64]| {
         let mut source = TestNoise::new(7, 1);
-        add_noise(counts, charge.sampler.as_ref(), &mut source).unwrap()
+        add_noise(counts, &charge.noise, &mut source).unwrap()
     };
     let (with, without) = (noisy(&[3, 0, 5]), noisy(&[3, 0, 4]));
     assert_eq!(with[..2], without[..2]);
@@ -65,7 +65,7 @@ fn noise_does_not_depend_on_the_counts() {
 #[test]
 fn counts_past_every_bound_are_cut_off() {
     let mut source = TestNoise::new(7, 1);
-    let lattice = add_noise(&[u64::MAX], None, &mut source).unwrap();
+    let lattice = add_noise(&[u64::MAX], &Noise::Nothing, &mut source).unwrap();
     assert_eq!(lattice, [i64::MAX]);
 }
 

@@ -59,8 +59,8 @@ pub struct PrivacyConfig {
     pub unit: Unit,
 }
 
-/// Says that somebody asked for a run without privacy in so many words (`--non-private`). The ledger and
-/// the statement of such a run are stamped.
+/// Says that somebody asked for a run without privacy in so many words (`--non-private`). The
+/// ledger and the statement of such a run are stamped.
 #[derive(Debug)]
 #[must_use]
 pub struct NonPrivate(());
@@ -73,14 +73,14 @@ impl NonPrivate {
 }
 
 impl PrivacyConfig {
-    /// Checks the table and settles every parameter, for `releases` planned iterations, images voting for
-    /// `nearest_neighbors` samples each, and, once it is known, the number of private images (which
-    /// is declared public).
+    /// Checks the table and settles every parameter, for `releases` planned iterations, images
+    /// voting for `nearest_neighbors` samples each, and, once it is known, the number of private
+    /// images (which is declared public).
     ///
     /// # Errors
-    /// [`PrivacyError::Config`], naming the key: both or neither of `noise_multiplier` and `epsilon`;
-    /// values out of range; δ ≥ 1/n; a noise multiplier of 0 without the acknowledgement, or the
-    /// acknowledgement with noise; no neighbours.
+    /// [`PrivacyError::Config`], naming the key: both or neither of `noise_multiplier` and
+    /// `epsilon`; values out of range; δ ≥ 1/n; a noise multiplier of 0 without the
+    /// acknowledgement, or the acknowledgement with noise; no neighbours.
     pub fn resolve(
         &self,
         releases: u32,
@@ -265,10 +265,14 @@ impl ResolvedPrivacy {
         check_delta_against(self.delta, private_images)
     }
 
-    /// The discrete Gaussian's parameter on the lattice; `None` without noise.
+    /// The discrete Gaussian's parameter on the lattice; `None` only in a run without noise, which
+    /// takes [`NonPrivate`].
     pub(super) fn lattice_sigma(&self) -> Option<BigUint> {
-        (self.noise_multiplier > 0.0)
-            .then(|| lattice_sigma(self.noise_multiplier, self.nearest_neighbors))
+        if self.noise_multiplier == 0.0 {
+            None
+        } else {
+            Some(lattice_sigma(self.noise_multiplier, self.nearest_neighbors))
+        }
     }
 }
 
