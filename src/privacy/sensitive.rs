@@ -4,7 +4,7 @@
 ///
 /// The type is the wall. It implements none of the traits through which a value slips into a log, a
 /// file or a comparison, and its field is out of reach. Computation happens inside, through
-/// [`Sensitive::map`] and its sisters, whose result is behind the wall again. Two doors lead out:
+/// `map` and its sisters, whose result is behind the wall again. Two doors lead out:
 ///
 /// 1. [`release`](super::release), which adds calibrated noise and consumes a charge that is
 ///    already in the ledger;
