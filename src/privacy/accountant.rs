@@ -1,18 +1,19 @@
 //! ε from (σ, T, δ) and σ from (ε, T, δ), never rounded in the unsafe direction.
 //!
-//! **Statement.** Let every release add Gaussian noise of standard deviation σ·√k to a histogram that one
-//! record changes by at most s·√k in L2 norm. T releases, each chosen with the earlier results known,
-//! are together μ-GDP with μ = s·√T/σ (Dong, Roth, Su 2019, arXiv 1905.02383, Corollary 2): telling two
-//! neighbouring data sets apart is as hard as telling N(0, 1) from N(μ, 1). That problem's δ(ε) is
-//! known exactly (see [`delta_upper_bound`]); ε is its inverse at the given δ. No composition theorem
-//! with slack is involved.
+//! **Statement.** Let every release add Gaussian noise of standard deviation σ·√k to a histogram
+//! that one record changes by at most s·√k in L2 norm. T releases, each chosen with the earlier
+//! results known, are together μ-GDP with μ = s·√T/σ (Dong, Roth, Su 2019, arXiv 1905.02383,
+//! Corollary 2): telling two neighbouring data sets apart is as hard as telling N(0, 1) from N(μ,
+//! 1). That problem's δ(ε) is known exactly (see [`delta_upper_bound`]); ε is its inverse at the
+//! given δ. No composition theorem with slack is involved.
 //!
-//! **Rounding.** μ is rounded up, δ(ε) is bounded from above, and a solution is only ever the upper end
-//! of its bracket, at which the bound was seen to hold. So the ε returned is at least the true one, and
-//! [`noise_multiplier`] returns a σ at which [`epsilon`] is at most the target.
+//! **Rounding.** μ is rounded up, δ(ε) is bounded from above, and a solution is only ever the
+//! upper end of its bracket, at which the bound was seen to hold. So the ε returned is at least
+//! the true one, and [`noise_multiplier`] returns a σ at which [`epsilon`] is at most the target.
 //!
-//! **Lattice.** The mechanism's noise is the discrete Gaussian on a fine lattice. The equations are solved
-//! for δ·(1 − 10⁻⁹), which pays for the difference many times over; `lattice` has the proof.
+//! **Lattice.** The mechanism's noise is the discrete Gaussian on a fine lattice. The equations
+//! are solved for δ·(1 − 10⁻⁹), which pays for the difference many times over; `lattice` has the
+//! proof.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,8 @@ use super::normal_tail::delta_upper_bound;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Adjacency {
-    /// One has the unit and the other does not. Its k votes of 1 in k distinct bins are there or not:
-    /// the histogram changes by √k.
+    /// One has the unit and the other does not. Its k votes of 1 in k distinct bins are there or
+    /// not: the histogram changes by √k.
     #[default]
     AddRemove,
     /// One has another unit in its place. k votes move, from k bins to k others at worst: the
@@ -83,8 +84,8 @@ const DELTA_RESERVE: f64 = 1e-9;
 /// multiplier is 0.
 ///
 /// # Errors
-/// [`PrivacyError::Config`] when the noise multiplier is negative or not a finite number, or δ is not in
-/// [1e-200, 1).
+/// [`PrivacyError::Config`] when the noise multiplier is negative or not a finite number, or δ is
+/// not in [1e-200, 1).
 pub fn epsilon(
     noise_multiplier: f64,
     releases: u32,
@@ -100,8 +101,8 @@ pub fn epsilon(
 /// up: [`epsilon`] of the result is at most `target`.
 ///
 /// # Errors
-/// [`PrivacyError::Config`] when the target is not positive and finite, δ is not in [1e-200, 1), there is no
-/// release to make, or no noise multiplier below 2^100 is enough.
+/// [`PrivacyError::Config`] when the target is not positive and finite, δ is not in [1e-200, 1),
+/// there is no release to make, or no noise multiplier below 2^100 is enough.
 pub fn noise_multiplier(
     target: f64,
     releases: u32,
@@ -135,7 +136,8 @@ pub fn noise_multiplier(
     Ok(smallest_satisfying(high, enough))
 }
 
-/// ρ of zero-concentrated DP (Bun and Steinke 2016) after `releases` releases, rounded up: T·s²/(2σ²).
+/// ρ of zero-concentrated DP (Bun and Steinke 2016) after `releases` releases, rounded up:
+/// T·s²/(2σ²).
 ///
 /// This one holds for the discrete Gaussian exactly, without any comparison with the continuous one
 /// (Canonne, Kamath, Steinke 2020, Theorem 4).
@@ -202,8 +204,9 @@ pub(super) fn solve_epsilon(
 /// `high` and stays true from some number on. Whatever rounding does to that monotony, `holds` was
 /// seen to be true at the result.
 ///
-/// Non-negative floating-point numbers are ordered as their bits are, so halving the distance between
-/// bit patterns ends at two adjacent numbers after at most 63 steps, whatever the magnitude.
+/// Non-negative floating-point numbers are ordered as their bits are, so halving the distance
+/// between bit patterns ends at two adjacent numbers after at most 63 steps, whatever the
+/// magnitude.
 fn smallest_satisfying(high: f64, holds: impl Fn(f64) -> bool) -> f64 {
     let (mut low, mut high) = (0u64, high.to_bits());
     while high - low > 1 {

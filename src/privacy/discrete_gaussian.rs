@@ -1,12 +1,12 @@
-//! The exact discrete Gaussian sampler of Canonne, Kamath and Steinke (2020), "The Discrete Gaussian
-//! for Differential Privacy", arXiv 2004.00010, Algorithms 1 to 3.
+//! The exact discrete Gaussian sampler of Canonne, Kamath and Steinke (2020), "The Discrete
+//! Gaussian for Differential Privacy", arXiv 2004.00010, Algorithms 1 to 3.
 //!
-//! **Guarantee.** Given independent uniform bits, [`DiscreteGaussian::sample`] returns the integer x
-//! with probability exactly proportional to exp(−x²/(2σ²)), for any positive rational σ². There is no
-//! floating-point number anywhere, so there is no rounding through which low-order bits could give
-//! the true count away (Mironov 2012), and integers have arbitrary size, so nothing can overflow or
-//! wrap. Time is random with exponentially decaying tails; it depends on the noise alone, never on
-//! the counts.
+//! **Guarantee.** Given independent uniform bits, [`DiscreteGaussian::sample`] returns the integer
+//! x with probability exactly proportional to exp(−x²/(2σ²)), for any positive rational σ². There
+//! is no floating-point number anywhere, so there is no rounding through which low-order bits
+//! could give the true count away (Mironov 2012), and integers have arbitrary size, so nothing can
+//! overflow or wrap. Time is random with exponentially decaying tails; it depends on the noise
+//! alone, never on the counts.
 //!
 //! The proof is rejection sampling throughout; each function states its own part.
 
@@ -119,15 +119,18 @@ pub(super) struct DiscreteGaussian {
 }
 
 impl DiscreteGaussian {
-    /// σ² = `p/q`; `None` when either is 0.
-    pub(super) fn new(p: BigUint, q: &BigUint) -> Option<Self> {
+    /// σ² = `p/q`. An error when either is 0: no noise is never a consequence of a parameter.
+    pub(super) fn new(p: BigUint, q: &BigUint) -> Draw<Self> {
         if p == BigUint::ZERO || *q == BigUint::ZERO {
-            return None;
+            return Err(PrivacyError::config(
+                "noise_multiplier",
+                "gives no positive variance",
+            ));
         }
         // ⌊√(p/q)⌋ = ⌊√⌊p/q⌋⌋. Any positive integer would be correct; this one is fast.
         let t = (&p / q).sqrt() + 1u32;
         let qt = q * &t;
-        Some(Self {
+        Ok(Self {
             acceptance_denominator: 2u32 * &p * &qt * &t,
             p,
             t,
@@ -137,9 +140,9 @@ impl DiscreteGaussian {
 
     /// One draw. Algorithm 3.
     ///
-    /// A proposal y ∝ exp(−|y|/t) is accepted with probability exp(−(|y| − σ²/t)²/(2σ²)). The product
-    /// is exp(−y²/(2σ²)) times a constant. With σ² = p/q the acceptance exponent is the fraction
-    /// (|y|qt − p)² / (2pqt²).
+    /// A proposal y ∝ exp(−|y|/t) is accepted with probability exp(−(|y| − σ²/t)²/(2σ²)). The
+    /// product is exp(−y²/(2σ²)) times a constant. With σ² = p/q the acceptance exponent is the
+    /// fraction (|y|qt − p)² / (2pqt²).
     pub(super) fn sample(&self, source: &mut dyn NoiseSource) -> Draw<BigInt> {
         loop {
             let (negative, magnitude) = discrete_laplace(&self.t, source)?;

@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 pub struct Fingerprint(pub(super) [u8; 32]);
 
 impl Fingerprint {
-    /// Hashes `parts` in order, each preceded by its length, so that moving a boundary between parts
-    /// gives another fingerprint.
+    /// Hashes `parts` in order, each preceded by its length, so that moving a boundary between
+    /// parts gives another fingerprint.
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hasher = Sha256::new();
         for part in parts {

@@ -1,49 +1,53 @@
 //! The grid that counts and noise live on, and why it costs no privacy.
 //!
-//! Counts are multiplied by 2^g, g = [`LATTICE_BITS`] = 20, and integer noise is added: the released numbers
-//! are multiples of 2⁻²⁰. The noise is the discrete Gaussian on the integers with parameter s,
-//! an integer chosen so that s ≥ σ·√k·2^g + 1 ([`lattice_sigma`]).
+//! Counts are multiplied by 2^g, g = [`LATTICE_BITS`] = 20, and integer noise is added: the
+//! released numbers are multiples of 2⁻²⁰. The noise is the discrete Gaussian on the integers with
+//! parameter s, an integer chosen so that s ≥ σ·√k·2^g + 1 ([`lattice_sigma`]).
 //!
-//! Why 20: about a millionth of a vote is fine enough that the histogram is, for every practical purpose,
-//! the continuous Gaussian mechanism's (below), and coarse enough that every count + noise up to
-//! 2^33 ≈ 8.6·10⁹ votes is an integer below 2^53 on the lattice, hence an `f64` without rounding.
+//! Why 20: about a millionth of a vote is fine enough that the histogram is, for every practical
+//! purpose, the continuous Gaussian mechanism's (below), and coarse enough that every count +
+//! noise up to 2^33 ≈ 8.6·10⁹ votes is an integer below 2^53 on the lattice, hence an `f64`
+//! without rounding.
 //!
 //! # What exactly is guaranteed
 //!
-//! **zCDP, exactly.** Neighbouring histograms differ by an integer vector, on the lattice by a multiple of
-//! 2^g, of L2 norm at most Δ = (√k or √(2k))·2^g. Adding independent discrete Gaussians of parameter s is
-//! ρ-zCDP with ρ = Δ²/(2s²) (Canonne, Kamath, Steinke 2020, Theorem 4 and its multivariate corollary),
-//! and as s ≥ σ·√k·2^g, ρ is at most that of the continuous mechanism.
+//! **zCDP, exactly.** Neighbouring histograms differ by an integer vector, on the lattice by a
+//! multiple of 2^g, of L2 norm at most Δ = (√k or √(2k))·2^g. Adding independent discrete
+//! Gaussians of parameter s is ρ-zCDP with ρ = Δ²/(2s²) (Canonne, Kamath, Steinke 2020, Theorem 4
+//! and its multivariate corollary), and as s ≥ σ·√k·2^g, ρ is at most that of the continuous
+//! mechanism.
 //!
-//! **(ε, δ), up to a computable speck.** The accountant uses δ(ε) of the continuous Gaussian mechanism
-//! with σ. Write δ_c for it and δ_d for the released one. Claim: after T releases,
+//! **(ε, δ), up to a computable speck.** The accountant uses δ(ε) of the continuous Gaussian
+//! mechanism with σ. Write δ_c for it and δ_d for the released one. Claim: after T releases,
 //!
 //! > δ_d(ε) ≤ e^h·δ_c(ε − 2h) + 10⁻²⁰⁰⁰, h = k·T·1.3·10⁵/s⁴.
 //!
-//! At the smallest σ allowed (1/16, so s > 2¹⁶) h is k·T·7·10⁻¹⁵, at σ = 1 it is k·T·10⁻¹⁹; a run with
-//! h > 10⁻¹¹ is refused ([`deviation`]). The accountant solves for δ·(1 − 10⁻⁹) instead of δ, which pays
-//! for that: |d ln δ_c/dε| is at most about (b + 1)/μ, b as in `normal_tail`, so δ_c changes by much less
-//! than 10⁻⁹ of itself over the distance 2h.
+//! At the smallest σ allowed (1/16, so s > 2¹⁶) h is k·T·7·10⁻¹⁵, at σ = 1 it is k·T·10⁻¹⁹; a run
+//! with h > 10⁻¹¹ is refused ([`deviation`]). The accountant solves for δ·(1 − 10⁻⁹) instead of δ,
+//! which pays for that: |d ln δ_c/dε| is at most about (b + 1)/μ, b as in `normal_tail`, so δ_c
+//! changes by much less than 10⁻⁹ of itself over the distance 2h.
 //!
-//! *Proof.* (1) Rounding is post-processing. Let G be the continuous Gaussian of variance c² = s² − 1/12, in
-//! lattice units. As counts are integers there, round(count + G) = count + round(G): adding
-//! R = round(G) is a post-processed continuous Gaussian mechanism. Since s ≥ σ√k·2^g + 1,
+//! *Proof.* (1) Rounding is post-processing. Let G be the continuous Gaussian of variance c² = s²
+//! − 1/12, in lattice units. As counts are integers there, round(count + G) = count + round(G):
+//! adding R = round(G) is a post-processed continuous Gaussian mechanism. Since s ≥ σ√k·2^g + 1,
 //! c² ≥ (σ√k·2^g)², so it satisfies δ_c(ε).
 //!
-//! (2) R is nearly the discrete Gaussian. P(R = x) ∝ exp(−x²/2c²)·I(x), I(x) = E exp(xu/c² − u²/2c²) over u
-//! uniform in [−½, ½]. With y = x/c and a = y/c: ln E exp(au) lies between a²/24 − a⁴/2880 and a²/24;
-//! the factor exp(−u²/2c²) contributes −1/(24c²) up to (y²/288 + 1/128)/c⁴, because the mean of u² under
-//! weights exp(au) lies between 1/12 and 1/12 + a²/144; and a²/24 − x²/2c² is −x²/2s² up to y²/(288c⁴).
-//! So ln P(R = x) − ln P(Z = x), Z discrete Gaussian with s, is a constant up to ψ(y)/c⁴,
-//! ψ(y) = y⁴/2880 + y²/144 + 1/128; and the constant is at most 1/50 over c⁴, because both distributions
-//! sum to 1 and E ψ < 1/60 for a normal y. The 1/12 is what rounding adds to the variance (Sheppard); without it
-//! the difference would be of the order 1/c², with it the order is 1/c⁴.
+//! (2) R is nearly the discrete Gaussian. P(R = x) ∝ exp(−x²/2c²)·I(x), I(x) = E exp(xu/c² −
+//! u²/2c²) over u uniform in [−½, ½]. With y = x/c and a = y/c: ln E exp(au) lies between a²/24 −
+//! a⁴/2880 and a²/24; the factor exp(−u²/2c²) contributes −1/(24c²) up to (y²/288 + 1/128)/c⁴,
+//! because the mean of u² under weights exp(au) lies between 1/12 and 1/12 + a²/144; and a²/24 −
+//! x²/2c² is −x²/2s² up to y²/(288c⁴). So ln P(R = x) − ln P(Z = x), Z discrete Gaussian with s,
+//! is a constant up to ψ(y)/c⁴, ψ(y) = y⁴/2880 + y²/144 + 1/128; and the constant is at most 1/50
+//! over c⁴, because both distributions sum to 1 and E ψ < 1/60 for a normal y. The 1/12 is what
+//! rounding adds to the variance (Sheppard); without it the difference would be of the order 1/c²,
+//! with it the order is 1/c⁴.
 //!
-//! (3) Leave out all outputs in which some changed coordinate lies more than Y = 100 standard deviations from
-//! the count of the data set drawn from: probability below 2kT·e^(−4900). Elsewhere, y is at most 100 from one
-//! centre and 100 + 1/σ ≤ 116 from the other, where ψ ≤ 6.4·10⁴. At most 2k coordinates change in a release, 2kT in
-//! all (the others have the same distribution under both data sets and cancel), so both probabilities of
-//! an output are within the factor e^(±h), h = 2kT·(6.4·10⁴ + 1/50)/c⁴, of those of the rounded mechanism. Put
+//! (3) Leave out all outputs in which some changed coordinate lies more than Y = 100 standard
+//! deviations from the count of the data set drawn from: probability below 2kT·e^(−4900).
+//! Elsewhere, y is at most 100 from one centre and 100 + 1/σ ≤ 116 from the other, where ψ ≤
+//! 6.4·10⁴. At most 2k coordinates change in a release, 2kT in all (the others have the same
+//! distribution under both data sets and cancel), so both probabilities of an output are within
+//! the factor e^(±h), h = 2kT·(6.4·10⁴ + 1/50)/c⁴, of those of the rounded mechanism. Put
 //! together: P_d(S) ≤ e^h·P_r(S) + tail ≤ e^h·(e^(ε−2h)·Q_r(S) + δ_c(ε−2h)) + tail ≤ e^ε·Q_d(S) +
 //! e^h·δ_c(ε−2h) + tail. ∎
 //!
@@ -54,8 +58,8 @@ use num_bigint::BigUint;
 /// g: counts are multiplied by 2^g before integer noise is added.
 pub const LATTICE_BITS: u32 = 20;
 
-/// Below this the proof above is not worth writing down, and neither is the privacy (ε > 180 for one release
-/// at δ = 10⁻⁵).
+/// Below this the proof above is not worth writing down, and neither is the privacy (ε > 180 for
+/// one release at δ = 10⁻⁵).
 pub(super) const SMALLEST_NOISE_MULTIPLIER: f64 = 1.0 / 16.0;
 
 /// Above this, noise outgrows the lattice's integers.
@@ -71,8 +75,8 @@ pub(super) fn deviation(noise_multiplier: f64, nearest_neighbors: u32, releases:
     f64::from(releases) * 1.3e5 / f64::from(nearest_neighbors) / scale.powi(4)
 }
 
-/// s = ⌈σ·√k·2^g⌉ + 1 in exact integer arithmetic, for finite σ > 0. The ceiling makes it never less noise than
-/// asked for; the 1 is spent in step (1) of the proof above.
+/// s = ⌈σ·√k·2^g⌉ + 1 in exact integer arithmetic, for finite σ > 0. The ceiling makes it never
+/// less noise than asked for; the 1 is spent in step (1) of the proof above.
 pub(super) fn lattice_sigma(noise_multiplier: f64, nearest_neighbors: u32) -> BigUint {
     let (mantissa, exponent) = dyadic(noise_multiplier);
     // (σ√k·2^g)² = mantissa²·k·2^twice
@@ -127,8 +131,8 @@ mod tests {
         fn never_less_noise_than_asked_for(
             sigma in SMALLEST_NOISE_MULTIPLIER..LARGEST_NOISE_MULTIPLIER, k in 1u32..2000,
         ) {
-            // (s − 1)² ≥ σ²·k·2^(2g) > (s − 2)², multiplied by 2^140 to make integers of everything:
-            // σ ≥ 2^-4 has no bits below 2^-56.
+            // (s − 1)² ≥ σ²·k·2^(2g) > (s − 2)², multiplied by 2^140 to make integers of
+            // everything: σ ≥ 2^-4 has no bits below 2^-56.
             let s = lattice_sigma(sigma, k);
             let (mantissa, exponent) = dyadic(sigma);
             let shift = u64::try_from(140 + 2 * (exponent + LATTICE_BITS as i32)).unwrap();
@@ -139,36 +143,34 @@ mod tests {
         }
     }
 
-    /// Step (2) of the proof, measured: the total variation distance between the rounded continuous and the
-    /// discrete Gaussian shrinks as 1/c⁴, with a constant below 1/50.
+    /// Step (2) of the proof, measured: the total variation distance between the rounded
+    /// continuous and the discrete Gaussian shrinks as 1/c⁴, with a constant below 1/50.
     #[test]
     fn rounded_gaussian_is_nearly_the_discrete_one() {
         for s in [2.0f64, 4.0, 8.0, 16.0, 32.0] {
             let c = (s * s - 1.0 / 12.0).sqrt();
-            let reach = (12.0 * s) as i32;
-            let mut rounded = Vec::new();
-            let mut discrete = Vec::new();
-            for x in -reach..=reach {
-                let x = f64::from(x);
-                // 40-point midpoint rule for I(x), exact to 1e-5 relative to its own deviation; the density at the
-                // midpoint is factored out.
-                let points = 40;
-                let mean = (0..points)
-                    .map(|i| (f64::from(i) + 0.5) / f64::from(points) - 0.5)
-                    .map(|u| (-(x * u) / (c * c) - u * u / (2.0 * c * c)).exp_m1())
-                    .sum::<f64>()
-                    / f64::from(points);
-                rounded.push((-x * x / (2.0 * c * c)).exp() * (1.0 + mean));
-                discrete.push((-x * x / (2.0 * s * s)).exp());
-            }
-            let (sum_r, sum_d) = (rounded.iter().sum::<f64>(), discrete.iter().sum::<f64>());
-            let distance = rounded
-                .iter()
-                .zip(&discrete)
-                .map(|(r, d)| (r / sum_r - d / sum_d).abs())
+            let reach = (9.0 * s) as i32;
+            let upper_tail = |x: f64| 0.5 * libm::erfc(x / c / 2f64.sqrt());
+            let weight = |x: i32| (-f64::from(x * x) / (2.0 * s * s)).exp();
+            let total: f64 = (-reach..=reach).map(weight).sum();
+            let distance = (-reach..=reach)
+                .map(|x| {
+                    // From the near side, where the tails are small and so are their errors.
+                    let far = f64::from(x.abs());
+                    let rounded = upper_tail(far - 0.5) - upper_tail(far + 0.5);
+                    (rounded - weight(x) / total).abs()
+                })
                 .sum::<f64>()
                 / 2.0;
-            println!("{s} {}", distance * c.powi(4));
+            let constant = distance * c.powi(4);
+            assert!((1e-4..0.02).contains(&constant), "{s}: {constant}");
         }
+    }
+
+    #[test]
+    fn deviation_is_as_documented() {
+        assert!((deviation(1.0, 1, 1) / 1.3e5 * 2f64.powi(80) - 1.0).abs() < 1e-12);
+        assert!(deviation(1.0 / 16.0, 1, 1) < 7.1e-15);
+        assert!((deviation(1.0, 4, 1) / deviation(1.0, 1, 1) - 0.25).abs() < 1e-12);
     }
 }

@@ -2,24 +2,28 @@
 //!
 //! The file is public and append-only, one JSON object a line:
 //!
-//! 1. the header: the terms of the run (mechanism, σ, k, T, δ, adjacency, unit, digest of the public configuration);
+//! 1. the header: the terms of the run (mechanism, σ, k, T, δ, adjacency, unit, digest of the
+//!    public configuration);
 //! 2. `charge`, before an iteration's noise is drawn, with ε so far;
-//! 3. `stored`, after the noisy histogram is in its place, with its SHA-256; then the next `charge`.
+//! 3. `stored`, after the noisy histogram is in its place, with its SHA-256; then the next
+//!    `charge`.
 //!
-//! **What opening checks.** Every line must be, byte for byte, the one that this program writes there: a header
-//! is determined by the present terms and the run's id, a charge by the header and its number. So a ledger
-//! of other terms, an edited one, one with a missing, repeated or additional line refuses, and says where.
+//! **What opening checks.** Every line must be, byte for byte, the one that this program writes
+//! there: a header is determined by the present terms and the run's id, a charge by the header and
+//! its number. So a ledger of other terms, an edited one, one with a missing, repeated or
+//! additional line refuses, and says where.
 //!
-//! **A torn last line** (one without its newline) is what a crash while appending leaves. The newline is part of the
-//! same write as the line, and a charge is only handed out after that write was synced. So no noise can
-//! have been drawn against a torn charge, and a torn `stored` line says nothing that the stored file does not:
-//! either may be cut off, provided that it is the beginning of the line that was due. A *complete* charge
-//! always stands, even if the crash came before the sync returned.
+//! **A torn last line** (one without its newline) is what a crash while appending leaves. The
+//! newline is part of the same write as the line, and a charge is only handed out after that write
+//! was synced. So no noise can have been drawn against a torn charge, and a torn `stored` line
+//! says nothing that the stored file does not: either may be cut off, provided that it is the
+//! beginning of the line that was due. A *complete* charge always stands, even if the crash came
+//! before the sync returned.
 //!
-//! **No second draw for a histogram that is out.** A charge without its `stored` line is handed out again by the next process
-//! (the first draw never left the process that made it; see `mechanism`). With its `stored` line it is
-//! not, even if the file is gone: a histogram that somebody deleted because they did not like it has been
-//! seen.
+//! **No second draw for a histogram that is out.** A charge without its `stored` line is handed
+//! out again by the next process (the first draw never left the process that made it; see
+//! `mechanism`). With its `stored` line it is not, even if the file is gone: a histogram that
+//! somebody deleted because they did not like it has been seen.
 //!
 //! **One process.** The open ledger is locked; the lock ends with the process, however it ends.
 
@@ -94,7 +98,8 @@ pub struct Ledger {
     privacy: ResolvedPrivacy,
     config_sha256: String,
     run_id: String,
-    /// For each charged iteration, from 1: the digest of its stored histogram. Only the last may lack one.
+    /// For each charged iteration, from 1: the digest of its stored histogram. Only the last may
+    /// lack one.
     stored: Vec<Option<String>>,
     /// The iteration whose charge this process handed out last.
     handed_out: Option<u32>,
@@ -102,17 +107,18 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens `folder/ledger.jsonl` for the run with these terms, making it if the folder has none, and removes what a
-    /// killed process left unfinished in the private folder.
+    /// Opens `folder/ledger.jsonl` for the run with these terms, making it if the folder has none,
+    /// and removes what a killed process left unfinished in the private folder.
     ///
     /// `config_sha256` is the digest of the run's *public* configuration
     /// ([`sha256_hex`](super::sha256_hex)); `data` the fingerprint of the private images.
     ///
     /// # Errors
-    /// [`PrivacyError::LedgerLocked`] when another process has it; [`PrivacyError::LedgerTerms`] when it was begun
-    /// under other terms; [`PrivacyError::LedgerLine`] when a line is not what it must be;
-    /// [`PrivacyError::PrivateData`] when the private images are not those it was begun with, or when the
-    /// ledger or the fingerprint was removed; [`PrivacyError::Io`] from the file system.
+    /// [`PrivacyError::LedgerLocked`] when another process has it; [`PrivacyError::LedgerTerms`]
+    /// when it was begun under other terms; [`PrivacyError::LedgerLine`] when a line is not what
+    /// it must be; [`PrivacyError::PrivateData`] when the private images are not those it was
+    /// begun with, or when the ledger or the fingerprint was removed; [`PrivacyError::Io`] from
+    /// the file system.
     pub fn open(
         folder: &Path,
         privacy: &ResolvedPrivacy,
@@ -158,14 +164,14 @@ impl Ledger {
     /// Charges the release of `iteration` (counted from 1) and hands out the permission to draw its
     /// noise. The charge is on disk when this returns.
     ///
-    /// An iteration whose charge is in the ledger without its histogram having been stored is not charged
-    /// again. Look for the stored histogram first: if it is there, give it to
+    /// An iteration whose charge is in the ledger without its histogram having been stored is not
+    /// charged again. Look for the stored histogram first: if it is there, give it to
     /// [`Ledger::confirm_stored`] instead.
     ///
     /// # Errors
-    /// [`PrivacyError::Order`] when it is not this iteration's turn, when its histogram is out already, or when the plan is
-    /// exhausted; [`PrivacyError::Io`] when the charge could not be written, after which the
-    /// ledger refuses everything else.
+    /// [`PrivacyError::Order`] when it is not this iteration's turn, when its histogram is out
+    /// already, or when the plan is exhausted; [`PrivacyError::Io`] when the charge could not be
+    /// written, after which the ledger refuses everything else.
     pub fn charge(&mut self, iteration: u32) -> Result<Charge, PrivacyError> {
         self.check_usable()?;
         let refuse = |message: String| Err(PrivacyError::Order { iteration, message });
@@ -205,13 +211,13 @@ impl Ledger {
         Ok(Charge::new(iteration, false, &self.privacy))
     }
 
-    /// Says that the histogram of `iteration` is in its place: [`Drawn::store`](super::Drawn::store) does, and a
-    /// resumed run does for every histogram that it reads back. Records it, or checks that it
-    /// is the one recorded.
+    /// Says that the histogram of `iteration` is in its place:
+    /// [`Drawn::store`](super::Drawn::store) does, and a resumed run does for every histogram that
+    /// it reads back. Records it, or checks that it is the one recorded.
     ///
     /// # Errors
-    /// [`PrivacyError::Order`] when its release was never charged, or when another histogram was released;
-    /// [`PrivacyError::Io`] when the record could not be written.
+    /// [`PrivacyError::Order`] when its release was never charged, or when another histogram was
+    /// released; [`PrivacyError::Io`] when the record could not be written.
     pub fn confirm_stored(
         &mut self,
         iteration: u32,
@@ -296,9 +302,9 @@ impl Ledger {
         atomic::sync_folder(folder).map_err(PrivacyError::io("sync", folder))
     }
 
-    /// The private images must be those that the run began with. A missing half of the pair (ledger,
-    /// fingerprint) means that somebody removed it; the header is written first, so that no crash
-    /// looks like that.
+    /// The private images must be those that the run began with. A missing half of the pair
+    /// (ledger, fingerprint) means that somebody removed it; the header is written first, so that
+    /// no crash looks like that.
     fn check_data(
         &self,
         begun: bool,
@@ -335,7 +341,8 @@ impl Ledger {
             self.file.sync_all()
         };
         write().map_err(|error| {
-            // After a failed sync, the system may take the data for written: nothing can be trusted.
+            // After a failed sync, the system may take the data for written: nothing can be
+            // trusted.
             self.broken = true;
             PrivacyError::io("write", &self.path)(error)
         })
@@ -408,7 +415,14 @@ impl Ledger {
             let object = value.as_object();
             object.map_or(Vec::new(), |o| o.keys().cloned().collect())
         };
-        for key in keys(&expected).into_iter().chain(keys(&found)) {
+        // In the header's order, so that what was set is named before what follows from it.
+        let mut all: Vec<String> = keys(&expected).into_iter().chain(keys(&found)).collect();
+        all.sort_by_key(|key| {
+            expected_line
+                .find(&format!("\"{key}\":"))
+                .unwrap_or(usize::MAX)
+        });
+        for key in all {
             let (ledger, present) = (found.get(&key), expected.get(&key));
             if ledger != present {
                 let text = |value: Option<&Value>| value.map_or("absent".into(), Value::to_string);
@@ -528,7 +542,7 @@ impl Ledger {
     /// A `stored` line up to its digest.
     fn stored_line_start(&self, iteration: u32) -> Result<String, PrivacyError> {
         let line = self.stored_line(iteration, "")?;
-        Ok(line.trim_end_matches("\"}").to_owned() + "\"")
+        Ok(line.strip_suffix("\"}").unwrap_or(&line).to_owned())
     }
 
     fn render(&self, line: &impl Serialize) -> Result<String, PrivacyError> {

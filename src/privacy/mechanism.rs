@@ -1,32 +1,34 @@
 //! The release: from clean counts behind the wall to a noisy histogram that may be published.
 //!
 //! **Statement.** Let one private image (the unit) vote 1 for each of k distinct bins, and let a
-//! histogram hold all bins of all classes. Under add-remove adjacency two neighbouring histograms differ by at most √k
-//! in L2 norm, under replace-one by at most √(2k), also when the exchanged image is of another class.
-//! [`release`] adds to every bin independent discrete Gaussian noise of parameter at least σ·√k (in votes)
-//! on the lattice 2⁻²⁰. One release is therefore (1/2σ²)-zCDP, or (1/σ²)-zCDP, exactly, and T of
-//! them are (ε, δ)-DP with the ε that [`epsilon`](super::epsilon) returns; see `lattice` for the
-//! argument and `accountant` for the composition.
+//! histogram hold all bins of all classes. Under add-remove adjacency two neighbouring histograms
+//! differ by at most √k in L2 norm, under replace-one by at most √(2k), also when the exchanged
+//! image is of another class. [`release`] adds to every bin independent discrete Gaussian noise of
+//! parameter at least σ·√k (in votes) on the lattice 2⁻²⁰. One release is therefore (1/2σ²)-zCDP,
+//! or (1/σ²)-zCDP, exactly, and T of them are (ε, δ)-DP with the ε that
+//! [`epsilon`](super::epsilon) returns; see `lattice` for the argument and `accountant` for the
+//! composition.
 //!
 //! Classes need no composition of their own: one release is the concatenation of all classes' bins,
 //! and an image votes only among its own class's.
 //!
-//! **Order.** Noise is drawn only against a [`Charge`], which [`Ledger::charge`] hands out after the charge is
-//! on disk; a charge is consumed and cannot be copied. What was drawn cannot be read before it is
-//! on disk either ([`Drawn::store`]).
+//! **Order.** Noise is drawn only against a [`Charge`], which [`Ledger::charge`] hands out after
+//! the charge is on disk; a charge is consumed and cannot be copied. What was drawn cannot be read
+//! before it is on disk either ([`Drawn::store`]).
 //!
-//! **Drawing again.** If a run is killed between charge and [`Drawn::store`], the resumed run draws again under
-//! the same charge. That is one release, not two, because the first draw never left the process: it
-//! existed in memory and at most as a temporary file in the private folder, which the resumed
-//! run deletes before anything else. Had it been written beside its final place, somebody could
-//! have seen both draws, which together have √2 times less noise than was accounted for. Once a histogram is in place, the ledger
-//! says so with its digest, and a further draw for that iteration is refused.
+//! **Drawing again.** If a run is killed between charge and [`Drawn::store`], the resumed run
+//! draws again under the same charge. That is one release, not two, because the first draw never
+//! left the process: it existed in memory and at most as a temporary file in the private folder,
+//! which the resumed run deletes before anything else. Had it been written beside its final place,
+//! somebody could have seen both draws, which together have √2 times less noise than was accounted
+//! for. Once a histogram is in place, the ledger says so with its digest, and a further draw for
+//! that iteration is refused.
 
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::Path;
 
-use num_bigint::BigInt;
+use num_bigint::{BigInt, BigUint};
 
 use super::discrete_gaussian::DiscreteGaussian;
 use super::error::PrivacyError;
@@ -39,7 +41,8 @@ use super::sensitive::Sensitive;
 use super::settings::ResolvedPrivacy;
 use crate::atomic;
 
-/// Proof that one release is in the ledger and on disk. Neither `Clone` nor constructible elsewhere.
+/// Proof that one release is in the ledger and on disk. Neither `Clone` nor constructible
+/// elsewhere.
 ///
 /// ```compile_fail,E0599
 /// # fn charge() -> dpsyn::privacy::Charge { unimplemented!() }
@@ -50,21 +53,28 @@ use crate::atomic;
 pub struct Charge {
     iteration: u32,
     resumed: bool,
-    sampler: Option<DiscreteGaussian>,
-    noise: NoiseOrigin,
+    noise: Noise,
+    origin: NoiseOrigin,
+}
+
+/// What is added to each count.
+enum Noise {
+    /// Nothing: the run is stamped as not private.
+    Nothing,
+    /// The discrete Gaussian with this parameter on the lattice.
+    DiscreteGaussian(BigUint),
 }
 
 impl Charge {
     /// Only the ledger calls this, after syncing.
     pub(super) fn new(iteration: u32, resumed: bool, privacy: &ResolvedPrivacy) -> Self {
-        let sampler = privacy
-            .lattice_sigma()
-            .and_then(|sigma| DiscreteGaussian::new(sigma.pow(2), &1u32.into()));
         Self {
             iteration,
             resumed,
-            sampler,
-            noise: privacy.noise,
+            noise: privacy
+                .lattice_sigma()
+                .map_or(Noise::Nothing, Noise::DiscreteGaussian),
+            origin: privacy.noise,
         }
     }
 
@@ -84,19 +94,16 @@ impl Charge {
 
 /// Adds the noise and opens the wall: the only way from counts to something that may be published.
 ///
-/// `counts` holds the votes of every bin of every class, one after the other. The bins, their number and order must
-/// not depend on private images, and each image must have voted for at most k distinct bins, once each.
+/// `counts` holds the votes of every bin of every class, one after the other. The bins, their
+/// number and order must not depend on private images, and each image must have voted for at most
+/// k distinct bins, once each.
 ///
 /// # Errors
 /// [`PrivacyError::Randomness`] when the operating system gives no random bytes. The charge is
 /// then spent in the ledger but may be taken up again by a new process.
 pub fn release(counts: Sensitive<Vec<u64>>, charge: Charge) -> Result<Drawn, PrivacyError> {
-    let mut source = charge.noise.open(charge.iteration);
-    let lattice = add_noise(
-        counts.behind_the_wall(),
-        charge.sampler.as_ref(),
-        source.as_mut(),
-    )?;
+    let mut source = charge.origin.open(charge.iteration);
+    let lattice = add_noise(counts.behind_the_wall(), &charge.noise, source.as_mut())?;
     Ok(Drawn {
         iteration: charge.iteration,
         histogram: NoisyHistogram { lattice },
@@ -105,18 +112,24 @@ pub fn release(counts: Sensitive<Vec<u64>>, charge: Charge) -> Result<Drawn, Pri
 
 /// count·2^g + Z for every count.
 ///
-/// What does not fit 64 bits is cut to the nearest that does. That depends on the noisy value only,
-/// so it is post-processing; with fewer than 2^42 votes in a bin and any noise multiplier allowed, it
-/// never happens.
+/// What does not fit 64 bits is cut to the nearest that does. That depends on the noisy value
+/// only, so it is post-processing; with fewer than 2^42 votes in a bin and any noise multiplier
+/// allowed, it never happens.
 fn add_noise(
     counts: &[u64],
-    sampler: Option<&DiscreteGaussian>,
+    noise: &Noise,
     source: &mut dyn NoiseSource,
 ) -> Result<Vec<i64>, PrivacyError> {
+    let sampler = match noise {
+        Noise::Nothing => None,
+        Noise::DiscreteGaussian(sigma) => {
+            Some(DiscreteGaussian::new(sigma.pow(2), &BigUint::from(1u32))?)
+        }
+    };
     let mut lattice = Vec::with_capacity(counts.len());
     for &count in counts {
         let exact = BigInt::from(count) << LATTICE_BITS;
-        let noisy = match sampler {
+        let noisy = match &sampler {
             Some(sampler) => exact + sampler.sample(source)?,
             None => exact,
         };
@@ -138,7 +151,8 @@ pub struct Drawn {
 }
 
 impl Drawn {
-    /// Writes the histogram to `path` through `fill`, records that in the ledger, and only then gives it out.
+    /// Writes the histogram to `path` through `fill`, records that in the ledger, and only then
+    /// gives it out.
     ///
     /// The file is written inside the private folder, synced, and renamed to `path`, which must
     /// be on the same file system: a process killed on the way leaves nothing outside.
@@ -166,7 +180,8 @@ pub struct NoisyHistogram {
 }
 
 impl NoisyHistogram {
-    /// Takes up a histogram that was released before, in units of [`NoisyHistogram::spacing`] votes.
+    /// Takes up a histogram that was released before, in units of [`NoisyHistogram::spacing`]
+    /// votes.
     #[must_use]
     pub fn from_lattice(lattice: Vec<i64>) -> Self {
         Self { lattice }

@@ -1,7 +1,7 @@
 //! What makes the privacy claim true: the wall, the mechanism, the accountant, the ledger.
 //!
-//! In: vote counts behind the [`Sensitive`] wall, and a [`PrivacyConfig`]. Out: a [`NoisyHistogram`]
-//! that may be published, the ledger of charges, and the run's [`Statement`].
+//! In: vote counts behind the [`Sensitive`] wall, and a [`PrivacyConfig`]. Out: a
+//! [`NoisyHistogram`] that may be published, the ledger of charges, and the run's [`Statement`].
 //!
 //! One release goes through here like this, and the types allow no other order:
 //!

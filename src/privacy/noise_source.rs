@@ -1,13 +1,13 @@
 //! Where the random bits of the privacy noise come from.
 //!
 //! The trait is private to [`crate::privacy`] and unrelated to [`crate::streams`]: a generation
-//! stream cannot be passed where noise is drawn, nor the other way round, and no caller can choose the
-//! source. A shipped binary has one source, the operating system's cryptographic generator.
+//! stream cannot be passed where noise is drawn, nor the other way round, and no caller can choose
+//! the source. A shipped binary has one source, the operating system's cryptographic generator.
 //!
 //! A seeded source exists for tests only. The feature `insecure-test-noise`, off by default and
-//! never part of a release, compiles in the environment variable `DPSYN_TEST_NOISE_SEED`; when that
-//! is set, the noise is known to whoever knows the seed, so the ledger, the statement and everything
-//! written beside them are stamped as not private, exactly as with `--non-private`.
+//! never part of a release, compiles in the environment variable `DPSYN_TEST_NOISE_SEED`; when
+//! that is set, the noise is known to whoever knows the seed, so the ledger, the statement and
+//! everything written beside them are stamped as not private, exactly as with `--non-private`.
 
 #[cfg(any(test, feature = "insecure-test-noise"))]
 use rand_chacha::ChaCha12Rng;
@@ -35,12 +35,18 @@ impl NoiseOrigin {
     pub(super) fn from_environment() -> Result<Self, PrivacyError> {
         #[cfg(feature = "insecure-test-noise")]
         if let Some(seed) = std::env::var_os("DPSYN_TEST_NOISE_SEED") {
-            let seed = seed.to_str().and_then(|text| text.parse().ok());
-            return seed.map(Self::FixedTestSeed).ok_or_else(|| {
-                PrivacyError::config("DPSYN_TEST_NOISE_SEED", "expected an integer below 2^64")
-            });
+            return Self::from_test_seed(&seed);
         }
         Ok(Self::OperatingSystem)
+    }
+
+    /// An unreadable seed is an error: falling back would make a test that looks fixed and is not.
+    #[cfg(any(test, feature = "insecure-test-noise"))]
+    fn from_test_seed(seed: &std::ffi::OsStr) -> Result<Self, PrivacyError> {
+        let seed = seed.to_str().and_then(|text| text.parse().ok());
+        seed.map(Self::FixedTestSeed).ok_or_else(|| {
+            PrivacyError::config("DPSYN_TEST_NOISE_SEED", "expected an integer below 2^64")
+        })
     }
 
     /// The name that ledger and statement use.
@@ -70,8 +76,8 @@ impl NoiseOrigin {
 /// The operating system's generator, read in blocks: a system call for every few bytes would
 /// dominate the time.
 ///
-/// Bytes are erased once handed out. The program never forks, so no second process can hold the same
-/// unread block.
+/// Bytes are erased once handed out. The program never forks, so no second process can hold the
+/// same unread block.
 struct OperatingSystemNoise {
     block: Vec<u8>,
     used: usize,
@@ -153,6 +159,21 @@ mod tests {
         let mut out = vec![0u8; 3 * OperatingSystemNoise::BLOCK + 5];
         source.fill(&mut out).unwrap();
         assert!(out.chunks(64).take(192).all(|c| c.iter().any(|b| *b != 0)));
+    }
+
+    #[test]
+    fn a_test_seed_is_a_number() {
+        let parse = |text: &str| NoiseOrigin::from_test_seed(text.as_ref());
+        assert_eq!(parse("7").unwrap(), NoiseOrigin::FixedTestSeed(7));
+        assert!(parse("").is_err() && parse("-1").is_err());
+    }
+
+    /// Without the feature, no environment variable reaches the noise.
+    #[cfg(not(feature = "insecure-test-noise"))]
+    #[test]
+    fn an_ordinary_build_knows_one_source() {
+        let origin = NoiseOrigin::from_environment().unwrap();
+        assert_eq!(origin, NoiseOrigin::OperatingSystem);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The normal distribution's tail, and δ(ε) of the Gaussian mechanism with an error bound.
 //!
-//! Everything is computed by `libm`, which gives the same bits on every platform: an ε in a ledger can
-//! be computed again anywhere.
+//! Everything is computed by `libm`, which gives the same bits on every platform: an ε in a ledger
+//! can be computed again anywhere.
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
@@ -16,8 +16,8 @@ pub(super) fn erfcx(x: f64) -> f64 {
         let rest = libm::fma(x, x, -square);
         libm::exp(square) * (1.0 + rest) * libm::erfc(x)
     } else {
-        // Asymptotic series 1/(x√π)·Σ (−1)^n (2n−1)!!/(2x²)^n. It alternates, so the error is below the
-        // first term left out: 27!!/200^14 < 2e-18 at x = 10.
+        // Asymptotic series 1/(x√π)·Σ (−1)^n (2n−1)!!/(2x²)^n. It alternates, so the error is
+        // below the first term left out: 27!!/200^14 < 2e-18 at x = 10.
         let step = 0.5 / x / x;
         let mut term = 1.0;
         let mut sum = 1.0;
@@ -29,8 +29,8 @@ pub(super) fn erfcx(x: f64) -> f64 {
     }
 }
 
-/// An upper bound of δ(ε) for two unit-variance normal distributions whose means are `mu` apart, tight to
-/// about 1e-14 relative (to the larger term) where ε and μ are of ordinary size.
+/// An upper bound of δ(ε) for two unit-variance normal distributions whose means are `mu` apart,
+/// tight to about 1e-14 relative (to the larger term) where ε and μ are of ordinary size.
 ///
 /// Balle and Wang (2018), "Improving the Gaussian Mechanism for Differential Privacy", arXiv
 /// 1805.06530, Theorem 8, with a = ε/μ − μ/2 and b = ε/μ + μ/2:
@@ -40,10 +40,10 @@ pub(super) fn erfcx(x: f64) -> f64 {
 /// Because (b² − a²)/2 = ε, the second term is ½·exp(−a²/2)·erfcx(b/√2): e^ε is never
 /// computed, so an ε of thousands does not overflow.
 ///
-/// The bound adds the worst rounding error to the first term and takes it from the second. Rounding
-/// moves a by at most 2ε₀b (ε₀ = 2⁻⁵²), and neither term changes faster than by the factor |a| + 1 (the
-/// normal hazard rate's bound); squaring and scaling a adds the like of it, the functions a few ε₀. The
-/// factor 16 covers their sum several times.
+/// The bound adds the worst rounding error to the first term and takes it from the second.
+/// Rounding moves a by at most 2ε₀b (ε₀ = 2⁻⁵²), and neither term changes faster than by the
+/// factor |a| + 1 (the normal hazard rate's bound); squaring and scaling a adds the like of it,
+/// the functions a few ε₀. The factor 16 covers their sum several times.
 ///
 /// Requires ε ≥ 0 and μ > 0, both finite.
 pub(super) fn delta_upper_bound(epsilon: f64, mu: f64) -> f64 {

@@ -17,10 +17,10 @@ const TEMPORARY: &str = ".tmp";
 /// `private/` in a result folder: mode 0700, never published, the door out of [`Sensitive`] that
 /// leads nowhere.
 ///
-/// What lies here is as secret as the private images. It holds caches (private embeddings), the private
-/// data's fingerprint, and files on their way to publication: a noisy histogram is written here
-/// and renamed into place, so that a histogram drawn by a process that was killed half-way is never
-/// outside and may be drawn again.
+/// What lies here is as secret as the private images. It holds caches (private embeddings), the
+/// private data's fingerprint, and files on their way to publication: a noisy histogram is written
+/// here and renamed into place, so that a histogram drawn by a process that was killed half-way is
+/// never outside and may be drawn again.
 ///
 /// On systems other than Unix there is no mode to set; the folder then has the permissions that it
 /// inherits.
@@ -32,8 +32,8 @@ impl PrivateFolder {
     /// Opens the folder, making it if it is absent, and closes it to everybody but its owner.
     ///
     /// # Errors
-    /// [`PrivacyError::PrivateFolder`] when the path is a symbolic link (which could lead to a place
-    /// that others read) or no folder, or when the mode cannot be made 0700;
+    /// [`PrivacyError::PrivateFolder`] when the path is a symbolic link (which could lead to a
+    /// place that others read) or no folder, or when the mode cannot be made 0700;
     /// [`PrivacyError::Io`] otherwise.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self, PrivacyError> {
         let path = path.into();
@@ -126,11 +126,11 @@ impl PrivateFolder {
     /// Whether the present private data are those whose fingerprint is stored under `name`; `None`
     /// when none is stored.
     ///
-    /// This bool leaves the wall without noise. It may: it is `true` whatever the private images show,
-    /// as long as the operator gives the same ones. `false` says that the *operator* changed the data
-    /// between two commands, who knows that already; the command then stops, so it reaches
-    /// nothing that is published. A difference between two neighbouring data sets never shows in it,
-    /// because each run compares a data set with itself.
+    /// This bool leaves the wall without noise. It may: it is `true` whatever the private images
+    /// show, as long as the operator gives the same ones. `false` says that the *operator* changed
+    /// the data between two commands, who knows that already; the command then stops, so it
+    /// reaches nothing that is published. A difference between two neighbouring data sets never
+    /// shows in it, because each run compares a data set with itself.
     ///
     /// # Errors
     /// As [`PrivateFolder::read_back`].
@@ -147,8 +147,8 @@ impl PrivateFolder {
         Ok(stored.map(|stored| *stored.behind_the_wall() == present.behind_the_wall().0))
     }
 
-    /// Removes what a killed process left unfinished, above all a noisy histogram that was drawn and
-    /// never published. Only the holder of the ledger's lock may, hence not public.
+    /// Removes what a killed process left unfinished, above all a noisy histogram that was drawn
+    /// and never published. Only the holder of the ledger's lock may, hence not public.
     pub(super) fn remove_leftovers(&self) -> Result<(), PrivacyError> {
         let remove = || -> io::Result<()> {
             for entry in fs::read_dir(&self.path)? {
@@ -179,8 +179,8 @@ impl PrivateFolder {
     }
 }
 
-/// Refuses a symbolic link, then sets the mode 0700 through the open folder (so that the path cannot
-/// be exchanged in between) and checks that the file system kept it.
+/// Refuses a symbolic link, then sets the mode 0700 through the open folder (so that the path
+/// cannot be exchanged in between) and checks that the file system kept it.
 #[cfg(unix)]
 fn close_to_others(path: &Path) -> Result<(), PrivacyError> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -243,6 +243,8 @@ fn close_to_others(path: &Path) -> Result<(), PrivacyError> {
 mod tests {
     use super::*;
 
+    // As an encoder of `Sensitive<Vec<f32>>`, it must take what is behind the wall.
+    #[allow(clippy::ptr_arg)]
     fn encode(values: &Vec<f32>, file: &mut dyn Write) -> io::Result<()> {
         values
             .iter()

@@ -31,16 +31,18 @@ pub struct Report {
     pub unit: Unit,
     /// One row an iteration.
     pub rows: Vec<ReportRow>,
-    /// The target ε, if there was one, and the smallest σ that keeps to it under add-remove and under replace-one.
+    /// The target ε, if there was one, and the smallest σ that keeps to it under add-remove and
+    /// under replace-one.
     pub target: Option<(f64, [f64; 2])>,
 }
 
 impl Report {
-    /// Computes the table. Unlike [`PrivacyConfig::resolve`], this accepts any noise multiplier: it is for
-    /// planning.
+    /// Computes the table. Unlike [`PrivacyConfig::resolve`], this accepts any noise multiplier:
+    /// it is for planning.
     ///
     /// # Errors
-    /// [`PrivacyError::Config`] for both or neither of `noise_multiplier` and `epsilon`, or values out of range.
+    /// [`PrivacyError::Config`] for both or neither of `noise_multiplier` and `epsilon`, or values
+    /// out of range.
     pub fn new(config: &PrivacyConfig, iterations: u32) -> Result<Self, PrivacyError> {
         let sigma = |target, adjacency| {
             accountant::noise_multiplier(target, iterations, config.delta, adjacency)
@@ -88,8 +90,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "unit {}, delta {}, noise multiplier {} (every figure is rounded up)",
+            "unit {}, declared adjacency {}, delta {}, noise multiplier {} (figures rounded up)",
             self.unit,
+            self.adjacency,
             self.delta,
             round_up(self.noise_multiplier, 4)
         )?;

@@ -2,9 +2,9 @@
 
 use serde::{Serialize, Serializer};
 
-/// `value` with `decimals` digits after the point, rounded up: reading the text back gives at least
-/// `value`. For ε and for noise multipliers, where less would claim more privacy than there is (and a
-/// noise multiplier copied from a table into a configuration still reaches its target).
+/// `value` with `decimals` digits after the point, rounded up: reading the text back gives at
+/// least `value`. For ε and for noise multipliers, where less would claim more privacy than there
+/// is (and a noise multiplier copied from a table into a configuration still reaches its target).
 ///
 /// `value` must not be negative; infinity is written `infinite`.
 #[must_use]
@@ -19,8 +19,8 @@ pub fn round_up(value: f64, decimals: usize) -> String {
     }
 }
 
-/// An ε as ledger and statement show it: six digits after the point, rounded up, as a JSON number, or
-/// the text `infinite`, which JSON has no number for.
+/// An ε as ledger and statement show it: six digits after the point, rounded up, as a JSON number,
+/// or the text `infinite`, which JSON has no number for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct ShownEpsilon(pub(super) f64);
 

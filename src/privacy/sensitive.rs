@@ -4,16 +4,16 @@
 ///
 /// The type is the wall. It implements none of the traits through which a value slips into a log, a
 /// file or a comparison, and its field is out of reach. Computation happens inside, through
-/// [`Sensitive::map`] and its sisters, whose result is behind the wall again. Two doors lead out:
+/// `map` and its sisters, whose result is behind the wall again. Two doors lead out:
 ///
-/// 1. [`release`](super::release), which adds calibrated noise and consumes a charge that is already
-///    in the ledger;
+/// 1. [`release`](super::release), which adds calibrated noise and consumes a charge that is
+///    already in the ledger;
 /// 2. [`PrivateFolder`](super::PrivateFolder), whose files are never published.
 ///
-/// Both are in [`crate::privacy`], the only module that can look inside. The closures given to `map`
-/// run in this crate only (`pub(crate)`); whoever reviews the claim reads them by searching for
-/// `map(`, `map_ref(` and `try_map(` on a `Sensitive`: none may write, log, or branch on what it sees in
-/// a way visible outside.
+/// Both are in [`crate::privacy`], the only module that can look inside. The closures given to
+/// `map` run in this crate only (`pub(crate)`); whoever reviews the claim reads them by searching
+/// for `map(`, `map_ref(` and `try_map(` on a `Sensitive`: none may write, log, or branch on what
+/// it sees in a way visible outside.
 ///
 /// # What the compiler refuses
 ///
@@ -142,9 +142,9 @@ impl<T> Sensitive<T> {
         Sensitive::new(compute(&self.value, &other.value))
     }
 
-    /// Computes something that may fail. The error crosses the wall: its text may be made of shapes,
-    /// names and configuration (all declared public), never of values. A failed run publishes no
-    /// further release.
+    /// Computes something that may fail. The error crosses the wall: its text may be made of
+    /// shapes, names and configuration (all declared public), never of values. A failed run
+    /// publishes no further release.
     pub(crate) fn try_map_ref<U, E>(
         &self,
         compute: impl FnOnce(&T) -> Result<U, E>,
@@ -162,8 +162,8 @@ impl<T> Sensitive<T> {
 mod tests {
     use super::*;
 
-    /// Compiles only if `$type` does *not* implement `$trait`: two blanket implementations would make
-    /// the path ambiguous.
+    /// Compiles only if `$type` does *not* implement `$trait`: two blanket implementations would
+    /// make the path ambiguous.
     macro_rules! assert_lacks {
         ($type:ty: $($trait:path),+) => {$(
             const _: fn() = || {

@@ -13,8 +13,8 @@ use super::rounding::{ShownEpsilon, round_up};
 use super::settings::{ResolvedPrivacy, Unit};
 use crate::atomic;
 
-/// What the run takes for public: the guarantee does not cover it, so none of it may have been chosen by
-/// looking at individual private images.
+/// What the run takes for public: the guarantee does not cover it, so none of it may have been
+/// chosen by looking at individual private images.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PublicInputs {
     /// n, the number of private images.
@@ -40,8 +40,8 @@ pub struct ClassConditions {
     pub conditions: Vec<String>,
 }
 
-/// All of a class's noisy counts fell below the threshold, so that its samples were drawn uniformly.
-/// Known from the noisy histogram alone.
+/// All of a class's noisy counts fell below the threshold, so that its samples were drawn
+/// uniformly. Known from the noisy histogram alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UniformFallback {
     /// The iteration.
@@ -141,8 +141,8 @@ impl Statement {
         }
     }
 
-    /// One sentence for people: the claim with its unit, adjacency and number of releases, or that there is
-    /// none.
+    /// One sentence for people: the claim with its unit, adjacency and number of releases, or that
+    /// there is none.
     #[must_use]
     pub fn summary(&self) -> &str {
         &self.summary
@@ -170,7 +170,8 @@ fn summary(privacy: &ResolvedPrivacy, executed: u32) -> String {
     let planned = privacy.epsilon_after(privacy.releases(), privacy.adjacency());
     format!(
         "After {executed} of {} planned releases, what was released is ({}, {})-differentially \
-         private: unit one {}, adjacency {} ({} {}). After all planned releases, epsilon will be {}.",
+         private: unit one {}, adjacency {} ({} {}). After all planned releases, epsilon will be \
+         {}.",
         privacy.releases(),
         round_up(epsilon, 3),
         privacy.delta(),
@@ -225,8 +226,9 @@ fn mechanism(privacy: &ResolvedPrivacy) -> Mechanism {
         } else {
             0.0
         },
-        accounting: "exact epsilon(delta) of Gaussian DP with mu = s*sqrt(releases)/noise_multiplier, \
-                     s = 1 (add-remove) or sqrt(2) (replace-one), rounded up",
+        accounting: "exact epsilon(delta) of Gaussian DP, rounded up, with \
+                     mu = s*sqrt(releases)/noise_multiplier, \
+                     s = 1 (add-remove) or sqrt(2) (replace-one)",
         references: [
             "Canonne, Kamath, Steinke 2020, arXiv 2004.00010 (noise)",
             "Balle, Wang 2018, arXiv 1805.06530 (epsilon of delta)",
@@ -244,34 +246,37 @@ fn assumptions(privacy: &ResolvedPrivacy) -> Vec<String> {
          images, also under add-remove adjacency."
             .to_owned(),
         format!(
-            "The unit is one {unit}. Whoever contributed several is protected less, by group privacy."
+            "The unit is one {unit}. Whoever contributed several is protected less, by group \
+             privacy."
         ),
-        "The foundation model, the embedder and their weights are public and were made without the \
-         private images."
+        "The foundation model, the embedder and their weights are public and were made without \
+         the private images."
             .to_owned(),
-        "The result folder without its sub-folder private/ is what may be published; private/ may not, \
-         nor the private images."
+        "The result folder without its sub-folder private/ is what may be published; private/ may \
+         not, nor the private images."
             .to_owned(),
-        "No setting, iteration or sample was or will be chosen by a result that depends on the private \
-         images other than the noisy histograms, such as an evaluation in private/."
+        "No setting, iteration or sample was or will be chosen by a result that depends on the \
+         private images other than the noisy histograms, such as an evaluation in private/."
             .to_owned(),
-        "This ledger covers this run. Other runs on the same private images, also abandoned ones, add \
-         to what was spent."
+        "This ledger covers this run. Other runs on the same private images, also abandoned ones, \
+         add to what was spent."
             .to_owned(),
-        "Nobody restored or copied the result folder to an earlier state and resumed it there, which \
-         would draw noise twice for one charge."
+        "Nobody restored or copied the result folder to an earlier state and resumed it there, \
+         which would draw noise twice for one charge."
             .to_owned(),
-        "The machine that ran this is trusted: nobody observes its memory, its timing, its temporary \
-         files or private/. The operating system's random generator is cryptographically secure."
+        "The machine that ran this is trusted: nobody observes its memory, its timing, its \
+         temporary files or private/. The operating system's random generator is cryptographically \
+         secure."
             .to_owned(),
         format!(
-            "Each private image casts its votes by itself, by comparison with public samples only, one vote in each of \
-             at most {} bins; numerical error may change which, not how many.",
+            "Each private image casts its votes by itself, by comparison with public samples \
+             only, one vote in each of at most {} bins; numerical error may change which, not how \
+             many.",
             privacy.nearest_neighbors()
         ),
         format!(
-            "Noise lives on the lattice of 2^-{spacing} votes; zcdp_rho holds for it exactly, epsilon up to \
-             lattice_deviation_bound, which the rounding of epsilon covers."
+            "Noise lives on the lattice of 2^-{spacing} votes; zcdp_rho holds for it exactly, \
+             epsilon up to lattice_deviation_bound, which the rounding of epsilon covers."
         ),
     ]
 }

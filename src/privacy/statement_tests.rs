@@ -1,1 +1,134 @@
+use serde_json::Value;
+
 use super::*;
+use crate::privacy::{
+    Fingerprint, NonPrivate, PrivacyConfig, PrivateFolder, Sensitive, sha256_hex,
+};
+
+fn inputs() -> PublicInputs {
+    PublicInputs {
+        private_images: 50_000,
+        image_size: [32, 32],
+        samples: 1000,
+        class_names: vec!["cat".to_owned(), "dog".to_owned()],
+        class_shares: vec![0.5, 0.5],
+        conditions: vec![ClassConditions {
+            class: Some("cat".to_owned()),
+            conditions: vec!["281".to_owned()],
+        }],
+    }
+}
+
+/// The statement after `executed` of 20 releases, as it is read back from its file.
+fn written(config: &PrivacyConfig, executed: u32, non_private: Option<NonPrivate>) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let privacy = config.resolve(20, 4, Some(50_000), non_private).unwrap();
+    let private = PrivateFolder::create(folder.path().join("private")).unwrap();
+    let data = Sensitive::new(Fingerprint::of([b"images".as_slice()]));
+    let digest = sha256_hex(b"config");
+    let mut ledger = Ledger::open(folder.path(), &privacy, &digest, &private, &data).unwrap();
+    for iteration in 1..=executed {
+        let _charge = ledger.charge(iteration).unwrap();
+        let histogram = NoisyHistogram::from_lattice(vec![1]);
+        ledger.confirm_stored(iteration, &histogram).unwrap();
+    }
+    let fallback = UniformFallback {
+        iteration: 2,
+        class: Some("dog".to_owned()),
+    };
+    let statement = Statement::new(&ledger, inputs(), vec![fallback]);
+    let path = folder.path().join("privacy.json");
+    statement.write(&path).unwrap();
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(statement.summary()));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn config(noise_multiplier: f64, adjacency: Adjacency) -> PrivacyConfig {
+    PrivacyConfig {
+        noise_multiplier: Some(noise_multiplier),
+        epsilon: None,
+        delta: 1e-5,
+        adjacency,
+        unit: Unit::Image,
+    }
+}
+
+#[test]
+fn every_epsilon_has_its_unit_adjacency_and_delta() {
+    let sigma = 5.0 * 2f64.sqrt();
+    let json = written(&config(sigma, Adjacency::AddRemove), 20, None);
+    let guarantees = json["guarantees"].as_array().unwrap();
+    assert_eq!(guarantees.len(), 40);
+    for guarantee in guarantees {
+        assert_eq!(guarantee["unit"], "image");
+        assert_eq!(guarantee["delta"], 1e-5);
+        assert_eq!(
+            guarantee["declared"],
+            guarantee["adjacency"] == "add-remove"
+        );
+        assert!(guarantee["epsilon"].as_f64().unwrap() > 0.49);
+    }
+    assert_eq!(guarantees[0]["epsilon"], 0.496_976);
+    assert_eq!(guarantees[38]["after_iteration"], 20);
+    assert_eq!(guarantees[38]["epsilon"], 2.594_384);
+    assert_eq!(guarantees[39]["adjacency"], "replace-one");
+    assert!((guarantees[39]["epsilon"].as_f64().unwrap() - 3.849).abs() < 1e-3);
+    // T/(2σ²) = 20/100
+    assert!((guarantees[38]["zcdp_rho"].as_f64().unwrap() - 0.2).abs() < 1.1e-6);
+    let summary = json["summary"].as_str().unwrap();
+    assert!(
+        summary.contains("After 20 of 20 planned releases"),
+        "{summary}"
+    );
+    assert!(
+        summary.contains("(2.595, 0.00001)-differentially private"),
+        "{summary}"
+    );
+    assert!(
+        summary.contains("unit one image, adjacency add-remove"),
+        "{summary}"
+    );
+}
+
+#[test]
+fn the_mechanism_is_described_by_numbers() {
+    let json = written(&config(2.0, Adjacency::ReplaceOne), 2, None);
+    let mechanism = &json["mechanism"];
+    assert_eq!(mechanism["noise_multiplier"], 2.0);
+    assert_eq!(mechanism["nearest_neighbors"], 4);
+    assert_eq!(mechanism["noise_parameter_votes"], 4.0);
+    assert_eq!(mechanism["l2_sensitivity_votes"][0]["l2"], 2.0);
+    assert_eq!(
+        mechanism["l2_sensitivity_votes"][1]["adjacency"],
+        "replace-one"
+    );
+    assert_eq!(mechanism["lattice_spacing_votes"], 1.0 / 1_048_576.0);
+    assert_eq!(mechanism["lattice_sigma"], "4194305");
+    assert!(
+        mechanism["noise"]
+            .as_str()
+            .unwrap()
+            .starts_with("operating system")
+    );
+    assert_eq!(json["releases_planned"], 20);
+    assert_eq!(json["releases_executed"], 2);
+    assert_eq!(json["adjacency"], "replace-one");
+    assert_eq!(json["non_private"], Value::Null);
+    assert_eq!(json["declared_public"]["private_images"], 50_000);
+    assert_eq!(json["declared_public"]["class_names"][1], "dog");
+    assert_eq!(json["uniform_fallbacks"][0]["iteration"], 2);
+    assert_eq!(json["run_id"].as_str().unwrap().len(), 32);
+    assert!(json["assumptions"].as_array().unwrap().len() > 5);
+}
+
+#[test]
+fn a_run_without_noise_claims_nothing() {
+    let non_private = Some(NonPrivate::acknowledged());
+    let json = written(&config(0.0, Adjacency::AddRemove), 1, non_private);
+    assert!(json["summary"].as_str().unwrap().starts_with("NOT PRIVATE"));
+    assert!(json["non_private"].as_str().is_some());
+    assert_eq!(json["guarantees"][0]["epsilon"], "infinite");
+    assert_eq!(json["guarantees"][0]["zcdp_rho"], "infinite");
+    assert_eq!(json["mechanism"]["lattice_sigma"], Value::Null);
+}

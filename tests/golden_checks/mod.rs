@@ -11,6 +11,7 @@ mod sample;
 mod schedule;
 mod unet;
 mod weights;
+mod privacy;
 
 pub use case::Case;
 #[allow(unused_imports)]
@@ -35,6 +36,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("schedule", schedule::check),
     ("unet", unet::check),
 ];
+const CHECKS: &[(&str, Check)] = &[("privacy", privacy::check)];
 
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
