@@ -63,7 +63,7 @@ pub enum OnBadImage {
     Skip,
 }
 
-/// Private images of one size, with labels.
+/// Private images of one size, with labels. Deliberately without `Debug`: pixels do not belong in a log.
 pub struct LabelledImages {
     /// `uint8[N, image_size, image_size, 3]`.
     pub images: ImageBatch,
