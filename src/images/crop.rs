@@ -47,9 +47,9 @@ pub fn resize_shorter_side(image: Rgb, size: usize, filter: Filter) -> Result<Rg
 /// half of what is left over, rounded half to even.
 ///
 /// # Errors
-/// [`ResizeError::Size`] when a side is shorter than `size`.
+/// [`ResizeError::Size`] when a side is shorter than `size` or `size` is 0.
 pub fn center_crop(image: &Rgb, size: usize) -> Result<Vec<u8>, ResizeError> {
-    if image.height < size || image.width < size {
+    if size == 0 || image.height < size || image.width < size {
         return Err(ResizeError::Size {
             in_height: image.height,
             in_width: image.width,
@@ -117,5 +117,6 @@ mod tests {
             width: 2,
         };
         assert!(center_crop(&image, 3).is_err());
+        assert!(center_crop(&image, 0).is_err());
     }
 }

@@ -14,7 +14,7 @@ pub fn check(case: &Case) -> Outcome {
         .collect();
     names.sort_unstable();
     if names.is_empty() {
-        return fail("no tensor is named `<name>.input`");
+        return fail(format!("{}: no tensor is named `<name>.input`", case.name));
     }
     for name in names {
         check_one(case, name)?;
