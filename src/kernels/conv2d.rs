@@ -3,6 +3,8 @@
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
+use super::cpu;
+
 /// What a convolution looks like, apart from its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2dShape {
@@ -59,7 +61,8 @@ impl Conv2dShape {
 pub struct Conv2d {
     shape: Conv2dShape,
     weight: Tensor,
-    bias: Option<Tensor>,
+    /// Zeros when the layer has none.
+    bias: Tensor,
 }
 
 impl Conv2d {
@@ -88,6 +91,10 @@ impl Conv2d {
                 shape.out_channels
             );
         }
+        let bias = match bias {
+            Some(bias) => bias.contiguous()?,
+            None => Tensor::zeros(shape.out_channels, weight.dtype(), weight.device())?,
+        };
         Ok(Self {
             shape,
             weight: weight.contiguous()?,
@@ -163,6 +170,15 @@ impl Conv2d {
                 self.shape
             );
         }
+        if cpu::takes(x) && cpu::takes(&self.weight) {
+            let op = cpu::ConvOp {
+                shape: self.shape,
+                relu,
+            };
+            return x
+                .contiguous()?
+                .apply_op3_no_bwd(&self.weight, &self.bias, &op);
+        }
         let y = self.run_plain(x)?;
         if relu { y.relu() } else { Ok(y) }
     }
@@ -180,9 +196,115 @@ impl Conv2d {
         let y = padded
             .contiguous()?
             .conv2d(&self.weight, padding, self.shape.stride, 1, 1)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(&bias.reshape((1, self.shape.out_channels, 1, 1))?),
-            None => Ok(y),
+        y.broadcast_add(&self.bias.reshape((1, self.shape.out_channels, 1, 1))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
+    use proptest::prelude::*;
+
+    fn layer(shape: Conv2dShape) -> Conv2d {
+        let (rows, columns) = shape.kernel;
+        let weight = uniform(&[shape.out_channels, shape.in_channels, rows, columns], 1);
+        let bias = uniform(&[shape.out_channels], 2);
+        Conv2d::new(shape, weight, Some(bias)).unwrap()
+    }
+
+    prop_compose! {
+        fn shapes()(
+            in_channels in 1usize..20,
+            out_channels in 1usize..40,
+            kernel in (1usize..6, 1usize..6),
+            stride in 1usize..4,
+            padding in (0usize..4, 0usize..4),
+        ) -> Conv2dShape {
+            Conv2dShape { in_channels, out_channels, kernel, stride, padding }
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn agrees_with_candle(
+            shape in shapes(),
+            n in 1usize..3,
+            (height, width) in (1usize..24, 1usize..24),
+        ) {
+            prop_assume!(shape.output_size(height, width).is_some());
+            let x = uniform(&[n, shape.in_channels, height, width], 3);
+            let conv = layer(shape);
+            let expected = conv.run_plain(&x).unwrap();
+            // At most 475 products, each rounded to 6e-8 of at most 1.
+            assert_close(&conv.forward(&x).unwrap(), &expected, 1e-4);
+            assert_close(&conv.forward_relu(&x).unwrap(), &expected.relu().unwrap(), 1e-4);
+        }
+    }
+
+    #[test]
+    fn large_images_are_cut_into_blocks() {
+        // 70² pixels are more than one block of the first two; the third has a deep kernel.
+        for (in_channels, kernel, padding) in [
+            (3, (1, 1), (0, 0)),
+            (8, (1, 7), (0, 3)),
+            (200, (3, 3), (1, 1)),
+        ] {
+            let shape = Conv2dShape {
+                in_channels,
+                out_channels: 5,
+                kernel,
+                stride: 1,
+                padding,
+            };
+            let x = uniform(&[1, in_channels, 70, 70], 4);
+            let conv = layer(shape);
+            assert_close(
+                &conv.forward(&x).unwrap(),
+                &conv.run_plain(&x).unwrap(),
+                1e-3,
+            );
+        }
+    }
+
+    #[test]
+    fn an_image_does_not_depend_on_its_batch() {
+        for (in_channels, out_channels, kernel, size) in [
+            (3, 32, 3, 32),
+            (64, 64, 1, 4),
+            (40, 1, 3, 5),
+            (32, 70, 3, 1),
+            (96, 33, 3, 17),
+        ] {
+            let conv = layer(Conv2dShape::same(in_channels, out_channels, kernel));
+            let x = uniform(&[7, in_channels, size, size], 5);
+            assert_batch_independent(&x, |x| conv.forward(x).unwrap());
+        }
+    }
+
+    #[test]
+    fn strided_views_and_empty_batches_are_taken() {
+        let conv = layer(Conv2dShape::same(4, 3, 3));
+        let x = uniform(&[2, 6, 7, 4], 6).transpose(2, 3).unwrap();
+        let view = x.narrow(1, 1, 4).unwrap();
+        let expected = conv.run_plain(&view.contiguous().unwrap()).unwrap();
+        assert_close(&conv.forward(&view).unwrap(), &expected, 1e-4);
+        let none = conv.forward(&view.narrow(0, 0, 0).unwrap()).unwrap();
+        assert_eq!(none.dims(), [0, 3, 4, 7]);
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let conv = layer(Conv2dShape {
+            padding: (0, 0),
+            ..Conv2dShape::same(4, 3, 3)
+        });
+        assert!(conv.forward(&uniform(&[1, 5, 8, 8], 7)).is_err());
+        assert!(conv.forward(&uniform(&[1, 4, 2, 8], 7)).is_err());
+        let shape = Conv2dShape::same(4, 3, 3);
+        assert!(Conv2d::new(shape, uniform(&[3, 4, 3, 1], 1), None).is_err());
+        assert!(Conv2d::new(shape.with_stride(0), uniform(&[3, 4, 3, 3], 1), None).is_err());
     }
 }

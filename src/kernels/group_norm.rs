@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use super::silu;
+use super::{cpu, silu};
 
 /// Normalises each image's groups of channels to mean 0 and (biased) variance 1, then applies a weight
 /// and a bias per channel. Statistics are computed in `f32`, whatever the type of the input.
@@ -101,7 +101,35 @@ impl GroupNorm {
                 shift.dims()
             );
         }
+        if cpu::takes(x) && cpu::takes(&self.weight) {
+            return self.run_fused(x, scale_shift, activate);
+        }
         self.run_plain(x, scale_shift, activate)
+    }
+
+    /// Our own operator: scale and shift become part of the weight and bias, image by image.
+    fn run_fused(
+        &self,
+        x: &Tensor,
+        scale_shift: Option<(&Tensor, &Tensor)>,
+        activate: bool,
+    ) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.unsqueeze(0)?, self.bias.unsqueeze(0)?);
+        let (gain, offset) = match scale_shift {
+            Some((scale, shift)) => {
+                let scale = (scale + 1.0)?;
+                let offset = (scale.broadcast_mul(&bias)? + shift)?;
+                (scale.broadcast_mul(&weight)?, offset)
+            }
+            None => (weight, bias),
+        };
+        let op = cpu::NormOp {
+            groups: self.groups,
+            eps: self.eps,
+            silu: activate,
+        };
+        x.contiguous()?
+            .apply_op3_no_bwd(&gain.contiguous()?, &offset.contiguous()?, &op)
     }
 
     /// candle's operators, on any device and in any type.
@@ -129,5 +157,67 @@ impl GroupNorm {
             y = y.broadcast_mul(&scale)?.broadcast_add(&shift)?;
         }
         if activate { silu(&y) } else { Ok(y) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
+    use proptest::prelude::*;
+
+    fn layer(groups: usize, channels: usize) -> GroupNorm {
+        let (weight, bias) = (uniform(&[channels], 1), uniform(&[channels], 2));
+        GroupNorm::new(groups, 1e-5, weight, bias).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_candle(
+            groups in 1usize..9,
+            per_group in 1usize..5,
+            n in 1usize..4,
+            (height, width) in (1usize..20, 1usize..20),
+        ) {
+            let channels = groups * per_group;
+            let norm = layer(groups, channels);
+            // Far from 0, where a careless variance loses its digits.
+            let x = (uniform(&[n, channels, height, width], 3) + 10.0).unwrap();
+            let (scale, shift) = (uniform(&[n, channels], 4), uniform(&[n, channels], 5));
+            for activate in [false, true] {
+                for modulation in [None, Some((&scale, &shift))] {
+                    let found = norm.run_fused(&x, modulation, activate).unwrap();
+                    let expected = norm.run_plain(&x, modulation, activate).unwrap();
+                    // A group of equal pixels is only rounding, enlarged by 1/√eps.
+                    let tolerance = if per_group * height * width < 4 { 2e-3 } else { 5e-5 };
+                    assert_close(&found, &expected, tolerance);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_does_not_depend_on_its_batch() {
+        let norm = layer(32, 64);
+        let x = uniform(&[7, 64, 9, 9], 3);
+        assert_batch_independent(&x, |x| norm.forward_silu(x).unwrap());
+    }
+
+    #[test]
+    fn scale_and_shift_belong_to_their_image() {
+        let norm = layer(2, 4);
+        let x = uniform(&[3, 4, 5, 5], 3);
+        let (scale, shift) = (uniform(&[3, 4], 4), uniform(&[3, 4], 5));
+        let together = norm.forward_scale_shift_silu(&x, &scale, &shift).unwrap();
+        let one = |t: &Tensor| t.narrow(0, 2, 1).unwrap();
+        let alone = norm
+            .forward_scale_shift_silu(&one(&x), &one(&scale), &one(&shift))
+            .unwrap();
+        assert_close(&alone, &one(&together), 0.0);
+        assert!(
+            norm.forward_scale_shift_silu(&x, &one(&scale), &shift)
+                .is_err()
+        );
+        assert!(norm.forward(&uniform(&[1, 6, 2, 2], 3)).is_err());
     }
 }

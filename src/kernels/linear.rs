@@ -3,12 +3,15 @@
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
+use super::cpu;
+
 /// `y = x Wᵀ + b` over the last dimension.
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// `[in, out]`: transposed once, not at every call.
     transposed: Tensor,
-    bias: Option<Tensor>,
+    /// Zeros when the layer has none.
+    bias: Tensor,
 }
 
 impl Linear {
@@ -25,7 +28,10 @@ impl Linear {
         }
         Ok(Self {
             transposed: weight.t()?.contiguous()?,
-            bias,
+            bias: match bias {
+                Some(bias) => bias.contiguous()?,
+                None => Tensor::zeros(outputs, weight.dtype(), weight.device())?,
+            },
         })
     }
 
@@ -58,11 +64,57 @@ impl Linear {
             ),
         }
         let rows = x.reshape(((), inputs))?;
-        let y = rows.matmul(&self.transposed)?;
-        let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
+        let y = if cpu::takes(x) && cpu::takes(&self.transposed) {
+            let rows = rows.contiguous()?;
+            rows.apply_op3_no_bwd(&self.transposed, &self.bias, &cpu::LinearOp)?
+        } else {
+            rows.matmul(&self.transposed)?.broadcast_add(&self.bias)?
         };
         y.reshape(shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
+
+    #[test]
+    fn agrees_with_candle() {
+        for (rows, inputs, outputs) in [
+            (1, 1, 1),
+            (1, 64, 7),
+            (5, 3, 100),
+            (33, 600, 17),
+            (16, 9, 1),
+        ] {
+            let (weight, bias) = (uniform(&[outputs, inputs], 1), uniform(&[outputs], 2));
+            let x = uniform(&[rows, inputs], 3);
+            let product = x.matmul(&weight.t().unwrap()).unwrap();
+            let bare = Linear::new(&weight, None).unwrap();
+            assert_close(&bare.forward(&x).unwrap(), &product, 1e-4);
+            let layer = Linear::new(&weight, Some(bias.clone())).unwrap();
+            let expected = product.broadcast_add(&bias).unwrap();
+            assert_close(&layer.forward(&x).unwrap(), &expected, 1e-4);
+        }
+    }
+
+    #[test]
+    fn leading_dimensions_are_kept() {
+        let layer = Linear::new(&uniform(&[5, 4], 1), None).unwrap();
+        let x = uniform(&[2, 3, 4], 2);
+        assert_eq!(layer.forward(&x).unwrap().dims(), [2, 3, 5]);
+        assert!(layer.forward(&uniform(&[2, 3], 2)).is_err());
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_batch() {
+        for (inputs, outputs) in [(128, 512), (2000, 3), (31, 65), (1, 1), (1025, 1)] {
+            let layer = Linear::new(&uniform(&[outputs, inputs], 1), None).unwrap();
+            for rows in [7, 40] {
+                let x = uniform(&[rows, inputs], 2);
+                assert_batch_independent(&x, |x| layer.forward(x).unwrap());
+            }
+        }
     }
 }

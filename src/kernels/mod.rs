@@ -8,10 +8,14 @@
 mod activation;
 mod attention;
 mod conv2d;
+mod cpu;
 mod group_norm;
 mod linear;
 mod pool;
 mod upsample;
+
+#[cfg(test)]
+mod testing;
 
 pub use activation::silu;
 pub use attention::attention;

@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
+use super::cpu::{self, PoolKind, PoolOp};
+
 /// A square pooling window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool {
@@ -14,13 +16,17 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Windows along a side of `len` pixels; `None` when not even one fits, or when one could lie in
+    /// the padding alone, where it has no value.
+    pub(super) fn output_len(&self, len: usize) -> Option<usize> {
+        let room = len.checked_add(self.padding.checked_mul(2)?)?;
+        let steps = room.checked_sub(self.kernel)?.checked_div(self.stride)?;
+        (self.padding < self.kernel && len > 0).then_some(steps + 1)
+    }
+
     fn check(&self, x: &Tensor) -> Result<()> {
         let (_, _, height, width) = x.dims4()?;
-        if self.stride == 0
-            // A window that could lie in the padding alone has no value.
-            || self.padding >= self.kernel
-            || height.min(width) + 2 * self.padding < self.kernel
-        {
+        if self.output_len(height).is_none() || self.output_len(width).is_none() {
             bail!("input {:?} does not fit a {self:?}", x.dims());
         }
         Ok(())
@@ -34,6 +40,15 @@ impl Pool {
 /// A window that does not fit the input, and whatever candle reports.
 pub fn avg_pool(x: &Tensor, pool: Pool) -> Result<Tensor> {
     pool.check(x)?;
+    if cpu::takes(x) {
+        let kind = PoolKind::Average;
+        return x.contiguous()?.apply_op1_no_bwd(&PoolOp { pool, kind });
+    }
+    avg_pool_plain(x, pool)
+}
+
+/// candle's operators, on any device and in any type.
+fn avg_pool_plain(x: &Tensor, pool: Pool) -> Result<Tensor> {
     let Pool {
         kernel,
         stride,
@@ -59,6 +74,15 @@ pub fn avg_pool(x: &Tensor, pool: Pool) -> Result<Tensor> {
 /// A window that does not fit the input, and whatever candle reports.
 pub fn max_pool(x: &Tensor, pool: Pool) -> Result<Tensor> {
     pool.check(x)?;
+    if cpu::takes(x) {
+        let kind = PoolKind::Max;
+        return x.contiguous()?.apply_op1_no_bwd(&PoolOp { pool, kind });
+    }
+    max_pool_plain(x, pool)
+}
+
+/// candle's operators, on any device and in any type.
+fn max_pool_plain(x: &Tensor, pool: Pool) -> Result<Tensor> {
     let Pool {
         kernel,
         stride,
@@ -70,4 +94,72 @@ pub fn max_pool(x: &Tensor, pool: Pool) -> Result<Tensor> {
         .pad_with_same(2, padding, padding)?
         .pad_with_same(3, padding, padding)?;
     padded.max_pool2d_with_stride(kernel, stride)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_candle(
+            kernel in 1usize..5,
+            stride in 1usize..4,
+            padding in 0usize..3,
+            (height, width) in (1usize..15, 1usize..15),
+        ) {
+            let pool = Pool { kernel, stride, padding };
+            prop_assume!(pool.output_len(height).is_some() && pool.output_len(width).is_some());
+            let x = uniform(&[2, 3, height, width], 1);
+            assert_close(&max_pool(&x, pool).unwrap(), &max_pool_plain(&x, pool).unwrap(), 0.0);
+            assert_close(&avg_pool(&x, pool).unwrap(), &avg_pool_plain(&x, pool).unwrap(), 1e-6);
+        }
+    }
+
+    #[test]
+    fn padding_does_not_count() {
+        let pool = Pool {
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+        };
+        let x = (uniform(&[1, 1, 4, 4], 2) - 5.0).unwrap();
+        let largest: f32 = max_pool(&x, pool)
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar()
+            .unwrap();
+        assert!(largest < -4.0, "{largest}");
+        let ones = Tensor::ones((1, 2, 4, 4), candle_core::DType::F32, x.device()).unwrap();
+        assert_close(&avg_pool(&ones, pool).unwrap(), &ones, 0.0);
+    }
+
+    #[test]
+    fn an_image_does_not_depend_on_its_batch() {
+        let pool = Pool {
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+        };
+        assert_batch_independent(&uniform(&[7, 5, 9, 9], 3), |x| avg_pool(x, pool).unwrap());
+    }
+
+    #[test]
+    fn windows_without_a_value_are_refused() {
+        let x = uniform(&[1, 1, 4, 4], 4);
+        for (kernel, stride, padding) in [(5, 1, 0), (2, 0, 0), (2, 1, 2), (0, 1, 0)] {
+            let pool = Pool {
+                kernel,
+                stride,
+                padding,
+            };
+            assert!(
+                avg_pool(&x, pool).is_err() && max_pool(&x, pool).is_err(),
+                "{pool:?}"
+            );
+        }
+    }
 }

@@ -2,11 +2,29 @@
 
 use candle_core::{Result, Tensor};
 
+use super::cpu;
+
 /// Repeats every pixel twice in both directions: `[n, c, h, w]` to `[n, c, 2h, 2w]`.
 ///
 /// # Errors
 /// Whatever candle reports.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     let (_, _, height, width) = x.dims4()?;
+    if cpu::takes(x) {
+        return x.contiguous()?.apply_op1_no_bwd(&cpu::UpsampleOp);
+    }
     x.upsample_nearest2d(2 * height, 2 * width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_close, uniform};
+
+    #[test]
+    fn agrees_with_candle() {
+        let x = uniform(&[2, 3, 5, 4], 1);
+        let expected = x.upsample_nearest2d(10, 8).unwrap();
+        assert_close(&upsample_nearest_2x(&x).unwrap(), &expected, 0.0);
+    }
 }

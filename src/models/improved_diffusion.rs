@@ -264,3 +264,67 @@ pub fn timestep_embedding(timesteps: &[f32], dim: usize) -> Vec<f32> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::testing::{any_weights, uniform};
+
+    fn small() -> UNet {
+        let config = UNetConfig {
+            image_size: 16,
+            model_channels: 32,
+            num_res_blocks: 1,
+            channel_mult: Some(vec![1, 2]),
+            attention_resolutions: vec![8],
+            num_classes: Some(3),
+            ..UNetConfig::default()
+        };
+        UNet::new(&config, &any_weights()).unwrap()
+    }
+
+    #[test]
+    fn an_image_does_not_depend_on_its_batch() {
+        let unet = small();
+        let x = uniform(&[5, 3, 16, 16], 1);
+        let (timesteps, labels) = ([0.0, 17.5, 200.0, 999.0, 3.0], [0, 1, 2, 0, 1]);
+        let bits = |y: Tensor| -> Vec<u32> {
+            let values: Vec<f32> = y.flatten_all().unwrap().to_vec1().unwrap();
+            values.iter().map(|v| v.to_bits()).collect()
+        };
+        let together = unet.forward(&x, &timesteps, Some(&labels)).unwrap();
+        for i in 0..5 {
+            let one = x.narrow(0, i, 1).unwrap();
+            let alone = unet.forward(&one, &timesteps[i..=i], Some(&labels[i..=i]));
+            assert_eq!(
+                bits(alone.unwrap()),
+                bits(together.narrow(0, i, 1).unwrap()),
+                "image {i}"
+            );
+        }
+    }
+
+    #[test]
+    fn arguments_that_do_not_fit_are_refused() {
+        let unet = small();
+        let refused = |x: &[usize], timesteps: &[f32], labels: Option<&[u32]>| {
+            let result = unet.forward(&uniform(x, 1), timesteps, labels);
+            result.expect_err("a refusal").to_string()
+        };
+        let good = [1, 3, 16, 16];
+        assert!(refused(&good, &[1.0], None).contains("needs labels"));
+        assert!(refused(&good, &[1.0], Some(&[3])).contains("label 3 is out of range"));
+        assert!(refused(&good, &[1.0], Some(&[1, 2])).contains("2 labels for 1 images"));
+        assert!(refused(&good, &[], Some(&[1])).contains("0 timesteps"));
+        assert!(refused(&[1, 3, 15, 16], &[1.0], Some(&[1])).contains("multiples of 2"));
+        assert!(refused(&[1, 4, 16, 16], &[1.0], Some(&[1])).contains("3 channels"));
+    }
+
+    #[test]
+    fn odd_embeddings_end_in_zero() {
+        let embedding = timestep_embedding(&[0.0, 2.0], 5);
+        assert_eq!(embedding[..5], [1.0, 1.0, 0.0, 0.0, 0.0]);
+        assert_eq!(embedding[9], 0.0);
+        assert_eq!(embedding[5], 2f64.cos() as f32);
+    }
+}

@@ -124,3 +124,20 @@ impl Inception {
         h.flatten_from(2)?.mean(D::Minus1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::testing::{any_weights, uniform};
+
+    #[test]
+    fn an_image_does_not_depend_on_its_batch() {
+        let network = Inception::new(&any_weights()).unwrap();
+        let x = uniform(&[3, 3, INPUT_SIZE, INPUT_SIZE], 1);
+        let together: Vec<Vec<f32>> = network.forward(&x).unwrap().to_vec2().unwrap();
+        let alone = network.forward(&x.narrow(0, 1, 1).unwrap()).unwrap();
+        assert_eq!(alone.to_vec2::<f32>().unwrap()[0], together[1]);
+        assert_eq!(together[1].len(), FEATURES);
+        assert!(network.forward(&uniform(&[1, 3, 32, 32], 1)).is_err());
+    }
+}

@@ -6,6 +6,9 @@
 pub mod improved_diffusion;
 pub mod inception;
 
+#[cfg(test)]
+mod testing;
+
 use thiserror::Error;
 
 /// A network's configuration that makes no sense; names the key.

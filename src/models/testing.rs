@@ -1,0 +1,55 @@
+//! What the networks' tests share.
+
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+
+/// Numbers in `[-1, 1)`, the same for the same seed.
+pub(super) fn uniform(shape: &[usize], seed: u64) -> Tensor {
+    let mut rng = ChaCha12Rng::seed_from_u64(seed);
+    let count = shape.iter().product();
+    let values: Vec<f32> = (0..count).map(|_| rng.random_range(-1.0..1.0)).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// Weights that keep activations near 1, for whatever a network asks for.
+pub(super) fn any_weights() -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(AnyWeights), DType::F32, Device::Cpu)
+}
+
+struct AnyWeights;
+
+impl SimpleBackend for AnyWeights {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let seed = name
+            .bytes()
+            .fold(0, |seed, b| seed * 31 % 1_000_003 + u64::from(b));
+        let raw = uniform(shape.dims(), seed);
+        let fan_in: usize = shape.dims().iter().skip(1).product();
+        let scaled = if shape.rank() > 1 {
+            (raw * (3.0 / fan_in as f64).sqrt())?
+        } else if name.ends_with("weight") || name.ends_with("running_var") {
+            ((raw * 0.1)? + 1.0)?
+        } else {
+            (raw * 0.1)?
+        };
+        scaled.to_dtype(dtype)?.to_device(device)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        bail!("{name} is asked for without a shape")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
