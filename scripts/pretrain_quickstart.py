@@ -37,6 +37,7 @@ import multiprocessing
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -581,19 +582,61 @@ def export(folder: Path, ema, name: str):
     write_atomically(folder / f"{name}.safetensors", lambda p: save_file(plain, p))
 
 
-def train_step(net, ema, optimizer, schedule, batch, step, args):
-    bf16 = args.precision == "bf16"
-    main, error, bound = losses(net, schedule, *batch, bf16)
-    optimizer.zero_grad(set_to_none=True)
-    (main + args.bound_weight * bound).backward()
-    norm = nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+class Replicas:
+    """Copies of the network, one per thread, that share each batch.
+
+    One synchronisation per step instead of one per operation: as fast as threaded operations on an idle machine and
+    several times faster on a busy one. The gradient is that of the whole batch.
+    """
+
+    def __init__(self, net, threads):
+        torch.set_num_threads(1)
+        self.nets = [net] + [copy.deepcopy(net) for _ in range(threads - 1)]
+        self.parameters = [list(n.parameters()) for n in self.nets]
+        self.pool = ThreadPoolExecutor(threads, initializer=self.start_thread)
+
+    @staticmethod
+    def start_thread():
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+
+    def part(self, net, schedule, batch, args):
+        for parameter in net.parameters():
+            parameter.grad = None
+        main, error, bound = losses(net, schedule, *batch, args.precision == "bf16")
+        (main + args.bound_weight * bound).backward()
+        return main.item(), error, bound.item()
+
+    def gradients(self, schedule, batch, args):
+        """Leaves the mean gradient in the first network; returns the losses."""
+        parts = zip(*(tensor.chunk(len(self.nets)) for tensor in batch))
+        results = list(self.pool.map(lambda n, b: self.part(n, schedule, b, args), self.nets, parts))
+        total = [p.grad for p in self.parameters[0]]
+        for others in self.parameters[1:]:
+            torch._foreach_add_(total, [p.grad for p in others])
+        torch._foreach_mul_(total, 1 / len(self.nets))
+        main, error, bound = zip(*results)
+        return float(np.mean(main)), torch.cat(error), float(np.mean(bound))
+
+    @torch.no_grad() if torch is not None else (lambda f: f)
+    def spread(self):
+        """Hands the first network's weights to the others."""
+        for others in self.parameters[1:]:
+            torch._foreach_copy_(others, self.parameters[0])
+
+
+def train_step(replicas, ema, optimizer, schedule, batch, step, args):
+    main, error, bound = replicas.gradients(schedule, batch, args)
+    weights = replicas.parameters[0]
+    norm = nn.utils.clip_grad_norm_(weights, 1.0)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(args, step)
     optimizer.step()
+    replicas.spread()
     decay = min(args.ema, (1 + step) / (10 + step))
     with torch.no_grad():
-        torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
-    return main.item(), error, bound.item(), float(norm)
+        torch._foreach_lerp_(list(ema.parameters()), weights, 1 - decay)
+    return main, error, bound, float(norm)
 
 
 def build(args):
@@ -608,8 +651,8 @@ def build(args):
 
 
 def command_train(args):
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
+    if args.batch % args.threads:
+        sys.exit("the batch must be a multiple of the threads")
     args.out.mkdir(parents=True, exist_ok=True)
     net, ema, optimizer = build(args)
     data, schedule = Data(args.data), Schedule()
@@ -623,11 +666,12 @@ def command_train(args):
         generator.set_state(state["generator"])
         first = state["step"]
         print(f"resumed at step {first}", flush=True)
+    replicas = Replicas(net, args.threads)
     sums, counts = np.zeros(5), np.zeros(5)
     totals, began = np.zeros(3), time.time()
     for step in range(first, args.steps):
         batch = data.batch(args.batch, generator)
-        main, error, bound, norm = train_step(net, ema, optimizer, schedule, batch, step, args)
+        main, error, bound, norm = train_step(replicas, ema, optimizer, schedule, batch, step, args)
         if not math.isfinite(main):
             sys.exit(f"loss is not finite at step {step}")
         fifth = (batch[2] * 5 // DIFFUSION_STEPS).numpy()
@@ -651,17 +695,16 @@ def command_train(args):
 
 
 def command_bench(args):
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
     data, schedule = Data(args.data), Schedule()
     for args.precision, args.channels_last in (("fp32", False), ("fp32", True), ("bf16", False), ("bf16", True)):
         net, ema, optimizer = build(args)
+        replicas = Replicas(net, args.threads)
         generator = torch.Generator().manual_seed(args.seed)
         times = []
         for step in range(args.bench_steps):
             batch = data.batch(args.batch, generator)
             began = time.time()
-            main, *_ = train_step(net, ema, optimizer, schedule, batch, step, args)
+            main, *_ = train_step(replicas, ema, optimizer, schedule, batch, step, args)
             times.append(time.time() - began)
         print(f"{args.precision} channels_last {args.channels_last}: median {np.median(times):.3f} s/step, "
               f"fastest {min(times):.3f}, loss {main:.4f}", flush=True)
@@ -690,9 +733,10 @@ def main():
         train.add_argument("--warmup", type=int, default=100)
         train.add_argument("--ema", type=float, default=0.998)
         train.add_argument("--bound-weight", type=float, default=0.01)
-        train.add_argument("--threads", type=int, default=2)
+        train.add_argument("--threads", type=int, default=2, help="replicas that share a batch, one thread each")
         train.add_argument("--seed", type=int, default=1)
-        train.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+        train.add_argument("--precision", choices=("fp32", "bf16"), default="bf16",
+                           help="bf16: mixed precision; weights, norms, loss and the last convolution stay float32")
         train.add_argument("--channels-last", action="store_true")
         if name == "train":
             train.add_argument("--out", type=Path, required=True)

@@ -184,13 +184,8 @@ impl<'de, T: Scheduled> Visitor<'de> for ScheduleVisitor<T> {
 mod tests {
     use super::*;
 
-    #[derive(Deserialize)]
-    struct One<T: Scheduled> {
-        s: Schedule<T>,
-    }
-
     fn parse<T: Scheduled>(text: &str) -> Result<Schedule<T>, toml::de::Error> {
-        toml::from_str::<One<T>>(&format!("s = {text}")).map(|one| one.s)
+        Schedule::deserialize(toml::de::ValueDeserializer::parse(text)?)
     }
 
     #[test]

@@ -5,13 +5,13 @@ mod compare;
 mod histogram;
 mod inception;
 mod loader;
+mod privacy;
 mod pt_layouts;
 mod resize;
 mod sample;
 mod schedule;
 mod unet;
 mod weights;
-mod privacy;
 
 pub use case::Case;
 #[allow(unused_imports)]
@@ -30,13 +30,13 @@ const CHECKS: &[(&str, Check)] = &[
     ("histogram", histogram::check),
     ("inception", inception::check),
     ("loader", loader::check),
+    ("privacy", privacy::check),
     ("pt_layouts", pt_layouts::check),
     ("resize", resize::check),
     ("sample", sample::check),
     ("schedule", schedule::check),
     ("unet", unet::check),
 ];
-const CHECKS: &[(&str, Check)] = &[("privacy", privacy::check)];
 
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

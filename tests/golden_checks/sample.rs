@@ -259,7 +259,7 @@ fn network(case: &Case) -> Result<UNet> {
         row[1][0].as_u64()
     });
     let config = weights::unet_config(case.value("/unet_config")?, classes.map(|n| n as usize))?;
-    weights::build(seed, gain, &table, |vb| UNet::new(&config, &vb))
+    weights::build(seed, gain, &table, &[], |vb| UNet::new(&config, &vb))
 }
 
 /// The network from the file that `unet_weights` names.
