@@ -10,7 +10,7 @@ use super::progress::{Progress, catch_interrupts};
 use crate::config::{ConfigError, EmbedderConfig, Loaded, ModelConfig, Settings};
 use crate::embedders::{Embedder, InceptionEmbedder, PixelsEmbedder};
 use crate::evolution::{
-    EvolutionError, Existing, Observer, Plan, PrivateImages, ResultFolder, Run,
+    EvolutionError, Existing, Observer, Plan, PrivateImages, ResultFolder, Run, open_initial,
 };
 use crate::generators::{Generator, ImprovedDiffusion};
 use crate::hub::sha256_file;
@@ -41,6 +41,16 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let plan = Plan::new(&loaded, images.classes().to_vec(), images.len(), privacy)?;
     let (generator, generator_digest) = open_generator(&loaded, &device)?;
     check_classes(&loaded, &*generator, &plan)?;
+    if let (Some(path), Some(layout)) = (
+        &loaded.settings.evolution.initial_samples,
+        plan.layouts.first(),
+    ) {
+        open_initial(path, layout, generator.image_size()).map_err(|error| {
+            loaded
+                .locations
+                .error("evolution.initial_samples", error.to_string())
+        })?;
+    }
     let image_size = generator.image_size();
     let (embedder, embedder_digest) = open_embedder(&loaded, image_size, &device)?;
     let cost = plan

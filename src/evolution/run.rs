@@ -1,7 +1,8 @@
 //! The loop itself. Paper: Algorithm 1 (PE) with Algorithm 2 (the noisy vote) of arXiv 2305.15560.
 
-use std::io;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
@@ -46,7 +47,7 @@ pub struct Run<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// The last population's `samples.npz`.
-    pub samples: std::path::PathBuf,
+    pub samples: PathBuf,
     /// What may be said about its privacy.
     pub statement: String,
 }
@@ -278,28 +279,7 @@ impl Session<'_> {
             return Ok(());
         };
         let npz = npz_error(path);
-        let mut reader = SamplesReader::open(path).map_err(&npz)?;
-        let size = self.run.generator.image_size();
-        let found = (reader.len() as u64, reader.height(), reader.width());
-        if found != (layout.total(), size.0, size.1) {
-            return Err(EvolutionError::State(format!(
-                "{}: {} images of {}x{} where {} of {}x{} were expected",
-                path.display(),
-                found.0,
-                found.1,
-                found.2,
-                layout.total(),
-                size.0,
-                size.1
-            )));
-        }
-        if reader.arrays().has("labels") && reader.labels().map_err(&npz)? != layout.labels() {
-            return Err(EvolutionError::State(format!(
-                "{}: `labels` is not {} samples of class 0, then of class 1, and so on",
-                path.display(),
-                layout.counts().first().copied().unwrap_or(0)
-            )));
-        }
+        let mut reader = open_initial(path, layout, self.run.generator.image_size())?;
         let conditions = match reader.arrays().has("conditions") {
             true => reader
                 .arrays()
@@ -556,16 +536,52 @@ impl Session<'_> {
                     class: name.clone().filter(|_| self.run.class_conditional()),
                 };
                 self.fallbacks.push(fallback);
+                self.state()?;
+                if self.folder.samples(iteration).exists() {
+                    parents.push(chosen.indices);
+                    continue;
+                }
                 self.say(&format!(
                     "iteration {iteration}: every noisy count of class {} fell under the threshold; its parents are drawn uniformly (a lower evolution.threshold avoids this)",
                     name.unwrap_or_default()
                 ))?;
-                self.state()?;
             }
             parents.push(chosen.indices);
         }
         Ok(parents)
     }
+}
+
+/// Opens somebody's samples and checks that they can be an initial population.
+///
+/// # Errors
+/// [`EvolutionError::Images`], or [`EvolutionError::State`] saying what does not fit.
+pub fn open_initial(
+    path: &Path,
+    layout: &Layout,
+    image_size: (usize, usize),
+) -> Result<SamplesReader<BufReader<File>>, EvolutionError> {
+    let mut reader = SamplesReader::open(path).map_err(npz_error(path))?;
+    let (height, width) = image_size;
+    if (reader.len() as u64, reader.height(), reader.width()) != (layout.total(), height, width) {
+        return Err(EvolutionError::State(format!(
+            "{}: {} images of {}x{} where {} of {height}x{width} were expected",
+            path.display(),
+            reader.len(),
+            reader.height(),
+            reader.width(),
+            layout.total(),
+        )));
+    }
+    if reader.arrays().has("labels") && reader.labels().map_err(npz_error(path))? != layout.labels()
+    {
+        return Err(EvolutionError::State(format!(
+            "{}: `labels` must be 0 for the first class' samples, then 1, and so on: {:?} of each were expected",
+            path.display(),
+            layout.counts()
+        )));
+    }
+    Ok(reader)
 }
 
 /// `lattice`: the release itself, exact; `noisy`: the same in votes; `votes`: above the threshold.

@@ -1,0 +1,14 @@
+//! The real binary, end to end, on a tiny model and a few private images.
+
+mod support;
+
+#[path = "cli/configs.rs"]
+mod configs;
+#[path = "cli/kill.rs"]
+mod kill;
+#[path = "cli/leaks.rs"]
+mod leaks;
+#[path = "cli/refusals.rs"]
+mod refusals;
+#[path = "cli/runs.rs"]
+mod runs;

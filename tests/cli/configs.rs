@@ -1,0 +1,138 @@
+//! The configurations that are shipped, and `dpsyn privacy`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use dpsyn::config::{Loaded, Settings};
+
+fn repository(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn shipped(name: &str) -> Loaded {
+    Settings::load(&repository("configs").join(name), &[]).unwrap()
+}
+
+fn degrees(loaded: &Loaded) -> Vec<f64> {
+    loaded
+        .generations
+        .iter()
+        .map(|g| g.variation_degree)
+        .collect()
+}
+
+fn json(loaded: &Loaded) -> serde_json::Value {
+    serde_json::to_value(&loaded.settings).unwrap()
+}
+
+#[test]
+fn every_shipped_configuration_is_valid_and_survives_its_resolved_form() {
+    let mut count = 0;
+    for entry in std::fs::read_dir(repository("configs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            let loaded = Settings::load(&path, &[]).unwrap();
+            let resolved = loaded.settings.to_toml().unwrap();
+            let texts = dpsyn::config::Texts::new("resolved".into(), resolved, &[]).unwrap();
+            let again = Settings::check(&texts).unwrap();
+            assert_eq!(again.settings.identity(), loaded.settings.identity());
+            assert_eq!(again.generations, loaded.generations);
+            count += 1;
+        }
+    }
+    assert!(count >= 4, "{count}");
+}
+
+#[test]
+fn cifar10_is_the_original_s() {
+    let loaded = shipped("cifar10.toml");
+    let expected: Vec<f64> = (0..=20).map(|t| f64::from(2 * t)).collect();
+    assert_eq!(degrees(&loaded), expected);
+    assert!(loaded.generations.iter().all(|g| g.num_samples == 50_000));
+    let settings = json(&loaded);
+    assert_eq!(settings["evolution"]["lookahead_degree"], 8);
+    assert_eq!(settings["evolution"]["threshold"], 10.0);
+    assert_eq!(settings["privacy"]["noise_multiplier"], 50f64.sqrt());
+    assert_eq!(settings["privacy"]["delta"], 1e-5);
+    assert_eq!(settings["data"]["image_size"], 32);
+    assert_eq!(settings["model"]["timestep_respacing"], "100");
+    assert_eq!(settings["model"]["num_channels"], 192);
+    assert_eq!(settings["model"]["diffusion_steps"], 4000);
+    assert_eq!(settings["model"]["num_classes"], 1000);
+    assert_eq!(settings["embedder"]["type"], "inception");
+    let mut unconditional = json(&shipped("cifar10_unconditional.toml"));
+    assert_eq!(unconditional["data"]["class_conditional"], false);
+    unconditional["data"]["class_conditional"] = true.into();
+    unconditional["output"] = settings["output"].clone();
+    assert_eq!(unconditional, settings);
+}
+
+#[test]
+fn camelyon17_is_the_original_s() {
+    let loaded = shipped("camelyon17.toml");
+    let expected: Vec<f64> = (0..20).map(|t| f64::from(t / 5)).collect();
+    assert_eq!(degrees(&loaded), expected);
+    assert!(loaded.generations.iter().all(|g| g.num_samples == 302_436));
+    let settings = json(&loaded);
+    assert_eq!(settings["evolution"]["threshold"], 4.0);
+    assert_eq!(settings["privacy"]["noise_multiplier"], 2.1793);
+    assert_eq!(settings["privacy"]["delta"], 3e-6);
+    assert_eq!(settings["data"]["image_size"], 64);
+    assert_eq!(settings["model"]["timestep_respacing"], "ddim10");
+}
+
+#[test]
+fn every_key_is_in_the_reference_table() {
+    let table = std::fs::read_to_string(repository("configs/README.md")).unwrap();
+    for name in ["cifar10.toml", "quickstart.toml"] {
+        let settings = json(&shipped(name));
+        for (section, keys) in settings.as_object().unwrap() {
+            for key in keys.as_object().unwrap().keys() {
+                let row = format!("| `{section}.{key}`");
+                assert!(table.contains(&row), "configs/README.md lacks {row}");
+            }
+        }
+    }
+}
+
+fn privacy(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_dpsyn"))
+        .current_dir(repository(""))
+        .arg("privacy")
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn privacy_answers_without_a_run() {
+    let table = privacy(&["configs/cifar10.toml"]);
+    let last = table
+        .lines()
+        .rfind(|l| l.trim_start().starts_with("20"))
+        .unwrap();
+    let cells: Vec<&str> = last.split_whitespace().collect();
+    // 2.5944… and 3.8490… rounded up.
+    assert_eq!(cells, ["20", "2.595", "3.849"], "{table}");
+    let first = table
+        .lines()
+        .find(|l| l.trim_start().starts_with("1 "))
+        .unwrap();
+    assert!(first.contains("0.498"), "{first}");
+    let answer = privacy(&["--epsilon", "1", "--iterations", "5", "--delta", "1e-5"]);
+    assert!(
+        answer.contains("needs a noise multiplier of 8.3"),
+        "{answer}"
+    );
+    let flags = [
+        "--noise-multiplier",
+        "7.0710678118654755",
+        "--iterations",
+        "20",
+        "--delta",
+        "1e-5",
+    ];
+    assert!(privacy(&flags).contains(last), "{table}");
+}

@@ -1,0 +1,222 @@
+//! Bad input ends the program with a documented code before anything is spent.
+
+use std::process::Stdio;
+
+use crate::support::World;
+
+const USAGE: i32 = 2;
+const DATA: i32 = 3;
+const WEIGHTS: i32 = 4;
+const PRIVACY: i32 = 5;
+const OUTPUT: i32 = 6;
+const DEVICE: i32 = 7;
+
+fn refused(world: &World, code: i32, arguments: &[&str], expected: &[&str]) {
+    let text = world.fail(code, arguments);
+    for part in expected {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+    assert!(!world.path("out").exists(), "something was left: {text}");
+}
+
+#[test]
+fn configurations() {
+    let world = World::new();
+    let set = |key: &str, expected: &[&str]| {
+        refused(&world, USAGE, &["--set", key], expected);
+    };
+    set(
+        "evolution.thresold=1",
+        &["unknown key `thresold`", "`threshold`"],
+    );
+    set(
+        "evolution.threshold=-1",
+        &["evolution.threshold", "at least 0"],
+    );
+    set(
+        "evolution.num_samples=15",
+        &["evolution.num_samples", "2 classes"],
+    );
+    set(
+        "evolution.nearest_neighbors=9",
+        &["evolution.nearest_neighbors", "only 8"],
+    );
+    set(
+        "evolution.variation_degree=[0, 4]",
+        &["evolution.variation_degree", "0 (most change) to 3"],
+    );
+    set("evolution.num_samples=[4, 4]", &["entries where"]);
+    set(
+        "evolution.class_shares={cat = 1}",
+        &["evolution.class_shares", "dog"],
+    );
+    set("model.timestep_respacing=x", &["model.timestep_respacing"]);
+    set("model.class_labels={cat = [1]}", &["class_labels", "dog"]);
+    set("model.type=dalle", &["unknown model type `dalle`"]);
+    set("embedder.size=0", &["embedder.size"]);
+    set("privacy.epsilon=1", &["privacy", "noise_multiplier"]);
+    set("privacy.noise_multiplier=0", &["--non-private"]);
+    set("privacy.delta=0.05", &["privacy.delta", "1/24"]);
+    set("privacy.delta=nan", &["delta"]);
+    set("data.image_size=0", &["data.image_size"]);
+    refused(&world, USAGE, &["--non-private"], &["--non-private"]);
+    std::fs::write(
+        world.path("run.toml"),
+        "[data]\npath = 'data'\nimage_sise = 8\n",
+    )
+    .unwrap();
+    refused(&world, USAGE, &[], &["run.toml"]);
+}
+
+#[test]
+fn a_mistyped_key_is_shown_with_its_line() {
+    let world = World::new();
+    let text = std::fs::read_to_string(world.path("run.toml")).unwrap();
+    let line = 1 + text.lines().position(|l| l.starts_with("delta")).unwrap();
+    let text = text.replace("delta", "dleta");
+    std::fs::write(world.path("run.toml"), text).unwrap();
+    let expected = [
+        &format!("run.toml:{line}:1"),
+        "| dleta = 1e-3",
+        "did you mean `delta`",
+    ];
+    refused(&world, USAGE, &[], &expected);
+}
+
+#[test]
+fn private_images() {
+    let world = World::new();
+    refused(&world, DATA, &["--set", "data.path=nowhere"], &["nowhere"]);
+    std::fs::write(world.path("data/nested/dog_99.jpg"), "no image").unwrap();
+    refused(&world, DATA, &[], &["dog_99.jpg"]);
+    let text = world.succeed(&["--set", "data.on_bad_image=skip"]);
+    assert!(
+        text.contains("skipped") && text.contains("dog_99.jpg"),
+        "{text}"
+    );
+    std::fs::write(world.path("data/noclass.png"), "").unwrap();
+    let text = world.fail(DATA, &["--out", "other"]);
+    assert!(
+        text.contains("noclass.png") && text.contains("<class>_"),
+        "{text}"
+    );
+}
+
+#[test]
+fn weights() {
+    let world = World::new();
+    refused(
+        &world,
+        WEIGHTS,
+        &["--set", "model.checkpoint=none.pt"],
+        &["none.pt"],
+    );
+    refused(
+        &world,
+        WEIGHTS,
+        &["--set", "model.num_res_blocks=2"],
+        &["model.safetensors", "input_blocks.2."],
+    );
+    let set = "model.num_classes=6";
+    refused(
+        &world,
+        WEIGHTS,
+        &["--set", set],
+        &["label_emb.weight", "[6, 128]", "[5, 128]"],
+    );
+    refused(
+        &world,
+        WEIGHTS,
+        &["--set", "model.class_cond=false"],
+        &["label_emb.weight"],
+    );
+    std::fs::write(world.path("junk.pt"), "junk").unwrap();
+    refused(
+        &world,
+        WEIGHTS,
+        &["--set", "model.checkpoint=junk.pt"],
+        &["junk.pt"],
+    );
+}
+
+#[test]
+fn folders_and_devices() {
+    let world = World::new();
+    std::fs::create_dir(world.path("full")).unwrap();
+    std::fs::write(world.path("full/thesis.txt"), "mine").unwrap();
+    for flag in ["--resume", "--fresh"] {
+        refused(
+            &world,
+            OUTPUT,
+            &["--out", "full", flag],
+            &["full", "holds no run"],
+        );
+    }
+    assert_eq!(std::fs::read_dir(world.path("full")).unwrap().count(), 1);
+    #[cfg(not(any(feature = "cuda", feature = "metal")))]
+    for device in ["cuda:1", "metal"] {
+        let text = String::from_utf8(
+            std::process::Command::new(env!("CARGO_BIN_EXE_dpsyn"))
+                .current_dir(world.root.path())
+                .args(["run", "run.toml", "--device", device])
+                .output()
+                .map(|output| {
+                    assert_eq!(output.status.code(), Some(DEVICE));
+                    output.stderr
+                })
+                .unwrap(),
+        );
+        assert!(text.unwrap().contains("built without"));
+    }
+}
+
+#[test]
+fn a_run_goes_on_only_under_its_own_terms() {
+    let world = World::new();
+    world.succeed(&[]);
+    let refuse = |arguments: &[&str], expected: &str| {
+        let text = world.fail(PRIVACY, &[arguments, &["--resume"]].concat());
+        assert!(text.contains(expected), "`{expected}` is not in: {text}");
+    };
+    refuse(&["--set", "privacy.noise_multiplier=3"], "noise_multiplier");
+    refuse(&["--set", "evolution.seed=4"], "config_sha256");
+    refuse(&["--set", "evolution.threshold=2"], "config_sha256");
+    // What no result depends on may change.
+    world.succeed(&["--set", "model.batch_size=3", "--resume"]);
+    // A released histogram is the one that was released.
+    let votes = world.path("out/2/votes.npz");
+    let other = std::fs::read(world.path("out/1/votes.npz")).unwrap();
+    let kept = std::fs::read(&votes).unwrap();
+    std::fs::write(&votes, other).unwrap();
+    refuse(&[], "not the one that was released");
+    std::fs::remove_file(&votes).unwrap();
+    refuse(&[], "released already");
+    std::fs::write(&votes, kept).unwrap();
+    world.succeed(&["--resume"]);
+    // Another image is other data.
+    let image = std::fs::read(world.path("data/nested/cat_00.png")).unwrap();
+    std::fs::write(world.path("data/nested/cat_01.png"), image).unwrap();
+    refuse(&[], "private images are not those");
+    std::fs::remove_file(world.path("out/ledger.jsonl")).unwrap();
+    refuse(&[], "is gone");
+}
+
+#[test]
+fn two_processes_never_share_a_folder() {
+    let world = World::new();
+    let mut first = world
+        .command(&["--set", "evolution.lookahead_degree=200"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !world.path("out/0/grid.png").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let text = world.fail(
+        PRIVACY,
+        &["--set", "evolution.lookahead_degree=200", "--resume"],
+    );
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(text.contains("in use by another process"), "{text}");
+}

@@ -1,0 +1,246 @@
+//! Runs that succeed, and what they leave.
+
+use std::path::Path;
+
+use dpsyn::images::{NpzReader, SamplesReader};
+
+use crate::support::{CLASSES, SIZE, World};
+
+fn samples(path: &Path) -> Vec<u8> {
+    let mut reader = SamplesReader::open(path).unwrap();
+    let all = reader.len();
+    reader.read(0..all).unwrap().data().to_vec()
+}
+
+fn statement(world: &World, folder: &str) -> serde_json::Value {
+    let text = std::fs::read_to_string(world.path(folder).join("privacy.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn a_run_leaves_the_documented_folder() {
+    let world = World::new();
+    let output = world.run(&[]);
+    assert!(output.status.success());
+    let last = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        Path::new(last.trim()),
+        Path::new("out").join("3").join("samples.npz")
+    );
+    let out = world.path("out");
+    for name in [
+        "config.toml",
+        "privacy.json",
+        "ledger.jsonl",
+        "log.txt",
+        "private",
+    ] {
+        assert!(out.join(name).exists(), "{name}");
+    }
+    assert!(!out.join(".work").exists());
+    for iteration in 0..=3 {
+        let folder = out.join(iteration.to_string());
+        let mut reader = SamplesReader::open(&folder.join("samples.npz")).unwrap();
+        assert_eq!(
+            (reader.len(), reader.height(), reader.width()),
+            (16, SIZE, SIZE)
+        );
+        assert_eq!(reader.labels().unwrap(), [[0i64; 8], [1; 8]].concat());
+        let (_, conditions) = reader.arrays().i64s("conditions").unwrap();
+        assert!(conditions.iter().all(|c| (0..5).contains(c)));
+        assert!(folder.join("grid.png").exists());
+        for name in ["votes.npz", "top.png", "bottom.png"] {
+            assert_eq!(folder.join(name).exists(), iteration > 0, "{name}");
+        }
+        if iteration > 0 {
+            let mut votes = NpzReader::open(&folder.join("votes.npz")).unwrap();
+            let (_, noisy) = votes.f64s("noisy").unwrap();
+            let (_, kept) = votes.f64s("votes").unwrap();
+            for (noisy, kept) in noisy.iter().zip(&kept) {
+                assert_eq!(*kept, noisy.max(0.5) - 0.5);
+            }
+        }
+    }
+    let statement = statement(&world, "out");
+    assert_eq!(statement["releases_executed"], 3);
+    assert_eq!(statement["declared_public"]["private_images"], 24);
+    assert_eq!(statement["declared_public"]["class_names"][1], CLASSES[1]);
+    assert!(statement["non_private"].is_null());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(out.join("private"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+    // A finished run has nothing left to do, and says where the result is.
+    let before = std::fs::read(out.join("ledger.jsonl")).unwrap();
+    world.succeed(&["--resume"]);
+    assert_eq!(std::fs::read(out.join("ledger.jsonl")).unwrap(), before);
+}
+
+#[test]
+fn images_depend_on_the_seed_but_not_on_the_batch_size() {
+    let world = World::new();
+    let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
+    let run = |folder: &str, set: &str| {
+        let mut arguments = vec!["--out", folder, "--set", set];
+        arguments.extend(zero);
+        world.succeed(&arguments);
+        samples(&world.path(folder).join("3/samples.npz"))
+    };
+    let five = run("five", "model.batch_size=5");
+    assert!(five == run("one", "model.batch_size=1"));
+    assert!(five == run("many", "model.batch_size=100"));
+    assert!(five != run("seed", "evolution.seed=4"));
+}
+
+#[test]
+fn without_privacy_every_output_is_stamped() {
+    let world = World::new();
+    world.succeed(&["--non-private", "--set", "privacy.noise_multiplier=0"]);
+    let out = world.path("out");
+    assert!(statement(&world, "out")["non_private"].is_string());
+    for name in ["config.toml", "log.txt"] {
+        let text = std::fs::read_to_string(out.join(name)).unwrap();
+        assert!(text.contains("NOT PRIVATE"), "{name}");
+    }
+    for name in ["0/samples.npz", "3/samples.npz", "1/votes.npz"] {
+        assert!(
+            NpzReader::open(&out.join(name)).unwrap().has("non_private"),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_threshold_above_all_votes_falls_back_to_uniform_and_records_it() {
+    let world = World::new();
+    let text = world.succeed(&["--set", "evolution.threshold=100000"]);
+    assert!(text.contains("under the threshold"), "{text}");
+    let fallbacks = statement(&world, "out")["uniform_fallbacks"].clone();
+    assert_eq!(fallbacks.as_array().unwrap().len(), 6, "{fallbacks}");
+    assert_eq!(fallbacks[0]["class"], "cat");
+}
+
+#[test]
+fn an_unconditional_run_has_one_class_and_may_have_any_number_of_samples() {
+    let world = World::new();
+    world.succeed(&[
+        "--set",
+        "data.class_conditional=false",
+        "--set",
+        "evolution.num_samples=[7, 5, 9, 3]",
+        "--set",
+        "evolution.lookahead_degree=0",
+        "--set",
+        "output.plot_images=true",
+    ]);
+    let out = world.path("out");
+    for (iteration, count) in [7, 5, 9, 3].into_iter().enumerate() {
+        let folder = out.join(iteration.to_string());
+        let reader = SamplesReader::open(&folder.join("samples.npz")).unwrap();
+        assert_eq!(reader.len(), count);
+        assert!(folder.join(format!("{}.png", count - 1)).exists());
+        assert!(!folder.join(format!("{count}.png")).exists());
+    }
+    let statement = statement(&world, "out");
+    assert_eq!(
+        statement["declared_public"]["class_names"],
+        serde_json::json!([])
+    );
+}
+
+#[test]
+fn folds_kept_parents_ranks_and_class_shares() {
+    let world = World::new();
+    world.succeed(&[
+        "--set",
+        "evolution.num_samples=24",
+        "--set",
+        "evolution.initial_variations=2",
+        "--set",
+        "evolution.next_variations=3",
+        "--set",
+        "evolution.keep_selected=true",
+        "--set",
+        "evolution.selection=rank",
+        "--set",
+        "evolution.class_shares={cat = 1, dog = 2}",
+    ]);
+    let out = world.path("out");
+    let mut reader = SamplesReader::open(&out.join("1/samples.npz")).unwrap();
+    assert_eq!(
+        reader.labels().unwrap(),
+        [vec![0i64; 8], vec![1; 16]].concat()
+    );
+    // Kept parents are images of the population before, those with the most votes of their class first.
+    let mut votes = NpzReader::open(&out.join("1/votes.npz")).unwrap();
+    let (_, votes) = votes.f64s("votes").unwrap();
+    let mut order: Vec<usize> = (0..8).collect();
+    order.sort_by(|a, b| votes[*b].total_cmp(&votes[*a]).then(a.cmp(b)));
+    let mut before = SamplesReader::open(&out.join("0/samples.npz")).unwrap();
+    if votes[..8].iter().sum::<f64>() > 0.0 {
+        for (place, parent) in (6..8).zip(order) {
+            let kept = reader.read(place..place + 1).unwrap();
+            assert!(
+                kept == before.read(parent..parent + 1).unwrap(),
+                "{place} {parent}"
+            );
+        }
+    }
+}
+
+#[test]
+fn somebody_s_samples_can_be_the_initial_population() {
+    let world = World::new();
+    world.succeed(&["--out", "first"]);
+    world.succeed(&["--set", "evolution.initial_samples=first/3/samples.npz"]);
+    let given = samples(&world.path("first/3/samples.npz"));
+    assert!(samples(&world.path("out/0/samples.npz")) == given);
+    let text = world.fail(
+        2,
+        &[
+            "--fresh",
+            "--set",
+            "evolution.initial_samples=first/3/samples.npz",
+            "--set",
+            "evolution.num_samples=8",
+        ],
+    );
+    assert!(
+        text.contains("first/3/samples.npz") && text.contains("8 of 8x8"),
+        "{text}"
+    );
+    // The refusal came before anything was moved.
+    assert!(world.path("out/3/samples.npz").exists());
+}
+
+#[test]
+fn fresh_keeps_the_earlier_run_beside() {
+    let world = World::new();
+    world.succeed(&[]);
+    let text = world.fail(6, &[]);
+    assert!(
+        text.contains("--resume") && text.contains("--fresh"),
+        "{text}"
+    );
+    let text = world.succeed(&["--fresh"]);
+    assert!(text.contains("still counts"), "{text}");
+    assert!(world.path("out.old-1/3/samples.npz").exists());
+    assert!(world.path("out/3/samples.npz").exists());
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_and_leaves_nothing() {
+    let world = World::new();
+    let output = world.run(&["--dry-run"]);
+    assert!(output.status.success());
+    let plan = String::from_utf8(output.stdout).unwrap();
+    assert!(plan.contains("private images: 24 in 2 classes"), "{plan}");
+    // 16 random images of 4 steps; 16 samples, 2 lookaheads and 1 variation, of 4, 3 and 2 steps.
+    assert!(plan.contains("network evaluations: 496"), "{plan}");
+    assert!(!world.path("out").exists());
+}

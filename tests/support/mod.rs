@@ -1,0 +1,243 @@
+//! A small world for tests of the real binary: private images, a tiny model, a configuration.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+use dpsyn::images::{ImageBatch, png};
+use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
+use dpsyn::streams::{Phase, StreamKey};
+
+/// Rows and columns of all images here.
+pub const SIZE: usize = 8;
+/// Private images of each class.
+pub const PER_CLASS: usize = 12;
+/// The classes.
+pub const CLASSES: [&str; 2] = ["cat", "dog"];
+
+/// A temporary folder with everything that a run needs.
+pub struct World {
+    pub root: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let world = Self {
+            root: tempfile::tempdir().unwrap(),
+        };
+        let data = world.path("data/nested");
+        std::fs::create_dir_all(&data).unwrap();
+        for (class, name) in CLASSES.iter().enumerate() {
+            for index in 0..PER_CLASS {
+                let pixels = private_image(class, index);
+                let image = ImageBatch::new(pixels, 1, SIZE, SIZE).unwrap();
+                let path = data.join(format!("{name}_{index:02}.png"));
+                std::fs::write(path, png(&image).unwrap()).unwrap();
+            }
+        }
+        write_model(&world.path("model.safetensors"));
+        std::fs::write(world.path("run.toml"), config()).unwrap();
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// `dpsyn run run.toml …` in the world's folder, on the CPU.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dpsyn"));
+        command
+            .current_dir(self.root.path())
+            .args(["run", "run.toml", "--device", "cpu"])
+            .args(arguments)
+            .env_remove("DPSYN_TEST_NOISE_SEED");
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs and expects success; returns standard error.
+    pub fn succeed(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {text}");
+        text
+    }
+
+    /// Runs and expects this exit code; returns standard error.
+    pub fn fail(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        text
+    }
+}
+
+/// `[SIZE, SIZE, 3]`: a bright spot that moves with class and index, on a little texture.
+pub fn private_image(class: usize, index: usize) -> Vec<u8> {
+    let mut pixels = Vec::with_capacity(SIZE * SIZE * 3);
+    let (cy, cx) = (1 + index % 6, 1 + (index / 2 + 3 * class) % 6);
+    for y in 0..SIZE {
+        for x in 0..SIZE {
+            let far = y.abs_diff(cy) + x.abs_diff(cx);
+            let light = 220u8.saturating_sub(50 * far as u8 / 2);
+            pixels.extend([
+                light,
+                light / (1 + class as u8),
+                (17 * index + 5 * y + x) as u8,
+            ]);
+        }
+    }
+    pixels
+}
+
+fn config() -> String {
+    format!(
+        r#"
+[data]
+path = "data"
+image_size = {SIZE}
+
+[model]
+type = "improved-diffusion"
+checkpoint = "model.safetensors"
+image_size = {SIZE}
+num_channels = 32
+num_res_blocks = 1
+channel_mult = [1]
+attention_resolutions = []
+learn_sigma = true
+class_cond = true
+num_classes = 5
+noise_schedule = "cosine"
+timestep_respacing = "4"
+rescale_timesteps = false
+use_ddim = true
+batch_size = 5
+
+[embedder]
+type = "pixels"
+
+[evolution]
+num_samples = 16
+variation_degree = [0, 0, 1, 2]
+lookahead_degree = 2
+threshold = 0.5
+seed = 3
+
+[privacy]
+noise_multiplier = 1.5
+delta = 1e-3
+
+[output]
+folder = "out"
+"#
+    )
+}
+
+/// The network of [`config`] with fixed pseudo-random weights, under the original's names.
+pub fn write_model(path: &Path) {
+    let config = UNetConfig {
+        image_size: SIZE,
+        in_channels: 3,
+        model_channels: 32,
+        learn_sigma: true,
+        num_res_blocks: 1,
+        channel_mult: Some(vec![1]),
+        attention_resolutions: vec![],
+        num_heads: 4,
+        num_heads_upsample: None,
+        use_scale_shift_norm: true,
+        num_classes: Some(5),
+    };
+    let made = Arc::new(Mutex::new(HashMap::new()));
+    let vb = VarBuilder::from_backend(
+        Box::new(Maker {
+            made: Arc::clone(&made),
+        }),
+        DType::F32,
+        Device::Cpu,
+    );
+    UNet::new(&config, &vb).unwrap();
+    let made = made.lock().unwrap();
+    candle_core::safetensors::save(&made, path).unwrap();
+}
+
+/// Answers every request with made-up weights and remembers them.
+struct Maker {
+    made: Arc<Mutex<HashMap<String, Tensor>>>,
+}
+
+impl SimpleBackend for Maker {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let mut made = self.made.lock().unwrap();
+        let mut values = vec![0f32; shape.elem_count()];
+        StreamKey {
+            seed: 99,
+            phase: Phase::Random,
+            iteration: 0,
+            repeat: 0,
+            sample: made.len() as u64,
+        }
+        .open()
+        .fill_normal(&mut values);
+        let fan_in = shape.elem_count() / shape.dims().first().copied().unwrap_or(1).max(1);
+        let scale = match shape.rank() {
+            1 => 0.1,
+            _ => 1.0 / (fan_in as f32).sqrt(),
+        };
+        let centre = if shape.rank() == 1 && name.ends_with("weight") {
+            1.0
+        } else {
+            0.0
+        };
+        for value in &mut values {
+            *value = centre + scale * *value;
+        }
+        let tensor = Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?;
+        made.insert(name.to_owned(), tensor.clone());
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        candle_core::bail!("`{name}` was asked for without a shape")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// All files below a folder but for those in `private/`, with their bytes.
+pub fn released(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                if path.file_name().unwrap() != "private" {
+                    folders.push(path);
+                }
+            } else {
+                files.push((path.clone(), std::fs::read(path).unwrap()));
+            }
+        }
+    }
+    files.sort();
+    files
+}
