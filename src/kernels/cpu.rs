@@ -4,6 +4,7 @@
 //! the number of threads, and a task's arithmetic has a fixed order. That is what makes an image's
 //! result the same to the bit in any batch and on any number of cores.
 
+mod add;
 mod attention;
 mod conv;
 mod exp;
@@ -13,7 +14,9 @@ mod linear;
 mod norm;
 mod pool;
 mod upsample;
+mod window;
 
+pub(super) use add::AddOp;
 pub(super) use attention::AttentionOp;
 pub(super) use conv::ConvOp;
 pub(super) use exp::SiluOp;

@@ -6,6 +6,7 @@
 //! to the bit, whatever the size of the batch it came in.
 
 mod activation;
+mod add;
 mod attention;
 mod conv2d;
 mod cpu;
@@ -18,6 +19,7 @@ mod upsample;
 mod testing;
 
 pub use activation::silu;
+pub use add::add;
 pub use attention::attention;
 pub use conv2d::{Conv2d, Conv2dShape};
 pub use group_norm::GroupNorm;

@@ -138,6 +138,29 @@ mod tests {
     }
 
     #[test]
+    fn a_maximum_does_not_hide_nan() {
+        let pool = Pool {
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+        };
+        for place in 0..9 {
+            let mut pixels = vec![1.0f32; 9];
+            pixels[place] = f32::NAN;
+            let x = Tensor::from_vec(pixels, (1, 1, 3, 3), &candle_core::Device::Cpu).unwrap();
+            let y = max_pool(&x, pool).unwrap();
+            let centre: f32 = y
+                .flatten_all()
+                .unwrap()
+                .get(4)
+                .unwrap()
+                .to_scalar()
+                .unwrap();
+            assert!(centre.is_nan(), "{place}");
+        }
+    }
+
+    #[test]
     fn an_image_does_not_depend_on_its_batch() {
         let pool = Pool {
             kernel: 3,

@@ -10,15 +10,24 @@ use super::{Case, Outcome, Tolerance};
 /// Every `<case>*.pt` beside the case must hold exactly the tensors of its safetensors, which our own
 /// reader of that format must agree with too.
 pub fn check(case: &Case) -> Outcome {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&case.directory)?
+    let paths: Vec<PathBuf> = std::fs::read_dir(&case.directory)?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or("");
-            name.starts_with(&case.name) && name.ends_with(".pt")
-        })
+        .collect();
+    let with = |extension: &'static str| {
+        paths
+            .iter()
+            .filter(move |path| path.extension().is_some_and(|e| e == extension))
+            .filter_map(|path| Some((path, path.file_stem()?.to_str()?)))
+            .filter(|(_, stem)| stem.starts_with(&case.name))
+    };
+    // A file may belong to another case whose name is a longer prefix.
+    let others: Vec<&str> = with("json")
+        .map(|(_, stem)| stem)
+        .filter(|stem| *stem != case.name)
+        .collect();
+    let mut files: Vec<PathBuf> = with("pt")
+        .filter(|(_, stem)| !others.iter().any(|other| stem.starts_with(other)))
+        .map(|(path, _)| path.clone())
         .collect();
     if files.is_empty() {
         return Err("there is no .pt file beside the case".into());

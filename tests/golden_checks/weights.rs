@@ -201,7 +201,6 @@ pub fn seed_and_gain(weights: &Value) -> Result<(u64, f64)> {
 
 /// Builds the UNet of a case: its configuration lies at the JSON pointer `config`, its weights at
 /// `weights` (with `seed` and `gain`) and the table of tensors at `table`.
-#[allow(dead_code)]
 pub fn build_unet(case: &Case, config: &str, weights: &str, table: &str) -> Result<UNet> {
     let table = case.value(table)?;
     let (seed, gain) = seed_and_gain(case.value(weights)?)?;

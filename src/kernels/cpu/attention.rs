@@ -119,11 +119,19 @@ impl CustomOp3 for AttentionOp {
 /// `softmax(scale · row)` in place.
 fn softmax(row: &mut [f32], scale: f32) {
     const LANES: usize = 16;
-    let largest = row.iter().fold(f32::NEG_INFINITY, |m, v| m.max(v * scale));
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for block in row.chunks_mut(LANES) {
+        for (lane, value) in lanes.iter_mut().zip(block) {
+            *value *= scale;
+            // Unlike `max`, one instruction; a NaN is left to the sum.
+            *lane = if *value > *lane { *value } else { *lane };
+        }
+    }
+    let largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
     let mut lanes = [0f32; LANES];
     for block in row.chunks_mut(LANES) {
         for (lane, value) in lanes.iter_mut().zip(block) {
-            *value = exp(*value * scale - largest);
+            *value = exp(*value - largest);
             *lane += *value;
         }
     }

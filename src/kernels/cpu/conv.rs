@@ -22,7 +22,7 @@ const PIXELS: usize = 64;
 
 /// Elements that an unfolded block should have: it is read several times and should stay in a core's
 /// second-level cache.
-const UNFOLDED: usize = 96 << 10;
+const UNFOLDED: usize = 48 << 10;
 
 thread_local! {
     /// Reused from task to task: the unfolded block, then the block's result.
@@ -63,7 +63,7 @@ impl ConvOp {
         let depth = self.depth();
         let pixels = task.block.len();
         SCRATCH.with_borrow_mut(|(unfolded, result)| {
-            let result = zeroed(result, self.shape.out_channels * pixels);
+            let result = scratch(result, self.shape.out_channels * pixels);
             let columns = if self.is_pointwise() {
                 Matrix {
                     data: task.image.get(task.block.start..).unwrap_or_default(),
@@ -73,7 +73,7 @@ impl ConvOp {
                     col_stride: 1,
                 }
             } else {
-                let unfolded = zeroed(unfolded, depth * pixels);
+                let unfolded = scratch(unfolded, depth * pixels);
                 im2col(
                     &self.shape,
                     task.image,
@@ -105,7 +105,7 @@ impl ConvOp {
 }
 
 /// The first `len` elements of a buffer that grows as needed; they hold old values.
-fn zeroed(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+fn scratch(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 use rayon::prelude::*;
 
 use super::contiguous;
+use super::window::{Taps, zip_strided};
 use crate::kernels::Pool;
 
 /// What becomes of a window.
@@ -40,21 +41,7 @@ impl CustomOp1 for PoolOp {
                 .zip(out.par_chunks_exact_mut(out_height * out_width))
                 .for_each(|(plane, out)| {
                     for (y, out) in out.chunks_exact_mut(out_width).enumerate() {
-                        let (top, bottom) = self.window(y, height);
-                        let rows = plane.get(top * width..bottom * width).unwrap_or_default();
-                        for (x, out) in out.iter_mut().enumerate() {
-                            let (left, right) = self.window(x, width);
-                            let pixels = rows
-                                .chunks_exact(width)
-                                .flat_map(|row| row.get(left..right).unwrap_or_default());
-                            *out = match self.kind {
-                                PoolKind::Average => {
-                                    let count = (bottom - top) * (right - left);
-                                    pixels.sum::<f32>() / count as f32
-                                }
-                                PoolKind::Max => pixels.fold(f32::NEG_INFINITY, larger),
-                            };
-                        }
+                        self.row(plane, (height, width), y, out);
                     }
                 });
         }
@@ -66,6 +53,44 @@ impl CustomOp1 for PoolOp {
 }
 
 impl PoolOp {
+    /// Output row `y`: the window's pixels are added (or compared) one after another, each for the
+    /// whole row at once.
+    fn row(&self, plane: &[f32], (height, width): (usize, usize), y: usize, out: &mut [f32]) {
+        let Pool {
+            kernel,
+            stride,
+            padding,
+        } = self.pool;
+        let (top, bottom) = self.window(y, height);
+        let rows = plane.get(top * width..bottom * width).unwrap_or_default();
+        match self.kind {
+            PoolKind::Average => out.fill(0.0),
+            PoolKind::Max => out.fill(f32::NEG_INFINITY),
+        }
+        for row in rows.chunks_exact(width) {
+            for kx in 0..kernel {
+                let (before, source, count) = Taps::new(kx, stride, padding).inside(row, out.len());
+                let inside = out.get_mut(before..before + count).unwrap_or_default();
+                match self.kind {
+                    PoolKind::Average => {
+                        zip_strided(inside, source, stride, |sum, value| *sum += value);
+                    }
+                    PoolKind::Max => {
+                        zip_strided(inside, source, stride, |max, value| {
+                            *max = larger(*max, value)
+                        });
+                    }
+                }
+            }
+        }
+        if self.kind == PoolKind::Average {
+            for (x, sum) in out.iter_mut().enumerate() {
+                let (left, right) = self.window(x, width);
+                *sum /= ((bottom - top) * (right - left)) as f32;
+            }
+        }
+    }
+
     /// The pixels of the image that output `index` covers along one side.
     fn window(&self, index: usize, len: usize) -> (usize, usize) {
         let start = index * self.pool.stride;
@@ -77,6 +102,6 @@ impl PoolOp {
 }
 
 /// The larger of two numbers, NaN if one is: `f32::max` would hide it.
-fn larger(a: f32, b: &f32) -> f32 {
-    if *b > a || b.is_nan() { *b } else { a }
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a || b.is_nan() { b } else { a }
 }

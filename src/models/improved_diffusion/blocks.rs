@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::GROUPS;
-use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, attention, upsample_nearest_2x};
+use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, add, attention, upsample_nearest_2x};
 
 /// The network's normalisation layer.
 pub(super) fn norm(channels: usize, vb: &VarBuilder<'_>) -> Result<GroupNorm> {
@@ -108,8 +108,8 @@ impl ResBlock {
         };
         let h = self.out_conv.forward(&h)?;
         match &self.shortcut {
-            Some(conv) => conv.forward(x)? + h,
-            None => x + h,
+            Some(conv) => add(&conv.forward(x)?, &h),
+            None => add(x, &h),
         }
     }
 }
@@ -148,6 +148,6 @@ impl AttentionBlock {
             .transpose(1, 2)?
             .contiguous()?
             .reshape((n, channels, height, width))?;
-        x + self.proj_out.forward(&h)?
+        add(x, &self.proj_out.forward(&h)?)
     }
 }
