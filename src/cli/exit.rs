@@ -93,8 +93,14 @@ impl CliError {
                 EvolutionError::Generator(_)
                 | EvolutionError::Embedder(_)
                 | EvolutionError::Voting(_) => codes::COMPUTE,
+                EvolutionError::Privacy(PrivacyError::Config { .. }) => codes::USAGE,
+                EvolutionError::Privacy(
+                    PrivacyError::Io { .. } | PrivacyError::PrivateFolder { .. },
+                )
+                | EvolutionError::Npz { .. }
+                | EvolutionError::Io { .. }
+                | EvolutionError::State(_) => codes::OUTPUT,
                 EvolutionError::Privacy(_) => codes::PRIVACY,
-                EvolutionError::Io { .. } | EvolutionError::State(_) => codes::OUTPUT,
                 EvolutionError::Interrupted => codes::INTERRUPTED,
             },
         }

@@ -83,6 +83,11 @@ impl ResultFolder {
             root: root.to_owned(),
         };
         folder.make(&folder.work())?;
+        // The names of new folders must outlive a power loss, as what is charged in them does.
+        let parent = root.parent().unwrap_or(Path::new(""));
+        for folder in [parent, root] {
+            crate::atomic::sync_folder(folder).map_err(EvolutionError::io(folder))?;
+        }
         Ok((folder, moved))
     }
 
@@ -151,7 +156,8 @@ impl ResultFolder {
     /// # Errors
     /// [`EvolutionError::Io`].
     pub fn make(&self, folder: &Path) -> Result<(), EvolutionError> {
-        fs::create_dir_all(folder).map_err(EvolutionError::io(folder))
+        fs::create_dir_all(folder).map_err(EvolutionError::io(folder))?;
+        crate::atomic::sync_folder(&self.root).map_err(EvolutionError::io(&self.root))
     }
 
     /// Removes finished work.
@@ -214,11 +220,12 @@ fn refuse_if_running(root: &Path) -> Result<(), EvolutionError> {
         Err(error) => return Err(EvolutionError::io(&path)(error)),
     };
     match file.try_lock() {
+        Ok(()) => Ok(()),
         Err(fs::TryLockError::WouldBlock) => Err(EvolutionError::State(format!(
             "{} belongs to a run that is going on",
             root.display()
         ))),
-        _ => Ok(()),
+        Err(fs::TryLockError::Error(error)) => Err(EvolutionError::io(&path)(error)),
     }
 }
 

@@ -95,6 +95,9 @@ pub trait Generator {
     /// [`GeneratorError::Config`] when a class has no condition.
     fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError>;
 
+    /// Whether the model can work under this condition.
+    fn accepts(&self, condition: Condition) -> bool;
+
     /// What stands for a private class (`None`: the whole unconditional run), for the privacy statement.
     fn describe_conditions(&self, class: Option<&str>) -> Vec<String>;
 

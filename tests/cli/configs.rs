@@ -35,7 +35,10 @@ fn every_shipped_configuration_is_valid_and_survives_its_resolved_form() {
             let resolved = loaded.settings.to_toml().unwrap();
             let texts = dpsyn::config::Texts::new("resolved".into(), resolved, &[]).unwrap();
             let again = Settings::check(&texts).unwrap();
-            assert_eq!(again.settings.identity(), loaded.settings.identity());
+            assert_eq!(
+                again.settings.identity().unwrap(),
+                loaded.settings.identity().unwrap()
+            );
             assert_eq!(again.generations, loaded.generations);
             count += 1;
         }
