@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Embedder, EmbedderError, Embeddings};
@@ -114,21 +113,8 @@ impl InceptionEmbedder {
     pub fn network_input(&self, images: &ImageBatch) -> Result<Tensor, EmbedderError> {
         let side = INPUT_SIZE;
         let from = (images.height(), images.width());
-        let pixels = Resampler::new(Filter::Bicubic, from, (side, side))?.batch_float(images)?;
-        let mut planes = vec![0f32; pixels.len()];
-        // Pixels of three channels to three planes, one image at a time.
-        let area = side * side;
-        planes
-            .par_chunks_exact_mut(3 * area)
-            .zip(pixels.par_chunks_exact(3 * area))
-            .for_each(|(planes, pixels)| {
-                for (channel, plane) in planes.chunks_exact_mut(area).enumerate() {
-                    let values = pixels.iter().skip(channel).step_by(3);
-                    for (to, value) in plane.iter_mut().zip(values) {
-                        *to = (value - 128.0) / 128.0;
-                    }
-                }
-            });
+        let resampler = Resampler::new(Filter::Bicubic, from, (side, side))?;
+        let planes = resampler.batch_planes(images, |value| (value - 128.0) / 128.0)?;
         let shape = (images.len(), 3, side, side);
         Ok(Tensor::from_vec(planes, shape, &self.device)?)
     }
@@ -178,12 +164,7 @@ pub(super) fn resize_rounded(
     if from == (size, size) {
         return Ok(images.clone());
     }
-    let pixels = Resampler::new(Filter::Bicubic, from, (size, size))?.batch_float(images)?;
-    let bytes = pixels
-        .par_iter()
-        .map(|v| v.round_ties_even() as u8)
-        .collect();
-    Ok(ImageBatch::new(bytes, images.len(), size, size)?)
+    Ok(Resampler::new(Filter::Bicubic, from, (size, size))?.batch_rounded(images)?)
 }
 
 #[cfg(test)]

@@ -21,7 +21,9 @@ use crate::privacy::{
     Statement, UniformFallback, release, sha256_hex,
 };
 use crate::streams::{Phase, StreamKey};
-use crate::voting::{PrivateVoters, VotingError, cast_votes, select, threshold};
+use crate::voting::{
+    Poll, PrivateVoters, STEPS_PER_CLASS, VotingError, cast_votes, select, threshold,
+};
 
 /// A run about to happen: everything is loaded and checked, nothing is spent.
 pub struct Run<'a> {
@@ -43,6 +45,19 @@ pub struct Run<'a> {
     pub device: &'a Device,
     /// Who watches.
     pub observer: &'a dyn Observer,
+}
+
+/// The observer of a vote.
+struct Watched<'a>(&'a dyn Observer);
+
+impl Poll for Watched<'_> {
+    fn step(&self, done: u64) {
+        self.0.advance(done);
+    }
+
+    fn keep_going(&self) -> bool {
+        !self.0.interrupted()
+    }
 }
 
 /// What stays open during a run.
@@ -509,16 +524,20 @@ impl Session<'_> {
             self.folder.phase(iteration, "lookahead"),
             run.observer,
         )?;
+        let ranges = layout.ranges();
+        run.observer
+            .begin("vote", ranges.len() as u64 * STEPS_PER_CLASS);
         let counts = cast_votes(
             &seen,
-            &layout.ranges(),
+            &ranges,
             voters,
             evolution.nearest_neighbors as usize,
             evolution.metric,
             run.device,
-            &|| !run.observer.interrupted(),
-        )
-        .map_err(|error| match error {
+            &Watched(run.observer),
+        );
+        run.observer.end();
+        let counts = counts.map_err(|error| match error {
             VotingError::Interrupted => EvolutionError::Interrupted,
             other => other.into(),
         })?;

@@ -7,14 +7,18 @@
 //! shrinks by more than twice what the width shrinks by, in pixels; that is followed here. (Square
 //! images that become square are not affected, and any other by one rounding at most.)
 //!
-//! Both passes are one routine here: an output row is a weighted sum of input rows, computed on
-//! contiguous memory. The pass over the columns transposes the image before and after.
+//! A pass is one routine here: an output row is a weighted sum of input rows, computed on contiguous
+//! memory. The pass over the columns transposes the image before and after. Floating point works on one
+//! channel's plane at a time (`float`), 8 bits on whole pixels.
+
+mod float;
 
 use rayon::prelude::*;
 use thiserror::Error;
 
 use super::batch::{BatchError, ImageBatch};
 use super::filter::{Axis, Filter, PRECISION_BITS};
+use float::{Passes, Scratch};
 
 /// The largest side that is resampled, in pixels: far above any image, far below any overflow.
 const MAX_SIDE: usize = 1 << 24;
@@ -102,11 +106,17 @@ impl Resampler {
     /// # Errors
     /// [`ResizeError::Length`] when `pixels` has another size than the resampler's input.
     pub fn float(&self, pixels: &[f32], channels: usize) -> Result<Vec<f32>, ResizeError> {
-        self.run(pixels, channels, |axis, rows, row_len, out| {
-            for ((first, weights), out) in axis.windows().zip(out.chunks_exact_mut(row_len)) {
-                blend_float(&rows[first * row_len..], weights, out);
+        self.check_length(pixels.len(), channels)?;
+        let (height, width) = self.output;
+        let mut out = vec![0f32; height * width * channels];
+        let passes = self.passes();
+        passes.run(pixels, channels, &mut Scratch::default(), |c, y, line| {
+            let row = &mut out[y * width * channels..][..width * channels];
+            for (to, value) in row.iter_mut().skip(c).step_by(channels).zip(line) {
+                *to = *value;
             }
-        })
+        });
+        Ok(out)
     }
 
     /// Resamples `[height, width, channels]` in Pillow's 8-bit fixed point, rounded and clamped after
@@ -115,10 +125,37 @@ impl Resampler {
     /// # Errors
     /// [`ResizeError::Length`] when `pixels` has another size than the resampler's input.
     pub fn bytes(&self, pixels: &[u8], channels: usize) -> Result<Vec<u8>, ResizeError> {
-        self.run(pixels, channels, |axis, rows, row_len, out| {
+        self.check_length(pixels.len(), channels)?;
+        let (height, width) = self.input;
+        let (out_height, out_width) = self.output;
+        let pass = |axis: &Axis, rows: &[u8], row_len: usize, out: &mut [u8]| {
             for ((first, weights), out) in axis.fixed_windows().zip(out.chunks_exact_mut(row_len)) {
                 blend_bytes(&rows[first * row_len..], weights, out);
             }
+        };
+        let horizontally = |pixels: &[u8], height: usize| match &self.horizontal {
+            None => pixels.to_vec(),
+            Some(axis) => {
+                let row_len = height * channels;
+                let columns = transpose(pixels, height, width, channels);
+                let mut out = vec![0; out_width * row_len];
+                pass(axis, &columns, row_len, &mut out);
+                transpose(&out, out_width, height, channels)
+            }
+        };
+        let vertically = |pixels: &[u8], width: usize| match &self.vertical {
+            None => pixels.to_vec(),
+            Some(axis) => {
+                let row_len = width * channels;
+                let mut out = vec![0; out_height * row_len];
+                pass(axis, pixels, row_len, &mut out);
+                out
+            }
+        };
+        Ok(if self.vertical_first() {
+            horizontally(&vertically(pixels, width), out_height)
+        } else {
+            vertically(&horizontally(pixels, height), out_width)
         })
     }
 
@@ -128,20 +165,47 @@ impl Resampler {
     /// # Errors
     /// [`ResizeError::Batch`] when the images have another size than the resampler's input.
     pub fn batch_float(&self, images: &ImageBatch) -> Result<Vec<f32>, ResizeError> {
-        self.check_batch(images)?;
-        let len = self.output.0 * self.output.1 * 3;
-        let mut out = vec![0f32; images.len() * len];
-        out.par_chunks_exact_mut(len)
-            .zip(images.data().par_chunks_exact(images.image_len()))
-            .try_for_each(|(out, image)| {
-                let pixels: Vec<f32> = image.iter().map(|byte| f32::from(*byte)).collect();
-                let resized = self.float(&pixels, 3)?;
-                for (out, value) in out.iter_mut().zip(resized) {
-                    *out = value.clamp(0.0, 255.0);
-                }
-                Ok::<_, ResizeError>(())
-            })?;
-        Ok(out)
+        let width = self.output.1;
+        self.each_line(images, |out, channel, y, line| {
+            let row = &mut out[y * width * 3..][..width * 3];
+            for (to, value) in row.iter_mut().skip(channel).step_by(3).zip(line) {
+                *to = value.clamp(0.0, 255.0);
+            }
+        })
+    }
+
+    /// [`Resampler::batch_float`] as planes with `map` of each value:
+    /// `[images, 3, out_height, out_width]`.
+    ///
+    /// # Errors
+    /// [`ResizeError::Batch`] when the images have another size than the resampler's input.
+    pub fn batch_planes(
+        &self,
+        images: &ImageBatch,
+        map: impl Fn(f32) -> f32 + Sync,
+    ) -> Result<Vec<f32>, ResizeError> {
+        let (height, width) = self.output;
+        self.each_line(images, |out, channel, y, line| {
+            let row = &mut out[(channel * height + y) * width..][..width];
+            for (to, value) in row.iter_mut().zip(line) {
+                *to = map(value.clamp(0.0, 255.0));
+            }
+        })
+    }
+
+    /// [`Resampler::batch_float`] rounded half to even.
+    ///
+    /// # Errors
+    /// [`ResizeError::Batch`] when the images have another size than the resampler's input.
+    pub fn batch_rounded(&self, images: &ImageBatch) -> Result<ImageBatch, ResizeError> {
+        let (height, width) = self.output;
+        let bytes = self.each_line(images, |out: &mut [u8], channel, y, line| {
+            let row = &mut out[y * width * 3..][..width * 3];
+            for (to, value) in row.iter_mut().skip(channel).step_by(3).zip(line) {
+                *to = value.clamp(0.0, 255.0).round_ties_even() as u8;
+            }
+        })?;
+        Ok(ImageBatch::new(bytes, images.len(), height, width)?)
     }
 
     /// [`Resampler::bytes`] of every image, in parallel.
@@ -182,48 +246,47 @@ impl Resampler {
         Ok(())
     }
 
-    /// Both passes. `pass(axis, rows, row_len, out)` makes all rows of `out` from `rows`.
-    fn run<T: Copy + Default>(
-        &self,
-        pixels: &[T],
-        channels: usize,
-        pass: impl Fn(&Axis, &[T], usize, &mut [T]),
-    ) -> Result<Vec<T>, ResizeError> {
+    fn check_length(&self, len: usize, channels: usize) -> Result<(), ResizeError> {
         let (height, width) = self.input;
-        let (out_height, out_width) = self.output;
-        let expected = channels.checked_mul(height * width);
-        if channels == 0 || expected != Some(pixels.len()) {
+        if channels == 0 || channels.checked_mul(height * width) != Some(len) {
             return Err(ResizeError::Length {
-                len: pixels.len(),
+                len,
                 height,
                 width,
                 channels,
             });
         }
-        let horizontally = |pixels: &[T], height: usize| match &self.horizontal {
-            None => pixels.to_vec(),
-            Some(axis) => {
-                let row_len = height * channels;
-                let columns = transpose(pixels, height, width, channels);
-                let mut out = vec![T::default(); out_width * row_len];
-                pass(axis, &columns, row_len, &mut out);
-                transpose(&out, out_width, height, channels)
-            }
-        };
-        let vertically = |pixels: &[T], width: usize| match &self.vertical {
-            None => pixels.to_vec(),
-            Some(axis) => {
-                let row_len = width * channels;
-                let mut out = vec![T::default(); out_height * row_len];
-                pass(axis, pixels, row_len, &mut out);
-                out
-            }
-        };
-        Ok(if self.vertical_first() {
-            horizontally(&vertically(pixels, width), out_height)
-        } else {
-            vertically(&horizontally(pixels, height), out_width)
-        })
+        Ok(())
+    }
+
+    fn passes(&self) -> Passes<'_> {
+        Passes {
+            horizontal: self.horizontal.as_ref(),
+            vertical: self.vertical.as_ref(),
+            vertical_first: self.vertical_first(),
+            input: self.input,
+        }
+    }
+
+    /// Resamples every image in floating point; `write(image, channel, y, line)` puts a line into its
+    /// image of the result.
+    fn each_line<T: Copy + Default + Send>(
+        &self,
+        images: &ImageBatch,
+        write: impl Fn(&mut [T], usize, usize, &[f32]) + Sync,
+    ) -> Result<Vec<T>, ResizeError> {
+        self.check_batch(images)?;
+        let len = self.output.0 * self.output.1 * 3;
+        let mut out = vec![T::default(); images.len() * len];
+        let passes = self.passes();
+        out.par_chunks_exact_mut(len)
+            .zip(images.data().par_chunks_exact(images.image_len()))
+            .for_each_init(Scratch::default, |scratch, (out, image)| {
+                passes.run(image, 3, scratch, |channel, y, line| {
+                    write(out, channel, y, line);
+                });
+            });
+        Ok(out)
     }
 }
 
@@ -307,32 +370,7 @@ fn transpose_into<T: Copy, const C: usize>(
 /// Values summed at once, in registers.
 const LANES: usize = 16;
 
-/// `out[i] = Σ_k weights[k] rows[k][i]`, summed in `f64` in the order of `k` as Pillow does.
-fn blend_float(rows: &[f32], weights: &[f64], out: &mut [f32]) {
-    let row_len = out.len();
-    let (blocks, rest) = out.as_chunks_mut::<LANES>();
-    for (index, block) in blocks.iter_mut().enumerate() {
-        let mut sums = [0f64; LANES];
-        for (tap, weight) in weights.iter().enumerate() {
-            let row = &rows[tap * row_len + index * LANES..][..LANES];
-            for (sum, value) in sums.iter_mut().zip(row) {
-                *sum += f64::from(*value) * weight;
-            }
-        }
-        for (out, sum) in block.iter_mut().zip(sums) {
-            *out = sum as f32;
-        }
-    }
-    let start = row_len - rest.len();
-    for (index, out) in rest.iter_mut().enumerate() {
-        let column = rows[start + index..].iter().step_by(row_len);
-        *out = column.zip(weights).fold(0f64, |sum, (value, weight)| {
-            sum + f64::from(*value) * weight
-        }) as f32;
-    }
-}
-
-/// [`blend_float`] in 8-bit fixed point, rounded half up and clamped.
+/// `out[i] = Σ_k weights[k] rows[k][i]` in 8-bit fixed point, rounded half up and clamped.
 fn blend_bytes(rows: &[u8], weights: &[i32], out: &mut [u8]) {
     const HALF: i32 = 1 << (PRECISION_BITS - 1);
     let round = |sum: i32| (sum >> PRECISION_BITS).clamp(0, 255) as u8;
@@ -417,6 +455,62 @@ mod tests {
             let pixels: Vec<f32> = image.iter().map(|b| f32::from(*b)).collect();
             let alone = resize_bicubic_float(&pixels, 8, 8, 3, 11, 13).unwrap();
             assert_eq!(alone, all[index * len..][..len]);
+        }
+        let resampler = Resampler::new(Filter::Bicubic, (8, 8), (11, 13)).unwrap();
+        let planes = resampler.batch_planes(&batch, |value| -value).unwrap();
+        let rounded = resampler.batch_rounded(&batch).unwrap();
+        for (at, value) in all.iter().enumerate() {
+            let (image, pixel, channel) = (at / len, at % len / 3, at % 3);
+            assert_eq!(planes[image * len + channel * 11 * 13 + pixel], -value);
+            assert_eq!(rounded.data()[at], value.round_ties_even() as u8);
+        }
+    }
+
+    /// The definition, one pixel at a time: both orders of the passes, sides that stay, shrink and grow.
+    #[test]
+    fn floating_point_follows_the_definition() {
+        let sides = [1, 5, 16, 23, 40];
+        let sizes = || sides.into_iter().flat_map(|h| sides.map(|w| (h, w)));
+        for (input, output) in sizes().flat_map(|input| sizes().map(move |out| (input, out))) {
+            let pixels: Vec<f32> = noise(input.0 * input.1 * 2)
+                .into_iter()
+                .map(f32::from)
+                .collect();
+            let resampler = Resampler::new(Filter::Bicubic, input, output).unwrap();
+            let found = resampler.float(&pixels, 2).unwrap();
+            let axis = |from, to| (from != to).then(|| Axis::new(Filter::Bicubic, from, to));
+            // One pass along an axis whose neighbours lie `step` apart.
+            let pass = |image: Vec<f32>, size: (usize, usize), vertical: bool| {
+                let (from, to) = if vertical {
+                    (size.0, output.0)
+                } else {
+                    (size.1, output.1)
+                };
+                let Some(axis) = axis(from, to) else {
+                    return (image, size);
+                };
+                let out = if vertical { (to, size.1) } else { (size.0, to) };
+                let windows: Vec<_> = axis.windows().collect();
+                let mut result = Vec::new();
+                for at in 0..out.0 * out.1 * 2 {
+                    let (y, x, channel) = (at / (out.1 * 2), at / 2 % out.1, at % 2);
+                    let (first, weights) = windows[if vertical { y } else { x }];
+                    let sum = weights.iter().enumerate().fold(0f64, |sum, (tap, weight)| {
+                        let (y, x) = if vertical {
+                            (first + tap, x)
+                        } else {
+                            (y, first + tap)
+                        };
+                        sum + f64::from(image[(y * size.1 + x) * 2 + channel]) * weight
+                    });
+                    result.push(sum as f32);
+                }
+                (result, out)
+            };
+            let vertical_first = resampler.vertical_first();
+            let (image, size) = pass(pixels, input, vertical_first);
+            let (expected, _) = pass(image, size, !vertical_first);
+            assert!(found == expected, "{input:?} to {output:?}");
         }
     }
 

@@ -20,6 +20,7 @@ pub(super) use add::AddOp;
 pub(super) use attention::AttentionOp;
 pub(super) use conv::ConvOp;
 pub(super) use exp::SiluOp;
+pub(crate) use gemm::{Matrix, multiply};
 pub(super) use linear::LinearOp;
 pub(super) use norm::NormOp;
 pub(super) use pool::{PoolKind, PoolOp};

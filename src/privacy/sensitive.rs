@@ -132,16 +132,6 @@ impl<T> Sensitive<T> {
         add(&mut self.value, other.value);
     }
 
-    /// [`Sensitive::zip`] by reference.
-    #[must_use]
-    pub(crate) fn zip_ref<U, V>(
-        &self,
-        other: &Sensitive<U>,
-        compute: impl FnOnce(&T, &U) -> V,
-    ) -> Sensitive<V> {
-        Sensitive::new(compute(&self.value, &other.value))
-    }
-
     /// Computes something that may fail. The error crosses the wall: its text may be made of
     /// shapes, names and configuration (all declared public), never of values. A failed run
     /// publishes no further release.

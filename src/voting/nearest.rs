@@ -2,18 +2,28 @@
 //!
 //! For each query `q` and candidate `p` the squared L2 distance is `|q|² + |p|² − 2 q·p`; `|q|²` does
 //! not change the order, so candidates are ranked by `|p|²/2 − q·p` (inner product: by `−q·p`). The
-//! products come from one `f32` matrix product a tile; a running list of the best candidates is kept a
-//! query, so the full matrix never exists. The `f32` ranking only shortlists: the shortlist is ranked
-//! again in `f64` from the vectors themselves, and where the shortlist's last entry is too close to the
-//! k-th to exclude that rounding left a true neighbour out, that query is searched exhaustively in `f64`.
-//! Ties go to the lower index.
+//! products come from `f32` matrix products of a block of queries and a tile of candidates. A tile is
+//! folded into the queries' shortlists while it is in the cache, so the full matrix never exists. A
+//! shortlist holds every candidate whose rough `f32` score is so close to the k-th that rounding could
+//! hide a true neighbour; it is ranked in `f64` from the vectors themselves. Where no such guarantee
+//! can be had (a query that is not finite, thousands of equally near candidates) the query is searched
+//! exhaustively in `f64`. Ties go to the lower index.
+//!
+//! The result is exact, so it cannot depend on the number of threads, the sizes of blocks and tiles, or
+//! the processor. Memory beyond the arguments: one copy of the candidates, and a few MB a thread.
 
-use candle_core::{Device, Tensor};
+mod rough;
+mod shortlist;
+mod space;
+
+use candle_core::Device;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::embedders::Embeddings;
+use rough::Rough;
+use space::Space;
 
 /// Which candidate is near.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -61,16 +71,16 @@ pub enum NearestError {
     Interrupted,
 }
 
-/// Queries in one tile.
-const QUERY_TILE: usize = 1024;
-/// Candidates in one tile. On a GPU a row is sorted within one block, which holds 1024 entries.
-const CANDIDATE_TILE: usize = 1024;
-/// Candidates kept beyond `k`, to be ranked again in `f64`.
-const MARGIN: usize = 7;
+/// The most queries in one block on the CPU: enough for the matrix product to run at full speed.
+const MOST_IN_BLOCK: usize = 256;
+/// The fewest, so that a small set is spread over threads, too.
+const FEWEST_IN_BLOCK: usize = 32;
+/// On a GPU.
+const DEVICE_BLOCK: usize = 1024;
 
 /// The `k` nearest candidates of each query, nearest first: `u32[queries, k]`, row-major.
 ///
-/// `device` does the matrix products; `keep_going(done, queries)` is asked between tiles and stops the
+/// `device` does the matrix products; `keep_going(done, queries)` is asked between blocks and stops the
 /// search by returning `false`.
 ///
 /// # Errors
@@ -83,256 +93,96 @@ pub fn nearest_neighbours(
     device: &Device,
     keep_going: &dyn Fn(usize, usize) -> bool,
 ) -> Result<Vec<u32>, NearestError> {
-    if queries.dimension() != candidates.dimension() {
+    let everyone: Vec<usize> = (0..queries.len()).collect();
+    let queries = Queries {
+        vectors: queries,
+        members: &everyone,
+    };
+    let dimension = candidates.dimension();
+    search(
+        &queries,
+        (candidates.data(), dimension),
+        k,
+        metric,
+        device,
+        keep_going,
+    )
+}
+
+/// Some rows of a matrix, in the order of `members`, without a copy.
+pub(super) struct Queries<'a> {
+    pub vectors: &'a Embeddings,
+    pub members: &'a [usize],
+}
+
+/// [`nearest_neighbours`] among `candidates`: rows, and numbers in one row.
+pub(super) fn search(
+    queries: &Queries<'_>,
+    candidates: (&[f32], usize),
+    k: usize,
+    metric: Metric,
+    device: &Device,
+    keep_going: &dyn Fn(usize, usize) -> bool,
+) -> Result<Vec<u32>, NearestError> {
+    let (vectors, dimension) = candidates;
+    if queries.vectors.dimension() != dimension {
         return Err(NearestError::Dimension {
-            queries: queries.dimension(),
-            candidates: candidates.dimension(),
+            queries: queries.vectors.dimension(),
+            candidates: dimension,
         });
     }
-    if k == 0 || k > candidates.len() || candidates.len() > u32::MAX as usize {
-        return Err(NearestError::TooFew {
-            k,
-            candidates: candidates.len(),
-        });
+    let candidates = vectors.len() / dimension;
+    if k == 0 || k > candidates || candidates > u32::MAX as usize {
+        return Err(NearestError::TooFew { k, candidates });
     }
-    let space = Space::new(queries, candidates, metric)?;
-    let mut ids = Vec::with_capacity(queries.len() * k);
-    let tiles = space.upload_candidates(device)?;
-    for start in (0..queries.len()).step_by(QUERY_TILE) {
-        if !keep_going(start, queries.len()) {
+    let space = Space::new(vectors, dimension, metric)?;
+    let rough = Rough::new(&space, device)?;
+    let total = queries.members.len();
+    // A GPU has one queue; threads would only wait for each other.
+    let (in_block, at_once) = if device.is_cpu() {
+        let in_block = total.div_ceil(16).clamp(FEWEST_IN_BLOCK, MOST_IN_BLOCK);
+        (in_block, 2 * rayon::current_num_threads())
+    } else {
+        (DEVICE_BLOCK, 1)
+    };
+    let mut ids = vec![0u32; total * k];
+    let wave = at_once * in_block;
+    let waves = queries.members.chunks(wave).zip(ids.chunks_mut(wave * k));
+    for (index, (members, ids)) in waves.enumerate() {
+        if !keep_going(index * wave, total) {
             return Err(NearestError::Interrupted);
         }
-        let end = (start + QUERY_TILE).min(queries.len());
-        let shortlists = space.shortlist(start..end, &tiles, k + MARGIN, device)?;
-        let rows: Vec<Vec<u32>> = shortlists
-            .into_par_iter()
-            .enumerate()
-            .map(|(row, shortlist)| space.rank(start + row, shortlist, k))
-            .collect();
-        ids.extend(rows.into_iter().flatten());
+        members
+            .par_chunks(in_block)
+            .zip(ids.par_chunks_mut(in_block * k))
+            .try_for_each(|(members, ids)| {
+                let mut block = Vec::with_capacity(members.len() * dimension);
+                for &member in members {
+                    let start = block.len();
+                    block.extend_from_slice(queries.vectors.rows(member..member + 1));
+                    space.place(&mut block[start..]);
+                }
+                let shortlists = rough.shortlists(&block, k)?;
+                let rows = block.chunks_exact(dimension).zip(ids.chunks_exact_mut(k));
+                for (shortlist, (row, ids)) in shortlists.into_iter().zip(rows) {
+                    space.rank(row, shortlist.finish(), ids);
+                }
+                Ok::<_, NearestError>(())
+            })?;
     }
     Ok(ids)
 }
 
-/// A shortlist entry: the rough score (small is near), then the index.
-type Entry = (f32, u32);
-
-fn before(a: &Entry, b: &Entry) -> bool {
-    a.0 < b.0 || (a.0 == b.0 && a.1 < b.1)
-}
-
-/// The vectors as they are compared: centred for L2 (distances do not change, rounding shrinks with the
-/// norms), of unit length for cosine.
-struct Space {
-    metric: Metric,
-    dimension: usize,
-    queries: Vec<f32>,
-    candidates: Vec<f32>,
-    /// `|p|²/2` for L2, zero otherwise.
-    offsets: Vec<f32>,
-    /// The largest `|p|`.
-    longest: f64,
-}
-
-impl Space {
-    fn new(
-        queries: &Embeddings,
-        candidates: &Embeddings,
-        metric: Metric,
-    ) -> Result<Self, NearestError> {
-        let dimension = candidates.dimension();
-        let rows = || candidates.data().par_chunks_exact(dimension);
-        if let Some(index) = rows().position_first(|row| row.iter().any(|v| !v.is_finite())) {
-            return Err(NearestError::NotFinite { index });
-        }
-        let centre = match metric {
-            Metric::L2 => mean(candidates),
-            Metric::InnerProduct | Metric::Cosine => vec![0.0; dimension],
-        };
-        let prepare = |data: &[f32]| -> Vec<f32> {
-            let mut out = data.to_vec();
-            out.par_chunks_exact_mut(dimension).for_each(|row| {
-                for (value, c) in row.iter_mut().zip(&centre) {
-                    *value -= c;
-                }
-                if metric == Metric::Cosine {
-                    let norm = squared_norm(row).sqrt();
-                    if norm > 0.0 {
-                        for value in row {
-                            *value = (f64::from(*value) / norm) as f32;
-                        }
-                    }
-                }
-            });
-            out
-        };
-        let candidates = prepare(candidates.data());
-        let squares: Vec<f64> = candidates
-            .par_chunks_exact(dimension)
-            .map(squared_norm)
-            .collect();
-        Ok(Self {
-            metric,
-            dimension,
-            queries: prepare(queries.data()),
-            offsets: squares
-                .iter()
-                .map(|s| match metric {
-                    Metric::L2 => (s / 2.0) as f32,
-                    Metric::InnerProduct | Metric::Cosine => 0.0,
-                })
-                .collect(),
-            longest: squares.iter().copied().fold(0.0, f64::max).sqrt(),
-            candidates,
-        })
-    }
-
-    fn upload_candidates(&self, device: &Device) -> Result<Vec<Tensor>, NearestError> {
-        self.candidates
-            .chunks(CANDIDATE_TILE * self.dimension)
-            .map(|tile| {
-                let rows = tile.len() / self.dimension;
-                Ok(Tensor::from_slice(tile, (rows, self.dimension), device)?)
-            })
-            .collect()
-    }
-
-    /// The `keep` best candidates of each query of `range` by rough score, best first.
-    fn shortlist(
-        &self,
-        range: std::ops::Range<usize>,
-        tiles: &[Tensor],
-        keep: usize,
-        device: &Device,
-    ) -> Result<Vec<Vec<Entry>>, NearestError> {
-        let count = range.len();
-        let queries = Tensor::from_slice(
-            &self.queries[range.start * self.dimension..range.end * self.dimension],
-            (count, self.dimension),
-            device,
-        )?;
-        let mut lists: Vec<Vec<Entry>> = vec![Vec::with_capacity(keep + 1); count];
-        for (tile_index, tile) in tiles.iter().enumerate() {
-            let first = tile_index * CANDIDATE_TILE;
-            let width = tile.dim(0)?;
-            let offsets = &self.offsets[first..first + width];
-            let products = queries.matmul(&tile.t()?)?;
-            if device.is_cpu() {
-                let products = products.flatten_all()?.to_vec1::<f32>()?;
-                lists
-                    .par_iter_mut()
-                    .zip(products.par_chunks_exact(width))
-                    .for_each(|(list, row)| {
-                        for (column, (product, offset)) in row.iter().zip(offsets).enumerate() {
-                            push(list, keep, (offset - product, (first + column) as u32));
-                        }
-                    });
-            } else {
-                // Only the tile's best entries leave the device.
-                let offsets = Tensor::from_slice(offsets, (1, width), device)?;
-                let scores = offsets.broadcast_sub(&products)?.contiguous()?;
-                let order = scores.arg_sort_last_dim(true)?;
-                let order = order.narrow(1, 0, keep.min(width))?.contiguous()?;
-                let best = scores.gather(&order, 1)?.to_vec2::<f32>()?;
-                let order = order.to_vec2::<u32>()?;
-                for ((list, best), order) in lists.iter_mut().zip(best).zip(order) {
-                    for (score, column) in best.into_iter().zip(order) {
-                        push(list, keep, (score, first as u32 + column));
-                    }
-                }
-            }
-        }
-        Ok(lists)
-    }
-
-    /// Ranks a shortlist again in `f64` and returns its first `k`.
-    fn rank(&self, query: usize, shortlist: Vec<Entry>, k: usize) -> Vec<u32> {
-        let row = &self.queries[query * self.dimension..(query + 1) * self.dimension];
-        let complete = shortlist.len() == self.offsets.len();
-        let last = shortlist.last().map_or(f64::INFINITY, |e| f64::from(e.0));
-        let mut exact: Vec<(f64, u32)> = shortlist
-            .into_iter()
-            .map(|(_, index)| (self.score(row, index), index))
-            .collect();
-        sort(&mut exact);
-        // A rough score is a dot product of `dimension` rounded terms: its error's standard deviation is
-        // below sqrt(dimension)·2⁻²⁴·|q||p|. Eight of them on both sides leave no realistic doubt.
-        let error = 8.0
-            * (self.dimension as f64).sqrt()
-            * f64::from(f32::EPSILON)
-            * (squared_norm(row).sqrt() + self.longest)
-            * self.longest;
-        let kth = exact
-            .get(k.saturating_sub(1))
-            .map_or(f64::NAN, |entry| entry.0);
-        let certain = complete || kth + error < last;
-        if !certain {
-            exact = (0..self.offsets.len() as u32)
-                .map(|index| (self.score(row, index), index))
-                .collect();
-            sort(&mut exact);
-        }
-        exact.truncate(k);
-        exact.into_iter().map(|(_, index)| index).collect()
-    }
-
-    /// The exact score: half the squared distance less `|q|²/2`, or minus the inner product.
-    fn score(&self, query: &[f32], index: u32) -> f64 {
-        let start = index as usize * self.dimension;
-        let candidate = &self.candidates[start..start + self.dimension];
-        let pairs = query.iter().zip(candidate);
-        match self.metric {
-            Metric::L2 => pairs
-                .map(|(q, p)| {
-                    let (q, p) = (f64::from(*q), f64::from(*p));
-                    p * (0.5 * p - q)
-                })
-                .sum(),
-            Metric::InnerProduct | Metric::Cosine => -pairs
-                .map(|(q, p)| f64::from(*q) * f64::from(*p))
-                .sum::<f64>(),
-        }
-    }
-}
-
-/// Keeps the `keep` best entries in order. Candidates come in rising index within a tile, so among equal
-/// scores the lower index is already there.
-fn push(list: &mut Vec<Entry>, keep: usize, entry: Entry) {
-    if list.len() == keep {
-        match list.last() {
-            Some(last) if before(&entry, last) => {
-                list.pop();
-            }
-            _ => return,
-        }
-    }
-    let at = list.partition_point(|other| before(other, &entry));
-    list.insert(at, entry);
-}
-
-fn sort(entries: &mut [(f64, u32)]) {
-    entries.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-}
-
-fn squared_norm(row: &[f32]) -> f64 {
-    row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum()
-}
-
-fn mean(vectors: &Embeddings) -> Vec<f32> {
-    let mut sum = vec![0.0f64; vectors.dimension()];
-    for row in vectors.data().chunks_exact(vectors.dimension()) {
-        for (s, v) in sum.iter_mut().zip(row) {
-            *s += f64::from(*v);
-        }
-    }
-    let count = vectors.len().max(1) as f64;
-    sum.into_iter().map(|s| (s / count) as f32).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::space::squared_norm;
     use super::*;
     use crate::streams::{Phase, StreamKey};
+    use proptest::prelude::*;
+
+    fn sort(entries: &mut [(f64, u32)]) {
+        entries.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    }
 
     fn random(count: usize, dimension: usize, sample: u64) -> Embeddings {
         let mut data = vec![0.0; count * dimension];
@@ -371,7 +221,7 @@ mod tests {
                         Metric::InnerProduct => -dot,
                         Metric::Cosine => -dot / squared_norm(p).sqrt(),
                     };
-                    (score, i as u32)
+                    (score + 0.0, i as u32)
                 })
                 .collect();
             sort(&mut all);
@@ -430,6 +280,113 @@ mod tests {
         )
         .unwrap();
         assert!(found == brute_force(&queries, &candidates, 3, Metric::L2));
+    }
+
+    /// Vectors of small integers: many ties, and every score is exact.
+    fn lattice(rows: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Vec<i8>>> {
+        (1usize..20).prop_flat_map(move |dimension| {
+            let row = proptest::collection::vec(-2i8..=2, dimension);
+            proptest::collection::vec(row, rows.clone())
+        })
+    }
+
+    fn embeddings(rows: &[Vec<i8>]) -> Embeddings {
+        let data = rows.iter().flatten().map(|v| f32::from(*v)).collect();
+        Embeddings::new(data, rows[0].len()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_brute_force_on_ties_too(
+            rows in lattice(2..700),
+            split in 0.05f64..0.95,
+            k in 1usize..9,
+            offset in -3i8..=3,
+        ) {
+            let at = ((rows.len() as f64 * split) as usize).clamp(1, rows.len() - 1);
+            let (queries, candidates) = rows.split_at(at);
+            let k = k.min(candidates.len());
+            let shifted: Vec<Vec<i8>> = queries
+                .iter()
+                .map(|row| row.iter().map(|v| v + offset).collect())
+                .collect();
+            let (queries, candidates) = (embeddings(&shifted), embeddings(candidates));
+            // Cosine divides, so that equal angles need not give equal numbers; it is tested elsewhere.
+            // Centring must not round either for ties to stay ties: brute force sees the same vectors.
+            let metric = Metric::InnerProduct;
+            let found = nearest_neighbours(&queries, &candidates, k, metric, &Device::Cpu, &|_, _| true);
+            prop_assert_eq!(found.unwrap(), brute_force(&queries, &candidates, k, metric));
+            let squares = |ids: &[u32]| -> Vec<f64> {
+                let pairs = ids.chunks_exact(k).zip(queries.data().chunks_exact(queries.dimension()));
+                pairs
+                    .flat_map(|(ids, q)| {
+                        ids.iter().map(|id| {
+                            let p = candidates.rows(*id as usize..*id as usize + 1);
+                            q.iter().zip(p).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+                        })
+                    })
+                    .collect()
+            };
+            let found =
+                nearest_neighbours(&queries, &candidates, k, Metric::L2, &Device::Cpu, &|_, _| true)
+                    .unwrap();
+            prop_assert_eq!(
+                squares(&found),
+                squares(&brute_force(&queries, &candidates, k, Metric::L2))
+            );
+        }
+
+        #[test]
+        fn agrees_with_brute_force_on_any_shape(
+            (queries, candidates, dimension) in (1usize..80, 1usize..800, 1usize..70),
+            k in 1usize..12,
+            seed in 0u64..1000,
+        ) {
+            let k = k.min(candidates);
+            let (queries, candidates) = (
+                random(queries, dimension, 2 * seed),
+                random(candidates, dimension, 2 * seed + 1),
+            );
+            for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+                let found =
+                    nearest_neighbours(&queries, &candidates, k, metric, &Device::Cpu, &|_, _| true);
+                prop_assert_eq!(found.unwrap(), brute_force(&queries, &candidates, k, metric));
+            }
+        }
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let (queries, candidates) = (random(900, 33, 2), random(700, 33, 3));
+        let run = || {
+            nearest_neighbours(
+                &queries,
+                &candidates,
+                5,
+                Metric::L2,
+                &Device::Cpu,
+                &|_, _| true,
+            )
+            .unwrap()
+        };
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let many = rayon::ThreadPoolBuilder::new().num_threads(7).build();
+        assert_eq!(alone.unwrap().install(run), many.unwrap().install(run));
+    }
+
+    #[test]
+    fn queries_and_candidates_beyond_f32s_range_are_searched_exactly() {
+        // Products overflow to infinity; the exact scores do not.
+        let candidates = Embeddings::new(vec![-2e30, 1e30, 3e30, 2e30, f32::MAX], 1).unwrap();
+        let queries = Embeddings::new(vec![2.4e30, -1e38, f32::INFINITY, f32::NAN], 1).unwrap();
+        let run = |metric| {
+            nearest_neighbours(&queries, &candidates, 2, metric, &Device::Cpu, &|_, _| true)
+                .unwrap()
+        };
+        assert_eq!(run(Metric::InnerProduct)[..4], [4, 2, 0, 1]);
+        // A query that is no number votes, too: for somebody.
+        assert_eq!(run(Metric::InnerProduct).len(), 8);
+        assert!(run(Metric::L2).iter().all(|id| *id < 5));
     }
 
     #[test]

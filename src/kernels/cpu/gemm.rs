@@ -7,7 +7,7 @@ use gemm::Parallelism;
 
 /// A matrix in a slice: element (i, j) is `data[i · row_stride + j · col_stride]`.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     pub data: &'a [f32],
     pub rows: usize,
     pub cols: usize,
@@ -56,7 +56,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// Overwrites `out`, `[lhs.rows, rhs.cols]` row-major, with `lhs · rhs`, on this thread.
-pub(super) fn multiply(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) -> Result<()> {
+pub(crate) fn multiply(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) -> Result<()> {
     let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
     if rhs.rows != k || m.checked_mul(n) != Some(out.len()) || !lhs.fits() || !rhs.fits() {
         bail!(

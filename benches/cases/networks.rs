@@ -1,0 +1,59 @@
+//! One evaluation of each network.
+
+use std::hint::black_box;
+
+use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
+use dpsyn::models::inception::{INPUT_SIZE, Inception};
+
+use super::Work;
+use super::weights::{any, tensor};
+
+fn unet(n: usize, config: &UNetConfig) -> Work {
+    let unet = UNet::new(config, &any()).unwrap();
+    let x = tensor((n, 3, config.image_size, config.image_size), 1.0);
+    let timesteps = vec![500.0; n];
+    let labels: Vec<u32> = (0..n as u32).collect();
+    Box::new(move || {
+        black_box(unet.forward(&x, &timesteps, Some(&labels)).unwrap());
+    })
+}
+
+/// The model of `configs/quickstart.toml`, with as many heads as there.
+pub fn quickstart(n: usize) -> Work {
+    let config = UNetConfig {
+        image_size: 32,
+        model_channels: 32,
+        num_res_blocks: 1,
+        channel_mult: Some(vec![1, 2, 2, 2]),
+        attention_resolutions: vec![8],
+        num_heads: 4,
+        learn_sigma: true,
+        num_classes: Some(62),
+        ..UNetConfig::default()
+    };
+    unet(n, &config)
+}
+
+/// The paper's model: improved-diffusion's class-conditional ImageNet 64, 270 million weights.
+pub fn imagenet64(n: usize) -> Work {
+    let config = UNetConfig {
+        image_size: 64,
+        model_channels: 192,
+        num_res_blocks: 3,
+        attention_resolutions: vec![16, 8],
+        num_heads: 4,
+        learn_sigma: true,
+        num_classes: Some(1000),
+        ..UNetConfig::default()
+    };
+    unet(n, &config)
+}
+
+/// FID's Inception.
+pub fn inception(n: usize) -> Work {
+    let network = Inception::new(&any()).unwrap();
+    let x = tensor((n, 3, INPUT_SIZE, INPUT_SIZE), 1.0);
+    Box::new(move || {
+        black_box(network.forward(&x).unwrap());
+    })
+}

@@ -1,0 +1,28 @@
+//! The nearest-neighbour search.
+
+use std::hint::black_box;
+
+use candle_core::Device;
+use dpsyn::embedders::Embeddings;
+use dpsyn::voting::{Metric, nearest_neighbours};
+
+use super::Work;
+use super::weights::numbers;
+
+/// The nearest of `candidates` for each of `queries`, by L2.
+pub fn nearest(queries: usize, candidates: usize, dimension: usize) -> Work {
+    let mut all = numbers((queries + candidates) * dimension);
+    let queries = Embeddings::new(all.split_off(candidates * dimension), dimension).unwrap();
+    let candidates = Embeddings::new(all, dimension).unwrap();
+    Box::new(move || {
+        let found = nearest_neighbours(
+            &queries,
+            &candidates,
+            1,
+            Metric::L2,
+            &Device::Cpu,
+            &|_, _| true,
+        );
+        black_box(found.unwrap());
+    })
+}

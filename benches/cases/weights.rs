@@ -1,0 +1,60 @@
+//! Numbers for inputs and weights: what they are makes no difference to the time, but for denormals.
+
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+
+/// Numbers in `[-1, 1)`, always the same.
+pub fn numbers(count: usize) -> Vec<f32> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// A tensor of [`numbers`] times `scale`.
+pub fn tensor(shape: impl Into<Shape>, scale: f32) -> Tensor {
+    let shape = shape.into();
+    let mut data = numbers(shape.elem_count());
+    data.iter_mut().for_each(|value| *value *= scale);
+    Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
+}
+
+/// Weights that keep activations near 1, for whatever a network asks for.
+pub fn any() -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(Any), DType::F32, Device::Cpu)
+}
+
+struct Any;
+
+impl SimpleBackend for Any {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        _: DType,
+        _: &Device,
+    ) -> Result<Tensor> {
+        let fan_in: usize = shape.dims().iter().skip(1).product();
+        if shape.rank() > 1 {
+            Ok(tensor(shape, (3.0 / fan_in as f32).sqrt()))
+        } else if name.ends_with("weight") || name.ends_with("running_var") {
+            tensor(shape, 0.1) + 1.0
+        } else {
+            Ok(tensor(shape, 0.1))
+        }
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        bail!("{name} is asked for without a shape")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}

@@ -1,0 +1,148 @@
+//! Rough scores of all candidates, by matrix products in `f32`.
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::NearestError;
+use super::shortlist::Shortlist;
+use super::space::Space;
+use crate::kernels::{Matrix, multiply};
+
+/// Candidates in one tile on the CPU: a block of queries times this many products stay in the cache.
+const TILE: usize = 256;
+/// On a GPU. A row is sorted within one block there, which holds 1024 entries.
+const DEVICE_TILE: usize = 1024;
+/// Candidates a tile that come back from a GPU, beyond `k`.
+const MARGIN: usize = 7;
+
+/// The candidates in the form that the product wants, packed once.
+pub(super) struct Rough<'a> {
+    space: &'a Space<'a>,
+    tiles: Tiles,
+}
+
+/// The candidates' columns, one tile after the other: a tile of `n` candidates is `[dimension, n]`.
+enum Tiles {
+    Cpu(Vec<f32>),
+    Device(Vec<Tensor>, Device),
+}
+
+impl<'a> Rough<'a> {
+    /// # Errors
+    /// [`NearestError::Product`] when the device has no room.
+    pub(super) fn new(space: &'a Space<'a>, device: &Device) -> Result<Self, NearestError> {
+        let tiles = if device.is_cpu() {
+            let mut packed = vec![0f32; space.candidates().len()];
+            let len = TILE * space.dimension();
+            packed
+                .par_chunks_mut(len)
+                .zip(space.candidates().par_chunks(len))
+                .for_each(|(tile, rows)| pack(space, rows, tile));
+            Tiles::Cpu(packed)
+        } else {
+            let dimension = space.dimension();
+            let uploaded = space
+                .candidates()
+                .chunks(DEVICE_TILE * dimension)
+                .map(|rows| {
+                    let mut tile = vec![0f32; rows.len()];
+                    pack(space, rows, &mut tile);
+                    let shape = (dimension, rows.len() / dimension);
+                    Tensor::from_vec(tile, shape, device)
+                })
+                .collect::<Result<_, _>>()?;
+            Tiles::Device(uploaded, device.clone())
+        };
+        Ok(Self { space, tiles })
+    }
+
+    /// A shortlist of the `k` nearest for each query of a block: `[queries, dimension]`, placed.
+    ///
+    /// # Errors
+    /// [`NearestError::Product`] when the device fails.
+    pub(super) fn shortlists(
+        &self,
+        block: &[f32],
+        k: usize,
+    ) -> Result<Vec<Shortlist>, NearestError> {
+        let mut lists: Vec<Shortlist> = block
+            .chunks_exact(self.space.dimension())
+            .map(|query| Shortlist::new(k, self.space.slack(query)))
+            .collect();
+        match &self.tiles {
+            Tiles::Cpu(packed) => self.on_cpu(block, packed, &mut lists)?,
+            Tiles::Device(tiles, device) => self.on_device(block, tiles, device, k, &mut lists)?,
+        }
+        Ok(lists)
+    }
+
+    fn on_cpu(
+        &self,
+        block: &[f32],
+        packed: &[f32],
+        lists: &mut [Shortlist],
+    ) -> Result<(), NearestError> {
+        let dimension = self.space.dimension();
+        let queries = Matrix::new(block, lists.len(), dimension);
+        let mut products = vec![0f32; lists.len() * TILE];
+        let tiles = packed.chunks(TILE * dimension);
+        let offsets = self.space.offsets().chunks(TILE);
+        for (index, (tile, offsets)) in tiles.zip(offsets).enumerate() {
+            let width = offsets.len();
+            let products = &mut products[..lists.len() * width];
+            multiply(products, queries, Matrix::new(tile, dimension, width))?;
+            for (list, products) in lists.iter_mut().zip(products.chunks_exact(width)) {
+                list.fold(index * TILE, products, offsets);
+            }
+        }
+        Ok(())
+    }
+
+    /// Only a tile's best entries leave the device.
+    fn on_device(
+        &self,
+        block: &[f32],
+        tiles: &[Tensor],
+        device: &Device,
+        k: usize,
+        lists: &mut [Shortlist],
+    ) -> Result<(), NearestError> {
+        let queries = Tensor::from_slice(block, (lists.len(), self.space.dimension()), device)?;
+        let offsets = self.space.offsets().chunks(DEVICE_TILE);
+        for (index, (tile, offsets)) in tiles.iter().zip(offsets).enumerate() {
+            let width = offsets.len();
+            let keep = (k + MARGIN).min(width);
+            let offsets = Tensor::from_slice(offsets, (1, width), device)?;
+            let scores = offsets
+                .broadcast_sub(&queries.matmul(tile)?)?
+                .contiguous()?;
+            let order = scores.arg_sort_last_dim(true)?;
+            let order = order.narrow(1, 0, keep)?.contiguous()?;
+            let best = scores.gather(&order, 1)?.to_vec2::<f32>()?;
+            let order = order.to_vec2::<u32>()?;
+            for ((list, best), order) in lists.iter_mut().zip(best).zip(order) {
+                for (score, column) in best.iter().zip(order) {
+                    list.push(*score, index * DEVICE_TILE + column as usize);
+                }
+                if let (Some(last), true) = (best.last(), keep < width) {
+                    list.left_out(*last);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Places `rows` and writes them as the columns of `tile`.
+fn pack(space: &Space<'_>, rows: &[f32], tile: &mut [f32]) {
+    let dimension = space.dimension();
+    let width = rows.len() / dimension;
+    let mut placed = vec![0f32; dimension];
+    for (column, row) in rows.chunks_exact(dimension).enumerate() {
+        placed.copy_from_slice(row);
+        space.place(&mut placed);
+        for (to, value) in tile.iter_mut().skip(column).step_by(width).zip(&placed) {
+            *to = *value;
+        }
+    }
+}

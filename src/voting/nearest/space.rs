@@ -1,0 +1,166 @@
+//! The vectors as they are compared, and their exact scores.
+
+use rayon::prelude::*;
+
+use super::{Metric, NearestError};
+
+/// The candidates, and how a vector is placed among them: centred for L2 (distances do not change,
+/// rounding shrinks with the norms), of unit length for cosine.
+pub(super) struct Space<'a> {
+    metric: Metric,
+    dimension: usize,
+    /// As they came: `[candidates, dimension]`.
+    candidates: &'a [f32],
+    centre: Vec<f32>,
+    /// `|p|²/2` of each placed candidate for L2, zero otherwise.
+    offsets: Vec<f32>,
+    /// The largest `|p|` of a placed candidate.
+    longest: f64,
+}
+
+impl<'a> Space<'a> {
+    /// # Errors
+    /// [`NearestError::NotFinite`].
+    pub(super) fn new(
+        candidates: &'a [f32],
+        dimension: usize,
+        metric: Metric,
+    ) -> Result<Self, NearestError> {
+        let rows = || candidates.par_chunks_exact(dimension);
+        if let Some(index) = rows().position_first(|row| row.iter().any(|v| !v.is_finite())) {
+            return Err(NearestError::NotFinite { index });
+        }
+        let mut space = Self {
+            metric,
+            dimension,
+            candidates,
+            centre: match metric {
+                Metric::L2 => mean(candidates, dimension),
+                Metric::InnerProduct | Metric::Cosine => vec![0.0; dimension],
+            },
+            offsets: Vec::new(),
+            longest: 0.0,
+        };
+        let squares: Vec<f64> = rows()
+            .map_with(vec![0f32; dimension], |placed, row| {
+                placed.copy_from_slice(row);
+                space.place(placed);
+                squared_norm(placed)
+            })
+            .collect();
+        space.longest = squares.iter().copied().fold(0.0, f64::max).sqrt();
+        space.offsets = match metric {
+            Metric::L2 => squares.iter().map(|s| (s / 2.0) as f32).collect(),
+            Metric::InnerProduct | Metric::Cosine => vec![0.0; squares.len()],
+        };
+        Ok(space)
+    }
+
+    pub(super) fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    pub(super) fn candidates(&self) -> &[f32] {
+        self.candidates
+    }
+
+    pub(super) fn offsets(&self) -> &[f32] {
+        &self.offsets
+    }
+
+    /// Brings one vector to its place.
+    pub(super) fn place(&self, row: &mut [f32]) {
+        match self.metric {
+            Metric::L2 => {
+                for (value, centre) in row.iter_mut().zip(&self.centre) {
+                    *value -= centre;
+                }
+            }
+            Metric::InnerProduct => {}
+            Metric::Cosine => {
+                let norm = squared_norm(row).sqrt();
+                if norm > 0.0 {
+                    for value in row {
+                        *value = (f64::from(*value) / norm) as f32;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The slack that a shortlist of this query needs: twice the largest error of a rough score.
+    ///
+    /// A rough score is a dot product of `dimension` rounded terms: its error's standard deviation is
+    /// below sqrt(dimension)·2⁻²⁴·|q||p|. Sixteen of them leave no realistic doubt. Infinite where `f32`
+    /// could overflow.
+    pub(super) fn slack(&self, query: &[f32]) -> f64 {
+        let scale = (squared_norm(query).sqrt() + self.longest) * self.longest;
+        if scale < f64::from(f32::MAX) / 4.0 {
+            16.0 * (self.dimension as f64).sqrt() * f64::from(f32::EPSILON) * scale
+        } else {
+            f64::INFINITY
+        }
+    }
+
+    /// Writes the nearest of `shortlist` (of all candidates, where there is none) by exact scores.
+    pub(super) fn rank(&self, query: &[f32], shortlist: Option<Vec<u32>>, nearest: &mut [u32]) {
+        let all = || (0..self.offsets.len() as u32).collect();
+        let mut placed = vec![0f32; self.dimension];
+        let mut exact: Vec<(f64, u32)> = shortlist
+            .unwrap_or_else(all)
+            .into_iter()
+            .map(|index| (self.score(query, index, &mut placed), index))
+            .collect();
+        exact.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        for (to, (_, index)) in nearest.iter_mut().zip(exact) {
+            *to = index;
+        }
+    }
+
+    /// The exact score: half the squared distance less `|q|²/2`, or minus the inner product.
+    fn score(&self, query: &[f32], index: u32, placed: &mut [f32]) -> f64 {
+        let start = index as usize * self.dimension;
+        placed.copy_from_slice(&self.candidates[start..start + self.dimension]);
+        self.place(placed);
+        let score = match self.metric {
+            Metric::L2 => sum_over(query, placed, |q, p| p * (0.5 * p - q)),
+            Metric::InnerProduct | Metric::Cosine => sum_over(query, placed, |q, p| -(q * p)),
+        };
+        // Zeros of either sign are a tie.
+        score + 0.0
+    }
+}
+
+/// Numbers summed side by side, so that the processor need not wait for each addition.
+const LANES: usize = 8;
+
+/// `Σ term(a[i], b[i])` in `f64`, in an order that depends on the length alone.
+fn sum_over(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
+    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [0f64; LANES];
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += term(f64::from(*a), f64::from(*b));
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest);
+    rest.map(|(a, b)| term(f64::from(*a), f64::from(*b)))
+        .fold(sums.iter().sum(), |sum: f64, v| sum + v)
+}
+
+/// `|row|²`.
+pub(super) fn squared_norm(row: &[f32]) -> f64 {
+    sum_over(row, row, |a, b| a * b)
+}
+
+fn mean(vectors: &[f32], dimension: usize) -> Vec<f32> {
+    let mut sum = vec![0.0f64; dimension];
+    for row in vectors.chunks_exact(dimension) {
+        for (s, v) in sum.iter_mut().zip(row) {
+            *s += f64::from(*v);
+        }
+    }
+    let count = (vectors.len() / dimension).max(1) as f64;
+    sum.into_iter().map(|s| (s / count) as f32).collect()
+}
