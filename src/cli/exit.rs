@@ -26,7 +26,7 @@ pub mod codes {
     pub const DEVICE: u8 = 7;
     /// A network failed while running.
     pub const COMPUTE: u8 = 8;
-    /// Stopped by Ctrl-C or a termination signal; `--resume` goes on.
+    /// Stopped by Ctrl-C; `--resume` goes on.
     pub const INTERRUPTED: u8 = 130;
 }
 

@@ -15,7 +15,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// How often a plain progress line is printed.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
-/// Makes Ctrl-C (and termination) a request to stop after the current unit; a second one ends the process.
+/// Makes Ctrl-C a request to stop after the current unit; a second one ends the process.
 ///
 /// # Errors
 /// When the system does not let a handler be set.

@@ -53,9 +53,6 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     }
     let image_size = generator.image_size();
     let (embedder, embedder_digest) = open_embedder(&loaded, image_size, &device)?;
-    let cost = plan
-        .cost(&loaded, &*generator, embedder.dimension())
-        .map_err(EvolutionError::from)?;
     progress.line(&format!("device: {chosen}"));
     let (fingerprint, skipped) = images.check(&progress)?;
     // Files that were skipped change what the plan stands on.
@@ -73,6 +70,9 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         progress.line(&format!("skipped {}: {reason}", path.display()));
     }
     if arguments.dry_run {
+        let cost = plan
+            .cost(&loaded, &*generator, embedder.dimension())
+            .map_err(EvolutionError::from)?;
         println!("{}", plan.describe(&cost));
         return Ok(());
     }

@@ -74,9 +74,6 @@ impl Run<'_> {
         fingerprint: &Sensitive<Fingerprint>,
     ) -> Result<Outcome, EvolutionError> {
         let private = PrivateFolder::create(folder.private())?;
-        // Before the ledger: a folder with this file in it is known as ours.
-        crate::atomic::write(&folder.config(), self.resolved()?.as_bytes())
-            .map_err(EvolutionError::io(&folder.config()))?;
         let ledger = Ledger::open(
             folder.root(),
             &self.plan.privacy,
@@ -84,6 +81,10 @@ impl Run<'_> {
             &private,
             fingerprint,
         )?;
+        // Only now is the folder this process' own.
+        folder.sweep()?;
+        crate::atomic::write(&folder.config(), self.resolved()?.as_bytes())
+            .map_err(EvolutionError::io(&folder.config()))?;
         let mut session = Session {
             run: self,
             folder,

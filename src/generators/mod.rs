@@ -104,8 +104,8 @@ pub trait Generator {
     /// [`GeneratorError::Network`] when the network fails.
     fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError>;
 
-    /// Makes one variation of each image: the larger the model's own `degree`, the closer or the
-    /// further, as the model defines it.
+    /// Makes one variation of each image. What `degree` means, and whether more of it is closer or
+    /// further, is the model's own matter.
     ///
     /// # Errors
     /// [`GeneratorError::Degree`], [`GeneratorError::Input`] or [`GeneratorError::Network`].

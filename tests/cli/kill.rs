@@ -140,7 +140,7 @@ fn kill_9_with_known_noise_changes_nothing() {
 fn ctrl_c_stops_after_the_unit_and_resumes() {
     let world = World::new();
     let child = world
-        .command(&[&RUN[..], &["--set", "evolution.lookahead_degree=60"]].concat())
+        .command(&[&RUN[..], &["--set", "evolution.lookahead_degree=12"]].concat())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -160,7 +160,7 @@ fn ctrl_c_stops_after_the_unit_and_resumes() {
     world.succeed(
         &[
             &RUN[..],
-            &["--set", "evolution.lookahead_degree=60", "--resume"],
+            &["--set", "evolution.lookahead_degree=12", "--resume"],
         ]
         .concat(),
     );

@@ -81,6 +81,28 @@ fn a_run_leaves_the_documented_folder() {
     assert_eq!(std::fs::read(out.join("ledger.jsonl")).unwrap(), before);
 }
 
+/// Another implementation reads the same from our files.
+#[test]
+fn samples_and_votes_are_plain_npz() {
+    let world = World::new();
+    world.succeed(&[]);
+    let open = |name: &str| {
+        let file = std::fs::File::open(world.path(name)).unwrap();
+        ndarray_npy::NpzReader::new(file).unwrap()
+    };
+    let mut npz = open("out/3/samples.npz");
+    let images: ndarray::Array4<u8> = npz.by_name("samples").unwrap();
+    let labels: ndarray::Array1<i64> = npz.by_name("labels").unwrap();
+    assert_eq!(images.shape(), [16, SIZE, SIZE, 3]);
+    assert_eq!(labels.len(), 16);
+    assert!(images.into_raw_vec_and_offset().0 == samples(&world.path("out/3/samples.npz")));
+    let noisy: ndarray::Array1<f64> = open("out/3/votes.npz").by_name("noisy").unwrap();
+    let lattice: ndarray::Array1<i64> = open("out/3/votes.npz").by_name("lattice").unwrap();
+    for (noisy, lattice) in noisy.iter().zip(&lattice) {
+        assert_eq!(*noisy, *lattice as f64 / f64::from(1 << 20));
+    }
+}
+
 #[test]
 fn images_depend_on_the_seed_but_not_on_the_batch_size() {
     let world = World::new();
