@@ -44,6 +44,20 @@ impl<'a> Matrix<'a> {
     }
 }
 
+#[cfg(test)]
+impl Matrix<'_> {
+    /// Rows as columns.
+    fn transposed(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+        }
+    }
+}
+
 /// Overwrites `out`, `[lhs.rows, rhs.cols]` row-major, with `lhs · rhs`, on this thread.
 pub(crate) fn multiply(out: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>) -> Result<()> {
     let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
