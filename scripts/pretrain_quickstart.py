@@ -23,7 +23,10 @@ Needs Python 3.10+, torch, numpy, pillow and safetensors, and the Debian font pa
     bench    time training steps in several numeric formats
 
 Everything is seeded. The rendered set is reproducible bit by bit for the same font files and Pillow; training is
-reproducible up to the floating-point differences between machines.
+reproducible up to the floating-point differences between machines. The shipped weights are `final.pt` of
+
+    pretrain_quickstart.py glyphs --out DATA
+    pretrain_quickstart.py train --data DATA --out RUN --steps 3400 --decay 650 --stop 3250
 """
 
 from __future__ import annotations
@@ -669,7 +672,8 @@ def command_train(args):
     replicas = Replicas(net, args.threads)
     sums, counts = np.zeros(5), np.zeros(5)
     totals, began = np.zeros(3), time.time()
-    for step in range(first, args.steps):
+    last = min(args.stop or args.steps, args.steps)
+    for step in range(first, last):
         batch = data.batch(args.batch, generator)
         main, error, bound, norm = train_step(replicas, ema, optimizer, schedule, batch, step, args)
         if not math.isfinite(main):
@@ -686,7 +690,7 @@ def command_train(args):
             print(f"step {done} loss {main:.4f} bound {bound:.3f} grad {norm:.2f} mse by fifth of t: {per_t} "
                   f"lr {learning_rate(args, step):.2e} {taken:.3f} s/step", flush=True)
             sums[:], counts[:], totals[:], began = 0, 0, 0, time.time()
-        if done % args.save_every == 0 or done == args.steps:
+        if done % args.save_every == 0 or done == last:
             state = dict(net=net.state_dict(), ema=ema.state_dict(), optimizer=optimizer.state_dict(),
                          generator=generator.get_state(), step=done)
             write_atomically(state_file, lambda p: torch.save(state, p))
@@ -741,6 +745,7 @@ def main():
         if name == "train":
             train.add_argument("--out", type=Path, required=True)
             train.add_argument("--resume", action="store_true", help="go on from <out>/state.pt if there is one")
+            train.add_argument("--stop", type=int, help="stop at this step of the schedule")
             train.add_argument("--save-every", type=int, default=250)
             train.add_argument("--log-every", type=int, default=50)
         else:

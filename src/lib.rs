@@ -12,7 +12,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`cli`] | command line, progress, exit codes |
-//! | [`config`] | TOML text to a validated [`config::Plan`] |
+//! | [`config`] | TOML text to checked [`config::Settings`] |
 //! | [`evolution`] | the PE loop, its units of work, checkpoints and the result folder |
 //! | [`generators`] | foundation models: random images and variations |
 //! | [`embedders`] | images to vectors |

@@ -8,6 +8,9 @@ mod configs;
 mod kill;
 #[path = "cli/leaks.rs"]
 mod leaks;
+#[path = "cli/memory.rs"]
+#[cfg(target_os = "linux")]
+mod memory;
 #[path = "cli/refusals.rs"]
 mod refusals;
 #[path = "cli/runs.rs"]

@@ -74,9 +74,9 @@ pub struct PrivacyArguments {
     /// Delta
     #[arg(long)]
     pub delta: Option<f64>,
-    /// Which data sets count as neighbours when a target epsilon is given: add-remove or replace-one
-    #[arg(long, default_value = "add-remove", value_parser = adjacency)]
-    pub adjacency: Adjacency,
+    /// Which data sets count as neighbours: add-remove (default) or replace-one
+    #[arg(long, value_parser = adjacency)]
+    pub adjacency: Option<Adjacency>,
 }
 
 fn adjacency(text: &str) -> Result<Adjacency, String> {

@@ -26,7 +26,7 @@ pub mod codes {
     pub const DEVICE: u8 = 7;
     /// A network failed while running.
     pub const COMPUTE: u8 = 8;
-    /// Stopped by Ctrl-C or a termination signal; `--resume` goes on.
+    /// Stopped by Ctrl-C; `--resume` goes on.
     pub const INTERRUPTED: u8 = 130;
 }
 
@@ -93,8 +93,14 @@ impl CliError {
                 EvolutionError::Generator(_)
                 | EvolutionError::Embedder(_)
                 | EvolutionError::Voting(_) => codes::COMPUTE,
+                EvolutionError::Privacy(PrivacyError::Config { .. }) => codes::USAGE,
+                EvolutionError::Privacy(
+                    PrivacyError::Io { .. } | PrivacyError::PrivateFolder { .. },
+                )
+                | EvolutionError::Npz { .. }
+                | EvolutionError::Io { .. }
+                | EvolutionError::State(_) => codes::OUTPUT,
                 EvolutionError::Privacy(_) => codes::PRIVACY,
-                EvolutionError::Io { .. } | EvolutionError::State(_) => codes::OUTPUT,
                 EvolutionError::Interrupted => codes::INTERRUPTED,
             },
         }

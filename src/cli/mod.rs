@@ -11,6 +11,8 @@ pub use args::{Arguments, Command};
 pub use device::{DeviceChoice, DeviceError};
 pub use exit::{CliError, codes};
 
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -25,8 +27,18 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(&format!("error: {error}"));
             ExitCode::from(error.code())
         }
     }
+}
+
+/// A line on standard output. A reader that has gone away is no reason to fail.
+fn print(text: &dyn Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// A line on standard error. A run that nobody watches any more goes on.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

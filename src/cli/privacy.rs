@@ -13,6 +13,7 @@ pub(super) fn run(arguments: &PrivacyArguments) -> Result<(), CliError> {
             let planned = (loaded.generations.len() as u32).saturating_sub(1);
             let mut config = loaded.settings.privacy;
             config.delta = arguments.delta.unwrap_or(config.delta);
+            config.adjacency = arguments.adjacency.unwrap_or(config.adjacency);
             Report::new(&config, arguments.iterations.unwrap_or(planned))?
         }
         None => {
@@ -21,12 +22,12 @@ pub(super) fn run(arguments: &PrivacyArguments) -> Result<(), CliError> {
                 epsilon: arguments.epsilon,
                 // clap requires both without a configuration; a missing one would be refused here.
                 delta: arguments.delta.unwrap_or(f64::NAN),
-                adjacency: arguments.adjacency,
+                adjacency: arguments.adjacency.unwrap_or_default(),
                 unit: crate::privacy::Unit::default(),
             };
             Report::new(&config, arguments.iterations.unwrap_or(0))?
         }
     };
-    println!("{report}");
+    super::print(&report);
     Ok(())
 }

@@ -15,7 +15,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// How often a plain progress line is printed.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
-/// Makes Ctrl-C (and termination) a request to stop after the current unit; a second one ends the process.
+/// Makes Ctrl-C a request to stop after the current unit; a second one ends the process.
 ///
 /// # Errors
 /// When the system does not let a handler be set.
@@ -25,7 +25,7 @@ pub fn catch_interrupts() -> Result<(), ctrlc::Error> {
             // Everything finished is on disk already.
             std::process::exit(i32::from(super::codes::INTERRUPTED));
         }
-        eprintln!("stopping after the current unit; press Ctrl-C again to stop at once");
+        super::complain("stopping after the current unit; press Ctrl-C again to stop at once");
     })
 }
 
@@ -107,10 +107,10 @@ impl Observer for Progress {
                 } else {
                     stage.started.elapsed().as_secs_f64() / fresh as f64 * left as f64
                 };
-                eprintln!(
+                super::complain(&format!(
                     "{}: {done} of {} ({:.0} s left)",
                     stage.name, stage.total, seconds
-                );
+                ));
             }
         });
     }
@@ -126,7 +126,7 @@ impl Observer for Progress {
     fn line(&self, text: &str) {
         self.with(|state| match state {
             Some(Stage { bar: Some(bar), .. }) => bar.println(text),
-            _ => eprintln!("{text}"),
+            _ => super::complain(text),
         });
     }
 

@@ -10,11 +10,12 @@ use super::progress::{Progress, catch_interrupts};
 use crate::config::{ConfigError, EmbedderConfig, Loaded, ModelConfig, Settings};
 use crate::embedders::{Embedder, InceptionEmbedder, PixelsEmbedder};
 use crate::evolution::{
-    EvolutionError, Existing, Observer, Plan, PrivateImages, ResultFolder, Run, open_initial,
+    EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
 };
-use crate::generators::{Generator, ImprovedDiffusion};
+use crate::generators::{Generator, GeneratorError, ImprovedDiffusion, Slot};
 use crate::hub::sha256_file;
 use crate::privacy::NonPrivate;
+use crate::streams::{Phase, StreamKey};
 
 /// Runs the command.
 pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
@@ -40,22 +41,9 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let mut images = PrivateImages::open(&loaded.settings.data)?;
     let plan = Plan::new(&loaded, images.classes().to_vec(), images.len(), privacy)?;
     let (generator, generator_digest) = open_generator(&loaded, &device)?;
-    check_classes(&loaded, &*generator, &plan)?;
-    if let (Some(path), Some(layout)) = (
-        &loaded.settings.evolution.initial_samples,
-        plan.layouts.first(),
-    ) {
-        open_initial(path, layout, generator.image_size()).map_err(|error| {
-            loaded
-                .locations
-                .error("evolution.initial_samples", error.to_string())
-        })?;
-    }
+    check_plan(&loaded, &*generator, &plan)?;
     let image_size = generator.image_size();
     let (embedder, embedder_digest) = open_embedder(&loaded, image_size, &device)?;
-    let cost = plan
-        .cost(&loaded, &*generator, embedder.dimension())
-        .map_err(EvolutionError::from)?;
     progress.line(&format!("device: {chosen}"));
     let (fingerprint, skipped) = images.check(&progress)?;
     // Files that were skipped change what the plan stands on.
@@ -69,13 +57,22 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
             plan.privacy,
         )?
     };
+    check_plan(&loaded, &*generator, &plan)?;
     for (path, reason) in skipped {
         progress.line(&format!("skipped {}: {reason}", path.display()));
     }
     if arguments.dry_run {
-        println!("{}", plan.describe(&cost));
+        let cost = plan
+            .cost(&loaded, &*generator, embedder.dimension())
+            .map_err(EvolutionError::from)?;
+        super::print(&plan.describe(&cost));
         return Ok(());
     }
+    // What cannot be written down is found before there is a folder.
+    loaded.settings.to_toml()?;
+    loaded.settings.identity()?;
+    let initial = &loaded.settings.evolution.initial_samples;
+    let initial_digest = initial.as_deref().map(digest).transpose()?;
     let (folder, moved) = ResultFolder::prepare(&root, existing)?;
     if let Some(moved) = moved {
         progress.line(&format!(
@@ -89,12 +86,13 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         generator: &*generator,
         generator_digest: &generator_digest,
         embedder: &*embedder,
-        embedder_digest: &embedder_digest,
+        embedder_digest: embedder_digest.as_deref(),
+        initial_digest: initial_digest.as_deref(),
         device: &device,
         observer: &progress,
     };
-    let outcome = run.execute(&folder, &mut images, &fingerprint)?;
-    println!("{}", outcome.samples.display());
+    let samples = run.execute(&folder, &mut images, &fingerprint)?;
+    super::print(&samples.display());
     Ok(())
 }
 
@@ -129,16 +127,15 @@ fn open_embedder(
     loaded: &Loaded,
     image_size: (usize, usize),
     device: &Device,
-) -> Result<(Box<dyn Embedder>, String), CliError> {
+) -> Result<(Box<dyn Embedder>, Option<String>), CliError> {
     Ok(match &loaded.settings.embedder {
         EmbedderConfig::Inception(config) => {
             let embedder = InceptionEmbedder::open(config, device)?;
-            (Box::new(embedder), digest(&config.weights)?)
+            (Box::new(embedder), Some(digest(&config.weights)?))
         }
-        EmbedderConfig::Pixels(config) => (
-            Box::new(PixelsEmbedder::new(config, image_size)?),
-            String::new(),
-        ),
+        EmbedderConfig::Pixels(config) => {
+            (Box::new(PixelsEmbedder::new(config, image_size)?), None)
+        }
     })
 }
 
@@ -149,31 +146,37 @@ fn digest(path: &Path) -> Result<String, EvolutionError> {
     })
 }
 
-/// A class without a condition is found before anything is spent.
-fn check_classes(
-    loaded: &Loaded,
-    generator: &dyn Generator,
-    plan: &Plan,
-) -> Result<(), ConfigError> {
+/// A class without a condition, or samples to start from that do not fit, are found before anything is
+/// spent.
+fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result<(), ConfigError> {
     let conditional = loaded.settings.data.class_conditional;
     for class in &plan.classes {
+        let slot = Slot {
+            class: Some(class.as_str()).filter(|_| conditional),
+            stream: StreamKey {
+                seed: 0,
+                phase: Phase::Condition,
+                iteration: 0,
+                repeat: 0,
+                sample: 0,
+            },
+        };
         generator
-            .initial_conditions(&[crate::generators::Slot {
-                class: Some(class.as_str()).filter(|_| conditional),
-                stream: crate::streams::StreamKey {
-                    seed: 0,
-                    phase: crate::streams::Phase::Condition,
-                    iteration: 0,
-                    repeat: 0,
-                    sample: 0,
-                },
-            }])
+            .initial_conditions(&[slot])
             .map_err(|error| match error {
-                crate::generators::GeneratorError::Config { key, message } => {
+                GeneratorError::Config { key, message } => {
                     loaded.locations.error(&format!("model.{key}"), message)
                 }
                 other => loaded.locations.error("model", other.to_string()),
             })?;
+    }
+    let initial = &loaded.settings.evolution.initial_samples;
+    if let (Some(path), Some(layout)) = (initial, plan.layouts.first()) {
+        let stamp = plan.privacy.non_private().is_some();
+        InitialSamples::open(path, layout, generator, stamp).map_err(|error| {
+            let key = "evolution.initial_samples";
+            loaded.locations.error(key, error.to_string())
+        })?;
     }
     Ok(())
 }

@@ -135,6 +135,17 @@ impl Settings {
             }
             other => locations.error("embedder", other.to_string()),
         })?;
+        if let EmbedderConfig::Pixels(PixelsConfig { size: None, .. }) = &self.embedder
+            && self.data.image_size != model.image_size
+        {
+            return Err(locations.error(
+                "embedder.size",
+                format!(
+                    "missing: private images of {} and the model's of {} pixels must be brought to one size",
+                    self.data.image_size, model.image_size
+                ),
+            ));
+        }
         let generations = self
             .evolution
             .generations()
@@ -161,11 +172,16 @@ impl Settings {
     }
 
     /// What a run's results depend on, as JSON: the configuration less where things lie, how many images
-    /// are computed at once, and what pictures are drawn. Two runs with the same identity (and the same
-    /// data and weights) leave the same samples.
-    #[must_use]
-    pub fn identity(&self) -> serde_json::Value {
-        let mut value = serde_json::to_value(self).unwrap_or_default();
+    /// are computed at once, and what pictures are drawn. Two runs with the same identity and noise, and
+    /// the same files in those places, leave the same samples.
+    ///
+    /// # Errors
+    /// [`ConfigError::Text`] when a path is no text.
+    pub fn identity(&self) -> Result<serde_json::Value, ConfigError> {
+        let mut value = serde_json::to_value(self).map_err(|error| ConfigError::Text {
+            place: "resolved configuration".to_owned(),
+            message: error.to_string(),
+        })?;
         for (section, keys) in [
             ("data", &["path", "on_bad_image"][..]),
             ("model", &["checkpoint", "batch_size"]),
@@ -181,6 +197,6 @@ impl Settings {
         if let Some(table) = value.as_object_mut() {
             table.remove("output");
         }
-        value
+        Ok(value)
     }
 }

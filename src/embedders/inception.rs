@@ -134,8 +134,18 @@ impl Embedder for InceptionEmbedder {
         // One chunk at 299 × 299 takes about 1 MB an image, its activations several times that.
         for start in (0..images.len()).step_by(self.batch_size) {
             let chunk = images.slice(start..start.saturating_add(self.batch_size));
-            let input = self.network_input(&self.at_private_size(&chunk)?)?;
-            let features = self.network.forward(&input)?;
+            let mut input = self.network_input(&self.at_private_size(&chunk)?)?;
+            if !self.device.is_cpu() && chunk.len() < self.batch_size {
+                // A GPU may choose another algorithm for another batch size, and with it another
+                // rounding: one private image more or less must not move the others' features.
+                let rest = Tensor::zeros(
+                    (self.batch_size - chunk.len(), 3, INPUT_SIZE, INPUT_SIZE),
+                    DType::F32,
+                    &self.device,
+                )?;
+                input = Tensor::cat(&[&input, &rest], 0)?;
+            }
+            let features = self.network.forward(&input)?.narrow(0, 0, chunk.len())?;
             data.extend(features.flatten_all()?.to_vec1::<f32>()?);
         }
         Embeddings::new(data, FEATURES).ok_or_else(|| {

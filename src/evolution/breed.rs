@@ -53,6 +53,19 @@ pub fn origins(parents: &[Vec<usize>], variations: u32, keep: bool) -> Vec<Origi
     origins
 }
 
+/// The initial population: class by class the random images, then their first variations, and so on.
+#[must_use]
+pub fn initial_origins(base: &[Vec<usize>], variations: u32) -> Vec<Origin> {
+    let mut origins = Vec::new();
+    for parents in base {
+        origins.extend(parents.iter().map(|p| Origin::Kept(*p)));
+        for fold in 0..variations {
+            origins.extend(parents.iter().map(|p| Origin::Variation(*p, fold)));
+        }
+    }
+    origins
+}
+
 /// Each class' parents as indices into the whole population.
 #[must_use]
 pub fn global(layout: &Layout, per_class: &[Vec<usize>]) -> Vec<Vec<usize>> {
@@ -188,6 +201,16 @@ mod tests {
         ];
         assert_eq!(made, expected);
         assert_eq!(origins(&[vec![1]], 1, false), [Variation(1, 0)]);
+        let initial = initial_origins(&[vec![0], vec![1, 2]], 1);
+        let expected = [
+            Kept(0),
+            Variation(0, 0),
+            Kept(1),
+            Kept(2),
+            Variation(1, 0),
+            Variation(2, 0),
+        ];
+        assert_eq!(initial, expected);
     }
 
     #[test]

@@ -78,6 +78,11 @@ pub struct Generation {
     pub variation_degree: f64,
 }
 
+/// More of these are mistyped; products of them stay far below 64 bits.
+const MAX_ITERATIONS: u32 = 100_000;
+const MAX_FOLD: u32 = 10_000;
+const MAX_SAMPLES: u64 = 1_000_000_000;
+
 impl EvolutionConfig {
     /// Checks what can be checked without data and expands the schedules: one [`Generation`] for each of
     /// `1 + T` populations.
@@ -89,6 +94,18 @@ impl EvolutionConfig {
             ("num_samples", self.num_samples.populations()),
             ("variation_degree", self.variation_degree.populations()),
         ];
+        if self.iterations.is_some_and(|t| t > MAX_ITERATIONS) {
+            return Err(("iterations", format!("expected at most {MAX_ITERATIONS}")));
+        }
+        for (key, fold) in [
+            ("lookahead_degree", self.lookahead_degree),
+            ("initial_variations", self.initial_variations),
+            ("next_variations", self.next_variations),
+        ] {
+            if fold > MAX_FOLD {
+                return Err((key, format!("is {fold}: expected at most {MAX_FOLD}")));
+            }
+        }
         let mut populations = self.iterations.map(|t| t as usize + 1);
         for (key, length) in lengths {
             match (populations, length) {
@@ -119,8 +136,9 @@ impl EvolutionConfig {
             .variation_degree
             .expand(populations)
             .ok_or_else(expand("variation_degree"))?;
-        if counts.contains(&0) {
-            return Err(("num_samples", "every population needs samples".to_owned()));
+        if let Some(count) = counts.iter().find(|n| !(1..=MAX_SAMPLES).contains(*n)) {
+            let message = format!("is {count}: expected 1 to {MAX_SAMPLES} in every population");
+            return Err(("num_samples", message));
         }
         if self.nearest_neighbors == 0 {
             return Err(("nearest_neighbors", "expected at least 1".to_owned()));

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::config::ConfigError;
 use crate::embedders::EmbedderError;
 use crate::generators::GeneratorError;
-use crate::images::ImagesError;
+use crate::images::{ImagesError, NpzError};
 use crate::privacy::PrivacyError;
 use crate::voting::VotingError;
 
@@ -33,6 +33,14 @@ pub enum EvolutionError {
     /// The privacy core refused.
     #[error(transparent)]
     Privacy(#[from] PrivacyError),
+    /// An `.npz` of the result folder could not be read or written.
+    #[error("{path}: {source}")]
+    Npz {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: NpzError,
+    },
     /// A file of the result folder could not be read or written.
     #[error("{path}: {source}")]
     Io {

@@ -47,7 +47,9 @@ impl ResultFolder {
         let folder = Self {
             root: root.to_owned(),
         };
-        let ours = folder.config().exists() || folder.ledger().exists();
+        // `.work` comes first of all, so a run that was killed at its very start is known, too.
+        let marks = [folder.config(), folder.ledger(), folder.work()];
+        let ours = marks.iter().any(|path| path.exists());
         match existing {
             _ if !occupied => Ok(false),
             Existing::Refuse => Err(EvolutionError::State(format!(
@@ -74,12 +76,18 @@ impl ResultFolder {
     ) -> Result<(Self, Option<PathBuf>), EvolutionError> {
         let mut moved = None;
         if Self::examine(root, existing)? && existing == Existing::MoveAside {
+            refuse_if_running(root)?;
             moved = Some(move_aside(root)?);
         }
-        fs::create_dir_all(root).map_err(EvolutionError::io(root))?;
         let folder = Self {
             root: root.to_owned(),
         };
+        folder.make(&folder.work())?;
+        // The names of new folders must outlive a power loss, as what is charged in them does.
+        let parent = root.parent().unwrap_or(Path::new(""));
+        for folder in [parent, root] {
+            crate::atomic::sync_folder(folder).map_err(EvolutionError::io(folder))?;
+        }
         Ok((folder, moved))
     }
 
@@ -148,7 +156,8 @@ impl ResultFolder {
     /// # Errors
     /// [`EvolutionError::Io`].
     pub fn make(&self, folder: &Path) -> Result<(), EvolutionError> {
-        fs::create_dir_all(folder).map_err(EvolutionError::io(folder))
+        fs::create_dir_all(folder).map_err(EvolutionError::io(folder))?;
+        crate::atomic::sync_folder(&self.root).map_err(EvolutionError::io(&self.root))
     }
 
     /// Removes finished work.
@@ -164,6 +173,28 @@ impl ResultFolder {
         }
     }
 
+    /// Removes temporary files that a killed process left. Only for the process that holds the ledger.
+    ///
+    /// # Errors
+    /// [`EvolutionError::Io`].
+    pub fn sweep(&self) -> Result<(), EvolutionError> {
+        let mut folders = vec![self.root.clone()];
+        while let Some(folder) = folders.pop() {
+            let io = EvolutionError::io(&folder);
+            for entry in fs::read_dir(&folder).map_err(&io)? {
+                let entry = entry.map_err(&io)?;
+                let name = entry.file_name();
+                let kind = entry.file_type().map_err(&io)?;
+                if kind.is_dir() && name.to_string_lossy().parse::<u32>().is_ok() {
+                    folders.push(entry.path());
+                } else if kind.is_file() && name.as_encoded_bytes().starts_with(b".tmp") {
+                    fs::remove_file(entry.path()).map_err(&io)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Appends a line to `log.txt`.
     ///
     /// # Errors
@@ -177,6 +208,24 @@ impl ResultFolder {
             .open(&path)
             .map_err(&io)?;
         writeln!(file, "{line}").map_err(io)
+    }
+}
+
+/// A run that holds its ledger's lock is still going on.
+fn refuse_if_running(root: &Path) -> Result<(), EvolutionError> {
+    let path = root.join("ledger.jsonl");
+    let file = match fs::File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(EvolutionError::io(&path)(error)),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(fs::TryLockError::WouldBlock) => Err(EvolutionError::State(format!(
+            "{} belongs to a run that is going on",
+            root.display()
+        ))),
+        Err(fs::TryLockError::Error(error)) => Err(EvolutionError::io(&path)(error)),
     }
 }
 
@@ -205,9 +254,8 @@ mod tests {
     fn an_occupied_folder_is_only_touched_on_request() {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("r");
-        let (folder, _) = ResultFolder::prepare(&root, Existing::Refuse).unwrap();
-        // Made but empty: nothing to lose.
-        ResultFolder::prepare(&root, Existing::Refuse).unwrap();
+        fs::create_dir(&root).unwrap();
+        assert!(!ResultFolder::examine(&root, Existing::Refuse).unwrap());
         fs::write(root.join("photo.jpg"), "x").unwrap();
         for existing in [Existing::Refuse, Existing::Resume, Existing::MoveAside] {
             assert!(
@@ -215,7 +263,7 @@ mod tests {
                 "{existing:?}"
             );
         }
-        fs::write(folder.config(), "").unwrap();
+        fs::write(root.join("config.toml"), "").unwrap();
         assert!(ResultFolder::prepare(&root, Existing::Refuse).is_err());
         let (_, moved) = ResultFolder::prepare(&root, Existing::Resume).unwrap();
         assert_eq!(moved, None);
@@ -223,5 +271,34 @@ mod tests {
         assert_eq!(moved, Some(top.path().join("r.old-1")));
         assert!(top.path().join("r.old-1/photo.jpg").exists());
         assert!(!root.join("photo.jpg").exists());
+        // Killed right after it was made: still ours.
+        ResultFolder::prepare(&root, Existing::Resume).unwrap();
+    }
+
+    #[test]
+    fn sweeping_takes_temporary_files_only() {
+        let top = tempfile::tempdir().unwrap();
+        let root = top.path().join("r");
+        let (folder, _) = ResultFolder::prepare(&root, Existing::Refuse).unwrap();
+        fs::create_dir_all(root.join("3")).unwrap();
+        for name in [".tmpA1", "3/.tmpB2", "3/grid.png", "log.txt"] {
+            fs::write(root.join(name), "").unwrap();
+        }
+        folder.sweep().unwrap();
+        assert!(!root.join(".tmpA1").exists() && !root.join("3/.tmpB2").exists());
+        assert!(root.join("3/grid.png").exists() && root.join("log.txt").exists());
+    }
+
+    #[test]
+    fn a_running_run_is_not_moved() {
+        let top = tempfile::tempdir().unwrap();
+        let root = top.path().join("r");
+        let (folder, _) = ResultFolder::prepare(&root, Existing::Refuse).unwrap();
+        let ledger = fs::File::create(folder.ledger()).unwrap();
+        ledger.lock().unwrap();
+        let refused = ResultFolder::prepare(&root, Existing::MoveAside);
+        assert!(refused.unwrap_err().to_string().contains("going on"));
+        drop(ledger);
+        ResultFolder::prepare(&root, Existing::MoveAside).unwrap();
     }
 }

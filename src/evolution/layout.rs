@@ -131,7 +131,11 @@ fn by_shares(
         .collect();
     let mut counts: Vec<u64> = targets.iter().map(|t| t.floor() as u64).collect();
     let mut order: Vec<usize> = (0..classes.len()).collect();
-    order.sort_by(|a, b| targets[*b].fract().total_cmp(&targets[*a].fract()));
+    // On a tie the higher index wins, as there.
+    order.sort_by(|a, b| {
+        let (a, b) = ((targets[*a].fract(), a), (targets[*b].fract(), b));
+        b.0.total_cmp(&a.0).then(b.1.cmp(a.1))
+    });
     let left = parents.saturating_sub(counts.iter().sum());
     for class in order.into_iter().take(left as usize) {
         counts[class] += 1;

@@ -26,5 +26,5 @@ pub use layout::Layout;
 pub use observer::{Observer, Silent};
 pub use plan::{Cost, Plan};
 pub use private_set::PrivateImages;
-pub use run::{Outcome, Run, open_initial};
+pub use run::{InitialSamples, Run};
 pub use schedule::{Schedule, Scheduled};

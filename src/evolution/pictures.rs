@@ -75,19 +75,17 @@ fn draw(
         .clamp(1, COLUMNS);
     let samples: Vec<usize> = rows.into_iter().flatten().collect();
     let images = population.gather(&samples)?;
-    let mut picture = grid(&images, columns, PADDING).map_err(ImagesError::from)?;
-    if stamp {
-        picture = framed(&picture)?;
-    }
-    write(&picture, path)
+    let picture = grid(&images, columns, PADDING).map_err(ImagesError::from)?;
+    write(&picture, stamp, path)
 }
 
-/// Writes a batch of one image as PNG.
+/// Writes a batch of one image as PNG, in a red frame where nothing is private.
 ///
 /// # Errors
 /// [`EvolutionError::Io`] or [`EvolutionError::State`].
-pub fn write(picture: &ImageBatch, path: &Path) -> Result<(), EvolutionError> {
-    let bytes = png(picture).map_err(|error| match error {
+pub fn write(picture: &ImageBatch, stamp: bool, path: &Path) -> Result<(), EvolutionError> {
+    let framed = if stamp { Some(framed(picture)?) } else { None };
+    let bytes = png(framed.as_ref().unwrap_or(picture)).map_err(|error| match error {
         PictureError::Io(source) => EvolutionError::io(path)(source),
         other => EvolutionError::State(format!("{}: {other}", path.display())),
     })?;

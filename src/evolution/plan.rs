@@ -67,7 +67,9 @@ impl Plan {
             let layout = Layout::new(generation.num_samples, &classes, shares, fold)
                 .map_err(|message| error(key, format!("population {index}: {message}")))?;
             let smallest = layout.counts().iter().copied().min().unwrap_or(0);
-            if u64::from(evolution.nearest_neighbors) > smallest {
+            // Nobody votes on the last population.
+            let voted_on = index + 1 < loaded.generations.len();
+            if voted_on && u64::from(evolution.nearest_neighbors) > smallest {
                 return Err(error(
                     "evolution.nearest_neighbors",
                     format!(

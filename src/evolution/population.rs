@@ -150,13 +150,11 @@ pub fn store(
     })
 }
 
-/// For `map_err`: an [`EvolutionError::Images`] about `path`.
+/// For `map_err`: an [`EvolutionError::Npz`] about `path`.
 pub(super) fn npz_error(path: &Path) -> impl Fn(NpzError) -> EvolutionError + '_ {
-    move |source| {
-        EvolutionError::Images(ImagesError::Npz {
-            path: path.to_owned(),
-            source,
-        })
+    move |source| EvolutionError::Npz {
+        path: path.to_owned(),
+        source,
     }
 }
 

@@ -7,17 +7,21 @@ use sha2::{Digest, Sha256};
 use super::lookahead::embed_all;
 use super::{EvolutionError, Observer};
 use crate::embedders::{Embedder, Embeddings};
-use crate::images::{DataConfig, ImageSource, Skipped};
-use crate::privacy::{Fingerprint, PrivateFolder, Sensitive};
+use crate::images::{DataConfig, ImageBatch, ImageSource, Skipped};
+use crate::privacy::{Fingerprint, PrivacyError, PrivateFolder, Sensitive, same_data};
 use crate::voting::PrivateVoters;
 
-/// Images read at a time.
+/// Images read at a time, unless they are large.
 const CHUNK: usize = 512;
+/// Bytes of images read at a time.
+const CHUNK_BYTES: usize = 1 << 26;
 
 /// The private images, still on disk. What is read of them goes straight behind the wall.
 pub struct PrivateImages {
     source: ImageSource,
     labels: Sensitive<Vec<u32>>,
+    /// Images read at a time.
+    chunk: usize,
 }
 
 impl PrivateImages {
@@ -27,9 +31,11 @@ impl PrivateImages {
     /// [`EvolutionError::Images`].
     pub fn open(config: &DataConfig) -> Result<Self, EvolutionError> {
         let source = ImageSource::open(config)?;
+        let image_bytes = config.image_size.pow(2) * 3;
         Ok(Self {
             labels: Sensitive::new(source.labels().to_vec()),
             source,
+            chunk: (CHUNK_BYTES / image_bytes.max(1)).clamp(1, CHUNK),
         })
     }
 
@@ -51,6 +57,18 @@ impl PrivateImages {
         self.source.classes()
     }
 
+    /// Which images of the source these are, for the privacy statement.
+    #[must_use]
+    pub fn selection(&self) -> String {
+        if self.source.truncated() {
+            "the first data.num_samples images in the order of their names; which ones these are is \
+             declared public, and an image that is added or removed is one of them"
+                .to_owned()
+        } else {
+            "all images of the source".to_owned()
+        }
+    }
+
     /// Entries of the folder whose names are not those of images.
     #[must_use]
     pub fn ignored(&self) -> usize {
@@ -66,19 +84,23 @@ impl PrivateImages {
         &mut self,
         observer: &dyn Observer,
     ) -> Result<(Sensitive<Fingerprint>, Vec<Skipped>), EvolutionError> {
-        let total = self.len();
+        let (total, chunk) = (self.len(), self.chunk);
         observer.begin("checking private images", total as u64);
-        let mut digests: Vec<Sensitive<Vec<u8>>> = Vec::new();
+        let mut digests = Sensitive::new(Vec::new());
         let mut done = 0;
-        let skipped = self.source.check(CHUNK, |batch| {
-            done += CHUNK;
+        let skipped = self.source.check(chunk, |batch| {
+            add_digests(&mut digests, &Sensitive::new(batch));
+            done += chunk;
             observer.advance(done.min(total) as u64);
-            let batch = Sensitive::new(batch);
-            digests.push(batch.map_ref(|batch| Sha256::digest(batch.data()).to_vec()));
             go_on(observer)
         })?;
         observer.end();
         self.labels = Sensitive::new(self.source.labels().to_vec());
+        Ok((self.fingerprint(digests), skipped))
+    }
+
+    /// Of the classes' names, every image's label and every image's bytes.
+    fn fingerprint(&self, digests: Sensitive<Vec<u8>>) -> Sensitive<Fingerprint> {
         let labels = self.labels.map_ref(|labels| {
             labels
                 .iter()
@@ -86,19 +108,9 @@ impl PrivateImages {
                 .collect::<Vec<u8>>()
         });
         let classes = self.classes().join("\n");
-        let parts = digests
-            .into_iter()
-            .fold(labels.map(|labels| vec![labels]), |parts, digest| {
-                parts.zip(digest, |mut parts, digest| {
-                    parts.push(digest);
-                    parts
-                })
-            });
-        let fingerprint = parts.map(|parts| {
-            let parts = parts.iter().map(Vec::as_slice);
-            Fingerprint::of(std::iter::once(classes.as_bytes()).chain(parts))
-        });
-        Ok((fingerprint, skipped))
+        labels.zip(digests, |labels, digests| {
+            Fingerprint::of([classes.as_bytes(), labels.as_slice(), digests.as_slice()])
+        })
     }
 
     /// The images' embeddings, split by class: from the run's private folder if they are there, else
@@ -113,6 +125,7 @@ impl PrivateImages {
         &mut self,
         embedder: &dyn Embedder,
         private: &PrivateFolder,
+        fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
     ) -> Result<PrivateVoters, EvolutionError> {
         // Number and dimension are public; in the name, they need no look through the wall.
@@ -120,7 +133,7 @@ impl PrivateImages {
         let embeddings = match private.read_back(&name, decode)? {
             Some(cached) => cached,
             None => {
-                let embeddings = self.embed(embedder, observer)?;
+                let embeddings = self.embed(embedder, fingerprint, observer)?;
                 private.write_sensitive(&name, &embeddings, encode)?;
                 embeddings
             }
@@ -132,28 +145,50 @@ impl PrivateImages {
     fn embed(
         &mut self,
         embedder: &dyn Embedder,
+        fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
     ) -> Result<Sensitive<Embeddings>, EvolutionError> {
-        let (total, dimension) = (self.len(), embedder.dimension());
+        let (total, chunk, dimension) = (self.len(), self.chunk, embedder.dimension());
         observer.begin("embedding private images", total as u64);
         let mut data = Sensitive::new(Vec::with_capacity(total * dimension));
+        let mut digests = Sensitive::new(Vec::new());
         let mut done = 0;
-        self.source.for_each_batch(CHUNK, |batch| {
+        self.source.for_each_batch(chunk, |batch| {
             let batch = Sensitive::new(batch);
+            add_digests(&mut digests, &batch);
             let embedded = batch.try_map_ref(|batch| embed_all(embedder, batch))?;
             data.extend_with(embedded, |data: &mut Vec<f32>, embedded| {
                 data.extend(embedded.into_data());
             });
-            done += CHUNK;
+            done += chunk;
             observer.advance(done.min(total) as u64);
             go_on(observer)
         })?;
         observer.end();
+        if !same_data(fingerprint, &self.fingerprint(digests)) {
+            return Err(EvolutionError::Privacy(PrivacyError::PrivateData {
+                message:
+                    "the private images changed while they were read: leave them alone during \
+                          a run"
+                        .to_owned(),
+            }));
+        }
         // `embed_all` has checked every part, so the whole is of this dimension, too.
         Ok(data.map(|data| {
             Embeddings::new(data, dimension).unwrap_or_else(|| Embeddings::empty(dimension))
         }))
     }
+}
+
+/// Appends each image's SHA-256.
+fn add_digests(digests: &mut Sensitive<Vec<u8>>, batch: &Sensitive<ImageBatch>) {
+    let of_batch = batch.map_ref(|batch| {
+        batch
+            .iter()
+            .flat_map(|image| Sha256::digest(image).to_vec())
+            .collect::<Vec<u8>>()
+    });
+    digests.extend_with(of_batch, |all, batch| all.extend(batch));
 }
 
 fn go_on(observer: &dyn Observer) -> Result<(), EvolutionError> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
-use super::breed::{Brood, Origin, global, origins};
+use super::breed::{Brood, Origin, global, initial_origins, origins};
 use super::folder::ResultFolder;
 use super::lookahead::Lookahead;
 use super::population::{Population, npz_error, store};
@@ -37,21 +37,14 @@ pub struct Run<'a> {
     pub generator_digest: &'a str,
     /// The space of the vote.
     pub embedder: &'a dyn Embedder,
-    /// What its weights are, for the run's identity.
-    pub embedder_digest: &'a str,
+    /// What its weights are, for the run's identity; `None` where it has none.
+    pub embedder_digest: Option<&'a str>,
+    /// What the samples that the run starts from are, for the run's identity.
+    pub initial_digest: Option<&'a str>,
     /// Where nearest neighbours are searched.
     pub device: &'a Device,
     /// Who watches.
     pub observer: &'a dyn Observer,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    /// The last population's `samples.npz`.
-    pub samples: PathBuf,
-    /// What may be said about its privacy.
-    pub statement: String,
 }
 
 /// The observer of a vote.
@@ -74,11 +67,14 @@ struct Session<'a> {
     private: PrivateFolder,
     ledger: Ledger,
     fallbacks: Vec<UniformFallback>,
+    /// Which images were used, for the statement.
+    selection: String,
+    fingerprint: &'a Sensitive<Fingerprint>,
     stamp: bool,
 }
 
 impl Run<'_> {
-    /// Runs, or goes on with, the whole plan.
+    /// Runs, or goes on with, the whole plan. Returns the path of the last population.
     ///
     /// # Errors
     /// See [`EvolutionError`]. Whatever was finished before is on disk and is not done again.
@@ -87,26 +83,30 @@ impl Run<'_> {
         folder: &ResultFolder,
         images: &mut PrivateImages,
         fingerprint: &Sensitive<Fingerprint>,
-    ) -> Result<Outcome, EvolutionError> {
+    ) -> Result<PathBuf, EvolutionError> {
         let private = PrivateFolder::create(folder.private())?;
-        // Before the ledger: a folder with this file in it is known as ours.
-        crate::atomic::write(&folder.config(), self.resolved()?.as_bytes())
-            .map_err(EvolutionError::io(&folder.config()))?;
         let ledger = Ledger::open(
             folder.root(),
             &self.plan.privacy,
-            &sha256_hex(self.identity().to_string().as_bytes()),
+            &sha256_hex(self.identity()?.to_string().as_bytes()),
             &private,
             fingerprint,
         )?;
+        // Only now is the folder this process' own.
+        folder.sweep()?;
+        crate::atomic::write(&folder.config(), self.resolved()?.as_bytes())
+            .map_err(EvolutionError::io(&folder.config()))?;
         let mut session = Session {
             run: self,
             folder,
             private,
             ledger,
             fallbacks: Vec::new(),
+            selection: images.selection(),
+            fingerprint,
             stamp: self.plan.privacy.non_private().is_some(),
         };
+        session.recall_fallbacks()?;
         session.say(&format!(
             "dpsyn {}: run {}",
             env!("CARGO_PKG_VERSION"),
@@ -124,10 +124,7 @@ impl Run<'_> {
         folder.clear(&folder.work())?;
         let statement = session.state()?;
         session.say(statement.summary())?;
-        Ok(Outcome {
-            samples: folder.samples(self.plan.iterations()),
-            statement: statement.summary().to_owned(),
-        })
+        Ok(folder.samples(self.plan.iterations()))
     }
 
     fn resolved(&self) -> Result<String, EvolutionError> {
@@ -139,12 +136,15 @@ impl Run<'_> {
     }
 
     /// Everything public that the samples depend on.
-    fn identity(&self) -> serde_json::Value {
-        serde_json::json!({
-            "settings": self.settings.identity(),
+    fn identity(&self) -> Result<serde_json::Value, EvolutionError> {
+        Ok(serde_json::json!({
+            // To be raised when the same settings come to mean other samples.
+            "algorithm": 1,
+            "settings": self.settings.identity()?,
             "model_weights": self.generator_digest,
             "embedder_weights": self.embedder_digest,
-        })
+            "initial_samples": self.initial_digest,
+        }))
     }
 
     fn seed(&self) -> u64 {
@@ -159,8 +159,41 @@ impl Run<'_> {
 impl Session<'_> {
     /// A line for the log and for whoever watches. Public facts only.
     fn say(&self, text: &str) -> Result<(), EvolutionError> {
+        self.folder.log(text)?;
         self.run.observer.line(text);
-        self.folder.log(text)
+        Ok(())
+    }
+
+    /// The fallbacks of a run that is resumed, from the histograms that it released.
+    fn recall_fallbacks(&mut self) -> Result<(), EvolutionError> {
+        for iteration in 1..=self.ledger.charged() {
+            let path = self.folder.votes(iteration);
+            if !path.exists() {
+                continue;
+            }
+            let layout = self.layout(iteration - 1)?.clone();
+            let noisy = read_votes(&path, layout.total() as usize)?;
+            let votes = threshold(&noisy.values(), self.run.settings.evolution.threshold);
+            for (class, range) in layout.ranges().into_iter().enumerate() {
+                if votes
+                    .get(range)
+                    .unwrap_or_default()
+                    .iter()
+                    .all(|v| *v <= 0.0)
+                {
+                    self.fallbacks.push(self.fallback(iteration, class));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fallback(&self, iteration: u32, class: usize) -> UniformFallback {
+        let name = self.run.plan.classes.get(class).cloned();
+        UniformFallback {
+            iteration,
+            class: name.filter(|_| self.run.class_conditional()),
+        }
     }
 
     /// Writes the privacy statement as it stands.
@@ -185,6 +218,10 @@ impl Session<'_> {
                 .map(|n| *n as f64 / total.max(1) as f64)
                 .collect(),
             conditions: self.declared_conditions(),
+            selection: self.selection.clone(),
+            model_weights_sha256: self.run.generator_digest.to_owned(),
+            embedder_weights_sha256: self.run.embedder_digest.map(str::to_owned),
+            initial_samples_sha256: self.run.initial_digest.map(str::to_owned),
         };
         let statement = Statement::new(&self.ledger, public, self.fallbacks.clone());
         statement.write(&self.folder.statement())?;
@@ -198,9 +235,13 @@ impl Session<'_> {
             .iter()
             .map(|class| {
                 let name = conditional.then(|| class.clone());
+                let conditions = match self.run.initial_digest {
+                    Some(_) => vec!["those of the initial samples".to_owned()],
+                    None => self.run.generator.describe_conditions(name.as_deref()),
+                };
                 ClassConditions {
-                    conditions: self.run.generator.describe_conditions(name.as_deref()),
                     class: name,
+                    conditions,
                 }
             })
             .collect()
@@ -231,17 +272,16 @@ impl Session<'_> {
     }
 
     fn initial(&mut self) -> Result<Population, EvolutionError> {
-        let path = self.folder.samples(0);
-        if !path.exists() {
+        let layout = self.layout(0)?.clone();
+        if !self.folder.samples(0).exists() {
             self.folder.make(&self.folder.iteration(0))?;
-            let layout = self.layout(0)?.clone();
             if self.run.settings.evolution.initial_samples.is_some() {
                 self.adopt(&layout)?;
             } else {
                 self.draw(&layout)?;
             }
-            self.finish(0, &layout)?;
         }
+        self.finish(0, &layout)?;
         self.open(0)
     }
 
@@ -284,7 +324,7 @@ impl Session<'_> {
         }
         let parents = Population::open(&base_path, &base, size)?;
         let everyone: Vec<Vec<usize>> = base.ranges().into_iter().map(Iterator::collect).collect();
-        let origins = origins(&everyone, evolution.initial_variations, true);
+        let origins = initial_origins(&everyone, evolution.initial_variations);
         self.breed(0, layout, &parents, origins, "initial variations")
     }
 
@@ -294,23 +334,11 @@ impl Session<'_> {
             return Ok(());
         };
         let npz = npz_error(path);
-        let mut reader = open_initial(path, layout, self.run.generator.image_size())?;
-        let conditions = match reader.arrays().has("conditions") {
-            true => reader
-                .arrays()
-                .i64s("conditions")
-                .map_err(&npz)?
-                .1
-                .into_iter()
-                .map(|c| u32::try_from(c).map(Condition))
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|_| {
-                    EvolutionError::State(format!(
-                        "{}: `conditions` has numbers that are no label",
-                        path.display()
-                    ))
-                })?,
-            false => self.conditions(layout)?,
+        let initial = InitialSamples::open(path, layout, self.run.generator, self.stamp)?;
+        let mut reader = initial.reader;
+        let conditions = match initial.conditions {
+            Some(conditions) => conditions,
+            None => self.conditions(layout)?,
         };
         let units = super::units::Units::open(self.folder.phase(0, "adopted"), "u8")?;
         let step = self.run.generator.batch_size().max(1);
@@ -391,19 +419,27 @@ impl Session<'_> {
         self.store(iteration, layout, &units, &brood.conditions)
     }
 
-    /// Pictures, and the end of the iteration's unfinished work.
+    /// Pictures, and the end of the iteration's unfinished work; nothing where that is done already.
     fn finish(&self, iteration: u32, layout: &Layout) -> Result<(), EvolutionError> {
-        let population = self.open(iteration)?;
         let folder = self.folder.iteration(iteration);
-        pictures::overview(&population, layout, self.stamp, &folder.join("grid.png"))?;
-        if self.run.settings.output.plot_images {
+        let work = self.folder.work().join(iteration.to_string());
+        let (grid, plot) = (
+            folder.join("grid.png"),
+            self.run.settings.output.plot_images,
+        );
+        let last = folder.join(format!("{}.png", layout.total().saturating_sub(1)));
+        if grid.exists() && !work.exists() && (!plot || last.exists()) {
+            return Ok(());
+        }
+        let population = self.open(iteration)?;
+        if plot {
             for index in 0..population.len() {
                 let path = folder.join(format!("{index}.png"));
-                pictures::write(&population.images(index..index + 1)?, &path)?;
+                pictures::write(&population.images(index..index + 1)?, self.stamp, &path)?;
             }
         }
-        self.folder
-            .clear(&self.folder.work().join(iteration.to_string()))?;
+        pictures::overview(&population, layout, self.stamp, &grid)?;
+        self.folder.clear(&work)?;
         self.say(&format!(
             "population {iteration}: {} samples",
             population.len()
@@ -443,11 +479,7 @@ impl Session<'_> {
                 pictures::by_votes(before, &parents_layout, &values, most, self.stamp, &path)?;
             }
         }
-        if self.folder.work().join(iteration.to_string()).exists()
-            || !folder.join("grid.png").exists()
-        {
-            self.finish(iteration, &layout)?;
-        }
+        self.finish(iteration, &layout)?;
         self.open(iteration)
     }
 
@@ -469,6 +501,16 @@ impl Session<'_> {
         }
         let run = self.run;
         let evolution = &run.settings.evolution;
+        // First what can fail for the data's sake, then what takes long.
+        let voters = match voters {
+            Some(voters) => voters,
+            None => voters.insert(images.voters(
+                run.embedder,
+                &self.private,
+                self.fingerprint,
+                run.observer,
+            )?),
+        };
         let lookahead = Lookahead {
             generator: run.generator,
             embedder: run.embedder,
@@ -482,10 +524,6 @@ impl Session<'_> {
             self.folder.phase(iteration, "lookahead"),
             run.observer,
         )?;
-        let voters = match voters {
-            Some(voters) => voters,
-            None => voters.insert(images.voters(run.embedder, &self.private, run.observer)?),
-        };
         let ranges = layout.ranges();
         run.observer
             .begin("vote", ranges.len() as u64 * STEPS_PER_CLASS);
@@ -504,6 +542,11 @@ impl Session<'_> {
             other => other.into(),
         })?;
         let charge = self.ledger.charge(iteration)?;
+        if charge.is_resumed() {
+            self.say(&format!(
+                "iteration {iteration}: charged before the run was interrupted, not charged again"
+            ))?;
+        }
         self.state()?;
         let (threshold_at, stamp) = (evolution.threshold, self.stamp);
         let noisy = release(counts, charge)?.store(
@@ -549,17 +592,14 @@ impl Session<'_> {
                 &mut stream,
             );
             if chosen.uniform_fallback {
-                let name = self.run.plan.classes.get(class).cloned();
-                let fallback = UniformFallback {
-                    iteration,
-                    class: name.clone().filter(|_| self.run.class_conditional()),
-                };
-                self.fallbacks.push(fallback);
-                self.state()?;
-                if self.folder.samples(iteration).exists() {
+                let fallback = self.fallback(iteration, class);
+                if self.fallbacks.contains(&fallback) {
                     parents.push(chosen.indices);
                     continue;
                 }
+                let name = self.run.plan.classes.get(class).cloned();
+                self.fallbacks.push(fallback);
+                self.state()?;
                 self.say(&format!(
                     "iteration {iteration}: every noisy count of class {} fell under the threshold; its parents are drawn uniformly (a lower evolution.threshold avoids this)",
                     name.unwrap_or_default()
@@ -571,36 +611,75 @@ impl Session<'_> {
     }
 }
 
-/// Opens somebody's samples and checks that they can be an initial population.
-///
-/// # Errors
-/// [`EvolutionError::Images`], or [`EvolutionError::State`] saying what does not fit.
-pub fn open_initial(
-    path: &Path,
-    layout: &Layout,
-    image_size: (usize, usize),
-) -> Result<SamplesReader<BufReader<File>>, EvolutionError> {
-    let mut reader = SamplesReader::open(path).map_err(npz_error(path))?;
-    let (height, width) = image_size;
-    if (reader.len() as u64, reader.height(), reader.width()) != (layout.total(), height, width) {
-        return Err(EvolutionError::State(format!(
-            "{}: {} images of {}x{} where {} of {height}x{width} were expected",
-            path.display(),
-            reader.len(),
-            reader.height(),
-            reader.width(),
-            layout.total(),
-        )));
+/// Somebody's samples that can be an initial population.
+pub struct InitialSamples {
+    reader: SamplesReader<BufReader<File>>,
+    /// The model's condition of each sample, if the file has them.
+    conditions: Option<Vec<Condition>>,
+}
+
+impl InitialSamples {
+    /// Opens the file and checks everything but the images' bytes. `stamp`: whether the run is stamped as
+    /// not private, as it must be if the samples are.
+    ///
+    /// # Errors
+    /// [`EvolutionError::Npz`], or [`EvolutionError::State`] saying what does not fit.
+    pub fn open(
+        path: &Path,
+        layout: &Layout,
+        generator: &dyn Generator,
+        stamp: bool,
+    ) -> Result<Self, EvolutionError> {
+        let npz = npz_error(path);
+        let refuse = |message: String| {
+            Err(EvolutionError::State(format!(
+                "{}: {message}",
+                path.display()
+            )))
+        };
+        let mut reader = SamplesReader::open(path).map_err(&npz)?;
+        let (height, width) = generator.image_size();
+        let found = (reader.len() as u64, reader.height(), reader.width());
+        if found != (layout.total(), height, width) {
+            return refuse(format!(
+                "{} images of {}x{} where {} of {height}x{width} were expected",
+                found.0,
+                found.1,
+                found.2,
+                layout.total(),
+            ));
+        }
+        if reader.arrays().has("non_private") && !stamp {
+            return refuse(
+                "made without privacy, so nothing that comes of it is private (--non-private)"
+                    .to_owned(),
+            );
+        }
+        if reader.arrays().has("labels") && reader.labels().map_err(&npz)? != layout.labels() {
+            return refuse(format!(
+                "`labels` must be 0 for the first class' samples, then 1, and so on: {:?} of each \
+                 were expected",
+                layout.counts()
+            ));
+        }
+        let mut conditions = None;
+        if reader.arrays().has("conditions") {
+            let (_, numbers) = reader.arrays().i64s("conditions").map_err(npz)?;
+            let accepted: Vec<Condition> = numbers
+                .iter()
+                .filter_map(|number| u32::try_from(*number).ok().map(Condition))
+                .filter(|condition| generator.accepts(*condition))
+                .collect();
+            if accepted.len() as u64 != layout.total() || accepted.len() != numbers.len() {
+                return refuse(
+                    "`conditions` does not give one label that the model knows for each sample"
+                        .to_owned(),
+                );
+            }
+            conditions = Some(accepted);
+        }
+        Ok(Self { reader, conditions })
     }
-    if reader.arrays().has("labels") && reader.labels().map_err(npz_error(path))? != layout.labels()
-    {
-        return Err(EvolutionError::State(format!(
-            "{}: `labels` must be 0 for the first class' samples, then 1, and so on: {:?} of each were expected",
-            path.display(),
-            layout.counts()
-        )));
-    }
-    Ok(reader)
 }
 
 /// `lattice`: the release itself, exact; `noisy`: the same in votes; `votes`: above the threshold.

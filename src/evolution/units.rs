@@ -121,7 +121,8 @@ mod tests {
     fn gaps_are_found_whatever_the_size() {
         assert_eq!(Units::missing(&[], 5, 2), [0..2, 2..4, 4..5]);
         assert_eq!(Units::missing(&[1..3, 4..6], 8, 10), [0..1, 3..4, 6..8]);
-        assert!(Units::missing(&[0..8], 8, 3).is_empty());
+        let all = 0..8;
+        assert!(Units::missing(&[all], 8, 3).is_empty());
     }
 
     #[test]
@@ -132,7 +133,8 @@ mod tests {
         units.write(&(1..4), &[1, 2, 3]).unwrap();
         units.write(&(4..9), &[0; 5]).unwrap();
         fs::write(folder.path().join("a/b/junk.txt"), "").unwrap();
-        assert_eq!(units.finished(8).unwrap(), [0..2]);
+        let first = 0..2;
+        assert_eq!(units.finished(8).unwrap(), [first]);
         assert_eq!(units.finished(9).unwrap(), [0..2, 4..9]);
         assert_eq!(units.read(&(0..2), 2).unwrap(), [1, 2]);
         assert!(units.read(&(0..2), 3).is_err());

@@ -181,6 +181,13 @@ impl Generator for ImprovedDiffusion {
         slots.iter().map(|slot| self.condition(slot)).collect()
     }
 
+    fn accepts(&self, condition: Condition) -> bool {
+        match self.unet.config().num_classes {
+            Some(classes) => (condition.0 as usize) < classes,
+            None => condition.0 == 0,
+        }
+    }
+
     fn describe_conditions(&self, class: Option<&str>) -> Vec<String> {
         let Some(classes) = self.unet.config().num_classes else {
             return Vec::new();

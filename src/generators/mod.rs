@@ -95,6 +95,9 @@ pub trait Generator {
     /// [`GeneratorError::Config`] when a class has no condition.
     fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError>;
 
+    /// Whether the model can work under this condition.
+    fn accepts(&self, condition: Condition) -> bool;
+
     /// What stands for a private class (`None`: the whole unconditional run), for the privacy statement.
     fn describe_conditions(&self, class: Option<&str>) -> Vec<String>;
 
@@ -104,8 +107,8 @@ pub trait Generator {
     /// [`GeneratorError::Network`] when the network fails.
     fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError>;
 
-    /// Makes one variation of each image: the larger the model's own `degree`, the closer or the
-    /// further, as the model defines it.
+    /// Makes one variation of each image. What `degree` means, and whether more of it is closer or
+    /// further, is the model's own matter.
     ///
     /// # Errors
     /// [`GeneratorError::Degree`], [`GeneratorError::Input`] or [`GeneratorError::Network`].

@@ -16,7 +16,7 @@
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat};
 use thiserror::Error;
 
 /// More pixels than this is taken for a decompression bomb, as Pillow does: about 179 million.
@@ -34,12 +34,10 @@ pub enum DecodeError {
     /// Neither JPEG, PNG nor GIF by its first bytes.
     #[error("not a JPEG, PNG or GIF")]
     Format,
-    /// Damaged, truncated or of an unsupported kind.
-    #[error("not a readable JPEG: {0}")]
-    Jpeg(#[from] JpegError),
-    /// Damaged, truncated or of an unsupported kind.
-    #[error("not a readable image: {0}")]
-    Image(#[from] image::ImageError),
+    /// Damaged, truncated or of an unsupported kind. The decoder's own words are not passed on: they can
+    /// hold bytes of the file.
+    #[error("a damaged, truncated or unsupported {0}")]
+    Unreadable(&'static str),
     /// Larger than [`MAX_PIXELS`].
     #[error("{width}x{height} pixels are more than the limit of {MAX_PIXELS}")]
     TooLarge {
@@ -81,9 +79,9 @@ fn decode_jpeg(bytes: &[u8]) -> Result<Rgb, DecodeError> {
         max_scans: MAX_SCANS,
         max_memory: Some(MAX_ALLOCATION),
     };
-    let image = Decoder::new_with_limits(bytes, limits)?
-        .with_output_format(PixelFormat::Rgb)
-        .decode_image()?;
+    let image = Decoder::new_with_limits(bytes, limits)
+        .and_then(|decoder| decoder.with_output_format(PixelFormat::Rgb).decode_image())
+        .map_err(|_| DecodeError::Unreadable("JPEG"))?;
     Ok(Rgb {
         height: image.height,
         width: image.width,
@@ -94,7 +92,7 @@ fn decode_jpeg(bytes: &[u8]) -> Result<Rgb, DecodeError> {
 fn decode_other(bytes: &[u8]) -> Result<Rgb, DecodeError> {
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
-        .map_err(image::ImageError::from)?;
+        .map_err(|_| DecodeError::Format)?;
     if reader
         .format()
         .is_none_or(|format| !format.reading_enabled())
@@ -106,7 +104,8 @@ fn decode_other(bytes: &[u8]) -> Result<Rgb, DecodeError> {
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_ALLOCATION);
     reader.limits(limits);
-    let decoder = reader.into_decoder()?;
+    let unreadable = |_| DecodeError::Unreadable("PNG or GIF");
+    let decoder = reader.into_decoder().map_err(unreadable)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(DecodeError::TooLarge {
@@ -114,7 +113,7 @@ fn decode_other(bytes: &[u8]) -> Result<Rgb, DecodeError> {
             height: height.into(),
         });
     }
-    let image = DynamicImage::from_decoder(decoder)?;
+    let image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
     Ok(Rgb {
         pixels: rgb_over_black(image),
         height: height as usize,

@@ -81,9 +81,6 @@ pub enum ImagesError {
         /// What is wrong and what was expected.
         message: String,
     },
-    /// The caller asked to stop.
-    #[error("interrupted while reading images")]
-    Interrupted,
     /// A batch could not be formed.
     #[error(transparent)]
     Batch(#[from] BatchError),

@@ -69,6 +69,7 @@ pub struct ImageSource {
     labels: Vec<u32>,
     classes: Vec<String>,
     ignored: usize,
+    truncated: bool,
 }
 
 enum SourceKind {
@@ -125,6 +126,7 @@ impl ImageSource {
     fn open_folder(config: &DataConfig) -> Result<Self, ImagesError> {
         let listing = list(&config.path)?;
         let mut files = listing.files;
+        let truncated = config.num_samples.is_some_and(|n| n < files.len());
         files.truncate(config.num_samples.unwrap_or(usize::MAX));
         if files.is_empty() {
             return Err(ImagesError::Empty {
@@ -147,6 +149,7 @@ impl ImageSource {
             labels,
             classes,
             ignored: listing.ignored,
+            truncated,
         })
     }
 
@@ -154,6 +157,7 @@ impl ImageSource {
         let failed = |source| npz_error(&config.path, source);
         let mut reader = SamplesReader::open(&config.path).map_err(failed)?;
         let count = reader.len().min(config.num_samples.unwrap_or(usize::MAX));
+        let truncated = count < reader.len();
         if count == 0 {
             return Err(ImagesError::Empty {
                 path: config.path.clone(),
@@ -173,6 +177,7 @@ impl ImageSource {
             labels,
             classes,
             ignored: 0,
+            truncated,
         })
     }
 
@@ -198,6 +203,12 @@ impl ImageSource {
     #[must_use]
     pub fn classes(&self) -> &[String] {
         &self.classes
+    }
+
+    /// Whether `num_samples` leaves images out.
+    #[must_use]
+    pub fn truncated(&self) -> bool {
+        self.truncated
     }
 
     /// Entries of the folder that are no images by their names, and so are not read.
@@ -561,9 +572,11 @@ mod tests {
         let mut seen = 0;
         let stopped = source.for_each_batch(1, |_| {
             seen += 1;
-            Err(ImagesError::Interrupted)
+            Err(ImagesError::Kind {
+                path: "stop".into(),
+            })
         });
-        assert!(matches!(stopped, Err(ImagesError::Interrupted)));
+        assert!(matches!(stopped, Err(ImagesError::Kind { .. })));
         assert_eq!(seen, 1);
     }
 

@@ -4,8 +4,9 @@ use candle_core::{DType, Result, Tensor};
 
 use super::cpu;
 
-/// `softmax(scale · q kᵀ) v` for `q [n, tq, d]`, `k [n, tk, d]` and `v [n, tk, dv]`; the result is
-/// `[n, tq, dv]`. `n` runs over images and heads. The arguments may be strided views.
+/// `softmax(scale · q kᵀ) v` for `q [n, heads, tq, d]`, `k [n, heads, tk, d]` and `v [n, heads, tk, dv]`; the
+/// result is `[n, heads, tq, dv]`. The arguments may be strided views. On the CPU the heads of a query
+/// lie side by side in the result, so that joining them is no work.
 ///
 /// In half precision, `q` and `k` are each multiplied by `√scale` before their product, so that it does
 /// not overflow, and the softmax is computed in `f32` (`QKVAttention` of openai/improved-diffusion, `unet.py`).
@@ -14,7 +15,9 @@ use super::cpu;
 /// Shapes that do not fit together, and whatever candle reports.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
     if cpu::takes(q) && cpu::takes(k) && cpu::takes(v) {
-        return q.apply_op3_no_bwd(k, v, &cpu::AttentionOp { scale });
+        return q
+            .apply_op3_no_bwd(k, v, &cpu::AttentionOp { scale })?
+            .transpose(1, 2);
     }
     attention_plain(q, k, v, scale)
 }
@@ -22,7 +25,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tenso
 /// candle's operators, on any device and in any type.
 fn attention_plain(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
     let root = scale.sqrt();
-    let scores = (q * root)?.matmul(&(k * root)?.transpose(1, 2)?)?;
+    let scores = (q * root)?.matmul(&(k * root)?.t()?)?;
     let weights = candle_nn::ops::softmax_last_dim(&scores.to_dtype(DType::F32)?)?;
     weights.to_dtype(v.dtype())?.matmul(&v.contiguous()?)
 }
@@ -30,6 +33,7 @@ fn attention_plain(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Ten
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::cpu::Path;
     use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
     use proptest::prelude::*;
 
@@ -38,59 +42,67 @@ mod tests {
 
         #[test]
         fn agrees_with_candle(
-            n in 1usize..4,
+            (n, heads) in (1usize..4, 1usize..4),
             queries in 1usize..150,
             keys in 1usize..150,
             depth in 1usize..40,
             values in 1usize..40,
         ) {
-            let q = (uniform(&[n, queries, depth], 1) * 3.0).unwrap();
-            let k = (uniform(&[n, keys, depth], 2) * 3.0).unwrap();
-            let v = uniform(&[n, keys, values], 3);
+            let q = (uniform(&[n, heads, queries, depth], 1) * 3.0).unwrap();
+            let k = (uniform(&[n, heads, keys, depth], 2) * 3.0).unwrap();
+            let v = uniform(&[n, heads, keys, values], 3);
             let scale = 1.0 / (depth as f64).sqrt();
-            let found = attention(&q, &k, &v, scale).unwrap();
-            assert_close(&found, &attention_plain(&q, &k, &v, scale).unwrap(), 2e-5);
+            let expected = attention_plain(&q, &k, &v, scale).unwrap();
+            for path in Path::all() {
+                let found = path.within(|| attention(&q, &k, &v, scale)).unwrap();
+                assert_close(&found, &expected, 2e-5);
+            }
         }
     }
 
-    /// `q`, `k` and `v` as the network has them: transposed parts of one tensor.
+    /// Two heads' `q`, `k` and `v` as parts of `[n, pixels, channels]`.
     fn of_one(qkv: &Tensor) -> Tensor {
-        let head = qkv.dim(1).unwrap() / 3;
-        let part = |index: usize| {
-            qkv.narrow(1, index * head, head)
-                .unwrap()
-                .transpose(1, 2)
-                .unwrap()
-        };
-        attention(&part(0), &part(1), &part(2), 0.3).unwrap()
+        let (n, pixels, channels) = qkv.dims3().unwrap();
+        let split = qkv.reshape((n, pixels, 2, 3, channels / 6)).unwrap();
+        let part = |index: usize| split.narrow(3, index, 1)?.squeeze(3)?.transpose(1, 2);
+        attention(&part(0).unwrap(), &part(1).unwrap(), &part(2).unwrap(), 0.3).unwrap()
     }
 
     #[test]
-    fn transposed_views_give_what_copies_give() {
-        let qkv = uniform(&[2, 30, 70], 4);
-        let part = |index: usize| {
-            let part = qkv
-                .narrow(1, index * 10, 10)
-                .unwrap()
-                .transpose(1, 2)
-                .unwrap();
-            part.contiguous().unwrap()
-        };
-        let expected = attention(&part(0), &part(1), &part(2), 0.3).unwrap();
-        assert_close(&of_one(&qkv), &expected, 1e-6);
+    fn views_of_any_strides_give_what_copies_give() {
+        let qkv = uniform(&[2, 70, 60], 4);
+        let split = qkv.reshape((2, 70, 2, 3, 10)).unwrap();
+        // Copies, and copies whose last stride is not 1.
+        for transposed in [false, true] {
+            let part = |index: usize| {
+                let part = split.narrow(3, index, 1)?.squeeze(3)?.transpose(1, 2)?;
+                if transposed {
+                    part.t()?.contiguous()?.t()
+                } else {
+                    part.contiguous()
+                }
+            };
+            let (q, k, v) = (part(0).unwrap(), part(1).unwrap(), part(2).unwrap());
+            let expected = attention(&q, &k, &v, 0.3).unwrap();
+            assert_close(&of_one(&qkv), &expected, 1e-6);
+        }
     }
 
     #[test]
     fn an_image_does_not_depend_on_its_batch() {
         for (head, pixels) in [(8, 16), (24, 64), (5, 1), (32, 100)] {
-            assert_batch_independent(&uniform(&[7, 3 * head, pixels], 5), of_one);
+            for path in Path::all() {
+                path.within(|| {
+                    assert_batch_independent(&uniform(&[7, pixels, 6 * head], 5), of_one)
+                });
+            }
         }
     }
 
     #[test]
     fn large_scores_do_not_overflow() {
-        let q = (uniform(&[1, 4, 8], 6) * 1e4).unwrap();
-        let v = uniform(&[1, 4, 2], 7);
+        let q = (uniform(&[1, 1, 4, 8], 6) * 1e4).unwrap();
+        let v = uniform(&[1, 1, 4, 2], 7);
         let y = attention(&q, &q, &v, 1.0).unwrap();
         let largest: f32 = y.abs().unwrap().max_all().unwrap().to_scalar().unwrap();
         assert!(largest <= 1.0, "{largest}");

@@ -1,5 +1,7 @@
 //! Two-dimensional convolution.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
@@ -18,6 +20,9 @@ pub struct Conv2dShape {
     pub stride: usize,
     /// Zeros added above and below, left and right.
     pub padding: (usize, usize),
+    /// Rows and columns of the results that the layer is meant for, where they are known to be few:
+    /// decides how the weights are kept. Other sizes work as well, only more slowly.
+    pub side: Option<usize>,
 }
 
 impl Conv2dShape {
@@ -30,6 +35,16 @@ impl Conv2dShape {
             kernel: (kernel, kernel),
             stride: 1,
             padding: (kernel / 2, kernel / 2),
+            side: None,
+        }
+    }
+
+    /// This shape for results of `side` rows and columns.
+    #[must_use]
+    pub fn giving(self, side: usize) -> Self {
+        Self {
+            side: Some(side),
+            ..self
         }
     }
 
@@ -60,16 +75,23 @@ impl Conv2dShape {
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     shape: Conv2dShape,
-    weight: Tensor,
-    /// Zeros when the layer has none.
-    bias: Tensor,
+    weights: Weights,
+}
+
+#[derive(Debug, Clone)]
+enum Weights {
+    /// Kept once, in the form that our own operator wants.
+    Packed(Arc<cpu::PackedConv>),
+    /// For candle's operator; the bias is zeros when the layer has none.
+    Plain { weight: Tensor, bias: Tensor },
 }
 
 impl Conv2d {
     /// Takes `weight [out_channels, in_channels, kernel rows, kernel columns]` and `bias [out_channels]`.
     ///
     /// # Errors
-    /// A weight or bias of another shape, or a kernel or stride of 0.
+    /// A weight or bias of another shape, or a kernel or stride of 0; on the CPU, a `DPSYN_CPU` that
+    /// names no set of instructions that this CPU has.
     pub fn new(shape: Conv2dShape, weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         if shape.stride == 0 || shape.kernel.0 == 0 || shape.kernel.1 == 0 {
             bail!("a convolution needs a kernel and a stride of at least 1, not {shape:?}");
@@ -95,11 +117,18 @@ impl Conv2d {
             Some(bias) => bias.contiguous()?,
             None => Tensor::zeros(shape.out_channels, weight.dtype(), weight.device())?,
         };
-        Ok(Self {
-            shape,
-            weight: weight.contiguous()?,
-            bias,
-        })
+        let weights = if cpu::takes(&weight) && cpu::takes(&bias) {
+            let weight = weight.flatten_all()?.to_vec1::<f32>()?;
+            Weights::Packed(Arc::new(cpu::PackedConv::new(
+                shape,
+                &weight,
+                bias.to_vec1()?,
+            )?))
+        } else {
+            let weight = weight.contiguous()?;
+            Weights::Plain { weight, bias }
+        };
+        Ok(Self { shape, weights })
     }
 
     /// Reads `weight` and, with `bias`, `bias`.
@@ -148,9 +177,10 @@ impl Conv2d {
     /// `[n, in_channels, h, w]` to `[n, out_channels, h', w']`.
     ///
     /// # Errors
-    /// An input with other channels or smaller than the kernel, and whatever candle reports.
+    /// An input with other channels or smaller than the kernel, one of another type or device than the
+    /// layer, and whatever candle reports.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.run(x, false)
+        self.run(x, None, false)
     }
 
     /// [`Conv2d::forward`], negative results replaced by 0.
@@ -158,70 +188,133 @@ impl Conv2d {
     /// # Errors
     /// As [`Conv2d::forward`].
     pub fn forward_relu(&self, x: &Tensor) -> Result<Tensor> {
-        self.run(x, true)
+        self.run(x, None, true)
     }
 
-    fn run(&self, x: &Tensor, relu: bool) -> Result<Tensor> {
-        let (_, channels, height, width) = x.dims4()?;
-        if channels != self.shape.in_channels || self.shape.output_size(height, width).is_none() {
-            bail!(
+    /// [`Conv2d::forward`] plus `residual`, which has the shape of the result.
+    ///
+    /// # Errors
+    /// As [`Conv2d::forward`], and a residual of another shape.
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.run(x, Some(residual), false)
+    }
+
+    fn run(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+        let (n, channels, height, width) = x.dims4()?;
+        let output = match self.shape.output_size(height, width) {
+            Some(output) if channels == self.shape.in_channels => output,
+            _ => bail!(
                 "input {:?} does not fit a convolution of {:?}",
+                x.dims(),
+                self.shape
+            ),
+        };
+        if let Some(residual) = residual
+            && residual.dims() != [n, self.shape.out_channels, output.0, output.1]
+        {
+            bail!(
+                "{:?} cannot be added to a convolution of {:?} by {:?}",
+                residual.dims(),
                 x.dims(),
                 self.shape
             );
         }
-        if cpu::takes(x) && cpu::takes(&self.weight) {
-            let op = cpu::ConvOp {
-                shape: self.shape,
-                relu,
-            };
-            return x
-                .contiguous()?
-                .apply_op3_no_bwd(&self.weight, &self.bias, &op);
+        match &self.weights {
+            Weights::Packed(packed) => {
+                let x = cpu::channels_last(x)?;
+                let op = cpu::ConvOp { packed, relu };
+                let y = match residual {
+                    Some(residual) => x.apply_op2_no_bwd(&cpu::channels_last(residual)?, &op)?,
+                    None => x.apply_op1_no_bwd(&op)?,
+                };
+                cpu::channels_first(&y)
+            }
+            Weights::Plain { weight, bias } => {
+                let mut y = run_plain(&self.shape, weight, bias, x)?;
+                if let Some(residual) = residual {
+                    y = (y + residual)?;
+                }
+                if relu { y.relu() } else { Ok(y) }
+            }
         }
-        let y = self.run_plain(x)?;
-        if relu { y.relu() } else { Ok(y) }
     }
+}
 
-    /// candle's convolution, on any device and in any type.
-    fn run_plain(&self, x: &Tensor) -> Result<Tensor> {
-        let (rows, columns) = self.shape.padding;
-        // candle has one padding for both directions.
-        let (padded, padding) = if rows == columns {
-            (x.clone(), rows)
-        } else {
-            let padded = x.pad_with_zeros(2, rows, rows)?;
-            (padded.pad_with_zeros(3, columns, columns)?, 0)
-        };
-        let y = padded
-            .contiguous()?
-            .conv2d(&self.weight, padding, self.shape.stride, 1, 1)?;
-        y.broadcast_add(&self.bias.reshape((1, self.shape.out_channels, 1, 1))?)
-    }
+/// candle's convolution, on any device and in any type.
+fn run_plain(shape: &Conv2dShape, weight: &Tensor, bias: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (rows, columns) = shape.padding;
+    // candle has one padding for both directions.
+    let (padded, padding) = if rows == columns {
+        (x.clone(), rows)
+    } else {
+        let padded = x.pad_with_zeros(2, rows, rows)?;
+        (padded.pad_with_zeros(3, columns, columns)?, 0)
+    };
+    let y = padded
+        .contiguous()?
+        .conv2d(weight, padding, shape.stride, 1, 1)?;
+    y.broadcast_add(&bias.reshape((1, shape.out_channels, 1, 1))?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::cpu::Path;
     use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
     use proptest::prelude::*;
 
-    fn layer(shape: Conv2dShape) -> Conv2d {
-        let (rows, columns) = shape.kernel;
-        let weight = uniform(&[shape.out_channels, shape.in_channels, rows, columns], 1);
-        let bias = uniform(&[shape.out_channels], 2);
-        Conv2d::new(shape, weight, Some(bias)).unwrap()
+    /// A layer, and candle's.
+    struct Both {
+        shape: Conv2dShape,
+        layer: Conv2d,
+        weight: Tensor,
+        bias: Tensor,
+    }
+
+    impl Both {
+        fn new(shape: Conv2dShape) -> Self {
+            let (rows, columns) = shape.kernel;
+            let weight = uniform(&[shape.out_channels, shape.in_channels, rows, columns], 1);
+            let bias = uniform(&[shape.out_channels], 2);
+            let layer = Conv2d::new(shape, weight.clone(), Some(bias.clone())).unwrap();
+            Self {
+                shape,
+                layer,
+                weight,
+                bias,
+            }
+        }
+
+        fn plain(&self, x: &Tensor) -> Tensor {
+            run_plain(&self.shape, &self.weight, &self.bias, x).unwrap()
+        }
+
+        /// Sums of 1 are rounded to 6e-8; the tolerance is for the sum of all products, which a
+        /// transform may enlarge on the way.
+        fn check(&self, x: &Tensor, tolerance: f32) {
+            let expected = self.plain(x);
+            assert_close(&self.layer.forward(x).unwrap(), &expected, tolerance);
+            let relu = expected.relu().unwrap();
+            assert_close(&self.layer.forward_relu(x).unwrap(), &relu, tolerance);
+            let residual = uniform(expected.dims(), 9);
+            let sum = (&expected + &residual).unwrap();
+            assert_close(
+                &self.layer.forward_add(x, &residual).unwrap(),
+                &sum,
+                tolerance,
+            );
+        }
     }
 
     prop_compose! {
         fn shapes()(
             in_channels in 1usize..20,
-            out_channels in 1usize..40,
+            out_channels in 1usize..100,
             kernel in (1usize..6, 1usize..6),
             stride in 1usize..4,
             padding in (0usize..4, 0usize..4),
         ) -> Conv2dShape {
-            Conv2dShape { in_channels, out_channels, kernel, stride, padding }
+            Conv2dShape { in_channels, out_channels, kernel, stride, padding, side: None }
         }
     }
 
@@ -236,36 +329,56 @@ mod tests {
         ) {
             prop_assume!(shape.output_size(height, width).is_some());
             let x = uniform(&[n, shape.in_channels, height, width], 3);
-            let conv = layer(shape);
-            let expected = conv.run_plain(&x).unwrap();
-            // At most 475 products, each rounded to 6e-8 of at most 1.
-            assert_close(&conv.forward(&x).unwrap(), &expected, 1e-4);
-            assert_close(&conv.forward_relu(&x).unwrap(), &expected.relu().unwrap(), 1e-4);
+            for path in Path::all() {
+                // At most 475 products, each rounded to 6e-8 of at most 1.
+                path.within(|| Both::new(shape).check(&x, 1e-4));
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Shapes for which Winograd's algorithm is chosen: its error is some 1e-5 of the results' size,
+        /// which is about 10 here.
+        #[test]
+        fn wide_layers_agree_with_candle(
+            in_channels in (4usize..7).prop_map(|c| 16 * c),
+            out_channels in (4usize..8).prop_map(|c| 16 * c),
+            padding in (0usize..3, 0usize..3),
+            n in 1usize..4,
+            (height, width) in (3usize..24, 3usize..24),
+        ) {
+            let shape = Conv2dShape {
+                padding,
+                ..Conv2dShape::same(in_channels, out_channels, 3)
+            };
+            let x = uniform(&[n, in_channels, height, width], 3);
+            for path in Path::all() {
+                path.within(|| Both::new(shape).check(&x, 1e-3));
+            }
         }
     }
 
     #[test]
-    fn large_images_are_cut_into_blocks() {
-        // 70² pixels are more than one block of the first two; the third has a deep kernel.
-        for (in_channels, kernel, padding) in [
-            (3, (1, 1), (0, 0)),
-            (8, (1, 7), (0, 3)),
-            (200, (3, 3), (1, 1)),
+    fn large_images_and_deep_kernels_agree_with_candle() {
+        // Several tasks an image; the last two are taken in parts of the kernel and of the batch.
+        for (in_channels, out_channels, kernel, size, n) in [
+            (3, 5, (1, 1), 70, 1),
+            (8, 5, (1, 7), 70, 1),
+            (8, 5, (7, 1), 70, 1),
+            (600, 50, (3, 3), 9, 2),
+            (64, 64, (3, 3), 70, 3),
         ] {
             let shape = Conv2dShape {
-                in_channels,
-                out_channels: 5,
                 kernel,
-                stride: 1,
-                padding,
+                padding: (kernel.0 / 2, kernel.1 / 2),
+                ..Conv2dShape::same(in_channels, out_channels, 1)
             };
-            let x = uniform(&[1, in_channels, 70, 70], 4);
-            let conv = layer(shape);
-            assert_close(
-                &conv.forward(&x).unwrap(),
-                &conv.run_plain(&x).unwrap(),
-                1e-3,
-            );
+            let x = uniform(&[n, in_channels, size, size], 4);
+            for path in Path::all() {
+                path.within(|| Both::new(shape).check(&x, 1e-3));
+            }
         }
     }
 
@@ -274,35 +387,43 @@ mod tests {
         for (in_channels, out_channels, kernel, size) in [
             (3, 32, 3, 32),
             (64, 64, 1, 4),
+            (64, 80, 3, 16),
+            (64, 80, 3, 5),
             (40, 1, 3, 5),
             (32, 70, 3, 1),
             (96, 33, 3, 17),
         ] {
-            let conv = layer(Conv2dShape::same(in_channels, out_channels, kernel));
-            let x = uniform(&[7, in_channels, size, size], 5);
-            assert_batch_independent(&x, |x| conv.forward(x).unwrap());
+            for path in Path::all() {
+                let shape = Conv2dShape::same(in_channels, out_channels, kernel);
+                let conv = path.within(|| Both::new(shape)).layer;
+                let x = uniform(&[7, in_channels, size, size], 5);
+                assert_batch_independent(&x, |x| conv.forward(x).unwrap());
+            }
         }
     }
 
     #[test]
     fn strided_views_and_empty_batches_are_taken() {
-        let conv = layer(Conv2dShape::same(4, 3, 3));
+        let both = Both::new(Conv2dShape::same(4, 3, 3));
         let x = uniform(&[2, 6, 7, 4], 6).transpose(2, 3).unwrap();
         let view = x.narrow(1, 1, 4).unwrap();
-        let expected = conv.run_plain(&view.contiguous().unwrap()).unwrap();
-        assert_close(&conv.forward(&view).unwrap(), &expected, 1e-4);
-        let none = conv.forward(&view.narrow(0, 0, 0).unwrap()).unwrap();
+        let expected = both.plain(&view.contiguous().unwrap());
+        assert_close(&both.layer.forward(&view).unwrap(), &expected, 1e-4);
+        let none = both.layer.forward(&view.narrow(0, 0, 0).unwrap()).unwrap();
         assert_eq!(none.dims(), [0, 3, 4, 7]);
     }
 
     #[test]
     fn shapes_that_do_not_fit_are_refused() {
-        let conv = layer(Conv2dShape {
+        let conv = Both::new(Conv2dShape {
             padding: (0, 0),
             ..Conv2dShape::same(4, 3, 3)
-        });
+        })
+        .layer;
+        let x = uniform(&[1, 4, 8, 8], 7);
         assert!(conv.forward(&uniform(&[1, 5, 8, 8], 7)).is_err());
         assert!(conv.forward(&uniform(&[1, 4, 2, 8], 7)).is_err());
+        assert!(conv.forward_add(&x, &uniform(&[1, 3, 8, 8], 7)).is_err());
         let shape = Conv2dShape::same(4, 3, 3);
         assert!(Conv2d::new(shape, uniform(&[3, 4, 3, 1], 1), None).is_err());
         assert!(Conv2d::new(shape.with_stride(0), uniform(&[3, 4, 3, 3], 1), None).is_err());

@@ -1,5 +1,7 @@
 //! Fully connected layer.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
@@ -8,30 +10,49 @@ use super::cpu;
 /// `y = x Wᵀ + b` over the last dimension.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// `[in, out]`: transposed once, not at every call.
-    transposed: Tensor,
-    /// Zeros when the layer has none.
-    bias: Tensor,
+    inputs: usize,
+    outputs: usize,
+    weights: Weights,
+}
+
+#[derive(Debug, Clone)]
+enum Weights {
+    /// Kept once, in the form that our own operator wants.
+    Packed(Arc<cpu::PackedLinear>),
+    /// For candle's operator: `[in, out]`, transposed once, and zeros when the layer has no bias.
+    Plain { transposed: Tensor, bias: Tensor },
 }
 
 impl Linear {
     /// Takes `weight [out, in]` and `bias [out]`.
     ///
     /// # Errors
-    /// A weight that is no matrix, or a bias of another length.
+    /// A weight that is no matrix, or a bias of another length; on the CPU, a `DPSYN_CPU` that names no
+    /// set of instructions that this CPU has.
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let (outputs, _) = weight.dims2()?;
+        let (outputs, inputs) = weight.dims2()?;
         if let Some(bias) = &bias
             && bias.dims() != [outputs]
         {
             bail!("bias is {:?}, expected [{outputs}]", bias.dims());
         }
+        let bias = match bias {
+            Some(bias) => bias.contiguous()?,
+            None => Tensor::zeros(outputs, weight.dtype(), weight.device())?,
+        };
+        let weights = if cpu::takes(weight) && cpu::takes(&bias) {
+            let weight = weight.flatten_all()?.to_vec1::<f32>()?;
+            let size = (inputs, outputs);
+            let packed = cpu::PackedLinear::new(size, &weight, bias.to_vec1()?)?;
+            Weights::Packed(Arc::new(packed))
+        } else {
+            let transposed = weight.t()?.contiguous()?;
+            Weights::Plain { transposed, bias }
+        };
         Ok(Self {
-            transposed: weight.t()?.contiguous()?,
-            bias: match bias {
-                Some(bias) => bias.contiguous()?,
-                None => Tensor::zeros(outputs, weight.dtype(), weight.device())?,
-            },
+            inputs,
+            outputs,
+            weights,
         })
     }
 
@@ -54,21 +75,19 @@ impl Linear {
     /// # Errors
     /// An input whose last dimension is another, and whatever candle reports.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (inputs, outputs) = self.transposed.dims2()?;
+        let inputs = self.inputs;
         let mut shape = x.dims().to_vec();
         match shape.last_mut() {
-            Some(last) if *last == inputs => *last = outputs,
+            Some(last) if *last == inputs => *last = self.outputs,
             _ => bail!(
                 "input {:?} does not fit a layer of {inputs} inputs",
                 x.dims()
             ),
         }
-        let rows = x.reshape(((), inputs))?;
-        let y = if cpu::takes(x) && cpu::takes(&self.transposed) {
-            let rows = rows.contiguous()?;
-            rows.apply_op3_no_bwd(&self.transposed, &self.bias, &cpu::LinearOp)?
-        } else {
-            rows.matmul(&self.transposed)?.broadcast_add(&self.bias)?
+        let rows = x.reshape((x.elem_count() / inputs.max(1), inputs))?;
+        let y = match &self.weights {
+            Weights::Packed(packed) => rows.apply_op1_no_bwd(&cpu::LinearOp(packed))?,
+            Weights::Plain { transposed, bias } => rows.matmul(transposed)?.broadcast_add(bias)?,
         };
         y.reshape(shape)
     }
@@ -77,6 +96,7 @@ impl Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::cpu::Path;
     use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
 
     #[test]
@@ -91,11 +111,13 @@ mod tests {
             let (weight, bias) = (uniform(&[outputs, inputs], 1), uniform(&[outputs], 2));
             let x = uniform(&[rows, inputs], 3);
             let product = x.matmul(&weight.t().unwrap()).unwrap();
-            let bare = Linear::new(&weight, None).unwrap();
-            assert_close(&bare.forward(&x).unwrap(), &product, 1e-4);
-            let layer = Linear::new(&weight, Some(bias.clone())).unwrap();
             let expected = product.broadcast_add(&bias).unwrap();
-            assert_close(&layer.forward(&x).unwrap(), &expected, 1e-4);
+            for path in Path::all() {
+                let new = |bias| path.within(|| Linear::new(&weight, bias)).unwrap();
+                assert_close(&new(None).forward(&x).unwrap(), &product, 1e-4);
+                let layer = new(Some(bias.clone()));
+                assert_close(&layer.forward(&x).unwrap(), &expected, 1e-4);
+            }
         }
     }
 
@@ -110,10 +132,13 @@ mod tests {
     #[test]
     fn a_row_does_not_depend_on_its_batch() {
         for (inputs, outputs) in [(128, 512), (2000, 3), (31, 65), (1, 1), (1025, 1)] {
-            let layer = Linear::new(&uniform(&[outputs, inputs], 1), None).unwrap();
-            for rows in [7, 40] {
-                let x = uniform(&[rows, inputs], 2);
-                assert_batch_independent(&x, |x| layer.forward(x).unwrap());
+            for path in Path::all() {
+                let weight = uniform(&[outputs, inputs], 1);
+                let layer = path.within(|| Linear::new(&weight, None)).unwrap();
+                for rows in [7, 40] {
+                    let x = uniform(&[rows, inputs], 2);
+                    assert_batch_independent(&x, |x| layer.forward(x).unwrap());
+                }
             }
         }
     }

@@ -8,6 +8,7 @@
 mod activation;
 mod add;
 mod attention;
+mod concat;
 mod conv2d;
 mod cpu;
 mod group_norm;
@@ -21,6 +22,7 @@ mod testing;
 pub use activation::silu;
 pub use add::add;
 pub use attention::attention;
+pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
 pub(crate) use cpu::{Matrix, multiply};
 pub use group_norm::GroupNorm;

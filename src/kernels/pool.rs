@@ -41,10 +41,14 @@ impl Pool {
 pub fn avg_pool(x: &Tensor, pool: Pool) -> Result<Tensor> {
     pool.check(x)?;
     if cpu::takes(x) {
-        let kind = PoolKind::Average;
-        return x.contiguous()?.apply_op1_no_bwd(&PoolOp { pool, kind });
+        return fused(x, pool, PoolKind::Average);
     }
     avg_pool_plain(x, pool)
+}
+
+fn fused(x: &Tensor, pool: Pool, kind: PoolKind) -> Result<Tensor> {
+    let y = cpu::channels_last(x)?.apply_op1_no_bwd(&PoolOp { pool, kind })?;
+    cpu::channels_first(&y)
 }
 
 /// candle's operators, on any device and in any type.
@@ -75,8 +79,7 @@ fn avg_pool_plain(x: &Tensor, pool: Pool) -> Result<Tensor> {
 pub fn max_pool(x: &Tensor, pool: Pool) -> Result<Tensor> {
     pool.check(x)?;
     if cpu::takes(x) {
-        let kind = PoolKind::Max;
-        return x.contiguous()?.apply_op1_no_bwd(&PoolOp { pool, kind });
+        return fused(x, pool, PoolKind::Max);
     }
     max_pool_plain(x, pool)
 }
@@ -99,12 +102,14 @@ fn max_pool_plain(x: &Tensor, pool: Pool) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::cpu::Path;
     use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
     use proptest::prelude::*;
 
     proptest! {
         #[test]
         fn agrees_with_candle(
+            channels in 1usize..40,
             kernel in 1usize..5,
             stride in 1usize..4,
             padding in 0usize..3,
@@ -112,9 +117,12 @@ mod tests {
         ) {
             let pool = Pool { kernel, stride, padding };
             prop_assume!(pool.output_len(height).is_some() && pool.output_len(width).is_some());
-            let x = uniform(&[2, 3, height, width], 1);
-            assert_close(&max_pool(&x, pool).unwrap(), &max_pool_plain(&x, pool).unwrap(), 0.0);
-            assert_close(&avg_pool(&x, pool).unwrap(), &avg_pool_plain(&x, pool).unwrap(), 1e-6);
+            let x = uniform(&[2, channels, height, width], 1);
+            let (max, mean) = (max_pool_plain(&x, pool).unwrap(), avg_pool_plain(&x, pool).unwrap());
+            for path in Path::all() {
+                assert_close(&path.within(|| max_pool(&x, pool)).unwrap(), &max, 0.0);
+                assert_close(&path.within(|| avg_pool(&x, pool)).unwrap(), &mean, 1e-6);
+            }
         }
     }
 

@@ -11,7 +11,8 @@ use super::cpu;
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     let (_, _, height, width) = x.dims4()?;
     if cpu::takes(x) {
-        return x.contiguous()?.apply_op1_no_bwd(&cpu::UpsampleOp);
+        let y = cpu::channels_last(x)?.apply_op1_no_bwd(&cpu::UpsampleOp)?;
+        return cpu::channels_first(&y);
     }
     x.upsample_nearest2d(2 * height, 2 * width)
 }

@@ -11,7 +11,7 @@ pub use config::UNetConfig;
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, silu};
+use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, concat, silu};
 use blocks::{AttentionBlock, Block, Layer, ResBlock, norm};
 
 /// The network: predicts the noise (and, with `learn_sigma`, a variance) of a noisy image.
@@ -50,10 +50,13 @@ impl UNet {
             None => None,
         };
 
-        let res_block = |from: usize, to: usize, vb: VarBuilder<'_>| -> Result<Layer> {
-            let block = ResBlock::load(from, to, time_dim, config.use_scale_shift_norm, &vb)?;
-            Ok(Layer::Res(Box::new(block)))
-        };
+        let res_block =
+            |from: usize, level: usize, to: usize, vb: VarBuilder<'_>| -> Result<Layer> {
+                let side = config.image_size >> level;
+                let scale_shift = config.use_scale_shift_norm;
+                let block = ResBlock::load((from, to), side, time_dim, scale_shift, &vb)?;
+                Ok(Layer::Res(Box::new(block)))
+            };
         let attention = |channels: usize, heads: usize, vb: VarBuilder<'_>| -> Result<Layer> {
             Ok(Layer::Attention(AttentionBlock::load(
                 channels, heads, &vb,
@@ -73,7 +76,7 @@ impl UNet {
         for (level, step) in layout.iter().enumerate() {
             for _ in 0..config.num_res_blocks {
                 let vb = vb.pp(format!("input_blocks.{}", input_blocks.len()));
-                let mut layers = vec![res_block(channels, step.channels, vb.pp("0"))?];
+                let mut layers = vec![res_block(channels, level, step.channels, vb.pp("0"))?];
                 channels = step.channels;
                 if step.attention {
                     layers.push(attention(channels, config.num_heads, vb.pp("1"))?);
@@ -92,10 +95,11 @@ impl UNet {
         }
 
         let middle = vb.pp("middle_block");
+        let last = layout.len() - 1;
         let middle_block = Block::new(vec![
-            res_block(channels, channels, middle.pp("0"))?,
+            res_block(channels, last, channels, middle.pp("0"))?,
             attention(channels, config.num_heads, middle.pp("1"))?,
-            res_block(channels, channels, middle.pp("2"))?,
+            res_block(channels, last, channels, middle.pp("2"))?,
         ]);
 
         let heads = config.num_heads_upsample.unwrap_or(config.num_heads);
@@ -106,14 +110,20 @@ impl UNet {
                 let Some(skip) = skips.pop() else {
                     bail!("the output blocks want more inputs than there are input blocks");
                 };
-                let mut layers = vec![res_block(channels + skip, step.channels, vb.pp("0"))?];
+                let mut layers = vec![res_block(
+                    channels + skip,
+                    level,
+                    step.channels,
+                    vb.pp("0"),
+                )?];
                 channels = step.channels;
                 if step.attention {
                     layers.push(attention(channels, heads, vb.pp("1"))?);
                 }
                 if level > 0 && index == config.num_res_blocks {
                     let vb = vb.pp(layers.len()).pp("conv");
-                    let shape = Conv2dShape::same(channels, channels, 3);
+                    let side = config.image_size >> (level - 1);
+                    let shape = Conv2dShape::same(channels, channels, 3).giving(side);
                     layers.push(Layer::Upsample(Conv2d::load(shape, true, &vb)?));
                 }
                 output_blocks.push(Block::new(layers));
@@ -189,7 +199,7 @@ impl UNet {
             let Some(skip) = skips.pop() else {
                 bail!("the output blocks want more inputs than there are input blocks");
             };
-            h = block.forward(&Tensor::cat(&[h, skip], 1)?, &emb)?;
+            h = block.forward(&concat(&[h, skip])?, &emb)?;
             observe(&format!("output_blocks.{index}"), &h)?;
         }
         let (norm, conv) = &self.out;

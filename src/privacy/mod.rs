@@ -49,7 +49,7 @@ mod statement;
 
 pub use accountant::{Adjacency, epsilon, noise_multiplier};
 pub use error::PrivacyError;
-pub use fingerprint::{Fingerprint, sha256_hex};
+pub use fingerprint::{Fingerprint, same_data, sha256_hex};
 pub use lattice::LATTICE_BITS;
 pub use ledger::Ledger;
 pub use mechanism::{Charge, Drawn, NoisyHistogram, release};

@@ -143,6 +143,17 @@ impl PrivateFolder {
             let mut bytes = [0u8; 32];
             file.read_exact(&mut bytes)?;
             Ok(bytes)
+        });
+        let stored = stored.map_err(|error| match error {
+            // Unlike a cache, it cannot be made again: the data of the present cannot vouch for those
+            // of the past.
+            PrivacyError::PrivateFile { path, kind } => PrivacyError::PrivateData {
+                message: format!(
+                    "{} is damaged ({kind}): put it back from a copy, or use another output folder",
+                    path.display()
+                ),
+            },
+            other => other,
         })?;
         Ok(stored.map(|stored| *stored.behind_the_wall() == present.behind_the_wall().0))
     }

@@ -36,6 +36,9 @@ pub struct Report {
     pub target: Option<(f64, [f64; 2])>,
 }
 
+/// A longer table is nobody's.
+const MAX_ITERATIONS: u32 = 100_000;
+
 impl Report {
     /// Computes the table. Unlike [`PrivacyConfig::resolve`], this accepts any noise multiplier:
     /// it is for planning.
@@ -44,6 +47,12 @@ impl Report {
     /// [`PrivacyError::Config`] for both or neither of `noise_multiplier` and `epsilon`, or values
     /// out of range.
     pub fn new(config: &PrivacyConfig, iterations: u32) -> Result<Self, PrivacyError> {
+        if iterations > MAX_ITERATIONS {
+            return Err(PrivacyError::config(
+                "iterations",
+                format!("expected at most {MAX_ITERATIONS}, found {iterations}"),
+            ));
+        }
         let sigma = |target, adjacency| {
             accountant::noise_multiplier(target, iterations, config.delta, adjacency)
         };

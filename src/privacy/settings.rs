@@ -100,6 +100,7 @@ impl PrivacyConfig {
         }
         let noise_multiplier = match (self.noise_multiplier, self.epsilon) {
             (Some(noise_multiplier), None) => noise_multiplier,
+            (None, Some(f64::INFINITY)) if non_private.is_some() => 0.0,
             (None, Some(target)) => {
                 let delta = self.delta;
                 accountant::noise_multiplier(target, releases, delta, self.adjacency)?

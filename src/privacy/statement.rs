@@ -29,6 +29,14 @@ pub struct PublicInputs {
     pub class_shares: Vec<f64>,
     /// What the foundation model is asked for, for each class.
     pub conditions: Vec<ClassConditions>,
+    /// Which images of the source were used.
+    pub selection: String,
+    /// SHA-256 of the foundation model's weights.
+    pub model_weights_sha256: String,
+    /// SHA-256 of the embedder's weights; `None` where it has none.
+    pub embedder_weights_sha256: Option<String>,
+    /// SHA-256 of the samples that the run started from, instead of random images.
+    pub initial_samples_sha256: Option<String>,
 }
 
 /// The public conditions (the model's own class labels, prompts) that stand for a private class.
@@ -197,6 +205,9 @@ fn guarantees(privacy: &ResolvedPrivacy, executed: u32) -> Vec<Guarantee> {
             adjacency,
         )),
     };
+    if privacy.non_private().is_some() {
+        return Vec::new();
+    }
     (1..=executed)
         .flat_map(|after| Adjacency::ALL.map(|adjacency| guarantee(after, adjacency)))
         .collect()
@@ -251,6 +262,9 @@ fn assumptions(privacy: &ResolvedPrivacy) -> Vec<String> {
         ),
         "The foundation model, the embedder and their weights are public and were made without \
          the private images."
+            .to_owned(),
+        "Samples that the run started from (initial_samples_sha256), if any, are public, or what \
+         they cost is accounted for elsewhere and added."
             .to_owned(),
         "The result folder without its sub-folder private/ is what may be published; private/ may \
          not, nor the private images."

@@ -16,6 +16,10 @@ fn inputs() -> PublicInputs {
             class: Some("cat".to_owned()),
             conditions: vec!["281".to_owned()],
         }],
+        selection: "all images of the source".to_owned(),
+        model_weights_sha256: sha256_hex(b"model"),
+        embedder_weights_sha256: None,
+        initial_samples_sha256: None,
     }
 }
 

@@ -60,7 +60,13 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 #[test]
 fn clean_counts_appear_in_no_released_file_and_on_no_stream() {
     let world = World::new();
-    let output = world.run(&["--set", "evolution.lookahead_degree=0"]);
+    // Twenty samples a class: no chance that twenty counts stand in a row by accident.
+    let output = world.run(&[
+        "--set",
+        "evolution.lookahead_degree=0",
+        "--set",
+        "evolution.num_samples=40",
+    ]);
     assert!(output.status.success());
     let mut places = released(&world.path("out"));
     places.push(("standard output".into(), output.stdout));

@@ -2,7 +2,9 @@
 
 use std::process::Stdio;
 
-use crate::support::World;
+use dpsyn::images::{SamplesReader, SamplesWriter};
+
+use crate::support::{SIZE, World, wait_for};
 
 const USAGE: i32 = 2;
 const DATA: i32 = 3;
@@ -25,6 +27,11 @@ fn configurations() {
     let set = |key: &str, expected: &[&str]| {
         refused(&world, USAGE, &["--set", key], expected);
     };
+    set(
+        "evolution.num_samples=9000000000000000000",
+        &["evolution.num_samples", "expected 1 to"],
+    );
+    set("data.image_size=16", &["embedder.size"]);
     set(
         "evolution.thresold=1",
         &["unknown key `thresold`", "`threshold`"],
@@ -202,6 +209,104 @@ fn a_run_goes_on_only_under_its_own_terms() {
 }
 
 #[test]
+fn samples_made_without_privacy_do_not_become_private() {
+    let world = World::new();
+    let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
+    world.succeed(&[&zero[..], &["--out", "first"]].concat());
+    let start = "evolution.initial_samples=first/3/samples.npz";
+    refused(
+        &world,
+        USAGE,
+        &["--set", start],
+        &["first/3/samples.npz", "--non-private"],
+    );
+    world.succeed(&[&zero[..], &["--set", start]].concat());
+    // Which samples a run started from belongs to its terms.
+    let text = world.fail(PRIVACY, &[&zero[..], &["--resume"]].concat());
+    assert!(text.contains("config_sha256"), "{text}");
+}
+
+#[test]
+fn a_label_that_the_model_does_not_know_is_found_before_anything_is_spent() {
+    let world = World::new();
+    world.succeed(&["--out", "first"]);
+    let mut reader = SamplesReader::open(&world.path("first/3/samples.npz")).unwrap();
+    let images = reader.read(0..16).unwrap();
+    let file = std::fs::File::create(world.path("given.npz")).unwrap();
+    let mut writer = SamplesWriter::create(file, 16, SIZE, SIZE).unwrap();
+    writer.push(&images).unwrap();
+    writer.i64s("conditions", &[900; 16]).unwrap();
+    writer.finish().unwrap();
+    let set = "evolution.initial_samples=given.npz";
+    refused(
+        &world,
+        USAGE,
+        &["--set", set],
+        &["given.npz", "`conditions`"],
+    );
+}
+
+#[test]
+fn usage_of_privacy() {
+    for arguments in [
+        &["--epsilon=-1", "--iterations", "3", "--delta", "1e-5"][..],
+        &["--epsilon=1", "--iterations", "3", "--delta", "2"],
+        &[
+            "--epsilon=1",
+            "--iterations",
+            "4000000000",
+            "--delta",
+            "1e-5",
+        ],
+        &[],
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_dpsyn"))
+            .arg("privacy")
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(USAGE),
+            "{arguments:?} {output:?}"
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_terminal_that_has_gone_away_does_not_end_a_run() {
+    use std::os::unix::process::ExitStatusExt;
+    let world = World::new();
+    let mut child = world
+        .command(&[])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status:?} {:?}", status.signal());
+    assert!(world.path("out/3/grid.png").exists());
+}
+
+#[test]
+fn a_decoder_s_words_about_a_private_file_are_not_passed_on() {
+    let world = World::new();
+    let path = world.path("data/nested/cat_03.png");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x55;
+    std::fs::write(&path, bytes).unwrap();
+    let text = world.fail(DATA, &[]);
+    assert!(
+        text.contains("cat_03.png: a damaged, truncated or unsupported PNG"),
+        "{text}"
+    );
+    assert!(!text.contains("0x") && !text.contains("CRC"), "{text}");
+}
+
+#[test]
 fn two_processes_never_share_a_folder() {
     let world = World::new();
     let mut first = world
@@ -209,9 +314,7 @@ fn two_processes_never_share_a_folder() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    while !world.path("out/0/grid.png").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
+    wait_for(&world.path("out/0/grid.png"), &mut first);
     let text = world.fail(
         PRIVACY,
         &["--set", "evolution.lookahead_degree=200", "--resume"],

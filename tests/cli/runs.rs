@@ -66,6 +66,10 @@ fn a_run_leaves_the_documented_folder() {
     assert_eq!(statement["declared_public"]["private_images"], 24);
     assert_eq!(statement["declared_public"]["class_names"][1], CLASSES[1]);
     assert!(statement["non_private"].is_null());
+    assert_eq!(
+        statement["declared_public"]["selection"],
+        "all images of the source"
+    );
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -79,6 +83,28 @@ fn a_run_leaves_the_documented_folder() {
     let before = std::fs::read(out.join("ledger.jsonl")).unwrap();
     world.succeed(&["--resume"]);
     assert_eq!(std::fs::read(out.join("ledger.jsonl")).unwrap(), before);
+}
+
+/// Another implementation reads the same from our files.
+#[test]
+fn samples_and_votes_are_plain_npz() {
+    let world = World::new();
+    world.succeed(&[]);
+    let open = |name: &str| {
+        let file = std::fs::File::open(world.path(name)).unwrap();
+        ndarray_npy::NpzReader::new(file).unwrap()
+    };
+    let mut npz = open("out/3/samples.npz");
+    let images: ndarray::Array4<u8> = npz.by_name("samples").unwrap();
+    let labels: ndarray::Array1<i64> = npz.by_name("labels").unwrap();
+    assert_eq!(images.shape(), [16, SIZE, SIZE, 3]);
+    assert_eq!(labels.len(), 16);
+    assert!(images.into_raw_vec_and_offset().0 == samples(&world.path("out/3/samples.npz")));
+    let noisy: ndarray::Array1<f64> = open("out/3/votes.npz").by_name("noisy").unwrap();
+    let lattice: ndarray::Array1<i64> = open("out/3/votes.npz").by_name("lattice").unwrap();
+    for (noisy, lattice) in noisy.iter().zip(&lattice) {
+        assert_eq!(*noisy, *lattice as f64 / f64::from(1 << 20));
+    }
 }
 
 #[test]
@@ -198,6 +224,8 @@ fn somebody_s_samples_can_be_the_initial_population() {
     let world = World::new();
     world.succeed(&["--out", "first"]);
     world.succeed(&["--set", "evolution.initial_samples=first/3/samples.npz"]);
+    let declared = statement(&world, "out")["declared_public"].clone();
+    assert!(declared["initial_samples_sha256"].is_string(), "{declared}");
     let given = samples(&world.path("first/3/samples.npz"));
     assert!(samples(&world.path("out/0/samples.npz")) == given);
     let text = world.fail(
@@ -231,6 +259,45 @@ fn fresh_keeps_the_earlier_run_beside() {
     assert!(text.contains("still counts"), "{text}");
     assert!(world.path("out.old-1/3/samples.npz").exists());
     assert!(world.path("out/3/samples.npz").exists());
+}
+
+#[test]
+fn a_resumed_run_finishes_what_was_left_unfinished() {
+    let world = World::new();
+    let above = ["--set", "evolution.threshold=100000"];
+    world.succeed(&above);
+    let before = statement(&world, "out")["uniform_fallbacks"].clone();
+    for name in ["0/grid.png", "2/grid.png", "3/top.png", "3/bottom.png"] {
+        std::fs::remove_file(world.path("out").join(name)).unwrap();
+    }
+    world.succeed(
+        &[
+            &above[..],
+            &["--resume", "--set", "output.plot_images=true"],
+        ]
+        .concat(),
+    );
+    for name in [
+        "0/grid.png",
+        "2/grid.png",
+        "3/top.png",
+        "3/bottom.png",
+        "0/15.png",
+        "3/15.png",
+    ] {
+        assert!(world.path("out").join(name).exists(), "{name}");
+    }
+    assert_eq!(statement(&world, "out")["uniform_fallbacks"], before);
+}
+
+#[test]
+fn skipped_files_may_be_deleted_between_runs() {
+    let world = World::new();
+    let bad = world.path("data/nested/cat_50.gif");
+    std::fs::write(&bad, "broken").unwrap();
+    world.succeed(&["--set", "data.on_bad_image=skip"]);
+    std::fs::remove_file(&bad).unwrap();
+    world.succeed(&["--resume"]);
 }
 
 #[test]

@@ -222,6 +222,25 @@ impl SimpleBackend for Maker {
     }
 }
 
+/// Waits until a path is there; fails when the process ends or a minute passes before.
+pub fn wait_for(path: &Path, child: &mut std::process::Child) {
+    let begun = std::time::Instant::now();
+    while !path.exists() {
+        let ended = child.try_wait().unwrap();
+        assert!(
+            ended.is_none(),
+            "ended before {}: {ended:?}",
+            path.display()
+        );
+        assert!(
+            begun.elapsed().as_secs() < 60,
+            "no {} in a minute",
+            path.display()
+        );
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
 /// All files below a folder but for those in `private/`, with their bytes.
 pub fn released(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();

@@ -1,9 +1,8 @@
 //! Sums of feature maps.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape};
-use rayon::prelude::*;
 
-use super::contiguous;
+use super::{contiguous, tasks};
 
 /// Adds two contiguous arguments of one shape. candle's own addition wakes a second pool of
 /// threads, which then spins while ours works.
@@ -25,13 +24,13 @@ impl CustomOp2 for AddOp {
         let x = contiguous(x, x_layout)?;
         let y = contiguous(y, y_layout)?;
         let mut out = vec![0f32; x.len()];
-        out.par_chunks_mut(PIECE)
-            .zip(x.par_chunks(PIECE).zip(y.par_chunks(PIECE)))
-            .for_each(|(out, (x, y))| {
-                for (out, (x, y)) in out.iter_mut().zip(x.iter().zip(y)) {
-                    *out = x + y;
-                }
-            });
+        let from = x.chunks(PIECE).zip(y.chunks(PIECE));
+        let parts = out.chunks_mut(PIECE).zip(from).collect();
+        tasks::each(2 * x.len(), parts, |(out, (x, y)): (&mut [f32], _)| {
+            for (out, (x, y)) in out.iter_mut().zip(Iterator::zip(<[f32]>::iter(x), y)) {
+                *out = x + y;
+            }
+        });
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }

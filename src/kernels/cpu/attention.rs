@@ -1,61 +1,48 @@
-//! Attention, by blocks of queries.
-
-use std::cell::RefCell;
+//! Attention, a few queries at a time.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, bail};
-use rayon::prelude::*;
 
 use super::exp::exp;
-use super::gemm::{Matrix, multiply};
+use super::micro::{Finish, Lhs, Out, multiply};
+use super::panels::Panels;
+use super::path::{Kernel, Path};
+use super::scratch::Scratch;
+use super::simd::Simd;
+use super::tasks;
 
-/// Arguments: `q [n, tq, d]`, `k [n, tk, d]`, `v [n, tk, dv]`, of any strides.
+/// Arguments: `q [n, heads, tq, d]`, `k [n, heads, tk, d]`, `v [n, heads, tk, dv]`, of any strides. The
+/// result is `[n, tq, heads, dv]`.
 pub(in crate::kernels) struct AttentionOp {
     pub scale: f64,
 }
 
-/// Queries of one task.
-const QUERIES: usize = 64;
+/// Queries whose scores are held at a time, a multiple of every register tile's rows.
+const QUERIES: usize = 24;
 
-thread_local! {
-    /// The scores of one block of queries, reused from task to task.
-    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A batch of matrices in a strided tensor.
+/// Heads of matrices in a strided tensor.
 #[derive(Clone, Copy)]
-struct Batch<'a> {
+struct Heads<'a> {
     data: &'a [f32],
-    strides: [usize; 3],
-    cols: usize,
+    strides: [usize; 4],
 }
 
-impl<'a> Batch<'a> {
+impl<'a> Heads<'a> {
     fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
-        let (_, _, cols) = layout.shape().dims3()?;
-        let data = storage.as_slice::<f32>()?;
-        let (Some(data), &[a, b, c]) = (data.get(layout.start_offset()..), layout.stride()) else {
+        let data = storage.as_slice::<f32>()?.get(layout.start_offset()..);
+        let (Some(data), &[a, b, c, d]) = (data, layout.stride()) else {
             bail!("an argument with layout {layout:?} does not fit its storage");
         };
         Ok(Self {
             data,
-            strides: [a, b, c],
-            cols,
+            strides: [a, b, c, d],
         })
     }
 
-    /// Rows `from` to `from + rows` of matrix `index`.
-    fn matrix(&self, index: usize, from: usize, rows: usize) -> Matrix<'a> {
-        let [batch, row, col] = self.strides;
-        Matrix {
-            data: self
-                .data
-                .get(index * batch + from * row..)
-                .unwrap_or_default(),
-            rows,
-            cols: self.cols,
-            row_stride: row,
-            col_stride: col,
-        }
+    fn head(&self, image: usize, head: usize) -> &'a [f32] {
+        let [images, heads, ..] = self.strides;
+        self.data
+            .get(image * images + head * heads..)
+            .unwrap_or_default()
     }
 }
 
@@ -73,70 +60,145 @@ impl CustomOp3 for AttentionOp {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (n, queries, depth) = q_layout.shape().dims3()?;
-        let (_, keys, values) = v_layout.shape().dims3()?;
-        if k_layout.dims() != [n, keys, depth] || v_layout.dims() != [n, keys, values] || keys == 0
+        let (n, heads, queries, depth) = q_layout.shape().dims4()?;
+        let (_, _, keys, values) = v_layout.shape().dims4()?;
+        if k_layout.dims() != [n, heads, keys, depth]
+            || v_layout.dims() != [n, heads, keys, values]
+            || keys == 0
         {
-            bail!(
-                "attention between q {:?}, k {:?} and v {:?}",
-                q_layout.dims(),
-                k_layout.dims(),
-                v_layout.dims()
-            );
+            let [q, k, v] = [q_layout, k_layout, v_layout].map(Layout::dims);
+            bail!("attention between q {q:?}, k {k:?} and v {v:?}");
         }
-        let q = Batch::new(q, q_layout)?;
-        let k = Batch::new(k, k_layout)?;
-        let v = Batch::new(v, v_layout)?;
-        let mut out = vec![0f32; n * queries * values];
+        let path = Path::current()?;
+        let q = Heads::new(q, q_layout)?;
+        let k = Heads::new(k, k_layout)?;
+        let v = Heads::new(v, v_layout)?;
+        let mut out = vec![0f32; n * queries * heads * values];
         if !out.is_empty() {
-            let mut tasks = Vec::new();
-            for (index, out) in out.chunks_exact_mut(queries * values).enumerate() {
-                for (block, out) in out.chunks_mut(QUERIES * values).enumerate() {
-                    tasks.push((index, block * QUERIES, out));
+            // Keys and values of every head, packed.
+            let mut packed: Vec<Option<(Panels, Panels)>> = vec![None; n * heads];
+            let work = 4 * n * heads * keys * (depth + values);
+            let parts = packed.iter_mut().enumerate().collect();
+            type Part<'a> = (usize, &'a mut Option<(Panels, Panels)>);
+            tasks::each(work, parts, |(index, packed): Part<'_>| {
+                let (image, head) = (index / heads, index % heads);
+                let ([_, _, row, col], k) = (k.strides, k.head(image, head));
+                let keys_packed = Panels::new(path, (depth, keys), k, row, |d| d * col);
+                let ([_, _, row, col], v) = (v.strides, v.head(image, head));
+                let values_packed = Panels::new(path, (keys, values), v, col, |t| t * row);
+                *packed = Some((keys_packed, values_packed));
+            });
+
+            // Some queries of all heads of an image.
+            let mut blocks = Vec::new();
+            for (image, out) in out.chunks_exact_mut(queries * heads * values).enumerate() {
+                for (block, out) in out.chunks_mut(QUERIES * heads * values).enumerate() {
+                    blocks.push((image, block * QUERIES, out));
                 }
             }
-            tasks.into_par_iter().try_for_each(|(index, from, out)| {
-                let rows = out.len() / values;
-                SCORES.with_borrow_mut(|scores| {
-                    scores.resize(rows * keys, 0.0);
-                    let queries = q.matrix(index, from, rows);
-                    multiply(scores, queries, k.matrix(index, 0, keys).transposed())?;
-                    for row in scores.chunks_exact_mut(keys) {
-                        softmax(row, self.scale as f32);
+            let work = n * heads * queries * keys * (depth + values);
+            tasks::each(
+                work,
+                blocks,
+                |(image, from, out): (usize, usize, &mut [f32])| {
+                    let rows = out.len() / (heads * values);
+                    let mut copy = Scratch::new(rows * depth);
+                    let mut scores = Scratch::new(rows * keys);
+                    for head in 0..heads {
+                        let Some(Some((keys_packed, values_packed))) =
+                            packed.get(image * heads + head)
+                        else {
+                            continue;
+                        };
+                        let [_, _, row, col] = q.strides;
+                        let q = q.head(image, head);
+                        let q = q.get(from * row..).unwrap_or_default();
+                        let lhs = if col == 1 {
+                            Lhs::rows(q, row, depth)
+                        } else {
+                            for (r, to) in copy.chunks_exact_mut(depth).enumerate() {
+                                let q = q.get(r * row..).unwrap_or_default();
+                                for (to, q) in to.iter_mut().zip(q.iter().step_by(col)) {
+                                    *to = *q;
+                                }
+                            }
+                            Lhs::rows(&copy, depth, depth)
+                        };
+                        product(rows, lhs, keys_packed, &mut scores, (0, keys));
+                        path.run(Softmax {
+                            rows: &mut scores,
+                            keys,
+                            scale: self.scale as f32,
+                        });
+                        let lhs = Lhs::rows(&scores, keys, keys);
+                        product(
+                            rows,
+                            lhs,
+                            values_packed,
+                            out,
+                            (head * values, heads * values),
+                        );
                     }
-                    multiply(
-                        out,
-                        Matrix::new(scores, rows, keys),
-                        v.matrix(index, 0, keys),
-                    )
-                })
-            })?;
+                },
+            );
         }
-        Ok((CpuStorage::F32(out), Shape::from((n, queries, values))))
+        let shape = Shape::from((n, queries, heads, values));
+        Ok((CpuStorage::F32(out), shape))
     }
 }
 
-/// `softmax(scale · row)` in place.
-fn softmax(row: &mut [f32], scale: f32) {
-    const LANES: usize = 16;
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for block in row.chunks_mut(LANES) {
-        for (lane, value) in lanes.iter_mut().zip(block) {
-            *value *= scale;
-            // Unlike `max`, one instruction; a NaN is left to the sum.
-            *lane = if *value > *lane { *value } else { *lane };
-        }
+fn product(rows: usize, lhs: Lhs<'_>, rhs: &Panels, to: &mut [f32], (at, row): (usize, usize)) {
+    for panel in rhs.iter() {
+        let at = at + panel.first;
+        let mut out = Out { data: to, at, row };
+        multiply(rhs.path(), rows, lhs, panel, &mut out, Finish::default());
     }
-    let largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut lanes = [0f32; LANES];
-    for block in row.chunks_mut(LANES) {
-        for (lane, value) in lanes.iter_mut().zip(block) {
-            *value = exp(*value - largest);
-            *lane += *value;
+}
+
+/// `softmax(scale · row)` of every row, in place.
+struct Softmax<'a> {
+    rows: &'a mut [f32],
+    keys: usize,
+    scale: f32,
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        const LANES: usize = 16;
+        for row in self.rows.chunks_exact_mut(self.keys) {
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            let (blocks, rest) = row.as_chunks_mut::<LANES>();
+            for block in blocks {
+                for (lane, value) in lanes.iter_mut().zip(block) {
+                    *value *= self.scale;
+                    // Unlike `max`, one instruction; a NaN is left to the sum.
+                    *lane = if *value > *lane { *value } else { *lane };
+                }
+            }
+            for (lane, value) in lanes.iter_mut().zip(rest) {
+                *value *= self.scale;
+                *lane = if *value > *lane { *value } else { *lane };
+            }
+            let largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            let mut lanes = [0f32; LANES];
+            let (blocks, rest) = row.as_chunks_mut::<LANES>();
+            for block in blocks {
+                for (lane, value) in lanes.iter_mut().zip(block) {
+                    *value = exp(*value - largest);
+                    *lane += *value;
+                }
+            }
+            for (lane, value) in lanes.iter_mut().zip(rest) {
+                *value = exp(*value - largest);
+                *lane += *value;
+            }
+            let inverse = 1.0 / lanes.iter().sum::<f32>();
+            for value in row {
+                *value *= inverse;
+            }
         }
-    }
-    let inverse = 1.0 / lanes.iter().sum::<f32>();
-    for value in row {
-        *value *= inverse;
     }
 }

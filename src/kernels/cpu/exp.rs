@@ -4,9 +4,10 @@
 //! every processor, with or without vector units.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
-use rayon::prelude::*;
 
-use super::contiguous;
+use super::path::{Kernel, Path};
+use super::simd::Simd;
+use super::{contiguous, tasks};
 
 /// `e^x` to within two units in the last place for results in the normal range; at least the smallest
 /// and at most the largest normal number outside; NaN for NaN.
@@ -53,16 +54,29 @@ impl CustomOp1 for SiluOp {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        const PIECE: usize = 1 << 14;
+        let path = Path::current()?;
         let x = contiguous(x, layout)?;
         let mut out = vec![0f32; x.len()];
-        out.par_chunks_mut(1 << 14)
-            .zip(x.par_chunks(1 << 14))
-            .for_each(|(out, x)| {
-                for (out, x) in out.iter_mut().zip(x) {
-                    *out = silu(*x);
-                }
-            });
+        let parts = out.chunks_mut(PIECE).zip(x.chunks(PIECE)).collect();
+        tasks::each(8 * x.len(), parts, |(out, x)| path.run(Silu { x, out }));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+struct Silu<'a> {
+    x: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Silu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (out, x) in self.out.iter_mut().zip(self.x) {
+            *out = silu(*x);
+        }
     }
 }
 

@@ -1,65 +1,84 @@
 //! The fully connected layer.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, bail};
-use rayon::prelude::*;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 
-use super::contiguous;
-use super::gemm::{Matrix, multiply};
+use super::micro::{Finish, Lhs, Out, multiply};
+use super::panels::{Panel, Panels};
+use super::path::Path;
+use super::scratch::Scratch;
+use super::{contiguous, tasks};
 
-/// Arguments: rows `[rows, in]`, the transposed weight `[in, out]` and the bias `[out]`, contiguous.
-pub(in crate::kernels) struct LinearOp;
+/// A layer's weight as the product wants it.
+#[derive(Debug)]
+pub(in crate::kernels) struct PackedLinear {
+    weight: Panels,
+    bias: Vec<f32>,
+}
 
-/// Rows are multiplied in blocks of exactly so many, the last one filled up with zeros: a product's
-/// rounding may depend on its shape (for a single row, another kernel is chosen), so the shape must not
-/// depend on the batch.
-const ROWS: usize = 16;
+impl PackedLinear {
+    /// Packs `weight [outputs, inputs]`.
+    ///
+    /// # Errors
+    /// As [`Path::current`].
+    pub fn new((inputs, outputs): (usize, usize), weight: &[f32], bias: Vec<f32>) -> Result<Self> {
+        let path = Path::current()?;
+        Ok(Self {
+            weight: Panels::new(path, (inputs, outputs), weight, inputs, |k| k),
+            bias,
+        })
+    }
+}
 
-impl CustomOp3 for LinearOp {
+/// Argument: rows `[rows, in]`, contiguous.
+pub(in crate::kernels) struct LinearOp<'a>(pub &'a PackedLinear);
+
+impl CustomOp1 for LinearOp<'_> {
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (rows, inputs) = x_layout.shape().dims2()?;
-        let (weight_inputs, outputs) = weight_layout.shape().dims2()?;
-        if weight_inputs != inputs || inputs == 0 || outputs == 0 {
-            bail!("{inputs} inputs for a layer of {weight_inputs}x{outputs}");
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (rows, inputs) = layout.shape().dims2()?;
+        let PackedLinear { weight, bias } = self.0;
+        let outputs = weight.columns();
+        if inputs != weight.depth() {
+            bail!("{inputs} inputs for a layer of {}", weight.depth());
         }
-        let x = contiguous(x, x_layout)?;
-        let weight = Matrix::new(contiguous(weight, weight_layout)?, inputs, outputs);
-        let bias = contiguous(bias, bias_layout)?;
+        let x = contiguous(x, layout)?;
+        let lhs = Lhs::rows(x, inputs, inputs);
         let mut out = vec![0f32; rows * outputs];
-        x.par_chunks(ROWS * inputs)
-            .zip(out.par_chunks_mut(ROWS * outputs))
-            .try_for_each(|(x, out)| {
-                if x.len() == ROWS * inputs {
-                    multiply(out, Matrix::new(x, ROWS, inputs), weight)?;
-                } else {
-                    let mut padded = vec![0f32; ROWS * inputs];
-                    for (to, from) in padded.iter_mut().zip(x) {
-                        *to = *from;
-                    }
-                    let mut result = vec![0f32; ROWS * outputs];
-                    multiply(&mut result, Matrix::new(&padded, ROWS, inputs), weight)?;
-                    for (to, from) in out.iter_mut().zip(&result) {
-                        *to = *from;
-                    }
+        // The weight is read once: each task takes one panel, and all rows.
+        let mut products = Scratch::new(rows * outputs);
+        let mut rest = &mut *products;
+        let mut parts: Vec<(Panel<'_>, &mut [f32])> = Vec::new();
+        for panel in weight.iter() {
+            let (part, others) = rest.split_at_mut(rows * panel.columns);
+            parts.push((panel, part));
+            rest = others;
+        }
+        tasks::each(out.len() * inputs, parts, |(panel, part)| {
+            let finish = Finish {
+                bias: bias.get(panel.first..panel.first + panel.columns),
+                ..Finish::default()
+            };
+            let mut out = Out {
+                data: part,
+                at: 0,
+                row: panel.columns,
+            };
+            multiply(weight.path(), rows, lhs, panel, &mut out, finish);
+        });
+        let mut from = &*products;
+        for panel in weight.iter() {
+            let (part, others) = from.split_at(rows * panel.columns);
+            let to = out.chunks_exact_mut(outputs);
+            for (to, part) in to.zip(part.chunks_exact(panel.columns)) {
+                if let Some(to) = to.get_mut(panel.first..panel.first + panel.columns) {
+                    to.copy_from_slice(part);
                 }
-                for row in out.chunks_exact_mut(outputs) {
-                    for (value, bias) in row.iter_mut().zip(bias) {
-                        *value += bias;
-                    }
-                }
-                Ok::<_, candle_core::Error>(())
-            })?;
+            }
+            from = others;
+        }
         Ok((CpuStorage::F32(out), Shape::from((rows, outputs))))
     }
 }

@@ -1,20 +1,76 @@
 //! Group normalisation with everything that follows it, in two passes over the image.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, bail};
-use rayon::prelude::*;
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, bail};
 
-use super::contiguous;
 use super::exp::silu;
+use super::path::{Kernel, Path};
+use super::simd::Simd;
+use super::{contiguous, tasks};
 
-/// Arguments: `x [n, channels, h, w]`, and gain and offset of each channel, `[n or 1, channels]`, all
-/// contiguous. The result is `(x - mean) / √(var + eps) · gain + offset`, activated on request.
-pub(in crate::kernels) struct NormOp {
+/// Arguments: `x [n, h, w, channels]`, contiguous, and with three, `scale` and `shift [n, channels]`, whose
+/// rows may lie apart. The result is `((x - mean) / √(var + eps) · weight + bias) · (1 + scale) + shift`,
+/// activated on request.
+pub(in crate::kernels) struct NormOp<'a> {
     pub groups: usize,
     pub eps: f64,
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
     pub silu: bool,
 }
 
-impl CustomOp3 for NormOp {
+/// Numbers of a task, about.
+const PIECE: usize = 1 << 15;
+
+/// Pixels that are added up in `f32` before they go into an `f64`.
+const RUN: usize = 64;
+
+/// `Σ (x - origin)` and `Σ (x - origin)²` of each channel.
+type Sums = Vec<[f64; 2]>;
+
+/// What becomes of each channel of one image: `(x - mean) · scale + offset`.
+struct Affine {
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+    offset: Vec<f32>,
+}
+
+/// `[n, channels]` of which rows lie apart.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    data: &'a [f32],
+    row: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn new(storage: &'a CpuStorage, layout: &Layout, dims: (usize, usize)) -> Result<Self> {
+        let data = storage.as_slice::<f32>()?.get(layout.start_offset()..);
+        match (data, layout.stride()) {
+            (Some(data), [row, 1]) if layout.shape().dims2()? == dims => {
+                Ok(Self { data, row: *row })
+            }
+            (Some(data), [row, _]) if layout.dims() == [dims.0, 1] && dims.1 == 1 => {
+                Ok(Self { data, row: *row })
+            }
+            _ => bail!("scale or shift with layout {layout:?} is not {dims:?}"),
+        }
+    }
+
+    fn row(&self, index: usize) -> &'a [f32] {
+        self.data.get(index * self.row..).unwrap_or_default()
+    }
+}
+
+impl CustomOp1 for NormOp<'_> {
+    fn name(&self) -> &'static str {
+        "group norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.run(x, layout, None)
+    }
+}
+
+impl CustomOp3 for NormOp<'_> {
     fn name(&self) -> &'static str {
         "group norm"
     }
@@ -22,86 +78,236 @@ impl CustomOp3 for NormOp {
     fn cpu_fwd(
         &self,
         x: &CpuStorage,
-        x_layout: &Layout,
-        gain: &CpuStorage,
-        gain_layout: &Layout,
-        offset: &CpuStorage,
-        offset_layout: &Layout,
+        layout: &Layout,
+        scale: &CpuStorage,
+        scale_layout: &Layout,
+        shift: &CpuStorage,
+        shift_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (n, channels, height, width) = x_layout.shape().dims4()?;
-        let fits = |layout: &Layout| matches!(layout.dims(), [rows, c] if (*rows == n || *rows == 1) && *c == channels);
-        if !fits(gain_layout) || !fits(offset_layout) || self.groups == 0 {
-            bail!("gain {gain_layout:?} and offset {offset_layout:?} do not fit {x_layout:?}");
+        let (n, _, _, channels) = layout.shape().dims4()?;
+        let scale = Rows::new(scale, scale_layout, (n, channels))?;
+        let shift = Rows::new(shift, shift_layout, (n, channels))?;
+        self.run(x, layout, Some((scale, shift)))
+    }
+}
+
+impl NormOp<'_> {
+    fn run(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        modulation: Option<(Rows<'_>, Rows<'_>)>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (n, height, width, channels) = layout.shape().dims4()?;
+        if self.groups == 0
+            || !channels.is_multiple_of(self.groups)
+            || self.weight.len() != channels
+            || self.bias.len() != channels
+        {
+            bail!(
+                "a group norm of {} channels does not fit {layout:?}",
+                self.weight.len()
+            );
         }
-        let x = contiguous(x, x_layout)?;
-        let gain = contiguous(gain, gain_layout)?;
-        let offset = contiguous(offset, offset_layout)?;
-        let area = height * width;
-        let per_group = channels / self.groups;
+        let path = Path::current()?;
+        let x = contiguous(x, layout)?;
         let mut out = vec![0f32; x.len()];
         if !out.is_empty() {
-            x.par_chunks_exact(per_group * area)
-                .zip(out.par_chunks_exact_mut(per_group * area))
+            let area = height * width;
+            // A function of the image's shape alone: the pieces' sums are added in order.
+            let piece = (PIECE / channels).next_multiple_of(RUN) * channels;
+            let images = || x.chunks_exact(area * channels);
+            let pieces: usize = images().map(|image| image.len().div_ceil(piece)).sum();
+
+            let mut sums: Vec<Sums> = vec![Vec::new(); pieces];
+            let from = images().flat_map(|image| image.chunks(piece).map(move |x| (image, x)));
+            let parts = sums.iter_mut().zip(from).collect();
+            type Part<'a> = (&'a mut Sums, (&'a [f32], &'a [f32]));
+            tasks::each(2 * x.len(), parts, |(sums, (image, x)): Part<'_>| {
+                let origin = image.get(..channels).unwrap_or_default();
+                *sums = path.run(Sum { x, origin });
+            });
+
+            let affine: Vec<Affine> = images()
+                .zip(sums.chunks(pieces / n))
                 .enumerate()
-                .for_each(|(index, (x, out))| {
-                    // A table of one row serves all images.
-                    let first = index * per_group;
-                    let at = |table: &'_ [f32], channel: usize| {
-                        table
-                            .get((first + channel) % table.len())
-                            .copied()
-                            .unwrap_or(0.0)
-                    };
-                    let (mean, inverse) = statistics(x, self.eps);
-                    let planes = x.chunks_exact(area).zip(out.chunks_exact_mut(area));
-                    for (channel, (x, out)) in planes.enumerate() {
-                        let scale = inverse * at(gain, channel);
-                        self.apply(x, out, mean, scale, at(offset, channel));
-                    }
+                .map(|(index, (image, sums))| {
+                    let rows = modulation.map(|(a, b)| (a.row(index), b.row(index)));
+                    self.affine(area, image, sums, rows)
+                })
+                .collect();
+
+            let parts = images()
+                .zip(out.chunks_exact_mut(area * channels))
+                .zip(&affine)
+                .flat_map(|((x, out), affine)| {
+                    let parts = x.chunks(piece).zip(out.chunks_mut(piece));
+                    parts.map(move |(x, out)| (x, out, affine))
+                })
+                .collect();
+            type Image<'a> = (&'a [f32], &'a mut [f32], &'a Affine);
+            tasks::each(8 * x.len(), parts, |(x, out, affine): Image<'_>| {
+                path.run(Apply {
+                    x,
+                    out,
+                    affine,
+                    silu: self.silu,
                 });
+            });
         }
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    /// From the sums of all pieces of an image.
+    fn affine(
+        &self,
+        area: usize,
+        image: &[f32],
+        sums: &[Sums],
+        modulation: Option<(&[f32], &[f32])>,
+    ) -> Affine {
+        let channels = self.weight.len();
+        let per_group = channels / self.groups;
+        let count = (area * per_group) as f64;
+        let area = area as f64;
+        // Of each channel: where its sums count from, and the sums.
+        let totals: Vec<[f64; 3]> = (0..channels)
+            .zip(image)
+            .map(|(channel, origin)| {
+                let of_channel = sums.iter().filter_map(|sums| sums.get(channel));
+                let (first, second) = of_channel.fold((0.0, 0.0), |(a, b), [c, d]| (a + c, b + d));
+                [f64::from(*origin), first, second]
+            })
+            .collect();
+        let mut affine = Affine {
+            mean: Vec::with_capacity(channels),
+            scale: Vec::with_capacity(channels),
+            offset: Vec::with_capacity(channels),
+        };
+        for group in totals.chunks_exact(per_group) {
+            let sum: f64 = group
+                .iter()
+                .map(|[origin, first, _]| first + area * origin)
+                .sum();
+            let mean = sum / count;
+            // Σ (x - mean)², with x - mean = (x - origin) + (origin - mean). An origin is a pixel of
+            // the channel: no large numbers cancel.
+            let squares: f64 = group
+                .iter()
+                .map(|[origin, first, second]| {
+                    let shift = origin - mean;
+                    second + 2.0 * shift * first + area * shift * shift
+                })
+                .sum();
+            let inverse = 1.0 / (squares.max(0.0) / count + self.eps).sqrt();
+            for _ in group {
+                affine.mean.push(mean as f32);
+                affine.scale.push(inverse as f32);
+            }
+        }
+        for (channel, scale) in affine.scale.iter_mut().enumerate() {
+            let at = |table: &[f32]| table.get(channel).copied().unwrap_or(0.0);
+            let (mut gain, mut offset) = (at(self.weight), at(self.bias));
+            if let Some((scale, shift)) = modulation {
+                let factor = 1.0 + at(scale);
+                gain *= factor;
+                offset = offset * factor + at(shift);
+            }
+            *scale *= gain;
+            affine.offset.push(offset);
+        }
+        affine
     }
 }
 
-impl NormOp {
-    fn apply(&self, x: &[f32], out: &mut [f32], mean: f32, scale: f32, offset: f32) {
-        if self.silu {
-            for (out, x) in out.iter_mut().zip(x) {
-                *out = silu((x - mean) * scale + offset);
-            }
-        } else {
-            for (out, x) in out.iter_mut().zip(x) {
-                *out = (x - mean) * scale + offset;
+struct Sum<'a> {
+    x: &'a [f32],
+    origin: &'a [f32],
+}
+
+impl Kernel for Sum<'_> {
+    type Output = Sums;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Sums {
+        const BLOCK: usize = 32;
+        let channels = self.origin.len();
+        let mut sums = vec![[0f64; 2]; channels];
+        for run in self.x.chunks(RUN * channels) {
+            // Blocks of channels, whose sums stay in registers.
+            let mut channel = 0;
+            while channel < channels {
+                let count = BLOCK.min(channels - channel);
+                let mut first = [0f32; BLOCK];
+                let mut second = [0f32; BLOCK];
+                let mut origin = [0f32; BLOCK];
+                for (to, from) in origin.iter_mut().zip(self.origin.iter().skip(channel)) {
+                    *to = *from;
+                }
+                for pixel in run.chunks_exact(channels) {
+                    match pixel
+                        .get(channel..)
+                        .and_then(|pixel| pixel.first_chunk::<BLOCK>())
+                    {
+                        Some(pixel) => {
+                            for i in 0..BLOCK {
+                                let centred = pixel[i] - origin[i];
+                                first[i] += centred;
+                                second[i] += centred * centred;
+                            }
+                        }
+                        None => {
+                            let pixel = pixel.get(channel..).unwrap_or_default();
+                            for (i, value) in pixel.iter().enumerate().take(BLOCK) {
+                                let centred = value - origin[i];
+                                first[i] += centred;
+                                second[i] += centred * centred;
+                            }
+                        }
+                    }
+                }
+                let sums = sums.iter_mut().skip(channel).take(count);
+                for (sums, (first, second)) in sums.zip(first.iter().zip(second)) {
+                    sums[0] += f64::from(*first);
+                    sums[1] += f64::from(second);
+                }
+                channel += count;
             }
         }
+        sums
     }
 }
 
-/// Mean and `1 / √(variance + eps)`, the variance around the mean (not by the difference of two large
-/// sums).
-fn statistics(x: &[f32], eps: f64) -> (f32, f32) {
-    let count = x.len() as f64;
-    let mean = (sum(x, |v| v) / count) as f32;
-    let variance = sum(x, |v| (v - mean) * (v - mean)) / count;
-    (mean, (1.0 / (variance + eps).sqrt()) as f32)
+struct Apply<'a> {
+    x: &'a [f32],
+    out: &'a mut [f32],
+    affine: &'a Affine,
+    silu: bool,
 }
 
-/// `Σ f(x)`: in sixteen lanes of `f32` over short pieces, which compilers vectorise, and in `f64` over
-/// the pieces.
-fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
-    const LANES: usize = 16;
-    let mut total = 0f64;
-    for piece in x.chunks(64 * LANES) {
-        let mut lanes = [0f32; LANES];
-        let (blocks, rest) = piece.as_chunks::<LANES>();
-        for block in blocks {
-            for (lane, value) in lanes.iter_mut().zip(block) {
-                *lane += f(*value);
+impl Kernel for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Affine {
+            mean,
+            scale,
+            offset,
+        } = self.affine;
+        let channels = mean.len();
+        let pixels = self.x.chunks_exact(channels);
+        for (x, out) in pixels.zip(self.out.chunks_exact_mut(channels)) {
+            let table = mean.iter().zip(scale).zip(offset);
+            if self.silu {
+                for ((out, x), ((mean, scale), offset)) in out.iter_mut().zip(x).zip(table) {
+                    *out = silu((x - mean) * scale + offset);
+                }
+            } else {
+                for ((out, x), ((mean, scale), offset)) in out.iter_mut().zip(x).zip(table) {
+                    *out = (x - mean) * scale + offset;
+                }
             }
         }
-        total += lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
-        total += rest.iter().map(|value| f64::from(f(*value))).sum::<f64>();
     }
-    total
 }

@@ -1,10 +1,10 @@
 //! Pooling with padding.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
-use rayon::prelude::*;
 
-use super::contiguous;
-use super::window::{Taps, zip_strided};
+use super::path::{Kernel, Path};
+use super::simd::Simd;
+use super::{contiguous, tasks};
 use crate::kernels::Pool;
 
 /// What becomes of a window.
@@ -16,7 +16,7 @@ pub(in crate::kernels) enum PoolKind {
     Max,
 }
 
-/// Pools a contiguous `[n, c, h, w]`.
+/// Pools a contiguous `[n, h, w, c]`.
 pub(in crate::kernels) struct PoolOp {
     pub pool: Pool,
     pub kind: PoolKind,
@@ -28,70 +28,44 @@ impl CustomOp1 for PoolOp {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (n, channels, height, width) = layout.shape().dims4()?;
-        let (Some(out_height), Some(out_width)) =
-            (self.pool.output_len(height), self.pool.output_len(width))
-        else {
+        let (n, height, width, channels) = layout.shape().dims4()?;
+        let sizes = (self.pool.output_len(height), self.pool.output_len(width));
+        let (Some(out_height), Some(out_width)) = sizes else {
             bail!("{:?} does not fit {height}x{width}", self.pool);
         };
+        let path = Path::current()?;
         let x = contiguous(x, layout)?;
-        let mut out = vec![0f32; n * channels * out_height * out_width];
+        let mut out = vec![0f32; n * out_height * out_width * channels];
         if !out.is_empty() {
-            x.par_chunks_exact(height * width)
-                .zip(out.par_chunks_exact_mut(out_height * out_width))
-                .for_each(|(plane, out)| {
-                    for (y, out) in out.chunks_exact_mut(out_width).enumerate() {
-                        self.row(plane, (height, width), y, out);
-                    }
+            let work = out.len() * self.pool.kernel * self.pool.kernel;
+            let rows = out
+                .chunks_exact_mut(out_width * channels)
+                .enumerate()
+                .collect();
+            tasks::each(work, rows, |(row, out): (usize, &mut [f32])| {
+                let (image, y) = (row / out_height, row % out_height);
+                let (top, bottom) = self.window(y, height);
+                let start = image * height;
+                let line = width * channels;
+                path.run(Row {
+                    op: self,
+                    rows: x
+                        .get((start + top) * line..(start + bottom) * line)
+                        .unwrap_or_default(),
+                    width,
+                    channels,
+                    out,
                 });
+            });
         }
-        Ok((
-            CpuStorage::F32(out),
-            Shape::from((n, channels, out_height, out_width)),
-        ))
+        let shape = Shape::from((n, out_height, out_width, channels));
+        Ok((CpuStorage::F32(out), shape))
     }
 }
 
 impl PoolOp {
-    /// Output row `y`: the window's pixels are added (or compared) one after another, each for the
-    /// whole row at once.
-    fn row(&self, plane: &[f32], (height, width): (usize, usize), y: usize, out: &mut [f32]) {
-        let Pool {
-            kernel,
-            stride,
-            padding,
-        } = self.pool;
-        let (top, bottom) = self.window(y, height);
-        let rows = plane.get(top * width..bottom * width).unwrap_or_default();
-        match self.kind {
-            PoolKind::Average => out.fill(0.0),
-            PoolKind::Max => out.fill(f32::NEG_INFINITY),
-        }
-        for row in rows.chunks_exact(width) {
-            for kx in 0..kernel {
-                let (before, source, count) = Taps::new(kx, stride, padding).inside(row, out.len());
-                let inside = out.get_mut(before..before + count).unwrap_or_default();
-                match self.kind {
-                    PoolKind::Average => {
-                        zip_strided(inside, source, stride, |sum, value| *sum += value);
-                    }
-                    PoolKind::Max => {
-                        zip_strided(inside, source, stride, |max, value| {
-                            *max = larger(*max, value)
-                        });
-                    }
-                }
-            }
-        }
-        if self.kind == PoolKind::Average {
-            for (x, sum) in out.iter_mut().enumerate() {
-                let (left, right) = self.window(x, width);
-                *sum /= ((bottom - top) * (right - left)) as f32;
-            }
-        }
-    }
-
     /// The pixels of the image that output `index` covers along one side.
+    #[inline(always)]
     fn window(&self, index: usize, len: usize) -> (usize, usize) {
         let start = index * self.pool.stride;
         (
@@ -101,7 +75,60 @@ impl PoolOp {
     }
 }
 
+/// One row of the result.
+struct Row<'a> {
+    op: &'a PoolOp,
+    /// The rows of the image that its windows cover.
+    rows: &'a [f32],
+    width: usize,
+    channels: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let (channels, line) = (self.channels, self.width * self.channels);
+        let count = self.rows.len() / line;
+        for (x, out) in self.out.chunks_exact_mut(channels).enumerate() {
+            let (left, right) = self.op.window(x, self.width);
+            match self.op.kind {
+                PoolKind::Average => out.fill(0.0),
+                PoolKind::Max => out.fill(f32::NEG_INFINITY),
+            }
+            for row in self.rows.chunks_exact(line) {
+                let pixels = row
+                    .get(left * channels..right * channels)
+                    .unwrap_or_default();
+                for pixel in pixels.chunks_exact(channels) {
+                    match self.op.kind {
+                        PoolKind::Average => {
+                            for (sum, value) in out.iter_mut().zip(pixel) {
+                                *sum += value;
+                            }
+                        }
+                        PoolKind::Max => {
+                            for (max, value) in out.iter_mut().zip(pixel) {
+                                *max = larger(*max, *value);
+                            }
+                        }
+                    }
+                }
+            }
+            if self.op.kind == PoolKind::Average {
+                let pixels = (count * (right - left)) as f32;
+                for sum in out {
+                    *sum /= pixels;
+                }
+            }
+        }
+    }
+}
+
 /// The larger of two numbers, NaN if one is: `f32::max` would hide it.
+#[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if b > a || b.is_nan() { b } else { a }
 }

@@ -1,11 +1,10 @@
 //! Doubling feature maps.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
-use rayon::prelude::*;
 
-use super::contiguous;
+use super::{contiguous, tasks};
 
-/// Repeats every pixel of a contiguous `[n, c, h, w]` twice in both directions.
+/// Repeats every pixel of a contiguous `[n, h, w, c]` twice in both directions.
 pub(in crate::kernels) struct UpsampleOp;
 
 impl CustomOp1 for UpsampleOp {
@@ -14,26 +13,27 @@ impl CustomOp1 for UpsampleOp {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (n, channels, height, width) = layout.shape().dims4()?;
+        let (n, height, width, channels) = layout.shape().dims4()?;
         let x = contiguous(x, layout)?;
         let mut out = vec![0f32; 4 * x.len()];
         if !out.is_empty() {
-            x.par_chunks_exact(height * width)
-                .zip(out.par_chunks_exact_mut(4 * height * width))
-                .for_each(|(plane, out)| {
-                    let rows = plane.chunks_exact(width);
-                    for (row, out) in rows.zip(out.chunks_exact_mut(4 * width)) {
-                        let (upper, lower) = out.split_at_mut(2 * width);
-                        for (pair, value) in upper.chunks_exact_mut(2).zip(row) {
-                            pair.fill(*value);
-                        }
-                        lower.copy_from_slice(upper);
-                    }
-                });
+            let row = width * channels;
+            let rows = x
+                .chunks_exact(row)
+                .zip(out.chunks_exact_mut(4 * row))
+                .collect();
+            tasks::each(4 * x.len(), rows, |(row, out): (&[f32], &mut [f32])| {
+                let (upper, lower) = out.split_at_mut(out.len() / 2);
+                let pairs = upper.chunks_exact_mut(2 * channels);
+                for (pair, pixel) in pairs.zip(row.chunks_exact(channels)) {
+                    let (left, right) = pair.split_at_mut(channels);
+                    left.copy_from_slice(pixel);
+                    right.copy_from_slice(pixel);
+                }
+                lower.copy_from_slice(upper);
+            });
         }
-        Ok((
-            CpuStorage::F32(out),
-            Shape::from((n, channels, 2 * height, 2 * width)),
-        ))
+        let shape = Shape::from((n, 2 * height, 2 * width, channels));
+        Ok((CpuStorage::F32(out), shape))
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::GROUPS;
-use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, add, attention, upsample_nearest_2x};
+use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, attention, upsample_nearest_2x};
 
 /// The network's normalisation layer.
 pub(super) fn norm(channels: usize, vb: &VarBuilder<'_>) -> Result<GroupNorm> {
@@ -57,9 +57,10 @@ pub(super) struct ResBlock {
 }
 
 impl ResBlock {
+    /// `side`: rows and columns of its feature maps in images of the size the network is meant for.
     pub fn load(
-        in_channels: usize,
-        out_channels: usize,
+        (in_channels, out_channels): (usize, usize),
+        side: usize,
         emb_channels: usize,
         scale_shift: bool,
         vb: &VarBuilder<'_>,
@@ -78,14 +79,14 @@ impl ResBlock {
         Ok(Self {
             in_norm: norm(in_channels, &vb.pp("in_layers.0"))?,
             in_conv: Conv2d::load(
-                Conv2dShape::same(in_channels, out_channels, 3),
+                Conv2dShape::same(in_channels, out_channels, 3).giving(side),
                 true,
                 &vb.pp("in_layers.2"),
             )?,
             emb: Linear::load(emb_channels, emb_outputs, true, &vb.pp("emb_layers.1"))?,
             out_norm: norm(out_channels, &vb.pp("out_layers.0"))?,
             out_conv: Conv2d::load(
-                Conv2dShape::same(out_channels, out_channels, 3),
+                Conv2dShape::same(out_channels, out_channels, 3).giving(side),
                 true,
                 &vb.pp("out_layers.3"),
             )?,
@@ -106,10 +107,9 @@ impl ResBlock {
             let emb = emb.reshape(((), self.out_channels, 1, 1))?;
             self.out_norm.forward_silu(&h.broadcast_add(&emb)?)?
         };
-        let h = self.out_conv.forward(&h)?;
         match &self.shortcut {
-            Some(conv) => add(&conv.forward(x)?, &h),
-            None => add(x, &h),
+            Some(conv) => self.out_conv.forward_add(&h, &conv.forward(x)?),
+            None => self.out_conv.forward_add(&h, x),
         }
     }
 }
@@ -137,17 +137,17 @@ impl AttentionBlock {
         let (n, channels, height, width) = x.dims4()?;
         let head = channels / self.heads;
         // The channels are split by head first, then into q, k and v.
-        let qkv = self.qkv.forward(&self.norm.forward(x)?)?.reshape((
-            n * self.heads,
-            3 * head,
-            height * width,
-        ))?;
-        let part = |index: usize| qkv.narrow(1, index * head, head)?.transpose(1, 2);
+        let qkv = self
+            .qkv
+            .forward(&self.norm.forward(x)?)?
+            .permute((0, 2, 3, 1))?
+            .reshape((n, height * width, self.heads, 3, head))?;
+        let part = |index: usize| qkv.narrow(3, index, 1)?.squeeze(3)?.transpose(1, 2);
         let scale = 1.0 / (head as f64).sqrt();
         let h = attention(&part(0)?, &part(1)?, &part(2)?, scale)?
             .transpose(1, 2)?
-            .contiguous()?
-            .reshape((n, channels, height, width))?;
-        add(x, &self.proj_out.forward(&h)?)
+            .reshape((n, height, width, channels))?
+            .permute((0, 3, 1, 2))?;
+        self.proj_out.forward_add(&h, x)
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::kernels::{Conv2d, Conv2dShape, Pool, avg_pool, max_pool};
+use crate::kernels::{Conv2d, Conv2dShape, Pool, avg_pool, concat, max_pool};
 
 /// Of every batch norm.
 const EPS: f64 = 1e-3;
@@ -58,6 +58,7 @@ impl Step {
             } else {
                 (0, 0)
             },
+            side: None,
         }
     }
 }
@@ -288,7 +289,7 @@ impl Mixed {
                 }
             }
         }
-        Tensor::cat(&parts, 1)
+        concat(&parts)
     }
 }
 

@@ -1,0 +1,50 @@
+//! Joining feature maps.
+
+use candle_core::{Result, Storage, Tensor, bail};
+
+use super::{contiguous, tasks};
+
+/// Joins contiguous `[n, h, w, c]` along the channels.
+pub(in crate::kernels) fn concat(parts: &[Tensor]) -> Result<Tensor> {
+    let Some(first) = parts.first() else {
+        bail!("nothing to join");
+    };
+    let (n, height, width, _) = first.dims4()?;
+    let guards: Vec<_> = parts.iter().map(Tensor::storage_and_layout).collect();
+    let mut sources = Vec::with_capacity(parts.len());
+    let mut channels = 0;
+    for (storage, layout) in &guards {
+        let (part_n, part_height, part_width, part) = layout.shape().dims4()?;
+        let Storage::Cpu(storage) = &**storage else {
+            bail!("a tensor on another device");
+        };
+        if (part_n, part_height, part_width) != (n, height, width) {
+            bail!("{layout:?} cannot be joined to {first:?}");
+        }
+        sources.push((contiguous(storage, layout)?, part));
+        channels += part;
+    }
+    const PIXELS: usize = 64;
+    let mut out = vec![0f32; n * height * width * channels];
+    let work = out.len();
+    if !out.is_empty() {
+        let blocks = out.chunks_mut(PIXELS * channels).enumerate().collect();
+        tasks::each(work, blocks, |(block, mut out): (usize, &mut [f32])| {
+            let mut pixel = block * PIXELS;
+            while !out.is_empty() {
+                for (source, part) in &sources {
+                    let Some((to, rest)) = out.split_at_mut_checked(*part) else {
+                        return;
+                    };
+                    if let Some(from) = source.get(pixel * part..(pixel + 1) * part) {
+                        to.copy_from_slice(from);
+                    }
+                    out = rest;
+                }
+                pixel += 1;
+            }
+        });
+    }
+    drop(guards);
+    Tensor::from_vec(out, (n, height, width, channels), first.device())
+}

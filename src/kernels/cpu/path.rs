@@ -1,0 +1,202 @@
+//! Which vector instructions are used, found out at run time.
+
+#![allow(unsafe_code)]
+
+use std::sync::OnceLock;
+
+use candle_core::{Result, bail};
+
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512};
+use super::simd::{Portable, Simd};
+
+/// The variable that forces a path: `scalar`, `avx2` or `avx512`.
+const VARIABLE: &str = "DPSYN_CPU";
+
+/// A set of vector instructions that this CPU has.
+///
+/// A value can only be had from [`Path::named`], which asks the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::kernels) struct Path(Kind);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Scalar,
+}
+
+/// Code that is compiled once for every path.
+pub(super) trait Kernel {
+    type Output;
+
+    /// The body. It and whatever it calls in hot loops must be `#[inline(always)]`, and must not
+    /// hide the loops in closures: only what is inlined is compiled for the path.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+impl Path {
+    /// From the fastest to the one that every CPU has.
+    pub const NAMES: [&'static str; 3] = ["avx512", "avx2", "scalar"];
+
+    /// `None` when this CPU lacks it, or when there is no path of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            #[cfg(target_arch = "x86_64")]
+            "avx512" => (has_avx2()
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl"))
+            .then_some(Self(Kind::Avx512)),
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => has_avx2().then_some(Self(Kind::Avx2)),
+            "scalar" => Some(Self(Kind::Scalar)),
+            _ => None,
+        }
+    }
+
+    /// The path of this process: the fastest one, unless `DPSYN_CPU` names another.
+    ///
+    /// # Errors
+    /// `DPSYN_CPU` names no path, or one that this CPU lacks. Layers report that when they are
+    /// built, and so before any work is done.
+    pub fn current() -> Result<Self> {
+        static CURRENT: OnceLock<std::result::Result<Path, String>> = OnceLock::new();
+        #[cfg(test)]
+        if let Some(path) = forced() {
+            return Ok(path);
+        }
+        let current = CURRENT.get_or_init(|| match std::env::var_os(VARIABLE) {
+            Some(name) => choose(&name.to_string_lossy()),
+            None => Ok(fastest()),
+        });
+        match current {
+            Ok(path) => Ok(*path),
+            Err(message) => bail!("{message}"),
+        }
+    }
+
+    /// Runs `kernel` as compiled for this path.
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `named` makes a `Path` of this kind only on a CPU that has these features.
+            Kind::Avx512 => unsafe { run_avx512(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Kind::Avx2 => unsafe { run_avx2(kernel) },
+            Kind::Scalar => kernel.run(Portable),
+        }
+    }
+
+    /// `LANES`, `ROWS` and `VECTORS` of the path's [`Simd`].
+    pub(super) fn tile(self) -> Tile {
+        struct Ask;
+        impl Kernel for Ask {
+            type Output = Tile;
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> Tile {
+                Tile {
+                    lanes: S::LANES,
+                    vectors: S::VECTORS,
+                }
+            }
+        }
+        self.run(Ask)
+    }
+}
+
+/// The register tile of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tile {
+    /// Numbers in a vector.
+    pub lanes: usize,
+    /// Vectors side by side.
+    pub vectors: usize,
+}
+
+fn fastest() -> Path {
+    let found = Path::NAMES.into_iter().find_map(Path::named);
+    found.unwrap_or(Path(Kind::Scalar))
+}
+
+fn choose(name: &str) -> std::result::Result<Path, String> {
+    Path::named(name).ok_or_else(|| {
+        if Path::NAMES.contains(&name) {
+            format!("{VARIABLE} is `{name}`, which this CPU does not have")
+        } else {
+            let names = Path::NAMES.join(", ");
+            format!("{VARIABLE} is `{name}`: expected one of {names}, or nothing")
+        }
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function is compiled for, and so only runs on, a CPU with AVX-512.
+    kernel.run(unsafe { Avx512::assume() })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function is compiled for, and so only runs on, a CPU with AVX2 and FMA.
+    kernel.run(unsafe { Avx2::assume() })
+}
+
+#[cfg(test)]
+thread_local! {
+    static FORCED: std::cell::Cell<Option<Path>> = const { std::cell::Cell::new(None) };
+}
+
+#[cfg(test)]
+fn forced() -> Option<Path> {
+    FORCED.get()
+}
+
+#[cfg(test)]
+impl Path {
+    /// Every path that this machine has.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::NAMES.into_iter().filter_map(Self::named)
+    }
+
+    /// Runs `f` with this as the current path of the thread.
+    pub fn within<R>(self, f: impl FnOnce() -> R) -> R {
+        let before = FORCED.replace(Some(self));
+        let result = f();
+        FORCED.set(before);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_and_missing_paths_are_named() {
+        assert_eq!(choose("scalar"), Ok(Path(Kind::Scalar)));
+        let message = choose("mmx").unwrap_err();
+        assert!(
+            message.contains("DPSYN_CPU") && message.contains("avx2"),
+            "{message}"
+        );
+        assert!(choose("AVX2").is_err());
+    }
+
+    #[test]
+    fn the_fastest_comes_first() {
+        assert_eq!(Path::all().next(), Some(fastest()));
+        assert_eq!(Path::all().last(), Some(Path(Kind::Scalar)));
+    }
+}
