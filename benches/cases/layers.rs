@@ -2,23 +2,29 @@
 
 use std::hint::black_box;
 
+use candle_core::Tensor;
 use dpsyn::kernels::{self, Conv2d, Conv2dShape, GroupNorm, Linear};
 
 use super::Work;
 use super::weights::tensor;
 
+/// `[n, channels, side, side]` with the channels last in memory, as the layers hand maps to each other.
+fn maps(n: usize, channels: usize, side: usize) -> Tensor {
+    let pixels = tensor((n, side, side, channels), 1.0);
+    pixels.permute((0, 3, 1, 2)).unwrap()
+}
+
 /// `kernel` keeps the size of `[n, from, side, side]`.
 pub fn conv(n: usize, from: usize, to: usize, kernel: (usize, usize), side: usize) -> Work {
     let shape = Conv2dShape {
-        in_channels: from,
-        out_channels: to,
         kernel,
-        stride: 1,
         padding: (kernel.0 / 2, kernel.1 / 2),
+        ..Conv2dShape::same(from, to, 1)
     };
+    let shape = shape.giving(side);
     let weight = tensor((to, from, kernel.0, kernel.1), 0.05);
     let layer = Conv2d::new(shape, weight, Some(tensor(to, 0.1))).unwrap();
-    let x = tensor((n, from, side, side), 1.0);
+    let x = maps(n, from, side);
     Box::new(move || {
         black_box(layer.forward(&x).unwrap());
     })
@@ -29,7 +35,7 @@ pub fn norm(n: usize, channels: usize, side: usize) -> Work {
     let (weight, bias) = (tensor(channels, 1.0), tensor(channels, 1.0));
     let layer = GroupNorm::new(32, 1e-5, weight, bias).unwrap();
     let (scale, shift) = (tensor((n, channels), 0.1), tensor((n, channels), 0.1));
-    let x = tensor((n, channels, side, side), 1.0);
+    let x = maps(n, channels, side);
     Box::new(move || {
         black_box(layer.forward_scale_shift_silu(&x, &scale, &shift).unwrap());
     })

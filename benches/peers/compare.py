@@ -148,7 +148,8 @@ class Dpsyn:
     """The bench program, in a process of its own."""
 
     def __init__(self, threads):
-        command = ["cargo", "bench", "--bench", "speed", "--", "--serve"]
+        command = [args.program] if args.program else ["cargo", "bench", "--bench", "speed", "--"]
+        command.append("--serve")
         environment = {**os.environ, "RAYON_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -199,6 +200,7 @@ parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("cases", nargs="*", metavar="case", help="cases to time; all but the large ones by default")
 parser.add_argument("--threads", type=int, default=2, help="of each side (default 2)")
 parser.add_argument("--seconds", type=float, default=10, help="time for one case (default 10)")
+parser.add_argument("--program", help="a bench program built earlier (`cargo bench --no-run` prints its path)")
 parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="PyTorch's")
 parser.add_argument("--layout", choices=["default", "channels_last"], default="default", help="PyTorch's")
 args = parser.parse_args()
