@@ -149,7 +149,7 @@ fn accuracies(arguments: &[&str]) -> Vec<(f64, f64)> {
 fn a_short_run_already_gains() {
     let found = accuracies(&[
         "--set",
-        "evolution.num_samples=100",
+        "evolution.num_samples=240",
         "--set",
         "evolution.variation_degree=[0, 3, 4, 5]",
     ]);
