@@ -27,17 +27,6 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Rows as columns.
-    pub fn transposed(self) -> Self {
-        Self {
-            data: self.data,
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-        }
-    }
-
     /// Whether every element lies in the slice, at an offset that fits an `isize`.
     fn fits(&self) -> bool {
         if self.rows == 0 || self.cols == 0 {
@@ -52,6 +41,20 @@ impl<'a> Matrix<'a> {
         last.is_some_and(|last| last < self.data.len())
             && isize::try_from(self.row_stride).is_ok()
             && isize::try_from(self.col_stride).is_ok()
+    }
+}
+
+#[cfg(test)]
+impl Matrix<'_> {
+    /// Rows as columns.
+    fn transposed(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+        }
     }
 }
 

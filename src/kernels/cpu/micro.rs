@@ -113,7 +113,8 @@ impl Kernel for Multiply<'_, '_> {
         assert!(
             panel.data.len() == depth.saturating_mul(width)
                 && panel.columns <= width
-                && (1..=S::VECTORS).contains(&panel.vectors),
+                && (1..=S::VECTORS).contains(&panel.vectors)
+                && S::VECTORS * S::LANES <= WIDEST,
             "panel of a product"
         );
         let last = (rows - 1)
@@ -183,6 +184,10 @@ struct Job<'a> {
 /// `panel.data` has `segments · run · N · LANES` numbers; for all of these rows and the panel's columns,
 /// `at + r · row + j` lies in `out.data` and, if given, in `residual`, and j in `bias`.
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "plain indices are what compilers keep in registers"
+)]
 unsafe fn tile<S: Simd, const M: usize, const N: usize>(simd: S, job: &Job<'_>, out: &mut Out<'_>) {
     let Job {
         from,
@@ -218,69 +223,73 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize>(simd: S, job: &Job<'_>, 
             }
         }
     }
-    for (m, sums) in sums.iter().enumerate() {
+    // The tile leaves the registers as a whole. What follows indexes it at run time, and would force
+    // it into memory for the whole loop above.
+    let mut stored = [[0f32; WIDEST]; M];
+    for m in 0..M {
+        for j in 0..N {
+            // SAFETY: N · LANES ≤ VECTORS · LANES ≤ WIDEST, the length of a row, on every path.
+            unsafe { simd.store(stored[m].as_mut_ptr().add(j * S::LANES), sums[m][j]) };
+        }
+    }
+    for (m, sums) in stored.iter().enumerate() {
         let row = out.at + (from + m) * out.row;
-        for (j, sum) in sums.iter().enumerate() {
+        if panel.columns < N * S::LANES {
+            finish_edge(sums, panel.columns, row, out, finish);
+            continue;
+        }
+        for j in 0..N {
             let (column, at) = (j * S::LANES, row + j * S::LANES);
-            if column + S::LANES <= panel.columns {
-                // SAFETY: these are `LANES` of the panel's columns, so by the caller's promise they
-                // lie in `out`, `residual` and `bias`. `out` is borrowed mutably and overlaps neither.
-                unsafe {
-                    let to = out.data.as_mut_ptr().add(at);
-                    let mut value = *sum;
-                    if finish.accumulate {
-                        value = simd.add(simd.load(to), value);
-                    }
-                    if let Some(bias) = finish.bias {
-                        value = simd.add(value, simd.load(bias.as_ptr().add(column)));
-                    }
-                    if let Some(residual) = finish.residual {
-                        value = simd.add(value, simd.load(residual.as_ptr().add(at)));
-                    }
-                    if finish.relu {
-                        value = simd.relu(value);
-                    }
-                    simd.store(to, value);
+            // SAFETY: these are `LANES` of the panel's columns, so by the caller's promise they
+            // lie in `out`, `residual` and `bias`, and in `sums` as above. `out` is borrowed mutably
+            // and overlaps none of them.
+            unsafe {
+                let to = out.data.as_mut_ptr().add(at);
+                let mut value = simd.load(sums.as_ptr().add(column));
+                if finish.accumulate {
+                    value = simd.add(simd.load(to), value);
                 }
-            } else {
-                let mut lanes = [0f32; 16];
-                // SAFETY: no path has more than 16 lanes.
-                unsafe { simd.store(lanes.as_mut_ptr(), *sum) };
-                finish_edge(
-                    &lanes,
-                    panel.columns.saturating_sub(column),
-                    column,
-                    at,
-                    out,
-                    finish,
-                );
+                if let Some(bias) = finish.bias {
+                    value = simd.add(value, simd.load(bias.as_ptr().add(column)));
+                }
+                if let Some(residual) = finish.residual {
+                    value = simd.add(value, simd.load(residual.as_ptr().add(at)));
+                }
+                if finish.relu {
+                    value = simd.relu(value);
+                }
+                simd.store(to, value);
             }
         }
     }
 }
 
-/// The last, incomplete vector of a row: the same additions, one number after another.
+/// Columns of the widest register tile.
+const WIDEST: usize = 48;
+
+/// A row of a panel that the matrix does not fill: the same additions, one number after another.
 #[inline(never)]
 fn finish_edge(
-    lanes: &[f32; 16],
-    count: usize,
-    column: usize,
+    sums: &[f32; WIDEST],
+    columns: usize,
     at: usize,
     out: &mut Out<'_>,
     finish: &Finish<'_>,
 ) {
-    for (j, sum) in lanes.iter().enumerate().take(count) {
-        let Some(to) = out.data.get_mut(at + j) else {
-            return;
-        };
+    let place = at..at + columns;
+    let Some(to) = out.data.get_mut(place.clone()) else {
+        return;
+    };
+    let residual = finish.residual.and_then(|r| r.get(place));
+    for (j, (to, sum)) in to.iter_mut().zip(sums).enumerate() {
         let mut value = *sum;
         if finish.accumulate {
             value += *to;
         }
-        if let Some(bias) = finish.bias.and_then(|bias| bias.get(column + j)) {
+        if let Some(bias) = finish.bias.and_then(|bias| bias.get(j)) {
             value += bias;
         }
-        if let Some(residual) = finish.residual.and_then(|r| r.get(at + j)) {
+        if let Some(residual) = residual.and_then(|r| r.get(j)) {
             value += residual;
         }
         *to = if finish.relu && value < 0.0 {
