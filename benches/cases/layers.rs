@@ -41,9 +41,9 @@ pub fn norm(n: usize, channels: usize, side: usize) -> Work {
     })
 }
 
-/// `n` images times heads of `positions` positions and `width` channels a head.
-pub fn attention(n: usize, positions: usize, width: usize) -> Work {
-    let [q, k, v] = [(); 3].map(|()| tensor((n, positions, width), 1.0));
+/// `n` images of `positions` positions, `heads` heads of `width` channels.
+pub fn attention(n: usize, heads: usize, positions: usize, width: usize) -> Work {
+    let [q, k, v] = [(); 3].map(|()| tensor((n, heads, positions, width), 1.0));
     let scale = 1.0 / (width as f64).sqrt();
     Box::new(move || {
         black_box(kernels::attention(&q, &k, &v, scale).unwrap());

@@ -32,9 +32,7 @@ pub const SMALL: [Case; 17] = [
     }),
     ("norm_silu_192ch_64px_b8", || layers::norm(8, 192, 64)),
     ("norm_silu_32ch_32px_b8", || layers::norm(8, 32, 32)),
-    ("attention_t256_d48_b8", || {
-        layers::attention(8 * 4, 256, 48)
-    }),
+    ("attention_t256_d48_b8", || layers::attention(8, 4, 256, 48)),
     ("linear_2048x768x768", || layers::linear(2048, 768, 768)),
     ("linear_8x768x1536", || layers::linear(8, 768, 1536)),
     ("unet_quickstart_b8", || networks::quickstart(8)),

@@ -34,8 +34,8 @@ def norm(n, channels, side):
     return lambda: torch.nn.functional.silu(layer(x) * (1 + scale) + shift)
 
 
-def attention(n, positions, width):
-    q, k, v = torch.randn(3, n // 4, 4, positions, width).to(dtype)
+def attention(n, heads, positions, width):
+    q, k, v = torch.randn(3, n, heads, positions, width).to(dtype)
     return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
 
@@ -129,7 +129,7 @@ CASES = {
     "conv_7x1_160ch_17px_b8": lambda: conv(8, 160, 160, (7, 1), 17),
     "norm_silu_192ch_64px_b8": lambda: norm(8, 192, 64),
     "norm_silu_32ch_32px_b8": lambda: norm(8, 32, 32),
-    "attention_t256_d48_b8": lambda: attention(8 * 4, 256, 48),
+    "attention_t256_d48_b8": lambda: attention(8, 4, 256, 48),
     "linear_2048x768x768": lambda: linear(2048, 768, 768),
     "linear_8x768x1536": lambda: linear(8, 768, 1536),
     "unet_quickstart_b8": lambda: unet(8, 32),
