@@ -47,6 +47,7 @@ pub(super) use norm::NormOp;
 #[cfg(test)]
 pub(super) use path::Path;
 pub(super) use pool::{PoolKind, PoolOp};
+pub(super) use tasks::on_pool;
 pub(super) use upsample::UpsampleOp;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};

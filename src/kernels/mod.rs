@@ -29,3 +29,9 @@ pub use group_norm::GroupNorm;
 pub use linear::Linear;
 pub use pool::{Pool, avg_pool, max_pool};
 pub use upsample::upsample_nearest_2x;
+
+/// Runs `network`, a chain of layers, on one of the threads that the layers share their work with. That
+/// changes nothing but the time it takes.
+pub fn on_pool<R: Send>(network: impl FnOnce() -> R + Send) -> R {
+    cpu::on_pool(network)
+}

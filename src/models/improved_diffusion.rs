@@ -11,7 +11,7 @@ pub use config::UNetConfig;
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, concat, silu};
+use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, concat, on_pool, silu};
 use blocks::{AttentionBlock, Block, Layer, ResBlock, norm};
 
 /// The network: predicts the noise (and, with `learn_sigma`, a variance) of a noisy image.
@@ -162,7 +162,7 @@ impl UNet {
     /// # Errors
     /// Arguments of other shapes, labels out of range, and whatever candle reports.
     pub fn forward(&self, x: &Tensor, timesteps: &[f32], labels: Option<&[u32]>) -> Result<Tensor> {
-        self.forward_observed(x, timesteps, labels, |_, _| Ok(()))
+        on_pool(|| self.forward_observed(x, timesteps, labels, |_, _| Ok(())))
     }
 
     /// [`UNet::forward`], showing `observe` what comes out of `time_embed` (before the label is added),

@@ -50,9 +50,10 @@ const WEIGHT: [[f64; 3]; 6] = [
 
 impl Winograd {
     /// Whether a layer is computed this way: not where the transforms cost more than they save (few
-    /// channels), nor where the weight, four times as large, serves too few tiles (small maps).
+    /// channels), nor on small maps: there the weight, four times as large, serves few tiles, and the
+    /// rounding, some ten times that of a plain sum, is no longer small beside the network's own.
     pub fn pays(shape: &Conv2dShape) -> bool {
-        let fits = |channels: usize| channels >= 64 && channels.is_multiple_of(CHANNELS);
+        let fits = |channels: usize| channels >= 32 && channels.is_multiple_of(CHANNELS);
         shape.kernel == (3, 3)
             && shape.stride == 1
             && fits(shape.in_channels)
