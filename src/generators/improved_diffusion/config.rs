@@ -20,7 +20,7 @@ use crate::models::improved_diffusion::UNetConfig;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The weights: a `.pt` or `.safetensors` file; a relative path starts at the config file's folder.
+    /// The weights: a `.pt` or `.safetensors` file.
     pub checkpoint: PathBuf,
     /// Rows and columns of the images.
     #[serde(default = "defaults::image_size")]
