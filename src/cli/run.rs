@@ -50,14 +50,15 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let plan = if images.len() == plan.private_images {
         plan
     } else {
-        Plan::new(
+        let plan = Plan::new(
             &loaded,
             images.classes().to_vec(),
             images.len(),
             plan.privacy,
-        )?
+        )?;
+        check_plan(&loaded, &*generator, &plan)?;
+        plan
     };
-    check_plan(&loaded, &*generator, &plan)?;
     for (path, reason) in skipped {
         progress.line(&format!("skipped {}: {reason}", path.display()));
     }

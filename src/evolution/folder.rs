@@ -74,14 +74,14 @@ impl ResultFolder {
         root: &Path,
         existing: Existing,
     ) -> Result<(Self, Option<PathBuf>), EvolutionError> {
-        let mut moved = None;
-        if Self::examine(root, existing)? && existing == Existing::MoveAside {
-            refuse_if_running(root)?;
-            moved = Some(move_aside(root)?);
-        }
         let folder = Self {
             root: root.to_owned(),
         };
+        let mut moved = None;
+        if Self::examine(root, existing)? && existing == Existing::MoveAside {
+            folder.refuse_if_running()?;
+            moved = Some(move_aside(root)?);
+        }
         folder.make(&folder.work())?;
         // The names of new folders must outlive a power loss, as what is charged in them does.
         let parent = root.parent().unwrap_or(Path::new(""));
@@ -195,6 +195,24 @@ impl ResultFolder {
         Ok(())
     }
 
+    /// A run that holds its ledger's lock is still going on.
+    fn refuse_if_running(&self) -> Result<(), EvolutionError> {
+        let path = self.ledger();
+        let file = match fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(EvolutionError::io(&path)(error)),
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(fs::TryLockError::WouldBlock) => Err(EvolutionError::State(format!(
+                "{} belongs to a run that is going on",
+                self.root.display()
+            ))),
+            Err(fs::TryLockError::Error(error)) => Err(EvolutionError::io(&path)(error)),
+        }
+    }
+
     /// Appends a line to `log.txt`.
     ///
     /// # Errors
@@ -208,24 +226,6 @@ impl ResultFolder {
             .open(&path)
             .map_err(&io)?;
         writeln!(file, "{line}").map_err(io)
-    }
-}
-
-/// A run that holds its ledger's lock is still going on.
-fn refuse_if_running(root: &Path) -> Result<(), EvolutionError> {
-    let path = root.join("ledger.jsonl");
-    let file = match fs::File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(EvolutionError::io(&path)(error)),
-    };
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(fs::TryLockError::WouldBlock) => Err(EvolutionError::State(format!(
-            "{} belongs to a run that is going on",
-            root.display()
-        ))),
-        Err(fs::TryLockError::Error(error)) => Err(EvolutionError::io(&path)(error)),
     }
 }
 

@@ -23,7 +23,7 @@ pub use config::{EvolutionConfig, Generation, OutputConfig};
 pub use error::EvolutionError;
 pub use folder::{Existing, ResultFolder};
 pub use layout::Layout;
-pub use observer::{Observer, Silent};
+pub use observer::Observer;
 pub use plan::{Cost, Plan};
 pub use private_set::PrivateImages;
 pub use run::{InitialSamples, Run};

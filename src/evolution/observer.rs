@@ -13,16 +13,3 @@ pub trait Observer: Sync {
     /// Whether the user wants the run to stop after the current unit.
     fn interrupted(&self) -> bool;
 }
-
-/// Watches nothing and never interrupts.
-pub struct Silent;
-
-impl Observer for Silent {
-    fn begin(&self, _: &str, _: u64) {}
-    fn advance(&self, _: u64) {}
-    fn end(&self) {}
-    fn line(&self, _: &str) {}
-    fn interrupted(&self) -> bool {
-        false
-    }
-}

@@ -69,12 +69,6 @@ impl PrivateImages {
         }
     }
 
-    /// Entries of the folder whose names are not those of images.
-    #[must_use]
-    pub fn ignored(&self) -> usize {
-        self.source.ignored()
-    }
-
     /// Reads every private image once, so that a broken one is found before anything is spent, and
     /// fingerprints the lot. Files that may be and were left out are returned.
     ///
