@@ -91,25 +91,27 @@ impl<'a> Space<'a> {
     /// The slack that a shortlist of this query needs: twice the largest error of a rough score.
     ///
     /// A rough score is a dot product of `dimension` rounded terms: its error's standard deviation is
-    /// below sqrt(dimension)·2⁻²⁴·|q||p|. Sixteen of them leave no realistic doubt. Infinite where `f32`
-    /// could overflow.
+    /// below sqrt(dimension)·2⁻²⁴·|q||p|. Placing has rounded both vectors by at most 2⁻²³ of their length
+    /// (division by a norm, the worse case), which costs less than 2⁻²¹·|q||p|. Thirty-two of the former
+    /// cover both and leave no realistic doubt. Infinite where `f32` could overflow.
     pub(super) fn slack(&self, query: &[f32]) -> f64 {
         let scale = (squared_norm(query).sqrt() + self.longest) * self.longest;
         if scale < f64::from(f32::MAX) / 4.0 {
-            16.0 * (self.dimension as f64).sqrt() * f64::from(f32::EPSILON) * scale
+            32.0 * (self.dimension as f64).sqrt() * f64::from(f32::EPSILON) * scale
         } else {
             f64::INFINITY
         }
     }
 
     /// Writes the nearest of `shortlist` (of all candidates, where there is none) by exact scores.
+    ///
+    /// `query` is as it came, not placed: placing rounds, and among close candidates that can decide.
     pub(super) fn rank(&self, query: &[f32], shortlist: Option<Vec<u32>>, nearest: &mut [u32]) {
         let all = || (0..self.offsets.len() as u32).collect();
-        let mut placed = vec![0f32; self.dimension];
         let mut exact: Vec<(f64, u32)> = shortlist
             .unwrap_or_else(all)
             .into_iter()
-            .map(|index| (self.score(query, index, &mut placed), index))
+            .map(|index| (self.score(query, index), index))
             .collect();
         exact.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         for (to, (_, index)) in nearest.iter_mut().zip(exact) {
@@ -117,14 +119,19 @@ impl<'a> Space<'a> {
         }
     }
 
-    /// The exact score: half the squared distance less `|q|²/2`, or minus the inner product.
-    fn score(&self, query: &[f32], index: u32, placed: &mut [f32]) -> f64 {
+    /// The exact score: the squared distance, minus the inner product, or minus the cosine times `|q|`.
+    fn score(&self, query: &[f32], index: u32) -> f64 {
         let start = index as usize * self.dimension;
-        placed.copy_from_slice(&self.candidates[start..start + self.dimension]);
-        self.place(placed);
+        let candidate = &self.candidates[start..start + self.dimension];
         let score = match self.metric {
-            Metric::L2 => sum_over(query, placed, |q, p| p * (0.5 * p - q)),
-            Metric::InnerProduct | Metric::Cosine => sum_over(query, placed, |q, p| -(q * p)),
+            Metric::L2 => sum_over(query, candidate, |q, p| (q - p) * (q - p)),
+            Metric::InnerProduct => -sum_over(query, candidate, |q, p| q * p),
+            Metric::Cosine => {
+                let product = sum_over(query, candidate, |q, p| q * p);
+                let norm = squared_norm(candidate).sqrt();
+                // A candidate without a direction is at a right angle to everything.
+                if norm > 0.0 { -product / norm } else { 0.0 }
+            }
         };
         // Zeros of either sign are a tie.
         score + 0.0
