@@ -17,7 +17,7 @@ fn main() -> io::Result<()> {
     }
 }
 
-#[divan::bench(args = cases::SMALL.map(|case| case.0), sample_count = 20, sample_size = 1, max_time = 10)]
+#[divan::bench(args = cases::small(), sample_count = 20, sample_size = 1, max_time = 10)]
 fn small(bencher: divan::Bencher<'_, '_>, name: &str) {
     time(bencher, name);
 }

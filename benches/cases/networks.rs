@@ -2,14 +2,15 @@
 
 use std::hint::black_box;
 
+use candle_core::DType;
 use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
 use dpsyn::models::inception::{INPUT_SIZE, Inception};
 
 use super::Work;
 use super::weights::{any, tensor};
 
-fn unet(n: usize, config: &UNetConfig) -> Work {
-    let unet = UNet::new(config, &any()).unwrap();
+fn unet(n: usize, dtype: DType, config: &UNetConfig) -> Work {
+    let unet = UNet::new(config, &any(dtype)).unwrap();
     let x = tensor((n, 3, config.image_size, config.image_size), 1.0);
     let timesteps = vec![500.0; n];
     let labels: Vec<u32> = (0..n as u32).collect();
@@ -19,7 +20,7 @@ fn unet(n: usize, config: &UNetConfig) -> Work {
 }
 
 /// The model of `configs/quickstart.toml`, with as many heads as there.
-pub fn quickstart(n: usize) -> Work {
+pub fn quickstart(n: usize, dtype: DType) -> Work {
     let config = UNetConfig {
         image_size: 32,
         model_channels: 32,
@@ -31,11 +32,11 @@ pub fn quickstart(n: usize) -> Work {
         num_classes: Some(62),
         ..UNetConfig::default()
     };
-    unet(n, &config)
+    unet(n, dtype, &config)
 }
 
 /// The paper's model: improved-diffusion's class-conditional ImageNet 64, 270 million weights.
-pub fn imagenet64(n: usize) -> Work {
+pub fn imagenet64(n: usize, dtype: DType) -> Work {
     let config = UNetConfig {
         image_size: 64,
         model_channels: 192,
@@ -46,12 +47,12 @@ pub fn imagenet64(n: usize) -> Work {
         num_classes: Some(1000),
         ..UNetConfig::default()
     };
-    unet(n, &config)
+    unet(n, dtype, &config)
 }
 
 /// FID's Inception.
-pub fn inception(n: usize) -> Work {
-    let network = Inception::new(&any()).unwrap();
+pub fn inception(n: usize, dtype: DType) -> Work {
+    let network = Inception::new(&any(dtype)).unwrap();
     let x = tensor((n, 3, INPUT_SIZE, INPUT_SIZE), 1.0);
     Box::new(move || {
         black_box(network.forward(&x).unwrap());

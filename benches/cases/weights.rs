@@ -25,8 +25,8 @@ pub fn tensor(shape: impl Into<Shape>, scale: f32) -> Tensor {
 }
 
 /// Weights that keep activations near 1, for whatever a network asks for.
-pub fn any() -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Any), DType::F32, Device::Cpu)
+pub fn any(dtype: DType) -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(Any), dtype, Device::Cpu)
 }
 
 struct Any;
@@ -37,17 +37,18 @@ impl SimpleBackend for Any {
         shape: Shape,
         name: &str,
         _: candle_nn::Init,
-        _: DType,
+        dtype: DType,
         _: &Device,
     ) -> Result<Tensor> {
         let fan_in: usize = shape.dims().iter().skip(1).product();
-        if shape.rank() > 1 {
-            Ok(tensor(shape, (3.0 / fan_in as f32).sqrt()))
+        let numbers = if shape.rank() > 1 {
+            tensor(shape, (3.0 / fan_in as f32).sqrt())
         } else if name.ends_with("weight") || name.ends_with("running_var") {
-            tensor(shape, 0.1) + 1.0
+            (tensor(shape, 0.1) + 1.0)?
         } else {
-            Ok(tensor(shape, 0.1))
-        }
+            tensor(shape, 0.1)
+        };
+        numbers.to_dtype(dtype)
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {

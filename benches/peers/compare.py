@@ -5,12 +5,18 @@
     python benches/peers/compare.py [case ...]
 
 A round times dpsyn, then the peer, each for at least a twentieth of a second, so that whatever else the machine does
-hits both alike. Printed: the median of the rounds' ratios, the peer's time divided by dpsyn's (above 1, dpsyn is faster), and each side's best time. Everything is fp32; PyTorch
-runs eagerly in its default memory layout, or as --layout and --dtype say. dpsyn's side is the program of
-`cargo bench`, asked over a pipe; DPSYN_CPU and other variables reach it.
+hits both alike. Printed: the median of the rounds' ratios, the peer's time divided by dpsyn's (above 1, dpsyn is faster), and
+each side's best time. Both sides compute in fp32, PyTorch eagerly in its default memory layout or as --layout says;
+--dtype bfloat16 lets PyTorch use autocast against our fp32.
+
+A case whose name ends in _bf16 is ours in bf16 against PyTorch's best bf16: autocast and the module in bfloat16, each in both
+memory layouts, are tried first, and the fastest of the four is the peer.
+
+dpsyn's side is the program of `cargo bench`, asked over a pipe; DPSYN_CPU and other variables reach it.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import subprocess
@@ -27,16 +33,24 @@ def conv(n, channels, out, kernel, side):
 
 
 def norm(n, channels, side):
-    layer = torch.nn.GroupNorm(32, channels)
-    scale, shift = torch.randn(2, n, channels, 1, 1)
-    x = images(torch.randn(n, channels, side, side))
-    layer, scale, shift = layer.to(dtype), scale.to(dtype), shift.to(dtype)
-    return lambda: torch.nn.functional.silu(layer(x) * (1 + scale) + shift)
+    class NormSilu(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.GroupNorm(32, channels)
+
+        def forward(self, x, scale, shift):
+            return torch.nn.functional.silu(self.norm(x) * (1 + scale) + shift)
+
+    modulation = torch.randn(2, n, channels, 1, 1)
+    return network(NormSilu(), lambda: (torch.randn(n, channels, side, side), *modulation))
 
 
 def attention(n, heads, positions, width):
-    q, k, v = torch.randn(3, n, heads, positions, width).to(dtype)
-    return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    class Attention(torch.nn.Module):
+        def forward(self, q, k, v):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    return network(Attention(), lambda: tuple(torch.randn(3, n, heads, positions, width)))
 
 
 def linear(rows, channels, out):
@@ -63,27 +77,55 @@ def inception(n):
     return network(inception.inception(), lambda: (torch.randn(n, 3, 299, 299),))
 
 
-def images(x):
-    x = x.to(dtype)
-    return x.contiguous(memory_format=layout) if x.dim() == 4 else x
-
-
 def network(module, inputs):
-    module = module.eval()
-    if dtype == torch.float32:
-        module = module.to(memory_format=layout)
-        x, *others = inputs()
-        x = images(x)
-        return lambda: module(x, *others)
-    module = module.to(memory_format=layout)
+    """Evaluates `module` on `inputs()` as the options say."""
+    if way == "module":
+        module = in_bfloat16(module)
+    module = module.eval().to(memory_format=layout)
     x, *others = inputs()
     x = x.contiguous(memory_format=layout) if x.dim() == 4 else x
+    if way == "module":
+        x, *others = (t.to(torch.bfloat16) if t.is_floating_point() else t for t in (x, *others))
+    if way != "autocast":
+        return lambda: module(x, *others)
 
     def run():
-        with torch.autocast("cpu", dtype=dtype):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
             module(x, *others)
 
     return run
+
+
+def in_bfloat16(module):
+    """All of a module in bfloat16, the parts that force float32 as well: the fastest that PyTorch can be asked for."""
+    module = module.to(torch.bfloat16)
+    for part in module.modules():
+        if isinstance(part, torch.nn.GroupNorm):
+            part.forward = functools.partial(torch.nn.GroupNorm.forward, part)
+    # Where the UNet's own code makes float32 of what goes in.
+    for name in ("time_embed", "out"):
+        if hasattr(module, name):
+            getattr(module, name).register_forward_pre_hook(lambda _, given: tuple(t.to(torch.bfloat16) for t in given))
+    return module
+
+
+def best_bfloat16(case):
+    """PyTorch's fastest way to evaluate a case in bfloat16, and its name."""
+    global way, layout
+    found = []
+    for way in ("autocast", "module"):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            torch.manual_seed(0)
+            run = case()
+            run()
+            times = []
+            while len(times) < 3 or (sum(times) < 1 and len(times) < 50):
+                start = time.perf_counter()
+                run()
+                times.append(time.perf_counter() - start)
+            label = f"{way}, {'default' if layout == torch.contiguous_format else 'channels_last'}"
+            found.append((min(times), label, run))
+    return min(found, key=lambda one: one[0])[1:]
 
 
 def voting(queries, candidates, dimension):
@@ -140,6 +182,8 @@ CASES = {
     "voting_50000x5000x2048": lambda: voting(50000, 5000, 2048),
     "resize_float_32_to_299_b100": lambda: resize(100, 32, 299),
 }
+# Those that exist in bf16, with _bf16 after their names.
+MODULES = [name for name in CASES if not name.startswith(("voting", "resize"))]
 # Cases of minutes run only when they are named.
 LARGE = {"voting_50000x5000x2048"}
 
@@ -182,7 +226,10 @@ def main():
     with torch.inference_mode():
         for name in args.cases or [name for name in CASES if name not in LARGE]:
             ours.ask(f"prepare {name}")
-            peer = CASES[name]()
+            if name.endswith("_bf16"):
+                peer, how = best_bfloat16(CASES[name.removesuffix("_bf16")])
+            else:
+                peer, how = CASES[name](), ""
             once = one_round(ours, peer, (1, 1))
             if sum(once) < 5:
                 once = one_round(ours, peer, (1, 1))
@@ -192,7 +239,7 @@ def main():
             pairs = [one_round(ours, peer, repeats) for _ in range(rounds)]
             ratio = statistics.median(theirs / mine for mine, theirs in pairs)
             mine, theirs = (min(column) * 1e3 for column in zip(*pairs))
-            print(f"{name:30} {ratio:6.2f} {mine:8.2f} ms {theirs:8.2f} ms  {rounds}", flush=True)
+            print(f"{name:30} {ratio:6.2f} {mine:8.2f} ms {theirs:8.2f} ms  {rounds:6}  {how}", flush=True)
             del peer
 
 
@@ -201,11 +248,11 @@ parser.add_argument("cases", nargs="*", metavar="case", help="cases to time; all
 parser.add_argument("--threads", type=int, default=2, help="of each side (default 2)")
 parser.add_argument("--seconds", type=float, default=10, help="time for one case (default 10)")
 parser.add_argument("--program", help="a bench program built earlier (`cargo bench --no-run` prints its path)")
-parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="PyTorch's")
+parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="PyTorch's, for cases without _bf16")
 parser.add_argument("--layout", choices=["default", "channels_last"], default="default", help="PyTorch's")
 args = parser.parse_args()
-if unknown := set(args.cases) - set(CASES):
-    sys.exit(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+if unknown := set(args.cases) - set(CASES) - {f'{name}_bf16' for name in MODULES}:
+    sys.exit(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}, and with _bf16 {', '.join(MODULES)}")
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = str(args.threads)
 
@@ -213,6 +260,6 @@ import torch  # noqa: E402  after the number of threads is set
 
 torch.set_num_threads(args.threads)
 torch.manual_seed(0)
-dtype = getattr(torch, args.dtype)
+way = "autocast" if args.dtype == "bfloat16" else "plain"
 layout = torch.channels_last if args.layout == "channels_last" else torch.contiguous_format
 main()

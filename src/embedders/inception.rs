@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Embedder, EmbedderError, Embeddings};
 use crate::hub::Checkpoint;
 use crate::images::{Filter, ImageBatch, Resampler};
+use crate::models::Precision;
 use crate::models::inception::{FEATURES, IGNORED, INPUT_SIZE, Inception};
 
 /// Configuration of the Inception embedder.
@@ -21,6 +22,9 @@ pub struct InceptionConfig {
     /// Images that go through the network at once.
     #[serde(default = "default_batch_size")]
     pub batch_size: usize,
+    /// What the network computes in: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16, `"f16"` on a GPU.
+    #[serde(default)]
+    pub dtype: Precision,
 }
 
 fn default_batch_size() -> usize {
@@ -61,12 +65,13 @@ impl InceptionEmbedder {
     /// Reads the weights.
     ///
     /// # Errors
-    /// [`EmbedderError::Config`] when a value is zero, [`EmbedderError::Checkpoint`] when the weights
-    /// cannot be read or are others.
+    /// [`EmbedderError::Config`] when a value is zero or the device lacks `dtype`,
+    /// [`EmbedderError::Checkpoint`] when the weights cannot be read or are others.
     pub fn open(config: &InceptionConfig, device: &Device) -> Result<Self, EmbedderError> {
-        let network =
-            Checkpoint::open(&config.weights)?
-                .load(DType::F32, device, IGNORED, |vb| Inception::new(&vb))?;
+        config.validate()?;
+        let dtype = config.dtype.on(device)?;
+        let network = Checkpoint::open(&config.weights)?
+            .load(dtype, device, IGNORED, |vb| Inception::new(&vb))?;
         Self::new(
             network,
             config.resolution,
@@ -186,7 +191,7 @@ mod tests {
     fn a_configuration_rejects_unknown_keys() {
         let parse = toml::from_str::<InceptionConfig>;
         let config = parse("weights = \"w.pt\"\nresolution = 32").unwrap();
-        assert_eq!(config.batch_size, 50);
+        assert_eq!((config.batch_size, config.dtype), (50, Precision::F32));
         let error = parse("weights = \"w.pt\"\nresolution = 32\nresize = 1").unwrap_err();
         assert!(error.to_string().contains("resize"), "{error}");
     }

@@ -11,6 +11,7 @@ pub use pixels::{PixelsConfig, PixelsEmbedder};
 use thiserror::Error;
 
 use crate::images::{BatchError, ImageBatch, ResizeError};
+use crate::models::ConfigError;
 
 /// Why embedding failed.
 #[derive(Debug, Error)]
@@ -35,6 +36,15 @@ pub enum EmbedderError {
     /// The images have another size than the embedder was made for.
     #[error(transparent)]
     Batch(#[from] BatchError),
+}
+
+impl From<ConfigError> for EmbedderError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config {
+            key: error.key.to_owned(),
+            message: error.message,
+        }
+    }
 }
 
 /// Something that turns images into vectors, each image by itself.

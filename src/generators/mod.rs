@@ -5,15 +5,15 @@
 
 pub mod improved_diffusion;
 mod noise;
-mod precision;
 
+pub use crate::models::Precision;
 pub use improved_diffusion::ImprovedDiffusion;
 pub use noise::BatchNoise;
-pub use precision::Precision;
 
 use thiserror::Error;
 
 use crate::images::{BatchError, ImageBatch};
+use crate::models::ConfigError;
 use crate::streams::StreamKey;
 
 /// The public condition that an image is made under and that its descendants keep: a class label of
@@ -79,6 +79,15 @@ pub enum GeneratorError {
     /// The result does not have the promised shape.
     #[error(transparent)]
     Batch(#[from] BatchError),
+}
+
+impl From<ConfigError> for GeneratorError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config {
+            key: error.key.to_owned(),
+            message: error.message,
+        }
+    }
 }
 
 /// A foundation model.

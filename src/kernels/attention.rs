@@ -14,7 +14,7 @@ use super::cpu;
 /// # Errors
 /// Shapes that do not fit together, and whatever candle reports.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
-    if cpu::takes(q) && cpu::takes(k) && cpu::takes(v) {
+    if cpu::takes_all(&[q, k, v]) {
         return q
             .apply_op3_no_bwd(k, v, &cpu::AttentionOp { scale })?
             .transpose(1, 2);

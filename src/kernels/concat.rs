@@ -9,7 +9,7 @@ use super::cpu;
 /// # Errors
 /// Parts that differ in more than their channels, no parts, and whatever candle reports.
 pub fn concat(parts: &[Tensor]) -> Result<Tensor> {
-    if parts.iter().all(cpu::takes) {
+    if cpu::takes_all(&parts.iter().collect::<Vec<_>>()) {
         let parts: Result<Vec<_>> = parts.iter().map(cpu::channels_last).collect();
         return cpu::channels_first(&cpu::concat(&parts?)?);
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::cpu;
@@ -117,13 +117,11 @@ impl Conv2d {
             Some(bias) => bias.contiguous()?,
             None => Tensor::zeros(shape.out_channels, weight.dtype(), weight.device())?,
         };
-        let weights = if cpu::takes(&weight) && cpu::takes(&bias) {
-            let weight = weight.flatten_all()?.to_vec1::<f32>()?;
-            Weights::Packed(Arc::new(cpu::PackedConv::new(
-                shape,
-                &weight,
-                bias.to_vec1()?,
-            )?))
+        let weights = if cpu::takes_all(&[&weight, &bias]) {
+            let numbers = |t: &Tensor| t.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>();
+            let (weight, bias, dtype) = (numbers(&weight)?, numbers(&bias)?, weight.dtype());
+            let packed = cpu::PackedConv::new(shape, dtype, &weight, bias)?;
+            Weights::Packed(Arc::new(packed))
         } else {
             let weight = weight.contiguous()?;
             Weights::Plain { weight, bias }

@@ -1,4 +1,4 @@
-//! The layers' operators on the CPU, in `f32`.
+//! The layers' operators on the CPU, in `f32` and, where the CPU has instructions for it, in bf16.
 //!
 //! Images go from one operator to the next with their channels side by side, `[n, h, w, c]`; to candle
 //! and to the networks they are `[n, c, h, w]` with permuted strides ([`channels_last`],
@@ -11,7 +11,9 @@
 //! | file | job |
 //! |---|---|
 //! | `path` | which vector instructions there are, and running code compiled for them |
+//! | `bfloat` | what the CPU must have for bf16 |
 //! | `simd` | vectors |
+//! | `element` | the types that numbers are kept in |
 //! | `panels`, `micro` | the product that everything rests on |
 //! | `direct`, `winograd`, `conv` | convolution |
 //! | `scratch`, `tasks` | memory and threads |
@@ -19,9 +21,11 @@
 
 mod add;
 mod attention;
+mod bfloat;
 mod concat;
 mod conv;
 mod direct;
+mod element;
 mod exp;
 mod gemm;
 mod linear;
@@ -38,6 +42,7 @@ mod winograd;
 
 pub(super) use add::AddOp;
 pub(super) use attention::AttentionOp;
+pub(super) use bfloat::Bfloat;
 pub(super) use concat::concat;
 pub(super) use conv::{ConvOp, PackedConv};
 pub(super) use exp::SiluOp;
@@ -50,11 +55,24 @@ pub(super) use pool::{PoolKind, PoolOp};
 pub(super) use tasks::on_pool;
 pub(super) use upsample::UpsampleOp;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Tensor, WithDType, bail};
 
 /// Whether these operators can take `x`.
 pub(super) fn takes(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
+    let type_fits = match x.dtype() {
+        DType::F32 => true,
+        DType::BF16 => Bfloat::current().is_ok(),
+        _ => false,
+    };
+    type_fits && x.device().is_cpu()
+}
+
+/// Whether these operators can take all of `parts`, which are of one type.
+pub(super) fn takes_all(parts: &[&Tensor]) -> bool {
+    let one_type = parts
+        .windows(2)
+        .all(|pair| matches!(pair, [a, b] if a.dtype() == b.dtype()));
+    one_type && parts.iter().all(|part| takes(part))
 }
 
 /// `[n, c, h, w]` as a contiguous `[n, h, w, c]`; copies unless one of these operators made it.
@@ -68,8 +86,8 @@ pub(super) fn channels_first(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The elements of a contiguous argument.
-fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let data = storage.as_slice::<f32>()?;
+fn contiguous<'a, E: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [E]> {
+    let data = storage.as_slice::<E>()?;
     match layout
         .contiguous_offsets()
         .and_then(|(start, end)| data.get(start..end))

@@ -33,7 +33,8 @@ impl GroupNorm {
             bail!("bias is {:?}, expected [{channels}]", bias.dims());
         }
         let table = if cpu::takes(&weight) && cpu::takes(&bias) {
-            Some(Arc::new([weight.to_vec1()?, bias.to_vec1()?]))
+            let numbers = |t: &Tensor| t.to_dtype(DType::F32)?.to_vec1();
+            Some(Arc::new([numbers(&weight)?, numbers(&bias)?]))
         } else {
             None
         };
@@ -161,13 +162,13 @@ impl GroupNorm {
         let per_channel = |t: &Tensor| t.to_dtype(DType::F32)?.reshape((1, channels, 1, 1));
         let mut y = normal
             .broadcast_mul(&per_channel(&self.weight)?)?
-            .broadcast_add(&per_channel(&self.bias)?)?
-            .to_dtype(x.dtype())?;
+            .broadcast_add(&per_channel(&self.bias)?)?;
         if let Some((scale, shift)) = scale_shift {
-            let scale = (scale + 1.0)?.reshape((n, channels, 1, 1))?;
-            let shift = shift.reshape((n, channels, 1, 1))?;
-            y = y.broadcast_mul(&scale)?.broadcast_add(&shift)?;
+            let wide = |t: &Tensor| t.to_dtype(DType::F32)?.reshape((n, channels, 1, 1));
+            let scale = (wide(scale)? + 1.0)?;
+            y = y.broadcast_mul(&scale)?.broadcast_add(&wide(shift)?)?;
         }
+        y = y.to_dtype(x.dtype())?;
         if activate { silu(&y) } else { Ok(y) }
     }
 }

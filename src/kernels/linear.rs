@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::cpu;
@@ -40,10 +40,10 @@ impl Linear {
             Some(bias) => bias.contiguous()?,
             None => Tensor::zeros(outputs, weight.dtype(), weight.device())?,
         };
-        let weights = if cpu::takes(weight) && cpu::takes(&bias) {
-            let weight = weight.flatten_all()?.to_vec1::<f32>()?;
-            let size = (inputs, outputs);
-            let packed = cpu::PackedLinear::new(size, &weight, bias.to_vec1()?)?;
+        let weights = if cpu::takes_all(&[weight, &bias]) {
+            let numbers = |t: &Tensor| t.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>();
+            let (size, dtype) = ((inputs, outputs), weight.dtype());
+            let packed = cpu::PackedLinear::new(size, dtype, &numbers(weight)?, numbers(&bias)?)?;
             Weights::Packed(Arc::new(packed))
         } else {
             let transposed = weight.t()?.contiguous()?;

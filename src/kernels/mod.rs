@@ -1,7 +1,7 @@
 //! The layers that every network is written against.
 //!
 //! A network names a [`Conv2d`] or a [`GroupNorm`] and never a device. On the CPU in `f32` the layers run
-//! operators of our own; elsewhere they are candle's operators. All of them keep one promise that
+//! operators of our own, and in bf16 where the CPU multiplies it; elsewhere they are candle's operators. All of them keep one promise that
 //! reproducible runs rest on: on the CPU, what comes out for one image depends on that image alone,
 //! to the bit, whatever the size of the batch it came in.
 
@@ -10,12 +10,15 @@ mod add;
 mod attention;
 mod concat;
 mod conv2d;
+mod convert;
 mod cpu;
 mod group_norm;
 mod linear;
 mod pool;
 mod upsample;
 
+#[cfg(test)]
+mod bf16_tests;
 #[cfg(test)]
 mod testing;
 
@@ -24,11 +27,20 @@ pub use add::add;
 pub use attention::attention;
 pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
+pub use convert::convert;
 pub(crate) use cpu::{Matrix, multiply};
 pub use group_norm::GroupNorm;
 pub use linear::Linear;
 pub use pool::{Pool, avg_pool, max_pool};
 pub use upsample::upsample_nearest_2x;
+
+/// Whether this process can run layers in bf16 on the CPU.
+///
+/// # Errors
+/// Says what is missing: AVX512_BF16 in the CPU, or the use of AVX-512, which `DPSYN_CPU` turned off.
+pub fn check_bf16_on_cpu() -> candle_core::Result<()> {
+    cpu::Bfloat::current().map(|_| ())
+}
 
 /// Runs `network`, a chain of layers, on one of the threads that the layers share their work with. That
 /// changes nothing but the time it takes.

@@ -11,7 +11,7 @@ pub use config::UNetConfig;
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, concat, on_pool, silu};
+use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, concat, convert, on_pool, silu};
 use blocks::{AttentionBlock, Block, Layer, ResBlock, norm};
 
 /// The network: predicts the noise (and, with `learn_sigma`, a variance) of a noisy image.
@@ -28,7 +28,8 @@ pub struct UNet {
 }
 
 impl UNet {
-    /// Builds the network; all tensors have the type and device of `vb`.
+    /// Builds the network on the device of `vb`. Its convolutions and feature maps have the type of `vb`; as in
+    /// the original, the embedding, the normalisation and the last layer are `f32`.
     ///
     /// # Errors
     /// A configuration that [`UNetConfig::validate`] refuses; a tensor that is missing or has another
@@ -36,17 +37,18 @@ impl UNet {
     pub fn new(config: &UNetConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let layout = config.layout().map_err(candle_core::Error::wrap)?;
         let time_dim = config.time_embed_dim();
+        let wide = vb.to_dtype(DType::F32);
         let time_embed = (
             Linear::load(
                 config.model_channels,
                 time_dim,
                 true,
-                &vb.pp("time_embed.0"),
+                &wide.pp("time_embed.0"),
             )?,
-            Linear::load(time_dim, time_dim, true, &vb.pp("time_embed.2"))?,
+            Linear::load(time_dim, time_dim, true, &wide.pp("time_embed.2"))?,
         );
         let label_emb = match config.num_classes {
-            Some(classes) => Some(vb.get((classes, time_dim), "label_emb.weight")?),
+            Some(classes) => Some(wide.get((classes, time_dim), "label_emb.weight")?),
             None => None,
         };
 
@@ -132,8 +134,8 @@ impl UNet {
 
         let shape = Conv2dShape::same(channels, config.out_channels(), 3);
         let out = (
-            norm(channels, &vb.pp("out.0"))?,
-            Conv2d::load(shape, true, &vb.pp("out.2"))?,
+            norm(channels, &wide.pp("out.0"))?,
+            Conv2d::load(shape, true, &wide.pp("out.2"))?,
         );
         Ok(Self {
             config: config.clone(),
@@ -186,7 +188,7 @@ impl UNet {
         // Every residual block begins with the activation of the same embedding.
         let emb = silu(&emb)?;
 
-        let mut h = x.to_dtype(self.dtype)?;
+        let mut h = convert(x, self.dtype)?;
         let mut skips = Vec::with_capacity(self.input_blocks.len());
         for (index, block) in self.input_blocks.iter().enumerate() {
             h = block.forward(&h, &emb)?;
@@ -203,6 +205,7 @@ impl UNet {
             observe(&format!("output_blocks.{index}"), &h)?;
         }
         let (norm, conv) = &self.out;
+        let h = convert(&h, DType::F32)?;
         conv.forward(&norm.forward_silu(&h)?)?.to_dtype(x.dtype())
     }
 
@@ -229,7 +232,7 @@ impl UNet {
         let dim = self.config.model_channels;
         let values = timestep_embedding(timesteps, dim);
         let emb = Tensor::from_vec(values, (timesteps.len(), dim), x.device())?;
-        let emb = self.time_embed.0.forward(&emb.to_dtype(self.dtype)?)?;
+        let emb = self.time_embed.0.forward(&emb)?;
         self.time_embed.1.forward(&silu(&emb)?)
     }
 
@@ -278,9 +281,14 @@ pub fn timestep_embedding(timesteps: &[f32], dim: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::testing::{any_weights, uniform};
+    use crate::kernels::check_bf16_on_cpu;
+    use crate::models::testing::{any_weights_in, relative_error, uniform};
 
     fn small() -> UNet {
+        small_in(DType::F32)
+    }
+
+    fn small_in(dtype: DType) -> UNet {
         let config = UNetConfig {
             image_size: 16,
             model_channels: 32,
@@ -290,12 +298,36 @@ mod tests {
             num_classes: Some(3),
             ..UNetConfig::default()
         };
-        UNet::new(&config, &any_weights()).unwrap()
+        UNet::new(&config, &any_weights_in(dtype)).unwrap()
+    }
+
+    /// Each of some thirty roundings on the way adds up to 2⁻⁸ of what it rounds.
+    #[test]
+    fn bf16_stays_near_f32() {
+        if check_bf16_on_cpu().is_err() {
+            return;
+        }
+        let x = uniform(&[2, 3, 16, 16], 1);
+        let evaluate = |dtype| {
+            small_in(dtype)
+                .forward(&x, &[500.0, 20.0], Some(&[0, 2]))
+                .unwrap()
+        };
+        let (found, expected) = (evaluate(DType::BF16), evaluate(DType::F32));
+        assert_eq!(found.dtype(), DType::F32);
+        let error = relative_error(&found, &expected);
+        assert!(error > 0.0 && error < 0.02, "{error}");
     }
 
     #[test]
     fn an_image_does_not_depend_on_its_batch() {
-        let unet = small();
+        check_batches(&small());
+        if check_bf16_on_cpu().is_ok() {
+            check_batches(&small_in(DType::BF16));
+        }
+    }
+
+    fn check_batches(unet: &UNet) {
         let x = uniform(&[5, 3, 16, 16], 1);
         let (timesteps, labels) = ([0.0, 17.5, 200.0, 999.0, 3.0], [0, 1, 2, 0, 1]);
         let bits = |y: Tensor| -> Vec<u32> {

@@ -5,9 +5,12 @@
 
 pub mod improved_diffusion;
 pub mod inception;
+mod precision;
 
 #[cfg(test)]
 mod testing;
+
+pub use precision::Precision;
 
 use thiserror::Error;
 

@@ -16,7 +16,21 @@ pub(super) fn uniform(shape: &[usize], seed: u64) -> Tensor {
 
 /// Weights that keep activations near 1, for whatever a network asks for.
 pub(super) fn any_weights() -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(AnyWeights), DType::F32, Device::Cpu)
+    any_weights_in(DType::F32)
+}
+
+/// [`any_weights`] for a network in another type.
+pub(super) fn any_weights_in(dtype: DType) -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(AnyWeights), dtype, Device::Cpu)
+}
+
+/// The root of the mean squared difference, as a share of the root mean square of `expected`.
+pub(super) fn relative_error(found: &Tensor, expected: &Tensor) -> f32 {
+    let mean_square = |x: &Tensor| -> f32 {
+        let x = x.sqr().unwrap().mean_all().unwrap();
+        x.to_scalar().unwrap()
+    };
+    (mean_square(&(found - expected).unwrap()) / mean_square(expected)).sqrt()
 }
 
 struct AnyWeights;

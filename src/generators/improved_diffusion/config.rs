@@ -87,7 +87,7 @@ pub struct Config {
     /// Images that go through the network at once. On a CPU no result depends on it.
     #[serde(default = "defaults::batch_size")]
     pub batch_size: usize,
-    /// What the network computes in: `"f32"`, or on a GPU `"bf16"` or `"f16"`.
+    /// What the network computes in: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16, `"f16"` on a GPU.
     #[serde(default)]
     pub dtype: Precision,
     /// The model's class labels that stand for each private class, by the class's name; one is drawn

@@ -184,7 +184,7 @@ fn a_model_is_loaded_from_a_file_or_refused() {
     let error = load(&fewer_classes).err().unwrap().to_string();
     assert!(error.contains("label_emb.weight"), "{error}");
     let half = Config {
-        dtype: crate::generators::Precision::Bf16,
+        dtype: crate::generators::Precision::F16,
         ..config.clone()
     };
     assert!(

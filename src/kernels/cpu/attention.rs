@@ -2,10 +2,11 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, bail};
 
+use super::element::{Element, of_type};
 use super::exp::exp;
-use super::micro::{Finish, Lhs, Out, multiply};
+use super::micro::{Factor, Finish, Lhs, Out, multiply};
 use super::panels::Panels;
-use super::path::{Kernel, Path};
+use super::path::Kernel;
 use super::scratch::Scratch;
 use super::simd::Simd;
 use super::tasks;
@@ -21,14 +22,14 @@ const QUERIES: usize = 24;
 
 /// Heads of matrices in a strided tensor.
 #[derive(Clone, Copy)]
-struct Heads<'a> {
-    data: &'a [f32],
+struct Heads<'a, E> {
+    data: &'a [E],
     strides: [usize; 4],
 }
 
-impl<'a> Heads<'a> {
+impl<'a, E: Element> Heads<'a, E> {
     fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
-        let data = storage.as_slice::<f32>()?.get(layout.start_offset()..);
+        let data = storage.as_slice::<E>()?.get(layout.start_offset()..);
         let (Some(data), &[a, b, c, d]) = (data, layout.stride()) else {
             bail!("an argument with layout {layout:?} does not fit its storage");
         };
@@ -38,7 +39,7 @@ impl<'a> Heads<'a> {
         })
     }
 
-    fn head(&self, image: usize, head: usize) -> &'a [f32] {
+    fn head(&self, image: usize, head: usize) -> &'a [E] {
         let [images, heads, ..] = self.strides;
         self.data
             .get(image * images + head * heads..)
@@ -60,6 +61,18 @@ impl CustomOp3 for AttentionOp {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let (q, k, v) = ((q, q_layout), (k, k_layout), (v, v_layout));
+        of_type!(q.0, T => self.run::<T>(q, k, v))
+    }
+}
+
+impl AttentionOp {
+    fn run<T: Factor>(
+        &self,
+        (q, q_layout): (&CpuStorage, &Layout),
+        (k, k_layout): (&CpuStorage, &Layout),
+        (v, v_layout): (&CpuStorage, &Layout),
+    ) -> Result<(CpuStorage, Shape)> {
         let (n, heads, queries, depth) = q_layout.shape().dims4()?;
         let (_, _, keys, values) = v_layout.shape().dims4()?;
         if k_layout.dims() != [n, heads, keys, depth]
@@ -69,23 +82,23 @@ impl CustomOp3 for AttentionOp {
             let [q, k, v] = [q_layout, k_layout, v_layout].map(Layout::dims);
             bail!("attention between q {q:?}, k {k:?} and v {v:?}");
         }
-        let path = Path::current()?;
-        let q = Heads::new(q, q_layout)?;
-        let k = Heads::new(k, k_layout)?;
-        let v = Heads::new(v, v_layout)?;
-        let mut out = vec![0f32; n * queries * heads * values];
+        let path = T::path()?;
+        let q = Heads::<T>::new(q, q_layout)?;
+        let k = Heads::<T>::new(k, k_layout)?;
+        let v = Heads::<T>::new(v, v_layout)?;
+        let mut out = vec![T::of(0.0); n * queries * heads * values];
         if !out.is_empty() {
             // Keys and values of every head, packed.
-            let mut packed: Vec<Option<(Panels, Panels)>> = vec![None; n * heads];
+            let mut packed: Vec<Option<(Panels<T>, Panels<T>)>> = vec![None; n * heads];
             let work = 4 * n * heads * keys * (depth + values);
             let parts = packed.iter_mut().enumerate().collect();
-            type Part<'a> = (usize, &'a mut Option<(Panels, Panels)>);
-            tasks::each(work, parts, |(index, packed): Part<'_>| {
+            type Part<'a, T> = (usize, &'a mut Option<(Panels<T>, Panels<T>)>);
+            tasks::each(work, parts, |(index, packed): Part<'_, T>| {
                 let (image, head) = (index / heads, index % heads);
                 let ([_, _, row, col], k) = (k.strides, k.head(image, head));
-                let keys_packed = Panels::new(path, (depth, keys), k, row, |d| d * col);
+                let keys_packed = Panels::new(path, (depth, keys), depth, k, row, |d| d * col);
                 let ([_, _, row, col], v) = (v.strides, v.head(image, head));
-                let values_packed = Panels::new(path, (keys, values), v, col, |t| t * row);
+                let values_packed = Panels::new(path, (keys, values), keys, v, col, |t| t * row);
                 *packed = Some((keys_packed, values_packed));
             });
 
@@ -100,10 +113,11 @@ impl CustomOp3 for AttentionOp {
             tasks::each(
                 work,
                 blocks,
-                |(image, from, out): (usize, usize, &mut [f32])| {
+                |(image, from, out): (usize, usize, &mut [T])| {
                     let rows = out.len() / (heads * values);
-                    let mut copy = Scratch::new(rows * depth);
-                    let mut scores = Scratch::new(rows * keys);
+                    let mut copy = Scratch::<T>::new(rows * depth);
+                    let mut scores = Scratch::<f32>::new(rows * keys);
+                    let mut weights = Scratch::<T>::new(rows * keys);
                     for head in 0..heads {
                         let Some(Some((keys_packed, values_packed))) =
                             packed.get(image * heads + head)
@@ -125,12 +139,14 @@ impl CustomOp3 for AttentionOp {
                             Lhs::rows(&copy, depth, depth)
                         };
                         product(rows, lhs, keys_packed, &mut scores, (0, keys));
-                        path.run(Softmax {
+                        let softmax = Softmax {
                             rows: &mut scores,
+                            weights: &mut weights,
                             keys,
                             scale: self.scale as f32,
-                        });
-                        let lhs = Lhs::rows(&scores, keys, keys);
+                        };
+                        T::run(path, softmax);
+                        let lhs = Lhs::rows(&*weights, keys, keys);
                         product(
                             rows,
                             lhs,
@@ -143,11 +159,17 @@ impl CustomOp3 for AttentionOp {
             );
         }
         let shape = Shape::from((n, queries, heads, values));
-        Ok((CpuStorage::F32(out), shape))
+        Ok((T::storage(out), shape))
     }
 }
 
-fn product(rows: usize, lhs: Lhs<'_>, rhs: &Panels, to: &mut [f32], (at, row): (usize, usize)) {
+fn product<T: Factor, O: Element>(
+    rows: usize,
+    lhs: Lhs<'_, T>,
+    rhs: &Panels<T>,
+    to: &mut [O],
+    (at, row): (usize, usize),
+) {
     for panel in rhs.iter() {
         let at = at + panel.first;
         let mut out = Out { data: to, at, row };
@@ -155,20 +177,23 @@ fn product(rows: usize, lhs: Lhs<'_>, rhs: &Panels, to: &mut [f32], (at, row): (
     }
 }
 
-/// `softmax(scale · row)` of every row, in place.
-struct Softmax<'a> {
+/// `softmax(scale · row)` of every row.
+struct Softmax<'a, E> {
+    /// Overwritten.
     rows: &'a mut [f32],
+    weights: &'a mut [E],
     keys: usize,
     scale: f32,
 }
 
-impl Kernel for Softmax<'_> {
+impl<E: Element> Kernel for Softmax<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         const LANES: usize = 16;
-        for row in self.rows.chunks_exact_mut(self.keys) {
+        let rows = self.rows.chunks_exact_mut(self.keys);
+        for (row, weights) in rows.zip(self.weights.chunks_exact_mut(self.keys)) {
             let mut lanes = [f32::NEG_INFINITY; LANES];
             let (blocks, rest) = row.as_chunks_mut::<LANES>();
             for block in blocks {
@@ -196,8 +221,8 @@ impl Kernel for Softmax<'_> {
                 *lane += *value;
             }
             let inverse = 1.0 / lanes.iter().sum::<f32>();
-            for value in row {
-                *value *= inverse;
+            for (weight, value) in weights.iter_mut().zip(row) {
+                *weight = E::of(*value * inverse);
             }
         }
     }

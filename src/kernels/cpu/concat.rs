@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Storage, Tensor, bail};
 
+use super::element::{Element, of_type};
 use super::{contiguous, tasks};
 
 /// Joins contiguous `[n, h, w, c]` along the channels.
@@ -9,6 +10,10 @@ pub(in crate::kernels) fn concat(parts: &[Tensor]) -> Result<Tensor> {
     let Some(first) = parts.first() else {
         bail!("nothing to join");
     };
+    of_type!(first, E => join::<E>(first, parts))
+}
+
+fn join<E: Element>(first: &Tensor, parts: &[Tensor]) -> Result<Tensor> {
     let (n, height, width, _) = first.dims4()?;
     let guards: Vec<_> = parts.iter().map(Tensor::storage_and_layout).collect();
     let mut sources = Vec::with_capacity(parts.len());
@@ -21,15 +26,15 @@ pub(in crate::kernels) fn concat(parts: &[Tensor]) -> Result<Tensor> {
         if (part_n, part_height, part_width) != (n, height, width) {
             bail!("{layout:?} cannot be joined to {first:?}");
         }
-        sources.push((contiguous(storage, layout)?, part));
+        sources.push((contiguous::<E>(storage, layout)?, part));
         channels += part;
     }
     const PIXELS: usize = 64;
-    let mut out = vec![0f32; n * height * width * channels];
+    let mut out = vec![E::of(0.0); n * height * width * channels];
     let work = out.len();
     if !out.is_empty() {
         let blocks = out.chunks_mut(PIXELS * channels).enumerate().collect();
-        tasks::each(work, blocks, |(block, mut out): (usize, &mut [f32])| {
+        tasks::each(work, blocks, |(block, mut out): (usize, &mut [E])| {
             let mut pixel = block * PIXELS;
             while !out.is_empty() {
                 for (source, part) in &sources {

@@ -1,10 +1,12 @@
 //! Convolution of images whose channels lie side by side.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, bail};
+
+use half::bf16;
 
 use super::contiguous;
 use super::direct::{self, Direct};
-use super::path::Path;
+use super::micro::Factor;
 use super::winograd::Winograd;
 use crate::kernels::Conv2dShape;
 
@@ -13,41 +15,58 @@ use crate::kernels::Conv2dShape;
 pub(in crate::kernels) struct PackedConv {
     shape: Conv2dShape,
     bias: Vec<f32>,
-    weight: Packed,
+    weight: OfType,
+}
+
+/// By the type of the maps that come in and go out.
+#[derive(Debug)]
+enum OfType {
+    F32(Packed<f32>),
+    Bf16(Packed<bf16>),
 }
 
 #[derive(Debug)]
-enum Packed {
-    Direct(Direct),
-    Winograd(Winograd),
+enum Packed<T: Factor> {
+    Direct(Direct<T>),
+    Winograd(Winograd<T>),
+}
+
+impl<T: Factor> Packed<T> {
+    fn new(shape: &Conv2dShape, weight: &[f32]) -> Result<Self> {
+        let path = T::path()?;
+        Ok(if Winograd::<T>::pays(shape) {
+            Self::Winograd(Winograd::new(path, shape, weight)?)
+        } else {
+            Self::Direct(Direct::new(path, shape, weight))
+        })
+    }
 }
 
 /// One call's geometry.
 #[derive(Clone, Copy)]
-pub(super) struct Call<'a> {
+pub(super) struct Call<'a, E> {
     pub shape: &'a Conv2dShape,
     /// Rows and columns of an image.
     pub input: (usize, usize),
     /// Rows and columns of a result.
     pub output: (usize, usize),
-    pub x: &'a [f32],
+    pub x: &'a [E],
     pub bias: &'a [f32],
     /// Added to the result; lies as the result does.
-    pub residual: Option<&'a [f32]>,
+    pub residual: Option<&'a [E]>,
     pub relu: bool,
 }
 
 impl PackedConv {
-    /// Packs `weight [out, in, rows, columns]`. The algorithm follows from the layer's shape alone.
+    /// Packs `weight [out, in, rows, columns]` for maps of type `dtype`. The algorithm follows from that
+    /// and the layer's shape alone.
     ///
     /// # Errors
-    /// As [`Path::current`].
-    pub fn new(shape: Conv2dShape, weight: &[f32], bias: Vec<f32>) -> Result<Self> {
-        let path = Path::current()?;
-        let weight = if Winograd::pays(&shape) {
-            Packed::Winograd(Winograd::new(path, &shape, weight))
-        } else {
-            Packed::Direct(Direct::new(path, &shape, weight))
+    /// As [`Path::current`](super::path::Path::current); for bf16 as [`Bfloat::current`](super::Bfloat::current).
+    pub fn new(shape: Conv2dShape, dtype: DType, weight: &[f32], bias: Vec<f32>) -> Result<Self> {
+        let weight = match dtype {
+            DType::BF16 => OfType::Bf16(Packed::new(&shape, weight)?),
+            _ => OfType::F32(Packed::new(&shape, weight)?),
         };
         Ok(Self {
             shape,
@@ -60,6 +79,19 @@ impl PackedConv {
         &self,
         x: &CpuStorage,
         layout: &Layout,
+        residual: Option<(&CpuStorage, &Layout)>,
+        relu: bool,
+    ) -> Result<(CpuStorage, Shape)> {
+        match &self.weight {
+            OfType::F32(weight) => self.run_on(weight, (x, layout), residual, relu),
+            OfType::Bf16(weight) => self.run_on(weight, (x, layout), residual, relu),
+        }
+    }
+
+    fn run_on<T: Factor>(
+        &self,
+        weight: &Packed<T>,
+        (x, layout): (&CpuStorage, &Layout),
         residual: Option<(&CpuStorage, &Layout)>,
         relu: bool,
     ) -> Result<(CpuStorage, Shape)> {
@@ -76,7 +108,8 @@ impl PackedConv {
             Some((_, layout)) => bail!("{layout:?} cannot be added to a result of {dims:?}"),
             None => None,
         };
-        let mut out = vec![0f32; n * output.0 * output.1 * self.shape.out_channels];
+        let count = n * output.0 * output.1 * self.shape.out_channels;
+        let mut out = vec![T::of(0.0); count];
         let call = Call {
             shape: &self.shape,
             input: (height, width),
@@ -87,7 +120,7 @@ impl PackedConv {
             relu,
         };
         if !out.is_empty() {
-            match &self.weight {
+            match weight {
                 Packed::Direct(direct) if direct::is_pointwise(&self.shape) => {
                     direct.run_pointwise(&call, &mut out);
                 }
@@ -95,7 +128,7 @@ impl PackedConv {
                 Packed::Winograd(winograd) => winograd.run(&call, &mut out),
             }
         }
-        Ok((CpuStorage::F32(out), Shape::from(dims)))
+        Ok((T::storage(out), Shape::from(dims)))
     }
 }
 

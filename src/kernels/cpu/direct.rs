@@ -1,9 +1,8 @@
 //! Convolution as a product of the image, which is its own unfolding, and the packed weight.
 
 use super::conv::Call;
-use super::micro::{Finish, Lhs, Out, multiply};
+use super::micro::{Factor, Finish, Lhs, Out, multiply};
 use super::panels::Panels;
-use super::path::Path;
 use super::scratch::Scratch;
 use super::tasks;
 use crate::kernels::Conv2dShape;
@@ -16,7 +15,7 @@ const PIXELS: usize = 128;
 
 /// The weight: depth runs over the kernel's rows, its columns and the channels.
 #[derive(Debug)]
-pub(super) struct Direct(Panels);
+pub(super) struct Direct<T: Factor>(Panels<T>);
 
 /// Whether each output pixel depends on the pixel in its own place only.
 pub(super) fn is_pointwise(shape: &Conv2dShape) -> bool {
@@ -24,31 +23,38 @@ pub(super) fn is_pointwise(shape: &Conv2dShape) -> bool {
 }
 
 /// Some rows of one image's result.
-struct Task<'a> {
+struct Task<'a, T> {
     image: usize,
     /// First of the rows.
     y: usize,
     /// Where they begin in the whole result.
     at: usize,
-    out: &'a mut [f32],
+    out: &'a mut [T],
 }
 
-impl Direct {
-    pub fn new(path: Path, shape: &Conv2dShape, weight: &[f32]) -> Self {
+impl<T: Factor> Direct<T> {
+    pub fn new(path: T::Path, shape: &Conv2dShape, weight: &[f32]) -> Self {
         let (rows, columns) = shape.kernel;
         let (taps, channels) = (rows * columns, shape.in_channels);
         let depth = taps * channels;
         let row = |k: usize| k % channels * taps + k / channels;
         let size = (depth, shape.out_channels);
-        Self(Panels::new(path, size, weight, depth, row))
+        Self(Panels::new(
+            path,
+            size,
+            columns * channels,
+            weight,
+            depth,
+            row,
+        ))
     }
 
     /// Every pixel of all images is a row of one product.
-    pub fn run_pointwise(&self, call: &Call<'_>, out: &mut [f32]) {
+    pub fn run_pointwise(&self, call: &Call<'_, T>, out: &mut [T]) {
         let (inputs, outputs) = (self.0.depth(), self.0.columns());
         let work = call.x.len() * outputs;
         let blocks = out.chunks_mut(PIXELS * outputs).enumerate().collect();
-        tasks::each(work, blocks, |(block, out): (usize, &mut [f32])| {
+        tasks::each(work, blocks, |(block, out): (usize, &mut [T])| {
             let at = block * PIXELS;
             let rows = out.len() / outputs;
             let x = call.x.get(at * inputs..(at + rows) * inputs);
@@ -58,7 +64,7 @@ impl Direct {
                 .and_then(|r| r.get(at * outputs..at * outputs + out.len()));
             for panel in self.0.iter() {
                 let finish = Finish {
-                    accumulate: false,
+                    partial: None,
                     bias: call.bias.get(panel.first..panel.first + panel.columns),
                     residual,
                     relu: call.relu,
@@ -73,7 +79,7 @@ impl Direct {
         });
     }
 
-    pub fn run(&self, call: &Call<'_>, out: &mut [f32]) {
+    pub fn run(&self, call: &Call<'_, T>, out: &mut [T]) {
         let (out_height, out_width) = call.output;
         let row = out_width * self.0.columns();
         // Eight tasks an image keep a few cores busy even with one image.
@@ -91,7 +97,7 @@ impl Direct {
         tasks::each(work, blocks, |task| self.block(call, task));
     }
 
-    fn block(&self, call: &Call<'_>, task: Task<'_>) {
+    fn block(&self, call: &Call<'_, T>, task: Task<'_, T>) {
         let Conv2dShape {
             in_channels: channels,
             kernel,
@@ -117,6 +123,7 @@ impl Direct {
                 .get(first * row..(first + count) * row)
                 .unwrap_or_default()
         } else {
+            let zero = T::of(0.0);
             let mut scratch = Scratch::new(count * row);
             let inside = width * channels;
             for (y, to) in scratch.chunks_exact_mut(row).enumerate() {
@@ -127,12 +134,12 @@ impl Direct {
                     (Some(from), Some(middle)) => {
                         let (middle, right) = middle.split_at_mut(inside);
                         middle.copy_from_slice(from);
-                        right.fill(0.0);
+                        right.fill(zero);
                         to.iter_mut()
                             .take(padding.1 * channels)
-                            .for_each(|v| *v = 0.0);
+                            .for_each(|v| *v = zero);
                     }
-                    _ => to.fill(0.0),
+                    _ => to.fill(zero),
                 }
             }
             padded = scratch;
@@ -143,27 +150,29 @@ impl Direct {
             .residual
             .and_then(|r| r.get(task.at..task.at + task.out.len()));
         // A panel that does not fit the cache is taken in parts, one for each row of the kernel.
-        let depth = self.0.depth();
-        let widest = self
-            .0
-            .iter()
-            .map(|panel| panel.data.len())
-            .max()
-            .unwrap_or(0);
-        let parts = if widest * size_of::<f32>() > CACHED {
+        let panels = self.0.iter();
+        let widest = panels.map(|panel| panel.data.len()).max().unwrap_or(0);
+        let parts = if widest * size_of::<T>() > CACHED {
             kernel.0
         } else {
             1
         };
+        // Sums of the earlier parts, in turns those before and those with the latest.
+        let mut sums = [(); 2].map(|()| {
+            let most = self.0.iter().map(|panel| panel.width).max();
+            Scratch::<f32>::new(if parts > 1 {
+                rows * out_width * most.unwrap_or(0)
+            } else {
+                0
+            })
+        });
         let run = kernel.1 * channels;
         for panel in self.0.iter() {
+            let strip = out_width * panel.width;
             for part in 0..parts {
-                let (panel, segments) = if parts == 1 {
-                    (panel, kernel.0)
-                } else {
-                    (panel.rows(part * run, run, depth), 1)
-                };
-                let last = part + 1 == parts;
+                let segments = kernel.0 / parts;
+                let of_part = panel.part(part, parts);
+                let [before, after] = &mut sums;
                 for y in 0..rows {
                     let lhs = Lhs {
                         data: window.get((y * stride + part) * row..).unwrap_or_default(),
@@ -172,26 +181,35 @@ impl Direct {
                         segment: row,
                         run,
                     };
-                    let mut out = Out {
-                        data: task.out,
-                        at: y * out_row + panel.first,
-                        row: self.0.columns(),
-                    };
-                    let finish = if last {
-                        Finish {
-                            accumulate: part > 0,
+                    let partial = before.get(y * strip..(y + 1) * strip);
+                    let partial = if part > 0 { partial } else { None };
+                    if part + 1 < parts {
+                        let finish = Finish {
+                            partial,
+                            ..Finish::default()
+                        };
+                        let mut out = Out {
+                            data: &mut **after,
+                            at: y * strip,
+                            row: panel.width,
+                        };
+                        multiply(self.0.path(), out_width, lhs, of_part, &mut out, finish);
+                    } else {
+                        let finish = Finish {
+                            partial,
                             bias: call.bias.get(panel.first..panel.first + panel.columns),
                             residual,
                             relu: call.relu,
-                        }
-                    } else {
-                        Finish {
-                            accumulate: part > 0,
-                            ..Finish::default()
-                        }
-                    };
-                    multiply(self.0.path(), out_width, lhs, panel, &mut out, finish);
+                        };
+                        let mut out = Out {
+                            data: &mut *task.out,
+                            at: y * out_row + panel.first,
+                            row: self.0.columns(),
+                        };
+                        multiply(self.0.path(), out_width, lhs, of_part, &mut out, finish);
+                    }
                 }
+                sums.reverse();
             }
         }
     }

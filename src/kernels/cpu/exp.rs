@@ -5,7 +5,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
-use super::path::{Kernel, Path};
+use super::element::{Element, of_type};
+use super::path::Kernel;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
@@ -54,28 +55,34 @@ impl CustomOp1 for SiluOp {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        const PIECE: usize = 1 << 14;
-        let path = Path::current()?;
-        let x = contiguous(x, layout)?;
-        let mut out = vec![0f32; x.len()];
-        let parts = out.chunks_mut(PIECE).zip(x.chunks(PIECE)).collect();
-        tasks::each(8 * x.len(), parts, |(out, x)| path.run(Silu { x, out }));
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
+        of_type!(x, E => activate::<E>(x, layout))
     }
 }
 
-struct Silu<'a> {
-    x: &'a [f32],
-    out: &'a mut [f32],
+fn activate<E: Element>(x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    const PIECE: usize = 1 << 14;
+    let path = E::path()?;
+    let x = contiguous::<E>(x, layout)?;
+    let mut out = vec![E::of(0.0); x.len()];
+    let parts = out.chunks_mut(PIECE).zip(x.chunks(PIECE)).collect();
+    tasks::each(8 * x.len(), parts, |(out, x)| {
+        E::run(path, Silu { x, out });
+    });
+    Ok((E::storage(out), layout.shape().clone()))
 }
 
-impl Kernel for Silu<'_> {
+struct Silu<'a, E> {
+    x: &'a [E],
+    out: &'a mut [E],
+}
+
+impl<E: Element> Kernel for Silu<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         for (out, x) in self.out.iter_mut().zip(self.x) {
-            *out = silu(*x);
+            *out = E::of(silu(x.get()));
         }
     }
 }

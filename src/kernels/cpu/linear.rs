@@ -1,31 +1,47 @@
 //! The fully connected layer.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, bail};
 
-use super::micro::{Finish, Lhs, Out, multiply};
+use half::bf16;
+
+use super::micro::{Factor, Finish, Lhs, Out, multiply};
 use super::panels::{Panel, Panels};
-use super::path::Path;
 use super::scratch::Scratch;
 use super::{contiguous, tasks};
 
 /// A layer's weight as the product wants it.
 #[derive(Debug)]
 pub(in crate::kernels) struct PackedLinear {
-    weight: Panels,
+    weight: Packed,
     bias: Vec<f32>,
 }
 
+/// By the type of the rows that come in and go out.
+#[derive(Debug)]
+enum Packed {
+    F32(Panels<f32>),
+    Bf16(Panels<bf16>),
+}
+
 impl PackedLinear {
-    /// Packs `weight [outputs, inputs]`.
+    /// Packs `weight [outputs, inputs]` for rows of type `dtype`.
     ///
     /// # Errors
-    /// As [`Path::current`].
-    pub fn new((inputs, outputs): (usize, usize), weight: &[f32], bias: Vec<f32>) -> Result<Self> {
-        let path = Path::current()?;
-        Ok(Self {
-            weight: Panels::new(path, (inputs, outputs), weight, inputs, |k| k),
-            bias,
-        })
+    /// As [`Path::current`](super::path::Path::current); for bf16 as [`Bfloat::current`](super::Bfloat::current).
+    pub fn new(
+        (inputs, outputs): (usize, usize),
+        dtype: DType,
+        weight: &[f32],
+        bias: Vec<f32>,
+    ) -> Result<Self> {
+        fn pack<T: Factor>(size: (usize, usize), weight: &[f32]) -> Result<Panels<T>> {
+            Ok(Panels::new(T::path()?, size, size.0, weight, size.0, |k| k))
+        }
+        let weight = match dtype {
+            DType::BF16 => Packed::Bf16(pack((inputs, outputs), weight)?),
+            _ => Packed::F32(pack((inputs, outputs), weight)?),
+        };
+        Ok(Self { weight, bias })
     }
 }
 
@@ -38,19 +54,33 @@ impl CustomOp1 for LinearOp<'_> {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        match &self.0.weight {
+            Packed::F32(weight) => self.run(weight, x, layout),
+            Packed::Bf16(weight) => self.run(weight, x, layout),
+        }
+    }
+}
+
+impl LinearOp<'_> {
+    fn run<T: Factor>(
+        &self,
+        weight: &Panels<T>,
+        x: &CpuStorage,
+        layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (rows, inputs) = layout.shape().dims2()?;
-        let PackedLinear { weight, bias } = self.0;
+        let bias = &self.0.bias;
         let outputs = weight.columns();
         if inputs != weight.depth() {
             bail!("{inputs} inputs for a layer of {}", weight.depth());
         }
-        let x = contiguous(x, layout)?;
+        let x = contiguous::<T>(x, layout)?;
         let lhs = Lhs::rows(x, inputs, inputs);
-        let mut out = vec![0f32; rows * outputs];
+        let mut out = vec![T::of(0.0); rows * outputs];
         // The weight is read once: each task takes one panel, and all rows.
-        let mut products = Scratch::new(rows * outputs);
+        let mut products = Scratch::<T>::new(rows * outputs);
         let mut rest = &mut *products;
-        let mut parts: Vec<(Panel<'_>, &mut [f32])> = Vec::new();
+        let mut parts: Vec<(Panel<'_, T>, &mut [T])> = Vec::new();
         for panel in weight.iter() {
             let (part, others) = rest.split_at_mut(rows * panel.columns);
             parts.push((panel, part));
@@ -79,6 +109,6 @@ impl CustomOp1 for LinearOp<'_> {
             }
             from = others;
         }
-        Ok((CpuStorage::F32(out), Shape::from((rows, outputs))))
+        Ok((T::storage(out), Shape::from((rows, outputs))))
     }
 }

@@ -6,26 +6,138 @@
 
 #![allow(unsafe_code)]
 
+use half::bf16;
+
+use super::element::Element;
 use super::panels::Panel;
 use super::path::{Kernel, Path};
+#[cfg(target_arch = "x86_64")]
+use super::simd::Avx512Bf16;
 use super::simd::Simd;
+
+/// A type of factors: what a product is made of.
+pub(super) trait Factor: Element {
+    /// Numbers of the depth that are multiplied and added in one step.
+    const DEEP: usize;
+
+    /// Runs a product as compiled for the path.
+    fn multiply<O: Element>(path: Self::Path, product: Product<'_, '_, Self, O>);
+}
+
+impl Factor for f32 {
+    const DEEP: usize = 1;
+
+    #[inline(always)]
+    fn multiply<O: Element>(path: Path, product: Product<'_, '_, f32, O>) {
+        path.run(product);
+    }
+}
+
+impl Factor for bf16 {
+    const DEEP: usize = 2;
+
+    #[inline(always)]
+    fn multiply<O: Element>(path: Self::Path, product: Product<'_, '_, bf16, O>) {
+        path.multiply(product);
+    }
+}
+
+/// One step of a product on the vectors of a path.
+pub(super) trait Step<S: Simd>: Factor {
+    type Factors: Copy;
+
+    /// `LANES` groups of `DEEP` numbers.
+    ///
+    /// # Safety
+    /// `from` points to as many readable numbers.
+    unsafe fn columns(simd: S, from: *const Self) -> Self::Factors;
+
+    /// A group of `DEEP` numbers, for every lane.
+    ///
+    /// # Safety
+    /// `from` points to as many readable numbers.
+    unsafe fn row(simd: S, from: *const Self) -> Self::Factors;
+
+    /// A group of which there is only the first number; the others are 0.
+    fn rest(simd: S, first: Self) -> Self::Factors;
+
+    fn multiply_add(simd: S, row: Self::Factors, columns: Self::Factors, sum: S::V) -> S::V;
+}
+
+impl<S: Simd> Step<S> for f32 {
+    type Factors = S::V;
+
+    #[inline(always)]
+    unsafe fn columns(simd: S, from: *const f32) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { simd.load(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn row(simd: S, from: *const f32) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { simd.broadcast(from) }
+    }
+
+    #[inline(always)]
+    fn rest(simd: S, first: f32) -> S::V {
+        simd.splat(first)
+    }
+
+    #[inline(always)]
+    fn multiply_add(simd: S, row: S::V, columns: S::V, sum: S::V) -> S::V {
+        simd.mul_add(row, columns, sum)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Step<Avx512Bf16> for bf16 {
+    type Factors = std::arch::x86_64::__m512i;
+
+    #[inline(always)]
+    unsafe fn columns(simd: Avx512Bf16, from: *const bf16) -> Self::Factors {
+        // SAFETY: the caller promises 16 · 2 numbers.
+        unsafe { simd.load_pairs(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn row(simd: Avx512Bf16, from: *const bf16) -> Self::Factors {
+        // SAFETY: the caller promises two numbers.
+        unsafe { simd.broadcast_pair(from) }
+    }
+
+    #[inline(always)]
+    fn rest(simd: Avx512Bf16, first: bf16) -> Self::Factors {
+        simd.broadcast_single(first)
+    }
+
+    #[inline(always)]
+    fn multiply_add(
+        simd: Avx512Bf16,
+        row: Self::Factors,
+        columns: Self::Factors,
+        sum: <Avx512Bf16 as Simd>::V,
+    ) -> <Avx512Bf16 as Simd>::V {
+        simd.dot(row, columns, sum)
+    }
+}
 
 /// The left-hand side: rows that lie anywhere in a slice, each made of equal runs of numbers.
 ///
 /// Number `i` of run `s` of row `r` is `data[r · row + s · segment + i]`: with a run for each row of a
 /// convolution's kernel, an image is its own unfolding.
 #[derive(Clone, Copy)]
-pub(super) struct Lhs<'a> {
-    pub data: &'a [f32],
+pub(super) struct Lhs<'a, T = f32> {
+    pub data: &'a [T],
     pub row: usize,
     pub segments: usize,
     pub segment: usize,
     pub run: usize,
 }
 
-impl<'a> Lhs<'a> {
+impl<'a, T> Lhs<'a, T> {
     /// Rows of `depth` numbers, `row` apart.
-    pub fn rows(data: &'a [f32], row: usize, depth: usize) -> Self {
+    pub fn rows(data: &'a [T], row: usize, depth: usize) -> Self {
         Self {
             data,
             row,
@@ -37,59 +149,85 @@ impl<'a> Lhs<'a> {
 }
 
 /// Where the result goes: element (r, j) is `data[at + r · row + j]`.
-pub(super) struct Out<'a> {
-    pub data: &'a mut [f32],
+pub(super) struct Out<'a, O = f32> {
+    pub data: &'a mut [O],
     pub at: usize,
     pub row: usize,
 }
 
 /// What happens to a sum before it is stored.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Finish<'a> {
-    /// What was stored before is added.
-    pub accumulate: bool,
+#[derive(Clone, Copy)]
+pub(super) struct Finish<'a, O = f32> {
+    /// Added: an earlier part of the same sums, rows of all the numbers of the panel's vectors.
+    pub partial: Option<&'a [f32]>,
     /// One number for each of the panel's columns.
     pub bias: Option<&'a [f32]>,
     /// Added element by element; lies as the result does.
-    pub residual: Option<&'a [f32]>,
+    pub residual: Option<&'a [O]>,
     /// Negative results become 0.
     pub relu: bool,
 }
 
-/// `out = lhs · panel`, finished, for `rows` rows and the panel's columns.
+impl<O> Default for Finish<'_, O> {
+    /// Sums are stored as they are.
+    fn default() -> Self {
+        Self {
+            partial: None,
+            bias: None,
+            residual: None,
+            relu: false,
+        }
+    }
+}
+
+/// `out = lhs · panel`, finished, for `rows` rows and the panel's columns. Sums are `f32`, whatever the
+/// factors and the result are kept as.
 ///
 /// # Panics
 /// When a slice is too short, which would be a mistake in the calling operator.
-pub(super) fn multiply(
-    path: Path,
+pub(super) fn multiply<T: Factor, O: Element>(
+    path: T::Path,
     rows: usize,
-    lhs: Lhs<'_>,
-    panel: Panel<'_>,
-    out: &mut Out<'_>,
-    finish: Finish<'_>,
+    lhs: Lhs<'_, T>,
+    panel: Panel<'_, T>,
+    out: &mut Out<'_, O>,
+    finish: Finish<'_, O>,
 ) {
-    path.run(Multiply {
+    let product = Product {
         rows,
         lhs,
         panel,
         out,
         finish,
-    });
+    };
+    T::multiply(path, product);
 }
 
-struct Multiply<'a, 'b> {
+/// What [`multiply`] does.
+pub(super) struct Product<'a, 'b, T, O> {
     rows: usize,
-    lhs: Lhs<'a>,
-    panel: Panel<'a>,
-    out: &'a mut Out<'b>,
-    finish: Finish<'a>,
+    lhs: Lhs<'a, T>,
+    panel: Panel<'a, T>,
+    out: &'a mut Out<'b, O>,
+    finish: Finish<'a, O>,
 }
 
-impl Kernel for Multiply<'_, '_> {
+impl<O: Element> Kernel for Product<'_, '_, f32, O> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        self.run_on(simd);
+    }
+}
+
+impl<T: Factor, O: Element> Product<'_, '_, T, O> {
+    /// Must only be called in code that is compiled for the path of `S`.
+    #[inline(always)]
+    pub(super) fn run_on<S: Simd>(self, simd: S)
+    where
+        T: Step<S>,
+    {
         let Self {
             rows,
             lhs,
@@ -110,8 +248,9 @@ impl Kernel for Multiply<'_, '_> {
             assert!(last <= lhs.data.len(), "left-hand side of a product");
         }
         let width = panel.vectors * S::LANES;
+        let steps = lhs.segments.saturating_mul(lhs.run.div_ceil(T::DEEP));
         assert!(
-            panel.data.len() == depth.saturating_mul(width)
+            panel.data.len() == steps.saturating_mul(width * T::DEEP)
                 && panel.columns <= width
                 && (1..=S::VECTORS).contains(&panel.vectors)
                 && S::VECTORS * S::LANES <= WIDEST,
@@ -124,7 +263,8 @@ impl Kernel for Multiply<'_, '_> {
         assert!(
             last <= out.data.len()
                 && finish.bias.is_none_or(|bias| bias.len() == panel.columns)
-                && finish.residual.is_none_or(|r| r.len() == out.data.len()),
+                && finish.residual.is_none_or(|r| r.len() == out.data.len())
+                && finish.partial.is_none_or(|p| p.len() / width >= rows),
             "result of a product"
         );
         let mut from = 0;
@@ -149,20 +289,20 @@ impl Kernel for Multiply<'_, '_> {
             // all rows.
             unsafe {
                 match (count, panel.vectors) {
-                    (8, 3) => tile::<S, 8, 3>(simd, &job, out),
-                    (8, 2) => tile::<S, 8, 2>(simd, &job, out),
-                    (8, _) => tile::<S, 8, 1>(simd, &job, out),
-                    (6, 2) => tile::<S, 6, 2>(simd, &job, out),
-                    (6, _) => tile::<S, 6, 1>(simd, &job, out),
-                    (4, 3) => tile::<S, 4, 3>(simd, &job, out),
-                    (4, 2) => tile::<S, 4, 2>(simd, &job, out),
-                    (4, _) => tile::<S, 4, 1>(simd, &job, out),
-                    (2, 3) => tile::<S, 2, 3>(simd, &job, out),
-                    (2, 2) => tile::<S, 2, 2>(simd, &job, out),
-                    (2, _) => tile::<S, 2, 1>(simd, &job, out),
-                    (_, 3) => tile::<S, 1, 3>(simd, &job, out),
-                    (_, 2) => tile::<S, 1, 2>(simd, &job, out),
-                    (_, _) => tile::<S, 1, 1>(simd, &job, out),
+                    (8, 3) => tile::<S, T, O, 8, 3>(simd, &job, out),
+                    (8, 2) => tile::<S, T, O, 8, 2>(simd, &job, out),
+                    (8, _) => tile::<S, T, O, 8, 1>(simd, &job, out),
+                    (6, 2) => tile::<S, T, O, 6, 2>(simd, &job, out),
+                    (6, _) => tile::<S, T, O, 6, 1>(simd, &job, out),
+                    (4, 3) => tile::<S, T, O, 4, 3>(simd, &job, out),
+                    (4, 2) => tile::<S, T, O, 4, 2>(simd, &job, out),
+                    (4, _) => tile::<S, T, O, 4, 1>(simd, &job, out),
+                    (2, 3) => tile::<S, T, O, 2, 3>(simd, &job, out),
+                    (2, 2) => tile::<S, T, O, 2, 2>(simd, &job, out),
+                    (2, _) => tile::<S, T, O, 2, 1>(simd, &job, out),
+                    (_, 3) => tile::<S, T, O, 1, 3>(simd, &job, out),
+                    (_, 2) => tile::<S, T, O, 1, 2>(simd, &job, out),
+                    (_, _) => tile::<S, T, O, 1, 1>(simd, &job, out),
                 }
             }
             from += count;
@@ -170,25 +310,30 @@ impl Kernel for Multiply<'_, '_> {
     }
 }
 
-struct Job<'a> {
+struct Job<'a, T, O> {
     from: usize,
-    lhs: Lhs<'a>,
-    panel: Panel<'a>,
-    finish: Finish<'a>,
+    lhs: Lhs<'a, T>,
+    panel: Panel<'a, T>,
+    finish: Finish<'a, O>,
 }
 
 /// Rows `from` to `from + M`, all columns of a panel of `N` vectors.
 ///
 /// # Safety
 /// For all of these rows r, runs s and i < run, `r · row + s · segment + i` lies in `lhs.data`;
-/// `panel.data` has `segments · run · N · LANES` numbers; for all of these rows and the panel's columns,
-/// `at + r · row + j` lies in `out.data` and, if given, in `residual`, and j in `bias`.
+/// `panel.data` has `segments · ⌈run / DEEP⌉ · N · LANES · DEEP` numbers; for all of these rows and the
+/// panel's columns, `at + r · row + j` lies in `out.data` and, if given, in `residual`, and j in `bias`;
+/// `partial`, if given, has a row of `N · LANES` numbers for all of these rows.
 #[inline(always)]
 #[expect(
     clippy::needless_range_loop,
     reason = "plain indices are what compilers keep in registers"
 )]
-unsafe fn tile<S: Simd, const M: usize, const N: usize>(simd: S, job: &Job<'_>, out: &mut Out<'_>) {
+unsafe fn tile<S: Simd, T: Step<S>, O: Element, const M: usize, const N: usize>(
+    simd: S,
+    job: &Job<'_, T, O>,
+    out: &mut Out<'_, O>,
+) {
     let Job {
         from,
         lhs,
@@ -196,10 +341,11 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize>(simd: S, job: &Job<'_>, 
         finish,
     } = job;
     let mut sums = [[simd.splat(0.0); N]; M];
-    // SAFETY: at depth d = s · run + i, `b` is d · N · LANES into the panel, which has that many rows
-    // before its end, so N vectors can be read; row m of the tile is row `from + m` of the left-hand
-    // side, whose number (s, i) lies in its slice by the caller's promise. `wrapping_add` only makes
-    // pointers that are not read, past the last run.
+    // SAFETY: step d of run s, with ⌈run / DEEP⌉ steps a run, reads row s · ⌈run / DEEP⌉ + d of the panel's
+    // N · LANES · DEEP numbers, of which there are that many by the caller's promise; row m of the tile is
+    // row `from + m` of the left-hand side, of which a step reads numbers d · DEEP to (d + 1) · DEEP of
+    // run s where all of these are in the run, else only the first, which lie in its slice by the
+    // caller's promise. `wrapping_add` only makes pointers that are not read, past the last run.
     unsafe {
         let mut b = panel.data.as_ptr();
         for s in 0..lhs.segments {
@@ -207,19 +353,28 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize>(simd: S, job: &Job<'_>, 
                 .data
                 .as_ptr()
                 .wrapping_add(from * lhs.row + s * lhs.segment);
-            for _ in 0..lhs.run {
-                let mut columns = [simd.splat(0.0); N];
-                for (j, column) in columns.iter_mut().enumerate() {
-                    *column = simd.load(b.add(j * S::LANES));
-                }
+            for _ in 0..lhs.run / T::DEEP {
+                let columns: [T::Factors; N] =
+                    std::array::from_fn(|j| T::columns(simd, b.add(j * S::LANES * T::DEEP)));
                 for (m, sums) in sums.iter_mut().enumerate() {
-                    let value = simd.broadcast(a.add(m * lhs.row));
+                    let value = T::row(simd, a.add(m * lhs.row));
                     for (sum, column) in sums.iter_mut().zip(columns) {
-                        *sum = simd.mul_add(value, column, *sum);
+                        *sum = T::multiply_add(simd, value, column, *sum);
                     }
                 }
-                b = b.wrapping_add(N * S::LANES);
-                a = a.wrapping_add(1);
+                b = b.wrapping_add(N * S::LANES * T::DEEP);
+                a = a.wrapping_add(T::DEEP);
+            }
+            if !lhs.run.is_multiple_of(T::DEEP) {
+                let columns: [T::Factors; N] =
+                    std::array::from_fn(|j| T::columns(simd, b.add(j * S::LANES * T::DEEP)));
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    let value = T::rest(simd, *a.add(m * lhs.row));
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = T::multiply_add(simd, value, column, *sum);
+                    }
+                }
+                b = b.wrapping_add(N * S::LANES * T::DEEP);
             }
         }
     }
@@ -235,30 +390,34 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize>(simd: S, job: &Job<'_>, 
     for (m, sums) in stored.iter().enumerate() {
         let row = out.at + (from + m) * out.row;
         if panel.columns < N * S::LANES {
-            finish_edge(sums, panel.columns, row, out, finish);
+            let partial = finish
+                .partial
+                .and_then(|p| p.get((from + m) * N * S::LANES..));
+            finish_edge(sums, (partial, panel.columns), row, out, finish);
             continue;
         }
         for j in 0..N {
             let (column, at) = (j * S::LANES, row + j * S::LANES);
             // SAFETY: these are `LANES` of the panel's columns, so by the caller's promise they
-            // lie in `out`, `residual` and `bias`, and in `sums` as above. `out` is borrowed mutably
+            // lie in `out`, `residual`, `bias` and `partial`, and in `sums` as above. `out` is borrowed mutably
             // and overlaps none of them.
             unsafe {
                 let to = out.data.as_mut_ptr().add(at);
                 let mut value = simd.load(sums.as_ptr().add(column));
-                if finish.accumulate {
-                    value = simd.add(simd.load(to), value);
+                if let Some(partial) = finish.partial {
+                    let at = (from + m) * N * S::LANES + column;
+                    value = simd.add(simd.load(partial.as_ptr().add(at)), value);
                 }
                 if let Some(bias) = finish.bias {
                     value = simd.add(value, simd.load(bias.as_ptr().add(column)));
                 }
                 if let Some(residual) = finish.residual {
-                    value = simd.add(value, simd.load(residual.as_ptr().add(at)));
+                    value = simd.add(value, O::load(simd, residual.as_ptr().add(at)));
                 }
                 if finish.relu {
                     value = simd.relu(value);
                 }
-                simd.store(to, value);
+                O::store(simd, to, value);
             }
         }
     }
@@ -269,12 +428,12 @@ const WIDEST: usize = 48;
 
 /// A row of a panel that the matrix does not fill: the same additions, one number after another.
 #[inline(never)]
-fn finish_edge(
+fn finish_edge<O: Element>(
     sums: &[f32; WIDEST],
-    columns: usize,
+    (partial, columns): (Option<&[f32]>, usize),
     at: usize,
-    out: &mut Out<'_>,
-    finish: &Finish<'_>,
+    out: &mut Out<'_, O>,
+    finish: &Finish<'_, O>,
 ) {
     let place = at..at + columns;
     let Some(to) = out.data.get_mut(place.clone()) else {
@@ -283,20 +442,20 @@ fn finish_edge(
     let residual = finish.residual.and_then(|r| r.get(place));
     for (j, (to, sum)) in to.iter_mut().zip(sums).enumerate() {
         let mut value = *sum;
-        if finish.accumulate {
-            value += *to;
+        if let Some(partial) = partial.and_then(|p| p.get(j)) {
+            value += partial;
         }
         if let Some(bias) = finish.bias.and_then(|bias| bias.get(j)) {
             value += bias;
         }
         if let Some(residual) = residual.and_then(|r| r.get(j)) {
-            value += residual;
+            value += residual.get();
         }
-        *to = if finish.relu && value < 0.0 {
+        *to = O::of(if finish.relu && value < 0.0 {
             0.0
         } else {
             value
-        };
+        });
     }
 }
 
@@ -312,62 +471,156 @@ mod tests {
             .collect()
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(128))]
+    /// A product whose numbers are multiples of 1/32 and few, so that bf16 has them and every sum is exact.
+    #[derive(Debug, Clone)]
+    struct Case {
+        rows: usize,
+        segments: usize,
+        run: usize,
+        columns: usize,
+        gaps: (usize, usize),
+        finish: [bool; 4],
+    }
 
-        /// The numbers are multiples of 1/32 and few, so that every sum is exact.
-        #[test]
-        fn products_are_exact(
+    prop_compose! {
+        fn cases()(
             rows in 1usize..30,
             (segments, run) in (1usize..4, 0usize..20),
             columns in 1usize..120,
-            (row_gap, segment_gap) in (0usize..5, 0usize..5),
-            (accumulate, with_bias, with_residual, relu) in any::<(bool, bool, bool, bool)>(),
-        ) {
+            gaps in (0usize..5, 0usize..5),
+            finish in any::<[bool; 4]>(),
+        ) -> Case {
+            Case { rows, segments, run, columns, gaps, finish }
+        }
+    }
+
+    impl Case {
+        fn check<T: Factor, O: Element + std::fmt::Debug>(&self, path: T::Path) {
+            let &Case {
+                rows,
+                segments,
+                run,
+                columns,
+                ..
+            } = self;
+            let [with_partial, with_bias, with_residual, relu] = self.finish;
             let depth = segments * run;
-            let (segment, row) = (run + segment_gap, segments * (run + segment_gap) + row_gap);
-            let a = numbers(rows * row, 1);
+            let segment = run + self.gaps.1;
+            let row = segments * segment + self.gaps.0;
+            let a: Vec<T> = numbers(rows * row, 1).into_iter().map(T::of).collect();
             let b = numbers(depth * columns, 2);
             let bias = numbers(columns, 3);
             let residual = numbers(rows * columns + 3, 4);
-            for path in Path::all() {
-                let panels = Panels::new(path, (depth, columns), &b, 1, |k| k * columns);
-                let before = numbers(rows * columns + 3, 5);
-                let mut data = before.clone();
-                for panel in panels.iter() {
-                    let of_panel = panel.first..panel.first + panel.columns;
-                    let finish = Finish {
-                        accumulate,
-                        bias: with_bias.then(|| &bias[of_panel]),
-                        residual: with_residual.then_some(&residual[..]),
-                        relu,
+            let of_result: Vec<O> = residual.iter().map(|v| O::of(*v)).collect();
+            let partial = numbers(rows * 48, 6);
+            let before: Vec<O> = vec![O::of(0.5); rows * columns + 3];
+            let mut data = before.clone();
+            let panels = Panels::<T>::new(path, (depth, columns), run, &b, 1, |k| k * columns);
+            let mut width_of = vec![(0, 0); columns];
+            for panel in panels.iter() {
+                let of_panel = panel.first..panel.first + panel.columns;
+                width_of[of_panel.clone()].fill((panel.first, panel.width));
+                let finish = Finish {
+                    partial: with_partial.then_some(&partial[..]),
+                    bias: with_bias.then(|| &bias[of_panel]),
+                    residual: with_residual.then_some(&of_result[..]),
+                    relu,
+                };
+                let lhs = Lhs {
+                    data: &a,
+                    row,
+                    segments,
+                    segment,
+                    run,
+                };
+                let mut out = Out {
+                    data: &mut data,
+                    at: 3 + panel.first,
+                    row: columns,
+                };
+                multiply(path, rows, lhs, panel, &mut out, finish);
+            }
+            assert_eq!(&data[..3], &before[..3]);
+            for r in 0..rows {
+                for j in 0..columns {
+                    let at = 3 + r * columns + j;
+                    let (first, width) = width_of[j];
+                    let mut expected = if with_partial {
+                        partial[r * width + j - first]
+                    } else {
+                        0.0
                     };
-                    let lhs = Lhs { data: &a, row, segments, segment, run };
-                    let mut out = Out { data: &mut data, at: 3 + panel.first, row: columns };
-                    multiply(path, rows, lhs, panel, &mut out, finish);
-                }
-                prop_assert_eq!(&data[..3], &before[..3]);
-                for r in 0..rows {
-                    for j in 0..columns {
-                        let at = 3 + r * columns + j;
-                        let mut expected = if accumulate { before[at] } else { 0.0 };
-                        for s in 0..segments {
-                            for i in 0..run {
-                                let k = s * run + i;
-                                expected += a[r * row + s * segment + i] * b[k * columns + j];
-                            }
+                    for s in 0..segments {
+                        for i in 0..run {
+                            let k = s * run + i;
+                            expected += a[r * row + s * segment + i].get() * b[k * columns + j];
                         }
-                        if with_bias {
-                            expected += bias[j];
-                        }
-                        if with_residual {
-                            expected += residual[at];
-                        }
-                        if relu {
-                            expected = expected.max(0.0);
-                        }
-                        prop_assert_eq!(data[at], expected, "{:?} row {} column {}", path, r, j);
                     }
+                    if with_bias {
+                        expected += bias[j];
+                    }
+                    if with_residual {
+                        expected += residual[at];
+                    }
+                    if relu {
+                        expected = expected.max(0.0);
+                    }
+                    assert_eq!(data[at], O::of(expected), "{path:?} row {r} column {j}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn products_are_exact(case in cases()) {
+            for path in Path::all() {
+                case.check::<f32, f32>(path);
+            }
+            if let Ok(path) = bf16::path() {
+                case.check::<bf16, f32>(path);
+                case.check::<bf16, bf16>(path);
+            }
+        }
+
+        /// Against `f64`, with numbers of all bits that bf16 has. Each sum is rounded 2⁻²⁴ of what it
+        /// has come to, and so at most that of the sum of all magnitudes, at most twice for each pair.
+        #[test]
+        fn products_in_bf16_are_rounded_as_sums_in_f32(
+            rows in 1usize..20,
+            depth in 1usize..400,
+            columns in 1usize..70,
+            seed in any::<u64>(),
+        ) {
+            let Ok(path) = bf16::path() else { return Ok(()) };
+            let mut state = seed;
+            let mut draw = |count: usize| -> Vec<bf16> {
+                let mut next = || {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    bf16::of((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0)
+                };
+                (0..count).map(|_| next()).collect()
+            };
+            let (a, b) = (draw(rows * depth), draw(depth * columns));
+            let panels = Panels::<bf16>::new(path, (depth, columns), depth, &b, 1, |k| k * columns);
+            let mut data = vec![0f32; rows * columns];
+            for panel in panels.iter() {
+                let mut out = Out { data: &mut data, at: panel.first, row: columns };
+                let lhs = Lhs::rows(&a, depth, depth);
+                multiply(path, rows, lhs, panel, &mut out, Finish::default());
+            }
+            for r in 0..rows {
+                for j in 0..columns {
+                    let products = || (0..depth).map(|k| {
+                        f64::from(a[r * depth + k].get()) * f64::from(b[k * columns + j].get())
+                    });
+                    let sum: f64 = products().sum();
+                    let magnitude: f64 = products().map(f64::abs).sum();
+                    let tolerance = (depth + 1) as f64 * magnitude * 2f64.powi(-24) + 1e-30;
+                    let error = (f64::from(data[r * columns + j]) - sum).abs();
+                    prop_assert!(error <= tolerance, "row {r} column {j}: {error:e} above {tolerance:e}");
                 }
             }
         }
@@ -377,7 +630,7 @@ mod tests {
     fn relu_keeps_nan() {
         for path in Path::all() {
             for columns in [1, 16] {
-                let panels = Panels::new(path, (1, columns), &[1.0; 16], 1, |_| 0);
+                let panels = Panels::<f32>::new(path, (1, columns), 1, &[1f32; 16], 1, |_| 0);
                 let mut data = vec![0.0; columns];
                 let panel = panels.iter().next().unwrap();
                 let finish = Finish {
@@ -401,7 +654,7 @@ mod tests {
     #[should_panic(expected = "left-hand side")]
     fn rows_beyond_their_slice_are_noticed() {
         let path = Path::named("scalar").unwrap();
-        let panels = Panels::new(path, (2, 1), &[1.0; 2], 1, |k| k);
+        let panels = Panels::<f32>::new(path, (2, 1), 2, &[1f32; 2], 1, |k| k);
         let panel = panels.iter().next().unwrap();
         let mut data = [0.0; 3];
         let mut out = Out {

@@ -2,8 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, bail};
 
+use super::element::{Element, of_type};
 use super::exp::silu;
-use super::path::{Kernel, Path};
+use super::path::Kernel;
+use super::scratch::Scratch;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
@@ -34,29 +36,46 @@ struct Affine {
     offset: Vec<f32>,
 }
 
-/// `[n, channels]` of which rows lie apart.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    data: &'a [f32],
-    row: usize,
+/// `[n, channels]`, few numbers beside an image's.
+struct Rows {
+    data: Vec<f32>,
+    channels: usize,
 }
 
-impl<'a> Rows<'a> {
-    fn new(storage: &'a CpuStorage, layout: &Layout, dims: (usize, usize)) -> Result<Self> {
-        let data = storage.as_slice::<f32>()?.get(layout.start_offset()..);
-        match (data, layout.stride()) {
-            (Some(data), [row, 1]) if layout.shape().dims2()? == dims => {
-                Ok(Self { data, row: *row })
-            }
-            (Some(data), [row, _]) if layout.dims() == [dims.0, 1] && dims.1 == 1 => {
-                Ok(Self { data, row: *row })
-            }
-            _ => bail!("scale or shift with layout {layout:?} is not {dims:?}"),
-        }
+impl Rows {
+    /// Of any type and with any strides.
+    fn new(storage: &CpuStorage, layout: &Layout, dims: (usize, usize)) -> Result<Self> {
+        of_type!(storage, E => Self::read::<E>(storage, layout, dims))
     }
 
-    fn row(&self, index: usize) -> &'a [f32] {
-        self.data.get(index * self.row..).unwrap_or_default()
+    fn read<E: Element>(
+        storage: &CpuStorage,
+        layout: &Layout,
+        dims: (usize, usize),
+    ) -> Result<Self> {
+        let all = storage.as_slice::<E>()?;
+        let &[row, column] = layout.stride() else {
+            bail!("scale or shift with layout {layout:?} is no matrix");
+        };
+        if layout.shape().dims2()? != dims {
+            bail!("scale or shift with layout {layout:?} is not {dims:?}");
+        }
+        let (n, channels) = dims;
+        let mut data = Vec::with_capacity(n * channels);
+        for image in 0..n {
+            let from = all.get(layout.start_offset() + image * row..);
+            let numbers = from.unwrap_or_default().iter().step_by(column.max(1));
+            data.extend(numbers.take(channels).map(|v| v.get()));
+        }
+        if data.len() != n * channels || column == 0 {
+            bail!("scale or shift with layout {layout:?} does not fit its storage");
+        }
+        Ok(Self { data, channels })
+    }
+
+    fn row(&self, index: usize) -> &[f32] {
+        let row = index * self.channels..(index + 1) * self.channels;
+        self.data.get(row).unwrap_or_default()
     }
 }
 
@@ -66,7 +85,7 @@ impl CustomOp1 for NormOp<'_> {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.run(x, layout, None)
+        of_type!(x, E => self.run::<E>(x, layout, None))
     }
 }
 
@@ -87,16 +106,16 @@ impl CustomOp3 for NormOp<'_> {
         let (n, _, _, channels) = layout.shape().dims4()?;
         let scale = Rows::new(scale, scale_layout, (n, channels))?;
         let shift = Rows::new(shift, shift_layout, (n, channels))?;
-        self.run(x, layout, Some((scale, shift)))
+        of_type!(x, E => self.run::<E>(x, layout, Some((scale, shift))))
     }
 }
 
 impl NormOp<'_> {
-    fn run(
+    fn run<E: Element>(
         &self,
         x: &CpuStorage,
         layout: &Layout,
-        modulation: Option<(Rows<'_>, Rows<'_>)>,
+        modulation: Option<(Rows, Rows)>,
     ) -> Result<(CpuStorage, Shape)> {
         let (n, height, width, channels) = layout.shape().dims4()?;
         if self.groups == 0
@@ -109,9 +128,9 @@ impl NormOp<'_> {
                 self.weight.len()
             );
         }
-        let path = Path::current()?;
-        let x = contiguous(x, layout)?;
-        let mut out = vec![0f32; x.len()];
+        let path = E::path()?;
+        let x = contiguous::<E>(x, layout)?;
+        let mut out = vec![E::of(0.0); x.len()];
         if !out.is_empty() {
             let area = height * width;
             // A function of the image's shape alone: the pieces' sums are added in order.
@@ -122,17 +141,21 @@ impl NormOp<'_> {
             let mut sums: Vec<Sums> = vec![Vec::new(); pieces];
             let from = images().flat_map(|image| image.chunks(piece).map(move |x| (image, x)));
             let parts = sums.iter_mut().zip(from).collect();
-            type Part<'a> = (&'a mut Sums, (&'a [f32], &'a [f32]));
-            tasks::each(2 * x.len(), parts, |(sums, (image, x)): Part<'_>| {
-                let origin = image.get(..channels).unwrap_or_default();
-                *sums = path.run(Sum { x, origin });
-            });
+            tasks::each(
+                2 * x.len(),
+                parts,
+                |(sums, (image, x)): (&mut Sums, (&[E], &[E]))| {
+                    let origin = image.get(..channels).unwrap_or_default();
+                    *sums = E::run(path, Sum { x, origin });
+                },
+            );
 
             let affine: Vec<Affine> = images()
                 .zip(sums.chunks(pieces / n))
                 .enumerate()
                 .map(|(index, (image, sums))| {
-                    let rows = modulation.map(|(a, b)| (a.row(index), b.row(index)));
+                    let rows = modulation.as_ref();
+                    let rows = rows.map(|(a, b)| (a.row(index), b.row(index)));
                     self.affine(area, image, sums, rows)
                 })
                 .collect();
@@ -145,24 +168,28 @@ impl NormOp<'_> {
                     parts.map(move |(x, out)| (x, out, affine))
                 })
                 .collect();
-            type Image<'a> = (&'a [f32], &'a mut [f32], &'a Affine);
-            tasks::each(8 * x.len(), parts, |(x, out, affine): Image<'_>| {
-                path.run(Apply {
-                    x,
-                    out,
-                    affine,
-                    silu: self.silu,
-                });
-            });
+            tasks::each(
+                8 * x.len(),
+                parts,
+                |(x, out, affine): (&[E], &mut [E], &Affine)| {
+                    let apply = Apply {
+                        x,
+                        out,
+                        affine,
+                        silu: self.silu,
+                    };
+                    E::run(path, apply);
+                },
+            );
         }
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
+        Ok((E::storage(out), layout.shape().clone()))
     }
 
     /// From the sums of all pieces of an image.
-    fn affine(
+    fn affine<E: Element>(
         &self,
         area: usize,
-        image: &[f32],
+        image: &[E],
         sums: &[Sums],
         modulation: Option<(&[f32], &[f32])>,
     ) -> Affine {
@@ -176,7 +203,7 @@ impl NormOp<'_> {
             .map(|(channel, origin)| {
                 let of_channel = sums.iter().filter_map(|sums| sums.get(channel));
                 let (first, second) = of_channel.fold((0.0, 0.0), |(a, b), [c, d]| (a + c, b + d));
-                [f64::from(*origin), first, second]
+                [f64::from(origin.get()), first, second]
             })
             .collect();
         let mut affine = Affine {
@@ -220,12 +247,12 @@ impl NormOp<'_> {
     }
 }
 
-struct Sum<'a> {
-    x: &'a [f32],
-    origin: &'a [f32],
+struct Sum<'a, E> {
+    x: &'a [E],
+    origin: &'a [E],
 }
 
-impl Kernel for Sum<'_> {
+impl<E: Element> Kernel for Sum<'_, E> {
     type Output = Sums;
 
     #[inline(always)]
@@ -242,7 +269,7 @@ impl Kernel for Sum<'_> {
                 let mut second = [0f32; BLOCK];
                 let mut origin = [0f32; BLOCK];
                 for (to, from) in origin.iter_mut().zip(self.origin.iter().skip(channel)) {
-                    *to = *from;
+                    *to = from.get();
                 }
                 for pixel in run.chunks_exact(channels) {
                     match pixel
@@ -251,7 +278,7 @@ impl Kernel for Sum<'_> {
                     {
                         Some(pixel) => {
                             for i in 0..BLOCK {
-                                let centred = pixel[i] - origin[i];
+                                let centred = pixel[i].get() - origin[i];
                                 first[i] += centred;
                                 second[i] += centred * centred;
                             }
@@ -259,7 +286,7 @@ impl Kernel for Sum<'_> {
                         None => {
                             let pixel = pixel.get(channel..).unwrap_or_default();
                             for (i, value) in pixel.iter().enumerate().take(BLOCK) {
-                                let centred = value - origin[i];
+                                let centred = value.get() - origin[i];
                                 first[i] += centred;
                                 second[i] += centred * centred;
                             }
@@ -278,35 +305,59 @@ impl Kernel for Sum<'_> {
     }
 }
 
-struct Apply<'a> {
-    x: &'a [f32],
-    out: &'a mut [f32],
+struct Apply<'a, E> {
+    x: &'a [E],
+    out: &'a mut [E],
     affine: &'a Affine,
     silu: bool,
 }
 
-impl Kernel for Apply<'_> {
+impl<E: Element> Kernel for Apply<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let Affine {
-            mean,
-            scale,
-            offset,
-        } = self.affine;
-        let channels = mean.len();
-        let pixels = self.x.chunks_exact(channels);
-        for (x, out) in pixels.zip(self.out.chunks_exact_mut(channels)) {
-            let table = mean.iter().zip(scale).zip(offset);
-            if self.silu {
-                for ((out, x), ((mean, scale), offset)) in out.iter_mut().zip(x).zip(table) {
-                    *out = silu((x - mean) * scale + offset);
-                }
-            } else {
-                for ((out, x), ((mean, scale), offset)) in out.iter_mut().zip(x).zip(table) {
-                    *out = (x - mean) * scale + offset;
-                }
+        if let (Some(x), Some(out)) = (E::as_wide(self.x), E::as_wide_mut(self.out)) {
+            return apply(x, out, self.affine, self.silu);
+        }
+        // Long stretches are widened and narrowed at once: as short as a pixel, that would be slow.
+        const STRETCH: usize = 2048;
+        let channels = self.affine.mean.len();
+        let stretch = (STRETCH / channels.max(1)).max(1) * channels;
+        let mut wide = Scratch::<f32>::new(stretch);
+        let mut result = Scratch::<f32>::new(stretch);
+        let pieces = self.x.chunks(stretch);
+        for (x, out) in pieces.zip(self.out.chunks_mut(stretch)) {
+            for (wide, x) in wide.iter_mut().zip(x) {
+                *wide = x.get();
+            }
+            let (wide, result) = (wide.split_at(x.len()).0, result.split_at_mut(x.len()).0);
+            apply(wide, result, self.affine, self.silu);
+            for (out, result) in out.iter_mut().zip(result) {
+                *out = E::of(*result);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn apply(x: &[f32], out: &mut [f32], affine: &Affine, activate: bool) {
+    let Affine {
+        mean,
+        scale,
+        offset,
+    } = affine;
+    let channels = mean.len();
+    let pixels = x.chunks_exact(channels);
+    for (x, out) in pixels.zip(out.chunks_exact_mut(channels)) {
+        let table = mean.iter().zip(scale).zip(offset);
+        if activate {
+            for ((out, x), ((mean, scale), offset)) in out.iter_mut().zip(x).zip(table) {
+                *out = silu((x - mean) * scale + offset);
+            }
+        } else {
+            for ((out, x), ((mean, scale), offset)) in out.iter_mut().zip(x).zip(table) {
+                *out = (x - mean) * scale + offset;
             }
         }
     }

@@ -1,16 +1,24 @@
 //! The right-hand side of a product, rearranged once for the micro-kernel.
 
-use super::path::{Path, Tile};
+use super::element::Element;
+use super::micro::Factor;
+use super::path::Tile;
 
 /// A matrix `[depth, columns]` cut into panels of as many columns as the register tile has, each
 /// panel row by row; missing columns of the last panel are 0.
+///
+/// With factors that are multiplied several in one step, that many rows of the matrix lie together,
+/// column by column. A step stays within one run of the left-hand side's: where a run does not divide,
+/// the missing rows are 0.
 #[derive(Debug, Clone)]
-pub(super) struct Panels {
-    path: Path,
+pub(super) struct Panels<T: Factor = f32> {
+    path: T::Path,
+    tile: Tile,
     depth: usize,
+    steps: usize,
     columns: usize,
     panels: Vec<Place>,
-    data: Vec<f32>,
+    data: Vec<T>,
 }
 
 /// Where one panel lies.
@@ -23,72 +31,87 @@ struct Place {
 
 /// One panel.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Panel<'a> {
+pub(super) struct Panel<'a, T = f32> {
     /// Its first column in the matrix.
     pub first: usize,
     /// Columns that it has in the matrix: fewer than vectors times lanes in the last panel.
     pub columns: usize,
     /// Vectors in each row.
     pub vectors: usize,
-    /// `depth` rows of `vectors` vectors.
-    pub data: &'a [f32],
+    /// Numbers in these.
+    pub width: usize,
+    /// For every step `vectors` vectors of as many numbers as it takes.
+    pub data: &'a [T],
 }
 
-impl Panels {
+impl<T: Factor> Panels<T> {
     /// An empty one, to be filled.
-    pub fn empty(path: Path) -> Self {
+    pub fn empty(path: T::Path) -> Self {
         Self {
             path,
+            tile: T::tile(path),
             depth: 0,
+            steps: 0,
             columns: 0,
             panels: Vec::new(),
             data: Vec::new(),
         }
     }
 
-    /// Packs the matrix whose row `k` begins at `source[at(k)]` and whose columns are `step` apart.
-    pub fn new(
-        path: Path,
+    /// Packs the matrix whose row `k` begins at `source[at(k)]` and whose columns are `step` apart, for a
+    /// left-hand side whose runs have `run` numbers.
+    pub fn new<E: Element>(
+        path: T::Path,
         (depth, columns): (usize, usize),
-        source: &[f32],
+        run: usize,
+        source: &[E],
         step: usize,
         at: impl Fn(usize) -> usize,
     ) -> Self {
         let mut packed = Self::empty(path);
-        packed.fill((depth, columns), source, step, at);
+        packed.fill((depth, columns), run, source, step, at);
         packed
     }
 
     /// [`Panels::new`] in the memory of this one.
-    pub fn fill(
+    pub fn fill<E: Element>(
         &mut self,
         (depth, columns): (usize, usize),
-        source: &[f32],
+        run: usize,
+        source: &[E],
         step: usize,
         at: impl Fn(usize) -> usize,
     ) {
-        let tile = self.path.tile();
+        let tile = self.tile;
+        let of_run = run.div_ceil(T::DEEP);
+        self.steps = depth.checked_div(run).unwrap_or(0) * of_run;
         (self.depth, self.columns) = (depth, columns);
-        self.panels = places(columns, depth, tile);
+        self.panels = places(columns, self.steps * T::DEEP, tile);
         let vectors: usize = self.panels.iter().map(|panel| panel.vectors).sum();
         self.data.clear();
-        self.data.resize(vectors * tile.lanes * depth, 0.0);
+        let zero = T::of(0.0);
+        let count = vectors * tile.lanes * T::DEEP * self.steps;
+        self.data.resize(count, zero);
         let mut rest = self.data.as_mut_slice();
         for place in &self.panels {
             let width = place.vectors * tile.lanes;
-            let (panel, others) = rest.split_at_mut(width * depth);
+            let (panel, others) = rest.split_at_mut(width * T::DEEP * self.steps);
             rest = others;
             let inside = width.min(columns - place.first);
-            for (k, row) in panel.chunks_exact_mut(width).enumerate() {
-                let from = source.get(at(k) + place.first * step..).unwrap_or_default();
-                if step == 1 {
-                    for (to, from) in row.iter_mut().zip(from).take(inside) {
-                        *to = *from;
-                    }
-                } else {
-                    let from = from.iter().step_by(step);
-                    for (to, from) in row.iter_mut().zip(from).take(inside) {
-                        *to = *from;
+            for (index, row) in panel.chunks_exact_mut(width * T::DEEP).enumerate() {
+                let (of, within) = (index / of_run, index % of_run * T::DEEP);
+                for deep in 0..T::DEEP.min(run - within) {
+                    let k = of * run + within + deep;
+                    let from = source.get(at(k) + place.first * step..).unwrap_or_default();
+                    let to = row.iter_mut().skip(deep).step_by(T::DEEP).take(inside);
+                    if step == 1 {
+                        for (to, from) in to.zip(from) {
+                            *to = T::of(from.get());
+                        }
+                    } else {
+                        for (to, from) in to.zip(from.iter().step_by(step)) {
+                            *to = T::of(from.get());
+                        }
                     }
                 }
             }
@@ -96,7 +119,7 @@ impl Panels {
     }
 
     /// The path that it was packed for.
-    pub fn path(&self) -> Path {
+    pub fn path(&self) -> T::Path {
         self.path
     }
 
@@ -111,28 +134,28 @@ impl Panels {
     }
 
     /// The panels from left to right.
-    pub fn iter(&self) -> impl Iterator<Item = Panel<'_>> {
-        let lanes = self.path.tile().lanes;
+    pub fn iter(&self) -> impl Iterator<Item = Panel<'_, T>> {
+        let lanes = self.tile.lanes;
         self.panels.iter().map(move |place| {
             let width = place.vectors * lanes;
-            let data = self
-                .data
-                .get(place.offset..place.offset + width * self.depth);
+            let len = width * T::DEEP * self.steps;
+            let data = self.data.get(place.offset..place.offset + len);
             Panel {
                 first: place.first,
                 columns: width.min(self.columns - place.first),
                 vectors: place.vectors,
+                width,
                 data: data.unwrap_or_default(),
             }
         })
     }
 }
 
-impl<'a> Panel<'a> {
-    /// Rows `from` to `from + count` of the panel.
-    pub fn rows(&self, from: usize, count: usize, depth: usize) -> Self {
-        let width = self.data.len() / depth.max(1);
-        let data = self.data.get(from * width..(from + count) * width);
+impl<T> Panel<'_, T> {
+    /// The part numbered `index` of `parts` equal ones, from top to bottom.
+    pub fn part(&self, index: usize, parts: usize) -> Self {
+        let len = self.data.len() / parts.max(1);
+        let data = self.data.get(index * len..(index + 1) * len);
         Self {
             data: data.unwrap_or_default(),
             ..*self
@@ -166,34 +189,61 @@ fn places(columns: usize, depth: usize, tile: Tile) -> Vec<Place> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::path::Path;
     use super::*;
+    use half::bf16;
+
+    /// `segments` runs of `run` rows each, row by row or column by column in the source.
+    fn check<T: Factor>(path: T::Path, (segments, run, columns): (usize, usize, usize)) {
+        let depth = segments * run;
+        // Few enough that bf16 has them.
+        let source: Vec<f32> = (0..depth * columns).map(|v| (v % 251 + 1) as f32).collect();
+        for transposed in [false, true] {
+            let (step, row) = if transposed { (depth, 1) } else { (1, columns) };
+            let packed = Panels::<T>::new(path, (depth, columns), run, &source, step, |k| k * row);
+            let mut seen = 0;
+            for panel in packed.iter() {
+                assert_eq!(panel.first, seen);
+                seen += panel.columns;
+                for segment in 0..segments {
+                    let part = panel.part(segment, segments).data;
+                    assert_eq!(part.len(), run.div_ceil(T::DEEP) * T::DEEP * panel.width);
+                    for (index, value) in part.iter().enumerate() {
+                        let (step_of, within) = (
+                            index / (panel.width * T::DEEP),
+                            index % (panel.width * T::DEEP),
+                        );
+                        let (j, deep) = (within / T::DEEP, within % T::DEEP);
+                        let i = step_of * T::DEEP + deep;
+                        let expected = if i < run && j < panel.columns {
+                            source[(segment * run + i) * row + (panel.first + j) * step]
+                        } else {
+                            0.0
+                        };
+                        assert_eq!(value.get(), expected);
+                    }
+                }
+            }
+            assert_eq!(seen, columns);
+        }
+    }
 
     #[test]
     fn every_element_is_packed_once() {
-        for path in Path::all() {
-            for (depth, columns) in [(1, 1), (3, 16), (2, 47), (5, 64), (4, 97), (0, 5), (5, 0)] {
-                let source: Vec<f32> = (1..=depth * columns).map(|v| v as f32).collect();
-                for transposed in [false, true] {
-                    let (step, row) = if transposed { (depth, 1) } else { (1, columns) };
-                    let packed = Panels::new(path, (depth, columns), &source, step, |k| k * row);
-                    let mut seen = 0;
-                    for panel in packed.iter() {
-                        assert_eq!(panel.first, seen);
-                        seen += panel.columns;
-                        for k in 0..depth {
-                            let row_of = panel.rows(k, 1, depth);
-                            for (j, value) in row_of.data.iter().enumerate() {
-                                let expected = if j < panel.columns {
-                                    source[k * row + (panel.first + j) * step]
-                                } else {
-                                    0.0
-                                };
-                                assert_eq!(*value, expected);
-                            }
-                        }
-                    }
-                    assert_eq!(seen, columns);
-                }
+        for size in [
+            (1, 1, 1),
+            (1, 3, 16),
+            (2, 1, 47),
+            (3, 5, 64),
+            (2, 4, 97),
+            (1, 0, 5),
+            (1, 5, 0),
+        ] {
+            for path in Path::all() {
+                check::<f32>(path, size);
+            }
+            if let Ok(path) = bf16::path() {
+                check::<bf16>(path, size);
             }
         }
     }

@@ -95,21 +95,20 @@ impl Path {
             Kind::Scalar => kernel.run(Portable),
         }
     }
+}
 
-    /// `LANES`, `ROWS` and `VECTORS` of the path's [`Simd`].
-    pub(super) fn tile(self) -> Tile {
-        struct Ask;
-        impl Kernel for Ask {
-            type Output = Tile;
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) -> Tile {
-                Tile {
-                    lanes: S::LANES,
-                    vectors: S::VECTORS,
-                }
-            }
+/// Asks a path for `LANES` and `VECTORS` of its [`Simd`].
+pub(super) struct AskTile;
+
+impl Kernel for AskTile {
+    type Output = Tile;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Tile {
+        Tile {
+            lanes: S::LANES,
+            vectors: S::VECTORS,
         }
-        self.run(Ask)
     }
 }
 

@@ -2,7 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 
-use super::path::{Kernel, Path};
+use super::element::{Element, of_type};
+use super::path::Kernel;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 use crate::kernels::Pool;
@@ -28,26 +29,32 @@ impl CustomOp1 for PoolOp {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        of_type!(x, E => self.run::<E>(x, layout))
+    }
+}
+
+impl PoolOp {
+    fn run<E: Element>(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (n, height, width, channels) = layout.shape().dims4()?;
         let sizes = (self.pool.output_len(height), self.pool.output_len(width));
         let (Some(out_height), Some(out_width)) = sizes else {
             bail!("{:?} does not fit {height}x{width}", self.pool);
         };
-        let path = Path::current()?;
-        let x = contiguous(x, layout)?;
-        let mut out = vec![0f32; n * out_height * out_width * channels];
+        let path = E::path()?;
+        let x = contiguous::<E>(x, layout)?;
+        let mut out = vec![E::of(0.0); n * out_height * out_width * channels];
         if !out.is_empty() {
             let work = out.len() * self.pool.kernel * self.pool.kernel;
             let rows = out
                 .chunks_exact_mut(out_width * channels)
                 .enumerate()
                 .collect();
-            tasks::each(work, rows, |(row, out): (usize, &mut [f32])| {
+            tasks::each(work, rows, |(row, out): (usize, &mut [E])| {
                 let (image, y) = (row / out_height, row % out_height);
                 let (top, bottom) = self.window(y, height);
                 let start = image * height;
                 let line = width * channels;
-                path.run(Row {
+                let row = Row {
                     op: self,
                     rows: x
                         .get((start + top) * line..(start + bottom) * line)
@@ -55,15 +62,14 @@ impl CustomOp1 for PoolOp {
                     width,
                     channels,
                     out,
-                });
+                };
+                E::run(path, row);
             });
         }
         let shape = Shape::from((n, out_height, out_width, channels));
-        Ok((CpuStorage::F32(out), shape))
+        Ok((E::storage(out), shape))
     }
-}
 
-impl PoolOp {
     /// The pixels of the image that output `index` covers along one side.
     #[inline(always)]
     fn window(&self, index: usize, len: usize) -> (usize, usize) {
@@ -76,51 +82,69 @@ impl PoolOp {
 }
 
 /// One row of the result.
-struct Row<'a> {
+struct Row<'a, E> {
     op: &'a PoolOp,
     /// The rows of the image that its windows cover.
-    rows: &'a [f32],
+    rows: &'a [E],
     width: usize,
     channels: usize,
-    out: &'a mut [f32],
+    out: &'a mut [E],
 }
 
-impl Kernel for Row<'_> {
+impl<E: Element> Kernel for Row<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
+        const BLOCK: usize = 32;
         let (channels, line) = (self.channels, self.width * self.channels);
         let count = self.rows.len() / line;
+        let start = match self.op.kind {
+            PoolKind::Average => 0.0,
+            PoolKind::Max => f32::NEG_INFINITY,
+        };
         for (x, out) in self.out.chunks_exact_mut(channels).enumerate() {
             let (left, right) = self.op.window(x, self.width);
-            match self.op.kind {
-                PoolKind::Average => out.fill(0.0),
-                PoolKind::Max => out.fill(f32::NEG_INFINITY),
-            }
-            for row in self.rows.chunks_exact(line) {
-                let pixels = row
-                    .get(left * channels..right * channels)
-                    .unwrap_or_default();
-                for pixel in pixels.chunks_exact(channels) {
-                    match self.op.kind {
-                        PoolKind::Average => {
-                            for (sum, value) in out.iter_mut().zip(pixel) {
-                                *sum += value;
+            let pixels = (count * (right - left)) as f32;
+            // Blocks of channels, whose results stay in registers.
+            for (block, out) in out.chunks_mut(BLOCK).enumerate() {
+                let channel = block * BLOCK;
+                let mut results = [start; BLOCK];
+                for row in self.rows.chunks_exact(line) {
+                    let pixels = row.get(left * channels..right * channels);
+                    for pixel in pixels.unwrap_or_default().chunks_exact(channels) {
+                        let pixel = pixel.get(channel..).unwrap_or_default();
+                        match (pixel.first_chunk::<BLOCK>(), self.op.kind) {
+                            (Some(pixel), PoolKind::Average) => {
+                                for (sum, value) in results.iter_mut().zip(pixel) {
+                                    *sum += value.get();
+                                }
                             }
-                        }
-                        PoolKind::Max => {
-                            for (max, value) in out.iter_mut().zip(pixel) {
-                                *max = larger(*max, *value);
+                            (Some(pixel), PoolKind::Max) => {
+                                for (max, value) in results.iter_mut().zip(pixel) {
+                                    *max = larger(*max, value.get());
+                                }
+                            }
+                            (None, PoolKind::Average) => {
+                                for (sum, value) in results.iter_mut().zip(pixel) {
+                                    *sum += value.get();
+                                }
+                            }
+                            (None, PoolKind::Max) => {
+                                for (max, value) in results.iter_mut().zip(pixel) {
+                                    *max = larger(*max, value.get());
+                                }
                             }
                         }
                     }
                 }
-            }
-            if self.op.kind == PoolKind::Average {
-                let pixels = (count * (right - left)) as f32;
-                for sum in out {
-                    *sum /= pixels;
+                if self.op.kind == PoolKind::Average {
+                    for sum in &mut results {
+                        *sum /= pixels;
+                    }
+                }
+                for (out, result) in out.iter_mut().zip(results) {
+                    *out = E::of(result);
                 }
             }
         }

@@ -1,26 +1,25 @@
 //! Memory that operators need while they run, reused from one to the next.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
-/// Buffers that nobody uses.
-static IDLE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+use super::element::Element;
 
 /// Most buffers that are kept: a few for each thread of a large machine.
 const MOST: usize = 256;
 
 /// A borrowed slice of numbers; what it holds at first is whatever was left there.
-pub(super) struct Scratch {
-    buffer: Vec<f32>,
+pub(super) struct Scratch<E: Element = f32> {
+    buffer: Vec<E>,
     len: usize,
 }
 
-impl Scratch {
+impl<E: Element> Scratch<E> {
     /// A buffer of `len` numbers, an idle one if there is one.
     pub fn new(len: usize) -> Self {
-        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = E::idle().lock().unwrap_or_else(PoisonError::into_inner);
         // The smallest that is large enough, else the largest: it grows the least.
-        let fits = |buffer: &Vec<f32>| buffer.len() >= len;
+        let fits = |buffer: &Vec<E>| buffer.len() >= len;
         let best = idle
             .iter()
             .enumerate()
@@ -33,31 +32,31 @@ impl Scratch {
         drop(idle);
         if buffer.len() < len {
             // Not `resize`: nothing needs to be copied.
-            buffer = vec![0.0; len];
+            buffer = vec![E::of(0.0); len];
         }
         Self { buffer, len }
     }
 }
 
-impl Drop for Scratch {
+impl<E: Element> Drop for Scratch<E> {
     fn drop(&mut self) {
-        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = E::idle().lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MOST {
             idle.push(std::mem::take(&mut self.buffer));
         }
     }
 }
 
-impl Deref for Scratch {
-    type Target = [f32];
+impl<E: Element> Deref for Scratch<E> {
+    type Target = [E];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[E] {
         self.buffer.get(..self.len).unwrap_or_default()
     }
 }
 
-impl DerefMut for Scratch {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<E: Element> DerefMut for Scratch<E> {
+    fn deref_mut(&mut self) -> &mut [E] {
         self.buffer.get_mut(..self.len).unwrap_or_default()
     }
 }
@@ -69,7 +68,7 @@ mod tests {
     #[test]
     fn buffers_have_the_length_that_was_asked_for() {
         for len in [0, 5, 1000, 3] {
-            let mut scratch = Scratch::new(len);
+            let mut scratch = Scratch::<f32>::new(len);
             assert_eq!(scratch.len(), len);
             scratch.fill(1.0);
         }

@@ -5,6 +5,10 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+use half::bf16;
+
+use super::element::Element;
+
 /// Vector instructions. A value is the proof that the CPU has them.
 pub(super) trait Simd: Copy {
     /// `LANES` numbers.
@@ -38,7 +42,38 @@ pub(super) trait Simd: Copy {
         // SAFETY: the caller's.
         self.splat(unsafe { *from })
     }
+
+    /// # Safety
+    /// `from` points to `LANES` readable numbers.
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> Self::V {
+        let mut wide = [0f32; WIDEST_VECTOR];
+        for (lane, wide) in wide.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: the caller's promise, as lane < LANES.
+            *wide = unsafe { *from.add(lane) }.get();
+        }
+        // SAFETY: no vector has more lanes than the array has numbers.
+        unsafe { self.load(wide.as_ptr()) }
+    }
+
+    /// Rounds to the nearest, ties to even; what is too small for a normal number may become 0.
+    ///
+    /// # Safety
+    /// `to` points to `LANES` writable numbers.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, a: Self::V) {
+        let mut wide = [0f32; WIDEST_VECTOR];
+        // SAFETY: no vector has more lanes than the array has numbers.
+        unsafe { self.store(wide.as_mut_ptr(), a) };
+        for (lane, wide) in wide.into_iter().enumerate().take(Self::LANES) {
+            // SAFETY: the caller's promise, as lane < LANES.
+            unsafe { *to.add(lane) = Element::of(wide) };
+        }
+    }
 }
+
+/// Lanes of the widest vector of all paths.
+const WIDEST_VECTOR: usize = 16;
 
 /// Whatever the compiler makes of short arrays on the platform's baseline: SSE2 on x86-64, NEON on
 /// 64-bit ARM.
@@ -106,6 +141,7 @@ macro_rules! x86 {
         $(#[$doc:meta])* $name:ident: $vector:ty, $lanes:literal lanes,
         tile $rows:literal x $vectors:literal,
         $splat:ident $zero:ident $add:ident $sub:ident $fma:ident $max:ident $load:ident $store:ident
+        $($more:item)*
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
@@ -172,6 +208,8 @@ macro_rules! x86 {
                 // promises as many writable numbers as there are lanes.
                 unsafe { $store(to, a) }
             }
+
+            $($more)*
         }
     };
 }
@@ -190,4 +228,73 @@ x86! {
     Avx2: __m256, 8 lanes, tile 6 x 2,
     _mm256_set1_ps _mm256_setzero_ps _mm256_add_ps _mm256_sub_ps _mm256_fmadd_ps _mm256_max_ps
     _mm256_loadu_ps _mm256_storeu_ps
+}
+
+#[cfg(target_arch = "x86_64")]
+x86! {
+    /// [`Avx512`] with AVX512_BF16.
+    Avx512Bf16: __m512, 16 lanes, tile 8 x 3,
+    _mm512_set1_ps _mm512_setzero_ps _mm512_add_ps _mm512_sub_ps _mm512_fmadd_ps _mm512_max_ps
+    _mm512_loadu_ps _mm512_storeu_ps
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> __m512 {
+        // SAFETY: the CPU has the instructions, which need no alignment; the caller promises 16
+        // readable numbers of 2 bytes. A bf16 is the upper half of an f32.
+        unsafe {
+            let narrow = _mm256_loadu_si256(from.cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, a: __m512) {
+        // SAFETY: the CPU has the instructions, which need no alignment; the caller promises 16
+        // writable numbers of 2 bytes, as many as the 256 bits of the narrow vector.
+        unsafe { to.cast::<__m256bh>().write_unaligned(_mm512_cvtneps_pbh(a)) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512Bf16 {
+    /// 16 pairs of numbers.
+    ///
+    /// # Safety
+    /// `from` points to 32 readable numbers.
+    #[inline(always)]
+    pub unsafe fn load_pairs(self, from: *const bf16) -> __m512i {
+        // SAFETY: the CPU has the instruction, which needs no alignment; the caller promises 64
+        // readable bytes.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    /// 16 times the same pair.
+    ///
+    /// # Safety
+    /// `from` points to 2 readable numbers.
+    #[inline(always)]
+    pub unsafe fn broadcast_pair(self, from: *const bf16) -> __m512i {
+        // SAFETY: the caller promises 4 readable bytes; the CPU has the instruction.
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    /// 16 times the pair of `x` and 0.
+    #[inline(always)]
+    pub fn broadcast_single(self, x: bf16) -> __m512i {
+        // SAFETY: the CPU has the instruction; registers only.
+        unsafe { _mm512_set1_epi32(i32::from(x.to_bits())) }
+    }
+
+    /// `c` plus the products of both numbers of each pair. Denormal numbers count as 0.
+    #[inline(always)]
+    pub fn dot(self, a: __m512i, b: __m512i, c: __m512) -> __m512 {
+        // SAFETY: the CPU has the instruction; registers only. The types differ in name alone.
+        unsafe {
+            _mm512_dpbf16_ps(
+                c,
+                std::mem::transmute::<__m512i, __m512bh>(a),
+                std::mem::transmute::<__m512i, __m512bh>(b),
+            )
+        }
+    }
 }

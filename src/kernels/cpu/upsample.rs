@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
+use super::element::{Element, of_type};
 use super::{contiguous, tasks};
 
 /// Repeats every pixel of a contiguous `[n, h, w, c]` twice in both directions.
@@ -13,27 +14,31 @@ impl CustomOp1 for UpsampleOp {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (n, height, width, channels) = layout.shape().dims4()?;
-        let x = contiguous(x, layout)?;
-        let mut out = vec![0f32; 4 * x.len()];
-        if !out.is_empty() {
-            let row = width * channels;
-            let rows = x
-                .chunks_exact(row)
-                .zip(out.chunks_exact_mut(4 * row))
-                .collect();
-            tasks::each(4 * x.len(), rows, |(row, out): (&[f32], &mut [f32])| {
-                let (upper, lower) = out.split_at_mut(out.len() / 2);
-                let pairs = upper.chunks_exact_mut(2 * channels);
-                for (pair, pixel) in pairs.zip(row.chunks_exact(channels)) {
-                    let (left, right) = pair.split_at_mut(channels);
-                    left.copy_from_slice(pixel);
-                    right.copy_from_slice(pixel);
-                }
-                lower.copy_from_slice(upper);
-            });
-        }
-        let shape = Shape::from((n, 2 * height, 2 * width, channels));
-        Ok((CpuStorage::F32(out), shape))
+        of_type!(x, E => upsample::<E>(x, layout))
     }
+}
+
+fn upsample<E: Element>(x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    let (n, height, width, channels) = layout.shape().dims4()?;
+    let x = contiguous::<E>(x, layout)?;
+    let mut out = vec![E::of(0.0); 4 * x.len()];
+    if !out.is_empty() {
+        let row = width * channels;
+        let rows = x
+            .chunks_exact(row)
+            .zip(out.chunks_exact_mut(4 * row))
+            .collect();
+        tasks::each(4 * x.len(), rows, |(row, out): (&[E], &mut [E])| {
+            let (upper, lower) = out.split_at_mut(out.len() / 2);
+            let pairs = upper.chunks_exact_mut(2 * channels);
+            for (pair, pixel) in pairs.zip(row.chunks_exact(channels)) {
+                let (left, right) = pair.split_at_mut(channels);
+                left.copy_from_slice(pixel);
+                right.copy_from_slice(pixel);
+            }
+            lower.copy_from_slice(upper);
+        });
+    }
+    let shape = Shape::from((n, 2 * height, 2 * width, channels));
+    Ok((E::storage(out), shape))
 }

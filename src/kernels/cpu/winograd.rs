@@ -6,7 +6,11 @@
 
 #![allow(unsafe_code)]
 
+use candle_core::Result;
+use rayon::prelude::*;
+
 use super::conv::Call;
+use super::element::Element;
 use super::micro::{Finish, Lhs, Out, multiply};
 use super::panels::Panels;
 use super::path::{Kernel, Path};
@@ -14,7 +18,6 @@ use super::scratch::Scratch;
 use super::simd::Simd;
 use super::tasks;
 use crate::kernels::Conv2dShape;
-use rayon::prelude::*;
 
 /// Pixels on a side of a tile's result.
 const SIDE: usize = 4;
@@ -32,9 +35,12 @@ const HELD: usize = 6 << 20;
 const CHANNELS: usize = 16;
 
 /// The transformed weight: for each of the 36 points a matrix `[in, out]`.
+///
+/// All of it is `f32`, whatever the type of the maps: the transforms would enlarge any coarser rounding.
 #[derive(Debug)]
-pub(super) struct Winograd {
-    path: Path,
+pub(super) struct Winograd<E: Element> {
+    path: E::Path,
+    product: Path,
     points: Vec<Panels>,
 }
 
@@ -48,7 +54,15 @@ const WEIGHT: [[f64; 3]; 6] = [
     [0.0, 0.0, 1.0],
 ];
 
-impl Winograd {
+/// Whether the products, which grow as the product of the channels, outweigh the transforms, which grow as
+/// their sum, although a direct convolution in bf16 multiplies twice as fast: measured, the two are
+/// equal at 192 channels to 192.
+fn wide_enough_for_bf16(shape: &Conv2dShape) -> bool {
+    let (inputs, outputs) = (shape.in_channels, shape.out_channels);
+    2 * inputs * outputs > 192 * (inputs + outputs)
+}
+
+impl<E: Element> Winograd<E> {
     /// Whether a layer is computed this way: not where the transforms cost more than they save (few
     /// channels), nor on small maps: there the weight, four times as large, serves few tiles, and the
     /// rounding, some ten times that of a plain sum, is no longer small beside the network's own.
@@ -59,10 +73,12 @@ impl Winograd {
             && fits(shape.in_channels)
             && fits(shape.out_channels)
             && shape.side.is_none_or(|side| side > 3 * SIDE)
+            && (size_of::<E>() == size_of::<f32>() || wide_enough_for_bf16(shape))
     }
 
-    pub fn new(path: Path, shape: &Conv2dShape, weight: &[f32]) -> Self {
+    pub fn new(path: E::Path, shape: &Conv2dShape, weight: &[f32]) -> Result<Self> {
         let (inputs, outputs) = (shape.in_channels, shape.out_channels);
+        let product = Path::current()?;
         let kernels = weight.as_chunks::<9>().0;
         let point = |index: usize| {
             let (down, across) = (WEIGHT[index / 6], WEIGHT[index % 6]);
@@ -70,21 +86,22 @@ impl Winograd {
             for (tap, value) in taps.iter_mut().enumerate() {
                 *value = down[tap / 3] * across[tap % 3];
             }
-            let mut matrix = Scratch::new(inputs * outputs);
+            let mut matrix = Scratch::<f32>::new(inputs * outputs);
             for (to, kernel) in matrix.iter_mut().zip(kernels) {
                 let terms = kernel.iter().zip(taps).map(|(w, tap)| f64::from(*w) * tap);
                 *to = terms.sum::<f64>() as f32;
             }
             // The matrix is [out, in].
-            Panels::new(path, (inputs, outputs), &matrix, inputs, |k| k)
+            Panels::new(product, (inputs, outputs), inputs, &*matrix, inputs, |k| k)
         };
-        Self {
+        Ok(Self {
             path,
+            product,
             points: (0..POINTS).into_par_iter().map(point).collect(),
-        }
+        })
     }
 
-    pub fn run(&self, call: &Call<'_>, out: &mut [f32]) {
+    pub fn run(&self, call: &Call<'_, E>, out: &mut [E]) {
         let (inputs, outputs) = (call.shape.in_channels, call.shape.out_channels);
         let (height, width) = call.output;
         let (down, across) = (height.div_ceil(SIDE), width.div_ceil(SIDE));
@@ -143,7 +160,7 @@ impl Winograd {
                                 at: begin * outputs + panel.first,
                                 row: outputs,
                             };
-                            multiply(self.path, rows, lhs, panel, &mut out, Finish::default());
+                            multiply(self.product, rows, lhs, panel, &mut out, Finish::default());
                         }
                     }
                 },
@@ -152,7 +169,7 @@ impl Winograd {
             let taken = strips.len();
             let rows = strips.into_iter().enumerate().collect();
             let work = 4 * tiles * POINTS * outputs;
-            tasks::each(work, rows, |(row, strip): (usize, Strip<'_>)| {
+            tasks::each(work, rows, |(row, strip): (usize, Strip<'_, E>)| {
                 self.scatter(call, &products, (row * across, tiles), strip);
             });
             first += taken;
@@ -163,7 +180,7 @@ impl Winograd {
     /// Transforms tile number `tile` of the batch into `to[at..]`, points `GROUP · inputs` apart.
     fn gather(
         &self,
-        call: &Call<'_>,
+        call: &Call<'_, E>,
         (tile, down, across): (usize, usize, usize),
         to: &mut [f32],
         at: usize,
@@ -171,12 +188,12 @@ impl Winograd {
         let channels = call.shape.in_channels;
         let (height, width) = call.input;
         let (image, row, column) = (tile / (down * across), tile / across % down, tile % across);
-        let zeros = [0f32; 4096];
+        let zeros = [E::of(0.0); 4096];
         let many;
         let zeros = match zeros.get(..channels) {
             Some(zeros) => zeros,
             None => {
-                many = vec![0f32; channels];
+                many = vec![E::of(0.0); channels];
                 &many
             }
         };
@@ -192,21 +209,22 @@ impl Winograd {
                 *pixel = call.x.get(from..from + channels).unwrap_or(zeros);
             }
         }
-        self.path.run(Gather {
+        let gather = Gather {
             pixels: &pixels,
             channels,
             to,
             at,
-        });
+        };
+        E::run(self.path, gather);
     }
 
     /// Turns a row of tiles, the first of them number `tile` of `tiles`, into pixels.
     fn scatter(
         &self,
-        call: &Call<'_>,
+        call: &Call<'_, E>,
         products: &[f32],
         (tile, tiles): (usize, usize),
-        strip: Strip<'_>,
+        strip: Strip<'_, E>,
     ) {
         let channels = call.shape.out_channels;
         let width = call.output.1;
@@ -220,7 +238,7 @@ impl Winograd {
                 let from = (point * tiles + tile + column) * channels;
                 *values = products.get(from..from + channels).unwrap_or_default();
             }
-            self.path.run(Scatter {
+            let scatter = Scatter {
                 points: &points,
                 channels,
                 bias: call.bias,
@@ -230,16 +248,17 @@ impl Winograd {
                 at: column * SIDE * channels,
                 row: width * channels,
                 size: (rows, SIDE.min(width - column * SIDE)),
-            });
+            };
+            E::run(self.path, scatter);
         }
     }
 }
 
 /// A row of tiles in the result.
-struct Strip<'a> {
+struct Strip<'a, E> {
     /// Where it begins in the whole result.
     at: usize,
-    out: &'a mut [f32],
+    out: &'a mut [E],
 }
 
 /// The transform of six pixels.
@@ -273,15 +292,15 @@ fn backward<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
     ]
 }
 
-struct Gather<'a> {
+struct Gather<'a, E> {
     /// Row by row, each the channels of one pixel.
-    pixels: &'a [&'a [f32]; POINTS],
+    pixels: &'a [&'a [E]; POINTS],
     channels: usize,
     to: &'a mut [f32],
     at: usize,
 }
 
-impl Kernel for Gather<'_> {
+impl<E: Element> Kernel for Gather<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -302,7 +321,7 @@ impl Kernel for Gather<'_> {
                 for (i, value) in column.iter_mut().enumerate() {
                     // SAFETY: channel + LANES ≤ channels ≤ the pixel's length, as LANES divides
                     // channels.
-                    *value = unsafe { simd.load(self.pixels[i * 6 + j].as_ptr().add(channel)) };
+                    *value = unsafe { E::load(simd, self.pixels[i * 6 + j].as_ptr().add(channel)) };
                 }
                 *transformed = forward(simd, column);
             }
@@ -319,21 +338,21 @@ impl Kernel for Gather<'_> {
     }
 }
 
-struct Scatter<'a> {
+struct Scatter<'a, E> {
     /// Row by row, each the channels of one point.
     points: &'a [&'a [f32]; POINTS],
     channels: usize,
     bias: &'a [f32],
-    residual: Option<&'a [f32]>,
+    residual: Option<&'a [E]>,
     relu: bool,
-    to: &'a mut [f32],
+    to: &'a mut [E],
     at: usize,
     row: usize,
     /// Rows and columns of the tile that lie in the image.
     size: (usize, usize),
 }
 
-impl Kernel for Scatter<'_> {
+impl<E: Element> Kernel for Scatter<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -378,12 +397,12 @@ impl Kernel for Scatter<'_> {
                     // overlaps neither `residual` nor `points`.
                     unsafe {
                         if let Some(residual) = self.residual {
-                            value = simd.add(value, simd.load(residual.as_ptr().add(at)));
+                            value = simd.add(value, E::load(simd, residual.as_ptr().add(at)));
                         }
                         if self.relu {
                             value = simd.relu(value);
                         }
-                        simd.store(to.add(at), value);
+                        E::store(simd, to.add(at), value);
                     }
                 }
             }

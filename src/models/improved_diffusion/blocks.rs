@@ -1,14 +1,14 @@
 //! The UNet's building blocks.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::GROUPS;
 use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, attention, upsample_nearest_2x};
 
-/// The network's normalisation layer.
+/// The network's normalisation layer. As in the original, its weights stay `f32` in any network.
 pub(super) fn norm(channels: usize, vb: &VarBuilder<'_>) -> Result<GroupNorm> {
-    GroupNorm::load(GROUPS, channels, 1e-5, vb)
+    GroupNorm::load(GROUPS, channels, 1e-5, &vb.to_dtype(DType::F32))
 }
 
 /// Layers applied one after another (`TimestepEmbedSequential`).
@@ -28,7 +28,7 @@ impl Block {
         Self(layers)
     }
 
-    /// `emb` is the activated embedding, `[n, time_embed_dim]`.
+    /// `emb` is the activated embedding, `f32 [n, time_embed_dim]`.
     pub fn forward(&self, x: &Tensor, emb: &Tensor) -> Result<Tensor> {
         let mut h = x.clone();
         for layer in &self.0 {
@@ -83,7 +83,12 @@ impl ResBlock {
                 true,
                 &vb.pp("in_layers.2"),
             )?,
-            emb: Linear::load(emb_channels, emb_outputs, true, &vb.pp("emb_layers.1"))?,
+            emb: Linear::load(
+                emb_channels,
+                emb_outputs,
+                true,
+                &vb.pp("emb_layers.1").to_dtype(DType::F32),
+            )?,
             out_norm: norm(out_channels, &vb.pp("out_layers.0"))?,
             out_conv: Conv2d::load(
                 Conv2dShape::same(out_channels, out_channels, 3).giving(side),
@@ -104,7 +109,9 @@ impl ResBlock {
             let shift = emb.narrow(1, self.out_channels, self.out_channels)?;
             self.out_norm.forward_scale_shift_silu(&h, &scale, &shift)?
         } else {
-            let emb = emb.reshape(((), self.out_channels, 1, 1))?;
+            let emb = emb
+                .reshape(((), self.out_channels, 1, 1))?
+                .to_dtype(h.dtype())?;
             self.out_norm.forward_silu(&h.broadcast_add(&emb)?)?
         };
         match &self.shortcut {

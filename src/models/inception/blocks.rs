@@ -1,6 +1,6 @@
 //! The network's blocks, as tables: branches that run side by side, each a chain of convolutions.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::kernels::{Conv2d, Conv2dShape, Pool, avg_pool, concat, max_pool};
@@ -71,6 +71,8 @@ impl ConvNorm {
     pub fn load(in_channels: usize, step: &Step, vb: &VarBuilder<'_>) -> Result<Self> {
         let shape = step.shape(in_channels);
         let (out, (rows, columns)) = (step.out_channels, step.kernel);
+        let dtype = vb.dtype();
+        let vb = vb.to_dtype(DType::F32);
         let weight = vb.get((out, in_channels, rows, columns), "conv.weight")?;
         let vb = vb.pp("bn");
         let (gain, bias) = (vb.get(out, "weight")?, vb.get(out, "bias")?);
@@ -79,6 +81,7 @@ impl ConvNorm {
         let scale = (gain / (var + EPS)?.sqrt()?)?;
         let bias = (bias - (mean * &scale)?)?;
         let weight = weight.broadcast_mul(&scale.reshape((out, 1, 1, 1))?)?;
+        let (weight, bias) = (weight.to_dtype(dtype)?, bias.to_dtype(dtype)?);
         Ok(Self(Conv2d::new(shape, weight, Some(bias))?))
     }
 
