@@ -110,7 +110,7 @@ def in_bfloat16(module):
 
 
 def best_bfloat16(case):
-    """PyTorch's fastest way to evaluate a case in bfloat16, and its name."""
+    """The name of PyTorch's fastest way to evaluate a case in bfloat16, and a function that does it."""
     global way, layout
     found = []
     for way in ("autocast", "module"):
@@ -227,7 +227,7 @@ def main():
         for name in args.cases or [name for name in CASES if name not in LARGE]:
             ours.ask(f"prepare {name}")
             if name.endswith("_bf16"):
-                peer, how = best_bfloat16(CASES[name.removesuffix("_bf16")])
+                how, peer = best_bfloat16(CASES[name.removesuffix("_bf16")])
             else:
                 peer, how = CASES[name](), ""
             once = one_round(ours, peer, (1, 1))
