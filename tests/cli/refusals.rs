@@ -76,6 +76,29 @@ fn configurations() {
 }
 
 #[test]
+fn number_types_that_the_cpu_lacks() {
+    let world = World::new();
+    refused(
+        &world,
+        USAGE,
+        &["--set", "model.dtype=f16"],
+        &["dtype: f16"],
+    );
+    for path in ["scalar", "avx2"] {
+        let mut command = world.command(&["--set", "model.dtype=bf16"]);
+        let output = command.env("DPSYN_CPU", path).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{text}");
+        // A CPU without AVX2 is told that first.
+        assert!(
+            text.contains("AVX512_BF16") && text.contains("dtype") || text.contains("`avx2`"),
+            "{text}"
+        );
+        assert!(!world.path("out").exists(), "something was left: {text}");
+    }
+}
+
+#[test]
 fn a_mistyped_key_is_shown_with_its_line() {
     let world = World::new();
     let text = std::fs::read_to_string(world.path("run.toml")).unwrap();
