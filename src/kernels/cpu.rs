@@ -15,7 +15,7 @@
 //! | `panels`, `micro` | the product that everything rests on |
 //! | `direct`, `winograd`, `conv` | convolution |
 //! | `scratch`, `tasks` | memory and threads |
-//! | `gemm` | any product of matrices, for the search of neighbours |
+//! | `products` | any rows with a packed matrix, for the search of neighbours |
 
 mod add;
 mod attention;
@@ -23,13 +23,13 @@ mod concat;
 mod conv;
 mod direct;
 mod exp;
-mod gemm;
 mod linear;
 mod micro;
 mod norm;
 mod panels;
 mod path;
 mod pool;
+mod products;
 mod scratch;
 mod simd;
 mod tasks;
@@ -41,12 +41,12 @@ pub(super) use attention::AttentionOp;
 pub(super) use concat::concat;
 pub(super) use conv::{ConvOp, PackedConv};
 pub(super) use exp::SiluOp;
-pub(crate) use gemm::{Matrix, multiply};
 pub(super) use linear::{LinearOp, PackedLinear};
 pub(super) use norm::NormOp;
 #[cfg(test)]
 pub(super) use path::Path;
 pub(super) use pool::{PoolKind, PoolOp};
+pub(crate) use products::PackedColumns;
 pub(super) use tasks::on_pool;
 pub(super) use upsample::UpsampleOp;
 

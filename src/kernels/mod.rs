@@ -13,6 +13,8 @@ mod conv2d;
 mod cpu;
 mod group_norm;
 mod linear;
+mod memory;
+mod parts;
 mod pool;
 mod upsample;
 
@@ -24,14 +26,10 @@ pub use add::add;
 pub use attention::attention;
 pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
-pub(crate) use cpu::{Matrix, multiply};
+pub(crate) use cpu::PackedColumns;
 pub use group_norm::GroupNorm;
 pub use linear::Linear;
+pub use memory::KeepLarge;
+pub use parts::{Share, in_parts};
 pub use pool::{Pool, avg_pool, max_pool};
 pub use upsample::upsample_nearest_2x;
-
-/// Runs `network`, a chain of layers, on one of the threads that the layers share their work with. That
-/// changes nothing but the time it takes.
-pub fn on_pool<R: Send>(network: impl FnOnce() -> R + Send) -> R {
-    cpu::on_pool(network)
-}

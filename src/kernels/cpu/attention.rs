@@ -6,7 +6,7 @@ use super::exp::exp;
 use super::micro::{Finish, Lhs, Out, multiply};
 use super::panels::Panels;
 use super::path::{Kernel, Path};
-use super::scratch::Scratch;
+use super::scratch::{Scratch, results};
 use super::simd::Simd;
 use super::tasks;
 
@@ -73,7 +73,7 @@ impl CustomOp3 for AttentionOp {
         let q = Heads::new(q, q_layout)?;
         let k = Heads::new(k, k_layout)?;
         let v = Heads::new(v, v_layout)?;
-        let mut out = vec![0f32; n * queries * heads * values];
+        let mut out = results(n * queries * heads * values);
         if !out.is_empty() {
             // Keys and values of every head, packed.
             let mut packed: Vec<Option<(Panels, Panels)>> = vec![None; n * heads];

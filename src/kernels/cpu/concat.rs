@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Storage, Tensor, bail};
 
+use super::scratch::results;
 use super::{contiguous, tasks};
 
 /// Joins contiguous `[n, h, w, c]` along the channels.
@@ -25,7 +26,7 @@ pub(in crate::kernels) fn concat(parts: &[Tensor]) -> Result<Tensor> {
         channels += part;
     }
     const PIXELS: usize = 64;
-    let mut out = vec![0f32; n * height * width * channels];
+    let mut out = results(n * height * width * channels);
     let work = out.len();
     if !out.is_empty() {
         let blocks = out.chunks_mut(PIXELS * channels).enumerate().collect();

@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, bail}
 use super::contiguous;
 use super::direct::{self, Direct};
 use super::path::Path;
+use super::scratch::results;
 use super::winograd::Winograd;
 use crate::kernels::Conv2dShape;
 
@@ -76,7 +77,7 @@ impl PackedConv {
             Some((_, layout)) => bail!("{layout:?} cannot be added to a result of {dims:?}"),
             None => None,
         };
-        let mut out = vec![0f32; n * output.0 * output.1 * self.shape.out_channels];
+        let mut out = results(n * output.0 * output.1 * self.shape.out_channels);
         let call = Call {
             shape: &self.shape,
             input: (height, width),

@@ -6,6 +6,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
 use super::path::{Kernel, Path};
+use super::scratch::results;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
@@ -57,7 +58,7 @@ impl CustomOp1 for SiluOp {
         const PIECE: usize = 1 << 14;
         let path = Path::current()?;
         let x = contiguous(x, layout)?;
-        let mut out = vec![0f32; x.len()];
+        let mut out = results(x.len());
         let parts = out.chunks_mut(PIECE).zip(x.chunks(PIECE)).collect();
         tasks::each(8 * x.len(), parts, |(out, x)| path.run(Silu { x, out }));
         Ok((CpuStorage::F32(out), layout.shape().clone()))

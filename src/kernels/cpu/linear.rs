@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 use super::micro::{Finish, Lhs, Out, multiply};
 use super::panels::{Panel, Panels};
 use super::path::Path;
-use super::scratch::Scratch;
+use super::scratch::{Scratch, results};
 use super::{contiguous, tasks};
 
 /// A layer's weight as the product wants it.
@@ -46,7 +46,7 @@ impl CustomOp1 for LinearOp<'_> {
         }
         let x = contiguous(x, layout)?;
         let lhs = Lhs::rows(x, inputs, inputs);
-        let mut out = vec![0f32; rows * outputs];
+        let mut out = results(rows * outputs);
         // The weight is read once: each task takes one panel, and all rows.
         let mut products = Scratch::new(rows * outputs);
         let mut rest = &mut *products;

@@ -127,42 +127,22 @@ impl Kernel for Multiply<'_, '_> {
                 && finish.residual.is_none_or(|r| r.len() == out.data.len()),
             "result of a product"
         );
+        // Tiles of nearly equal height: a low one at the end would leave most of the registers idle.
         let mut from = 0;
-        while from < rows {
-            let left = rows - from;
-            let count = if left >= S::ROWS {
-                S::ROWS
-            } else if left >= 4 {
-                4
-            } else if left >= 2 {
-                2
-            } else {
-                1
-            };
+        for left in (1..=rows.div_ceil(S::ROWS)).rev() {
+            let count = (rows - from).div_ceil(left);
             let job = Job {
                 from,
                 lhs,
                 panel,
                 finish,
             };
-            // SAFETY: from + count ≤ rows, as `ROWS` is 4, 6 or 8; the conditions above hold for
-            // all rows.
+            // SAFETY: from + count ≤ rows, and the conditions above hold for all rows.
             unsafe {
-                match (count, panel.vectors) {
-                    (8, 3) => tile::<S, 8, 3>(simd, &job, out),
-                    (8, 2) => tile::<S, 8, 2>(simd, &job, out),
-                    (8, _) => tile::<S, 8, 1>(simd, &job, out),
-                    (6, 2) => tile::<S, 6, 2>(simd, &job, out),
-                    (6, _) => tile::<S, 6, 1>(simd, &job, out),
-                    (4, 3) => tile::<S, 4, 3>(simd, &job, out),
-                    (4, 2) => tile::<S, 4, 2>(simd, &job, out),
-                    (4, _) => tile::<S, 4, 1>(simd, &job, out),
-                    (2, 3) => tile::<S, 2, 3>(simd, &job, out),
-                    (2, 2) => tile::<S, 2, 2>(simd, &job, out),
-                    (2, _) => tile::<S, 2, 1>(simd, &job, out),
-                    (_, 3) => tile::<S, 1, 3>(simd, &job, out),
-                    (_, 2) => tile::<S, 1, 2>(simd, &job, out),
-                    (_, _) => tile::<S, 1, 1>(simd, &job, out),
+                match panel.vectors {
+                    3 => tiles::<S, 3>(simd, count, &job, out),
+                    2 => tiles::<S, 2>(simd, count, &job, out),
+                    _ => tiles::<S, 1>(simd, count, &job, out),
                 }
             }
             from += count;
@@ -175,6 +155,31 @@ struct Job<'a> {
     lhs: Lhs<'a>,
     panel: Panel<'a>,
     finish: Finish<'a>,
+}
+
+/// [`tile`] of `count` rows, 1 to 9.
+///
+/// # Safety
+/// As for [`tile`], with `count` for M.
+#[inline(always)]
+unsafe fn tiles<S: Simd, const N: usize>(simd: S, count: usize, job: &Job<'_>, out: &mut Out<'_>) {
+    if N > S::VECTORS || count > S::ROWS {
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        match count {
+            9 => tile::<S, 9, N>(simd, job, out),
+            8 => tile::<S, 8, N>(simd, job, out),
+            7 => tile::<S, 7, N>(simd, job, out),
+            6 => tile::<S, 6, N>(simd, job, out),
+            5 => tile::<S, 5, N>(simd, job, out),
+            4 => tile::<S, 4, N>(simd, job, out),
+            3 => tile::<S, 3, N>(simd, job, out),
+            2 => tile::<S, 2, N>(simd, job, out),
+            _ => tile::<S, 1, N>(simd, job, out),
+        }
+    }
 }
 
 /// Rows `from` to `from + M`, all columns of a panel of `N` vectors.

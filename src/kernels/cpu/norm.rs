@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, bail}
 
 use super::exp::silu;
 use super::path::{Kernel, Path};
+use super::scratch::results;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
@@ -111,7 +112,7 @@ impl NormOp<'_> {
         }
         let path = Path::current()?;
         let x = contiguous(x, layout)?;
-        let mut out = vec![0f32; x.len()];
+        let mut out = results(x.len());
         if !out.is_empty() {
             let area = height * width;
             // A function of the image's shape alone: the pieces' sums are added in order.

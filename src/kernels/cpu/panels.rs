@@ -1,6 +1,11 @@
 //! The right-hand side of a product, rearranged once for the micro-kernel.
 
 use super::path::{Path, Tile};
+use super::scratch::{Scratch, results};
+use super::tasks;
+
+/// Rows that are turned together: a cache line of each column.
+const ROWS: usize = 16;
 
 /// A matrix `[depth, columns]` cut into panels of as many columns as the register tile has, each
 /// panel row by row; missing columns of the last panel are 0.
@@ -95,6 +100,57 @@ impl Panels {
         }
     }
 
+    /// Packs the matrix whose column `j` is what `write(j, ..)` writes: `depth` numbers, all of them.
+    pub fn from_columns(
+        path: Path,
+        (depth, columns): (usize, usize),
+        write: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let lanes = path.tile().lanes;
+        let panels = places(columns, depth, path.tile());
+        let vectors: usize = panels.iter().map(|panel| panel.vectors).sum();
+        let mut data = results(vectors * lanes * depth);
+        let mut rest = data.as_mut_slice();
+        let mut parts = Vec::with_capacity(panels.len());
+        for place in &panels {
+            let (part, others) = rest.split_at_mut(place.vectors * lanes * depth);
+            parts.push((place, part));
+            rest = others;
+        }
+        let pack = |(place, part): (&Place, &mut [f32])| {
+            let width = place.vectors * lanes;
+            let mut together = Scratch::new(lanes * depth);
+            for first in (0..width).step_by(lanes) {
+                for (lane, column) in together.chunks_exact_mut(depth.max(1)).enumerate() {
+                    let index = place.first + first + lane;
+                    if index < columns {
+                        write(index, column);
+                    } else {
+                        column.fill(0.0);
+                    }
+                }
+                // A few rows at a time, so that what is read and written stays in the cache.
+                for from in (0..depth).step_by(ROWS) {
+                    let rows = part.chunks_exact_mut(width).skip(from).take(ROWS);
+                    for (k, row) in rows.enumerate() {
+                        let values = together.iter().skip(from + k).step_by(depth);
+                        for (to, value) in row.iter_mut().skip(first).zip(values) {
+                            *to = *value;
+                        }
+                    }
+                }
+            }
+        };
+        tasks::each(2 * columns * depth, parts, pack);
+        Self {
+            path,
+            depth,
+            columns,
+            panels,
+            data,
+        }
+    }
+
     /// The path that it was packed for.
     pub fn path(&self) -> Path {
         self.path
@@ -176,6 +232,12 @@ mod tests {
                 for transposed in [false, true] {
                     let (step, row) = if transposed { (depth, 1) } else { (1, columns) };
                     let packed = Panels::new(path, (depth, columns), &source, step, |k| k * row);
+                    let by_columns = Panels::from_columns(path, (depth, columns), |j, column| {
+                        for (k, to) in column.iter_mut().enumerate() {
+                            *to = source[k * row + j * step];
+                        }
+                    });
+                    assert_eq!(packed.data, by_columns.data);
                     let mut seen = 0;
                     for panel in packed.iter() {
                         assert_eq!(panel.first, seen);

@@ -9,7 +9,6 @@ use candle_core::{Result, bail};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, Simd};
-use super::tasks;
 
 /// The variable that forces a path: `scalar`, `avx2` or `avx512`.
 const VARIABLE: &str = "DPSYN_CPU";
@@ -70,12 +69,9 @@ impl Path {
         if let Some(path) = forced() {
             return Ok(path);
         }
-        let current = CURRENT.get_or_init(|| {
-            tasks::keep_freed_memory();
-            match std::env::var_os(VARIABLE) {
-                Some(name) => choose(&name.to_string_lossy()),
-                None => Ok(fastest()),
-            }
+        let current = CURRENT.get_or_init(|| match std::env::var_os(VARIABLE) {
+            Some(name) => choose(&name.to_string_lossy()),
+            None => Ok(fastest()),
         });
         match current {
             Ok(path) => Ok(*path),

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 
 use super::path::{Kernel, Path};
+use super::scratch::results;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 use crate::kernels::Pool;
@@ -35,7 +36,7 @@ impl CustomOp1 for PoolOp {
         };
         let path = Path::current()?;
         let x = contiguous(x, layout)?;
-        let mut out = vec![0f32; n * out_height * out_width * channels];
+        let mut out = results(n * out_height * out_width * channels);
         if !out.is_empty() {
             let work = out.len() * self.pool.kernel * self.pool.kernel;
             let rows = out

@@ -178,8 +178,8 @@ macro_rules! x86 {
 
 #[cfg(target_arch = "x86_64")]
 x86! {
-    /// 32 registers of 16 numbers: 24 sums, 3 columns, the rest for rows.
-    Avx512: __m512, 16 lanes, tile 8 x 3,
+    /// 32 registers of 16 numbers: 27 sums, 3 columns, one for rows.
+    Avx512: __m512, 16 lanes, tile 9 x 3,
     _mm512_set1_ps _mm512_setzero_ps _mm512_add_ps _mm512_sub_ps _mm512_fmadd_ps _mm512_max_ps
     _mm512_loadu_ps _mm512_storeu_ps
 }

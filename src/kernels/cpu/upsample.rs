@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
+use super::scratch::results;
 use super::{contiguous, tasks};
 
 /// Repeats every pixel of a contiguous `[n, h, w, c]` twice in both directions.
@@ -15,7 +16,7 @@ impl CustomOp1 for UpsampleOp {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (n, height, width, channels) = layout.shape().dims4()?;
         let x = contiguous(x, layout)?;
-        let mut out = vec![0f32; 4 * x.len()];
+        let mut out = results(4 * x.len());
         if !out.is_empty() {
             let row = width * channels;
             let rows = x

@@ -25,7 +25,10 @@ const POINTS: usize = 36;
 /// Tiles that lie together, a multiple of every register tile's rows.
 const GROUP: usize = 24;
 
-/// Bytes of transformed tiles and results that are held at a time, to stay in the last cache.
+/// Bytes of transformed tiles and results that stay in a core's own cache.
+const CACHED: usize = 704 << 10;
+
+/// Bytes of the same that are held at a time by all threads together, to stay in the last cache.
 const HELD: usize = 6 << 20;
 
 /// Channels come in multiples of this, so that every path's vectors divide them.
@@ -87,77 +90,91 @@ impl Winograd {
     pub fn run(&self, call: &Call<'_>, out: &mut [f32]) {
         let (inputs, outputs) = (call.shape.in_channels, call.shape.out_channels);
         let (height, width) = call.output;
-        let (down, across) = (height.div_ceil(SIDE), width.div_ceil(SIDE));
+        let across = width.div_ceil(SIDE);
         // Four rows of pixels at a time are a row of tiles.
         let mut at = 0;
         let mut strips = Vec::new();
         for image in out.chunks_exact_mut(height * width * outputs) {
             for out in image.chunks_mut(SIDE * width * outputs) {
                 let len = out.len();
-                strips.push(Strip { at, out });
+                let tile = strips.len() * across;
+                strips.push(Strip { tile, at, out });
                 at += len;
             }
         }
-        let tiles = HELD / (POINTS * size_of::<f32>() * (inputs + outputs));
-        let rows = (tiles.clamp(32, 512) / across).clamp(1, strips.len().max(1));
-        let most = (rows * across).next_multiple_of(GROUP);
-        let mut transformed = Scratch::new(most * POINTS * inputs);
-        let mut products = Scratch::new(rows * across * POINTS * outputs);
-        let mut first = 0;
-        while !strips.is_empty() {
-            let rest = strips.split_off(rows.min(strips.len()));
-            let tiles = strips.len() * across;
-            let work = tiles * POINTS * inputs;
+        let of_tile = POINTS * size_of::<f32>() * (inputs + outputs);
+        if GROUP * of_tile <= CACHED {
+            // Each thread takes some tiles all the way, and they never leave its own cache.
+            let rows = (CACHED / of_tile / across).max(1);
+            let work = strips.len() * across * POINTS * inputs * outputs;
+            let mut blocks = Vec::new();
+            while !strips.is_empty() {
+                let rest = strips.split_off(rows.min(strips.len()));
+                blocks.push(std::mem::replace(&mut strips, rest));
+            }
+            tasks::each(work, blocks, |strips| self.block(call, strips, false));
+        } else {
+            // The threads share each step, so that each part of the weight is read by one of them, once.
+            let rows = ((HELD / of_tile).clamp(32, 512) / across).max(1);
+            while !strips.is_empty() {
+                let rest = strips.split_off(rows.min(strips.len()));
+                self.block(call, strips, true);
+                strips = rest;
+            }
+        }
+    }
 
-            let groups = transformed
-                .chunks_exact_mut(POINTS * GROUP * inputs)
-                .enumerate()
-                .take(tiles.div_ceil(GROUP))
-                .collect();
-            tasks::each(4 * work, groups, |(group, to): (usize, &mut [f32])| {
+    /// Computes some rows of tiles, on several threads or on this one alone.
+    fn block(&self, call: &Call<'_>, strips: Vec<Strip<'_>>, together: bool) {
+        let (inputs, outputs) = (call.shape.in_channels, call.shape.out_channels);
+        let (down, across) = (call.output.0.div_ceil(SIDE), call.output.1.div_ceil(SIDE));
+        let first = strips.first().map_or(0, |strip| strip.tile);
+        let tiles = strips.len() * across;
+        let work = |amount: usize| if together { tiles * amount } else { 0 };
+        let mut transformed = Scratch::new(tiles.next_multiple_of(GROUP) * POINTS * inputs);
+        let mut products = Scratch::new(tiles * POINTS * outputs);
+
+        let groups = transformed.chunks_exact_mut(POINTS * GROUP * inputs);
+        let groups = groups.enumerate().collect();
+        tasks::each(
+            work(4 * POINTS * inputs),
+            groups,
+            |(group, to): (usize, &mut [f32])| {
                 let begin = group * GROUP;
                 for tile in begin..(begin + GROUP).min(tiles) {
-                    let place = (first * across + tile, down, across);
+                    let place = (first + tile, down, across);
                     self.gather(call, place, to, (tile - begin) * inputs);
                 }
-            });
+            },
+        );
 
-            let points = products
-                .chunks_exact_mut(tiles * outputs)
-                .zip(&self.points)
-                .enumerate()
-                .collect();
-            type Point<'a> = (usize, (&'a mut [f32], &'a Panels));
-            tasks::each(
-                work * outputs,
-                points,
-                |(point, (to, weight)): Point<'_>| {
-                    for panel in weight.iter() {
-                        for begin in (0..tiles).step_by(GROUP) {
-                            let from = (begin / GROUP * POINTS + point) * GROUP * inputs;
-                            let data = transformed.get(from..).unwrap_or_default();
-                            let lhs = Lhs::rows(data, inputs, inputs);
-                            let rows = GROUP.min(tiles - begin);
-                            let mut out = Out {
-                                data: to,
-                                at: begin * outputs + panel.first,
-                                row: outputs,
-                            };
-                            multiply(self.path, rows, lhs, panel, &mut out, Finish::default());
-                        }
+        let points = products.chunks_exact_mut(tiles * outputs);
+        let points = points.zip(&self.points).enumerate().collect();
+        type Point<'a> = (usize, (&'a mut [f32], &'a Panels));
+        tasks::each(
+            work(POINTS * inputs * outputs),
+            points,
+            |(point, (to, weight)): Point<'_>| {
+                for panel in weight.iter() {
+                    for begin in (0..tiles).step_by(GROUP) {
+                        let from = (begin / GROUP * POINTS + point) * GROUP * inputs;
+                        let data = transformed.get(from..).unwrap_or_default();
+                        let lhs = Lhs::rows(data, inputs, inputs);
+                        let rows = GROUP.min(tiles - begin);
+                        let mut out = Out {
+                            data: to,
+                            at: begin * outputs + panel.first,
+                            row: outputs,
+                        };
+                        multiply(self.path, rows, lhs, panel, &mut out, Finish::default());
                     }
-                },
-            );
+                }
+            },
+        );
 
-            let taken = strips.len();
-            let rows = strips.into_iter().enumerate().collect();
-            let work = 4 * tiles * POINTS * outputs;
-            tasks::each(work, rows, |(row, strip): (usize, Strip<'_>)| {
-                self.scatter(call, &products, (row * across, tiles), strip);
-            });
-            first += taken;
-            strips = rest;
-        }
+        tasks::each(work(4 * POINTS * outputs), strips, |strip: Strip<'_>| {
+            self.scatter(call, &products, (strip.tile - first, tiles), strip);
+        });
     }
 
     /// Transforms tile number `tile` of the batch into `to[at..]`, points `GROUP · inputs` apart.
@@ -237,6 +254,8 @@ impl Winograd {
 
 /// A row of tiles in the result.
 struct Strip<'a> {
+    /// Number of the first of them in the batch.
+    tile: usize,
     /// Where it begins in the whole result.
     at: usize,
     out: &'a mut [f32],
