@@ -41,7 +41,7 @@ pub fn in_parts(
             Share::Single => n,
             Share::Even => n.min(threads),
         };
-        if parts < 2 || threads < 2 {
+        if parts < 2 {
             return network(0..n);
         }
         let range = |part: usize| part * n / parts..(part + 1) * n / parts;

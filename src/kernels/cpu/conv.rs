@@ -45,10 +45,9 @@ impl PackedConv {
     /// As [`Path::current`].
     pub fn new(shape: Conv2dShape, weight: &[f32], bias: Vec<f32>) -> Result<Self> {
         let path = Path::current()?;
-        let weight = if Winograd::pays(&shape) {
-            Packed::Winograd(Winograd::new(path, &shape, weight))
-        } else {
-            Packed::Direct(Direct::new(path, &shape, weight))
+        let weight = match Winograd::tile(&shape) {
+            Some(tile) => Packed::Winograd(Winograd::new(path, tile, &shape, weight)),
+            None => Packed::Direct(Direct::new(path, &shape, weight)),
         };
         Ok(Self {
             shape,
