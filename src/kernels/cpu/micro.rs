@@ -113,7 +113,7 @@ impl Kernel for Multiply<'_, '_> {
         assert!(
             panel.data.len() == depth.saturating_mul(width)
                 && panel.columns <= width
-                && (1..=S::VECTORS).contains(&panel.vectors)
+                && (1..=S::VECTORS.min(4)).contains(&panel.vectors)
                 && S::VECTORS * S::LANES <= WIDEST,
             "panel of a product"
         );
@@ -148,21 +148,12 @@ impl Kernel for Multiply<'_, '_> {
             // SAFETY: from + count ≤ rows, as `ROWS` is 4, 6 or 8; the conditions above hold for
             // all rows.
             unsafe {
-                match (count, panel.vectors) {
-                    (8, 3) => tile::<S, 8, 3>(simd, &job, out),
-                    (8, 2) => tile::<S, 8, 2>(simd, &job, out),
-                    (8, _) => tile::<S, 8, 1>(simd, &job, out),
-                    (6, 2) => tile::<S, 6, 2>(simd, &job, out),
-                    (6, _) => tile::<S, 6, 1>(simd, &job, out),
-                    (4, 3) => tile::<S, 4, 3>(simd, &job, out),
-                    (4, 2) => tile::<S, 4, 2>(simd, &job, out),
-                    (4, _) => tile::<S, 4, 1>(simd, &job, out),
-                    (2, 3) => tile::<S, 2, 3>(simd, &job, out),
-                    (2, 2) => tile::<S, 2, 2>(simd, &job, out),
-                    (2, _) => tile::<S, 2, 1>(simd, &job, out),
-                    (_, 3) => tile::<S, 1, 3>(simd, &job, out),
-                    (_, 2) => tile::<S, 1, 2>(simd, &job, out),
-                    (_, _) => tile::<S, 1, 1>(simd, &job, out),
+                match count {
+                    8 => rows_of::<S, 8>(simd, &job, out),
+                    6 => rows_of::<S, 6>(simd, &job, out),
+                    4 => rows_of::<S, 4>(simd, &job, out),
+                    2 => rows_of::<S, 2>(simd, &job, out),
+                    _ => rows_of::<S, 1>(simd, &job, out),
                 }
             }
             from += count;
@@ -175,6 +166,25 @@ struct Job<'a> {
     lhs: Lhs<'a>,
     panel: Panel<'a>,
     finish: Finish<'a>,
+}
+
+/// [`tile`] for as many vectors as the panel has. What is wider or higher than the path's tile is never
+/// reached, and left out where it is compiled.
+///
+/// # Safety
+/// As for `tile`.
+#[inline(always)]
+unsafe fn rows_of<S: Simd, const M: usize>(simd: S, job: &Job<'_>, out: &mut Out<'_>) {
+    // SAFETY: the caller's; N is the panel's number of vectors, of which there is one at least and
+    // four at most.
+    unsafe {
+        match job.panel.vectors {
+            4 => tile::<S, M, 4>(simd, job, out),
+            3 => tile::<S, M, 3>(simd, job, out),
+            2 => tile::<S, M, 2>(simd, job, out),
+            _ => tile::<S, M, 1>(simd, job, out),
+        }
+    }
 }
 
 /// Rows `from` to `from + M`, all columns of a panel of `N` vectors.
