@@ -16,6 +16,11 @@
 //! | `direct`, `winograd`, `conv` | convolution |
 //! | `scratch`, `tasks` | memory and threads |
 //! | `gemm` | any product of matrices, for the search of neighbours |
+//! | `job` | other modules' loops, compiled as these are |
+//!
+//! `unsafe` is in `path`, `simd`, `micro`, `winograd` and `gemm` only. Their tests run on every path that
+//! the machine has; `scripts/sanitize.sh` runs them under AddressSanitizer, `scripts/check-aarch64.sh`
+//! on an emulated ARM processor.
 
 mod add;
 mod attention;
@@ -24,6 +29,7 @@ mod conv;
 mod direct;
 mod exp;
 mod gemm;
+mod job;
 mod linear;
 mod micro;
 mod norm;
@@ -42,6 +48,7 @@ pub(super) use concat::concat;
 pub(super) use conv::{ConvOp, PackedConv};
 pub(super) use exp::SiluOp;
 pub(crate) use gemm::{Matrix, multiply};
+pub(crate) use job::{Instructions, Job};
 pub(super) use linear::{LinearOp, PackedLinear};
 pub(super) use norm::NormOp;
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub use add::add;
 pub use attention::attention;
 pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
-pub(crate) use cpu::{Matrix, multiply};
+pub(crate) use cpu::{Instructions, Job, Matrix, multiply};
 pub use group_norm::GroupNorm;
 pub use linear::Linear;
 pub use pool::{Pool, avg_pool, max_pool};
