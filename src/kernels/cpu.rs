@@ -16,6 +16,11 @@
 //! | `direct`, `winograd`, `conv` | convolution |
 //! | `scratch`, `tasks` | memory and threads |
 //! | `products` | any rows with a packed matrix, for the search of neighbours |
+//! | `job` | other modules' loops, compiled as these are |
+//!
+//! `unsafe` is in `path`, `simd`, `micro`, `scratch` and `winograd` only. Their tests run on every path that
+//! the machine has; `scripts/sanitize.sh` runs them under AddressSanitizer, `scripts/check-aarch64.sh`
+//! on an emulated ARM processor.
 
 mod add;
 mod attention;
@@ -23,6 +28,7 @@ mod concat;
 mod conv;
 mod direct;
 mod exp;
+mod job;
 mod linear;
 mod micro;
 mod norm;
@@ -41,6 +47,7 @@ pub(super) use attention::AttentionOp;
 pub(super) use concat::concat;
 pub(super) use conv::{ConvOp, PackedConv};
 pub(super) use exp::SiluOp;
+pub(crate) use job::{Instructions, Job};
 pub(super) use linear::{LinearOp, PackedLinear};
 pub(super) use norm::NormOp;
 #[cfg(test)]

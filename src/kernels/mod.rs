@@ -26,7 +26,7 @@ pub use add::add;
 pub use attention::attention;
 pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
-pub(crate) use cpu::PackedColumns;
+pub(crate) use cpu::{Instructions, Job, PackedColumns};
 pub use group_norm::GroupNorm;
 pub use linear::Linear;
 pub use memory::KeepLarge;

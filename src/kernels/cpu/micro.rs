@@ -113,7 +113,7 @@ impl Kernel for Multiply<'_, '_> {
         assert!(
             panel.data.len() == depth.saturating_mul(width)
                 && panel.columns <= width
-                && (1..=S::VECTORS).contains(&panel.vectors)
+                && (1..=S::VECTORS.min(4)).contains(&panel.vectors)
                 && S::VECTORS * S::LANES <= WIDEST,
             "panel of a product"
         );
@@ -140,6 +140,7 @@ impl Kernel for Multiply<'_, '_> {
             // SAFETY: from + count ≤ rows, and the conditions above hold for all rows.
             unsafe {
                 match panel.vectors {
+                    4 => tiles::<S, 4>(simd, count, &job, out),
                     3 => tiles::<S, 3>(simd, count, &job, out),
                     2 => tiles::<S, 2>(simd, count, &job, out),
                     _ => tiles::<S, 1>(simd, count, &job, out),
