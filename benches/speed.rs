@@ -8,6 +8,10 @@ mod cases;
 use std::io::{self, BufRead, Write};
 use std::time::Instant;
 
+// As in the program.
+#[global_allocator]
+static ALLOCATOR: dpsyn::kernels::KeepLarge = dpsyn::kernels::KeepLarge::new();
+
 fn main() -> io::Result<()> {
     if std::env::args().any(|argument| argument == "--serve") {
         serve()

@@ -20,9 +20,9 @@
 //! | [`privacy`] | the `Sensitive` wall, the noise mechanism, the accountant, the ledger |
 //! | [`diffusion`] | noise schedules, respacing, samplers: mathematics without networks |
 //! | [`models`] | the networks, one file each, weights under their original names |
-//! | [`kernels`] | the layers every network is written against, and fast CPU operators behind them |
 //! | [`hub`] | where weights come from, and reading them strictly |
 //! | [`images`] | image batches, folders and npz files, PIL-exact resampling, grids |
+//! | [`kernels`] | the layers every network is written against, and fast CPU operators behind them |
 //! | [`streams`] | counter-based random streams of the generation side |
 //! | [`atomic`] | files that are whole or absent |
 #![deny(missing_docs)]

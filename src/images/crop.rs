@@ -63,14 +63,16 @@ pub fn center_crop(image: &Rgb, size: usize) -> Result<Vec<u8>, ResizeError> {
     };
     let top = offset(image.height - size);
     let left = offset(image.width - size);
-    Ok(image
+    let mut crop = Vec::with_capacity(size * size * 3);
+    for row in image
         .pixels
         .chunks_exact(image.width * 3)
         .skip(top)
         .take(size)
-        .flat_map(|row| &row[left * 3..(left + size) * 3])
-        .copied()
-        .collect())
+    {
+        crop.extend_from_slice(&row[left * 3..(left + size) * 3]);
+    }
+    Ok(crop)
 }
 
 #[cfg(test)]

@@ -90,6 +90,13 @@ impl Axis {
             .map(|(first, place)| (*first, &self.weights[place.clone()]))
     }
 
+    /// The window of output pixel `index`, of which there are as many as [`Axis::windows`].
+    #[inline(always)]
+    pub(super) fn window(&self, index: usize) -> (usize, &[f64]) {
+        let (first, place) = &self.windows[index];
+        (*first, &self.weights[place.clone()])
+    }
+
     /// [`Axis::windows`] in fixed point.
     pub(super) fn fixed_windows(&self) -> impl ExactSizeIterator<Item = (usize, &[i32])> {
         self.windows

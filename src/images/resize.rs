@@ -8,17 +8,20 @@
 //! images that become square are not affected, and any other by one rounding at most.)
 //!
 //! A pass is one routine here: an output row is a weighted sum of input rows, computed on contiguous
-//! memory. The pass over the columns transposes the image before and after. Floating point works on one
-//! channel's plane at a time (`float`), 8 bits on whole pixels.
+//! memory, by whatever vector instructions the CPU has: these change no bit. The pass over the columns
+//! transposes the image before and after. Floating point works on one channel's plane at a time
+//! (`float`), 8 bits on whole pixels (`fixed`).
 
+mod fixed;
 mod float;
 
 use rayon::prelude::*;
 use thiserror::Error;
 
 use super::batch::{BatchError, ImageBatch};
-use super::filter::{Axis, Filter, PRECISION_BITS};
-use float::{Passes, Scratch};
+use super::filter::{Axis, Filter};
+use crate::kernels::Instructions;
+use float::{Passes, Resample, Scratch, Write};
 
 /// The largest side that is resampled, in pixels: far above any image, far below any overflow.
 const MAX_SIDE: usize = 1 << 24;
@@ -53,6 +56,9 @@ pub enum ResizeError {
     /// A batch of another size than the resampler's.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// `DPSYN_CPU` names no vector instructions, or some that the CPU lacks.
+    #[error(transparent)]
+    Instructions(#[from] candle_core::Error),
 }
 
 /// Resamples images of one size to another; the weights are computed once.
@@ -64,13 +70,15 @@ pub struct Resampler {
     /// `None` where the size stays.
     vertical: Option<Axis>,
     horizontal: Option<Axis>,
+    instructions: Instructions,
 }
 
 impl Resampler {
     /// Prepares `input` to `output`, each (rows, columns).
     ///
     /// # Errors
-    /// [`ResizeError::Size`] when a side is zero or above 2²⁴.
+    /// [`ResizeError::Size`] when a side is zero or above 2²⁴, [`ResizeError::Instructions`] when
+    /// `DPSYN_CPU` is wrong.
     pub fn new(
         filter: Filter,
         input: (usize, usize),
@@ -91,6 +99,7 @@ impl Resampler {
             output,
             vertical: axis(input.0, output.0),
             horizontal: axis(input.1, output.1),
+            instructions: Instructions::current()?,
         })
     }
 
@@ -109,12 +118,17 @@ impl Resampler {
         self.check_length(pixels.len(), channels)?;
         let (height, width) = self.output;
         let mut out = vec![0f32; height * width * channels];
-        let passes = self.passes();
-        passes.run(pixels, channels, &mut Scratch::default(), |c, y, line| {
-            let row = &mut out[y * width * channels..][..width * channels];
-            for (to, value) in row.iter_mut().skip(c).step_by(channels).zip(line) {
-                *to = *value;
-            }
+        self.instructions.run(Resample {
+            passes: self.passes(),
+            pixels,
+            channels,
+            scratch: &mut Scratch::default(),
+            write: &Pixels {
+                width,
+                channels,
+                clip: false,
+            },
+            out: &mut out,
         });
         Ok(out)
     }
@@ -126,37 +140,15 @@ impl Resampler {
     /// [`ResizeError::Length`] when `pixels` has another size than the resampler's input.
     pub fn bytes(&self, pixels: &[u8], channels: usize) -> Result<Vec<u8>, ResizeError> {
         self.check_length(pixels.len(), channels)?;
-        let (height, width) = self.input;
-        let (out_height, out_width) = self.output;
-        let pass = |axis: &Axis, rows: &[u8], row_len: usize, out: &mut [u8]| {
-            for ((first, weights), out) in axis.fixed_windows().zip(out.chunks_exact_mut(row_len)) {
-                blend_bytes(&rows[first * row_len..], weights, out);
-            }
-        };
-        let horizontally = |pixels: &[u8], height: usize| match &self.horizontal {
-            None => pixels.to_vec(),
-            Some(axis) => {
-                let row_len = height * channels;
-                let columns = transpose(pixels, height, width, channels);
-                let mut out = vec![0; out_width * row_len];
-                pass(axis, &columns, row_len, &mut out);
-                transpose(&out, out_width, height, channels)
-            }
-        };
-        let vertically = |pixels: &[u8], width: usize| match &self.vertical {
-            None => pixels.to_vec(),
-            Some(axis) => {
-                let row_len = width * channels;
-                let mut out = vec![0; out_height * row_len];
-                pass(axis, pixels, row_len, &mut out);
-                out
-            }
-        };
-        Ok(if self.vertical_first() {
-            horizontally(&vertically(pixels, width), out_height)
-        } else {
-            vertically(&horizontally(pixels, height), out_width)
-        })
+        let mut out = vec![0; self.output.0 * self.output.1 * channels];
+        self.instructions.run(fixed::Resample {
+            passes: self.passes(),
+            pixels,
+            channels,
+            scratch: &mut fixed::Scratch::default(),
+            out: &mut out,
+        });
+        Ok(out)
     }
 
     /// [`Resampler::float`] of every image, clipped to `[0, 255]`: `[images, out_height, out_width, 3]`.
@@ -165,13 +157,12 @@ impl Resampler {
     /// # Errors
     /// [`ResizeError::Batch`] when the images have another size than the resampler's input.
     pub fn batch_float(&self, images: &ImageBatch) -> Result<Vec<f32>, ResizeError> {
-        let width = self.output.1;
-        self.each_line(images, |out, channel, y, line| {
-            let row = &mut out[y * width * 3..][..width * 3];
-            for (to, value) in row.iter_mut().skip(channel).step_by(3).zip(line) {
-                *to = value.clamp(0.0, 255.0);
-            }
-        })
+        let write = Pixels {
+            width: self.output.1,
+            channels: 3,
+            clip: true,
+        };
+        self.each_image(images, &write)
     }
 
     /// [`Resampler::batch_float`] as planes with `map` of each value:
@@ -185,12 +176,8 @@ impl Resampler {
         map: impl Fn(f32) -> f32 + Sync,
     ) -> Result<Vec<f32>, ResizeError> {
         let (height, width) = self.output;
-        self.each_line(images, |out, channel, y, line| {
-            let row = &mut out[(channel * height + y) * width..][..width];
-            for (to, value) in row.iter_mut().zip(line) {
-                *to = map(value.clamp(0.0, 255.0));
-            }
-        })
+        let write = Planes { height, width, map };
+        self.each_image(images, &write)
     }
 
     /// [`Resampler::batch_float`] rounded half to even.
@@ -199,12 +186,7 @@ impl Resampler {
     /// [`ResizeError::Batch`] when the images have another size than the resampler's input.
     pub fn batch_rounded(&self, images: &ImageBatch) -> Result<ImageBatch, ResizeError> {
         let (height, width) = self.output;
-        let bytes = self.each_line(images, |out: &mut [u8], channel, y, line| {
-            let row = &mut out[y * width * 3..][..width * 3];
-            for (to, value) in row.iter_mut().skip(channel).step_by(3).zip(line) {
-                *to = value.clamp(0.0, 255.0).round_ties_even() as u8;
-            }
-        })?;
+        let bytes = self.each_image(images, &Rounded { width })?;
         Ok(ImageBatch::new(bytes, images.len(), height, width)?)
     }
 
@@ -217,12 +199,18 @@ impl Resampler {
         let (height, width) = self.output;
         let len = height * width * 3;
         let mut out = vec![0u8; images.len() * len];
+        let passes = self.passes();
         out.par_chunks_exact_mut(len)
             .zip(images.data().par_chunks_exact(images.image_len()))
-            .try_for_each(|(out, image)| {
-                out.copy_from_slice(&self.bytes(image, 3)?);
-                Ok::<_, ResizeError>(())
-            })?;
+            .for_each_init(fixed::Scratch::default, |scratch, (out, pixels)| {
+                self.instructions.run(fixed::Resample {
+                    passes,
+                    pixels,
+                    channels: 3,
+                    scratch,
+                    out,
+                });
+            });
         Ok(ImageBatch::new(out, images.len(), height, width)?)
     }
 
@@ -268,12 +256,11 @@ impl Resampler {
         }
     }
 
-    /// Resamples every image in floating point; `write(image, channel, y, line)` puts a line into its
-    /// image of the result.
-    fn each_line<T: Copy + Default + Send>(
+    /// Resamples every image in floating point.
+    fn each_image<T: Copy + Default + Send>(
         &self,
         images: &ImageBatch,
-        write: impl Fn(&mut [T], usize, usize, &[f32]) + Sync,
+        write: &(impl Write<T> + Sync),
     ) -> Result<Vec<T>, ResizeError> {
         self.check_batch(images)?;
         let len = self.output.0 * self.output.1 * 3;
@@ -281,12 +268,71 @@ impl Resampler {
         let passes = self.passes();
         out.par_chunks_exact_mut(len)
             .zip(images.data().par_chunks_exact(images.image_len()))
-            .for_each_init(Scratch::default, |scratch, (out, image)| {
-                passes.run(image, 3, scratch, |channel, y, line| {
-                    write(out, channel, y, line);
+            .for_each_init(Scratch::default, |scratch, (out, pixels)| {
+                self.instructions.run(Resample {
+                    passes,
+                    pixels,
+                    channels: 3,
+                    scratch,
+                    write,
+                    out,
                 });
             });
         Ok(out)
+    }
+}
+
+/// `[height, width, channels]`, clipped to `[0, 255]` on request.
+struct Pixels {
+    width: usize,
+    channels: usize,
+    clip: bool,
+}
+
+impl Write<f32> for Pixels {
+    #[inline(always)]
+    fn line(&self, out: &mut [f32], channel: usize, y: usize, values: &[f32]) {
+        let len = self.width * self.channels;
+        let row = out[y * len..][..len].iter_mut().skip(channel);
+        for (to, value) in row.step_by(self.channels).zip(values) {
+            *to = if self.clip {
+                value.clamp(0.0, 255.0)
+            } else {
+                *value
+            };
+        }
+    }
+}
+
+/// `[channels, height, width]` of `map` of each value, clipped.
+struct Planes<F> {
+    height: usize,
+    width: usize,
+    map: F,
+}
+
+impl<F: Fn(f32) -> f32> Write<f32> for Planes<F> {
+    #[inline(always)]
+    fn line(&self, out: &mut [f32], channel: usize, y: usize, values: &[f32]) {
+        let row = &mut out[(channel * self.height + y) * self.width..][..self.width];
+        for (to, value) in row.iter_mut().zip(values) {
+            *to = (self.map)(value.clamp(0.0, 255.0));
+        }
+    }
+}
+
+/// `[height, width, 3]`, clipped and rounded half to even.
+struct Rounded {
+    width: usize,
+}
+
+impl Write<u8> for Rounded {
+    #[inline(always)]
+    fn line(&self, out: &mut [u8], channel: usize, y: usize, values: &[f32]) {
+        let row = &mut out[y * self.width * 3..][..self.width * 3];
+        for (to, value) in row.iter_mut().skip(channel).step_by(3).zip(values) {
+            *to = value.clamp(0.0, 255.0).round_ties_even() as u8;
+        }
     }
 }
 
@@ -328,75 +374,6 @@ pub fn resize_batch_float(
     Resampler::new(Filter::Bicubic, input, (out_height, out_width))?.batch_float(images)
 }
 
-/// `[height, width, channels]` to `[width, height, channels]`.
-fn transpose<T: Copy + Default>(
-    pixels: &[T],
-    height: usize,
-    width: usize,
-    channels: usize,
-) -> Vec<T> {
-    let mut out = vec![T::default(); pixels.len()];
-    match channels {
-        1 => transpose_into::<T, 1>(pixels, height, width, &mut out),
-        3 => transpose_into::<T, 3>(pixels, height, width, &mut out),
-        4 => transpose_into::<T, 4>(pixels, height, width, &mut out),
-        _ => {
-            for (x, column) in out.chunks_exact_mut(height * channels).enumerate() {
-                for (y, to) in column.chunks_exact_mut(channels).enumerate() {
-                    let from = (y * width + x) * channels;
-                    to.copy_from_slice(&pixels[from..from + channels]);
-                }
-            }
-        }
-    }
-    out
-}
-
-fn transpose_into<T: Copy, const C: usize>(
-    pixels: &[T],
-    height: usize,
-    width: usize,
-    out: &mut [T],
-) {
-    let (from, _) = pixels.as_chunks::<C>();
-    let (to, _) = out.as_chunks_mut::<C>();
-    for (x, column) in to.chunks_exact_mut(height).enumerate() {
-        for (y, pixel) in column.iter_mut().enumerate() {
-            *pixel = from[y * width + x];
-        }
-    }
-}
-
-/// Values summed at once, in registers.
-const LANES: usize = 16;
-
-/// `out[i] = Σ_k weights[k] rows[k][i]` in 8-bit fixed point, rounded half up and clamped.
-fn blend_bytes(rows: &[u8], weights: &[i32], out: &mut [u8]) {
-    const HALF: i32 = 1 << (PRECISION_BITS - 1);
-    let round = |sum: i32| (sum >> PRECISION_BITS).clamp(0, 255) as u8;
-    let row_len = out.len();
-    let (blocks, rest) = out.as_chunks_mut::<LANES>();
-    for (index, block) in blocks.iter_mut().enumerate() {
-        let mut sums = [HALF; LANES];
-        for (tap, weight) in weights.iter().enumerate() {
-            let row = &rows[tap * row_len + index * LANES..][..LANES];
-            for (sum, value) in sums.iter_mut().zip(row) {
-                *sum += i32::from(*value) * weight;
-            }
-        }
-        for (out, sum) in block.iter_mut().zip(sums) {
-            *out = round(sum);
-        }
-    }
-    let start = row_len - rest.len();
-    for (index, out) in rest.iter_mut().enumerate() {
-        let column = rows[start + index..].iter().step_by(row_len);
-        *out = round(column.zip(weights).fold(HALF, |sum, (value, weight)| {
-            sum + i32::from(*value) * weight
-        }));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -409,6 +386,17 @@ mod tests {
                 (state >> 24) as u8
             })
             .collect()
+    }
+
+    /// What `run` makes with every set of vector instructions that the machine has: one and the same.
+    fn on_all<R: PartialEq>(mut resampler: Resampler, run: impl Fn(&Resampler) -> R) -> R {
+        let mut results = Instructions::all().map(|instructions| {
+            resampler.instructions = instructions;
+            run(&resampler)
+        });
+        let first = results.next().unwrap();
+        assert!(results.all(|result| result == first));
+        first
     }
 
     #[test]
@@ -477,7 +465,9 @@ mod tests {
                 .map(f32::from)
                 .collect();
             let resampler = Resampler::new(Filter::Bicubic, input, output).unwrap();
-            let found = resampler.float(&pixels, 2).unwrap();
+            let found = on_all(resampler.clone(), |resampler| {
+                resampler.float(&pixels, 2).unwrap()
+            });
             let axis = |from, to| (from != to).then(|| Axis::new(Filter::Bicubic, from, to));
             // One pass along an axis whose neighbours lie `step` apart.
             let pass = |image: Vec<f32>, size: (usize, usize), vertical: bool| {
@@ -511,6 +501,56 @@ mod tests {
             let (image, size) = pass(pixels, input, vertical_first);
             let (expected, _) = pass(image, size, !vertical_first);
             assert!(found == expected, "{input:?} to {output:?}");
+        }
+    }
+
+    /// The definition again, in fixed point: more rows than are taken together, and any channels.
+    #[test]
+    fn fixed_point_follows_the_definition() {
+        let sides = [1, 7, 16, 35];
+        let sizes = || sides.into_iter().flat_map(|h| sides.map(|w| (h, w)));
+        for (input, output) in sizes().flat_map(|input| sizes().map(move |out| (input, out))) {
+            let channels = 1 + (input.0 + output.1) % 4;
+            let pixels = noise(input.0 * input.1 * channels);
+            let resampler = Resampler::new(Filter::Bilinear, input, output).unwrap();
+            let found = on_all(resampler.clone(), |resampler| {
+                resampler.bytes(&pixels, channels).unwrap()
+            });
+            let pass = |image: Vec<u8>, size: (usize, usize), vertical: bool| {
+                let (axis, out) = if vertical {
+                    (&resampler.vertical, (output.0, size.1))
+                } else {
+                    (&resampler.horizontal, (size.0, output.1))
+                };
+                let Some(axis) = axis else {
+                    return (image, size);
+                };
+                let windows: Vec<_> = axis.fixed_windows().collect();
+                let mut result = Vec::new();
+                for at in 0..out.0 * out.1 * channels {
+                    let (y, x) = (at / (out.1 * channels), at / channels % out.1);
+                    let (first, weights) = windows[if vertical { y } else { x }];
+                    let sum = weights.iter().enumerate().map(|(tap, weight)| {
+                        let (y, x) = if vertical {
+                            (first + tap, x)
+                        } else {
+                            (y, first + tap)
+                        };
+                        let at_channel = (y * size.1 + x) * channels + at % channels;
+                        i64::from(image[at_channel]) * i64::from(*weight)
+                    });
+                    let rounded = (sum.sum::<i64>() as f64 / 4_194_304.0 + 0.5).floor();
+                    result.push(rounded.clamp(0.0, 255.0) as u8);
+                }
+                (result, out)
+            };
+            let vertical_first = resampler.vertical_first();
+            let (image, size) = pass(pixels, input, vertical_first);
+            let (expected, _) = pass(image, size, !vertical_first);
+            assert!(
+                found == expected,
+                "{input:?} to {output:?}, {channels} channels"
+            );
         }
     }
 

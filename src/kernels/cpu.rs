@@ -17,7 +17,12 @@
 //! | `panels`, `micro` | the product that everything rests on |
 //! | `direct`, `winograd`, `conv` | convolution |
 //! | `scratch`, `tasks` | memory and threads |
-//! | `gemm` | any product of matrices, for the search of neighbours |
+//! | `products` | any rows with a packed matrix, for the search of neighbours |
+//! | `job` | other modules' loops, compiled as these are |
+//!
+//! `unsafe` is in `path`, `bfloat`, `simd`, `element`, `micro`, `scratch` and `winograd` only. Their tests
+//! run on every path that the machine has; `scripts/sanitize.sh` runs them under AddressSanitizer,
+//! `scripts/check-aarch64.sh` on an emulated ARM processor.
 
 mod add;
 mod attention;
@@ -27,13 +32,14 @@ mod conv;
 mod direct;
 mod element;
 mod exp;
-mod gemm;
+mod job;
 mod linear;
 mod micro;
 mod norm;
 mod panels;
 mod path;
 mod pool;
+mod products;
 mod scratch;
 mod simd;
 mod tasks;
@@ -46,12 +52,13 @@ pub(super) use bfloat::Bfloat;
 pub(super) use concat::concat;
 pub(super) use conv::{ConvOp, PackedConv};
 pub(super) use exp::SiluOp;
-pub(crate) use gemm::{Matrix, multiply};
+pub(crate) use job::{Instructions, Job};
 pub(super) use linear::{LinearOp, PackedLinear};
 pub(super) use norm::NormOp;
 #[cfg(test)]
 pub(super) use path::Path;
 pub(super) use pool::{PoolKind, PoolOp};
+pub(crate) use products::PackedColumns;
 pub(super) use tasks::on_pool;
 pub(super) use upsample::UpsampleOp;
 

@@ -1,9 +1,9 @@
 //! The layers that every network is written against.
 //!
-//! A network names a [`Conv2d`] or a [`GroupNorm`] and never a device. On the CPU in `f32` the layers run
-//! operators of our own, and in bf16 where the CPU multiplies it; elsewhere they are candle's operators. All of them keep one promise that
-//! reproducible runs rest on: on the CPU, what comes out for one image depends on that image alone,
-//! to the bit, whatever the size of the batch it came in.
+//! A network names a [`Conv2d`] or a [`GroupNorm`] and never a device. On the CPU the layers run operators
+//! of our own in `f32`, and in bf16 where the CPU multiplies it; elsewhere they are candle's operators. All
+//! of them keep one promise that reproducible runs rest on: on the CPU, what comes out for one image
+//! depends on that image alone, to the bit, whatever the size of the batch it came in.
 
 mod activation;
 mod add;
@@ -14,6 +14,8 @@ mod convert;
 mod cpu;
 mod group_norm;
 mod linear;
+mod memory;
+mod parts;
 mod pool;
 mod upsample;
 
@@ -28,9 +30,11 @@ pub use attention::attention;
 pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
 pub use convert::convert;
-pub(crate) use cpu::{Matrix, multiply};
+pub(crate) use cpu::{Instructions, Job, PackedColumns};
 pub use group_norm::GroupNorm;
 pub use linear::Linear;
+pub use memory::KeepLarge;
+pub use parts::{Share, in_parts};
 pub use pool::{Pool, avg_pool, max_pool};
 pub use upsample::upsample_nearest_2x;
 
@@ -40,10 +44,4 @@ pub use upsample::upsample_nearest_2x;
 /// Says what is missing: AVX512_BF16 in the CPU, or the use of AVX-512, which `DPSYN_CPU` turned off.
 pub fn check_bf16_on_cpu() -> candle_core::Result<()> {
     cpu::Bfloat::current().map(|_| ())
-}
-
-/// Runs `network`, a chain of layers, on one of the threads that the layers share their work with. That
-/// changes nothing but the time it takes.
-pub fn on_pool<R: Send>(network: impl FnOnce() -> R + Send) -> R {
-    cpu::on_pool(network)
 }

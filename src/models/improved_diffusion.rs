@@ -11,8 +11,13 @@ pub use config::UNetConfig;
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, concat, convert, on_pool, silu};
+use crate::kernels::{
+    Conv2d, Conv2dShape, GroupNorm, Linear, Share, concat, convert, in_parts, silu,
+};
 use blocks::{AttentionBlock, Block, Layer, ResBlock, norm};
+
+/// Channels up to which a network is small: its largest convolution's weight fits a core's own cache.
+const SMALL: usize = 128;
 
 /// The network: predicts the noise (and, with `learn_sigma`, a variance) of a noisy image.
 #[derive(Debug, Clone)]
@@ -25,6 +30,7 @@ pub struct UNet {
     middle_block: Block,
     output_blocks: Vec<Block>,
     out: (GroupNorm, Conv2d),
+    share: Share,
 }
 
 impl UNet {
@@ -146,6 +152,10 @@ impl UNet {
             middle_block,
             output_blocks,
             out,
+            share: match layout.iter().map(|step| step.channels).max() {
+                Some(..=SMALL) => Share::Single,
+                _ => Share::Even,
+            },
         })
     }
 
@@ -164,7 +174,13 @@ impl UNet {
     /// # Errors
     /// Arguments of other shapes, labels out of range, and whatever candle reports.
     pub fn forward(&self, x: &Tensor, timesteps: &[f32], labels: Option<&[u32]>) -> Result<Tensor> {
-        on_pool(|| self.forward_observed(x, timesteps, labels, |_, _| Ok(())))
+        self.check(x, timesteps, labels)?;
+        in_parts(x, self.share, |images| {
+            let x = x.narrow(0, images.start, images.len())?;
+            let timesteps = timesteps.get(images.clone()).unwrap_or_default();
+            let labels = labels.and_then(|labels| labels.get(images));
+            self.forward_observed(&x, timesteps, labels, |_, _| Ok(()))
+        })
     }
 
     /// [`UNet::forward`], showing `observe` what comes out of `time_embed` (before the label is added),
@@ -179,7 +195,7 @@ impl UNet {
         labels: Option<&[u32]>,
         mut observe: impl FnMut(&str, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
-        self.check(x, timesteps)?;
+        self.check(x, timesteps, labels)?;
         let mut emb = self.embed_timesteps(x, timesteps)?;
         observe("time_embed", &emb)?;
         if let Some(embedded) = self.embed_labels(x, labels)? {
@@ -209,7 +225,7 @@ impl UNet {
         conv.forward(&norm.forward_silu(&h)?)?.to_dtype(x.dtype())
     }
 
-    fn check(&self, x: &Tensor, timesteps: &[f32]) -> Result<()> {
+    fn check(&self, x: &Tensor, timesteps: &[f32], labels: Option<&[u32]>) -> Result<()> {
         let (n, channels, height, width) = x.dims4()?;
         let multiple = self.config.size_multiple();
         if channels != self.config.in_channels
@@ -224,6 +240,11 @@ impl UNet {
         }
         if timesteps.len() != n {
             bail!("{} timesteps for {n} images", timesteps.len());
+        }
+        if let Some(labels) = labels
+            && labels.len() != n
+        {
+            bail!("{} labels for {n} images", labels.len());
         }
         Ok(())
     }
@@ -243,14 +264,11 @@ impl UNet {
             (None, Some(_)) => bail!("labels were given to a model without classes"),
             (Some(_), None) => bail!("a class-conditional model needs labels"),
         };
-        let (n, classes) = (x.dim(0)?, table.dim(0)?);
-        if labels.len() != n {
-            bail!("{} labels for {n} images", labels.len());
-        }
+        let classes = table.dim(0)?;
         if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
             bail!("label {label} is out of range: the model has {classes} classes");
         }
-        let indices = Tensor::from_slice(labels, n, x.device())?;
+        let indices = Tensor::from_slice(labels, labels.len(), x.device())?;
         table.index_select(&indices, 0).map(Some)
     }
 }

@@ -10,7 +10,7 @@ mod blocks;
 use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use crate::kernels::{Pool, convert, max_pool, on_pool};
+use crate::kernels::{Pool, Share, convert, in_parts, max_pool};
 use blocks::{ConvNorm, Mixed, Step, mixed_a, mixed_b, mixed_c, mixed_d, mixed_e};
 
 /// Rows and columns of an input.
@@ -97,7 +97,10 @@ impl Inception {
     /// # Errors
     /// Images of another shape, and whatever candle reports.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        on_pool(|| self.forward_observed(x, |_, _| Ok(())))
+        in_parts(x, Share::Even, |images| {
+            let x = x.narrow(0, images.start, images.len())?;
+            self.forward_observed(&x, |_, _| Ok(()))
+        })
     }
 
     /// [`Inception::forward`], showing `observe` what comes out of every layer, `[n, channels, h, w]`.

@@ -71,10 +71,10 @@ pub enum NearestError {
     Interrupted,
 }
 
-/// The most queries in one block on the CPU: enough for the matrix product to run at full speed.
-const MOST_IN_BLOCK: usize = 256;
+/// The most queries in one block on the CPU: more would push the candidates out of a core's cache.
+const MOST_IN_BLOCK: usize = 64;
 /// The fewest, so that a small set is spread over threads, too.
-const FEWEST_IN_BLOCK: usize = 32;
+const FEWEST_IN_BLOCK: usize = 18;
 /// On a GPU.
 const DEVICE_BLOCK: usize = 1024;
 

@@ -3,8 +3,11 @@
 //! Lines are held in `f64`, in which Pillow sums, so that a line that several output lines use is
 //! converted once; every value in them is an `f32`. The results are handed on a line at a time, to be
 //! written in whatever order is wanted without another pass over memory.
+//!
+//! All of it is inlined into one [`Job`], which is compiled for each set of vector instructions.
 
 use super::super::filter::Axis;
+use crate::kernels::Job;
 
 /// What is reused from image to image.
 #[derive(Default)]
@@ -16,7 +19,14 @@ pub(super) struct Scratch {
     line: Vec<f32>,
 }
 
+/// Puts the lines of a result in their places.
+pub(super) trait Write<T> {
+    /// Writes line `y` of a channel to the image `out`. Must be `#[inline(always)]`.
+    fn line(&self, out: &mut [T], channel: usize, y: usize, values: &[f32]);
+}
+
 /// How an image is resampled: the axes whose size changes, and which goes first.
+#[derive(Clone, Copy)]
 pub(super) struct Passes<'a> {
     pub horizontal: Option<&'a Axis>,
     pub vertical: Option<&'a Axis>,
@@ -25,52 +35,82 @@ pub(super) struct Passes<'a> {
     pub input: (usize, usize),
 }
 
-impl Passes<'_> {
-    /// Resamples `[height, width, channels]` and calls `line(channel, y, values)` for every line of every
-    /// channel of the result.
-    pub fn run<T: Copy + Into<f64>>(
-        &self,
-        pixels: &[T],
-        channels: usize,
-        scratch: &mut Scratch,
-        mut line: impl FnMut(usize, usize, &[f32]),
-    ) {
-        let (height, width) = self.input;
+/// Resamples one image.
+pub(super) struct Resample<'a, P, W, T> {
+    pub passes: Passes<'a>,
+    /// `[height, width, channels]`.
+    pub pixels: &'a [P],
+    pub channels: usize,
+    pub scratch: &'a mut Scratch,
+    pub write: &'a W,
+    /// The result, to which every line of every channel is written.
+    pub out: &'a mut [T],
+}
+
+impl<P: Copy + Into<f64>, W: Write<T>, T> Job for Resample<'_, P, W, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let (mut height, width) = self.passes.input;
         let Scratch {
             planes,
             columns,
             line: buffer,
-        } = scratch;
+        } = self.scratch;
         planes.clear();
-        for channel in 0..channels {
-            let values = pixels.iter().skip(channel).step_by(channels);
+        for channel in 0..self.channels {
+            let values = self.pixels.iter().skip(channel).step_by(self.channels);
             planes.extend(values.map(|value| -> f64 { (*value).into() }));
         }
-        if self.vertical_first {
+        let mut vertical = self.passes.vertical;
+        if self.passes.vertical_first {
             // The lines of a plane that shrinks are written over what was read before.
             columns.clear();
-            down(
-                self.vertical,
-                planes,
-                height,
-                width,
-                buffer,
-                |_, _, line| {
-                    columns.extend(line.iter().map(|value| f64::from(*value)));
-                },
-            );
+            let kept = Kept(columns);
+            down(vertical.take(), planes, (height, width), buffer, kept);
             std::mem::swap(planes, columns);
-            let height = planes.len() / (channels * width);
-            let width = across(self.horizontal, planes, width, columns, buffer);
-            down(None, planes, height, width, buffer, &mut line);
-        } else {
-            let width = across(self.horizontal, planes, width, columns, buffer);
-            down(self.vertical, planes, height, width, buffer, &mut line);
+            height = planes.len() / (self.channels * width);
         }
+        let width = across(self.passes.horizontal, planes, width, columns, buffer);
+        let written = Written {
+            write: self.write,
+            out: self.out,
+        };
+        down(vertical, planes, (height, width), buffer, written);
+    }
+}
+
+/// Where the lines of a pass go. Not a closure, which could not be made to be inlined.
+trait Lines {
+    fn take(&mut self, channel: usize, y: usize, values: &[f32]);
+}
+
+/// For the next pass.
+struct Kept<'a>(&'a mut Vec<f64>);
+
+impl Lines for Kept<'_> {
+    #[inline(always)]
+    fn take(&mut self, _: usize, _: usize, values: &[f32]) {
+        self.0.extend(values.iter().map(|value| f64::from(*value)));
+    }
+}
+
+/// Into the result.
+struct Written<'a, W, T> {
+    write: &'a W,
+    out: &'a mut [T],
+}
+
+impl<W: Write<T>, T> Lines for Written<'_, W, T> {
+    #[inline(always)]
+    fn take(&mut self, channel: usize, y: usize, values: &[f32]) {
+        self.write.line(self.out, channel, y, values);
     }
 }
 
 /// The pass over the columns: lines of `width` values become lines of the returned width.
+#[inline(always)]
 fn across(
     axis: Option<&Axis>,
     planes: &mut Vec<f64>,
@@ -99,31 +139,30 @@ fn across(
 }
 
 /// The pass over the rows of each plane; without an axis the lines are handed on as they are.
+#[inline(always)]
 fn down(
     axis: Option<&Axis>,
     planes: &[f64],
-    height: usize,
-    width: usize,
+    (height, width): (usize, usize),
     buffer: &mut Vec<f32>,
-    mut line: impl FnMut(usize, usize, &[f32]),
+    mut lines: impl Lines,
 ) {
     buffer.resize(width, 0.0);
+    let count = axis.map_or(height, |axis| axis.windows().len());
     for (channel, plane) in planes.chunks_exact(height * width).enumerate() {
-        match axis {
-            None => {
-                for (y, values) in plane.chunks_exact(width).enumerate() {
-                    for (to, value) in buffer.iter_mut().zip(values) {
+        for y in 0..count {
+            match axis {
+                None => {
+                    for (to, value) in buffer.iter_mut().zip(&plane[y * width..]) {
                         *to = *value as f32;
                     }
-                    line(channel, y, buffer);
                 }
-            }
-            Some(axis) => {
-                for (y, (first, weights)) in axis.windows().enumerate() {
+                Some(axis) => {
+                    let (first, weights) = axis.window(y);
                     blend(&plane[first * width..], weights, buffer);
-                    line(channel, y, buffer);
                 }
             }
+            lines.take(channel, y, buffer);
         }
     }
 }
@@ -132,6 +171,7 @@ fn down(
 const LANES: usize = 16;
 
 /// `out[i] = Σ_k weights[k] rows[k][i]`, summed in `f64` in the order of `k` as Pillow does.
+#[inline(always)]
 fn blend(rows: &[f64], weights: &[f64], out: &mut [f32]) {
     let row_len = out.len();
     if let [w0, w1, w2, w3] = weights {

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape};
 
 use super::element::{Element, of_type};
 use super::path::Kernel;
+use super::scratch::results;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
@@ -35,7 +36,7 @@ fn add<E: Element>(
     let path = E::path()?;
     let x = contiguous::<E>(x, x_layout)?;
     let y = contiguous::<E>(y, y_layout)?;
-    let mut out = vec![E::of(0.0); x.len()];
+    let mut out = results(x.len());
     let from = x.chunks(PIECE).zip(y.chunks(PIECE));
     let parts = out.chunks_mut(PIECE).zip(from).collect();
     tasks::each(2 * x.len(), parts, |(out, (x, y))| {

@@ -7,7 +7,7 @@ use super::exp::exp;
 use super::micro::{Factor, Finish, Lhs, Out, multiply};
 use super::panels::Panels;
 use super::path::Kernel;
-use super::scratch::Scratch;
+use super::scratch::{Scratch, results};
 use super::simd::Simd;
 use super::tasks;
 
@@ -86,7 +86,7 @@ impl AttentionOp {
         let q = Heads::<T>::new(q, q_layout)?;
         let k = Heads::<T>::new(k, k_layout)?;
         let v = Heads::<T>::new(v, v_layout)?;
-        let mut out = vec![T::of(0.0); n * queries * heads * values];
+        let mut out = results(n * queries * heads * values);
         if !out.is_empty() {
             // Keys and values of every head, packed.
             let mut packed: Vec<Option<(Panels<T>, Panels<T>)>> = vec![None; n * heads];

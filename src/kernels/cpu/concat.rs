@@ -3,6 +3,7 @@
 use candle_core::{Result, Storage, Tensor, bail};
 
 use super::element::{Element, of_type};
+use super::scratch::results;
 use super::{contiguous, tasks};
 
 /// Joins contiguous `[n, h, w, c]` along the channels.
@@ -30,7 +31,7 @@ fn join<E: Element>(first: &Tensor, parts: &[Tensor]) -> Result<Tensor> {
         channels += part;
     }
     const PIXELS: usize = 64;
-    let mut out = vec![E::of(0.0); n * height * width * channels];
+    let mut out = results(n * height * width * channels);
     let work = out.len();
     if !out.is_empty() {
         let blocks = out.chunks_mut(PIXELS * channels).enumerate().collect();

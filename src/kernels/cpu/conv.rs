@@ -7,6 +7,7 @@ use half::bf16;
 use super::contiguous;
 use super::direct::{self, Direct};
 use super::micro::Factor;
+use super::scratch::results;
 use super::winograd::Winograd;
 use crate::kernels::Conv2dShape;
 
@@ -34,10 +35,9 @@ enum Packed<T: Factor> {
 impl<T: Factor> Packed<T> {
     fn new(shape: &Conv2dShape, weight: &[f32]) -> Result<Self> {
         let path = T::path()?;
-        Ok(if Winograd::<T>::pays(shape) {
-            Self::Winograd(Winograd::new(path, shape, weight)?)
-        } else {
-            Self::Direct(Direct::new(path, shape, weight))
+        Ok(match Winograd::<T>::tile(shape) {
+            Some(tile) => Self::Winograd(Winograd::new(path, tile, shape, weight)?),
+            None => Self::Direct(Direct::new(path, shape, weight)),
         })
     }
 }
@@ -108,8 +108,7 @@ impl PackedConv {
             Some((_, layout)) => bail!("{layout:?} cannot be added to a result of {dims:?}"),
             None => None,
         };
-        let count = n * output.0 * output.1 * self.shape.out_channels;
-        let mut out = vec![T::of(0.0); count];
+        let mut out = results(n * output.0 * output.1 * self.shape.out_channels);
         let call = Call {
             shape: &self.shape,
             input: (height, width),

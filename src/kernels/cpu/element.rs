@@ -13,7 +13,10 @@ use super::path::{AskTile, Kernel, Path, Tile};
 use super::simd::Simd;
 
 /// A number as it is kept in memory. Arithmetic is done in `f32`, whatever it is kept as.
-pub(in crate::kernels) trait Element: WithDType {
+///
+/// # Safety
+/// Any bits are a value of the type.
+pub(in crate::kernels) unsafe trait Element: WithDType {
     /// What the CPU must have for maps of this type.
     type Path: Copy + Debug + PartialEq + Send + Sync;
 
@@ -58,7 +61,8 @@ pub(in crate::kernels) trait Element: WithDType {
     }
 }
 
-impl Element for f32 {
+// SAFETY: any 32 bits are one.
+unsafe impl Element for f32 {
     type Path = Path;
 
     fn path() -> Result<Path> {
@@ -108,7 +112,8 @@ impl Element for f32 {
     }
 }
 
-impl Element for bf16 {
+// SAFETY: any 16 bits are one.
+unsafe impl Element for bf16 {
     type Path = Bfloat;
 
     fn path() -> Result<Bfloat> {

@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
 use super::element::{Element, of_type};
 use super::path::Kernel;
+use super::scratch::results;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
@@ -63,7 +64,7 @@ fn activate<E: Element>(x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, 
     const PIECE: usize = 1 << 14;
     let path = E::path()?;
     let x = contiguous::<E>(x, layout)?;
-    let mut out = vec![E::of(0.0); x.len()];
+    let mut out = results(x.len());
     let parts = out.chunks_mut(PIECE).zip(x.chunks(PIECE)).collect();
     tasks::each(8 * x.len(), parts, |(out, x)| {
         E::run(path, Silu { x, out });

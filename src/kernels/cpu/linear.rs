@@ -6,7 +6,7 @@ use half::bf16;
 
 use super::micro::{Factor, Finish, Lhs, Out, multiply};
 use super::panels::{Panel, Panels};
-use super::scratch::Scratch;
+use super::scratch::{Scratch, results};
 use super::{contiguous, tasks};
 
 /// A layer's weight as the product wants it.
@@ -76,7 +76,7 @@ impl LinearOp<'_> {
         }
         let x = contiguous::<T>(x, layout)?;
         let lhs = Lhs::rows(x, inputs, inputs);
-        let mut out = vec![T::of(0.0); rows * outputs];
+        let mut out = results(rows * outputs);
         // The weight is read once: each task takes one panel, and all rows.
         let mut products = Scratch::<T>::new(rows * outputs);
         let mut rest = &mut *products;

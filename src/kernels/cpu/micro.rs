@@ -252,7 +252,7 @@ impl<T: Factor, O: Element> Product<'_, '_, T, O> {
         assert!(
             panel.data.len() == steps.saturating_mul(width * T::DEEP)
                 && panel.columns <= width
-                && (1..=S::VECTORS).contains(&panel.vectors)
+                && (1..=S::VECTORS.min(4)).contains(&panel.vectors)
                 && S::VECTORS * S::LANES <= WIDEST,
             "panel of a product"
         );
@@ -267,42 +267,23 @@ impl<T: Factor, O: Element> Product<'_, '_, T, O> {
                 && finish.partial.is_none_or(|p| p.len() / width >= rows),
             "result of a product"
         );
+        // Tiles of nearly equal height: a low one at the end would leave most of the registers idle.
         let mut from = 0;
-        while from < rows {
-            let left = rows - from;
-            let count = if left >= S::ROWS {
-                S::ROWS
-            } else if left >= 4 {
-                4
-            } else if left >= 2 {
-                2
-            } else {
-                1
-            };
+        for left in (1..=rows.div_ceil(S::ROWS)).rev() {
+            let count = (rows - from).div_ceil(left);
             let job = Job {
                 from,
                 lhs,
                 panel,
                 finish,
             };
-            // SAFETY: from + count ≤ rows, as `ROWS` is 4, 6 or 8; the conditions above hold for
-            // all rows.
+            // SAFETY: from + count ≤ rows, and the conditions above hold for all rows.
             unsafe {
-                match (count, panel.vectors) {
-                    (8, 3) => tile::<S, T, O, 8, 3>(simd, &job, out),
-                    (8, 2) => tile::<S, T, O, 8, 2>(simd, &job, out),
-                    (8, _) => tile::<S, T, O, 8, 1>(simd, &job, out),
-                    (6, 2) => tile::<S, T, O, 6, 2>(simd, &job, out),
-                    (6, _) => tile::<S, T, O, 6, 1>(simd, &job, out),
-                    (4, 3) => tile::<S, T, O, 4, 3>(simd, &job, out),
-                    (4, 2) => tile::<S, T, O, 4, 2>(simd, &job, out),
-                    (4, _) => tile::<S, T, O, 4, 1>(simd, &job, out),
-                    (2, 3) => tile::<S, T, O, 2, 3>(simd, &job, out),
-                    (2, 2) => tile::<S, T, O, 2, 2>(simd, &job, out),
-                    (2, _) => tile::<S, T, O, 2, 1>(simd, &job, out),
-                    (_, 3) => tile::<S, T, O, 1, 3>(simd, &job, out),
-                    (_, 2) => tile::<S, T, O, 1, 2>(simd, &job, out),
-                    (_, _) => tile::<S, T, O, 1, 1>(simd, &job, out),
+                match panel.vectors {
+                    4 => tiles::<S, T, O, 4>(simd, count, &job, out),
+                    3 => tiles::<S, T, O, 3>(simd, count, &job, out),
+                    2 => tiles::<S, T, O, 2>(simd, count, &job, out),
+                    _ => tiles::<S, T, O, 1>(simd, count, &job, out),
                 }
             }
             from += count;
@@ -315,6 +296,36 @@ struct Job<'a, T, O> {
     lhs: Lhs<'a, T>,
     panel: Panel<'a, T>,
     finish: Finish<'a, O>,
+}
+
+/// [`tile`] of `count` rows, 1 to 9.
+///
+/// # Safety
+/// As for [`tile`], with `count` for M.
+#[inline(always)]
+unsafe fn tiles<S: Simd, T: Step<S>, O: Element, const N: usize>(
+    simd: S,
+    count: usize,
+    job: &Job<'_, T, O>,
+    out: &mut Out<'_, O>,
+) {
+    if N > S::VECTORS || count > S::ROWS {
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        match count {
+            9 => tile::<S, T, O, 9, N>(simd, job, out),
+            8 => tile::<S, T, O, 8, N>(simd, job, out),
+            7 => tile::<S, T, O, 7, N>(simd, job, out),
+            6 => tile::<S, T, O, 6, N>(simd, job, out),
+            5 => tile::<S, T, O, 5, N>(simd, job, out),
+            4 => tile::<S, T, O, 4, N>(simd, job, out),
+            3 => tile::<S, T, O, 3, N>(simd, job, out),
+            2 => tile::<S, T, O, 2, N>(simd, job, out),
+            _ => tile::<S, T, O, 1, N>(simd, job, out),
+        }
+    }
 }
 
 /// Rows `from` to `from + M`, all columns of a panel of `N` vectors.

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, bail}
 use super::element::{Element, of_type};
 use super::exp::silu;
 use super::path::Kernel;
-use super::scratch::Scratch;
+use super::scratch::{Scratch, results};
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
@@ -130,7 +130,7 @@ impl NormOp<'_> {
         }
         let path = E::path()?;
         let x = contiguous::<E>(x, layout)?;
-        let mut out = vec![E::of(0.0); x.len()];
+        let mut out = results(x.len());
         if !out.is_empty() {
             let area = height * width;
             // A function of the image's shape alone: the pieces' sums are added in order.

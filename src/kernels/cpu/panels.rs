@@ -2,7 +2,12 @@
 
 use super::element::Element;
 use super::micro::Factor;
-use super::path::Tile;
+use super::path::{Path, Tile};
+use super::scratch::{Scratch, results};
+use super::tasks;
+
+/// Rows that are turned together: a cache line of each column.
+const ROWS: usize = 16;
 
 /// A matrix `[depth, columns]` cut into panels of as many columns as the register tile has, each
 /// panel row by row; missing columns of the last panel are 0.
@@ -151,6 +156,62 @@ impl<T: Factor> Panels<T> {
     }
 }
 
+impl Panels {
+    /// Packs the matrix whose column `j` is what `write(j, ..)` writes: `depth` numbers, all of them.
+    pub fn from_columns(
+        path: Path,
+        (depth, columns): (usize, usize),
+        write: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let tile = f32::tile(path);
+        let lanes = tile.lanes;
+        let panels = places(columns, depth, tile);
+        let vectors: usize = panels.iter().map(|panel| panel.vectors).sum();
+        let mut data = results(vectors * lanes * depth);
+        let mut rest = data.as_mut_slice();
+        let mut parts = Vec::with_capacity(panels.len());
+        for place in &panels {
+            let (part, others) = rest.split_at_mut(place.vectors * lanes * depth);
+            parts.push((place, part));
+            rest = others;
+        }
+        let pack = |(place, part): (&Place, &mut [f32])| {
+            let width = place.vectors * lanes;
+            let mut together = Scratch::<f32>::new(lanes * depth);
+            for first in (0..width).step_by(lanes) {
+                for (lane, column) in together.chunks_exact_mut(depth.max(1)).enumerate() {
+                    let index = place.first + first + lane;
+                    if index < columns {
+                        write(index, column);
+                    } else {
+                        column.fill(0.0);
+                    }
+                }
+                // A few rows at a time, so that what is read and written stays in the cache.
+                for from in (0..depth).step_by(ROWS) {
+                    let rows = part.chunks_exact_mut(width).skip(from).take(ROWS);
+                    for (k, row) in rows.enumerate() {
+                        let values = together.iter().skip(from + k).step_by(depth);
+                        for (to, value) in row.iter_mut().skip(first).zip(values) {
+                            *to = *value;
+                        }
+                    }
+                }
+            }
+        };
+        tasks::each(2 * columns * depth, parts, pack);
+        Self {
+            path,
+            tile,
+            depth,
+            steps: depth,
+            columns,
+            panels,
+            data,
+        }
+    }
+}
+
 impl<T> Panel<'_, T> {
     /// The part numbered `index` of `parts` equal ones, from top to bottom.
     pub fn part(&self, index: usize, parts: usize) -> Self {
@@ -189,7 +250,6 @@ fn places(columns: usize, depth: usize, tile: Tile) -> Vec<Place> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::path::Path;
     use super::*;
     use half::bf16;
 
@@ -225,6 +285,25 @@ mod tests {
                 }
             }
             assert_eq!(seen, columns);
+        }
+    }
+
+    #[test]
+    fn columns_are_packed_as_a_matrix_is() {
+        for (depth, columns) in [(1, 1), (3, 16), (2, 47), (5, 64), (4, 97), (0, 5), (5, 0)] {
+            let source: Vec<f32> = (1..=depth * columns).map(|v| v as f32).collect();
+            for path in Path::all() {
+                let matrix =
+                    Panels::<f32>::new(path, (depth, columns), depth, &source, depth, |k| k);
+                let by_columns = Panels::from_columns(path, (depth, columns), |j, column| {
+                    column.copy_from_slice(&source[j * depth..(j + 1) * depth]);
+                });
+                assert_eq!(matrix.data, by_columns.data);
+                assert_eq!(matrix.iter().count(), by_columns.iter().count());
+                for (a, b) in matrix.iter().zip(by_columns.iter()) {
+                    assert_eq!((a.first, a.data), (b.first, b.data));
+                }
+            }
         }
     }
 

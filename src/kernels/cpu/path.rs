@@ -6,12 +6,13 @@ use std::sync::OnceLock;
 
 use candle_core::{Result, bail};
 
+#[cfg(target_arch = "aarch64")]
+use super::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, Simd};
-use super::tasks;
 
-/// The variable that forces a path: `scalar`, `avx2` or `avx512`.
+/// The variable that forces a path: `scalar`, or `avx2` or `avx512` on x86-64, or `neon` on 64-bit ARM.
 const VARIABLE: &str = "DPSYN_CPU";
 
 /// A set of vector instructions that this CPU has.
@@ -26,6 +27,8 @@ enum Kind {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     Scalar,
 }
 
@@ -40,7 +43,7 @@ pub(super) trait Kernel {
 
 impl Path {
     /// From the fastest to the one that every CPU has.
-    pub const NAMES: [&'static str; 3] = ["avx512", "avx2", "scalar"];
+    pub const NAMES: [&'static str; 4] = ["avx512", "avx2", "neon", "scalar"];
 
     /// `None` when this CPU lacks it, or when there is no path of that name.
     pub fn named(name: &str) -> Option<Self> {
@@ -54,6 +57,8 @@ impl Path {
             .then_some(Self(Kind::Avx512)),
             #[cfg(target_arch = "x86_64")]
             "avx2" => has_avx2().then_some(Self(Kind::Avx2)),
+            #[cfg(target_arch = "aarch64")]
+            "neon" => std::arch::is_aarch64_feature_detected!("neon").then_some(Self(Kind::Neon)),
             "scalar" => Some(Self(Kind::Scalar)),
             _ => None,
         }
@@ -70,12 +75,9 @@ impl Path {
         if let Some(path) = forced() {
             return Ok(path);
         }
-        let current = CURRENT.get_or_init(|| {
-            tasks::keep_freed_memory();
-            match std::env::var_os(VARIABLE) {
-                Some(name) => choose(&name.to_string_lossy()),
-                None => Ok(fastest()),
-            }
+        let current = CURRENT.get_or_init(|| match std::env::var_os(VARIABLE) {
+            Some(name) => choose(&name.to_string_lossy()),
+            None => Ok(fastest()),
         });
         match current {
             Ok(path) => Ok(*path),
@@ -92,6 +94,9 @@ impl Path {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Kind::Avx2 => unsafe { run_avx2(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Kind::Neon => unsafe { run_neon(kernel) },
             Kind::Scalar => kernel.run(Portable),
         }
     }
@@ -156,6 +161,13 @@ fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(unsafe { Avx2::assume() })
 }
 
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+fn run_neon<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function is compiled for, and so only runs on, a CPU with NEON.
+    kernel.run(unsafe { Neon::assume() })
+}
+
 #[cfg(test)]
 thread_local! {
     static FORCED: std::cell::Cell<Option<Path>> = const { std::cell::Cell::new(None) };
@@ -195,6 +207,14 @@ mod tests {
             "{message}"
         );
         assert!(choose("AVX2").is_err());
+        // No machine has both.
+        let foreign = if cfg!(target_arch = "x86_64") {
+            "neon"
+        } else {
+            "avx2"
+        };
+        let message = choose(foreign).unwrap_err();
+        assert!(message.contains("does not have"), "{message}");
     }
 
     #[test]

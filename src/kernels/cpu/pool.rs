@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 
 use super::element::{Element, of_type};
 use super::path::Kernel;
+use super::scratch::results;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 use crate::kernels::Pool;
@@ -42,7 +43,7 @@ impl PoolOp {
         };
         let path = E::path()?;
         let x = contiguous::<E>(x, layout)?;
-        let mut out = vec![E::of(0.0); n * out_height * out_width * channels];
+        let mut out = results(n * out_height * out_width * channels);
         if !out.is_empty() {
             let work = out.len() * self.pool.kernel * self.pool.kernel;
             let rows = out

@@ -21,12 +21,3 @@ pub(super) fn each<T: Send>(work: usize, tasks: Vec<T>, f: impl Fn(T) + Send + S
 pub(in crate::kernels) fn on_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| f())
 }
-
-/// Lets glibc keep what an operator frees for the next one, instead of returning it to the system
-/// and asking for zeroed pages again: it does so up to twice the size of the largest block that was
-/// ever freed, counting blocks of up to 32 MB. Elsewhere this does nothing.
-pub(super) fn keep_freed_memory() {
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(
-        (32 << 20) - (1 << 16),
-    )));
-}

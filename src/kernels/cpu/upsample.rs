@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
 use super::element::{Element, of_type};
+use super::scratch::results;
 use super::{contiguous, tasks};
 
 /// Repeats every pixel of a contiguous `[n, h, w, c]` twice in both directions.
@@ -21,7 +22,7 @@ impl CustomOp1 for UpsampleOp {
 fn upsample<E: Element>(x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
     let (n, height, width, channels) = layout.shape().dims4()?;
     let x = contiguous::<E>(x, layout)?;
-    let mut out = vec![E::of(0.0); 4 * x.len()];
+    let mut out = results(4 * x.len());
     if !out.is_empty() {
         let row = width * channels;
         let rows = x

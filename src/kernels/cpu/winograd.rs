@@ -1,8 +1,9 @@
-//! Convolution by Winograd's minimal filtering F(4×4, 3×3) (Lavin & Gray 2016, arXiv 1509.09308).
+//! Convolution by Winograd's minimal filtering F(4×4, 3×3) and F(2×2, 3×3) (Lavin & Gray 2016, arXiv
+//! 1509.09308).
 //!
-//! Tiles of 6×6 pixels become 36 numbers a channel, which meet the transformed weight in 36 products;
-//! each result becomes 4×4 pixels. That is a quarter of the multiplications of a 3×3 convolution, for
-//! four times the memory of its weight.
+//! Tiles of 6×6 (4×4) pixels become 36 (16) numbers a channel, which meet the transformed weight in as
+//! many products; each result becomes 4×4 (2×2) pixels. That is a quarter (four ninths) of the
+//! multiplications of a 3×3 convolution, for 4 (1.8) times the memory of its weight.
 
 #![allow(unsafe_code)]
 
@@ -19,33 +20,39 @@ use super::simd::Simd;
 use super::tasks;
 use crate::kernels::Conv2dShape;
 
-/// Pixels on a side of a tile's result.
-const SIDE: usize = 4;
+/// Numbers on a side of a large tile, and of a small one. A tile's result has two less.
+const LARGE: usize = 6;
+const SMALL: usize = 4;
 
-/// Numbers of a transformed tile.
-const POINTS: usize = 36;
+/// The most numbers of a transformed tile.
+const MOST: usize = LARGE * LARGE;
 
 /// Tiles that lie together, a multiple of every register tile's rows.
 const GROUP: usize = 24;
 
-/// Bytes of transformed tiles and results that are held at a time, to stay in the last cache.
+/// Bytes of transformed tiles and results that stay in a core's own cache.
+const CACHED: usize = 704 << 10;
+
+/// Bytes of the same that are held at a time by all threads together, to stay in the last cache.
 const HELD: usize = 6 << 20;
 
 /// Channels come in multiples of this, so that every path's vectors divide them.
 const CHANNELS: usize = 16;
 
-/// The transformed weight: for each of the 36 points a matrix `[in, out]`.
+/// The transformed weight: for each point of a tile a matrix `[in, out]`.
 ///
 /// All of it is `f32`, whatever the type of the maps: the transforms would enlarge any coarser rounding.
 #[derive(Debug)]
 pub(super) struct Winograd<E: Element> {
     path: E::Path,
     product: Path,
+    /// Numbers on a side of a tile.
+    tile: usize,
     points: Vec<Panels>,
 }
 
-/// The transform of a weight's row or column.
-const WEIGHT: [[f64; 3]; 6] = [
+/// The transform of a weight's row or column, for large tiles and for small ones.
+const WEIGHT: [[f64; 3]; LARGE] = [
     [0.25, 0.0, 0.0],
     [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
     [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
@@ -53,35 +60,58 @@ const WEIGHT: [[f64; 3]; 6] = [
     [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
     [0.0, 0.0, 1.0],
 ];
+const SMALL_WEIGHT: [[f64; 3]; SMALL] = [
+    [1.0, 0.0, 0.0],
+    [0.5, 0.5, 0.5],
+    [0.5, -0.5, 0.5],
+    [0.0, 0.0, 1.0],
+];
 
 /// Whether the products, which grow as the product of the channels, outweigh the transforms, which grow as
-/// their sum, although a direct convolution in bf16 multiplies twice as fast: measured, the two are
-/// equal at 192 channels to 192.
+/// their sum, although a direct convolution in bf16 multiplies twice as fast: measured with large tiles,
+/// the two are equal at 192 channels to 192.
 fn wide_enough_for_bf16(shape: &Conv2dShape) -> bool {
     let (inputs, outputs) = (shape.in_channels, shape.out_channels);
     2 * inputs * outputs > 192 * (inputs + outputs)
 }
 
 impl<E: Element> Winograd<E> {
-    /// Whether a layer is computed this way: not where the transforms cost more than they save (few
-    /// channels), nor on small maps: there the weight, four times as large, serves few tiles, and the
-    /// rounding, some ten times that of a plain sum, is no longer small beside the network's own.
-    pub fn pays(shape: &Conv2dShape) -> bool {
+    /// Numbers on a side of the tiles that a layer is computed by, if it is: not where the transforms
+    /// cost more than they save (few channels, or few tiles of not so many). Small maps take small tiles:
+    /// their rounding is that of a plain sum, while that of the large ones, ten times as much, is no
+    /// longer small there beside the network's own. In bf16, small tiles save too little.
+    pub fn tile(shape: &Conv2dShape) -> Option<usize> {
         let fits = |channels: usize| channels >= 32 && channels.is_multiple_of(CHANNELS);
-        shape.kernel == (3, 3)
+        let pays = shape.kernel == (3, 3)
             && shape.stride == 1
             && fits(shape.in_channels)
-            && fits(shape.out_channels)
-            && shape.side.is_none_or(|side| side > 3 * SIDE)
-            && (size_of::<E>() == size_of::<f32>() || wide_enough_for_bf16(shape))
+            && fits(shape.out_channels);
+        let narrow = size_of::<E>() < size_of::<f32>();
+        match shape.side {
+            _ if !pays => None,
+            _ if narrow && !wide_enough_for_bf16(shape) => None,
+            Some(..=16) if narrow => None,
+            Some(..=3) => None,
+            Some(..=12) if shape.in_channels < 256 => None,
+            Some(..=16) => Some(SMALL),
+            _ => Some(LARGE),
+        }
     }
 
-    pub fn new(path: E::Path, shape: &Conv2dShape, weight: &[f32]) -> Result<Self> {
+    pub fn new(path: E::Path, tile: usize, shape: &Conv2dShape, weight: &[f32]) -> Result<Self> {
         let (inputs, outputs) = (shape.in_channels, shape.out_channels);
         let product = Path::current()?;
         let kernels = weight.as_chunks::<9>().0;
-        let point = |index: usize| {
-            let (down, across) = (WEIGHT[index / 6], WEIGHT[index % 6]);
+        let sides: &[[f64; 3]] = if tile == SMALL {
+            &SMALL_WEIGHT
+        } else {
+            &WEIGHT
+        };
+        let points: Vec<_> = sides
+            .iter()
+            .flat_map(|down| sides.iter().map(move |across| (down, across)))
+            .collect();
+        let point = |(down, across): (&[f64; 3], &[f64; 3])| {
             let mut taps = [0f64; 9];
             for (tap, value) in taps.iter_mut().enumerate() {
                 *value = down[tap / 3] * across[tap % 3];
@@ -97,84 +127,101 @@ impl<E: Element> Winograd<E> {
         Ok(Self {
             path,
             product,
-            points: (0..POINTS).into_par_iter().map(point).collect(),
+            tile,
+            points: points.into_par_iter().map(point).collect(),
         })
     }
 
     pub fn run(&self, call: &Call<'_, E>, out: &mut [E]) {
         let (inputs, outputs) = (call.shape.in_channels, call.shape.out_channels);
         let (height, width) = call.output;
-        let (down, across) = (height.div_ceil(SIDE), width.div_ceil(SIDE));
-        // Four rows of pixels at a time are a row of tiles.
+        let (points, side) = (self.points.len(), self.tile - 2);
+        let across = width.div_ceil(side);
+        // So many rows of pixels at a time are a row of tiles.
         let mut at = 0;
         let mut strips = Vec::new();
         for image in out.chunks_exact_mut(height * width * outputs) {
-            for out in image.chunks_mut(SIDE * width * outputs) {
+            for out in image.chunks_mut(side * width * outputs) {
                 let len = out.len();
-                strips.push(Strip { at, out });
+                let tile = strips.len() * across;
+                strips.push(Strip { tile, at, out });
                 at += len;
             }
         }
-        let tiles = HELD / (POINTS * size_of::<f32>() * (inputs + outputs));
-        let rows = (tiles.clamp(32, 512) / across).clamp(1, strips.len().max(1));
-        let most = (rows * across).next_multiple_of(GROUP);
-        let mut transformed = Scratch::new(most * POINTS * inputs);
-        let mut products = Scratch::new(rows * across * POINTS * outputs);
-        let mut first = 0;
-        while !strips.is_empty() {
-            let rest = strips.split_off(rows.min(strips.len()));
-            let tiles = strips.len() * across;
-            let work = tiles * POINTS * inputs;
+        let of_tile = points * size_of::<f32>() * (inputs + outputs);
+        if GROUP * of_tile <= CACHED {
+            // Each thread takes some tiles all the way, and they never leave its own cache.
+            let rows = (CACHED / of_tile / across).max(1);
+            let work = strips.len() * across * points * inputs * outputs;
+            let mut blocks = Vec::new();
+            while !strips.is_empty() {
+                let rest = strips.split_off(rows.min(strips.len()));
+                blocks.push(std::mem::replace(&mut strips, rest));
+            }
+            tasks::each(work, blocks, |strips| self.block(call, strips, false));
+        } else {
+            // The threads share each step, so that each part of the weight is read by one of them, once.
+            let rows = ((HELD / of_tile).clamp(32, 512) / across).max(1);
+            while !strips.is_empty() {
+                let rest = strips.split_off(rows.min(strips.len()));
+                self.block(call, strips, true);
+                strips = rest;
+            }
+        }
+    }
 
-            let groups = transformed
-                .chunks_exact_mut(POINTS * GROUP * inputs)
-                .enumerate()
-                .take(tiles.div_ceil(GROUP))
-                .collect();
-            tasks::each(4 * work, groups, |(group, to): (usize, &mut [f32])| {
+    /// Computes some rows of tiles, on several threads or on this one alone.
+    fn block(&self, call: &Call<'_, E>, strips: Vec<Strip<'_, E>>, together: bool) {
+        let (inputs, outputs) = (call.shape.in_channels, call.shape.out_channels);
+        let (count, side) = (self.points.len(), self.tile - 2);
+        let (down, across) = (call.output.0.div_ceil(side), call.output.1.div_ceil(side));
+        let first = strips.first().map_or(0, |strip| strip.tile);
+        let tiles = strips.len() * across;
+        let work = |amount: usize| if together { tiles * amount } else { 0 };
+        let mut transformed = Scratch::new(tiles.next_multiple_of(GROUP) * count * inputs);
+        let mut products = Scratch::new(tiles * count * outputs);
+
+        let groups = transformed.chunks_exact_mut(count * GROUP * inputs);
+        let groups = groups.enumerate().collect();
+        tasks::each(
+            work(4 * count * inputs),
+            groups,
+            |(group, to): (usize, &mut [f32])| {
                 let begin = group * GROUP;
                 for tile in begin..(begin + GROUP).min(tiles) {
-                    let place = (first * across + tile, down, across);
+                    let place = (first + tile, down, across);
                     self.gather(call, place, to, (tile - begin) * inputs);
                 }
-            });
+            },
+        );
 
-            let points = products
-                .chunks_exact_mut(tiles * outputs)
-                .zip(&self.points)
-                .enumerate()
-                .collect();
-            type Point<'a> = (usize, (&'a mut [f32], &'a Panels));
-            tasks::each(
-                work * outputs,
-                points,
-                |(point, (to, weight)): Point<'_>| {
-                    for panel in weight.iter() {
-                        for begin in (0..tiles).step_by(GROUP) {
-                            let from = (begin / GROUP * POINTS + point) * GROUP * inputs;
-                            let data = transformed.get(from..).unwrap_or_default();
-                            let lhs = Lhs::rows(data, inputs, inputs);
-                            let rows = GROUP.min(tiles - begin);
-                            let mut out = Out {
-                                data: to,
-                                at: begin * outputs + panel.first,
-                                row: outputs,
-                            };
-                            multiply(self.product, rows, lhs, panel, &mut out, Finish::default());
-                        }
+        let points = products.chunks_exact_mut(tiles * outputs);
+        let points = points.zip(&self.points).enumerate().collect();
+        type Point<'a> = (usize, (&'a mut [f32], &'a Panels));
+        tasks::each(
+            work(count * inputs * outputs),
+            points,
+            |(point, (to, weight)): Point<'_>| {
+                for panel in weight.iter() {
+                    for begin in (0..tiles).step_by(GROUP) {
+                        let from = (begin / GROUP * count + point) * GROUP * inputs;
+                        let data = transformed.get(from..).unwrap_or_default();
+                        let lhs = Lhs::rows(data, inputs, inputs);
+                        let rows = GROUP.min(tiles - begin);
+                        let mut out = Out {
+                            data: to,
+                            at: begin * outputs + panel.first,
+                            row: outputs,
+                        };
+                        multiply(self.product, rows, lhs, panel, &mut out, Finish::default());
                     }
-                },
-            );
+                }
+            },
+        );
 
-            let taken = strips.len();
-            let rows = strips.into_iter().enumerate().collect();
-            let work = 4 * tiles * POINTS * outputs;
-            tasks::each(work, rows, |(row, strip): (usize, Strip<'_, E>)| {
-                self.scatter(call, &products, (row * across, tiles), strip);
-            });
-            first += taken;
-            strips = rest;
-        }
+        tasks::each(work(4 * count * outputs), strips, |strip: Strip<'_, E>| {
+            self.scatter(call, &products, (strip.tile - first, tiles), strip);
+        });
     }
 
     /// Transforms tile number `tile` of the batch into `to[at..]`, points `GROUP · inputs` apart.
@@ -197,10 +244,11 @@ impl<E: Element> Winograd<E> {
                 &many
             }
         };
-        let mut pixels = [zeros; POINTS];
-        for (point, pixel) in pixels.iter_mut().enumerate() {
-            let y = (row * SIDE + point / 6).checked_sub(call.shape.padding.0);
-            let x = (column * SIDE + point % 6).checked_sub(call.shape.padding.1);
+        let side = self.tile - 2;
+        let mut pixels = [zeros; MOST];
+        for (point, pixel) in pixels.iter_mut().enumerate().take(self.points.len()) {
+            let y = (row * side + point / self.tile).checked_sub(call.shape.padding.0);
+            let x = (column * side + point % self.tile).checked_sub(call.shape.padding.1);
             if let (Some(y), Some(x)) = (y, x)
                 && y < height
                 && x < width
@@ -209,13 +257,24 @@ impl<E: Element> Winograd<E> {
                 *pixel = call.x.get(from..from + channels).unwrap_or(zeros);
             }
         }
-        let gather = Gather {
-            pixels: &pixels,
-            channels,
-            to,
-            at,
-        };
-        E::run(self.path, gather);
+        let pixels = &pixels;
+        if self.tile == SMALL {
+            let gather = Gather::<E, SMALL> {
+                pixels,
+                channels,
+                to,
+                at,
+            };
+            E::run(self.path, gather);
+        } else {
+            let gather = Gather::<E, LARGE> {
+                pixels,
+                channels,
+                to,
+                at,
+            };
+            E::run(self.path, gather);
+        }
     }
 
     /// Turns a row of tiles, the first of them number `tile` of `tiles`, into pixels.
@@ -232,9 +291,10 @@ impl<E: Element> Winograd<E> {
         let residual = call
             .residual
             .and_then(|r| r.get(strip.at..strip.at + strip.out.len()));
-        for column in 0..width.div_ceil(SIDE) {
-            let mut points: [&[f32]; POINTS] = [&[]; POINTS];
-            for (point, values) in points.iter_mut().enumerate() {
+        let side = self.tile - 2;
+        for column in 0..width.div_ceil(side) {
+            let mut points: [&[f32]; MOST] = [&[]; MOST];
+            for (point, values) in points.iter_mut().enumerate().take(self.points.len()) {
                 let from = (point * tiles + tile + column) * channels;
                 *values = products.get(from..from + channels).unwrap_or_default();
             }
@@ -245,44 +305,61 @@ impl<E: Element> Winograd<E> {
                 residual,
                 relu: call.relu,
                 to: strip.out,
-                at: column * SIDE * channels,
+                at: column * side * channels,
                 row: width * channels,
-                size: (rows, SIDE.min(width - column * SIDE)),
+                size: (rows, side.min(width - column * side)),
             };
-            E::run(self.path, scatter);
+            if self.tile == SMALL {
+                E::run(self.path, ScatterTile::<E, SMALL>(scatter));
+            } else {
+                E::run(self.path, ScatterTile::<E, LARGE>(scatter));
+            }
         }
     }
 }
 
 /// A row of tiles in the result.
 struct Strip<'a, E> {
+    /// Number of the first of them in the batch.
+    tile: usize,
     /// Where it begins in the whole result.
     at: usize,
     out: &'a mut [E],
 }
 
-/// The transform of six pixels.
+/// The transform of a tile's row or column of pixels.
 #[inline(always)]
-fn forward<S: Simd>(s: S, d: [S::V; 6]) -> [S::V; 6] {
+fn forward<S: Simd, const N: usize>(s: S, d: [S::V; N]) -> [S::V; N] {
     let times = |factor: f32, x: S::V, y: S::V| s.mul_add(s.splat(factor), x, y);
-    let (even, odd) = (times(-4.0, d[2], d[4]), times(-4.0, d[1], d[3]));
-    let (near, far) = (s.sub(d[4], d[2]), s.sub(d[3], d[1]));
-    let far = s.add(far, far);
-    [
-        times(4.0, d[0], times(-5.0, d[2], d[4])),
-        s.add(even, odd),
-        s.sub(even, odd),
-        s.add(near, far),
-        s.sub(near, far),
-        times(4.0, d[1], times(-5.0, d[3], d[5])),
-    ]
+    let mut t = d;
+    if N == SMALL {
+        t[0] = s.sub(d[0], d[2]);
+        t[1] = s.add(d[1], d[2]);
+        t[2] = s.sub(d[2], d[1]);
+        t[3] = s.sub(d[1], d[3]);
+    } else {
+        let (even, odd) = (times(-4.0, d[2], d[4]), times(-4.0, d[1], d[3]));
+        let (near, far) = (s.sub(d[4], d[2]), s.sub(d[3], d[1]));
+        let far = s.add(far, far);
+        t[0] = times(4.0, d[0], times(-5.0, d[2], d[4]));
+        t[1] = s.add(even, odd);
+        t[2] = s.sub(even, odd);
+        t[3] = s.add(near, far);
+        t[4] = s.sub(near, far);
+        t[5] = times(4.0, d[1], times(-5.0, d[3], d[5]));
+    }
+    t
 }
 
-/// The transform of six products.
+/// The transform of a tile's row or column of products; of small tiles, into the first two.
 #[inline(always)]
-fn backward<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
+fn backward<S: Simd, const N: usize>(s: S, m: [S::V; N]) -> [S::V; 4] {
     let times = |factor: f32, x: S::V, y: S::V| s.mul_add(s.splat(factor), x, y);
     let (sum1, difference1) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
+    if N == SMALL {
+        let (first, second) = (s.add(m[0], sum1), s.sub(difference1, m[3]));
+        return [first, second, second, second];
+    }
     let (sum2, difference2) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
     [
         s.add(m[0], s.add(sum1, sum2)),
@@ -292,55 +369,61 @@ fn backward<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
     ]
 }
 
-struct Gather<'a, E> {
-    /// Row by row, each the channels of one pixel.
-    pixels: &'a [&'a [E]; POINTS],
+/// Transforms a tile of N×N pixels.
+struct Gather<'a, E, const N: usize> {
+    /// Row by row, each the channels of one pixel; N² of them.
+    pixels: &'a [&'a [E]; MOST],
     channels: usize,
     to: &'a mut [f32],
     at: usize,
 }
 
-impl<E: Element> Kernel for Gather<'_, E> {
+impl<E: Element, const N: usize> Kernel for Gather<'_, E, N> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let step = GROUP * self.channels;
-        let end = self.at.saturating_add((POINTS - 1) * step + self.channels);
+        let end = self.at.saturating_add((N * N - 1) * step + self.channels);
         assert!(
-            self.pixels.iter().all(|pixel| pixel.len() >= self.channels)
+            N <= LARGE
+                && self
+                    .pixels
+                    .iter()
+                    .take(N * N)
+                    .all(|pixel| pixel.len() >= self.channels)
                 && end <= self.to.len()
                 && self.channels.is_multiple_of(S::LANES),
             "pixels of a tile"
         );
         let to = self.to.as_mut_ptr();
         for channel in (0..self.channels).step_by(S::LANES) {
-            let mut columns = [[simd.splat(0.0); 6]; 6];
+            let mut columns = [[simd.splat(0.0); N]; N];
             for (j, transformed) in columns.iter_mut().enumerate() {
-                let mut column = [simd.splat(0.0); 6];
+                let mut column = [simd.splat(0.0); N];
                 for (i, value) in column.iter_mut().enumerate() {
                     // SAFETY: channel + LANES ≤ channels ≤ the pixel's length, as LANES divides
                     // channels.
-                    *value = unsafe { E::load(simd, self.pixels[i * 6 + j].as_ptr().add(channel)) };
+                    *value = unsafe { E::load(simd, self.pixels[i * N + j].as_ptr().add(channel)) };
                 }
                 *transformed = forward(simd, column);
             }
-            for i in 0..6 {
-                let [a, b, c, d, e, f] = &columns;
-                let row = forward(simd, [a[i], b[i], c[i], d[i], e[i], f[i]]);
+            for i in 0..N {
+                let row = forward(simd, columns.map(|column| column[i]));
                 for (j, value) in row.into_iter().enumerate() {
-                    // SAFETY: the last vector written ends at at + 35 · step + channels, within
+                    // SAFETY: the last vector written ends at at + (N² - 1) · step + channels, within
                     // `to`, which is borrowed mutably and overlaps no pixel.
-                    unsafe { simd.store(to.add(self.at + (i * 6 + j) * step + channel), value) };
+                    unsafe { simd.store(to.add(self.at + (i * N + j) * step + channel), value) };
                 }
             }
         }
     }
 }
 
+/// Turns the products of a tile into pixels.
 struct Scatter<'a, E> {
     /// Row by row, each the channels of one point.
-    points: &'a [&'a [f32]; POINTS],
+    points: &'a [&'a [f32]; MOST],
     channels: usize,
     bias: &'a [f32],
     residual: Option<&'a [E]>,
@@ -352,54 +435,62 @@ struct Scatter<'a, E> {
     size: (usize, usize),
 }
 
-impl<E: Element> Kernel for Scatter<'_, E> {
+/// [`Scatter`] of a tile of N×N products.
+struct ScatterTile<'a, E, const N: usize>(Scatter<'a, E>);
+
+impl<E: Element, const N: usize> Kernel for ScatterTile<'_, E, N> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let (rows, columns) = self.size;
+        let this = self.0;
+        let (rows, columns) = this.size;
         let end = (rows.saturating_sub(1))
-            .saturating_mul(self.row)
-            .saturating_add(self.at)
-            .saturating_add(columns * self.channels);
+            .saturating_mul(this.row)
+            .saturating_add(this.at)
+            .saturating_add(columns * this.channels);
         assert!(
-            self.points.iter().all(|point| point.len() >= self.channels)
-                && rows <= SIDE
-                && columns <= SIDE
-                && end <= self.to.len()
-                && self.bias.len() >= self.channels
-                && self.residual.is_none_or(|r| r.len() == self.to.len())
-                && self.channels.is_multiple_of(S::LANES),
+            N <= LARGE
+                && this
+                    .points
+                    .iter()
+                    .take(N * N)
+                    .all(|point| point.len() >= this.channels)
+                && rows <= N - 2
+                && columns <= N - 2
+                && end <= this.to.len()
+                && this.bias.len() >= this.channels
+                && this.residual.is_none_or(|r| r.len() == this.to.len())
+                && this.channels.is_multiple_of(S::LANES),
             "result of a tile"
         );
-        let to = self.to.as_mut_ptr();
-        for channel in (0..self.channels).step_by(S::LANES) {
-            let mut halves = [[simd.splat(0.0); 4]; 6];
+        let to = this.to.as_mut_ptr();
+        for channel in (0..this.channels).step_by(S::LANES) {
+            let mut halves = [[simd.splat(0.0); 4]; N];
             for (j, half) in halves.iter_mut().enumerate() {
-                let mut column = [simd.splat(0.0); 6];
+                let mut column = [simd.splat(0.0); N];
                 for (i, value) in column.iter_mut().enumerate() {
                     // SAFETY: channel + LANES ≤ channels ≤ the point's length, as LANES divides
                     // channels.
-                    *value = unsafe { simd.load(self.points[i * 6 + j].as_ptr().add(channel)) };
+                    *value = unsafe { simd.load(this.points[i * N + j].as_ptr().add(channel)) };
                 }
                 *half = backward(simd, column);
             }
             // SAFETY: as above, and bias has as many numbers as there are channels.
-            let bias = unsafe { simd.load(self.bias.as_ptr().add(channel)) };
+            let bias = unsafe { simd.load(this.bias.as_ptr().add(channel)) };
             for i in 0..rows {
-                let [a, b, c, d, e, f] = &halves;
-                let row = backward(simd, [a[i], b[i], c[i], d[i], e[i], f[i]]);
+                let row = backward(simd, halves.map(|half| half[i]));
                 for (j, value) in row.into_iter().enumerate().take(columns) {
-                    let at = self.at + i * self.row + j * self.channels + channel;
+                    let at = this.at + i * this.row + j * this.channels + channel;
                     let mut value = simd.add(value, bias);
                     // SAFETY: i < rows, j < columns and channel + LANES ≤ channels, so at + LANES ≤
                     // `end`, within `to` and the equally long `residual`. `to` is borrowed mutably and
                     // overlaps neither `residual` nor `points`.
                     unsafe {
-                        if let Some(residual) = self.residual {
+                        if let Some(residual) = this.residual {
                             value = simd.add(value, E::load(simd, residual.as_ptr().add(at)));
                         }
-                        if self.relu {
+                        if this.relu {
                             value = simd.relu(value);
                         }
                         E::store(simd, to.add(at), value);

@@ -1,16 +1,13 @@
 //! Rough scores of all candidates, by matrix products in `f32`.
 
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 
 use super::NearestError;
 use super::shortlist::Shortlist;
 use super::space::Space;
-use crate::kernels::{Matrix, multiply};
+use crate::kernels::PackedColumns;
 
-/// Candidates in one tile on the CPU: a block of queries times this many products stay in the cache.
-const TILE: usize = 256;
-/// On a GPU. A row is sorted within one block there, which holds 1024 entries.
+/// Candidates in one tile on a GPU. A row is sorted within one block there, which holds 1024 entries.
 const DEVICE_TILE: usize = 1024;
 /// Candidates a tile that come back from a GPU, beyond `k`.
 const MARGIN: usize = 7;
@@ -21,9 +18,9 @@ pub(super) struct Rough<'a> {
     tiles: Tiles,
 }
 
-/// The candidates' columns, one tile after the other: a tile of `n` candidates is `[dimension, n]`.
+/// The candidates as columns: on a device, one tile after the other, each `[dimension, n]`.
 enum Tiles {
-    Cpu(Vec<f32>),
+    Cpu(PackedColumns),
     Device(Vec<Tensor>, Device),
 }
 
@@ -32,13 +29,15 @@ impl<'a> Rough<'a> {
     /// [`NearestError::Product`] when the device has no room.
     pub(super) fn new(space: &'a Space<'a>, device: &Device) -> Result<Self, NearestError> {
         let tiles = if device.is_cpu() {
-            let mut packed = vec![0f32; space.candidates().len()];
-            let len = TILE * space.dimension();
-            packed
-                .par_chunks_mut(len)
-                .zip(space.candidates().par_chunks(len))
-                .for_each(|(tile, rows)| pack(space, rows, tile));
-            Tiles::Cpu(packed)
+            let (dimension, rows) = (space.dimension(), space.candidates());
+            let place = |index: usize, column: &mut [f32]| {
+                if let Some(row) = rows.get(index * dimension..(index + 1) * dimension) {
+                    column.copy_from_slice(row);
+                    space.place(column);
+                }
+            };
+            let size = (dimension, space.offsets().len());
+            Tiles::Cpu(PackedColumns::new(size, place)?)
         } else {
             let dimension = space.dimension();
             let uploaded = space
@@ -70,32 +69,20 @@ impl<'a> Rough<'a> {
             .map(|query| Shortlist::new(k, self.space.slack(query)))
             .collect();
         match &self.tiles {
-            Tiles::Cpu(packed) => self.on_cpu(block, packed, &mut lists)?,
+            Tiles::Cpu(packed) => self.on_cpu(block, packed, &mut lists),
             Tiles::Device(tiles, device) => self.on_device(block, tiles, device, k, &mut lists)?,
         }
         Ok(lists)
     }
 
-    fn on_cpu(
-        &self,
-        block: &[f32],
-        packed: &[f32],
-        lists: &mut [Shortlist],
-    ) -> Result<(), NearestError> {
-        let dimension = self.space.dimension();
-        let queries = Matrix::new(block, lists.len(), dimension);
-        let mut products = vec![0f32; lists.len() * TILE];
-        let tiles = packed.chunks(TILE * dimension);
-        let offsets = self.space.offsets().chunks(TILE);
-        for (index, (tile, offsets)) in tiles.zip(offsets).enumerate() {
-            let width = offsets.len();
-            let products = &mut products[..lists.len() * width];
-            multiply(products, queries, Matrix::new(tile, dimension, width))?;
+    fn on_cpu(&self, block: &[f32], packed: &PackedColumns, lists: &mut [Shortlist]) {
+        let offsets = self.space.offsets();
+        packed.multiply(block, |first, width, products| {
+            let offsets = offsets.get(first..first + width).unwrap_or_default();
             for (list, products) in lists.iter_mut().zip(products.chunks_exact(width)) {
-                list.fold(index * TILE, products, offsets);
+                list.fold(first, products, offsets);
             }
-        }
-        Ok(())
+        });
     }
 
     /// Only a tile's best entries leave the device.

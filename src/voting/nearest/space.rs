@@ -107,6 +107,10 @@ impl<'a> Space<'a> {
     ///
     /// `query` is as it came, not placed: placing rounds, and among close candidates that can decide.
     pub(super) fn rank(&self, query: &[f32], shortlist: Option<Vec<u32>>, nearest: &mut [u32]) {
+        if let (Some([only]), [nearest]) = (shortlist.as_deref(), &mut *nearest) {
+            *nearest = *only;
+            return;
+        }
         let all = || (0..self.offsets.len() as u32).collect();
         let mut exact: Vec<(f64, u32)> = shortlist
             .unwrap_or_else(all)
