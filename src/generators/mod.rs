@@ -6,10 +6,12 @@
 pub mod improved_diffusion;
 mod noise;
 mod precision;
+mod prompts;
 
 pub use improved_diffusion::ImprovedDiffusion;
 pub use noise::BatchNoise;
 pub use precision::Precision;
+pub use prompts::{ClassPrompts, Prompts, PromptsConfig};
 
 use thiserror::Error;
 
@@ -100,6 +102,12 @@ pub trait Generator {
 
     /// What stands for a private class (`None`: the whole unconditional run), for the privacy statement.
     fn describe_conditions(&self, class: Option<&str>) -> Vec<String>;
+
+    /// The prompts that conditions are indices into; none for a model that takes labels. They are public
+    /// inputs and go into the privacy statement.
+    fn prompts(&self) -> &[String] {
+        &[]
+    }
 
     /// Makes one image for each draw, `uint8[draws, height, width, 3]`.
     ///
