@@ -18,6 +18,7 @@
 //! | `gemm` | any product of matrices, for the search of neighbours |
 
 mod add;
+mod add_channels;
 mod attention;
 mod concat;
 mod conv;
@@ -31,6 +32,7 @@ mod norm;
 mod panels;
 mod path;
 mod pool;
+mod product;
 mod scratch;
 mod simd;
 mod tasks;
@@ -38,6 +40,7 @@ mod upsample;
 mod winograd;
 
 pub(super) use add::AddOp;
+pub(super) use add_channels::AddChannelsOp;
 pub(super) use attention::AttentionOp;
 pub(super) use concat::concat;
 pub(super) use conv::{ConvOp, PackedConv};
@@ -49,6 +52,7 @@ pub(super) use norm::NormOp;
 #[cfg(test)]
 pub(super) use path::Path;
 pub(super) use pool::{PoolKind, PoolOp};
+pub(super) use product::ProductOp;
 pub(super) use tasks::on_pool;
 pub(super) use upsample::UpsampleOp;
 

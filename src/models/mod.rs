@@ -6,6 +6,7 @@
 pub mod clip;
 pub mod improved_diffusion;
 pub mod inception;
+pub mod stable_diffusion;
 
 #[cfg(test)]
 mod testing;
