@@ -12,7 +12,9 @@ use crate::embedders::{Embedder, InceptionEmbedder, PixelsEmbedder};
 use crate::evolution::{
     EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
 };
-use crate::generators::{Generator, GeneratorError, ImprovedDiffusion, Slot};
+use crate::generators::{
+    Generator, GeneratorError, ImprovedDiffusion, Operation, Slot, StableDiffusion,
+};
 use crate::hub::sha256_file;
 use crate::privacy::NonPrivate;
 use crate::streams::{Phase, StreamKey};
@@ -40,7 +42,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
 
     let mut images = PrivateImages::open(&loaded.settings.data)?;
     let plan = Plan::new(&loaded, images.classes().to_vec(), images.len(), privacy)?;
-    let (generator, generator_digest) = open_generator(&loaded, &device)?;
+    let (generator, generator_digest) = open_generator(&loaded, &device, &progress)?;
     check_plan(&loaded, &*generator, &plan)?;
     let image_size = generator.image_size();
     let (embedder, embedder_digest) = open_embedder(&loaded, image_size, &device)?;
@@ -118,10 +120,21 @@ fn resolve_privacy(
 fn open_generator(
     loaded: &Loaded,
     device: &Device,
+    progress: &Progress,
 ) -> Result<(Box<dyn Generator>, String), CliError> {
-    let ModelConfig::ImprovedDiffusion(config) = &loaded.settings.model;
-    let generator = ImprovedDiffusion::load(config, None, device)?;
-    Ok((Box::new(generator), digest(&config.checkpoint)?))
+    Ok(match &loaded.settings.model {
+        ModelConfig::ImprovedDiffusion(config) => (
+            Box::new(ImprovedDiffusion::load(config, None, device)?),
+            digest(&config.checkpoint)?,
+        ),
+        ModelConfig::StableDiffusion(config) => {
+            let (generator, digest) = StableDiffusion::load(config, None, device)?;
+            for warning in generator.warnings() {
+                progress.line(&format!("warning: {warning}"));
+            }
+            (Box::new(generator), digest)
+        }
+    })
 }
 
 fn open_embedder(
@@ -147,8 +160,8 @@ fn digest(path: &Path) -> Result<String, EvolutionError> {
     })
 }
 
-/// A class without a condition, or samples to start from that do not fit, are found before anything is
-/// spent.
+/// A class without a condition, a degree that the loaded model cannot take, or samples to start from that do
+/// not fit, are found before anything is spent.
 fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result<(), ConfigError> {
     let conditional = loaded.settings.data.class_conditional;
     for class in &plan.classes {
@@ -170,6 +183,15 @@ fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result
                 }
                 other => loaded.locations.error("model", other.to_string()),
             })?;
+    }
+    // The first degree is only used for the initial population's variations.
+    let unused = usize::from(loaded.settings.evolution.initial_variations == 0);
+    for generation in plan.generations.iter().skip(unused) {
+        let vary = Operation::Vary(generation.variation_degree);
+        generator.evaluations(vary).map_err(|error| {
+            let key = "evolution.variation_degree";
+            loaded.locations.error(key, error.to_string())
+        })?;
     }
     let initial = &loaded.settings.evolution.initial_samples;
     if let (Some(path), Some(layout)) = (initial, plan.layouts.first()) {

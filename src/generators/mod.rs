@@ -7,11 +7,13 @@ pub mod improved_diffusion;
 mod noise;
 mod precision;
 mod prompts;
+pub mod stable_diffusion;
 
 pub use improved_diffusion::ImprovedDiffusion;
 pub use noise::BatchNoise;
 pub use precision::Precision;
 pub use prompts::{ClassPrompts, Prompts, PromptsConfig};
+pub use stable_diffusion::StableDiffusion;
 
 use thiserror::Error;
 
@@ -75,6 +77,9 @@ pub enum GeneratorError {
     /// The weights could not be read.
     #[error(transparent)]
     Checkpoint(#[from] crate::hub::CheckpointError),
+    /// A file of the model is missing.
+    #[error(transparent)]
+    Files(#[from] crate::hub::FilesError),
     /// The network failed.
     #[error("network evaluation failed: {0}")]
     Network(#[from] candle_core::Error),

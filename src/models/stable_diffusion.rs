@@ -18,3 +18,6 @@ pub use unet::UNet2DCondition;
 pub use unet_config::UNet2DConditionConfig;
 pub use vae::{AutoencoderKl, Posterior};
 pub use vae_config::AutoencoderKlConfig;
+
+#[cfg(test)]
+mod manifest_tests;

@@ -11,6 +11,9 @@ mod pt_layouts;
 mod resize;
 mod sample;
 mod schedule;
+mod sd_networks;
+mod sd_pipeline;
+mod sd_scheduler;
 mod unet;
 mod weights;
 
@@ -37,6 +40,12 @@ const CHECKS: &[(&str, Check)] = &[
     ("resize", resize::check),
     ("sample", sample::check),
     ("schedule", schedule::check),
+    ("sd_img2img", sd_pipeline::img2img),
+    ("sd_scheduler", sd_scheduler::check),
+    ("sd_text_encoder", sd_networks::text_encoder),
+    ("sd_txt2img", sd_pipeline::txt2img),
+    ("sd_unet", sd_networks::unet),
+    ("sd_vae", sd_networks::vae),
     ("unet", unet::check),
 ];
 
