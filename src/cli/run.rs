@@ -124,17 +124,32 @@ fn open_generator(
 ) -> Result<(Box<dyn Generator>, String), CliError> {
     Ok(match &loaded.settings.model {
         ModelConfig::ImprovedDiffusion(config) => (
-            Box::new(ImprovedDiffusion::load(config, None, device)?),
+            Box::new(
+                ImprovedDiffusion::load(config, None, device)
+                    .map_err(|error| model_error(loaded, error))?,
+            ),
             digest(&config.checkpoint)?,
         ),
         ModelConfig::StableDiffusion(config) => {
-            let (generator, digest) = StableDiffusion::load(config, None, device)?;
+            let (generator, digest) = StableDiffusion::load(config, None, device)
+                .map_err(|error| model_error(loaded, error))?;
             for warning in generator.warnings() {
                 progress.line(&format!("warning: {warning}"));
             }
             (Box::new(generator), digest)
         }
     })
+}
+
+/// Points at the key of `[model]` that the model complains about.
+fn model_error(loaded: &Loaded, error: GeneratorError) -> CliError {
+    match error {
+        GeneratorError::Config { key, message } => {
+            let error = loaded.locations.error(&format!("model.{key}"), message);
+            error.into()
+        }
+        other => other.into(),
+    }
 }
 
 fn open_embedder(
@@ -162,7 +177,7 @@ fn digest(path: &Path) -> Result<String, EvolutionError> {
 
 /// A class without a condition, a degree that the loaded model cannot take, or samples to start from that do
 /// not fit, are found before anything is spent.
-fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result<(), ConfigError> {
+fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result<(), CliError> {
     let conditional = loaded.settings.data.class_conditional;
     for class in &plan.classes {
         let slot = Slot {
@@ -177,12 +192,7 @@ fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result
         };
         generator
             .initial_conditions(&[slot])
-            .map_err(|error| match error {
-                GeneratorError::Config { key, message } => {
-                    loaded.locations.error(&format!("model.{key}"), message)
-                }
-                other => loaded.locations.error("model", other.to_string()),
-            })?;
+            .map_err(|error| model_error(loaded, error))?;
     }
     // The first degree is only used for the initial population's variations.
     let unused = usize::from(loaded.settings.evolution.initial_variations == 0);
