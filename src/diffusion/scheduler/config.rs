@@ -158,13 +158,16 @@ impl SchedulerConfig {
                 return Err(ConfigError::new("final_sigmas_type", message));
             }
         };
+        if let Some(limit) = fields.take::<f64>("lambda_min_clipped")? {
+            let message = format!("is {limit}: only no limit is supported");
+            return Err(ConfigError::new("lambda_min_clipped", message));
+        }
         // Of effect only with an option that is refused, or none at all.
         fields.ignore(&[
             "dynamic_thresholding_ratio",
             "sample_max_value",
             "sigma_max",
             "sigma_min",
-            "lambda_min_clipped",
             "flow_shift",
             "time_shift_type",
         ]);
@@ -238,7 +241,43 @@ fn linspace(first: f32, last: f32, count: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diffusion::Scheduler;
+    use proptest::prelude::*;
     use serde_json::json;
+
+    proptest! {
+        #[test]
+        fn no_file_panics(
+            class in prop::sample::select(vec![
+                "PNDMScheduler", "DDIMScheduler", "EulerDiscreteScheduler",
+                "DPMSolverMultistepScheduler",
+            ]),
+            key in prop::sample::select(vec![
+                "beta_end", "beta_schedule", "beta_start", "clip_sample_range",
+                "final_sigmas_type", "num_train_timesteps", "prediction_type", "steps_offset",
+                "timestep_spacing", "trained_betas", "whatever",
+            ]),
+            value in prop::sample::select(vec![
+                json!(null), json!(true), json!(0), json!(-1), json!(1), json!(1e300),
+                json!(u64::MAX), json!(0.5), json!("leading"), json!("trailing"),
+                json!("sigma_min"), json!("squaredcos_cap_v2"), json!([]), json!([0.1]), json!({}),
+                json!(50), json!(999),
+            ]),
+            steps in 0usize..60,
+            skipped in 0usize..60,
+        ) {
+            let file = json!({"_class_name": class, "skip_prk_steps": true, key: value});
+            if let Ok(config) = SchedulerConfig::from_json(&file) {
+                for exact in [false, true] {
+                    let scheduler = Scheduler::new(&config, config.kind, exact);
+                    if let Ok(timesteps) = scheduler.timesteps(steps, skipped) {
+                        let trained = scheduler.alphas_cumprod().len() as f32;
+                        prop_assert!(timesteps.iter().all(|t| (0.0..trained).contains(t)));
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn the_published_file_is_read() {
@@ -280,6 +319,10 @@ mod tests {
             (
                 json!({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}),
                 "solver_order",
+            ),
+            (
+                json!({"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -5.1}),
+                "lambda_min_clipped",
             ),
             (
                 json!({"_class_name": "DDIMScheduler", "beta_schedule": "x"}),

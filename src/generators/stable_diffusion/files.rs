@@ -238,7 +238,9 @@ fn read<T, E: std::fmt::Display>(
         path: path.to_owned(),
         source,
     })?;
-    let value: Value = serde_json::from_slice(&bytes)
+    // Python writes a number that JSON has not, for a limit that is none.
+    let text = String::from_utf8_lossy(&bytes).replace("-Infinity", "null");
+    let value: Value = serde_json::from_str(&text)
         .map_err(|error| format_error(path, format!("it is no JSON: {error}")))?;
     parse(&value).map_err(|error| format_error(path, error.to_string()))
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{Lowercase, NFC, NormalizerWrapper, Replace, Sequence};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -63,11 +64,7 @@ impl ClipTokenizer {
             .map_err(|error| format(format!("with its merges.txt: {error}")))?;
         let mut tokenizer = Tokenizer::new(model);
         let build = |tokenizer: &mut Tokenizer| -> tokenizers::Result<()> {
-            let spaces = SplitPattern::Regex(r"\s+".to_owned());
-            let SplitPattern::Regex(spaces) = spaces else {
-                return Ok(());
-            };
-            let spaces = tokenizers::normalizers::replace::ReplacePattern::Regex(spaces);
+            let spaces = ReplacePattern::Regex(r"\s+".to_owned());
             tokenizer.with_normalizer(Some(Sequence::new(vec![
                 NormalizerWrapper::NFC(NFC),
                 NormalizerWrapper::Replace(Replace::new(spaces, " ")?),
@@ -98,7 +95,7 @@ impl ClipTokenizer {
         })
     }
 
-    /// The largest id.
+    /// How many tokens there are.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
@@ -112,11 +109,11 @@ impl ClipTokenizer {
         let ids = encoding.get_ids();
         let room = length.saturating_sub(2);
         let kept = ids.get(..room).unwrap_or(ids);
-        let left_out = encoding
-            .get_offsets()
-            .get(room)
-            .and_then(|(from, _)| text.get(*from..))
-            .map(str::to_owned);
+        let left_out = (ids.len() > room).then(|| {
+            let first = encoding.get_offsets().get(room);
+            let rest = first.and_then(|(from, _)| text.get(*from..));
+            rest.unwrap_or_default().to_owned()
+        });
         let mut padded = vec![self.begin];
         padded.extend(kept);
         padded.resize(length, self.end);

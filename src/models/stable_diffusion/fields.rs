@@ -153,7 +153,34 @@ pub(super) fn check_channels(channels: &[usize], groups: usize) -> Result<(), Co
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::stable_diffusion::{AutoencoderKlConfig, UNet2DConditionConfig};
+    use proptest::prelude::*;
     use serde_json::json;
+
+    proptest! {
+        #[test]
+        fn no_file_panics(
+            key in prop::sample::select(vec![
+                "attention_head_dim", "block_out_channels", "cross_attention_dim",
+                "down_block_types", "layers_per_block", "norm_eps", "norm_num_groups",
+                "sample_size", "scaling_factor", "up_block_types", "whatever",
+            ]),
+            value in prop::sample::select(vec![
+                json!(null), json!(true), json!(0), json!(-1), json!(1e300), json!(u64::MAX),
+                json!(0.5), json!("x"), json!([]), json!([0]), json!([1, 2, u64::MAX]), json!({}),
+                json!(["DownBlock2D"]), json!([32]),
+            ]),
+        ) {
+            let file = json!({"block_out_channels": [32, 64], key: value});
+            let unet = UNet2DConditionConfig::from_json(&file);
+            if let Ok(config) = unet {
+                prop_assert!(config.size_multiple() > 0);
+            }
+            if let Ok(config) = AutoencoderKlConfig::from_json(&file) {
+                prop_assert!(config.downsampling() > 0);
+            }
+        }
+    }
 
     #[test]
     fn what_is_not_known_is_refused_unless_it_is_off() {

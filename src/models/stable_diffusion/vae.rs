@@ -263,7 +263,7 @@ fn one_by_one(
     let parts: Result<Vec<Tensor>> = (0..n)
         .map(|index| {
             let one = x.narrow(0, index, 1)?;
-            // Small results as they come out are kept; only the last feature map is copied.
+            // In the usual order of dimensions, whatever order the layers left it in.
             on_pool(|| f(&one))?.contiguous()
         })
         .collect();
