@@ -15,3 +15,8 @@ mod memory;
 mod refusals;
 #[path = "cli/runs.rs"]
 mod runs;
+#[path = "cli/stable_diffusion.rs"]
+mod stable_diffusion;
+#[path = "cli/stable_diffusion_memory.rs"]
+#[cfg(target_os = "linux")]
+mod stable_diffusion_memory;

@@ -84,7 +84,9 @@ impl CliError {
             Self::Run(error) => match error {
                 EvolutionError::Config(_) => codes::USAGE,
                 EvolutionError::Images(_) => codes::DATA,
-                EvolutionError::Generator(GeneratorError::Checkpoint(_))
+                EvolutionError::Generator(
+                    GeneratorError::Checkpoint(_) | GeneratorError::Files(_),
+                )
                 | EvolutionError::Embedder(EmbedderError::Checkpoint(_)) => codes::WEIGHTS,
                 EvolutionError::Generator(
                     GeneratorError::Config { .. } | GeneratorError::Degree { .. },

@@ -218,6 +218,7 @@ impl Session<'_> {
                 .map(|n| *n as f64 / total.max(1) as f64)
                 .collect(),
             conditions: self.declared_conditions(),
+            prompts: self.run.generator.prompts().to_vec(),
             selection: self.selection.clone(),
             model_weights_sha256: self.run.generator_digest.to_owned(),
             embedder_weights_sha256: self.run.embedder_digest.map(str::to_owned),

@@ -6,10 +6,14 @@
 pub mod improved_diffusion;
 mod noise;
 mod precision;
+mod prompts;
+pub mod stable_diffusion;
 
 pub use improved_diffusion::ImprovedDiffusion;
 pub use noise::BatchNoise;
 pub use precision::Precision;
+pub use prompts::{ClassPrompts, Prompts, PromptsConfig};
+pub use stable_diffusion::StableDiffusion;
 
 use thiserror::Error;
 
@@ -73,6 +77,9 @@ pub enum GeneratorError {
     /// The weights could not be read.
     #[error(transparent)]
     Checkpoint(#[from] crate::hub::CheckpointError),
+    /// A file of the model is missing.
+    #[error(transparent)]
+    Files(#[from] crate::hub::FilesError),
     /// The network failed.
     #[error("network evaluation failed: {0}")]
     Network(#[from] candle_core::Error),
@@ -100,6 +107,12 @@ pub trait Generator {
 
     /// What stands for a private class (`None`: the whole unconditional run), for the privacy statement.
     fn describe_conditions(&self, class: Option<&str>) -> Vec<String>;
+
+    /// The prompts that conditions are indices into; none for a model that takes labels. They are public
+    /// inputs and go into the privacy statement.
+    fn prompts(&self) -> &[String] {
+        &[]
+    }
 
     /// Makes one image for each draw, `uint8[draws, height, width, 3]`.
     ///

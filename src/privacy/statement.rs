@@ -29,6 +29,8 @@ pub struct PublicInputs {
     pub class_shares: Vec<f64>,
     /// What the foundation model is asked for, for each class.
     pub conditions: Vec<ClassConditions>,
+    /// The prompts that `conditions` of each `samples.npz` counts, from 0; empty for a model of labels.
+    pub prompts: Vec<String>,
     /// Which images of the source were used.
     pub selection: String,
     /// SHA-256 of the foundation model's weights.
