@@ -12,7 +12,7 @@ use crate::embedders::{Embedder, InceptionEmbedder, PixelsEmbedder};
 use crate::evolution::{
     EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
 };
-use crate::generators::{Generator, GeneratorError, ImprovedDiffusion, Slot};
+use crate::generators::{Generator, GeneratorError, ImprovedDiffusion, OpenAiImages, Slot};
 use crate::hub::sha256_file;
 use crate::privacy::NonPrivate;
 use crate::streams::{Phase, StreamKey};
@@ -67,7 +67,13 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
             .cost(&loaded, &*generator, embedder.dimension())
             .map_err(EvolutionError::from)?;
         super::print(&plan.describe(&cost));
+        for line in announce(&loaded, &*generator, &plan)? {
+            super::print(&line);
+        }
         return Ok(());
+    }
+    for line in announce(&loaded, &*generator, &plan)? {
+        progress.line(&line);
     }
     // What cannot be written down is found before there is a folder.
     loaded.settings.to_toml()?;
@@ -85,7 +91,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         settings: &loaded.settings,
         plan: &plan,
         generator: &*generator,
-        generator_digest: &generator_digest,
+        generator_digest: generator_digest.as_deref(),
         embedder: &*embedder,
         embedder_digest: embedder_digest.as_deref(),
         initial_digest: initial_digest.as_deref(),
@@ -118,10 +124,30 @@ fn resolve_privacy(
 fn open_generator(
     loaded: &Loaded,
     device: &Device,
-) -> Result<(Box<dyn Generator>, String), CliError> {
-    let ModelConfig::ImprovedDiffusion(config) = &loaded.settings.model;
-    let generator = ImprovedDiffusion::load(config, None, device)?;
-    Ok((Box::new(generator), digest(&config.checkpoint)?))
+) -> Result<(Box<dyn Generator>, Option<String>), CliError> {
+    Ok(match &loaded.settings.model {
+        ModelConfig::ImprovedDiffusion(config) => (
+            Box::new(ImprovedDiffusion::load(config, None, device)?),
+            Some(digest(&config.checkpoint)?),
+        ),
+        ModelConfig::OpenAiImages(config) => (Box::new(OpenAiImages::new(config)?), None),
+    })
+}
+
+/// What the model has to say about the plan, or the key of `[model]` that forbids it.
+fn announce(
+    loaded: &Loaded,
+    generator: &dyn Generator,
+    plan: &Plan,
+) -> Result<Vec<String>, CliError> {
+    let lines = generator.announce(&plan.demands(loaded));
+    lines.map_err(|error| match error {
+        GeneratorError::Config { key, message } => {
+            let error = loaded.locations.error(&format!("model.{key}"), message);
+            error.into()
+        }
+        other => other.into(),
+    })
 }
 
 fn open_embedder(
