@@ -42,17 +42,18 @@ impl ModelConfig {
     }
 
     /// Rows and columns of its images.
-    fn image_size(&self) -> Result<usize, GeneratorError> {
+    fn image_size(&self) -> usize {
         match self {
-            Self::ImprovedDiffusion(config) => Ok(config.image_size),
+            Self::ImprovedDiffusion(config) => config.image_size,
             Self::OpenAiImages(config) => config.image_size(),
         }
     }
 
-    fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
+    /// Refuses what the model cannot do.
+    fn check(&self, operation: Operation) -> Result<(), GeneratorError> {
         match self {
-            Self::ImprovedDiffusion(config) => config.evaluations(operation),
-            Self::OpenAiImages(config) => config.evaluations(operation),
+            Self::ImprovedDiffusion(config) => config.evaluations(operation).map(drop),
+            Self::OpenAiImages(config) => config.evaluations(operation).map(drop),
         }
     }
 }
@@ -179,7 +180,7 @@ impl Settings {
             }
         };
         self.model.validate().map_err(model_error(None))?;
-        let model_size = self.model.image_size().map_err(model_error(None))?;
+        let model_size = self.model.image_size();
         let embedder = match &self.embedder {
             EmbedderConfig::Inception(config) => config.validate(),
             EmbedderConfig::Pixels(config) => config.validate(),
@@ -209,7 +210,7 @@ impl Settings {
         let unused = usize::from(self.evolution.initial_variations == 0);
         for generation in generations.iter().skip(unused) {
             self.model
-                .evaluations(Operation::Vary(generation.variation_degree))
+                .check(Operation::Vary(generation.variation_degree))
                 .map_err(model_error(Some("evolution.variation_degree".to_owned())))?;
         }
         Ok(generations)

@@ -92,7 +92,7 @@ impl OpenAiImages {
             address: config.address()?,
             sides: Sides {
                 asked: config.side()?,
-                wanted: config.image_size()?,
+                wanted: config.image_size(),
             },
             config: config.clone(),
             office: OnceLock::new(),

@@ -1,5 +1,7 @@
 //! A small world for tests of the real binary: private images, a tiny model, a configuration.
 
+pub mod image_server;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -66,7 +66,8 @@ pub(super) fn host_of(uri: &Uri) -> Option<String> {
     Some(host.to_ascii_lowercase())
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether a host's name says that it is this machine.
+pub(super) fn is_loopback(host: &str) -> bool {
     let address: Result<std::net::IpAddr, _> = host.parse();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }

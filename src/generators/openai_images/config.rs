@@ -357,12 +357,10 @@ impl Config {
         }
     }
 
-    /// Rows and columns of the images that come out.
-    ///
-    /// # Errors
-    /// [`GeneratorError::Config`] naming `size`.
-    pub fn image_size(&self) -> Result<usize, GeneratorError> {
-        Ok(self.image_size.unwrap_or(self.side()?))
+    /// Rows and columns of the images that come out; 0 where [`Config::validate`] refuses `size`.
+    #[must_use]
+    pub fn image_size(&self) -> usize {
+        self.image_size.unwrap_or(self.side().unwrap_or(0))
     }
 
     /// What is said to the server; `None` to models that take no such word.
@@ -492,7 +490,7 @@ mod tests {
         config.validate().unwrap();
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
-        assert_eq!(config.image_size().unwrap(), 1024);
+        assert_eq!(config.image_size(), 1024);
         assert_eq!(config.spoken_format(), Some(ResponseFormat::B64Json));
         assert_eq!(config.output_format(), None);
     }

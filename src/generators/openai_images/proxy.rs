@@ -1,12 +1,14 @@
 //! Proxies and certificates by the usual environment variables.
 //!
 //! `HTTPS_PROXY` is for https addresses, `HTTP_PROXY` for http ones, `ALL_PROXY` for those without one of their
-//! own, and `NO_PROXY` lists hosts to reach directly; the lower-case names come first. The HTTP client's own
+//! own, and `NO_PROXY` lists hosts to reach directly; the lower-case names come first. This machine itself is
+//! always reached directly. The HTTP client's own
 //! reading of them takes one proxy for both kinds of address, so the choice is made here.
 
 use ureq::Proxy;
 use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};
 
+use super::address::is_loopback;
 use super::error::ServiceError;
 
 /// Looks an environment variable up.
@@ -58,12 +60,14 @@ impl Proxies {
         })
     }
 
-    /// Whether `host` is to be reached directly: `NO_PROXY` lists it, a domain above it, or `*`.
+    /// Whether `host` is to be reached directly: it is this machine, or `NO_PROXY` lists it, a domain above
+    /// it, or `*`.
     pub(super) fn is_direct(&self, host: &str) -> bool {
-        self.direct.iter().any(|entry| {
-            let below = host.strip_suffix(entry.as_str());
-            entry == "*" || below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        })
+        is_loopback(host)
+            || self.direct.iter().any(|entry| {
+                let below = host.strip_suffix(entry.as_str());
+                entry == "*" || below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            })
     }
 }
 
@@ -185,6 +189,7 @@ mod tests {
             ("10.0.0.1", true),
             ("110.0.0.1", false),
             ("example", false),
+            ("127.0.0.1", true),
         ] {
             assert_eq!(found.is_direct(host), direct, "{host}");
         }
