@@ -7,9 +7,9 @@
 //!
 //! # What is sent
 //!
-//! Prompts, which are public, and images of a population, which the model made itself. Nothing private can
-//! be: [`Generator`] takes an [`ImageBatch`], and what comes of private images is a
-//! [`Sensitive`](crate::privacy::Sensitive) one, which does not turn into it.
+//! Prompts, which are public, and images of a population, which the model made itself (or which the user gave
+//! as `initial_samples`). Nothing private can be: [`Generator`] takes an [`ImageBatch`], and what comes of
+//! private images is a [`Sensitive`](crate::privacy::Sensitive) one, which does not turn into it.
 //!
 //! ```compile_fail,E0308
 //! use dpsyn::generators::{Draw, Generator};

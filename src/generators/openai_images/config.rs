@@ -461,6 +461,10 @@ impl Config {
             let message = format!("is {most}, but the plan needs up to {requests}");
             return Err(wrong("max_requests", message));
         }
+        lines.push(format!(
+            "disk: up to {:.1} MB more while it runs, for what was bought",
+            self.spool_bytes(demands) as f64 / 1e6
+        ));
         if demands
             .iter()
             .any(|demand| matches!(demand.operation, Operation::Vary(_)))
@@ -468,6 +472,16 @@ impl Config {
             lines.push("variation_degree is ignored: the protocol has no such notion".to_owned());
         }
         Ok(lines)
+    }
+
+    /// Bytes that bought images take at most until their iteration is complete: its lookahead and its
+    /// variations, as PNGs that are hardly larger than the pixels.
+    fn spool_bytes(&self, demands: &[Demand]) -> u64 {
+        let images = |demand: &Demand| demand.images * u64::from(demand.each);
+        let pairs = demands.windows(2).map(|pair| pair.iter().map(images).sum());
+        let most: u64 = pairs.chain(demands.iter().map(images)).max().unwrap_or(0);
+        let side = self.image_size() as u64;
+        most * (side * side * 3 + 4096)
     }
 
     /// A number of seconds that [`Config::validate`] has passed.
@@ -599,6 +613,8 @@ mod tests {
             "{lines}"
         );
         assert!(lines.contains("variation_degree is ignored"), "{lines}");
+        // 800 + 100 images of 1024².
+        assert!(lines.contains("disk: up to 2834.8 MB"), "{lines}");
         config.max_cost = Some(19.99);
         let error = config.bill(&demands).unwrap_err().to_string();
         assert!(error.starts_with("max_cost: "), "{error}");
