@@ -217,14 +217,15 @@ fn addresses_expire_loop_and_fail() {
 
 #[test]
 fn a_slow_server_is_left_and_asked_again() {
-    let (result, server) = three(Rules::small(SIDE), "timeout = 0.5", |seen| {
+    let (result, server) = three(Rules::small(SIDE), "timeout = 1.5", |seen| {
         match seen.number {
-            0 => Reply::Slow(Duration::from_secs(2)),
+            0 => Reply::Slow(Duration::from_secs(30)),
             _ => Reply::Good,
         }
     });
     assert_good(&result.unwrap(), &server);
-    assert_eq!(server.seen().len(), 2);
+    // More where this machine is slow itself.
+    assert!(server.seen().len() >= 2);
 }
 
 #[test]

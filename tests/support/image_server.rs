@@ -598,10 +598,11 @@ impl State {
             self.problem(format!("{} {}: {problem}", request.method, request.path));
             Some(error(400, &[], &problem, "invalid_request_error"))
         });
+        // Before the client can know that it may send the next one.
+        self.log_busy(-1);
         if let Some(bytes) = answer {
             let _ = stream.write_all(&bytes).and_then(|()| stream.flush());
         }
-        self.log_busy(-1);
     }
 
     fn problem(&self, text: String) {
