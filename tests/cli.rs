@@ -4,6 +4,10 @@ mod support;
 
 #[path = "cli/configs.rs"]
 mod configs;
+#[path = "cli/hosted.rs"]
+mod hosted;
+#[path = "cli/hosted_faults.rs"]
+mod hosted_faults;
 #[path = "cli/kill.rs"]
 mod kill;
 #[path = "cli/leaks.rs"]

@@ -13,7 +13,7 @@ use crate::evolution::{
     EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
 };
 use crate::generators::{
-    Generator, GeneratorError, ImprovedDiffusion, Operation, Slot, StableDiffusion,
+    Generator, GeneratorError, ImprovedDiffusion, OpenAiImages, Operation, Slot, StableDiffusion,
 };
 use crate::hub::sha256_file;
 use crate::privacy::NonPrivate;
@@ -69,7 +69,13 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
             .cost(&loaded, &*generator, embedder.dimension())
             .map_err(EvolutionError::from)?;
         super::print(&plan.describe(&cost));
+        for line in announce(&loaded, &*generator, &plan)? {
+            super::print(&line);
+        }
         return Ok(());
+    }
+    for line in announce(&loaded, &*generator, &plan)? {
+        progress.line(&line);
     }
     // What cannot be written down is found before there is a folder.
     loaded.settings.to_toml()?;
@@ -87,7 +93,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         settings: &loaded.settings,
         plan: &plan,
         generator: &*generator,
-        generator_digest: &generator_digest,
+        generator_digest: generator_digest.as_deref(),
         embedder: &*embedder,
         embedder_digest: embedder_digest.as_deref(),
         initial_digest: initial_digest.as_deref(),
@@ -121,24 +127,40 @@ fn open_generator(
     loaded: &Loaded,
     device: &Device,
     progress: &Progress,
-) -> Result<(Box<dyn Generator>, String), CliError> {
+) -> Result<(Box<dyn Generator>, Option<String>), CliError> {
     Ok(match &loaded.settings.model {
         ModelConfig::ImprovedDiffusion(config) => (
             Box::new(
                 ImprovedDiffusion::load(config, None, device)
                     .map_err(|error| model_error(loaded, error))?,
             ),
-            digest(&config.checkpoint)?,
+            Some(digest(&config.checkpoint)?),
         ),
+        ModelConfig::OpenAiImages(config) => {
+            let generator =
+                OpenAiImages::new(config).map_err(|error| model_error(loaded, error))?;
+            (Box::new(generator), None)
+        }
         ModelConfig::StableDiffusion(config) => {
             let (generator, digest) = StableDiffusion::load(config, None, device)
                 .map_err(|error| model_error(loaded, error))?;
             for warning in generator.warnings() {
                 progress.line(&format!("warning: {warning}"));
             }
-            (Box::new(generator), digest)
+            (Box::new(generator), Some(digest))
         }
     })
+}
+
+/// What the model has to say about the plan, or the key of `[model]` that forbids it.
+fn announce(
+    loaded: &Loaded,
+    generator: &dyn Generator,
+    plan: &Plan,
+) -> Result<Vec<String>, CliError> {
+    generator
+        .announce(&plan.demands(loaded))
+        .map_err(|error| model_error(loaded, error))
 }
 
 /// Points at the key of `[model]` that the model complains about.

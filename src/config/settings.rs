@@ -8,7 +8,9 @@ use super::document::{Document, Locations, Texts};
 use super::error::ConfigError;
 use crate::embedders::{InceptionConfig, PixelsConfig};
 use crate::evolution::{EvolutionConfig, Generation, OutputConfig};
-use crate::generators::{GeneratorError, Operation, improved_diffusion, stable_diffusion};
+use crate::generators::{
+    GeneratorError, Operation, improved_diffusion, openai_images, stable_diffusion,
+};
 use crate::images::DataConfig;
 use crate::privacy::PrivacyConfig;
 
@@ -18,17 +20,21 @@ use crate::privacy::PrivacyConfig;
 pub enum ModelConfig {
     /// `type = "improved-diffusion"`.
     ImprovedDiffusion(improved_diffusion::Config),
+    /// `type = "openai-images"`.
+    #[serde(rename = "openai-images")]
+    OpenAiImages(openai_images::Config),
     /// `type = "stable-diffusion"`.
     StableDiffusion(stable_diffusion::Config),
 }
 
 /// The words for `model.type`.
-const MODELS: &[&str] = &["improved-diffusion", "stable-diffusion"];
+const MODELS: &[&str] = &["improved-diffusion", "openai-images", "stable-diffusion"];
 
 impl ModelConfig {
     fn read(document: &mut Document<'_>) -> Result<Self, ConfigError> {
         Ok(match document.take_type("model", MODELS)?.as_str() {
             "stable-diffusion" => Self::StableDiffusion(document.section("model")?),
+            "openai-images" => Self::OpenAiImages(document.section("model")?),
             _ => Self::ImprovedDiffusion(document.section("model")?),
         })
     }
@@ -37,6 +43,7 @@ impl ModelConfig {
         match self {
             Self::ImprovedDiffusion(config) => config.validate(),
             Self::StableDiffusion(config) => config.validate(),
+            Self::OpenAiImages(config) => config.validate(),
         }
     }
 
@@ -45,6 +52,7 @@ impl ModelConfig {
         match self {
             Self::ImprovedDiffusion(config) => config.image_size,
             Self::StableDiffusion(config) => config.image_size,
+            Self::OpenAiImages(config) => config.image_size(),
         }
     }
 
@@ -53,6 +61,7 @@ impl ModelConfig {
         match self {
             Self::ImprovedDiffusion(config) => config.evaluations(operation).map(drop),
             Self::StableDiffusion(config) => config.check(operation),
+            Self::OpenAiImages(config) => config.evaluations(operation).map(drop),
         }
     }
 }
@@ -61,8 +70,20 @@ impl ModelConfig {
 const WITHOUT_EFFECT: &[&str] = &[
     "checkpoint",
     "batch_size",
+    "api_key_env",
+    "backoff",
+    "concurrency",
+    "max_attempts",
+    "max_backoff",
+    "max_cost",
+    "max_images_per_call",
+    "max_requests",
+    "max_retry_after",
+    "price_per_image",
     "random_sampling_batch_size",
+    "response_format",
     "revision",
+    "timeout",
     "variation_batch_size",
 ];
 
@@ -130,6 +151,7 @@ impl Settings {
         let mut document = Document::parse(texts)?;
         document.only_sections(SECTIONS)?;
         let locations = document.locations().clone();
+        document.refuse_secrets()?;
         let model = ModelConfig::read(&mut document)?;
         let embedder = match document
             .take_type("embedder", &["inception", "pixels"])?

@@ -125,9 +125,30 @@ fn the_cats_are_the_original_s() {
 }
 
 #[test]
+fn cookie_openai_is_the_original_s() {
+    let loaded = shipped("cookie_openai.toml");
+    assert_eq!(loaded.generations.len(), 18);
+    assert!(loaded.generations.iter().all(|g| g.num_samples == 100));
+    let settings = json(&loaded);
+    assert_eq!(settings["evolution"]["lookahead_degree"], 8);
+    assert_eq!(settings["evolution"]["threshold"], 2.0);
+    assert_eq!(settings["privacy"]["noise_multiplier"], 2.0);
+    assert_eq!(settings["data"]["image_size"], 512);
+    assert_eq!(settings["model"]["size"], "512x512");
+    assert_eq!(settings["model"]["prompts"], "A photo of ragdoll cat");
+    assert_eq!(settings["model"]["max_images_per_call"], 10);
+    assert_eq!(settings["model"]["max_attempts"], 15);
+}
+
+#[test]
 fn every_key_is_in_the_reference_table() {
     let table = std::fs::read_to_string(repository("configs/README.md")).unwrap();
-    for name in ["cifar10.toml", "quickstart.toml", "cookie.toml"] {
+    for name in [
+        "cifar10.toml",
+        "cookie.toml",
+        "cookie_openai.toml",
+        "quickstart.toml",
+    ] {
         let settings = json(&shipped(name));
         for (section, keys) in settings.as_object().unwrap() {
             for key in keys.as_object().unwrap().keys() {

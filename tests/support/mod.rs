@@ -1,5 +1,6 @@
 //! A small world for tests of the real binary: private images, a tiny model, a configuration.
 
+pub mod image_server;
 pub mod stable_diffusion;
 
 use std::collections::HashMap;
