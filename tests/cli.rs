@@ -4,6 +4,10 @@ mod support;
 
 #[path = "cli/configs.rs"]
 mod configs;
+#[path = "cli/hosted.rs"]
+mod hosted;
+#[path = "cli/hosted_faults.rs"]
+mod hosted_faults;
 #[path = "cli/kill.rs"]
 mod kill;
 #[path = "cli/leaks.rs"]
@@ -15,3 +19,8 @@ mod memory;
 mod refusals;
 #[path = "cli/runs.rs"]
 mod runs;
+#[path = "cli/stable_diffusion.rs"]
+mod stable_diffusion;
+#[path = "cli/stable_diffusion_memory.rs"]
+#[cfg(target_os = "linux")]
+mod stable_diffusion_memory;

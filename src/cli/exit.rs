@@ -26,6 +26,8 @@ pub mod codes {
     pub const DEVICE: u8 = 7;
     /// A network failed while running.
     pub const COMPUTE: u8 = 8;
+    /// A hosted model failed or refused, or a cap on what it may cost is reached; `--resume` goes on.
+    pub const SERVICE: u8 = 9;
     /// Stopped by Ctrl-C; `--resume` goes on.
     pub const INTERRUPTED: u8 = 130;
 }
@@ -84,12 +86,15 @@ impl CliError {
             Self::Run(error) => match error {
                 EvolutionError::Config(_) => codes::USAGE,
                 EvolutionError::Images(_) => codes::DATA,
-                EvolutionError::Generator(GeneratorError::Checkpoint(_))
+                EvolutionError::Generator(
+                    GeneratorError::Checkpoint(_) | GeneratorError::Files(_),
+                )
                 | EvolutionError::Embedder(EmbedderError::Checkpoint(_)) => codes::WEIGHTS,
                 EvolutionError::Generator(
                     GeneratorError::Config { .. } | GeneratorError::Degree { .. },
                 )
                 | EvolutionError::Embedder(EmbedderError::Config { .. }) => codes::USAGE,
+                EvolutionError::Generator(GeneratorError::Service(_)) => codes::SERVICE,
                 EvolutionError::Generator(_)
                 | EvolutionError::Embedder(_)
                 | EvolutionError::Voting(_) => codes::COMPUTE,

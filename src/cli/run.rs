@@ -12,7 +12,9 @@ use crate::embedders::{Embedder, InceptionEmbedder, PixelsEmbedder};
 use crate::evolution::{
     EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
 };
-use crate::generators::{Generator, GeneratorError, ImprovedDiffusion, Slot};
+use crate::generators::{
+    Generator, GeneratorError, ImprovedDiffusion, OpenAiImages, Operation, Slot, StableDiffusion,
+};
 use crate::hub::sha256_file;
 use crate::privacy::NonPrivate;
 use crate::streams::{Phase, StreamKey};
@@ -40,7 +42,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
 
     let mut images = PrivateImages::open(&loaded.settings.data)?;
     let plan = Plan::new(&loaded, images.classes().to_vec(), images.len(), privacy)?;
-    let (generator, generator_digest) = open_generator(&loaded, &device)?;
+    let (generator, generator_digest) = open_generator(&loaded, &device, &progress)?;
     check_plan(&loaded, &*generator, &plan)?;
     let image_size = generator.image_size();
     let (embedder, embedder_digest) = open_embedder(&loaded, image_size, &device)?;
@@ -67,7 +69,13 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
             .cost(&loaded, &*generator, embedder.dimension())
             .map_err(EvolutionError::from)?;
         super::print(&plan.describe(&cost));
+        for line in announce(&loaded, &*generator, &plan)? {
+            super::print(&line);
+        }
         return Ok(());
+    }
+    for line in announce(&loaded, &*generator, &plan)? {
+        progress.line(&line);
     }
     // What cannot be written down is found before there is a folder.
     loaded.settings.to_toml()?;
@@ -85,7 +93,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         settings: &loaded.settings,
         plan: &plan,
         generator: &*generator,
-        generator_digest: &generator_digest,
+        generator_digest: generator_digest.as_deref(),
         embedder: &*embedder,
         embedder_digest: embedder_digest.as_deref(),
         initial_digest: initial_digest.as_deref(),
@@ -118,10 +126,52 @@ fn resolve_privacy(
 fn open_generator(
     loaded: &Loaded,
     device: &Device,
-) -> Result<(Box<dyn Generator>, String), CliError> {
-    let ModelConfig::ImprovedDiffusion(config) = &loaded.settings.model;
-    let generator = ImprovedDiffusion::load(config, None, device)?;
-    Ok((Box::new(generator), digest(&config.checkpoint)?))
+    progress: &Progress,
+) -> Result<(Box<dyn Generator>, Option<String>), CliError> {
+    Ok(match &loaded.settings.model {
+        ModelConfig::ImprovedDiffusion(config) => (
+            Box::new(
+                ImprovedDiffusion::load(config, None, device)
+                    .map_err(|error| model_error(loaded, error))?,
+            ),
+            Some(digest(&config.checkpoint)?),
+        ),
+        ModelConfig::OpenAiImages(config) => {
+            let generator =
+                OpenAiImages::new(config).map_err(|error| model_error(loaded, error))?;
+            (Box::new(generator), None)
+        }
+        ModelConfig::StableDiffusion(config) => {
+            let (generator, digest) = StableDiffusion::load(config, None, device)
+                .map_err(|error| model_error(loaded, error))?;
+            for warning in generator.warnings() {
+                progress.line(&format!("warning: {warning}"));
+            }
+            (Box::new(generator), Some(digest))
+        }
+    })
+}
+
+/// What the model has to say about the plan, or the key of `[model]` that forbids it.
+fn announce(
+    loaded: &Loaded,
+    generator: &dyn Generator,
+    plan: &Plan,
+) -> Result<Vec<String>, CliError> {
+    generator
+        .announce(&plan.demands(loaded))
+        .map_err(|error| model_error(loaded, error))
+}
+
+/// Points at the key of `[model]` that the model complains about.
+fn model_error(loaded: &Loaded, error: GeneratorError) -> CliError {
+    match error {
+        GeneratorError::Config { key, message } => {
+            let error = loaded.locations.error(&format!("model.{key}"), message);
+            error.into()
+        }
+        other => other.into(),
+    }
 }
 
 fn open_embedder(
@@ -147,9 +197,9 @@ fn digest(path: &Path) -> Result<String, EvolutionError> {
     })
 }
 
-/// A class without a condition, or samples to start from that do not fit, are found before anything is
-/// spent.
-fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result<(), ConfigError> {
+/// A class without a condition, a degree that the loaded model cannot take, or samples to start from that do
+/// not fit, are found before anything is spent.
+fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result<(), CliError> {
     let conditional = loaded.settings.data.class_conditional;
     for class in &plan.classes {
         let slot = Slot {
@@ -164,12 +214,16 @@ fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result
         };
         generator
             .initial_conditions(&[slot])
-            .map_err(|error| match error {
-                GeneratorError::Config { key, message } => {
-                    loaded.locations.error(&format!("model.{key}"), message)
-                }
-                other => loaded.locations.error("model", other.to_string()),
-            })?;
+            .map_err(|error| model_error(loaded, error))?;
+    }
+    // The first degree is only used for the initial population's variations.
+    let unused = usize::from(loaded.settings.evolution.initial_variations == 0);
+    for generation in plan.generations.iter().skip(unused) {
+        let vary = Operation::Vary(generation.variation_degree);
+        generator.evaluations(vary).map_err(|error| {
+            let key = "evolution.variation_degree";
+            loaded.locations.error(key, error.to_string())
+        })?;
     }
     let initial = &loaded.settings.evolution.initial_samples;
     if let (Some(path), Some(layout)) = (initial, plan.layouts.first()) {

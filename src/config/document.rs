@@ -183,6 +183,29 @@ impl<'a> Document<'a> {
         Ok(())
     }
 
+    /// Refuses a key to somebody's service, wherever it stands, without repeating it: a configuration is
+    /// shown, copied and published.
+    ///
+    /// # Errors
+    /// [`ConfigError::Text`] naming the line.
+    pub fn refuse_secrets(&self) -> Result<(), ConfigError> {
+        let mut found = None;
+        secrets(&self.root, "", &mut |path, span| {
+            found.get_or_insert((path, span));
+        });
+        let Some((path, span)) = found else {
+            return Ok(());
+        };
+        let place = self.texts.place(&span);
+        Err(ConfigError::Text {
+            // The position alone, not the line.
+            place: format!("{}\n", place.lines().next().unwrap_or_default()),
+            message: format!(
+                "`{path}` holds a key, which does not belong into a configuration: set an environment variable (model.api_key_env names it)"
+            ),
+        })
+    }
+
     /// Takes the key `type` out of a section: it says which struct the rest is.
     ///
     /// # Errors
@@ -295,6 +318,51 @@ fn merge<'a>(into: &mut DeTable<'a>, from: DeTable<'a>) {
     }
 }
 
+/// Names under which keys to services are written.
+const SECRET_NAMES: &[&str] = &[
+    "api_key",
+    "api_token",
+    "apikey",
+    "authorization",
+    "key",
+    "openai_api_key",
+    "password",
+    "secret",
+    "token",
+];
+
+/// What stands under such a name, or begins like a key whatever it is called.
+fn secrets(table: &DeTable<'_>, prefix: &str, found: &mut impl FnMut(String, Range<usize>)) {
+    for (key, value) in table {
+        let path = if prefix.is_empty() {
+            key.get_ref().to_string()
+        } else {
+            format!("{prefix}.{}", key.get_ref())
+        };
+        // Deeper down, names are classes.
+        let named = !prefix.contains('.');
+        let name = key.get_ref().to_ascii_lowercase().replace('-', "_");
+        match value.get_ref() {
+            DeValue::Table(inner) => secrets(inner, &path, found),
+            DeValue::String(text)
+                if named && SECRET_NAMES.contains(&name.as_str()) || looks_like_a_key(text) =>
+            {
+                found(path, value.span());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `sk-…`, or `Bearer …`, of a length that no word has.
+fn looks_like_a_key(text: &str) -> bool {
+    let text = text.trim();
+    let rest = text
+        .strip_prefix("sk-")
+        .or_else(|| text.strip_prefix("Bearer "));
+    rest.is_some_and(|rest| rest.len() >= 16 && rest.chars().all(|c| c.is_ascii_graphic()))
+}
+
 fn locate(table: &DeTable<'_>, prefix: &str, found: &mut impl FnMut(String, Range<usize>)) {
     for (key, value) in table {
         let path = if prefix.is_empty() {
@@ -384,6 +452,36 @@ mod tests {
         assert!(message("a = 1", &[]).contains("must be a section"));
         assert!(message("[a]", &["nonsense"]).contains("expected key=value"));
         assert!(message("[a]", &["a b=1"]).contains("expected key=value"));
+    }
+
+    #[test]
+    fn a_key_is_refused_and_not_repeated() {
+        let secret = "sk-proj-0123456789abcdef0123";
+        for text in [
+            format!("[a]\napi_key = \"{secret}\"\n"),
+            format!("[a]\napi_key_env = \"{secret}\"\n"),
+            format!("[a.b]\nx = \"Bearer {secret}\"\n"),
+            "[a]\nToken = \"hush\"\n".to_owned(),
+        ] {
+            let texts = Texts::new("c.toml".into(), text.clone(), &[]).unwrap();
+            let document = Document::parse(&texts).unwrap();
+            let error = document.refuse_secrets().unwrap_err().to_string();
+            assert!(
+                error.contains("c.toml:2:") && error.contains("`a."),
+                "{error}"
+            );
+            assert!(
+                !error.contains(secret) && !error.contains("hush"),
+                "{error}"
+            );
+        }
+        let texts = Texts::new(
+            "c".into(),
+            "[a]\nb = 'sk-short'\n[a.c]\nkey = 'a key'".into(),
+            &[],
+        )
+        .unwrap();
+        Document::parse(&texts).unwrap().refuse_secrets().unwrap();
     }
 
     #[test]

@@ -8,7 +8,9 @@ use super::document::{Document, Locations, Texts};
 use super::error::ConfigError;
 use crate::embedders::{InceptionConfig, PixelsConfig};
 use crate::evolution::{EvolutionConfig, Generation, OutputConfig};
-use crate::generators::{GeneratorError, Operation, improved_diffusion};
+use crate::generators::{
+    GeneratorError, Operation, improved_diffusion, openai_images, stable_diffusion,
+};
 use crate::images::DataConfig;
 use crate::privacy::PrivacyConfig;
 
@@ -18,7 +20,72 @@ use crate::privacy::PrivacyConfig;
 pub enum ModelConfig {
     /// `type = "improved-diffusion"`.
     ImprovedDiffusion(improved_diffusion::Config),
+    /// `type = "openai-images"`.
+    #[serde(rename = "openai-images")]
+    OpenAiImages(openai_images::Config),
+    /// `type = "stable-diffusion"`.
+    StableDiffusion(stable_diffusion::Config),
 }
+
+/// The words for `model.type`.
+const MODELS: &[&str] = &["improved-diffusion", "openai-images", "stable-diffusion"];
+
+impl ModelConfig {
+    fn read(document: &mut Document<'_>) -> Result<Self, ConfigError> {
+        Ok(match document.take_type("model", MODELS)?.as_str() {
+            "stable-diffusion" => Self::StableDiffusion(document.section("model")?),
+            "openai-images" => Self::OpenAiImages(document.section("model")?),
+            _ => Self::ImprovedDiffusion(document.section("model")?),
+        })
+    }
+
+    fn validate(&self) -> Result<(), GeneratorError> {
+        match self {
+            Self::ImprovedDiffusion(config) => config.validate(),
+            Self::StableDiffusion(config) => config.validate(),
+            Self::OpenAiImages(config) => config.validate(),
+        }
+    }
+
+    /// Rows and columns of its images.
+    fn image_size(&self) -> usize {
+        match self {
+            Self::ImprovedDiffusion(config) => config.image_size,
+            Self::StableDiffusion(config) => config.image_size,
+            Self::OpenAiImages(config) => config.image_size(),
+        }
+    }
+
+    /// Refuses what the model cannot do.
+    fn check(&self, operation: Operation) -> Result<(), GeneratorError> {
+        match self {
+            Self::ImprovedDiffusion(config) => config.evaluations(operation).map(drop),
+            Self::StableDiffusion(config) => config.check(operation),
+            Self::OpenAiImages(config) => config.evaluations(operation).map(drop),
+        }
+    }
+}
+
+/// Keys of `[model]` that no result depends on.
+const WITHOUT_EFFECT: &[&str] = &[
+    "checkpoint",
+    "batch_size",
+    "api_key_env",
+    "backoff",
+    "concurrency",
+    "max_attempts",
+    "max_backoff",
+    "max_cost",
+    "max_images_per_call",
+    "max_requests",
+    "max_retry_after",
+    "price_per_image",
+    "random_sampling_batch_size",
+    "response_format",
+    "revision",
+    "timeout",
+    "variation_batch_size",
+];
 
 /// `[embedder]`: the space of the vote, told apart by `type`.
 #[derive(Debug, Clone, Serialize)]
@@ -84,8 +151,8 @@ impl Settings {
         let mut document = Document::parse(texts)?;
         document.only_sections(SECTIONS)?;
         let locations = document.locations().clone();
-        document.take_type("model", &["improved-diffusion"])?;
-        let model = ModelConfig::ImprovedDiffusion(document.section("model")?);
+        document.refuse_secrets()?;
+        let model = ModelConfig::read(&mut document)?;
         let embedder = match document
             .take_type("embedder", &["inception", "pixels"])?
             .as_str()
@@ -123,8 +190,8 @@ impl Settings {
                 (error, None) => locations.error("model", error.to_string()),
             }
         };
-        let ModelConfig::ImprovedDiffusion(model) = &self.model;
-        model.validate().map_err(model_error(None))?;
+        self.model.validate().map_err(model_error(None))?;
+        let model_size = self.model.image_size();
         let embedder = match &self.embedder {
             EmbedderConfig::Inception(config) => config.validate(),
             EmbedderConfig::Pixels(config) => config.validate(),
@@ -136,13 +203,13 @@ impl Settings {
             other => locations.error("embedder", other.to_string()),
         })?;
         if let EmbedderConfig::Pixels(PixelsConfig { size: None, .. }) = &self.embedder
-            && self.data.image_size != model.image_size
+            && self.data.image_size != model_size
         {
             return Err(locations.error(
                 "embedder.size",
                 format!(
                     "missing: private images of {} and the model's of {} pixels must be brought to one size",
-                    self.data.image_size, model.image_size
+                    self.data.image_size, model_size
                 ),
             ));
         }
@@ -153,8 +220,8 @@ impl Settings {
         // The first degree is only used for the initial population's variations.
         let unused = usize::from(self.evolution.initial_variations == 0);
         for generation in generations.iter().skip(unused) {
-            model
-                .evaluations(Operation::Vary(generation.variation_degree))
+            self.model
+                .check(Operation::Vary(generation.variation_degree))
                 .map_err(model_error(Some("evolution.variation_degree".to_owned())))?;
         }
         Ok(generations)
@@ -184,7 +251,7 @@ impl Settings {
         })?;
         for (section, keys) in [
             ("data", &["path", "on_bad_image"][..]),
-            ("model", &["checkpoint", "batch_size"]),
+            ("model", WITHOUT_EFFECT),
             ("embedder", &["weights", "batch_size"]),
             ("evolution", &["initial_samples"]),
         ] {

@@ -58,4 +58,15 @@ pub enum DiffusionError {
         /// Steps of the process.
         steps: usize,
     },
+    /// The schedule cannot be divided into so many steps.
+    #[error("cannot take {steps} steps: expected {expected}")]
+    InferenceSteps {
+        /// Steps wanted.
+        steps: usize,
+        /// What would have been right.
+        expected: String,
+    },
+    /// A `scheduler_config.json` is wrong or asks for what is not supported: the key, and what about it.
+    #[error("{0}: {1}")]
+    Scheduler(String, String),
 }

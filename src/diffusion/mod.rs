@@ -8,15 +8,22 @@
 //! Nichol & Dhariwal 2021 (arXiv 2102.09672), whose code (openai/improved-diffusion,
 //! `gaussian_diffusion.py` and `respace.py`) also settles the arithmetic: coefficients are float64,
 //! cast to float32 when they meet an image.
+//!
+//! Latent diffusion models are sampled by a [`Scheduler`] instead, which follows huggingface/diffusers.
 
 mod error;
 mod gaussian;
 mod respacing;
 mod sampler;
 mod schedule;
+mod scheduler;
 
 pub use error::DiffusionError;
 pub use gaussian::{GaussianDiffusion, Timestep};
 pub use respacing::Respacing;
 pub use sampler::{Method, Prediction, Sampler, SamplerOptions, Step, Trajectory, Variance};
 pub use schedule::NoiseSchedule;
+pub use scheduler::{
+    Denoising, PredictionType, Scheduler, SchedulerConfig, SchedulerKind, TimestepSpacing,
+    skipped_steps,
+};

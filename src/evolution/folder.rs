@@ -4,6 +4,7 @@
 //! config.toml            the resolved configuration
 //! privacy.json           the privacy statement
 //! ledger.jsonl           the charges, append-only
+//! requests.jsonl         hosted models only: every request that was sent
 //! log.txt
 //! <iteration>/samples.npz, votes.npz, grid.png, top.png, bottom.png
 //! private/               derived from private images: NOT for release

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Generation, Layout};
 use crate::config::{ConfigError, Loaded};
-use crate::generators::{Generator, GeneratorError, Operation};
+use crate::generators::{Demand, Generator, GeneratorError, Operation};
 use crate::privacy::{Adjacency, ResolvedPrivacy, round_up};
 
 /// A run in numbers.
@@ -95,6 +95,40 @@ impl Plan {
         (self.generations.len() as u32).saturating_sub(1)
     }
 
+    /// Everything that the run will ask of its model, in order.
+    #[must_use]
+    pub fn demands(&self, loaded: &Loaded) -> Vec<Demand> {
+        let evolution = &loaded.settings.evolution;
+        let mut demands = Vec::new();
+        let mut before = 0;
+        for (index, generation) in self.generations.iter().enumerate() {
+            let n = generation.num_samples;
+            let vary = |images, each| Demand {
+                operation: Operation::Vary(generation.variation_degree),
+                images,
+                each,
+            };
+            if index == 0 {
+                let random = n / evolution.initial_fold();
+                if evolution.initial_samples.is_none() {
+                    demands.push(Demand {
+                        operation: Operation::Random,
+                        images: random,
+                        each: 1,
+                    });
+                    demands.push(vary(n - random, 1));
+                }
+            } else {
+                demands.push(vary(before, evolution.lookahead_degree));
+                let parents = n / evolution.next_fold();
+                demands.push(vary(parents * u64::from(evolution.next_variations), 1));
+            }
+            before = n;
+        }
+        demands.retain(|demand| demand.images > 0 && demand.each > 0);
+        demands
+    }
+
     /// What the run needs.
     ///
     /// # Errors
@@ -107,27 +141,20 @@ impl Plan {
     ) -> Result<Cost, GeneratorError> {
         let evolution = &loaded.settings.evolution;
         let (height, width) = generator.image_size();
-        let (mut network, mut embeddings) = (0, self.private_images as u64);
+        let mut network = 0;
+        for demand in self.demands(loaded) {
+            let images = demand.images * u64::from(demand.each);
+            network += images * generator.evaluations(demand.operation)?;
+        }
+        let mut embeddings = self.private_images as u64;
         let (mut images, mut largest) = (0, 0);
         for (index, generation) in self.generations.iter().enumerate() {
             let n = generation.num_samples;
             images += n;
             largest = largest.max(n);
-            let vary = Operation::Vary(generation.variation_degree);
-            if index == 0 {
-                let random = n / evolution.initial_fold();
-                if evolution.initial_samples.is_none() {
-                    network += random * generator.evaluations(Operation::Random)?;
-                }
-                if n > random {
-                    network += (n - random) * generator.evaluations(vary)?;
-                }
-            } else {
-                let before = self.generations[index - 1].num_samples;
-                let looked_at = before * u64::from(evolution.lookahead_degree);
-                embeddings += looked_at.max(before);
-                let varied = n / evolution.next_fold() * u64::from(evolution.next_variations);
-                network += (looked_at + varied) * generator.evaluations(vary)?;
+            // Nobody votes on the last population.
+            if index + 1 < self.generations.len() {
+                embeddings += n * u64::from(evolution.lookahead_degree.max(1));
             }
         }
         let image_bytes = (height * width * 3) as u64;

@@ -14,7 +14,7 @@ use super::private_set::PrivateImages;
 use super::{EvolutionError, Layout, Observer, Plan, pictures};
 use crate::config::Settings;
 use crate::embedders::Embedder;
-use crate::generators::{Condition, Generator, Slot};
+use crate::generators::{Condition, Generator, Slot, Workplace};
 use crate::images::{NpzError, NpzReader, NpzWriter, SamplesReader};
 use crate::privacy::{
     ClassConditions, Fingerprint, Ledger, NoisyHistogram, PrivateFolder, PublicInputs, Sensitive,
@@ -33,8 +33,8 @@ pub struct Run<'a> {
     pub plan: &'a Plan,
     /// The foundation model.
     pub generator: &'a dyn Generator,
-    /// What its weights are, for the run's identity.
-    pub generator_digest: &'a str,
+    /// What its weights are, for the run's identity; `None` where nobody knows, of a hosted model.
+    pub generator_digest: Option<&'a str>,
     /// The space of the vote.
     pub embedder: &'a dyn Embedder,
     /// What its weights are, for the run's identity; `None` where it has none.
@@ -94,6 +94,11 @@ impl Run<'_> {
         )?;
         // Only now is the folder this process' own.
         folder.sweep()?;
+        self.generator.attach(&Workplace {
+            root: folder.root().to_owned(),
+            work: folder.work(),
+            lookahead_degree: self.settings.evolution.lookahead_degree,
+        })?;
         crate::atomic::write(&folder.config(), self.resolved()?.as_bytes())
             .map_err(EvolutionError::io(&folder.config()))?;
         let mut session = Session {
@@ -218,8 +223,9 @@ impl Session<'_> {
                 .map(|n| *n as f64 / total.max(1) as f64)
                 .collect(),
             conditions: self.declared_conditions(),
+            prompts: self.run.generator.prompts().to_vec(),
             selection: self.selection.clone(),
-            model_weights_sha256: self.run.generator_digest.to_owned(),
+            model_weights_sha256: self.run.generator_digest.map(str::to_owned),
             embedder_weights_sha256: self.run.embedder_digest.map(str::to_owned),
             initial_samples_sha256: self.run.initial_digest.map(str::to_owned),
         };

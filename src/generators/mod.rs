@@ -5,10 +5,18 @@
 
 pub mod improved_diffusion;
 mod noise;
+pub mod openai_images;
+mod prompts;
+pub mod stable_diffusion;
 
 pub use crate::models::Precision;
 pub use improved_diffusion::ImprovedDiffusion;
 pub use noise::BatchNoise;
+pub use openai_images::OpenAiImages;
+pub use prompts::{ClassPrompts, Prompts, PromptsConfig};
+pub use stable_diffusion::StableDiffusion;
+
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -48,6 +56,28 @@ pub enum Operation {
     Vary(f64),
 }
 
+/// A part of what a run will ask of its model, for prices.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Demand {
+    /// What is asked for.
+    pub operation: Operation,
+    /// Of how many images, or how many random ones.
+    pub images: u64,
+    /// How many variations of each; 1 for random images.
+    pub each: u32,
+}
+
+/// Where a generator may keep what must outlive the process.
+#[derive(Debug, Clone)]
+pub struct Workplace {
+    /// The result folder, for records of the whole run. It is published.
+    pub root: PathBuf,
+    /// Unfinished work: `<iteration>/` below it goes when the iteration is complete.
+    pub work: PathBuf,
+    /// How many lookahead variations of each sample will be asked for, repeat by repeat.
+    pub lookahead_degree: u32,
+}
+
 /// Why a generator failed.
 #[derive(Debug, Error)]
 pub enum GeneratorError {
@@ -73,6 +103,12 @@ pub enum GeneratorError {
     /// The weights could not be read.
     #[error(transparent)]
     Checkpoint(#[from] crate::hub::CheckpointError),
+    /// A file of the model is missing.
+    #[error(transparent)]
+    Files(#[from] crate::hub::FilesError),
+    /// A hosted model failed, or a cap on what it may cost is reached.
+    #[error(transparent)]
+    Service(#[from] openai_images::ServiceError),
     /// The network failed.
     #[error("network evaluation failed: {0}")]
     Network(#[from] candle_core::Error),
@@ -109,6 +145,31 @@ pub trait Generator {
 
     /// What stands for a private class (`None`: the whole unconditional run), for the privacy statement.
     fn describe_conditions(&self, class: Option<&str>) -> Vec<String>;
+
+    /// The prompts that conditions are indices into; none for a model that takes labels. They are public
+    /// inputs and go into the privacy statement.
+    fn prompts(&self) -> &[String] {
+        &[]
+    }
+
+    /// What a user should know before a run that asks for `demands`, a line each: what it costs, what is
+    /// ignored.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] naming a cap that the demands exceed.
+    fn announce(&self, demands: &[Demand]) -> Result<Vec<String>, GeneratorError> {
+        let _ = demands;
+        Ok(Vec::new())
+    }
+
+    /// Called once by a run that begins or goes on, before the first image is asked for.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Service`] when what is needed to reach the model is missing.
+    fn attach(&self, workplace: &Workplace) -> Result<(), GeneratorError> {
+        let _ = workplace;
+        Ok(())
+    }
 
     /// Makes one image for each draw, `uint8[draws, height, width, 3]`.
     ///

@@ -2,9 +2,12 @@
 //!
 //! [`Checkpoint`] opens PyTorch's `.pt` files (both formats) and `.safetensors`. A model is built only
 //! if every tensor that it needs is there in the right shape and every tensor of the file is used.
+//! [`ModelFiles`] finds the files of a model that has several, in a folder or on the Hugging Face hub.
 
 mod checkpoint;
 mod digest;
+mod files;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Mismatch, Misshapen, TensorInfo};
 pub use digest::sha256_file;
+pub use files::{FilesError, ModelFiles};

@@ -130,6 +130,12 @@ proptest! {
         assert_same(&[&q, &k, &v], 1.01 * ROUNDING, |x| {
             attention(&x[0], &x[1], &x[2], 1.0).unwrap()
         });
+        let causal: Vec<Tensor> = [&q, &k, &v]
+            .map(|x| x.narrow(2, 0, queries.min(keys)).unwrap())
+            .into();
+        assert_same(&[&causal[0], &causal[1], &causal[2]], 1.01 * ROUNDING, |x| {
+            causal_attention(&x[0], &x[1], &x[2], 1.0).unwrap()
+        });
     }
 
     #[test]
@@ -171,11 +177,53 @@ proptest! {
         assert_same(&[&x, &y], 0.0, |x| concat(x).unwrap());
         assert_same(&[&x], 0.0, |x| upsample_nearest_2x(&x[0]).unwrap());
         assert_same(&[&x], 1e-6, |x| silu(&x[0]).unwrap());
+        assert_same(&[&x], 1e-6, |x| gelu(&x[0]).unwrap());
+        assert_same(&[&x], 1e-6, |x| quick_gelu(&x[0]).unwrap());
+        // The gate is rounded before the product.
+        assert_same(&[&x, &y], 4e-3, |x| geglu(&x[0], &x[1]).unwrap());
+        let values = rounded(&[2, channels], 3);
+        assert_same(&[&x, &values], 0.0, |x| add_channels(&x[0], &x[1]).unwrap());
         assert_same(&[&x], 0.0, |x| convert(&x[0], x[0].dtype()).unwrap());
         let there = convert(&x, DType::BF16).unwrap();
         let back = convert(&there, DType::F32).unwrap();
         super::testing::assert_close(&back, &x, 0.0);
     }
+}
+
+#[test]
+fn layer_norms() {
+    if !can() {
+        return;
+    }
+    for (rows, size) in [(1, 1), (3, 7), (70, 768), (2, 1025)] {
+        let (weight, bias) = (rounded(&[size], 1), rounded(&[size], 2));
+        let x = rounded(&[rows, size], 3);
+        assert_same(&[&x, &weight, &bias], 1e-5, |x| {
+            let norm = LayerNorm::new(1e-5, x[1].clone(), x[2].clone()).unwrap();
+            norm.forward(&x[0]).unwrap()
+        });
+    }
+}
+
+#[test]
+fn batches_are_taken_apart() {
+    if !can() {
+        return;
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
+    pool.unwrap().install(|| {
+        let x = half(&uniform(&[7, 3, 2, 2], 5));
+        for (share, largest) in [(Share::Single, 1), (Share::Even, 3)] {
+            let doubled = in_parts(&x, share, |images| {
+                assert!(images.len() <= largest);
+                let x = x.narrow(0, images.start, images.len())?;
+                add(&x, &x)
+            });
+            let doubled = doubled.unwrap().to_dtype(DType::F32).unwrap();
+            let expected = (x.to_dtype(DType::F32).unwrap() * 2.0).unwrap();
+            super::testing::assert_close(&doubled, &expected, 0.0);
+        }
+    });
 }
 
 #[test]

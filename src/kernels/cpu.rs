@@ -25,6 +25,7 @@
 //! `scripts/check-aarch64.sh` on an emulated ARM processor.
 
 mod add;
+mod add_channels;
 mod attention;
 mod bfloat;
 mod concat;
@@ -33,12 +34,14 @@ mod direct;
 mod element;
 mod exp;
 mod job;
+mod layer_norm;
 mod linear;
 mod micro;
 mod norm;
 mod panels;
 mod path;
 mod pool;
+mod product;
 mod products;
 mod scratch;
 mod simd;
@@ -47,17 +50,20 @@ mod upsample;
 mod winograd;
 
 pub(super) use add::AddOp;
+pub(super) use add_channels::AddChannelsOp;
 pub(super) use attention::AttentionOp;
 pub(super) use bfloat::Bfloat;
 pub(super) use concat::concat;
 pub(super) use conv::{ConvOp, PackedConv};
-pub(super) use exp::SiluOp;
+pub(super) use exp::Activation;
 pub(crate) use job::{Instructions, Job};
+pub(super) use layer_norm::LayerNormOp;
 pub(super) use linear::{LinearOp, PackedLinear};
 pub(super) use norm::NormOp;
 #[cfg(test)]
 pub(super) use path::Path;
 pub(super) use pool::{PoolKind, PoolOp};
+pub(super) use product::ProductOp;
 pub(crate) use products::PackedColumns;
 pub(super) use tasks::on_pool;
 pub(super) use upsample::UpsampleOp;

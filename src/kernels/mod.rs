@@ -12,7 +12,9 @@ mod concat;
 mod conv2d;
 mod convert;
 mod cpu;
+mod gate;
 mod group_norm;
+mod layer_norm;
 mod linear;
 mod memory;
 mod parts;
@@ -24,17 +26,19 @@ mod bf16_tests;
 #[cfg(test)]
 mod testing;
 
-pub use activation::silu;
-pub use add::add;
-pub use attention::attention;
+pub use activation::{gelu, quick_gelu, silu};
+pub use add::{add, add_channels};
+pub use attention::{attention, causal_attention};
 pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
 pub use convert::convert;
 pub(crate) use cpu::{Instructions, Job, PackedColumns};
+pub use gate::geglu;
 pub use group_norm::GroupNorm;
+pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use memory::KeepLarge;
-pub use parts::{Share, in_parts};
+pub use parts::{Share, in_parts, on_pool};
 pub use pool::{Pool, avg_pool, max_pool};
 pub use upsample::upsample_nearest_2x;
 

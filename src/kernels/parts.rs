@@ -54,6 +54,12 @@ pub fn in_parts(
     })
 }
 
+/// Runs `network`, a chain of layers, on one of the threads that the layers share their work with. That
+/// changes nothing but the time it takes.
+pub fn on_pool<R: Send>(network: impl FnOnce() -> R + Send) -> R {
+    cpu::on_pool(network)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,9 +3,11 @@
 //! A network is built from a `VarBuilder`, which [`crate::hub::Checkpoint::load`] hands out, and is
 //! written against [`crate::kernels`] only.
 
+pub mod clip;
 pub mod improved_diffusion;
 pub mod inception;
 mod precision;
+pub mod stable_diffusion;
 
 #[cfg(test)]
 mod testing;
@@ -25,7 +27,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(key: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(key: &'static str, message: impl Into<String>) -> Self {
         Self {
             key,
             message: message.into(),

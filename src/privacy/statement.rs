@@ -29,10 +29,12 @@ pub struct PublicInputs {
     pub class_shares: Vec<f64>,
     /// What the foundation model is asked for, for each class.
     pub conditions: Vec<ClassConditions>,
+    /// The prompts that `conditions` of each `samples.npz` counts, from 0; empty for a model of labels.
+    pub prompts: Vec<String>,
     /// Which images of the source were used.
     pub selection: String,
-    /// SHA-256 of the foundation model's weights.
-    pub model_weights_sha256: String,
+    /// SHA-256 of the foundation model's weights; `None` for a hosted model.
+    pub model_weights_sha256: Option<String>,
     /// SHA-256 of the embedder's weights; `None` where it has none.
     pub embedder_weights_sha256: Option<String>,
     /// SHA-256 of the samples that the run started from, instead of random images.

@@ -16,8 +16,9 @@ fn inputs() -> PublicInputs {
             class: Some("cat".to_owned()),
             conditions: vec!["281".to_owned()],
         }],
+        prompts: vec!["a cat".to_owned()],
         selection: "all images of the source".to_owned(),
-        model_weights_sha256: sha256_hex(b"model"),
+        model_weights_sha256: Some(sha256_hex(b"model")),
         embedder_weights_sha256: None,
         initial_samples_sha256: None,
     }

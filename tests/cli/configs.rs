@@ -85,9 +85,70 @@ fn camelyon17_is_the_original_s() {
 }
 
 #[test]
+fn the_cats_are_the_original_s() {
+    let mut expected = vec![1.0, 0.98, 0.96, 0.94, 0.92];
+    expected.extend((10..=22).rev().map(|n| f64::from(4 * n) / 100.0));
+    for name in ["cookie", "doudou"] {
+        let loaded = shipped(&format!("{name}.toml"));
+        assert_eq!(degrees(&loaded), expected);
+        assert_eq!(loaded.generations.len(), 1 + 17);
+        assert!(loaded.generations.iter().all(|g| g.num_samples == 100));
+        let settings = json(&loaded);
+        assert_eq!(settings["data"]["num_samples"], 100);
+        assert_eq!(settings["data"]["image_size"], 512);
+        let model = &settings["model"];
+        assert_eq!(model["type"], "stable-diffusion");
+        assert_eq!(model["checkpoint"], "CompVis/stable-diffusion-v1-4");
+        assert_eq!(model["image_size"], 512);
+        assert_eq!(model["prompts"], "A photo of ragdoll cat");
+        assert_eq!(model["negative_prompt"], "");
+        assert_eq!(model["scheduler"], "checkpoint");
+        assert_eq!(model["pndm_exact_slicing"], true);
+        for part in ["random_sampling", "variation"] {
+            assert_eq!(model[format!("{part}_guidance_scale")], 7.5);
+            assert_eq!(model[format!("{part}_num_inference_steps")], 50);
+            assert_eq!(model[format!("{part}_batch_size")], 10);
+        }
+        assert_eq!(settings["embedder"]["type"], "inception");
+        assert_eq!(settings["embedder"]["resolution"], 512);
+        assert_eq!(settings["evolution"]["lookahead_degree"], 8);
+        assert_eq!(settings["evolution"]["nearest_neighbors"], 1);
+        assert_eq!(settings["evolution"]["threshold"], 2.0);
+        assert_eq!(settings["privacy"]["noise_multiplier"], 2.0);
+        assert_eq!(settings["privacy"]["delta"], 1e-3);
+        assert_eq!(settings["output"]["folder"], format!("results/{name}"));
+    }
+    // 17 releases at σ = 2.
+    let table = privacy(&["configs/cookie.toml"]);
+    let last = table.lines().rfind(|l| l.trim_start().starts_with("17"));
+    assert!(last.unwrap().contains("7.89"), "{table}");
+}
+
+#[test]
+fn cookie_openai_is_the_original_s() {
+    let loaded = shipped("cookie_openai.toml");
+    assert_eq!(loaded.generations.len(), 18);
+    assert!(loaded.generations.iter().all(|g| g.num_samples == 100));
+    let settings = json(&loaded);
+    assert_eq!(settings["evolution"]["lookahead_degree"], 8);
+    assert_eq!(settings["evolution"]["threshold"], 2.0);
+    assert_eq!(settings["privacy"]["noise_multiplier"], 2.0);
+    assert_eq!(settings["data"]["image_size"], 512);
+    assert_eq!(settings["model"]["size"], "512x512");
+    assert_eq!(settings["model"]["prompts"], "A photo of ragdoll cat");
+    assert_eq!(settings["model"]["max_images_per_call"], 10);
+    assert_eq!(settings["model"]["max_attempts"], 15);
+}
+
+#[test]
 fn every_key_is_in_the_reference_table() {
     let table = std::fs::read_to_string(repository("configs/README.md")).unwrap();
-    for name in ["cifar10.toml", "quickstart.toml"] {
+    for name in [
+        "cifar10.toml",
+        "cookie.toml",
+        "cookie_openai.toml",
+        "quickstart.toml",
+    ] {
         let settings = json(&shipped(name));
         for (section, keys) in settings.as_object().unwrap() {
             for key in keys.as_object().unwrap().keys() {

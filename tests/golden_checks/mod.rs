@@ -1,6 +1,7 @@
 //! The harness, and which family is checked by which function.
 
 mod case;
+mod clip_text;
 mod compare;
 mod histogram;
 mod inception;
@@ -10,6 +11,9 @@ mod pt_layouts;
 mod resize;
 mod sample;
 mod schedule;
+mod sd_networks;
+mod sd_pipeline;
+mod sd_scheduler;
 mod unet;
 mod weights;
 
@@ -27,6 +31,7 @@ type Check = fn(&Case) -> Outcome;
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
 #[rustfmt::skip]
 const CHECKS: &[(&str, Check)] = &[
+    ("clip_text", clip_text::check),
     ("histogram", histogram::check),
     ("inception", inception::check),
     ("loader", loader::check),
@@ -35,6 +40,12 @@ const CHECKS: &[(&str, Check)] = &[
     ("resize", resize::check),
     ("sample", sample::check),
     ("schedule", schedule::check),
+    ("sd_img2img", sd_pipeline::img2img),
+    ("sd_scheduler", sd_scheduler::check),
+    ("sd_text_encoder", sd_networks::text_encoder),
+    ("sd_txt2img", sd_pipeline::txt2img),
+    ("sd_unet", sd_networks::unet),
+    ("sd_vae", sd_networks::vae),
     ("unet", unet::check),
 ];
 

@@ -245,3 +245,22 @@ fn compare(checkpoint: &Checkpoint, expected: &HashMap<String, Tensor>) -> Resul
     }
     Ok(())
 }
+
+/// A network from the first checkpoint file that `/weights` names and that lies beside the case, which must hold
+/// exactly the formula's values; otherwise from the formula. The file may hold tensors of the names `ignored`
+/// besides.
+pub fn build_or_load<M>(
+    case: &Case,
+    ignored: &[&str],
+    make: impl FnOnce(VarBuilder<'static>) -> candle_core::Result<M>,
+) -> Result<M> {
+    let (seed, gain) = seed_and_gain(case.value("/weights")?)?;
+    let table = case.value("/state_dict")?;
+    match checkpoint(case, "/weights")? {
+        Some(checkpoint) => {
+            compare(&checkpoint, &by_formula(seed, gain, table)?)?;
+            Ok(checkpoint.load(DType::F32, &Device::Cpu, ignored, make)?)
+        }
+        None => build(seed, gain, table, &[], make),
+    }
+}

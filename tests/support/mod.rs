@@ -1,5 +1,8 @@
 //! A small world for tests of the real binary: private images, a tiny model, a configuration.
 
+pub mod image_server;
+pub mod stable_diffusion;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -157,21 +160,30 @@ pub fn write_model(path: &Path) {
         use_scale_shift_norm: true,
         num_classes: Some(5),
     };
-    let made = Arc::new(Mutex::new(HashMap::new()));
-    let vb = VarBuilder::from_backend(
-        Box::new(Maker {
-            made: Arc::clone(&made),
-        }),
-        DType::F32,
-        Device::Cpu,
-    );
-    UNet::new(&config, &vb).unwrap();
-    let made = made.lock().unwrap();
+    let made = made_up(99, DType::F32, |vb| UNet::new(&config, &vb));
     candle_core::safetensors::save(&made, path).unwrap();
+}
+
+/// Fixed pseudo-random weights for whatever `build` asks for, by name.
+pub fn made_up<M>(
+    seed: u64,
+    dtype: DType,
+    build: impl FnOnce(VarBuilder<'static>) -> candle_core::Result<M>,
+) -> HashMap<String, Tensor> {
+    let made = Arc::new(Mutex::new(HashMap::new()));
+    let maker = Maker {
+        seed,
+        made: Arc::clone(&made),
+    };
+    let vb = VarBuilder::from_backend(Box::new(maker), dtype, Device::Cpu);
+    build(vb).unwrap();
+    let made = made.lock().unwrap();
+    made.clone()
 }
 
 /// Answers every request with made-up weights and remembers them.
 struct Maker {
+    seed: u64,
     made: Arc<Mutex<HashMap<String, Tensor>>>,
 }
 
@@ -187,7 +199,7 @@ impl SimpleBackend for Maker {
         let mut made = self.made.lock().unwrap();
         let mut values = vec![0f32; shape.elem_count()];
         StreamKey {
-            seed: 99,
+            seed: self.seed,
             phase: Phase::Random,
             iteration: 0,
             repeat: 0,

@@ -15,6 +15,8 @@ use super::tasks;
 /// result is `[n, tq, heads, dv]`.
 pub(in crate::kernels) struct AttentionOp {
     pub scale: f64,
+    /// Query `i` sees the keys up to `i` only.
+    pub causal: bool,
 }
 
 /// Queries whose scores are held at a time, a multiple of every register tile's rows.
@@ -144,6 +146,7 @@ impl AttentionOp {
                             weights: &mut weights,
                             keys,
                             scale: self.scale as f32,
+                            first: self.causal.then_some(from),
                         };
                         T::run(path, softmax);
                         let lhs = Lhs::rows(&*weights, keys, keys);
@@ -184,6 +187,8 @@ struct Softmax<'a, E> {
     weights: &'a mut [E],
     keys: usize,
     scale: f32,
+    /// The first row's query, where a query does not see the keys after it.
+    first: Option<usize>,
 }
 
 impl<E: Element> Kernel for Softmax<'_, E> {
@@ -193,7 +198,15 @@ impl<E: Element> Kernel for Softmax<'_, E> {
     fn run<S: Simd>(self, _: S) {
         const LANES: usize = 16;
         let rows = self.rows.chunks_exact_mut(self.keys);
-        for (row, weights) in rows.zip(self.weights.chunks_exact_mut(self.keys)) {
+        let rows = rows.zip(self.weights.chunks_exact_mut(self.keys));
+        for (index, (row, weights)) in rows.enumerate() {
+            let seen = match self.first {
+                Some(first) => (first + index + 1).min(self.keys),
+                None => self.keys,
+            };
+            let row = row.split_at_mut(seen).0;
+            let (weights, hidden) = weights.split_at_mut(seen);
+            hidden.fill(E::of(0.0));
             let mut lanes = [f32::NEG_INFINITY; LANES];
             let (blocks, rest) = row.as_chunks_mut::<LANES>();
             for block in blocks {

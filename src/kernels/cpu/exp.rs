@@ -47,43 +47,93 @@ pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// [`silu`] of a contiguous argument.
-pub(in crate::kernels) struct SiluOp;
+/// `x · sigmoid(1.702 x)`.
+#[inline(always)]
+fn quick_gelu(x: f32) -> f32 {
+    x / (1.0 + exp(-1.702 * x))
+}
 
-impl CustomOp1 for SiluOp {
+/// `x · Φ(x)`, to within 2e-7 · (1 + |x|).
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    // erfc(z) = e^(-z²) · P(t) with t = 1 / (1 + p z) for z ≥ 0: Abramowitz & Stegun (1964), 7.1.26.
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let mut p = 1.061_405_4;
+    p = p * t - 1.453_152;
+    p = p * t + 1.421_413_8;
+    p = p * t - 0.284_496_74;
+    p = p * t + 0.254_829_6;
+    let tail = 0.5 * p * t * exp(-z * z);
+    // Φ(x) is the tail on the left of 0 and its complement on the right.
+    x * if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// A function of every element of a contiguous argument.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::kernels) enum Activation {
+    Silu,
+    QuickGelu,
+    Gelu,
+}
+
+impl CustomOp1 for Activation {
     fn name(&self) -> &'static str {
-        "silu"
+        "activation"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        of_type!(x, E => activate::<E>(x, layout))
+        of_type!(x, E => self.run::<E>(x, layout))
     }
 }
 
-fn activate<E: Element>(x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-    const PIECE: usize = 1 << 14;
-    let path = E::path()?;
-    let x = contiguous::<E>(x, layout)?;
-    let mut out = results(x.len());
-    let parts = out.chunks_mut(PIECE).zip(x.chunks(PIECE)).collect();
-    tasks::each(8 * x.len(), parts, |(out, x)| {
-        E::run(path, Silu { x, out });
-    });
-    Ok((E::storage(out), layout.shape().clone()))
+impl Activation {
+    fn run<E: Element>(self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        const PIECE: usize = 1 << 14;
+        let path = E::path()?;
+        let x = contiguous::<E>(x, layout)?;
+        let mut out = results(x.len());
+        let parts = out.chunks_mut(PIECE).zip(x.chunks(PIECE)).collect();
+        tasks::each(8 * x.len(), parts, |(out, x)| {
+            let apply = Apply {
+                x,
+                out,
+                activation: self,
+            };
+            E::run(path, apply);
+        });
+        Ok((E::storage(out), layout.shape().clone()))
+    }
 }
 
-struct Silu<'a, E> {
+struct Apply<'a, E> {
     x: &'a [E],
     out: &'a mut [E],
+    activation: Activation,
 }
 
-impl<E: Element> Kernel for Silu<'_, E> {
+impl<E: Element> Kernel for Apply<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        for (out, x) in self.out.iter_mut().zip(self.x) {
-            *out = E::of(silu(x.get()));
+        let elements = self.out.iter_mut().zip(self.x);
+        match self.activation {
+            Activation::Silu => {
+                for (out, x) in elements {
+                    *out = E::of(silu(x.get()));
+                }
+            }
+            Activation::QuickGelu => {
+                for (out, x) in elements {
+                    *out = E::of(quick_gelu(x.get()));
+                }
+            }
+            Activation::Gelu => {
+                for (out, x) in elements {
+                    *out = E::of(gelu(x.get()));
+                }
+            }
         }
     }
 }

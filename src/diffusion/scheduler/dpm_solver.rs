@@ -1,0 +1,109 @@
+//! DPM-Solver++(2M), the multistep solver of second order for the predicted image.
+
+use candle_core::{Result as TensorResult, Tensor, bail};
+
+use super::spacing::{interpolate, linspace, whole};
+use super::{PredictionType, Scheduler, Solver, TimestepSpacing, Walk, split};
+use crate::diffusion::DiffusionError;
+
+/// Walks shorter than this end with a step of first order, for stability.
+const SHORT: usize = 15;
+
+struct DpmSolver {
+    /// The noise levels of the timesteps taken, and where the last one leads.
+    sigmas: Vec<f64>,
+    prediction: PredictionType,
+    /// Whether the last step is of first order.
+    lower_order_final: bool,
+    /// The last step's predicted image.
+    before: Option<Tensor>,
+}
+
+pub(super) fn walk(
+    scheduler: &Scheduler,
+    steps: usize,
+    skipped: usize,
+) -> Result<Option<Walk>, DiffusionError> {
+    let config = &scheduler.config;
+    let trained = scheduler.alphas_cumprod.len();
+    let spacing = config.timestep_spacing.unwrap_or(TimestepSpacing::Linspace);
+    // One more than is taken, of which the least noisy is left out.
+    let mut timesteps: Vec<i64> = match spacing {
+        TimestepSpacing::Linspace => linspace(trained as f64 - 1.0, steps + 1)
+            .skip(1)
+            .map(|t| t.round_ties_even() as i64)
+            .collect(),
+        TimestepSpacing::Leading => {
+            let stride = (trained / (steps + 1)) as i64;
+            (1..=steps as i64)
+                .map(|i| i * stride + config.steps_offset)
+                .collect()
+        }
+        TimestepSpacing::Trailing => whole(spacing, steps, trained, config.steps_offset),
+    };
+    timesteps.reverse();
+    scheduler.check(steps, &timesteps)?;
+    let table = scheduler.sigmas();
+    let mut sigmas: Vec<f64> = timesteps
+        .iter()
+        .map(|t| interpolate(&table, *t as f64))
+        .collect();
+    let lowest = table.first().copied().unwrap_or(f64::NAN);
+    sigmas.push(if config.final_sigma_min { lowest } else { 0.0 });
+    let skipped = skipped.min(timesteps.len());
+    timesteps.drain(..skipped);
+    sigmas.drain(..skipped);
+    let Some(&first) = sigmas.first() else {
+        return Ok(None);
+    };
+    Ok(Some(Walk {
+        timesteps: timesteps.iter().map(|t| *t as f32).collect(),
+        input_divisors: Vec::new(),
+        init_noise_sigma: 1.0,
+        noising: shares(first),
+        solver: Box::new(DpmSolver {
+            sigmas,
+            prediction: config.prediction_type,
+            lower_order_final: steps < SHORT || !config.final_sigma_min,
+            before: None,
+        }),
+    }))
+}
+
+/// The shares of the image and of noise in a sample whose noise is σ times the image's share.
+fn shares(sigma: f64) -> (f64, f64) {
+    let signal = 1.0 / (sigma * sigma + 1.0).sqrt();
+    (signal, sigma * signal)
+}
+
+impl Solver for DpmSolver {
+    fn step(
+        &mut self,
+        index: usize,
+        model_output: &Tensor,
+        sample: &Tensor,
+    ) -> TensorResult<Tensor> {
+        let (Some(&sigma), Some(&next)) = (self.sigmas.get(index), self.sigmas.get(index + 1))
+        else {
+            bail!("step {index} of {}", self.sigmas.len());
+        };
+        let alpha = 1.0 / (sigma * sigma + 1.0);
+        let (image, _) = split(self.prediction, alpha, model_output, sample)?;
+        let last = index + 2 == self.sigmas.len();
+        let before = self.before.replace(image.clone());
+        // λ, the logarithm of signal over noise, is −ln σ; its steps may be infinite at the end.
+        let step = sigma.ln() - next.ln();
+        let mut target = image.clone();
+        if let (Some(before), false) = (before, last && self.lower_order_final)
+            && let Some(earlier) = index.checked_sub(1).and_then(|i| self.sigmas.get(i))
+        {
+            let ratio = (earlier.ln() - sigma.ln()) / step;
+            let slope = ((&image - before)? / ratio)?;
+            target = (image + (slope * 0.5)?)?;
+        }
+        let (signal_next, noise_next) = shares(next);
+        let (_, noise) = shares(sigma);
+        let gain = signal_next * (-(-step).exp_m1());
+        (sample * (noise_next / noise))? + (target * gain)?
+    }
+}

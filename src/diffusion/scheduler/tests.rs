@@ -1,0 +1,246 @@
+//! Every scheduler on data whose exact denoiser is known.
+
+use candle_core::{DType, Device};
+use serde_json::json;
+
+use super::*;
+
+const KINDS: [SchedulerKind; 4] = [
+    SchedulerKind::Pndm,
+    SchedulerKind::Ddim,
+    SchedulerKind::Euler,
+    SchedulerKind::DpmSolver,
+];
+
+fn scheduler(kind: SchedulerKind, options: serde_json::Value) -> Scheduler {
+    let mut file = json!({
+        "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085, "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1,
+        "clip_sample": false
+    });
+    for (key, value) in options.as_object().unwrap() {
+        file[key] = value.clone();
+    }
+    Scheduler::new(&SchedulerConfig::from_json(&file).unwrap(), kind, true)
+}
+
+fn tensor(values: &[f64]) -> Tensor {
+    let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+    Tensor::new(values.as_slice(), &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+}
+
+/// ᾱ at a timestep that may be fractional, as Euler's are.
+fn alpha(scheduler: &Scheduler, timestep: f32) -> f64 {
+    let sigma = spacing::interpolate(&scheduler.sigmas(), f64::from(timestep));
+    1.0 / (1.0 + sigma * sigma)
+}
+
+/// Data that are normal with mean 0 and variance `spread`²: the exact prediction of the noise.
+fn noise_of(scheduler: &Scheduler, spread: f64, input: &Tensor, timestep: f32) -> Tensor {
+    let alpha = alpha(scheduler, timestep);
+    let variance = alpha * spread * spread + 1.0 - alpha;
+    (input * ((1.0 - alpha).sqrt() / variance)).unwrap()
+}
+
+/// Where the walk ends, over where the exact solution ends.
+fn relative_error(scheduler: &Scheduler, steps: usize, skipped: usize, spread: f64) -> f64 {
+    let walk = scheduler.start(steps, skipped).unwrap();
+    let noise = tensor(&[1.0]);
+    let (start, first) = if skipped == 0 {
+        let start = walk.initial(&noise).unwrap();
+        (start, walk.timesteps()[0])
+    } else {
+        let nothing = tensor(&[0.0]);
+        (walk.noised(&nothing, &noise).unwrap(), walk.timesteps()[0])
+    };
+    let input = walk.input(&start).unwrap().unwrap().1;
+    // Exact: a sample keeps its quantile, so it scales as the standard deviation does.
+    let alpha_first = alpha(scheduler, first);
+    let deviation = (alpha_first * spread * spread + 1.0 - alpha_first).sqrt();
+    let exact = values(&input)[0] / deviation * spread;
+    let end = walk
+        .run(
+            start,
+            |input, timestep| Ok(noise_of(scheduler, spread, input, timestep)),
+            |_, _| Ok(()),
+        )
+        .unwrap();
+    (values(&end)[0] / exact - 1.0).abs()
+}
+
+#[test]
+fn a_walk_ends_where_the_exact_solution_does() {
+    for (kind, coarse, fine) in [
+        (SchedulerKind::Pndm, 0.05, 0.02),
+        (SchedulerKind::Ddim, 0.10, 0.03),
+        (SchedulerKind::Euler, 0.10, 0.03),
+        (SchedulerKind::DpmSolver, 0.02, 0.002),
+    ] {
+        let scheduler = scheduler(kind, json!({"set_alpha_to_one": true}));
+        let error = |steps| relative_error(&scheduler, steps, 0, 0.7);
+        assert!(error(20) < coarse, "{kind:?} in 20: {}", error(20));
+        assert!(error(100) < fine, "{kind:?} in 100: {}", error(100));
+        assert!(error(100) < error(20), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_single_image_is_found_exactly() {
+    // Whatever is left of the first timestep's noise at the end belongs to it.
+    for kind in [
+        SchedulerKind::Ddim,
+        SchedulerKind::Euler,
+        SchedulerKind::DpmSolver,
+    ] {
+        let scheduler = scheduler(kind, json!({"set_alpha_to_one": true}));
+        for (steps, skipped) in [(10, 0), (10, 6), (1, 0)] {
+            let walk = scheduler.start(steps, skipped).unwrap();
+            let image = tensor(&[0.5, -2.0, 0.0]);
+            let noise = tensor(&[1.0, 0.3, -1.7]);
+            let start = walk.noised(&image, &noise).unwrap();
+            let predict = |input: &Tensor, timestep: f32| {
+                let alpha = alpha(&scheduler, timestep);
+                let rest = (input - (&image * alpha.sqrt())?)?;
+                rest / (1.0 - alpha).sqrt()
+            };
+            let end = walk.run(start, predict, |_, _| Ok(())).unwrap();
+            for (found, expected) in values(&end).iter().zip(values(&image)) {
+                assert!(
+                    (found - expected).abs() < 2e-4,
+                    "{kind:?} {steps} {skipped}: {found} for {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn predicting_the_velocity_is_the_same_walk() {
+    for kind in KINDS {
+        let noise = scheduler(kind, json!({}));
+        let velocity = scheduler(kind, json!({"prediction_type": "v_prediction"}));
+        let end = |scheduler: &Scheduler, velocity: bool| {
+            let walk = scheduler.start(12, 0).unwrap();
+            let start = walk.initial(&tensor(&[0.8, -1.5])).unwrap();
+            let predict = |input: &Tensor, timestep: f32| {
+                let noise = noise_of(scheduler, 0.6, input, timestep);
+                if !velocity {
+                    return Ok(noise);
+                }
+                let alpha = alpha(scheduler, timestep);
+                let (signal, deviation) = (alpha.sqrt(), (1.0 - alpha).sqrt());
+                let image = ((input - (&noise * deviation)?)? / signal)?;
+                (noise * signal)? - (image * deviation)?
+            };
+            values(&walk.run(start, predict, |_, _| Ok(())).unwrap())
+        };
+        // PNDM mixes predictions of several timesteps, which is another method for another prediction.
+        let allowed = if kind == SchedulerKind::Pndm {
+            0.05
+        } else {
+            1e-4
+        };
+        for (a, b) in end(&noise, false).iter().zip(end(&velocity, true)) {
+            assert!((a - b).abs() < allowed, "{kind:?}: {a} and {b}");
+        }
+    }
+}
+
+#[test]
+fn timesteps_of_each_kind() {
+    let of =
+        |kind, options, steps, skipped| scheduler(kind, options).timesteps(steps, skipped).unwrap();
+    assert_eq!(
+        of(SchedulerKind::Pndm, json!({}), 5, 0),
+        [801.0, 601.0, 601.0, 401.0, 201.0, 1.0]
+    );
+    assert_eq!(of(SchedulerKind::Pndm, json!({}), 5, 5), [1.0]);
+    assert_eq!(of(SchedulerKind::Pndm, json!({}), 1, 0), [1.0]);
+    assert_eq!(
+        of(SchedulerKind::Ddim, json!({}), 5, 1),
+        [601.0, 401.0, 201.0, 1.0]
+    );
+    // Euler's are spread from end to end unless the file says otherwise.
+    assert_eq!(
+        of(SchedulerKind::Euler, json!({}), 4, 0),
+        [999.0, 666.0, 333.0, 0.0]
+    );
+    let leading = json!({"timestep_spacing": "leading"});
+    assert_eq!(
+        of(SchedulerKind::Euler, leading.clone(), 4, 0),
+        [751.0, 501.0, 251.0, 1.0]
+    );
+    assert_eq!(
+        of(SchedulerKind::DpmSolver, json!({}), 4, 0),
+        [999.0, 749.0, 500.0, 250.0]
+    );
+    assert_eq!(
+        of(SchedulerKind::DpmSolver, leading, 4, 0),
+        [801.0, 601.0, 401.0, 201.0]
+    );
+}
+
+#[test]
+fn a_corrected_slice_begins_anew() {
+    let file = json!({
+        "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085, "skip_prk_steps": true, "steps_offset": 1
+    });
+    let config = SchedulerConfig::from_json(&file).unwrap();
+    let corrected = Scheduler::new(&config, SchedulerKind::Pndm, false);
+    let exact = Scheduler::new(&config, SchedulerKind::Pndm, true);
+    assert_eq!(
+        corrected.timesteps(5, 2).unwrap(),
+        [401.0, 201.0, 201.0, 1.0]
+    );
+    assert_eq!(exact.timesteps(5, 2).unwrap(), [601.0, 401.0, 201.0, 1.0]);
+    assert_eq!(
+        corrected.timesteps(5, 0).unwrap(),
+        exact.timesteps(5, 0).unwrap()
+    );
+    // What the original runs ends noisier than it should: the correction is closer to the truth.
+    let error = |scheduler: &Scheduler| relative_error(scheduler, 50, 20, 0.5);
+    assert!(
+        error(&corrected) < error(&exact) / 2.0,
+        "{} and {}",
+        error(&corrected),
+        error(&exact)
+    );
+}
+
+#[test]
+fn impossible_walks_are_refused() {
+    for kind in KINDS {
+        let scheduler = scheduler(kind, json!({}));
+        for steps in [0, 1001] {
+            let error = scheduler.timesteps(steps, 0).unwrap_err().to_string();
+            assert!(error.contains("1 to 1000"), "{kind:?}: {error}");
+        }
+        let left_out = if kind == SchedulerKind::Pndm { 11 } else { 10 };
+        assert!(scheduler.timesteps(10, left_out).is_err(), "{kind:?}");
+        assert!(scheduler.timesteps(10, left_out - 1).is_ok(), "{kind:?}");
+    }
+    // The offset would lead beyond the last timestep.
+    let scheduler = scheduler(SchedulerKind::Ddim, json!({}));
+    let error = scheduler.timesteps(1000, 0).unwrap_err().to_string();
+    assert!(error.contains("timestep 1000"), "{error}");
+}
+
+#[test]
+fn strength_is_cut_in_float64() {
+    for (steps, strength, skipped) in [
+        (50, 1.0, 0),
+        (50, 0.98, 1),
+        (50, 0.58, 22),
+        (50, 0.02, 49),
+        (50, 0.0, 50),
+        (10, 0.4, 6),
+        (3, 1.5, 0),
+    ] {
+        assert_eq!(skipped_steps(steps, strength), skipped, "{strength}");
+    }
+}

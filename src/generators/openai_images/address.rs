@@ -1,0 +1,124 @@
+//! Where a server is.
+
+use ureq::http::Uri;
+
+/// The checked base of all requests' addresses.
+#[derive(Debug, Clone)]
+pub(super) struct Address {
+    /// Without a slash at its end.
+    base: String,
+    https: bool,
+    host: String,
+}
+
+impl Address {
+    /// Parses a base address.
+    ///
+    /// # Errors
+    /// What is wrong with it; never any part of it, which may hold a password.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let expected = "expected an address such as \"https://api.openai.com/v1\"";
+        let uri: Uri = text
+            .trim_end_matches('/')
+            .parse()
+            .map_err(|_| format!("is no address: {expected}"))?;
+        let https = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(format!("is neither http nor https: {expected}")),
+        };
+        let Some(authority) = uri.authority() else {
+            return Err(format!("has no host: {expected}"));
+        };
+        if authority.as_str().contains('@') {
+            return Err("holds a name or password: credentials do not belong here".to_owned());
+        }
+        if uri.query().is_some() {
+            return Err(format!("holds a query (?): {expected}"));
+        }
+        let host = host_of(&uri).unwrap_or_default();
+        Ok(Self {
+            base: text.trim_end_matches('/').to_owned(),
+            https,
+            host,
+        })
+    }
+
+    /// The address of an endpoint such as `images/generations`.
+    pub(super) fn endpoint(&self, path: &str) -> String {
+        format!("{}/{path}", self.base)
+    }
+
+    /// Whether the key would travel readable for everybody on the way.
+    pub(super) fn exposes_key(&self) -> bool {
+        !self.https && !is_loopback(&self.host)
+    }
+
+    /// The host's name.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+/// The host in lower case, without the brackets of an IPv6 address.
+pub(super) fn host_of(uri: &Uri) -> Option<String> {
+    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+    Some(host.to_ascii_lowercase())
+}
+
+/// Whether a host's name says that it is this machine.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let address: Result<std::net::IpAddr, _> = host.parse();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_stand_below_the_base() {
+        for base in ["https://h/v1", "https://h/v1/"] {
+            let address = Address::parse(base).unwrap();
+            assert_eq!(
+                address.endpoint("images/edits"),
+                "https://h/v1/images/edits"
+            );
+            assert_eq!(address.host(), "h");
+        }
+        let address = Address::parse("http://127.0.0.1:80").unwrap();
+        assert_eq!(address.endpoint("x"), "http://127.0.0.1:80/x");
+    }
+
+    #[test]
+    fn a_key_is_exposed_by_http_to_another_machine_only() {
+        for (base, exposed) in [
+            ("https://example.org", false),
+            ("http://example.org", true),
+            ("http://10.0.0.1:8080/v1", true),
+            ("http://localhost:8080/v1", false),
+            ("http://127.0.0.2", false),
+            ("http://[::1]:9", false),
+        ] {
+            assert_eq!(
+                Address::parse(base).unwrap().exposes_key(),
+                exposed,
+                "{base}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_error_repeats_the_address() {
+        for base in [
+            "",
+            "h/v1",
+            "ftp://secret/",
+            "https://u:secret@h/",
+            "https://h/?secret",
+        ] {
+            let error = Address::parse(base).unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Prompts as public conditions: which image is asked for with which words.
+//!
+//! A [`Condition`] is the index of a prompt. The initial population gets its prompts from [`Prompts`],
+//! `samples.npz` keeps the indices under `conditions`, every descendant inherits its parent's, and the
+//! privacy statement lists the texts in that order.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, GeneratorError, Slot};
+
+/// The key `prompts` as it is written: one text, a list of them, or a table by private class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a prompt, a list of prompts, or a table of them by class"
+)]
+pub enum PromptsConfig {
+    /// The same for all images.
+    One(String),
+    /// Each for an equal share of the images.
+    List(Vec<String>),
+    /// What stands for each private class, by the class's name.
+    PerClass(BTreeMap<String, ClassPrompts>),
+}
+
+/// The prompts of one class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a prompt or a list of prompts")]
+pub enum ClassPrompts {
+    /// The same for all of the class's images.
+    One(String),
+    /// Each for an equal share of the class's images.
+    List(Vec<String>),
+}
+
+impl ClassPrompts {
+    fn texts(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::List(texts) => texts,
+        }
+    }
+}
+
+impl PromptsConfig {
+    /// Checks that there is a prompt wherever one is promised.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] naming `prompts` or `prompts.<class>`.
+    pub fn validate(&self) -> Result<(), GeneratorError> {
+        match self {
+            Self::One(text) => check("prompts", std::slice::from_ref(text)),
+            Self::List(texts) => check("prompts", texts),
+            Self::PerClass(classes) if classes.is_empty() => check("prompts", &[]),
+            Self::PerClass(classes) => classes
+                .iter()
+                .try_for_each(|(class, prompts)| check(&key_of(class), prompts.texts())),
+        }
+    }
+}
+
+fn check(key: &str, texts: &[String]) -> Result<(), GeneratorError> {
+    if texts.is_empty() {
+        return Err(wrong(key, "is empty: expected at least one prompt"));
+    }
+    if texts.iter().any(|text| text.trim().is_empty()) {
+        return Err(wrong(key, "has an empty prompt: expected words"));
+    }
+    Ok(())
+}
+
+fn key_of(class: &str) -> String {
+    format!("prompts.{class}")
+}
+
+fn wrong(key: &str, message: impl Into<String>) -> GeneratorError {
+    GeneratorError::Config {
+        key: key.to_owned(),
+        message: message.into(),
+    }
+}
+
+/// The prompts of a run in the order of their indices, and who gets which.
+#[derive(Debug, Clone)]
+pub struct Prompts {
+    config: PromptsConfig,
+    texts: Vec<String>,
+}
+
+impl Prompts {
+    /// Numbers the prompts: a list's in its order, a table's class by class in the order of the names.
+    ///
+    /// # Errors
+    /// As [`PromptsConfig::validate`].
+    pub fn new(config: &PromptsConfig) -> Result<Self, GeneratorError> {
+        config.validate()?;
+        let texts = match config {
+            PromptsConfig::One(text) => vec![text.clone()],
+            PromptsConfig::List(texts) => texts.clone(),
+            PromptsConfig::PerClass(classes) => classes
+                .values()
+                .flat_map(ClassPrompts::texts)
+                .cloned()
+                .collect(),
+        };
+        Ok(Self {
+            config: config.clone(),
+            texts,
+        })
+    }
+
+    /// All prompts; a condition is an index into them.
+    #[must_use]
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
+    /// The prompt of a condition, or `None` when there is none of this index.
+    #[must_use]
+    pub fn text(&self, condition: Condition) -> Option<&str> {
+        let text = self.texts.get(condition.0 as usize);
+        text.map(String::as_str)
+    }
+
+    /// The prompts of an initial population.
+    ///
+    /// A list is shared out over the whole population as the original does it
+    /// (`apis/stable_diffusion_api.py`): of N images and P prompts, prompt i gets (N + i) / P, rounded down,
+    /// and the images of a prompt stand together. A class's list is shared out over that class's images in the
+    /// same way.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] naming `prompts` when they are given by class and a class has none, or the
+    /// run does not keep the classes apart.
+    pub fn assign(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError> {
+        let PromptsConfig::PerClass(classes) = &self.config else {
+            let share = shares(slots.len(), self.texts.len());
+            return Ok(share.map(Condition).collect());
+        };
+        // Where each class's prompts begin, and what is left of its images' share.
+        let mut first = 0;
+        let mut left = BTreeMap::new();
+        for (class, prompts) in classes {
+            let images = slots.iter().filter(|slot| slot.class == Some(class));
+            let count = prompts.texts().len();
+            left.insert(class.as_str(), (first, shares(images.count(), count)));
+            first += count as u32;
+        }
+        let mut conditions = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let class = slot.class.ok_or_else(|| {
+                let message = "are given by class, but the run does not keep the classes apart";
+                wrong("prompts", message)
+            })?;
+            let next = left
+                .get_mut(class)
+                .and_then(|(first, share)| share.next().map(|index| *first + index));
+            let Some(index) = next else {
+                let known: Vec<&String> = classes.keys().collect();
+                let message = format!("has no entry for class \"{class}\", only for {known:?}");
+                return Err(wrong("prompts", message));
+            };
+            conditions.push(Condition(index));
+        }
+        Ok(conditions)
+    }
+
+    /// What stands for a class (`None`: the whole unconditional run), for the privacy statement.
+    #[must_use]
+    pub fn describe(&self, class: Option<&str>) -> Vec<String> {
+        let texts = match (&self.config, class) {
+            (PromptsConfig::PerClass(classes), Some(class)) => {
+                classes.get(class).map_or(&[][..], ClassPrompts::texts)
+            }
+            (PromptsConfig::PerClass(_), None) => &[],
+            _ => &self.texts,
+        };
+        texts
+            .iter()
+            .map(|text| format!("prompt \"{text}\""))
+            .collect()
+    }
+}
+
+/// For each of `images` in turn, which of `prompts` it gets; nothing without prompts.
+fn shares(images: usize, prompts: usize) -> impl Iterator<Item = u32> {
+    (0..prompts).flat_map(move |index| {
+        let count = (images + index) / prompts;
+        std::iter::repeat_n(index as u32, count)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::streams::{Phase, StreamKey};
+
+    fn slot(class: Option<&str>) -> Slot<'_> {
+        Slot {
+            class,
+            stream: StreamKey {
+                seed: 0,
+                phase: Phase::Condition,
+                iteration: 0,
+                repeat: 0,
+                sample: 0,
+            },
+        }
+    }
+
+    fn prompts(text: &str) -> Prompts {
+        #[derive(Deserialize)]
+        struct Model {
+            prompts: PromptsConfig,
+        }
+        Prompts::new(&toml::from_str::<Model>(text).unwrap().prompts).unwrap()
+    }
+
+    fn indices(prompts: &Prompts, classes: &[Option<&str>]) -> Vec<u32> {
+        let slots: Vec<Slot<'_>> = classes.iter().map(|class| slot(*class)).collect();
+        let conditions = prompts.assign(&slots).unwrap();
+        conditions.iter().map(|condition| condition.0).collect()
+    }
+
+    #[test]
+    fn one_prompt_is_everybodys() {
+        let one = prompts("prompts = \"a cat\"");
+        assert_eq!(indices(&one, &[None; 3]), [0, 0, 0]);
+        assert_eq!(indices(&one, &[Some("a"), Some("b")]), [0, 0]);
+        assert_eq!(one.text(Condition(0)), Some("a cat"));
+        assert_eq!(one.text(Condition(1)), None);
+        assert_eq!(one.describe(None), ["prompt \"a cat\""]);
+    }
+
+    #[test]
+    fn a_list_is_shared_out_with_the_originals_rounding() {
+        // (7 + i) / 3 for i = 0, 1, 2: 2, 2 and 3.
+        let list = prompts("prompts = [\"x\", \"y\", \"z\"]");
+        assert_eq!(indices(&list, &[None; 7]), [0, 0, 1, 1, 2, 2, 2]);
+        // Fewer images than prompts: the last ones get them.
+        assert_eq!(indices(&list, &[None; 2]), [1, 2]);
+        // Over the whole population, whatever the classes are.
+        let classes = [Some("a"), Some("a"), Some("b")];
+        assert_eq!(indices(&list, &classes), [0, 1, 2]);
+        assert!(indices(&list, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_table_gives_each_class_its_own() {
+        let table = prompts("[prompts]\nb = \"x\"\na = [\"y\", \"z\"]");
+        assert_eq!(table.texts(), ["y", "z", "x"]);
+        let classes = [Some("b"), Some("a"), Some("a"), Some("a"), Some("b")];
+        assert_eq!(indices(&table, &classes), [2, 0, 1, 1, 2]);
+        assert_eq!(table.describe(Some("a")), ["prompt \"y\"", "prompt \"z\""]);
+        for (class, expected) in [(Some("c"), "class \"c\""), (None, "classes apart")] {
+            let error = table.assign(&[slot(class)]).unwrap_err().to_string();
+            assert!(error.starts_with("prompts: "), "{error}");
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_or_empty_prompt_is_refused() {
+        let by_class =
+            |prompts| PromptsConfig::PerClass(BTreeMap::from([("a".to_owned(), prompts)]));
+        for (config, key) in [
+            (PromptsConfig::One(" ".to_owned()), "prompts: "),
+            (PromptsConfig::List(vec![]), "prompts: "),
+            (
+                PromptsConfig::List(vec!["x".to_owned(), String::new()]),
+                "prompts: ",
+            ),
+            (PromptsConfig::PerClass(BTreeMap::new()), "prompts: "),
+            (by_class(ClassPrompts::List(vec![])), "prompts.a: "),
+            (by_class(ClassPrompts::One(String::new())), "prompts.a: "),
+        ] {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Stable Diffusion 1.x as a foundation model, the way DPSDA drives it (`apis/stable_diffusion_api.py`).
+//!
+//! A random image is noise taken all the way back under a prompt (txt2img). A variation is the image's
+//! latents noised part of the way and taken back from there under the prompt that the image keeps
+//! (img2img): its degree is diffusers' `strength`, so 1 changes most.
+//!
+//! One thing is not the original's: diffusers takes a batch of images without a value below the middle for
+//! images in [0, 1] and maps it once more. That would make an image depend on its batch.
+
+mod config;
+mod files;
+mod pipeline;
+mod tokenizer;
+
+pub use config::{Config, SchedulerChoice};
+pub use pipeline::{Guidance, Pipeline};
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+
+use super::improved_diffusion::to_signed;
+use super::{BatchNoise, Condition, Draw, Generator, GeneratorError, Operation, Prompts, Slot};
+use crate::diffusion::{DiffusionError, Scheduler};
+use crate::images::{Filter, ImageBatch, Resampler};
+use config::{skipped, wrong};
+use files::Files;
+
+/// A loaded model.
+pub struct StableDiffusion {
+    pipeline: Pipeline,
+    scheduler: Scheduler,
+    prompts: Prompts,
+    /// The text encoder's states of each prompt, `[prompts, tokens, width]`.
+    states: Tensor,
+    /// Those of the negative prompt, `[1, tokens, width]`.
+    negative: Tensor,
+    config: Config,
+    device: Device,
+    warnings: Vec<String>,
+}
+
+impl StableDiffusion {
+    /// Loads the model onto `device`. A relative folder [`Config::checkpoint`] starts at the folder `base`, or
+    /// without one where the program was started. The second result is the checkpoint's digest.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] naming the key that is out of range; [`GeneratorError::Files`] for a file
+    /// that is missing; [`GeneratorError::Checkpoint`] when one cannot be read or has other tensors than the
+    /// network that its configuration describes.
+    pub fn load(
+        config: &Config,
+        base: Option<&Path>,
+        device: &Device,
+    ) -> Result<(Self, String), GeneratorError> {
+        config.validate()?;
+        let files = Files::find(config, base)?;
+        let model = files.load(config, device)?;
+        Ok((model, files.digest()?))
+    }
+
+    /// What the user should know although it stops nothing: prompts that were cut.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Refuses numbers of steps that the scheduler cannot take.
+    fn check_steps(&self) -> Result<(), GeneratorError> {
+        for (key, steps) in [
+            (
+                "random_sampling_num_inference_steps",
+                self.config.random_sampling_num_inference_steps,
+            ),
+            (
+                "variation_num_inference_steps",
+                self.config.variation_num_inference_steps,
+            ),
+        ] {
+            self.scheduler
+                .timesteps(steps, 0)
+                .map_err(|error| wrong(key, error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Steps of a variation that are left out.
+    fn skipped(&self, degree: f64) -> Result<usize, GeneratorError> {
+        let steps = self.config.variation_num_inference_steps;
+        let skipped = skipped(steps, degree)?;
+        match self.scheduler.timesteps(steps, skipped) {
+            Ok(_) => Ok(skipped),
+            Err(DiffusionError::NoStepLeft { .. }) => Err(GeneratorError::Degree {
+                degree,
+                expected: format!(
+                    "a strength that leaves a step: at least {} for {steps} steps of this scheduler",
+                    1.0 / steps as f64
+                ),
+            }),
+            Err(error) => Err(wrong("variation_num_inference_steps", error.to_string())),
+        }
+    }
+
+    fn guidance(&self, draws: &[Draw], scale: f64) -> Result<Guidance, GeneratorError> {
+        let count = self.prompts.texts().len();
+        let indices: Vec<u32> = draws.iter().map(|draw| draw.condition.0).collect();
+        if let Some(index) = indices.iter().find(|index| **index as usize >= count) {
+            return Err(GeneratorError::Input(format!(
+                "prompt {index} where there are {count}"
+            )));
+        }
+        let indices = Tensor::from_vec(indices, draws.len(), &self.device)?;
+        Ok(Guidance {
+            prompts: self.states.index_select(&indices, 0)?,
+            negative: self.negative.clone(),
+            scale,
+        })
+    }
+
+    /// One batch of random images, or of variations of `images` without the `skipped` noisiest steps.
+    fn batch(
+        &self,
+        images: Option<(&ImageBatch, usize)>,
+        draws: &[Draw],
+    ) -> Result<ImageBatch, GeneratorError> {
+        let vae = self.pipeline.vae.config();
+        let side = self.config.image_size / vae.downsampling();
+        // Each stream's order: what the encoder draws, if there is an image, then the noise.
+        let shape = (vae.latent_channels, side, side);
+        let mut noise = BatchNoise::new(draws, shape, &self.device);
+        let (steps, skipped, scale) = match images {
+            None => (
+                self.config.random_sampling_num_inference_steps,
+                0,
+                self.config.random_sampling_guidance_scale,
+            ),
+            Some((_, skipped)) => (
+                self.config.variation_num_inference_steps,
+                skipped,
+                self.config.variation_guidance_scale,
+            ),
+        };
+        let walk = self
+            .scheduler
+            .start(steps, skipped)
+            .map_err(|error| GeneratorError::Input(error.to_string()))?;
+        let start = match images {
+            None => walk.initial(&noise.draw()?)?,
+            Some((images, _)) => {
+                let images = to_signed(images, &self.device)?;
+                let latents = self.pipeline.encode(&images, &noise.draw()?)?;
+                walk.noised(&latents, &noise.draw()?)?
+            }
+        };
+        let guidance = self.guidance(draws, scale)?;
+        let latents = self
+            .pipeline
+            .denoise(walk, start, &guidance, |_, _| Ok(()))?;
+        to_bytes(&self.pipeline.decode(&latents)?)
+    }
+
+    /// `images` in the model's size, by Pillow's bicubic filter.
+    fn resized(&self, images: &ImageBatch) -> Result<ImageBatch, GeneratorError> {
+        let size = self.image_size();
+        if (images.height(), images.width()) == size {
+            return Ok(images.clone());
+        }
+        let input = |message: String| GeneratorError::Input(message);
+        let from = (images.height(), images.width());
+        let resampler = Resampler::new(Filter::Bicubic, from, size)
+            .map_err(|error| input(error.to_string()))?;
+        let mut bytes = Vec::with_capacity(images.len() * size.0 * size.1 * 3);
+        for image in images.iter() {
+            let resized = resampler.bytes(image, 3);
+            bytes.extend(resized.map_err(|error| input(error.to_string()))?);
+        }
+        Ok(ImageBatch::new(bytes, images.len(), size.0, size.1)?)
+    }
+}
+
+/// `round(255 x)` of every value in [0, 1], halves to the even number; `images` is float32
+/// `[images, 3, height, width]`.
+///
+/// # Errors
+/// [`GeneratorError::Network`] when a value is not a number: the network overflowed.
+pub fn to_bytes(images: &Tensor) -> Result<ImageBatch, GeneratorError> {
+    let (count, channels, height, width) = images.dims4()?;
+    let values: Vec<f32> = images
+        .permute((0, 2, 3, 1))?
+        .contiguous()?
+        .flatten_all()?
+        .to_vec1()?;
+    let image_len = channels * height * width;
+    if let Some(at) = values.iter().position(|value| value.is_nan()) {
+        let message = format!(
+            "image {} of the batch has values that are not numbers",
+            at / image_len.max(1)
+        );
+        return Err(candle_core::Error::Msg(message).into());
+    }
+    let bytes = values
+        .iter()
+        .map(|value| (255.0 * value).clamp(0.0, 255.0).round_ties_even() as u8)
+        .collect();
+    Ok(ImageBatch::new(bytes, count, height, width)?)
+}
+
+impl Generator for StableDiffusion {
+    fn image_size(&self) -> (usize, usize) {
+        (self.config.image_size, self.config.image_size)
+    }
+
+    fn batch_size(&self) -> usize {
+        let config = &self.config;
+        config
+            .random_sampling_batch_size
+            .max(config.variation_batch_size)
+    }
+
+    fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError> {
+        self.prompts.assign(slots)
+    }
+
+    fn accepts(&self, condition: Condition) -> bool {
+        self.prompts.text(condition).is_some()
+    }
+
+    fn describe_conditions(&self, class: Option<&str>) -> Vec<String> {
+        self.prompts.describe(class)
+    }
+
+    fn prompts(&self) -> &[String] {
+        self.prompts.texts()
+    }
+
+    fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError> {
+        let mut made = ImageBatch::empty(self.config.image_size, self.config.image_size);
+        for draws in draws.chunks(self.config.random_sampling_batch_size.max(1)) {
+            made.extend(&self.batch(None, draws)?)?;
+        }
+        Ok(made)
+    }
+
+    fn vary(
+        &self,
+        images: &ImageBatch,
+        draws: &[Draw],
+        degree: f64,
+    ) -> Result<ImageBatch, GeneratorError> {
+        if images.len() != draws.len() {
+            return Err(GeneratorError::Input(format!(
+                "{} images for {} draws",
+                images.len(),
+                draws.len()
+            )));
+        }
+        let skipped = self.skipped(degree)?;
+        let size = self.config.variation_batch_size.max(1);
+        let mut made = ImageBatch::empty(self.config.image_size, self.config.image_size);
+        for (index, draws) in draws.chunks(size).enumerate() {
+            let start = index * size;
+            let images = self.resized(&images.slice(start..start + draws.len()))?;
+            made.extend(&self.batch(Some((&images, skipped)), draws)?)?;
+        }
+        Ok(made)
+    }
+
+    fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
+        let config = &self.config;
+        let (steps, skipped, scale) = match operation {
+            Operation::Random => (
+                config.random_sampling_num_inference_steps,
+                0,
+                config.random_sampling_guidance_scale,
+            ),
+            Operation::Vary(degree) => (
+                config.variation_num_inference_steps,
+                self.skipped(degree)?,
+                config.variation_guidance_scale,
+            ),
+        };
+        let timesteps = self
+            .scheduler
+            .timesteps(steps, skipped)
+            .map_err(|error| GeneratorError::Input(error.to_string()))?;
+        Ok(timesteps.len() as u64 * Guidance::predictions(scale))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_rounded_to_even_and_channels_lie_together() {
+        let values = [0.0f32, 1.0, 0.5 / 255.0, 1.5 / 255.0, 0.2, 2.0];
+        let image = Tensor::from_slice(&values, (1, 3, 1, 2), &Device::Cpu).unwrap();
+        let bytes = to_bytes(&image).unwrap();
+        assert_eq!((bytes.height(), bytes.width()), (1, 2));
+        assert_eq!(bytes.data(), [0, 0, 51, 255, 2, 255]);
+        let overflowed = Tensor::full(f32::NAN, (1, 3, 2, 2), &Device::Cpu).unwrap();
+        assert!(to_bytes(&overflowed).is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! From a checkpoint's files to networks.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+
+use super::config::{Config, wrong};
+use super::tokenizer::ClipTokenizer;
+use super::{Pipeline, StableDiffusion};
+use crate::diffusion::{Scheduler, SchedulerConfig};
+use crate::generators::{GeneratorError, Prompts};
+use crate::hub::{Checkpoint, CheckpointError, ModelFiles, sha256_file};
+use crate::models::clip::{ClipText, ClipTextConfig};
+use crate::models::stable_diffusion::{
+    AutoencoderKl, AutoencoderKlConfig, UNet2DCondition, UNet2DConditionConfig,
+};
+use crate::privacy::sha256_hex;
+
+/// Every file that a run reads.
+#[derive(Debug)]
+pub(super) struct Files {
+    scheduler: PathBuf,
+    vocab: PathBuf,
+    merges: PathBuf,
+    text_encoder_config: PathBuf,
+    text_encoder: PathBuf,
+    unet_config: PathBuf,
+    unet: PathBuf,
+    vae_config: PathBuf,
+    vae: PathBuf,
+}
+
+/// The weights' names, the best first.
+fn weights(folder: &str, stem: &str, old: &str) -> [String; 3] {
+    [
+        format!("{folder}/{stem}.safetensors"),
+        format!("{folder}/{old}.bin"),
+        format!("{folder}/{stem}.fp16.safetensors"),
+    ]
+}
+
+impl Files {
+    /// Finds (or downloads) all files, the small ones first.
+    pub fn find(config: &Config, base: Option<&Path>) -> Result<Self, GeneratorError> {
+        // A relative folder starts at `base`; an id of the hub does not.
+        let based = base
+            .map(|base| base.join(&config.checkpoint))
+            .filter(|path| path.is_dir())
+            .and_then(|path| path.to_str().map(str::to_owned));
+        let place = based.as_deref().unwrap_or(&config.checkpoint);
+        let files = ModelFiles::open(place, config.revision())?;
+        let one = |name: &str| files.get(&[name]);
+        let any = |[a, b, c]: [String; 3]| files.get(&[&a, &b, &c]);
+        let diffusers = "diffusion_pytorch_model";
+        Ok(Self {
+            scheduler: one("scheduler/scheduler_config.json")?,
+            vocab: one("tokenizer/vocab.json")?,
+            merges: one("tokenizer/merges.txt")?,
+            text_encoder_config: one("text_encoder/config.json")?,
+            unet_config: one("unet/config.json")?,
+            vae_config: one("vae/config.json")?,
+            text_encoder: any(weights("text_encoder", "model", "pytorch_model"))?,
+            unet: any(weights("unet", diffusers, diffusers))?,
+            vae: any(weights("vae", diffusers, diffusers))?,
+        })
+    }
+
+    /// SHA-256 over the files' own, each under the name of its part.
+    pub fn digest(&self) -> Result<String, GeneratorError> {
+        let mut text = String::new();
+        for (part, path) in [
+            ("scheduler", &self.scheduler),
+            ("vocab", &self.vocab),
+            ("merges", &self.merges),
+            ("text_encoder_config", &self.text_encoder_config),
+            ("text_encoder", &self.text_encoder),
+            ("unet_config", &self.unet_config),
+            ("unet", &self.unet),
+            ("vae_config", &self.vae_config),
+            ("vae", &self.vae),
+        ] {
+            let digest = sha256_file(path).map_err(|source| CheckpointError::Io {
+                path: path.clone(),
+                source,
+            })?;
+            text.push_str(&format!("{part} {digest}\n"));
+        }
+        Ok(sha256_hex(text.as_bytes()))
+    }
+
+    /// Builds everything. The text encoder says what it has to say of the prompts and goes.
+    pub fn load(
+        &self,
+        config: &Config,
+        device: &Device,
+    ) -> Result<StableDiffusion, GeneratorError> {
+        let dtype = config.dtype.on(device)?;
+        let scheduler = read(&self.scheduler, SchedulerConfig::from_json)?;
+        let kind = config.scheduler.kind().unwrap_or(scheduler.kind);
+        let scheduler = Scheduler::new(&scheduler, kind, config.pndm_exact_slicing);
+        let vae_config = read(&self.vae_config, AutoencoderKlConfig::from_json)?;
+        let mut unet_config = read(&self.unet_config, UNet2DConditionConfig::from_json)?;
+        let multiple = vae_config.downsampling() * unet_config.size_multiple();
+        if !config.image_size.is_multiple_of(multiple) {
+            return Err(wrong(
+                "image_size",
+                format!(
+                    "is {}: expected a multiple of {multiple} for this model",
+                    config.image_size
+                ),
+            ));
+        }
+        unet_config.sample_size = config.image_size / vae_config.downsampling();
+        let prompts = Prompts::new(&config.prompts)?;
+        let spoken = self.text_states(config, &prompts, (dtype, device), &unet_config)?;
+        let unet = Checkpoint::open(&self.unet)?.load(dtype, device, &[], |vb| {
+            UNet2DCondition::new(&unet_config, &vb)
+        })?;
+        let vae = Checkpoint::open(&self.vae)?.load(dtype, device, &[], |vb| {
+            AutoencoderKl::new(&vae_config, &vb)
+        })?;
+        if unet_config.in_channels != vae_config.latent_channels
+            || unet_config.out_channels != vae_config.latent_channels
+            || (vae_config.in_channels, vae_config.out_channels) != (3, 3)
+        {
+            return Err(format_error(
+                &self.vae_config,
+                format!(
+                    "images of {} and {} channels, latents of {}; the UNet has {} and {}: these do not \
+                     fit together",
+                    vae_config.in_channels,
+                    vae_config.out_channels,
+                    vae_config.latent_channels,
+                    unet_config.in_channels,
+                    unet_config.out_channels
+                ),
+            ));
+        }
+        let model = StableDiffusion {
+            pipeline: Pipeline { unet, vae },
+            scheduler,
+            prompts,
+            states: spoken.states,
+            negative: spoken.negative,
+            config: config.clone(),
+            device: device.clone(),
+            warnings: spoken.warnings,
+        };
+        model.check_steps()?;
+        Ok(model)
+    }
+
+    /// The text encoder's states of all prompts and of the negative one.
+    fn text_states(
+        &self,
+        config: &Config,
+        prompts: &Prompts,
+        (dtype, device): (DType, &Device),
+        unet: &UNet2DConditionConfig,
+    ) -> Result<Spoken, GeneratorError> {
+        let path = &self.text_encoder_config;
+        let text_config: ClipTextConfig = read(path, |value| {
+            serde_json::from_value(value.clone()).map_err(|error| error.to_string())
+        })?;
+        if text_config.hidden_size != unet.cross_attention_dim {
+            let message = format!(
+                "hidden_size is {} where the UNet's cross_attention_dim is {}",
+                text_config.hidden_size, unet.cross_attention_dim
+            );
+            return Err(format_error(path, message));
+        }
+        let tokenizer = ClipTokenizer::open(&self.vocab, &self.merges)?;
+        if tokenizer.vocabulary() > text_config.vocab_size {
+            let message = format!(
+                "it has {} tokens where the text encoder knows {}",
+                tokenizer.vocabulary(),
+                text_config.vocab_size
+            );
+            return Err(format_error(&self.vocab, message));
+        }
+        let length = text_config.max_position_embeddings;
+        let mut warnings = Vec::new();
+        let mut ids = |key: &str, text: &str| -> Result<Vec<u32>, GeneratorError> {
+            let tokens = tokenizer
+                .encode(text, length)
+                .map_err(|error| wrong(key, format!("\"{text}\": {error}")))?;
+            if let Some(left_out) = tokens.left_out {
+                warnings.push(format!(
+                    "model.{key}: \"{text}\" is longer than the text encoder's {length} tokens; it does \
+                     not see \"{left_out}\""
+                ));
+            }
+            Ok(tokens.ids)
+        };
+        let mut rows = Vec::with_capacity(prompts.texts().len());
+        for text in prompts.texts() {
+            rows.push(ids("prompts", text)?);
+        }
+        let negative = ids("negative_prompt", &config.negative_prompt)?;
+        let encoder =
+            Checkpoint::open(&self.text_encoder)?.load(dtype, device, ClipText::IGNORED, |vb| {
+                ClipText::new(&text_config, &vb)
+            })?;
+        let states = |ids: Vec<u32>| -> candle_core::Result<Tensor> {
+            let ids = Tensor::from_vec(ids, (1, length), device)?;
+            encoder.forward(&ids)
+        };
+        let states_of: candle_core::Result<Vec<Tensor>> = rows.into_iter().map(states).collect();
+        Ok(Spoken {
+            states: Tensor::cat(&states_of?, 0)?,
+            negative: states(negative)?,
+            warnings,
+        })
+    }
+}
+
+struct Spoken {
+    states: Tensor,
+    negative: Tensor,
+    warnings: Vec<String>,
+}
+
+fn format_error(path: &Path, message: String) -> GeneratorError {
+    CheckpointError::Format {
+        path: path.to_owned(),
+        message,
+    }
+    .into()
+}
+
+/// Reads a JSON file and what it says.
+fn read<T, E: std::fmt::Display>(
+    path: &Path,
+    parse: impl FnOnce(&Value) -> Result<T, E>,
+) -> Result<T, GeneratorError> {
+    let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    // Python writes a number that JSON has not, for a limit that is none.
+    let text = String::from_utf8_lossy(&bytes).replace("-Infinity", "null");
+    let value: Value = serde_json::from_str(&text)
+        .map_err(|error| format_error(path, format!("it is no JSON: {error}")))?;
+    parse(&value).map_err(|error| format_error(path, error.to_string()))
+}

@@ -1,0 +1,82 @@
+//! Sums of a feature map and one number a channel.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, bail};
+
+use super::element::{Element, of_type};
+use super::path::Kernel;
+use super::scratch::results;
+use super::simd::Simd;
+use super::{contiguous, tasks};
+
+/// Arguments: `x [n, h, w, channels]` and what is added to every pixel, `[n, channels]`, both contiguous.
+pub(in crate::kernels) struct AddChannelsOp;
+
+impl CustomOp2 for AddChannelsOp {
+    fn name(&self) -> &'static str {
+        "add channels"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (n, height, width, channels) = x_layout.shape().dims4()?;
+        if y_layout.dims() != [n, channels] {
+            bail!("{y_layout:?} cannot be added to the channels of {x_layout:?}");
+        }
+        of_type!(x, E => add::<E>((x, x_layout), (y, y_layout), height * width, channels))
+    }
+}
+
+fn add<E: Element>(
+    (x, x_layout): (&CpuStorage, &Layout),
+    (y, y_layout): (&CpuStorage, &Layout),
+    area: usize,
+    channels: usize,
+) -> Result<(CpuStorage, Shape)> {
+    let path = E::path()?;
+    let x = contiguous::<E>(x, x_layout)?;
+    let y = contiguous::<E>(y, y_layout)?;
+    let mut out = results(x.len());
+    if !out.is_empty() {
+        // Whole pixels, about 32,768 numbers of them.
+        let piece = channels * ((1usize << 15) / channels).max(1);
+        let image = area * channels;
+        let mut parts = Vec::new();
+        for ((out, x), y) in out
+            .chunks_exact_mut(image)
+            .zip(x.chunks_exact(image))
+            .zip(y.chunks_exact(channels))
+        {
+            let pieces = out.chunks_mut(piece).zip(x.chunks(piece));
+            parts.extend(pieces.map(|(out, x)| Sum { x, y, out }));
+        }
+        tasks::each(2 * x.len(), parts, |sum| E::run(path, sum));
+    }
+    Ok((E::storage(out), x_layout.shape().clone()))
+}
+
+/// Some pixels of an image.
+struct Sum<'a, E> {
+    x: &'a [E],
+    y: &'a [E],
+    out: &'a mut [E],
+}
+
+impl<E: Element> Kernel for Sum<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let channels = self.y.len();
+        let pixels = self.x.chunks_exact(channels);
+        for (out, x) in self.out.chunks_exact_mut(channels).zip(pixels) {
+            for ((out, x), y) in out.iter_mut().zip(x).zip(self.y) {
+                *out = E::of(x.get() + y.get());
+            }
+        }
+    }
+}

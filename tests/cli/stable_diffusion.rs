@@ -1,0 +1,387 @@
+//! Stable Diffusion through the real binary, and the generator by itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use candle_core::{Device, Tensor};
+use dpsyn::generators::stable_diffusion::Config;
+use dpsyn::generators::{Condition, Draw, Generator, Operation, StableDiffusion};
+use dpsyn::images::{ImageBatch, SamplesReader};
+use dpsyn::streams::{Phase, StreamKey};
+
+use crate::support::stable_diffusion::world;
+use crate::support::{World, private_image, released, wait_for};
+
+const USAGE: i32 = 2;
+const WEIGHTS: i32 = 4;
+
+fn conditions(world: &World, iteration: u32) -> Vec<i64> {
+    let path = world.path(&format!("out/{iteration}/samples.npz"));
+    let mut reader = SamplesReader::open(&path).unwrap();
+    reader.arrays().i64s("conditions").unwrap().1
+}
+
+#[test]
+fn every_image_keeps_its_prompt_and_prompts_are_declared() {
+    let world = world();
+    world.succeed(&[]);
+    // Six images of each class; cat has the first prompt, dog the other two.
+    assert_eq!(conditions(&world, 0), [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]);
+    for iteration in 1..=3 {
+        let conditions = conditions(&world, iteration);
+        assert!(conditions[..6].iter().all(|c| *c == 0), "{conditions:?}");
+        assert!(
+            conditions[6..].iter().all(|c| *c == 1 || *c == 2),
+            "{conditions:?}"
+        );
+    }
+    let text = std::fs::read_to_string(world.path("out/privacy.json")).unwrap();
+    let statement: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let public = &statement["declared_public"];
+    assert_eq!(
+        public["prompts"],
+        serde_json::json!(["A photo of a cat", "a dog", "a hound"])
+    );
+    assert_eq!(public["conditions"][1]["class"], "dog");
+    assert_eq!(public["conditions"][1]["conditions"][0], "prompt \"a dog\"");
+    // The folder is small enough for a test.
+    let size: usize = released(&world.path("sd"))
+        .iter()
+        .map(|(_, b)| b.len())
+        .sum();
+    assert!(size < 2_000_000, "{size}");
+}
+
+/// Parents have the prompt that their children have.
+#[test]
+fn a_killed_run_resumes_to_the_same_end() {
+    let arguments = ["--non-private", "--set", "privacy.noise_multiplier=0"];
+    let (calm, wild) = (world(), world());
+    calm.succeed(&arguments);
+    for path in ["out/0/grid.png", "out/1/votes.npz", "out/2/grid.png"] {
+        let mut command = wild.command(&[&arguments[..], &["--resume"]].concat());
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for(&wild.path(path), &mut child);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    wild.succeed(&[&arguments[..], &["--resume"]].concat());
+    let files = |world: &World| -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = released(&world.path("out"));
+        files.retain(|(path, _)| {
+            let name = path.file_name().unwrap();
+            name != "ledger.jsonl" && name != "privacy.json" && name != "log.txt"
+        });
+        for (path, _) in &mut files {
+            *path = path.strip_prefix(world.root.path()).unwrap().to_owned();
+        }
+        files
+    };
+    let (calm, wild) = (files(&calm), files(&wild));
+    assert!(calm.len() > 10, "{}", calm.len());
+    assert_eq!(calm.len(), wild.len());
+    for ((path, calm), (other, wild)) in calm.iter().zip(&wild) {
+        assert_eq!(path, other);
+        assert!(calm == wild, "{} differs", path.display());
+    }
+}
+
+#[test]
+fn a_dry_run_checks_the_model_and_spends_nothing() {
+    let world = world();
+    let output = world.run(&["--dry-run"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    // 12 random images of 4 + 1 timesteps, two predictions each: 120. Then, of 12 images, two looks ahead and
+    // one variation each: at 0.9 (3 steps of 4, and one more) 4 timesteps, at 0.6 and 0.5 (2 steps) 3.
+    let expected = 12 * 5 * 2 + 12 * 3 * 2 * (4 + 3 + 3);
+    assert!(
+        text.contains(&format!("network evaluations: {expected} ")),
+        "{text}"
+    );
+    assert!(!world.path("out").exists());
+}
+
+fn refused(world: &World, code: i32, arguments: &[&str], expected: &[&str]) {
+    let text = world.fail(code, arguments);
+    for part in expected {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+    assert!(!world.path("out").exists(), "something was left: {text}");
+}
+
+#[test]
+fn an_incomplete_folder_is_refused_with_the_file_s_name() {
+    let world = world();
+    for name in [
+        "scheduler/scheduler_config.json",
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+    ] {
+        let path = world.path("sd").join(name);
+        let aside = world.path("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        refused(&world, WEIGHTS, &[], &["sd has no", name]);
+        std::fs::rename(&aside, &path).unwrap();
+    }
+    std::fs::write(world.path("sd/unet/config.json"), "{").unwrap();
+    refused(&world, WEIGHTS, &[], &["unet/config.json", "no JSON"]);
+    refused(
+        &world,
+        WEIGHTS,
+        &["--set", "model.checkpoint=nowhere"],
+        &["nowhere is no folder"],
+    );
+}
+
+#[test]
+fn wrong_tensors_are_refused_by_name() {
+    let world = world();
+    let path = world.path("sd/unet/diffusion_pytorch_model.safetensors");
+    let whole = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    let name = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight";
+    let mut tensors = whole.clone();
+    let taken = tensors.remove(name).unwrap();
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    refused(&world, WEIGHTS, &[], &["missing: ", name]);
+    tensors.insert(name.to_owned(), taken.t().unwrap().contiguous().unwrap());
+    tensors.insert(
+        "extra".to_owned(),
+        Tensor::zeros(1, taken.dtype(), &Device::Cpu).unwrap(),
+    );
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    refused(
+        &world,
+        WEIGHTS,
+        &[],
+        &["other shapes: ", name, "unknown to the model: extra"],
+    );
+    candle_core::safetensors::save(&whole, &path).unwrap();
+    world.succeed(&["--dry-run"]);
+
+    // Parts that are each whole, but of different models.
+    let config = world.path("sd/text_encoder/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(
+        &config,
+        text.replace("\"hidden_size\":16", "\"hidden_size\":24"),
+    )
+    .unwrap();
+    refused(
+        &world,
+        WEIGHTS,
+        &[],
+        &["hidden_size is 24", "cross_attention_dim is 16"],
+    );
+    std::fs::write(
+        &config,
+        text.replace("\"vocab_size\":520", "\"vocab_size\":300"),
+    )
+    .unwrap();
+    refused(&world, WEIGHTS, &[], &["vocab.json", "300"]);
+}
+
+#[test]
+fn what_the_model_cannot_do_is_refused_before_anything_is_spent() {
+    let world = world();
+    let set = |key: &str, expected: &[&str]| refused(&world, USAGE, &["--set", key], expected);
+    set(
+        "model.image_size=10",
+        &["model.image_size", "multiple of 4"],
+    );
+    set("model.scheduler=heun", &["heun", "dpm-solver++"]);
+    set(
+        "evolution.variation_degree=[1, 1.5]",
+        &["evolution.variation_degree", "strength"],
+    );
+    set(
+        "model.prompts={ cat = \"x\" }",
+        &["model.prompts", "\"dog\""],
+    );
+    set(
+        "model.prompts=[]",
+        &["model.prompts", "at least one prompt"],
+    );
+    set(
+        "data.class_conditional=false",
+        &["model.prompts", "classes apart"],
+    );
+    set(
+        "model.variation_num_inference_steps=1001",
+        &["model.variation_num_inference_steps"],
+    );
+    // DDIM has nothing to do at a strength of less than one step; PNDM always has one.
+    let nothing = "evolution.variation_degree=[1, 0.1]";
+    refused(
+        &world,
+        USAGE,
+        &["--set", nothing, "--set", "model.scheduler=ddim"],
+        &["evolution.variation_degree", "at least 0.25"],
+    );
+    world.succeed(&["--set", nothing, "--dry-run"]);
+    let text = std::fs::read_to_string(world.path("run.toml")).unwrap();
+    let without = text.replace("dog = [\"a dog\", \"a hound\"]\n", "");
+    assert_ne!(text, without);
+    std::fs::write(world.path("run.toml"), without).unwrap();
+    refused(&world, USAGE, &[], &["model.prompts", "\"dog\""]);
+}
+
+#[test]
+fn a_hub_out_of_reach_is_an_error_that_says_so() {
+    let world = world();
+    let cache = world.path("cache");
+    let offline = |arguments: &[&str]| {
+        let mut command = world.command(arguments);
+        command
+            .env("HF_HUB_CACHE", &cache)
+            .env("HF_HUB_OFFLINE", "1");
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(WEIGHTS), "{text}");
+        text
+    };
+    let text = offline(&["--set", "model.checkpoint=owner/name"]);
+    assert!(
+        text.contains("owner/name") && text.contains("revision"),
+        "{text}"
+    );
+    let text = offline(&[
+        "--set",
+        "model.checkpoint=owner/name",
+        "--set",
+        "model.revision=main",
+    ]);
+    assert!(
+        text.contains("scheduler/scheduler_config.json of owner/name"),
+        "{text}"
+    );
+    assert!(text.contains("HF_HUB_OFFLINE"), "{text}");
+}
+
+#[test]
+fn a_long_prompt_warns_and_is_cut() {
+    let world = world();
+    let long = "cat ".repeat(30);
+    let set = format!("model.prompts=\"{long}\"");
+    let text = world.succeed(&["--set", &set, "--dry-run"]);
+    assert!(text.contains("warning: model.prompts"), "{text}");
+    assert!(text.contains("77 tokens"), "{text}");
+    let text = world.succeed(&["--dry-run"]);
+    assert!(!text.contains("warning"), "{text}");
+}
+
+fn model(world: &World, options: &str) -> StableDiffusion {
+    let text = format!(
+        "checkpoint = \"sd\"\nimage_size = 8\nrandom_sampling_num_inference_steps = 4\n\
+         variation_num_inference_steps = 4\nprompts = [\"a cat\", \"a dog\"]\n{options}"
+    );
+    let config: Config = toml::from_str(&text).unwrap();
+    let base: &Path = world.root.path();
+    let (model, digest) = StableDiffusion::load(&config, Some(base), &Device::Cpu).unwrap();
+    assert_eq!(digest.len(), 64);
+    model
+}
+
+fn draws(count: usize, phase: Phase) -> Vec<Draw> {
+    (0..count)
+        .map(|sample| Draw {
+            condition: Condition(sample as u32 % 2),
+            stream: StreamKey {
+                seed: 7,
+                phase,
+                iteration: 1,
+                repeat: 0,
+                sample: sample as u64,
+            },
+        })
+        .collect()
+}
+
+#[test]
+fn images_do_not_depend_on_the_batch() {
+    let world = world();
+    let images: Vec<u8> = (0..5).flat_map(|index| private_image(0, index)).collect();
+    let images = ImageBatch::new(images, 5, 8, 8).unwrap();
+    for scheduler in ["checkpoint", "ddim", "euler", "dpm-solver++"] {
+        let with = |batch: usize| {
+            let options = format!(
+                "scheduler = \"{scheduler}\"\nrandom_sampling_batch_size = {batch}\n\
+                 variation_batch_size = {batch}\n"
+            );
+            let model = model(&world, &options);
+            let random = model.random(&draws(5, Phase::Random)).unwrap();
+            let varied = model.vary(&images, &draws(5, Phase::Vary), 0.6).unwrap();
+            (random.data().to_vec(), varied.data().to_vec())
+        };
+        let one = with(1);
+        assert!(one == with(3), "{scheduler}");
+        assert!(
+            one.0.iter().any(|byte| *byte != one.0[0]),
+            "{scheduler}: a flat image"
+        );
+    }
+}
+
+#[test]
+fn prompts_guidance_and_degrees_matter() {
+    let world = world();
+    let plain = model(&world, "");
+    let mut other = draws(2, Phase::Random);
+    let random =
+        |model: &StableDiffusion, draws: &[Draw]| model.random(draws).unwrap().data().to_vec();
+    let first = random(&plain, &other);
+    for options in [
+        "random_sampling_guidance_scale = 1.0",
+        "negative_prompt = \"blurry\"",
+        "scheduler = \"ddim\"",
+    ] {
+        assert!(
+            random(&model(&world, options), &other) != first,
+            "{options}"
+        );
+    }
+    // Without guidance, nobody hears the negative prompt.
+    let without = "random_sampling_guidance_scale = 1.0\n";
+    assert!(
+        random(&model(&world, without), &other)
+            == random(
+                &model(&world, &format!("{without}negative_prompt = \"x\"")),
+                &other
+            )
+    );
+    other[0].condition = Condition(1);
+    let second = random(&plain, &other);
+    assert!(first[..192] != second[..192] && first[192..] == second[192..]);
+    other[0].condition = Condition(2);
+    assert!(plain.random(&other).is_err());
+    assert!(plain.accepts(Condition(1)) && !plain.accepts(Condition(2)));
+
+    let image = ImageBatch::new(private_image(0, 1), 1, 8, 8).unwrap();
+    let vary = |degree: f64| plain.vary(&image, &draws(1, Phase::Vary), degree);
+    assert!(vary(0.5).unwrap() != vary(1.0).unwrap());
+    // The correction changes every slice that leaves out two steps or more.
+    let corrected = model(&world, "pndm_exact_slicing = false");
+    let draw = draws(1, Phase::Vary);
+    assert!(corrected.vary(&image, &draw, 0.5).unwrap() != vary(0.5).unwrap());
+    assert!(corrected.vary(&image, &draw, 1.0).unwrap() == vary(1.0).unwrap());
+    assert!(vary(1.1).is_err());
+    // Images of another size are brought to the model's.
+    let large = ImageBatch::new(private_image(0, 1).repeat(4), 1, 16, 16).unwrap();
+    let varied = plain.vary(&large, &draw, 0.5).unwrap();
+    assert_eq!((varied.height(), varied.width()), (8, 8));
+    assert!(plain.vary(&large, &[], 0.5).is_err());
+
+    assert_eq!(plain.evaluations(Operation::Random).unwrap(), 10);
+    assert_eq!(plain.evaluations(Operation::Vary(0.5)).unwrap(), 6);
+    let unguided = model(&world, "variation_guidance_scale = 0.5");
+    assert_eq!(unguided.evaluations(Operation::Vary(0.5)).unwrap(), 3);
+}
