@@ -1,6 +1,6 @@
 //! Scaled dot-product attention.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::cpu;
 
@@ -14,19 +14,48 @@ use super::cpu;
 /// # Errors
 /// Shapes that do not fit together, and whatever candle reports.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
+    run(q, k, v, scale, false)
+}
+
+/// [`attention`] in which query `i` sees the keys `0..=i` only; there are as many queries as keys.
+///
+/// # Errors
+/// As [`attention`], and another number of queries than of keys.
+pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
+    if q.dim(2)? != k.dim(2)? {
+        bail!(
+            "causal attention between q {:?} and k {:?}",
+            q.dims(),
+            k.dims()
+        );
+    }
+    run(q, k, v, scale, true)
+}
+
+fn run(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, causal: bool) -> Result<Tensor> {
     if cpu::takes(q) && cpu::takes(k) && cpu::takes(v) {
         return q
-            .apply_op3_no_bwd(k, v, &cpu::AttentionOp { scale })?
+            .apply_op3_no_bwd(k, v, &cpu::AttentionOp { scale, causal })?
             .transpose(1, 2);
     }
-    attention_plain(q, k, v, scale)
+    run_plain(q, k, v, scale, causal)
 }
 
 /// candle's operators, on any device and in any type.
-fn attention_plain(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
+fn run_plain(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, causal: bool) -> Result<Tensor> {
     let root = scale.sqrt();
     let scores = (q * root)?.matmul(&(k * root)?.t()?)?;
-    let weights = candle_nn::ops::softmax_last_dim(&scores.to_dtype(DType::F32)?)?;
+    let mut scores = scores.to_dtype(DType::F32)?;
+    if causal {
+        let tokens = k.dim(2)?;
+        let hidden = |query: usize| move |key| if key > query { f32::NEG_INFINITY } else { 0.0 };
+        let mask: Vec<f32> = (0..tokens)
+            .flat_map(|query| (0..tokens).map(hidden(query)))
+            .collect();
+        let mask = Tensor::from_vec(mask, (tokens, tokens), q.device())?;
+        scores = scores.broadcast_add(&mask)?;
+    }
+    let weights = candle_nn::ops::softmax_last_dim(&scores)?;
     weights.to_dtype(v.dtype())?.matmul(&v.contiguous()?)
 }
 
@@ -52,12 +81,41 @@ mod tests {
             let k = (uniform(&[n, heads, keys, depth], 2) * 3.0).unwrap();
             let v = uniform(&[n, heads, keys, values], 3);
             let scale = 1.0 / (depth as f64).sqrt();
-            let expected = attention_plain(&q, &k, &v, scale).unwrap();
+            let expected = run_plain(&q, &k, &v, scale, false).unwrap();
             for path in Path::all() {
                 let found = path.within(|| attention(&q, &k, &v, scale)).unwrap();
                 assert_close(&found, &expected, 2e-5);
             }
         }
+
+        #[test]
+        fn causal_attention_agrees_with_candle(
+            (n, heads) in (1usize..4, 1usize..4),
+            tokens in 1usize..150,
+            depth in 1usize..40,
+        ) {
+            let q = (uniform(&[n, heads, tokens, depth], 1) * 3.0).unwrap();
+            let k = (uniform(&[n, heads, tokens, depth], 2) * 3.0).unwrap();
+            let v = uniform(&[n, heads, tokens, depth], 3);
+            let scale = 1.0 / (depth as f64).sqrt();
+            let expected = run_plain(&q, &k, &v, scale, true).unwrap();
+            for path in Path::all() {
+                let found = path.within(|| causal_attention(&q, &k, &v, scale)).unwrap();
+                assert_close(&found, &expected, 2e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_query_sees_the_first_key_only() {
+        let q = uniform(&[1, 2, 5, 8], 1);
+        let found = causal_attention(&q, &q, &q, 1.0).unwrap();
+        assert_close(
+            &found.narrow(2, 0, 1).unwrap(),
+            &q.narrow(2, 0, 1).unwrap(),
+            0.0,
+        );
+        assert!(causal_attention(&q, &q.narrow(2, 0, 4).unwrap(), &q, 1.0).is_err());
     }
 
     /// Two heads' `q`, `k` and `v` as parts of `[n, pixels, channels]`.

@@ -24,6 +24,7 @@ mod conv;
 mod direct;
 mod exp;
 mod gemm;
+mod layer_norm;
 mod linear;
 mod micro;
 mod norm;
@@ -40,8 +41,9 @@ pub(super) use add::AddOp;
 pub(super) use attention::AttentionOp;
 pub(super) use concat::concat;
 pub(super) use conv::{ConvOp, PackedConv};
-pub(super) use exp::SiluOp;
+pub(super) use exp::Activation;
 pub(crate) use gemm::{Matrix, multiply};
+pub(super) use layer_norm::LayerNormOp;
 pub(super) use linear::{LinearOp, PackedLinear};
 pub(super) use norm::NormOp;
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod concat;
 mod conv2d;
 mod cpu;
 mod group_norm;
+mod layer_norm;
 mod linear;
 mod pool;
 mod upsample;
@@ -19,13 +20,14 @@ mod upsample;
 #[cfg(test)]
 mod testing;
 
-pub use activation::silu;
+pub use activation::{gelu, quick_gelu, silu};
 pub use add::add;
-pub use attention::attention;
+pub use attention::{attention, causal_attention};
 pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
 pub(crate) use cpu::{Matrix, multiply};
 pub use group_norm::GroupNorm;
+pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use pool::{Pool, avg_pool, max_pool};
 pub use upsample::upsample_nearest_2x;

@@ -3,6 +3,7 @@
 //! A network is built from a `VarBuilder`, which [`crate::hub::Checkpoint::load`] hands out, and is
 //! written against [`crate::kernels`] only.
 
+pub mod clip;
 pub mod improved_diffusion;
 pub mod inception;
 

@@ -1,6 +1,7 @@
 //! The harness, and which family is checked by which function.
 
 mod case;
+mod clip_text;
 mod compare;
 mod histogram;
 mod inception;
@@ -27,6 +28,7 @@ type Check = fn(&Case) -> Outcome;
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
 #[rustfmt::skip]
 const CHECKS: &[(&str, Check)] = &[
+    ("clip_text", clip_text::check),
     ("histogram", histogram::check),
     ("inception", inception::check),
     ("loader", loader::check),

@@ -14,6 +14,8 @@ use super::tasks;
 /// result is `[n, tq, heads, dv]`.
 pub(in crate::kernels) struct AttentionOp {
     pub scale: f64,
+    /// Query `i` sees the keys up to `i` only.
+    pub causal: bool,
 }
 
 /// Queries whose scores are held at a time, a multiple of every register tile's rows.
@@ -129,6 +131,7 @@ impl CustomOp3 for AttentionOp {
                             rows: &mut scores,
                             keys,
                             scale: self.scale as f32,
+                            first: self.causal.then_some(from),
                         });
                         let lhs = Lhs::rows(&scores, keys, keys);
                         product(
@@ -160,6 +163,8 @@ struct Softmax<'a> {
     rows: &'a mut [f32],
     keys: usize,
     scale: f32,
+    /// The first row's query, where a query does not see the keys after it.
+    first: Option<usize>,
 }
 
 impl Kernel for Softmax<'_> {
@@ -168,7 +173,13 @@ impl Kernel for Softmax<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         const LANES: usize = 16;
-        for row in self.rows.chunks_exact_mut(self.keys) {
+        for (index, row) in self.rows.chunks_exact_mut(self.keys).enumerate() {
+            let seen = match self.first {
+                Some(first) => (first + index + 1).min(self.keys),
+                None => self.keys,
+            };
+            let (row, hidden) = row.split_at_mut(seen);
+            hidden.fill(0.0);
             let mut lanes = [f32::NEG_INFINITY; LANES];
             let (blocks, rest) = row.as_chunks_mut::<LANES>();
             for block in blocks {

@@ -45,12 +45,39 @@ pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// [`silu`] of a contiguous argument.
-pub(in crate::kernels) struct SiluOp;
+/// `x · sigmoid(1.702 x)`.
+#[inline(always)]
+fn quick_gelu(x: f32) -> f32 {
+    x / (1.0 + exp(-1.702 * x))
+}
 
-impl CustomOp1 for SiluOp {
+/// `x · Φ(x)`, to within 2e-7 · (1 + |x|).
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    // erfc(z) = e^(-z²) · P(t) with t = 1 / (1 + p z) for z ≥ 0: Abramowitz & Stegun (1964), 7.1.26.
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let mut p = 1.061_405_4;
+    p = p * t - 1.453_152;
+    p = p * t + 1.421_413_8;
+    p = p * t - 0.284_496_74;
+    p = p * t + 0.254_829_6;
+    let tail = 0.5 * p * t * exp(-z * z);
+    // Φ(x) is the tail on the left of 0 and its complement on the right.
+    x * if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// A function of every element of a contiguous argument.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::kernels) enum Activation {
+    Silu,
+    QuickGelu,
+    Gelu,
+}
+
+impl CustomOp1 for Activation {
     fn name(&self) -> &'static str {
-        "silu"
+        "activation"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -59,23 +86,45 @@ impl CustomOp1 for SiluOp {
         let x = contiguous(x, layout)?;
         let mut out = vec![0f32; x.len()];
         let parts = out.chunks_mut(PIECE).zip(x.chunks(PIECE)).collect();
-        tasks::each(8 * x.len(), parts, |(out, x)| path.run(Silu { x, out }));
+        tasks::each(8 * x.len(), parts, |(out, x)| {
+            path.run(Apply {
+                x,
+                out,
+                activation: *self,
+            });
+        });
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }
 
-struct Silu<'a> {
+struct Apply<'a> {
     x: &'a [f32],
     out: &'a mut [f32],
+    activation: Activation,
 }
 
-impl Kernel for Silu<'_> {
+impl Kernel for Apply<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        for (out, x) in self.out.iter_mut().zip(self.x) {
-            *out = silu(*x);
+        let elements = self.out.iter_mut().zip(self.x);
+        match self.activation {
+            Activation::Silu => {
+                for (out, x) in elements {
+                    *out = silu(*x);
+                }
+            }
+            Activation::QuickGelu => {
+                for (out, x) in elements {
+                    *out = quick_gelu(*x);
+                }
+            }
+            Activation::Gelu => {
+                for (out, x) in elements {
+                    *out = gelu(*x);
+                }
+            }
         }
     }
 }

@@ -1,0 +1,90 @@
+//! Layer normalisation, a row at a time.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
+
+use super::path::{Kernel, Path};
+use super::simd::Simd;
+use super::{contiguous, tasks};
+
+/// Argument: `x [..., size]`, contiguous. The result is `(x - mean) / √(var + eps) · weight + bias`.
+pub(in crate::kernels) struct LayerNormOp<'a> {
+    pub eps: f64,
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+}
+
+/// Numbers of a task, about.
+const PIECE: usize = 1 << 14;
+
+impl CustomOp1 for LayerNormOp<'_> {
+    fn name(&self) -> &'static str {
+        "layer norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let size = self.weight.len();
+        if size == 0 || self.bias.len() != size || layout.dims().last() != Some(&size) {
+            bail!("a layer norm of {size} does not fit {layout:?}");
+        }
+        let path = Path::current()?;
+        let x = contiguous(x, layout)?;
+        let mut out = vec![0f32; x.len()];
+        let piece = PIECE.div_ceil(size) * size;
+        let parts = out.chunks_mut(piece).zip(x.chunks(piece)).collect();
+        tasks::each(4 * x.len(), parts, |(out, x)| {
+            path.run(Rows { x, out, op: self });
+        });
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+struct Rows<'a> {
+    x: &'a [f32],
+    out: &'a mut [f32],
+    op: &'a LayerNormOp<'a>,
+}
+
+impl Kernel for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let LayerNormOp { eps, weight, bias } = *self.op;
+        let size = weight.len();
+        let rows = self.x.chunks_exact(size);
+        for (x, out) in rows.zip(self.out.chunks_exact_mut(size)) {
+            let mean = sum(x, 0.0, false) / size as f64;
+            let mean = mean as f32;
+            // Of the centred numbers, so that a large mean takes no digits away.
+            let variance = sum(x, mean, true) / size as f64;
+            let scale = (1.0 / (variance + eps).sqrt()) as f32;
+            let table = x.iter().zip(weight).zip(bias);
+            for (out, ((x, weight), bias)) in out.iter_mut().zip(table) {
+                *out = (x - mean) * scale * weight + bias;
+            }
+        }
+    }
+}
+
+/// `Σ (x - origin)`, or of the squares, in lanes of `f32` that are added up in `f64`.
+#[inline(always)]
+fn sum(x: &[f32], origin: f32, squares: bool) -> f64 {
+    const LANES: usize = 32;
+    let mut lanes = [0f32; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            let centred = x - origin;
+            *lane += if squares { centred * centred } else { centred };
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        let centred = x - origin;
+        *lane += if squares { centred * centred } else { centred };
+    }
+    let mut total = 0.0;
+    for lane in lanes {
+        total += f64::from(lane);
+    }
+    total
+}

@@ -1,0 +1,144 @@
+//! Layer normalisation (Ba, Kiros & Hinton 2016, arXiv 1607.06450).
+
+use std::sync::Arc;
+
+use candle_core::{D, DType, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+
+use super::cpu;
+
+/// Normalises the last dimension to mean 0 and (biased) variance 1, then applies a weight and a bias.
+/// Statistics are computed in `f32`, whatever the type of the input.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    eps: f64,
+    weight: Tensor,
+    bias: Tensor,
+    /// Weight and bias where our own operator can take them.
+    table: Option<Arc<[Vec<f32>; 2]>>,
+}
+
+impl LayerNorm {
+    /// Takes `weight` and `bias`, both `[size]`.
+    ///
+    /// # Errors
+    /// A weight and bias that are no vectors of one length, at least 1.
+    pub fn new(eps: f64, weight: Tensor, bias: Tensor) -> Result<Self> {
+        let size = weight.dims1()?;
+        if size == 0 || bias.dims() != [size] {
+            bail!("weight is [{size}] and bias {:?}", bias.dims());
+        }
+        let table = if cpu::takes(&weight) && cpu::takes(&bias) {
+            Some(Arc::new([weight.to_vec1()?, bias.to_vec1()?]))
+        } else {
+            None
+        };
+        Ok(Self {
+            eps,
+            weight,
+            bias,
+            table,
+        })
+    }
+
+    /// Reads `weight` and `bias`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
+    pub fn load(size: usize, eps: f64, vb: &VarBuilder<'_>) -> Result<Self> {
+        Self::new(eps, vb.get(size, "weight")?, vb.get(size, "bias")?)
+    }
+
+    /// `norm(x)` for `x [..., size]`.
+    ///
+    /// # Errors
+    /// An input whose last dimension is another, and whatever candle reports.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if x.dims().last() != self.weight.dims().first() {
+            bail!(
+                "input {:?} does not fit a layer norm of {:?}",
+                x.dims(),
+                self.weight.dims()
+            );
+        }
+        if let Some(table) = &self.table
+            && cpu::takes(x)
+        {
+            let [weight, bias] = &**table;
+            let op = cpu::LayerNormOp {
+                eps: self.eps,
+                weight,
+                bias,
+            };
+            return x.contiguous()?.apply_op1_no_bwd(&op);
+        }
+        self.run_plain(x)
+    }
+
+    /// candle's operators, on any device and in any type.
+    fn run_plain(&self, x: &Tensor) -> Result<Tensor> {
+        let wide = x.to_dtype(DType::F32)?;
+        let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+        centred
+            .broadcast_div(&(variance + self.eps)?.sqrt()?)?
+            .broadcast_mul(&self.weight.to_dtype(DType::F32)?)?
+            .broadcast_add(&self.bias.to_dtype(DType::F32)?)?
+            .to_dtype(x.dtype())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::cpu::Path;
+    use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
+
+    fn layer(size: usize) -> LayerNorm {
+        let (weight, bias) = (uniform(&[size], 1), uniform(&[size], 2));
+        LayerNorm::new(1e-5, weight, bias).unwrap()
+    }
+
+    #[test]
+    fn agrees_with_candle() {
+        for (rows, size) in [(1, 1), (3, 7), (5, 64), (70, 768), (2, 1025)] {
+            let layer = layer(size);
+            // Far from zero: a variance that cancelled would show.
+            let x = (uniform(&[rows, size], 3) + 30.0).unwrap();
+            let expected = layer.run_plain(&x).unwrap();
+            for path in Path::all() {
+                let found = path.within(|| layer.forward(&x)).unwrap();
+                assert_close(&found, &expected, 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_get_mean_zero_and_variance_one() {
+        let ones = Tensor::ones(500, DType::F32, &candle_core::Device::Cpu).unwrap();
+        let layer = LayerNorm::new(0.0, ones.clone(), ones.zeros_like().unwrap()).unwrap();
+        let y = layer.forward(&uniform(&[2, 2, 500], 4)).unwrap();
+        assert_eq!(y.dims(), [2, 2, 500]);
+        let rows: Vec<f32> = y.flatten_all().unwrap().to_vec1().unwrap();
+        for row in rows.chunks(500) {
+            let mean = row.iter().sum::<f32>() / 500.0;
+            let variance = row.iter().map(|v| v * v).sum::<f32>() / 500.0;
+            assert!(mean.abs() < 1e-6 && (variance - 1.0).abs() < 1e-5);
+        }
+        assert!(layer.forward(&uniform(&[2, 499], 4)).is_err());
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_batch() {
+        for size in [1, 48, 129] {
+            for path in Path::all() {
+                let layer = layer(size);
+                path.within(|| {
+                    assert_batch_independent(&uniform(&[7, 40, size], 5), |x| {
+                        layer.forward(x).unwrap()
+                    });
+                });
+            }
+        }
+    }
+}

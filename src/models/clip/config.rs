@@ -1,0 +1,132 @@
+//! What the towers look like, under the keys of Hugging Face's `config.json`.
+
+use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::kernels::{gelu, quick_gelu};
+use crate::models::ConfigError;
+
+/// The activation between a layer's two projections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HiddenAct {
+    /// `x · sigmoid(1.702 x)`: OpenAI's models and Stable Diffusion 1.
+    #[default]
+    QuickGelu,
+    /// `x · Φ(x)`: OpenCLIP's models and Stable Diffusion 2.
+    Gelu,
+}
+
+impl HiddenAct {
+    pub(super) fn apply(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::QuickGelu => quick_gelu(x),
+            Self::Gelu => gelu(x),
+        }
+    }
+}
+
+/// The text tower's hyper-parameters; the defaults are those of the class in transformers. Other keys of
+/// a `config.json` say nothing about the network and are passed over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClipTextConfig {
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    /// Channels.
+    pub hidden_size: usize,
+    /// Channels between a layer's two projections.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// The most tokens of a text.
+    pub max_position_embeddings: usize,
+    /// The activation.
+    pub hidden_act: HiddenAct,
+    /// Of every layer norm.
+    pub layer_norm_eps: f64,
+}
+
+impl Default for ClipTextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 49_408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: HiddenAct::QuickGelu,
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+impl ClipTextConfig {
+    /// Checks that a network can be built.
+    ///
+    /// # Errors
+    /// Names the first key whose value makes no sense.
+    pub fn validate(&self) -> std::result::Result<(), ConfigError> {
+        at_least_one("vocab_size", self.vocab_size)?;
+        at_least_one("max_position_embeddings", self.max_position_embeddings)?;
+        self.shape().validate()
+    }
+
+    pub(super) fn shape(&self) -> EncoderShape {
+        EncoderShape {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            hidden_act: self.hidden_act,
+            layer_norm_eps: self.layer_norm_eps,
+        }
+    }
+}
+
+/// What the layers of both towers need to know.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EncoderShape {
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub hidden_act: HiddenAct,
+    pub layer_norm_eps: f64,
+}
+
+impl EncoderShape {
+    pub fn validate(&self) -> std::result::Result<(), ConfigError> {
+        at_least_one("hidden_size", self.hidden_size)?;
+        at_least_one("intermediate_size", self.intermediate_size)?;
+        at_least_one("num_attention_heads", self.num_attention_heads)?;
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            let message = format!(
+                "{} heads do not divide {} channels",
+                self.num_attention_heads, self.hidden_size
+            );
+            return Err(ConfigError::new("num_attention_heads", message));
+        }
+        if !(self.layer_norm_eps > 0.0 && self.layer_norm_eps.is_finite()) {
+            let message = format!(
+                "is {}: expected a small positive number",
+                self.layer_norm_eps
+            );
+            return Err(ConfigError::new("layer_norm_eps", message));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn at_least_one(
+    key: &'static str,
+    value: usize,
+) -> std::result::Result<(), ConfigError> {
+    if value == 0 {
+        return Err(ConfigError::new(key, "is 0: expected at least 1"));
+    }
+    Ok(())
+}
