@@ -2,6 +2,7 @@
 
 mod case;
 mod clip_text;
+mod clip_vision;
 mod compare;
 mod histogram;
 mod inception;
@@ -29,6 +30,7 @@ type Check = fn(&Case) -> Outcome;
 #[rustfmt::skip]
 const CHECKS: &[(&str, Check)] = &[
     ("clip_text", clip_text::check),
+    ("clip_vision", clip_vision::check),
     ("histogram", histogram::check),
     ("inception", inception::check),
     ("loader", loader::check),
