@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::document::{Document, Locations, Texts};
 use super::error::ConfigError;
-use crate::embedders::{InceptionConfig, PixelsConfig};
+use crate::embedders::{ClipConfig, InceptionConfig, PixelsConfig};
 use crate::evolution::{EvolutionConfig, Generation, OutputConfig};
 use crate::generators::{GeneratorError, Operation, improved_diffusion};
 use crate::images::DataConfig;
@@ -26,6 +26,8 @@ pub enum ModelConfig {
 pub enum EmbedderConfig {
     /// `type = "inception"`.
     Inception(InceptionConfig),
+    /// `type = "clip"`.
+    Clip(ClipConfig),
     /// `type = "pixels"`.
     Pixels(PixelsConfig),
 }
@@ -87,10 +89,11 @@ impl Settings {
         document.take_type("model", &["improved-diffusion"])?;
         let model = ModelConfig::ImprovedDiffusion(document.section("model")?);
         let embedder = match document
-            .take_type("embedder", &["inception", "pixels"])?
+            .take_type("embedder", &["inception", "clip", "pixels"])?
             .as_str()
         {
             "inception" => EmbedderConfig::Inception(document.section("embedder")?),
+            "clip" => EmbedderConfig::Clip(document.section("embedder")?),
             _ => EmbedderConfig::Pixels(document.section("embedder")?),
         };
         let settings = Self {
@@ -127,6 +130,7 @@ impl Settings {
         model.validate().map_err(model_error(None))?;
         let embedder = match &self.embedder {
             EmbedderConfig::Inception(config) => config.validate(),
+            EmbedderConfig::Clip(config) => config.validate(),
             EmbedderConfig::Pixels(config) => config.validate(),
         };
         embedder.map_err(|error| match error {

@@ -8,7 +8,7 @@ pub mod improved_diffusion;
 pub mod inception;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use thiserror::Error;
 

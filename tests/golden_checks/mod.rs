@@ -1,6 +1,7 @@
 //! The harness, and which family is checked by which function.
 
 mod case;
+mod clip_preprocess;
 mod clip_text;
 mod clip_vision;
 mod compare;
@@ -29,6 +30,7 @@ type Check = fn(&Case) -> Outcome;
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
 #[rustfmt::skip]
 const CHECKS: &[(&str, Check)] = &[
+    ("clip_preprocess", clip_preprocess::check),
     ("clip_text", clip_text::check),
     ("clip_vision", clip_vision::check),
     ("histogram", histogram::check),

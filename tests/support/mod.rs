@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 use dpsyn::images::{ImageBatch, png};
+use dpsyn::models::clip::{ClipVision, ClipVisionConfig};
 use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
 use dpsyn::streams::{Phase, StreamKey};
 
@@ -157,6 +158,26 @@ pub fn write_model(path: &Path) {
         use_scale_shift_norm: true,
         num_classes: Some(5),
     };
+    write_weights(path, |vb| UNet::new(&config, &vb).map(drop));
+}
+
+/// A CLIP vision tower of OpenAI's names with 2 heads of 64 channels.
+pub fn write_clip(path: &Path) {
+    let config = ClipVisionConfig {
+        hidden_size: 128,
+        intermediate_size: 32,
+        projection_dim: 12,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        image_size: 12,
+        patch_size: 4,
+        ..ClipVisionConfig::default()
+    };
+    write_weights(path, |vb| ClipVision::new(&config, &vb).map(drop));
+}
+
+/// Writes every tensor that `build` asks for.
+fn write_weights(path: &Path, build: impl FnOnce(VarBuilder<'static>) -> candle_core::Result<()>) {
     let made = Arc::new(Mutex::new(HashMap::new()));
     let vb = VarBuilder::from_backend(
         Box::new(Maker {
@@ -165,7 +186,7 @@ pub fn write_model(path: &Path) {
         DType::F32,
         Device::Cpu,
     );
-    UNet::new(&config, &vb).unwrap();
+    build(vb).unwrap();
     let made = made.lock().unwrap();
     candle_core::safetensors::save(&made, path).unwrap();
 }
