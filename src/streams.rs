@@ -27,6 +27,8 @@ pub enum Phase {
     Vary = 5,
     /// Variations of the initial population (`initial_variations`).
     InitialVary = 6,
+    /// Training of classifiers that judge a finished population.
+    Downstream = 7,
 }
 
 /// The address of one random stream.

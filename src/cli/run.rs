@@ -8,7 +8,7 @@ use super::args::RunArguments;
 use super::exit::CliError;
 use super::progress::{Progress, catch_interrupts};
 use crate::config::{ConfigError, EmbedderConfig, Loaded, ModelConfig, Settings};
-use crate::embedders::{Embedder, InceptionEmbedder, PixelsEmbedder};
+use crate::embedders::{ClipEmbedder, Embedder, InceptionEmbedder, PixelsEmbedder};
 use crate::evolution::{
     EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
 };
@@ -182,6 +182,10 @@ fn open_embedder(
     Ok(match &loaded.settings.embedder {
         EmbedderConfig::Inception(config) => {
             let embedder = InceptionEmbedder::open(config, device)?;
+            (Box::new(embedder), Some(digest(&config.weights)?))
+        }
+        EmbedderConfig::Clip(config) => {
+            let embedder = ClipEmbedder::open(config, device)?;
             (Box::new(embedder), Some(digest(&config.weights)?))
         }
         EmbedderConfig::Pixels(config) => {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::document::{Document, Locations, Texts};
 use super::error::ConfigError;
-use crate::embedders::{InceptionConfig, PixelsConfig};
+use crate::embedders::{ClipConfig, InceptionConfig, PixelsConfig};
 use crate::evolution::{EvolutionConfig, Generation, OutputConfig};
 use crate::generators::{
     GeneratorError, Operation, improved_diffusion, openai_images, stable_diffusion,
@@ -93,6 +93,8 @@ const WITHOUT_EFFECT: &[&str] = &[
 pub enum EmbedderConfig {
     /// `type = "inception"`.
     Inception(InceptionConfig),
+    /// `type = "clip"`.
+    Clip(ClipConfig),
     /// `type = "pixels"`.
     Pixels(PixelsConfig),
 }
@@ -154,10 +156,11 @@ impl Settings {
         document.refuse_secrets()?;
         let model = ModelConfig::read(&mut document)?;
         let embedder = match document
-            .take_type("embedder", &["inception", "pixels"])?
+            .take_type("embedder", &["inception", "clip", "pixels"])?
             .as_str()
         {
             "inception" => EmbedderConfig::Inception(document.section("embedder")?),
+            "clip" => EmbedderConfig::Clip(document.section("embedder")?),
             _ => EmbedderConfig::Pixels(document.section("embedder")?),
         };
         let settings = Self {
@@ -194,6 +197,7 @@ impl Settings {
         let model_size = self.model.image_size();
         let embedder = match &self.embedder {
             EmbedderConfig::Inception(config) => config.validate(),
+            EmbedderConfig::Clip(config) => config.validate(),
             EmbedderConfig::Pixels(config) => config.validate(),
         };
         embedder.map_err(|error| match error {

@@ -38,7 +38,7 @@ impl InceptionConfig {
     }
 }
 
-fn at_least_one(key: &str, value: usize) -> Result<(), EmbedderError> {
+pub(super) fn at_least_one(key: &str, value: usize) -> Result<(), EmbedderError> {
     if value == 0 {
         return Err(EmbedderError::Config {
             key: key.to_owned(),

@@ -9,7 +9,7 @@ pub mod inception;
 pub mod stable_diffusion;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use thiserror::Error;
 

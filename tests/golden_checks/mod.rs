@@ -2,6 +2,9 @@
 
 mod case;
 mod clip_text;
+mod clip_preprocess;
+mod clip_text;
+mod clip_vision;
 mod compare;
 mod histogram;
 mod inception;
@@ -32,6 +35,9 @@ type Check = fn(&Case) -> Outcome;
 #[rustfmt::skip]
 const CHECKS: &[(&str, Check)] = &[
     ("clip_text", clip_text::check),
+    ("clip_preprocess", clip_preprocess::check),
+    ("clip_text", clip_text::check),
+    ("clip_vision", clip_vision::check),
     ("histogram", histogram::check),
     ("inception", inception::check),
     ("loader", loader::check),

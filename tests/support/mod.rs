@@ -12,6 +12,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 use dpsyn::images::{ImageBatch, png};
+use dpsyn::models::clip::{ClipVision, ClipVisionConfig};
 use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
 use dpsyn::streams::{Phase, StreamKey};
 
@@ -161,6 +162,22 @@ pub fn write_model(path: &Path) {
         num_classes: Some(5),
     };
     let made = made_up(99, DType::F32, |vb| UNet::new(&config, &vb));
+    candle_core::safetensors::save(&made, path).unwrap();
+}
+
+/// A CLIP vision tower of OpenAI's names with 2 heads of 64 channels.
+pub fn write_clip(path: &Path) {
+    let config = ClipVisionConfig {
+        hidden_size: 128,
+        intermediate_size: 32,
+        projection_dim: 12,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        image_size: 12,
+        patch_size: 4,
+        ..ClipVisionConfig::default()
+    };
+    let made = made_up(99, DType::F32, |vb| ClipVision::new(&config, &vb));
     candle_core::safetensors::save(&made, path).unwrap();
 }
 
