@@ -1,0 +1,1 @@
+//! Fréchet distance between two means and covariances.

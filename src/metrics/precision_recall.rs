@@ -1,0 +1,1 @@
+//! Improved precision and recall.
