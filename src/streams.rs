@@ -27,6 +27,8 @@ pub enum Phase {
     Vary = 5,
     /// Variations of the initial population (`initial_variations`).
     InitialVary = 6,
+    /// Subsets that figures of quality are computed on. Nothing that is generated depends on it.
+    Evaluate = 16,
 }
 
 /// The address of one random stream.

@@ -1,9 +1,11 @@
 //! Images to vectors: the space in which private images vote.
 
+mod config;
 mod embeddings;
 mod inception;
 mod pixels;
 
+pub use config::EmbedderConfig;
 pub use embeddings::Embeddings;
 pub use inception::{InceptionConfig, InceptionEmbedder};
 pub use pixels::{PixelsConfig, PixelsEmbedder};

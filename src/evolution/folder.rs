@@ -6,6 +6,7 @@
 //! ledger.jsonl           the charges, append-only
 //! log.txt
 //! <iteration>/samples.npz, votes.npz, grid.png, top.png, bottom.png
+//! metrics.csv            figures against a reference that was declared public, if any were asked for
 //! private/               derived from private images: NOT for release
 //! .work/                 unfinished work; gone when the run is complete
 //! ```

@@ -2,9 +2,11 @@
 
 mod case;
 mod compare;
+mod fid;
 mod histogram;
 mod inception;
 mod loader;
+mod precision_recall;
 mod privacy;
 mod pt_layouts;
 mod resize;
@@ -27,9 +29,11 @@ type Check = fn(&Case) -> Outcome;
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
 #[rustfmt::skip]
 const CHECKS: &[(&str, Check)] = &[
+    ("fid", fid::check),
     ("histogram", histogram::check),
     ("inception", inception::check),
     ("loader", loader::check),
+    ("precision_recall", precision_recall::check),
     ("privacy", privacy::check),
     ("pt_layouts", pt_layouts::check),
     ("resize", resize::check),

@@ -10,6 +10,7 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 use dpsyn::images::{ImageBatch, png};
 use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
+use dpsyn::models::inception::{FEATURES, Inception};
 use dpsyn::streams::{Phase, StreamKey};
 
 /// Rows and columns of all images here.
@@ -170,6 +171,24 @@ pub fn write_model(path: &Path) {
     candle_core::safetensors::save(&made, path).unwrap();
 }
 
+/// FID's Inception with fixed pseudo-random weights and, if asked for, a classifier of so many classes.
+pub fn write_inception(path: &Path, classes: Option<usize>) {
+    let made = Arc::new(Mutex::new(HashMap::new()));
+    let vb = VarBuilder::from_backend(
+        Box::new(Maker {
+            made: Arc::clone(&made),
+        }),
+        DType::F32,
+        Device::Cpu,
+    );
+    Inception::new(&vb).unwrap();
+    if let Some(classes) = classes {
+        vb.get((classes, FEATURES), "fc.weight").unwrap();
+    }
+    let made = made.lock().unwrap();
+    candle_core::safetensors::save(&made, path).unwrap();
+}
+
 /// Answers every request with made-up weights and remembers them.
 struct Maker {
     made: Arc<Mutex<HashMap<String, Tensor>>>,
@@ -200,7 +219,8 @@ impl SimpleBackend for Maker {
             1 => 0.1,
             _ => 1.0 / (fan_in as f32).sqrt(),
         };
-        let centre = if shape.rank() == 1 && name.ends_with("weight") {
+        let around_one = name.ends_with("weight") || name.ends_with("running_var");
+        let centre = if shape.rank() == 1 && around_one {
             1.0
         } else {
             0.0
