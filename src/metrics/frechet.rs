@@ -78,6 +78,16 @@ impl Frechet {
                 reference: dimension,
             });
         }
+        let shift: f64 = samples
+            .mean()
+            .iter()
+            .zip(&self.mean)
+            .map(|(a, b)| (a - b).powi(2))
+            .sum();
+        let apart = shift + self.trace + trace(samples);
+        if rank == 0 {
+            return Ok(apart);
+        }
         let mut half = Mat::zeros(dimension, rank);
         let par = Par::rayon(0);
         matmul(
@@ -104,13 +114,7 @@ impl Frechet {
         let values = product
             .self_adjoint_eigenvalues(Side::Lower)
             .map_err(|_| MetricsError::Eigenvalues { dimension })?;
-        let shift: f64 = samples
-            .mean()
-            .iter()
-            .zip(&self.mean)
-            .map(|(a, b)| (a - b).powi(2))
-            .sum();
-        Ok(shift + self.trace + trace(samples) - 2.0 * roots(&values)?)
+        Ok(apart - 2.0 * roots(&values)?)
     }
 }
 

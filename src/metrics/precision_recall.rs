@@ -210,7 +210,7 @@ mod tests {
         let reference = line(&[0.0, 1.0, 3.0]);
         assert_eq!(radii(&reference, 1, &Device::Cpu).unwrap(), [1.0, 1.0, 2.0]);
         assert_eq!(radii(&reference, 2, &Device::Cpu).unwrap(), [3.0, 2.0, 3.0]);
-        // 5 lies on the surface. Radii of the samples are 0.5, 0.5, 4: [4.5, 9.5] and [1.5, …].
+        // 5 lies on the surface. Radii of the samples are 0.5, 0.5, 4: their union is [4.5, 13.5].
         let samples = line(&[5.0, 5.5, 9.5]);
         let found = measure(&reference, &samples, 1);
         assert_eq!(found.precision, 1.0 / 3.0);
