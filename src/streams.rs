@@ -29,6 +29,8 @@ pub enum Phase {
     InitialVary = 6,
     /// Training of classifiers that judge a finished population.
     Downstream = 7,
+    /// Subsets that figures of quality are computed on. Nothing that is generated depends on it.
+    Evaluate = 16,
 }
 
 /// The address of one random stream.

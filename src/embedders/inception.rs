@@ -28,6 +28,16 @@ fn default_batch_size() -> usize {
 }
 
 impl InceptionConfig {
+    /// These weights at CIFAR-10's resolution, everything else by default.
+    #[must_use]
+    pub fn of(weights: PathBuf) -> Self {
+        Self {
+            weights,
+            resolution: 32,
+            batch_size: default_batch_size(),
+        }
+    }
+
     /// Checks the values, without reading the weights.
     ///
     /// # Errors

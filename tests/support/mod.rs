@@ -14,6 +14,7 @@ use candle_nn::var_builder::SimpleBackend;
 use dpsyn::images::{ImageBatch, png};
 use dpsyn::models::clip::{ClipVision, ClipVisionConfig};
 use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
+use dpsyn::models::inception::{FEATURES, Inception};
 use dpsyn::streams::{Phase, StreamKey};
 
 /// Rows and columns of all images here.
@@ -198,6 +199,17 @@ pub fn made_up<M>(
     made.clone()
 }
 
+/// FID's Inception with fixed pseudo-random weights and, if asked for, a classifier of so many classes.
+pub fn write_inception(path: &Path, classes: Option<usize>) {
+    let made = made_up(99, DType::F32, |vb| {
+        if let Some(classes) = classes {
+            vb.get((classes, FEATURES), "fc.weight")?;
+        }
+        Inception::new(&vb)
+    });
+    candle_core::safetensors::save(&made, path).unwrap();
+}
+
 /// Answers every request with made-up weights and remembers them.
 struct Maker {
     seed: u64,
@@ -229,7 +241,8 @@ impl SimpleBackend for Maker {
             1 => 0.1,
             _ => 1.0 / (fan_in as f32).sqrt(),
         };
-        let centre = if shape.rank() == 1 && name.ends_with("weight") {
+        let around_one = name.ends_with("weight") || name.ends_with("running_var");
+        let centre = if shape.rank() == 1 && around_one {
             1.0
         } else {
             0.0

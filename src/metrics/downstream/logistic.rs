@@ -5,11 +5,12 @@
 //! solved to the end, so there is no seed and no epoch to choose. Products are computed in `f32`, sums in
 //! `f64` and in a fixed order: the same numbers on any number of threads.
 
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::{DownstreamError, check_training, largest, lbfgs};
 use crate::embedders::Embeddings;
-use crate::kernels::{Matrix, multiply};
 
 /// Rows that one task takes at a time.
 const ROWS: usize = 1024;
@@ -181,15 +182,15 @@ fn score(
     classes: usize,
 ) -> Result<(), DownstreamError> {
     let (weights, biases) = parameters.split_at((classes * dimension).min(parameters.len()));
-    let transposed = Matrix {
-        data: weights,
-        rows: dimension,
-        cols: classes,
-        row_stride: 1,
-        col_stride: dimension,
-    };
-    let lhs = Matrix::new(rows, rows.len() / dimension, dimension);
-    multiply(scores, lhs, transposed)?;
+    let count = rows.len() / dimension;
+    matmul(
+        MatMut::from_row_major_slice_mut(scores, count, classes),
+        Accum::Replace,
+        MatRef::from_row_major_slice(rows, count, dimension),
+        MatRef::from_row_major_slice(weights, classes, dimension).transpose(),
+        1.0,
+        Par::Seq,
+    );
     for row in scores.chunks_exact_mut(classes) {
         for (score, bias) in row.iter_mut().zip(biases) {
             *score += bias;
@@ -224,18 +225,14 @@ fn cross_entropy(
                     *bias += residual;
                 }
             }
-            let transposed = Matrix {
-                data: &residuals,
-                rows: classes,
-                cols: labels.len(),
-                row_stride: 1,
-                col_stride: classes,
-            };
-            multiply(
-                of_weights,
-                transposed,
-                Matrix::new(rows, labels.len(), dimension),
-            )?;
+            matmul(
+                MatMut::from_row_major_slice_mut(of_weights, classes, dimension),
+                Accum::Replace,
+                MatRef::from_row_major_slice(&residuals, labels.len(), classes).transpose(),
+                MatRef::from_row_major_slice(rows, labels.len(), dimension),
+                1.0,
+                Par::Seq,
+            );
             Ok::<_, DownstreamError>((loss, gradient))
         })
         .collect::<Result<Vec<_>, _>>()?;
