@@ -257,7 +257,8 @@ fn euler_and_dpm_solver_step_as_diffusers_does() {
     let close = |what: &str, found: &[f64], expected: &[f64]| {
         assert_eq!(found.len(), expected.len(), "{what}");
         for (found, expected) in found.iter().zip(expected) {
-            let allowed = 3e-6 * expected.abs().max(1.0);
+            // Ten times what float32 moves the original, as in the goldens.
+            let allowed = 2e-5 * expected.abs().max(1.0);
             assert!(
                 (found - expected).abs() < allowed,
                 "{what}: {found} for {expected}"
