@@ -14,6 +14,7 @@
 //! | [`cli`] | command line, progress, exit codes |
 //! | [`config`] | TOML text to checked [`config::Settings`] |
 //! | [`evolution`] | the PE loop, its units of work, checkpoints and the result folder |
+//! | [`metrics`] | how good samples are: FID, KID, precision and recall, downstream accuracy, memorisation |
 //! | [`generators`] | foundation models: random images and variations |
 //! | [`embedders`] | images to vectors |
 //! | [`voting`] | exact nearest neighbours and the vote histogram |
@@ -39,6 +40,7 @@ pub mod generators;
 pub mod hub;
 pub mod images;
 pub mod kernels;
+pub mod metrics;
 pub mod models;
 pub mod privacy;
 pub mod streams;

@@ -27,6 +27,10 @@ pub enum Phase {
     Vary = 5,
     /// Variations of the initial population (`initial_variations`).
     InitialVary = 6,
+    /// Training of classifiers that judge a finished population.
+    Downstream = 7,
+    /// Subsets that figures of quality are computed on. Nothing that is generated depends on it.
+    Evaluate = 16,
 }
 
 /// The address of one random stream.

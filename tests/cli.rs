@@ -4,6 +4,10 @@ mod support;
 
 #[path = "cli/configs.rs"]
 mod configs;
+#[path = "cli/eval.rs"]
+mod eval;
+#[path = "cli/evaluation.rs"]
+mod evaluation;
 #[path = "cli/hosted.rs"]
 mod hosted;
 #[path = "cli/hosted_faults.rs"]

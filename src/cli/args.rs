@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::DeviceChoice;
+use crate::metrics::MetricKind;
 use crate::privacy::Adjacency;
 
 /// Differentially private synthetic images by Private Evolution.
@@ -21,6 +22,8 @@ pub struct Arguments {
 pub enum Command {
     /// Make differentially private synthetic images as a configuration says
     Run(RunArguments),
+    /// Say how good a file of samples is, compared with images or their statistics
+    Eval(EvalArguments),
     /// Say what a noise multiplier costs, or what a target epsilon needs, without running anything
     Privacy(PrivacyArguments),
 }
@@ -51,6 +54,55 @@ pub struct RunArguments {
     /// Allow noise_multiplier = 0 or epsilon = inf; every output is then stamped as not private
     #[arg(long)]
     pub non_private: bool,
+}
+
+/// `dpsyn eval`.
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    /// The samples: `<iteration>/samples.npz` of a result folder, or another `.npz` of images
+    pub samples: PathBuf,
+    /// What to compare with: a folder of images, an `.npz` of images, or an `.npz` with mu and sigma
+    #[arg(long, value_name = "PATH")]
+    pub against: PathBuf,
+    /// Figures: fid, precision-recall, kid, inception-score
+    #[arg(long, value_delimiter = ',', default_value = "fid")]
+    pub metrics: Vec<MetricKind>,
+    /// The space of the figures: inception or pixels
+    #[arg(long, default_value = "inception")]
+    pub embedder: String,
+    /// The embedder's weights
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Rows and columns to which all images are brought first; the samples' own by default
+    #[arg(long, value_name = "PIXELS")]
+    pub resolution: Option<usize>,
+    /// Of pixels, the mean of the channels
+    #[arg(long)]
+    pub greyscale: bool,
+    /// Samples that FID is computed on; more than there are, are drawn with replacement
+    #[arg(long, value_name = "N")]
+    pub num_fid_samples: Option<usize>,
+    /// k of precision and recall [default: 3]
+    #[arg(long, value_name = "K")]
+    pub nearest_neighbors: Option<usize>,
+    /// Random subsets that KID is averaged over [default: 100]
+    #[arg(long, value_name = "N")]
+    pub kid_subsets: Option<usize>,
+    /// Images of each set in one of them, at most [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub kid_subset_size: Option<usize>,
+    /// Which subsets are drawn
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Declare the reference public: figures are not marked, and lie outside of private/
+    #[arg(long)]
+    pub public: bool,
+    /// A folder for metrics.csv and for the reference's features, in private/ unless --public
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
 }
 
 /// `dpsyn privacy`.

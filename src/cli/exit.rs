@@ -8,6 +8,7 @@ use crate::embedders::EmbedderError;
 use crate::evolution::EvolutionError;
 use crate::generators::GeneratorError;
 use crate::images::ImagesError;
+use crate::metrics::MetricsError;
 use crate::privacy::PrivacyError;
 
 /// The documented exit codes. 0 is success; anything else leaves what was finished on disk.
@@ -41,6 +42,9 @@ pub enum CliError {
     /// Everything else.
     #[error(transparent)]
     Run(#[from] EvolutionError),
+    /// Ctrl-C where there is nothing to resume.
+    #[error("interrupted")]
+    Stopped,
     /// The signal handler.
     #[error("failed to set the Ctrl-C handler: {0}")]
     Signals(#[from] ctrlc::Error),
@@ -83,6 +87,7 @@ impl CliError {
         match self {
             Self::Device(_) => codes::DEVICE,
             Self::Signals(_) => codes::COMPUTE,
+            Self::Stopped => codes::INTERRUPTED,
             Self::Run(error) => match error {
                 EvolutionError::Config(_) => codes::USAGE,
                 EvolutionError::Images(_) => codes::DATA,
@@ -95,6 +100,7 @@ impl CliError {
                 )
                 | EvolutionError::Embedder(EmbedderError::Config { .. }) => codes::USAGE,
                 EvolutionError::Generator(GeneratorError::Service(_)) => codes::SERVICE,
+                EvolutionError::Metrics(error) => metrics(error),
                 EvolutionError::Generator(_)
                 | EvolutionError::Embedder(_)
                 | EvolutionError::Voting(_) => codes::COMPUTE,
@@ -109,5 +115,25 @@ impl CliError {
                 EvolutionError::Interrupted => codes::INTERRUPTED,
             },
         }
+    }
+}
+
+fn metrics(error: &MetricsError) -> u8 {
+    match error {
+        MetricsError::Config { .. } => codes::USAGE,
+        MetricsError::TooFew { .. }
+        | MetricsError::Covariance { .. }
+        | MetricsError::Statistics { .. }
+        | MetricsError::OtherStatistics { .. } => codes::DATA,
+        MetricsError::Classifier { .. } | MetricsError::Embedder(EmbedderError::Checkpoint(_)) => {
+            codes::WEIGHTS
+        }
+        MetricsError::Embedder(EmbedderError::Config { .. }) => codes::USAGE,
+        MetricsError::Dimension { .. }
+        | MetricsError::NotFinite { .. }
+        | MetricsError::Eigenvalues { .. }
+        | MetricsError::Nearest(_)
+        | MetricsError::Embedder(_) => codes::COMPUTE,
+        MetricsError::Interrupted => codes::INTERRUPTED,
     }
 }

@@ -2,6 +2,8 @@
 
 mod args;
 mod device;
+mod eval;
+mod evaluation;
 mod exit;
 mod privacy;
 mod progress;
@@ -22,6 +24,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
         Command::Privacy(arguments) => privacy::run(&arguments),
     };
     match result {

@@ -1,21 +1,23 @@
 //! `dpsyn run`: puts configuration, data, weights and device together, then runs the plan.
 
-use std::path::Path;
-
 use candle_core::Device;
 
 use super::args::RunArguments;
+use super::evaluation::{against, classifier, digest, open_embedder, space};
 use super::exit::CliError;
 use super::progress::{Progress, catch_interrupts};
-use crate::config::{ConfigError, EmbedderConfig, Loaded, ModelConfig, Settings};
-use crate::embedders::{Embedder, InceptionEmbedder, PixelsEmbedder};
+use crate::config::{ConfigError, Loaded, ModelConfig, Settings};
+use crate::embedders::Embedder;
 use crate::evolution::{
-    EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
+    Against, Evaluation, EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages,
+    ResultFolder, Run,
 };
 use crate::generators::{
     Generator, GeneratorError, ImprovedDiffusion, OpenAiImages, Operation, Slot, StableDiffusion,
 };
-use crate::hub::sha256_file;
+use crate::metrics::inception_score::Classifier;
+use crate::metrics::table::Space;
+use crate::metrics::{EvaluationConfig, Sizes};
 use crate::privacy::NonPrivate;
 use crate::streams::{Phase, StreamKey};
 
@@ -45,7 +47,8 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let (generator, generator_digest) = open_generator(&loaded, &device, &progress)?;
     check_plan(&loaded, &*generator, &plan)?;
     let image_size = generator.image_size();
-    let (embedder, embedder_digest) = open_embedder(&loaded, image_size, &device)?;
+    let (embedder, embedder_digest) =
+        open_embedder(&loaded.settings.embedder, image_size, &device)?;
     progress.line(&format!("device: {chosen}"));
     let (fingerprint, skipped) = images.check(&progress)?;
     // Files that were skipped change what the plan stands on.
@@ -61,6 +64,14 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         check_plan(&loaded, &*generator, &plan)?;
         plan
     };
+    let opened = open_evaluation(
+        &loaded,
+        (&*embedder, embedder_digest.as_deref()),
+        image_size,
+        &device,
+        &plan,
+        &progress,
+    )?;
     for (path, reason) in skipped {
         progress.line(&format!("skipped {}: {reason}", path.display()));
     }
@@ -71,6 +82,9 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         super::print(&plan.describe(&cost));
         for line in announce(&loaded, &*generator, &plan)? {
             super::print(&line);
+        }
+        if let Some(config) = &loaded.settings.evaluation {
+            super::print(&describe(config));
         }
         return Ok(());
     }
@@ -89,6 +103,24 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
             moved.display()
         ));
     }
+    let mut against = None;
+    let own: OwnEmbedder;
+    let evaluation = match (&loaded.settings.evaluation, opened) {
+        (Some(config), Some(opened)) => {
+            against = opened.against;
+            own = opened.own;
+            Some(Evaluation {
+                config,
+                shares_vote: own.is_none(),
+                embedder: own.as_ref().map_or(&*embedder, |(own, _)| &**own),
+                space: opened.space,
+                classifier: opened.classifier,
+                device: &device,
+                observer: &progress,
+            })
+        }
+        _ => None,
+    };
     let run = Run {
         settings: &loaded.settings,
         plan: &plan,
@@ -97,10 +129,11 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         embedder: &*embedder,
         embedder_digest: embedder_digest.as_deref(),
         initial_digest: initial_digest.as_deref(),
+        evaluation: evaluation.as_ref(),
         device: &device,
         observer: &progress,
     };
-    let samples = run.execute(&folder, &mut images, &fingerprint)?;
+    let samples = run.execute(&folder, &mut images, &fingerprint, against)?;
     super::print(&samples.display());
     Ok(())
 }
@@ -174,27 +207,88 @@ fn model_error(loaded: &Loaded, error: GeneratorError) -> CliError {
     }
 }
 
-fn open_embedder(
-    loaded: &Loaded,
-    image_size: (usize, usize),
-    device: &Device,
-) -> Result<(Box<dyn Embedder>, Option<String>), CliError> {
-    Ok(match &loaded.settings.embedder {
-        EmbedderConfig::Inception(config) => {
-            let embedder = InceptionEmbedder::open(config, device)?;
-            (Box::new(embedder), Some(digest(&config.weights)?))
-        }
-        EmbedderConfig::Pixels(config) => {
-            (Box::new(PixelsEmbedder::new(config, image_size)?), None)
-        }
-    })
+/// The evaluation's embedder, where it has its own.
+type OwnEmbedder = Option<(Box<dyn Embedder>, Option<String>)>;
+
+/// Everything that an evaluation needs, opened and checked.
+struct Opened {
+    own: OwnEmbedder,
+    space: Space,
+    classifier: Option<Classifier>,
+    against: Option<Against>,
 }
 
-fn digest(path: &Path) -> Result<String, EvolutionError> {
-    sha256_file(path).map_err(|source| EvolutionError::Io {
-        path: path.to_owned(),
-        source,
-    })
+fn open_evaluation(
+    loaded: &Loaded,
+    vote: (&dyn Embedder, Option<&str>),
+    image_size: (usize, usize),
+    device: &Device,
+    plan: &Plan,
+    observer: &dyn Observer,
+) -> Result<Option<Opened>, CliError> {
+    let Some(config) = &loaded.settings.evaluation else {
+        return Ok(None);
+    };
+    let error = |key: &str, message: String| {
+        loaded
+            .locations
+            .error(&format!("evaluation.{key}"), message)
+    };
+    let size = loaded.settings.data.image_size;
+    let chosen = config.embedder.as_ref();
+    let own = chosen
+        .map(|config| open_embedder(config, image_size, device))
+        .transpose()?;
+    let embedder = chosen.unwrap_or(&loaded.settings.embedder);
+    let (opened, weights) = match &own {
+        Some((own, weights)) => (&**own, weights.as_deref()),
+        None => vote,
+    };
+    let space = space(embedder, weights, size)?;
+    let classifier = classifier(&config.metrics, embedder)?;
+    let against = against(config, size, opened, &space, observer)?;
+    let last = plan.iterations();
+    let evaluated = plan.generations.iter().zip(0..);
+    let smallest = evaluated
+        .filter(|(_, number)| config.wants(*number, last))
+        .map(|(generation, _)| generation.num_samples as usize)
+        .min();
+    config
+        .check_sizes(Sizes {
+            samples: smallest.unwrap_or(0),
+            reference: match &against {
+                Some(against) => against.images(),
+                None => Some(plan.private_images),
+            },
+            dimension: opened.dimension(),
+        })
+        .map_err(|(key, message)| error(key, message))?;
+    Ok(Some(Opened {
+        own,
+        space,
+        classifier,
+        against,
+    }))
+}
+
+/// A line of the plan.
+fn describe(config: &EvaluationConfig) -> String {
+    let names: Vec<&str> = config.metrics.iter().map(|metric| metric.name()).collect();
+    let (reference, place) = match (config.path(), config.reference_is_public) {
+        (Some(path), true) => (path.display().to_string(), "metrics.csv"),
+        (Some(path), false) => (
+            path.display().to_string(),
+            "private/metrics.csv, not for release",
+        ),
+        (None, _) => (
+            "the private images".to_owned(),
+            "private/metrics.csv, not for release",
+        ),
+    };
+    format!(
+        "evaluation: {} against {reference}; figures go to {place}",
+        names.join(", ")
+    )
 }
 
 /// A class without a condition, a degree that the loaded model cannot take, or samples to start from that do

@@ -206,6 +206,36 @@ impl<'a> Document<'a> {
         })
     }
 
+    /// Whether there is a section of this name.
+    #[must_use]
+    pub fn has(&self, section: &str) -> bool {
+        self.root.get(section).is_some()
+    }
+
+    /// Makes the table under `key` in a section a section of its own, named `section.key`. Whether there
+    /// was one.
+    ///
+    /// # Errors
+    /// [`ConfigError::Text`] when the key stands for something else.
+    pub fn lift(&mut self, section: &str, key: &str) -> Result<bool, ConfigError> {
+        let name = format!("{section}.{key}");
+        let Some(DeValue::Table(table)) = self.root.get_mut(section).map(Spanned::get_mut) else {
+            return Ok(false);
+        };
+        let Some(value) = table.remove(key) else {
+            return Ok(false);
+        };
+        if !value.get_ref().is_table() {
+            return Err(ConfigError::Text {
+                place: self.texts.place(&value.span()),
+                message: format!("`{name}` must be a section: [{name}]"),
+            });
+        }
+        self.root
+            .insert(Spanned::new(value.span(), name.into()), value);
+        Ok(true)
+    }
+
     /// Takes the key `type` out of a section: it says which struct the rest is.
     ///
     /// # Errors
@@ -482,6 +512,28 @@ mod tests {
         )
         .unwrap();
         Document::parse(&texts).unwrap().refuse_secrets().unwrap();
+    }
+
+    #[test]
+    fn a_table_within_a_section_can_be_read_by_itself() {
+        let text = "[a]\nthreshold = 1\n[a.inner]\ntype = 'x'\nthreshold = 'y'\n";
+        let texts = Texts::new("c.toml".into(), text.into(), &[]).unwrap();
+        let mut document = Document::parse(&texts).unwrap();
+        assert!(document.has("a") && !document.has("b"));
+        assert!(!document.lift("a", "other").unwrap());
+        assert!(!document.lift("b", "inner").unwrap());
+        assert!(document.lift("a", "inner").unwrap());
+        assert_eq!(document.take_type("a.inner", &["x"]).unwrap(), "x");
+        let error = document.section::<Section>("a.inner").unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("c.toml:5:13") && error.contains("[a.inner]"),
+            "{error}"
+        );
+        document.section::<Section>("a").unwrap();
+        let mut document = Document::parse(&texts).unwrap();
+        let error = document.lift("a", "threshold").unwrap_err().to_string();
+        assert!(error.contains("[a.threshold]"), "{error}");
     }
 
     #[test]

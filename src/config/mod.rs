@@ -11,4 +11,4 @@ mod settings;
 
 pub use document::{Document, Locations, Texts};
 pub use error::ConfigError;
-pub use settings::{EmbedderConfig, Loaded, ModelConfig, Settings};
+pub use settings::{Loaded, ModelConfig, Settings};

@@ -6,12 +6,13 @@ use serde::Serialize;
 
 use super::document::{Document, Locations, Texts};
 use super::error::ConfigError;
-use crate::embedders::{InceptionConfig, PixelsConfig};
+use crate::embedders::{EmbedderConfig, EmbedderError, PixelsConfig};
 use crate::evolution::{EvolutionConfig, Generation, OutputConfig};
 use crate::generators::{
     GeneratorError, Operation, improved_diffusion, openai_images, stable_diffusion,
 };
 use crate::images::DataConfig;
+use crate::metrics::EvaluationConfig;
 use crate::privacy::PrivacyConfig;
 
 /// `[model]`: the foundation model, told apart by `type`.
@@ -86,17 +87,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "timeout",
     "variation_batch_size",
 ];
-
-/// `[embedder]`: the space of the vote, told apart by `type`.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
-pub enum EmbedderConfig {
-    /// `type = "inception"`.
-    Inception(InceptionConfig),
-    /// `type = "pixels"`.
-    Pixels(PixelsConfig),
-}
-
 /// A configuration with all defaults filled in.
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
@@ -112,6 +102,9 @@ pub struct Settings {
     pub privacy: PrivacyConfig,
     /// `[output]`: where results go.
     pub output: OutputConfig,
+    /// `[evaluation]`: figures of each population; `None` when it is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationConfig>,
 }
 
 /// Settings that have passed every check that needs no data.
@@ -132,6 +125,7 @@ const SECTIONS: &[&str] = &[
     "evolution",
     "privacy",
     "output",
+    "evaluation",
 ];
 
 impl Settings {
@@ -153,13 +147,8 @@ impl Settings {
         let locations = document.locations().clone();
         document.refuse_secrets()?;
         let model = ModelConfig::read(&mut document)?;
-        let embedder = match document
-            .take_type("embedder", &["inception", "pixels"])?
-            .as_str()
-        {
-            "inception" => EmbedderConfig::Inception(document.section("embedder")?),
-            _ => EmbedderConfig::Pixels(document.section("embedder")?),
-        };
+        let embedder = embedder(&mut document, "embedder")?;
+        let evaluation = evaluation(&mut document)?;
         let settings = Self {
             data: document.section("data")?,
             model,
@@ -167,6 +156,7 @@ impl Settings {
             evolution: document.section("evolution")?,
             privacy: document.section("privacy")?,
             output: document.section("output")?,
+            evaluation,
         };
         let generations = settings.validate(&locations)?;
         Ok(Loaded {
@@ -192,26 +182,34 @@ impl Settings {
         };
         self.model.validate().map_err(model_error(None))?;
         let model_size = self.model.image_size();
-        let embedder = match &self.embedder {
-            EmbedderConfig::Inception(config) => config.validate(),
-            EmbedderConfig::Pixels(config) => config.validate(),
-        };
-        embedder.map_err(|error| match error {
-            crate::embedders::EmbedderError::Config { key, message } => {
-                locations.error(&format!("embedder.{key}"), message)
+        let embedder = |section: &str, config: &EmbedderConfig| -> Result<(), ConfigError> {
+            config.validate().map_err(|error| match error {
+                EmbedderError::Config { key, message } => {
+                    locations.error(&format!("{section}.{key}"), message)
+                }
+                other => locations.error(section, other.to_string()),
+            })?;
+            if let EmbedderConfig::Pixels(PixelsConfig { size: None, .. }) = config
+                && self.data.image_size != model_size
+            {
+                return Err(locations.error(
+                    &format!("{section}.size"),
+                    format!(
+                        "missing: private images of {} and the model's of {} pixels must be brought to one size",
+                        self.data.image_size, model_size
+                    ),
+                ));
             }
-            other => locations.error("embedder", other.to_string()),
-        })?;
-        if let EmbedderConfig::Pixels(PixelsConfig { size: None, .. }) = &self.embedder
-            && self.data.image_size != model_size
-        {
-            return Err(locations.error(
-                "embedder.size",
-                format!(
-                    "missing: private images of {} and the model's of {} pixels must be brought to one size",
-                    self.data.image_size, model_size
-                ),
-            ));
+            Ok(())
+        };
+        embedder("embedder", &self.embedder)?;
+        if let Some(evaluation) = &self.evaluation {
+            evaluation
+                .validate()
+                .map_err(|(key, message)| locations.error(&format!("evaluation.{key}"), message))?;
+            if let Some(config) = &evaluation.embedder {
+                embedder("evaluation.embedder", config)?;
+            }
         }
         let generations = self
             .evolution
@@ -239,7 +237,7 @@ impl Settings {
     }
 
     /// What a run's results depend on, as JSON: the configuration less where things lie, how many images
-    /// are computed at once, and what pictures are drawn. Two runs with the same identity and noise, and
+    /// are computed at once, what pictures are drawn, and how it is evaluated. Two runs with the same identity and noise, and
     /// the same files in those places, leave the same samples.
     ///
     /// # Errors
@@ -263,7 +261,36 @@ impl Settings {
         }
         if let Some(table) = value.as_object_mut() {
             table.remove("output");
+            // Figures look at a run; it does not depend on them.
+            table.remove("evaluation");
         }
         Ok(value)
     }
+}
+
+/// An embedder's section.
+fn embedder(document: &mut Document<'_>, section: &str) -> Result<EmbedderConfig, ConfigError> {
+    Ok(
+        match document.take_type(section, EmbedderConfig::TYPES)?.as_str() {
+            "inception" => EmbedderConfig::Inception(document.section(section)?),
+            "clip" => EmbedderConfig::Clip(document.section(section)?),
+            _ => EmbedderConfig::Pixels(document.section(section)?),
+        },
+    )
+}
+
+/// `[evaluation]` with `[evaluation.embedder]`; no metrics are no evaluation.
+fn evaluation(document: &mut Document<'_>) -> Result<Option<EvaluationConfig>, ConfigError> {
+    const SECTION: &str = "evaluation";
+    if !document.has(SECTION) {
+        return Ok(None);
+    }
+    let own = if document.lift(SECTION, "embedder")? {
+        Some(embedder(document, "evaluation.embedder")?)
+    } else {
+        None
+    };
+    let mut config: EvaluationConfig = document.section(SECTION)?;
+    config.embedder = own;
+    Ok((!config.metrics.is_empty()).then_some(config))
 }

@@ -32,6 +32,17 @@ fn default_batch_size() -> usize {
 }
 
 impl InceptionConfig {
+    /// These weights at CIFAR-10's resolution, everything else by default.
+    #[must_use]
+    pub fn of(weights: PathBuf) -> Self {
+        Self {
+            weights,
+            resolution: 32,
+            batch_size: default_batch_size(),
+            dtype: Precision::default(),
+        }
+    }
+
     /// Checks the values, without reading the weights.
     ///
     /// # Errors
@@ -42,7 +53,7 @@ impl InceptionConfig {
     }
 }
 
-fn at_least_one(key: &str, value: usize) -> Result<(), EmbedderError> {
+pub(super) fn at_least_one(key: &str, value: usize) -> Result<(), EmbedderError> {
     if value == 0 {
         return Err(EmbedderError::Config {
             key: key.to_owned(),

@@ -1,9 +1,13 @@
 //! Images to vectors: the space in which private images vote.
 
+mod clip;
+mod config;
 mod embeddings;
 mod inception;
 mod pixels;
 
+pub use clip::{ClipConfig, ClipEmbedder};
+pub use config::EmbedderConfig;
 pub use embeddings::Embeddings;
 pub use inception::{InceptionConfig, InceptionEmbedder};
 pub use pixels::{PixelsConfig, PixelsEmbedder};

@@ -9,6 +9,7 @@ use crate::config::ConfigError;
 use crate::embedders::EmbedderError;
 use crate::generators::GeneratorError;
 use crate::images::{ImagesError, NpzError};
+use crate::metrics::MetricsError;
 use crate::privacy::PrivacyError;
 use crate::voting::VotingError;
 
@@ -30,6 +31,9 @@ pub enum EvolutionError {
     /// Voting failed.
     #[error(transparent)]
     Voting(#[from] VotingError),
+    /// A figure of quality could not be computed.
+    #[error("evaluation: {0}")]
+    Metrics(MetricsError),
     /// The privacy core refused.
     #[error(transparent)]
     Privacy(#[from] PrivacyError),
@@ -55,6 +59,15 @@ pub enum EvolutionError {
     /// The user asked to stop; everything finished is kept.
     #[error("interrupted; `--resume` goes on from here")]
     Interrupted,
+}
+
+impl From<MetricsError> for EvolutionError {
+    fn from(error: MetricsError) -> Self {
+        match error {
+            MetricsError::Interrupted => Self::Interrupted,
+            other => Self::Metrics(other),
+        }
+    }
 }
 
 impl EvolutionError {

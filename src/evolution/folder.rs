@@ -7,6 +7,7 @@
 //! requests.jsonl         hosted models only: every request that was sent
 //! log.txt
 //! <iteration>/samples.npz, votes.npz, grid.png, top.png, bottom.png
+//! metrics.csv            figures against a reference that was declared public, if any were asked for
 //! private/               derived from private images: NOT for release
 //! .work/                 unfinished work; gone when the run is complete
 //! ```

@@ -7,6 +7,7 @@
 mod breed;
 mod config;
 mod error;
+mod evaluation;
 mod folder;
 mod layout;
 mod lookahead;
@@ -21,6 +22,7 @@ mod units;
 
 pub use config::{EvolutionConfig, Generation, OutputConfig};
 pub use error::EvolutionError;
+pub use evaluation::{Against, Evaluation, Evaluator, METRICS, Samples, of_samples};
 pub use folder::{Existing, ResultFolder};
 pub use layout::Layout;
 pub use observer::Observer;

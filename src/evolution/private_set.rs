@@ -8,6 +8,8 @@ use super::lookahead::embed_all;
 use super::{EvolutionError, Observer};
 use crate::embedders::{Embedder, Embeddings};
 use crate::images::{DataConfig, ImageBatch, ImageSource, Skipped};
+use crate::metrics::Needs;
+use crate::metrics::features::{Collector, Features};
 use crate::privacy::{Fingerprint, PrivacyError, PrivateFolder, Sensitive, same_data};
 use crate::voting::PrivateVoters;
 
@@ -110,9 +112,6 @@ impl PrivateImages {
     /// The images' embeddings, split by class: from the run's private folder if they are there, else
     /// computed and put there.
     ///
-    /// The folder belongs to one run, and its ledger has established that images and configuration are
-    /// those that it began with; so the embeddings are, too.
-    ///
     /// # Errors
     /// See [`EvolutionError`].
     pub fn voters(
@@ -122,38 +121,101 @@ impl PrivateImages {
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
     ) -> Result<PrivateVoters, EvolutionError> {
-        // Number and dimension are public; in the name, they need no look through the wall.
-        let name = format!("embeddings-{}x{}", self.len(), embedder.dimension());
-        let embeddings = match private.read_back(&name, decode)? {
-            Some(cached) => cached,
-            None => {
-                let embeddings = self.embed(embedder, fingerprint, observer)?;
-                private.write_sensitive(&name, &embeddings, encode)?;
-                embeddings
-            }
-        };
+        let embeddings = self.embeddings(embedder, private, fingerprint, observer)?;
         let classes = self.classes().len();
         Ok(PrivateVoters::new(embeddings, &self.labels, classes))
     }
 
+    /// The images' embeddings for the vote, in the images' order.
+    ///
+    /// The folder belongs to one run, and its ledger has established that images and configuration are
+    /// those that it began with; so the embeddings are, too.
+    ///
+    /// # Errors
+    /// See [`EvolutionError`].
+    pub(super) fn embeddings(
+        &mut self,
+        embedder: &dyn Embedder,
+        private: &PrivateFolder,
+        fingerprint: &Sensitive<Fingerprint>,
+        observer: &dyn Observer,
+    ) -> Result<Sensitive<Embeddings>, EvolutionError> {
+        // Number and dimension are public; in the name, they need no look through the wall.
+        let (total, dimension) = (self.len(), embedder.dimension());
+        let name = format!("embeddings-{total}x{dimension}");
+        if let Some(cached) = private.read_back(&name, decode)? {
+            return Ok(cached);
+        }
+        let mut data = Sensitive::new(Vec::with_capacity(total * dimension));
+        self.embed(embedder, fingerprint, observer, |embedded| {
+            data.extend_with(embedded, |data: &mut Vec<f32>, embedded| {
+                data.extend(embedded.into_data());
+            });
+            Ok(())
+        })?;
+        // `embed_all` has checked every part, so the whole is of this dimension, too.
+        let embeddings = data.map(|data| {
+            Embeddings::new(data, dimension).unwrap_or_else(|| Embeddings::empty(dimension))
+        });
+        private.write_sensitive(&name, &embeddings, encode)?;
+        Ok(embeddings)
+    }
+
+    /// What an evaluation needs of the images: from `cache` if it is there for these images and this
+    /// `space` (a digest of what an image's vector depends on), else computed and put there.
+    ///
+    /// # Errors
+    /// See [`EvolutionError`].
+    pub fn features(
+        &mut self,
+        embedder: &dyn Embedder,
+        space: &str,
+        needs: Needs,
+        cache: Option<&PrivateFolder>,
+        fingerprint: &Sensitive<Fingerprint>,
+        observer: &dyn Observer,
+    ) -> Result<Sensitive<Features>, EvolutionError> {
+        let kept = match (needs.moments, needs.vectors) {
+            (true, true) => "both",
+            (true, false) => "moments",
+            (false, _) => "vectors",
+        };
+        let name = format!("features-{kept}-{space}");
+        if let Some(cache) = cache
+            && let Some(cached) = cache.read_keyed(&name, fingerprint, Features::decode)?
+        {
+            return Ok(cached);
+        }
+        let mut collector = Sensitive::new(Collector::new(embedder.dimension(), needs));
+        self.embed(embedder, fingerprint, observer, |embedded| {
+            let pushed = collector.try_extend_with(embedded, |collector: &mut Collector, batch| {
+                collector.push(&batch)
+            });
+            Ok(pushed?)
+        })?;
+        let features = collector.try_map(|collector| collector.finish("reference images"))?;
+        if let Some(cache) = cache {
+            cache.write_keyed(&name, fingerprint, &features, Features::encode)?;
+        }
+        Ok(features)
+    }
+
+    /// Embeds every image and hands the vectors on, in the images' order.
     fn embed(
         &mut self,
         embedder: &dyn Embedder,
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
-    ) -> Result<Sensitive<Embeddings>, EvolutionError> {
-        let (total, chunk, dimension) = (self.len(), self.chunk, embedder.dimension());
+        mut take: impl FnMut(Sensitive<Embeddings>) -> Result<(), EvolutionError>,
+    ) -> Result<(), EvolutionError> {
+        let (total, chunk) = (self.len(), self.chunk);
         observer.begin("embedding private images", total as u64);
-        let mut data = Sensitive::new(Vec::with_capacity(total * dimension));
         let mut digests = Sensitive::new(Vec::new());
         let mut done = 0;
         self.source.for_each_batch(chunk, |batch| {
             let batch = Sensitive::new(batch);
             add_digests(&mut digests, &batch);
-            let embedded = batch.try_map_ref(|batch| embed_all(embedder, batch))?;
-            data.extend_with(embedded, |data: &mut Vec<f32>, embedded| {
-                data.extend(embedded.into_data());
-            });
+            take(batch.try_map_ref(|batch| embed_all(embedder, batch))?)?;
             done += chunk;
             observer.advance(done.min(total) as u64);
             go_on(observer)
@@ -167,10 +229,7 @@ impl PrivateImages {
                         .to_owned(),
             }));
         }
-        // `embed_all` has checked every part, so the whole is of this dimension, too.
-        Ok(data.map(|data| {
-            Embeddings::new(data, dimension).unwrap_or_else(|| Embeddings::empty(dimension))
-        }))
+        Ok(())
     }
 }
 

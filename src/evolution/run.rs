@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use super::breed::{Brood, Origin, global, initial_origins, origins};
+use super::evaluation::{Against, Evaluation, Evaluator, RunImages};
 use super::folder::ResultFolder;
 use super::lookahead::Lookahead;
 use super::population::{Population, npz_error, store};
@@ -41,6 +42,8 @@ pub struct Run<'a> {
     pub embedder_digest: Option<&'a str>,
     /// What the samples that the run starts from are, for the run's identity.
     pub initial_digest: Option<&'a str>,
+    /// The figures of each population, if any were asked for.
+    pub evaluation: Option<&'a Evaluation<'a>>,
     /// Where nearest neighbours are searched.
     pub device: &'a Device,
     /// Who watches.
@@ -71,10 +74,12 @@ struct Session<'a> {
     selection: String,
     fingerprint: &'a Sensitive<Fingerprint>,
     stamp: bool,
+    evaluator: Option<Evaluator<'a>>,
 }
 
 impl Run<'_> {
-    /// Runs, or goes on with, the whole plan. Returns the path of the last population.
+    /// Runs, or goes on with, the whole plan. Returns the path of the last population. An evaluation
+    /// compares with `against`, or with the run's own private images.
     ///
     /// # Errors
     /// See [`EvolutionError`]. Whatever was finished before is on disk and is not done again.
@@ -83,6 +88,7 @@ impl Run<'_> {
         folder: &ResultFolder,
         images: &mut PrivateImages,
         fingerprint: &Sensitive<Fingerprint>,
+        against: Option<Against>,
     ) -> Result<PathBuf, EvolutionError> {
         let private = PrivateFolder::create(folder.private())?;
         let ledger = Ledger::open(
@@ -101,6 +107,10 @@ impl Run<'_> {
         })?;
         crate::atomic::write(&folder.config(), self.resolved()?.as_bytes())
             .map_err(EvolutionError::io(&folder.config()))?;
+        let evaluator = match self.evaluation {
+            Some(evaluation) => Some(Evaluator::new(evaluation, against, Some(folder.root()))?),
+            None => None,
+        };
         let mut session = Session {
             run: self,
             folder,
@@ -110,6 +120,7 @@ impl Run<'_> {
             selection: images.selection(),
             fingerprint,
             stamp: self.plan.privacy.non_private().is_some(),
+            evaluator,
         };
         session.recall_fallbacks()?;
         session.say(&format!(
@@ -122,9 +133,11 @@ impl Run<'_> {
         }
         session.state()?;
         let mut population = session.initial()?;
+        session.evaluate(0, &population, images)?;
         let mut voters = None;
         for iteration in 1..=self.plan.iterations() {
             population = session.iterate(iteration, &population, images, &mut voters)?;
+            session.evaluate(iteration, &population, images)?;
         }
         folder.clear(&folder.work())?;
         let statement = session.state()?;
@@ -450,6 +463,27 @@ impl Session<'_> {
             "population {iteration}: {} samples",
             population.len()
         ))
+    }
+
+    /// The figures of a population that is on disk. They go no other way than [`Evaluator`] says.
+    fn evaluate(
+        &mut self,
+        number: u32,
+        population: &Population,
+        images: &mut PrivateImages,
+    ) -> Result<(), EvolutionError> {
+        let (Some(evaluation), Some(evaluator)) = (self.run.evaluation, &mut self.evaluator) else {
+            return Ok(());
+        };
+        if !evaluation.config.wants(number, self.run.plan.iterations()) {
+            return Ok(());
+        }
+        let run = RunImages {
+            images,
+            fingerprint: self.fingerprint,
+            vote: evaluation.shares_vote.then_some(&self.private),
+        };
+        evaluator.population(number, population, Some(run))
     }
 
     /// One PE iteration: vote, release, select, vary.

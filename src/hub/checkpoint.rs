@@ -46,8 +46,8 @@ struct Source {
 
 impl Checkpoint {
     /// Opens a checkpoint: a state dict saved by `torch.save`, bare or under the key `state_dict`, in
-    /// the zip format or in the one before PyTorch 1.6, or a `.safetensors` file. The content decides,
-    /// not the extension.
+    /// the zip format or in the one before PyTorch 1.6; a TorchScript archive, whose module's tensors are
+    /// taken and whose code is not; or a `.safetensors` file. The content decides, not the extension.
     ///
     /// # Errors
     /// [`CheckpointError::Io`], or [`CheckpointError::Format`] when the file is none of these, is

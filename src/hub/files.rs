@@ -79,7 +79,7 @@ pub struct ModelFiles {
 enum Place {
     Folder(PathBuf),
     #[cfg(feature = "hub")]
-    Repository(Repository),
+    Repository(Box<Repository>),
 }
 
 impl ModelFiles {
@@ -109,7 +109,7 @@ impl ModelFiles {
         let repository = Repository::new(&id, revision)?;
         Ok(Self {
             name: id,
-            place: Place::Repository(repository),
+            place: Place::Repository(Box::new(repository)),
         })
     }
 

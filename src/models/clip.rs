@@ -7,6 +7,8 @@
 mod config;
 mod encoder;
 mod text;
+mod vision;
 
-pub use config::{ClipTextConfig, HiddenAct};
+pub use config::{ClipTextConfig, ClipVisionConfig, HiddenAct};
 pub use text::ClipText;
+pub use vision::ClipVision;

@@ -10,7 +10,7 @@ mod precision;
 pub mod stable_diffusion;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use precision::Precision;
 

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
 /// Numbers in `[-1, 1)`, the same for the same seed.
-pub(super) fn uniform(shape: &[usize], seed: u64) -> Tensor {
+pub(crate) fn uniform(shape: &[usize], seed: u64) -> Tensor {
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     let count = shape.iter().product();
     let values: Vec<f32> = (0..count).map(|_| rng.random_range(-1.0..1.0)).collect();
@@ -15,7 +15,7 @@ pub(super) fn uniform(shape: &[usize], seed: u64) -> Tensor {
 }
 
 /// Weights that keep activations near 1, for whatever a network asks for.
-pub(super) fn any_weights() -> VarBuilder<'static> {
+pub(crate) fn any_weights() -> VarBuilder<'static> {
     any_weights_in(DType::F32)
 }
 

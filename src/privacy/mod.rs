@@ -18,6 +18,7 @@
 //! |---|---|
 //! | `sensitive` | the wall around everything derived from private images |
 //! | `private_folder` | the only folder into which sensitive bytes can be written |
+//! | `evaluation` | figures about private images, shown to their owner and marked |
 //! | `fingerprint` | recognising the private data without revealing them |
 //! | `noise_source` | where random bits of the noise come from: the operating system |
 //! | `discrete_gaussian` | the exact sampler, integer arithmetic only |
@@ -34,6 +35,7 @@
 mod accountant;
 mod discrete_gaussian;
 mod error;
+mod evaluation;
 mod fingerprint;
 mod lattice;
 mod ledger;
@@ -49,6 +51,7 @@ mod statement;
 
 pub use accountant::{Adjacency, epsilon, noise_multiplier};
 pub use error::PrivacyError;
+pub use evaluation::{EvaluationAsked, MARK, show_marked};
 pub use fingerprint::{Fingerprint, same_data, sha256_hex};
 pub use lattice::LATTICE_BITS;
 pub use ledger::Ledger;

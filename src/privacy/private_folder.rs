@@ -1,5 +1,6 @@
 //! The only folder into which sensitive bytes can be written.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
@@ -112,6 +113,46 @@ impl PrivateFolder {
         }
     }
 
+    /// A folder within this one, as closed as it; what a killed process left unfinished there is removed.
+    /// Only for the process that works in this folder alone, as the holder of the ledger does.
+    ///
+    /// # Errors
+    /// As [`PrivateFolder::create`], and [`PrivacyError::Config`] when `name` is not a plain name.
+    pub fn inside(&self, name: &str) -> Result<Self, PrivacyError> {
+        let folder = Self::create(self.file(name)?)?;
+        folder.remove_leftovers()?;
+        Ok(folder)
+    }
+
+    /// [`PrivateFolder::write_sensitive`] to a file whose name is `name` and the fingerprint of what the
+    /// value was made of.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_keyed<T>(
+        &self,
+        name: &str,
+        key: &Sensitive<Fingerprint>,
+        value: &Sensitive<T>,
+        encode: fn(&T, &mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), PrivacyError> {
+        self.write_sensitive(&keyed(name, key), value, encode)
+    }
+
+    /// Reads back what [`PrivateFolder::write_keyed`] wrote for the same data. Whether there is something
+    /// depends, as there, on what was done before with these data.
+    ///
+    /// # Errors
+    /// As [`PrivateFolder::read_back`].
+    pub fn read_keyed<T>(
+        &self,
+        name: &str,
+        key: &Sensitive<Fingerprint>,
+        decode: fn(&mut dyn Read) -> io::Result<T>,
+    ) -> Result<Option<Sensitive<T>>, PrivacyError> {
+        self.read_back(&keyed(name, key), decode)
+    }
+
     /// Stores the fingerprint of the private data.
     pub(super) fn write_fingerprint(
         &self,
@@ -188,6 +229,16 @@ impl PrivateFolder {
             )),
         }
     }
+}
+
+/// A file's name. The fingerprint stays in the folder: the name is used for nothing else.
+fn keyed(name: &str, key: &Sensitive<Fingerprint>) -> String {
+    let mut name = format!("{name}-");
+    for byte in key.behind_the_wall().0 {
+        // Writing to a String cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
 }
 
 /// Refuses a symbolic link, then sets the mode 0700 through the open folder (so that the path
@@ -320,6 +371,25 @@ mod tests {
         let matches = |bytes| folder.fingerprint_matches("f", &data(bytes)).unwrap();
         assert_eq!(matches(b"a"), Some(true));
         assert_eq!(matches(b"b"), Some(false));
+    }
+
+    #[test]
+    fn keyed_values_are_those_of_their_data_in_a_folder_as_closed() {
+        let top = tempfile::tempdir().unwrap();
+        let folder = PrivateFolder::create(top.path().join("private")).unwrap();
+        assert!(folder.inside("../x").is_err());
+        let inside = folder.inside("evaluation").unwrap();
+        fs::write(inside.path().join(".tmpXYZ"), "half").unwrap();
+        let inside = folder.inside("evaluation").unwrap();
+        assert!(!inside.path().join(".tmpXYZ").exists());
+        let data = |bytes: &[u8]| Sensitive::new(Fingerprint::of([bytes]));
+        let value = Sensitive::new(vec![4.0f32]);
+        inside
+            .write_keyed("v", &data(b"a"), &value, encode)
+            .unwrap();
+        let read = |bytes| inside.read_keyed("v", &data(bytes), decode).unwrap();
+        assert_eq!(read(b"a").unwrap().behind_the_wall(), &[4.0]);
+        assert!(read(b"b").is_none());
     }
 
     #[test]

@@ -8,7 +8,8 @@
 ///
 /// 1. [`release`](super::release), which adds calibrated noise and consumes a charge that is
 ///    already in the ledger;
-/// 2. [`PrivateFolder`](super::PrivateFolder), whose files are never published.
+/// 2. [`PrivateFolder`](super::PrivateFolder), whose files are never published, and, where the owner
+///    asked for an evaluation, [`show_marked`](super::show_marked) on their own terminal.
 ///
 /// Both are in [`crate::privacy`], the only module that can look inside. The closures given to
 /// `map` run in this crate only (`pub(crate)`); whoever reviews the claim reads them by searching
@@ -142,7 +143,26 @@ impl<T> Sensitive<T> {
         compute(&self.value).map(Sensitive::new)
     }
 
-    /// The value, for the doors. Its only callers are in `mechanism.rs` and `private_folder.rs`.
+    /// As [`Sensitive::try_map_ref`], consuming the value.
+    pub(crate) fn try_map<U, E>(
+        self,
+        compute: impl FnOnce(T) -> Result<U, E>,
+    ) -> Result<Sensitive<U>, E> {
+        compute(self.value).map(Sensitive::new)
+    }
+
+    /// Takes another sensitive value into this one where that may fail; the error crosses the wall as in
+    /// [`Sensitive::try_map_ref`].
+    pub(crate) fn try_extend_with<U, E>(
+        &mut self,
+        other: Sensitive<U>,
+        add: impl FnOnce(&mut T, U) -> Result<(), E>,
+    ) -> Result<(), E> {
+        add(&mut self.value, other.value)
+    }
+
+    /// The value, for the doors. Its only callers are in `mechanism.rs`, `private_folder.rs`,
+    /// `evaluation.rs` and `fingerprint.rs`.
     pub(super) fn behind_the_wall(&self) -> &T {
         &self.value
     }

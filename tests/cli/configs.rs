@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dpsyn::config::{Loaded, Settings};
+use dpsyn::metrics::{EvaluationConfig, MetricKind};
 
 fn repository(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -143,13 +144,20 @@ fn cookie_openai_is_the_original_s() {
 #[test]
 fn every_key_is_in_the_reference_table() {
     let table = std::fs::read_to_string(repository("configs/README.md")).unwrap();
+    let evaluation = EvaluationConfig {
+        num_fid_samples: Some(2),
+        embedder: Some(shipped("cifar10.toml").settings.embedder),
+        ..EvaluationConfig::of(vec![MetricKind::Fid])
+    };
     for name in [
         "cifar10.toml",
         "cookie.toml",
         "cookie_openai.toml",
         "quickstart.toml",
     ] {
-        let settings = json(&shipped(name));
+        let mut loaded = shipped(name);
+        loaded.settings.evaluation = Some(evaluation.clone());
+        let settings = json(&loaded);
         for (section, keys) in settings.as_object().unwrap() {
             for key in keys.as_object().unwrap().keys() {
                 let row = format!("| `{section}.{key}`");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dpsyn::images::{NpzReader, SamplesReader};
 
-use crate::support::{CLASSES, SIZE, World};
+use crate::support::{CLASSES, SIZE, World, write_clip};
 
 fn samples(path: &Path) -> Vec<u8> {
     let mut reader = SamplesReader::open(path).unwrap();
@@ -311,4 +311,31 @@ fn a_dry_run_prints_the_plan_and_leaves_nothing() {
     // 16 random images of 4 steps; 16 samples, 2 lookaheads and 1 variation, of 4, 3 and 2 steps.
     assert!(plan.contains("network evaluations: 496"), "{plan}");
     assert!(!world.path("out").exists());
+}
+
+#[test]
+fn clip_is_an_embedder() {
+    let world = World::new();
+    write_clip(&world.path("clip.safetensors"));
+    let set = |keys: &[&'static str]| -> Vec<&'static str> {
+        let base = ["embedder.type=clip", "embedder.weights=clip.safetensors"];
+        let keys = base.iter().chain(keys);
+        keys.flat_map(|key| ["--set", *key]).collect()
+    };
+    world.succeed(&set(&["embedder.resolution=8"]));
+    let digest = statement(&world, "out")["declared_public"]["embedder_weights_sha256"].clone();
+    assert_eq!(digest.as_str().map(str::len), Some(64), "{digest}");
+    assert!(world.path("out/3/samples.npz").exists());
+    let text = world.fail(2, &set(&["output.folder=other"]));
+    assert!(text.contains("resolution"), "{text}");
+    std::fs::copy(
+        world.path("model.safetensors"),
+        world.path("clip.safetensors"),
+    )
+    .unwrap();
+    let text = world.fail(4, &set(&["embedder.resolution=8", "output.folder=other"]));
+    assert!(
+        text.contains("vision_model.embeddings.patch_embedding"),
+        "{text}"
+    );
 }

@@ -1,11 +1,15 @@
 //! The harness, and which family is checked by which function.
 
 mod case;
+mod clip_preprocess;
 mod clip_text;
+mod clip_vision;
 mod compare;
+mod fid;
 mod histogram;
 mod inception;
 mod loader;
+mod precision_recall;
 mod privacy;
 mod pt_layouts;
 mod resize;
@@ -31,10 +35,14 @@ type Check = fn(&Case) -> Outcome;
 /// Families by the longest prefix of the case's name that ends at `_` or at its end.
 #[rustfmt::skip]
 const CHECKS: &[(&str, Check)] = &[
+    ("clip_preprocess", clip_preprocess::check),
     ("clip_text", clip_text::check),
+    ("clip_vision", clip_vision::check),
+    ("fid", fid::check),
     ("histogram", histogram::check),
     ("inception", inception::check),
     ("loader", loader::check),
+    ("precision_recall", precision_recall::check),
     ("privacy", privacy::check),
     ("pt_layouts", pt_layouts::check),
     ("resize", resize::check),

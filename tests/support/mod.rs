@@ -12,7 +12,9 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 use dpsyn::images::{ImageBatch, png};
+use dpsyn::models::clip::{ClipVision, ClipVisionConfig};
 use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
+use dpsyn::models::inception::{FEATURES, Inception};
 use dpsyn::streams::{Phase, StreamKey};
 
 /// Rows and columns of all images here.
@@ -164,6 +166,22 @@ pub fn write_model(path: &Path) {
     candle_core::safetensors::save(&made, path).unwrap();
 }
 
+/// A CLIP vision tower of OpenAI's names with 2 heads of 64 channels.
+pub fn write_clip(path: &Path) {
+    let config = ClipVisionConfig {
+        hidden_size: 128,
+        intermediate_size: 32,
+        projection_dim: 12,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        image_size: 12,
+        patch_size: 4,
+        ..ClipVisionConfig::default()
+    };
+    let made = made_up(99, DType::F32, |vb| ClipVision::new(&config, &vb));
+    candle_core::safetensors::save(&made, path).unwrap();
+}
+
 /// Fixed pseudo-random weights for whatever `build` asks for, by name.
 pub fn made_up<M>(
     seed: u64,
@@ -179,6 +197,17 @@ pub fn made_up<M>(
     build(vb).unwrap();
     let made = made.lock().unwrap();
     made.clone()
+}
+
+/// FID's Inception with fixed pseudo-random weights and, if asked for, a classifier of so many classes.
+pub fn write_inception(path: &Path, classes: Option<usize>) {
+    let made = made_up(99, DType::F32, |vb| {
+        if let Some(classes) = classes {
+            vb.get((classes, FEATURES), "fc.weight")?;
+        }
+        Inception::new(&vb)
+    });
+    candle_core::safetensors::save(&made, path).unwrap();
 }
 
 /// Answers every request with made-up weights and remembers them.
@@ -212,7 +241,8 @@ impl SimpleBackend for Maker {
             1 => 0.1,
             _ => 1.0 / (fan_in as f32).sqrt(),
         };
-        let centre = if shape.rank() == 1 && name.ends_with("weight") {
+        let around_one = name.ends_with("weight") || name.ends_with("running_var");
+        let centre = if shape.rank() == 1 && around_one {
             1.0
         } else {
             0.0

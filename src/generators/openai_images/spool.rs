@@ -30,6 +30,8 @@ impl Ticket {
             Phase::Select => "select",
             Phase::Vary => "vary",
             Phase::InitialVary => "initial",
+            Phase::Downstream => "downstream",
+            Phase::Evaluate => "evaluate",
         };
         let origin = origin.get(..16).unwrap_or(origin);
         Self {

@@ -1,7 +1,7 @@
 //! A pickle interpreter that can build data and nothing else.
 //!
-//! A pickle is a program for a stack machine. This one knows the opcodes that `torch.save` writes
-//! (Python's `pickletools` documents them). The functions and classes that a state dict needs are known
+//! A pickle is a program for a stack machine. This one knows the opcodes that `torch.save` and
+//! `torch.jit.save` write (Python's `pickletools` documents them). The functions and classes that a state dict needs are known
 //! by name ([`Global`]) and are never called: their calls become nodes. Any other name is refused.
 //!
 //! Work and memory are bounded by the length of the input: values are indices into an arena, so copying
@@ -21,6 +21,10 @@ pub(super) enum Global {
     OrderedDict,
     RebuildTensor,
     RebuildParameter,
+    /// A class of a TorchScript archive.
+    ScriptClass,
+    /// A function that makes an attribute of such a class which is no tensor.
+    ScriptValue,
     /// `None`: a type that candle does not have.
     Storage(Option<DType>),
 }
@@ -31,6 +35,7 @@ impl Global {
             ("collections", "OrderedDict") => Self::OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
             ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
+            ("torch.jit._pickle", _) | ("torch", "device") => Self::ScriptValue,
             ("torch", "FloatStorage") => Self::Storage(Some(DType::F32)),
             ("torch", "DoubleStorage") => Self::Storage(Some(DType::F64)),
             ("torch", "HalfStorage") => Self::Storage(Some(DType::F16)),
@@ -42,6 +47,7 @@ impl Global {
             ("torch", "CharStorage" | "ComplexFloatStorage" | "ComplexDoubleStorage") => {
                 Self::Storage(None)
             }
+            _ if module == "__torch__" || module.starts_with("__torch__.") => Self::ScriptClass,
             _ => return None,
         })
     }
@@ -67,6 +73,8 @@ pub(super) enum Node {
     Persistent(Id),
     /// `callable(*args)`, for the tensor functions.
     Call(Global, Id),
+    /// An instance of a [`Global::ScriptClass`], and what it was built from, once it was.
+    Object(Option<Id>),
 }
 
 /// A finished pickle.
@@ -201,6 +209,8 @@ impl<'a> Machine<'a> {
                     self.push(Node::Persistent(id));
                 }
                 b'R' => self.reduce()?,
+                // NEWOBJ
+                0x81 => self.new_object()?,
                 b'b' => self.build()?,
                 other => return Err(format!("pickle opcode 0x{other:02x} is not supported")),
             }
@@ -340,21 +350,40 @@ impl<'a> Machine<'a> {
             (Global::OrderedDict, Some(Node::Tuple(items))) if items.is_empty() => {
                 Node::Dict(Vec::new())
             }
-            (Global::RebuildTensor | Global::RebuildParameter, Some(Node::Tuple(_))) => {
-                Node::Call(global, args)
-            }
+            (
+                Global::RebuildTensor | Global::RebuildParameter | Global::ScriptValue,
+                Some(Node::Tuple(_)),
+            ) => Node::Call(global, args),
             _ => return Err(format!("{global:?} is called with arguments it never has")),
         };
         self.push(node);
         Ok(())
     }
 
-    /// Attributes of a dict, such as a state dict's `_metadata`, are of no interest; nothing else may
-    /// have any.
+    fn new_object(&mut self) -> Step<()> {
+        let args = self.pop()?;
+        let class = self.pop()?;
+        match (self.nodes.get(class), self.nodes.get(args)) {
+            (Some(Node::Global(Global::ScriptClass)), Some(Node::Tuple(items)))
+                if items.is_empty() =>
+            {
+                self.push(Node::Object(None));
+                Ok(())
+            }
+            _ => Err("it makes an object of what is no class of a TorchScript archive".to_owned()),
+        }
+    }
+
+    /// Attributes of a dict, such as a state dict's `_metadata`, are of no interest, those of an object
+    /// are all there is to it; nothing else may have any.
     fn build(&mut self) -> Step<()> {
-        self.pop()?;
+        let state = self.pop()?;
         match self.top_node()? {
             Node::Dict(_) => Ok(()),
+            Node::Object(built @ None) => {
+                *built = Some(state);
+                Ok(())
+            }
             _ => Err("it sets attributes of what is no dict".to_owned()),
         }
     }

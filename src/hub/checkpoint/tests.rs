@@ -70,6 +70,44 @@ fn pickle(rows: &[Row<'_>], wrap: Option<&str>, legacy: bool) -> Vec<u8> {
     out
 }
 
+fn tensor(out: &mut Vec<u8>, storage: &str, count: u32) {
+    out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+    text(out, "storage");
+    out.extend(b"ctorch\nFloatStorage\n");
+    text(out, storage);
+    text(out, "cuda:0");
+    int(out, count);
+    out.extend(b"tQ");
+    int(out, 0);
+    ints(out, &[count]);
+    ints(out, &[1]);
+    out.extend(b"\x89ccollections\nOrderedDict\n)RtR");
+}
+
+/// A module with attributes of all kinds and, in it, `modules` as TorchScript pickles them.
+fn script(modules: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut out = b"c__torch__.net.___torch_mangle_3\nNet\n)\x81}(".to_vec();
+    text(&mut out, "training");
+    out.push(0x89);
+    text(&mut out, "sizes");
+    out.extend(b"ctorch.jit._pickle\nbuild_intlist\n](K\x01K\x02e\x85R");
+    text(&mut out, "weight");
+    tensor(&mut out, "7", 6);
+    text(&mut out, "bias");
+    out.push(b'N');
+    for (name, module) in modules {
+        text(&mut out, name);
+        out.extend(module);
+    }
+    out.extend(b"ub");
+    out
+}
+
+fn script_file(module: &[u8]) -> Vec<u8> {
+    let pickle = [b"\x80\x02", module, b"."].concat();
+    zip_file(&pickle, CompressionMethod::Stored)
+}
+
 /// Storage `key` holds 100 · key, 100 · key + 1, ….
 fn floats(key: &str, count: u32) -> Vec<u8> {
     let base = key.parse::<f32>().unwrap() * 100.0;
@@ -154,6 +192,47 @@ fn both_formats_and_nested_dicts_are_read() {
     check_rows(&open(&zip_file(&pickle(ROWS, None, false), stored)).unwrap());
     check_rows(&open(&zip_file(&pickle(ROWS, Some("state_dict"), false), stored)).unwrap());
     check_rows(&open(&legacy_file(&pickle(ROWS, None, true))).unwrap());
+}
+
+#[test]
+fn a_torchscript_archive_gives_its_module_s_state_dict() {
+    let inner = script(&[("0", script(&[]))]);
+    let checkpoint = open(&script_file(&script(&[("visual", inner)]))).unwrap();
+    let names: Vec<String> = checkpoint.tensors().map(|info| info.name).collect();
+    assert_eq!(names, ["visual.0.weight", "visual.weight", "weight"]);
+    let weight = checkpoint.tensor("visual.0.weight").unwrap().unwrap();
+    let values: Vec<f32> = weight.to_vec1().unwrap();
+    assert_eq!(values, [700., 701., 702., 703., 704., 705.]);
+}
+
+#[test]
+fn broken_modules_are_refused_with_a_reason() {
+    let mut deep = script(&[]);
+    for _ in 0..70 {
+        deep = script(&[("m", deep)]);
+    }
+    let class = b"c__torch__\nNet\n";
+    let with = |rest: &[u8]| script_file(&[class, rest].concat());
+    let cases: &[(Vec<u8>, &str)] = &[
+        (script_file(&deep), "nested more than 64 deep"),
+        (with(b")\x81}b"), "no tensors"),
+        (with(b")\x81Nb"), "has no dict of attributes"),
+        (with(b")\x81"), "has no dict of attributes"),
+        (with(b")R"), "with arguments it never has"),
+        (with(b"K\x01\x85\x81}b"), "no class of a TorchScript"),
+        (script_file(b"ctorch\nFloatStorage\n)\x81}b"), "no class"),
+    ];
+    for (bytes, reason) in cases {
+        let message = refusal(bytes);
+        assert!(message.contains(reason), "{message}");
+    }
+    // A module that is its own part is listed once.
+    let mut own = b"c__torch__\nNet\n)\x81q\x00}(".to_vec();
+    text(&mut own, "weight");
+    tensor(&mut own, "7", 6);
+    text(&mut own, "self");
+    own.extend(b"h\x00ub");
+    assert_eq!(open(&script_file(&own)).unwrap().tensors().count(), 1);
 }
 
 #[test]
@@ -294,6 +373,11 @@ proptest! {
     }
 
     #[test]
+    fn damaged_archives_never_panic(changes in changes(), cut in prop::option::weighted(0.2, 0usize..1500)) {
+        survive(script_file(&script(&[("a", script(&[]))])), &changes, cut);
+    }
+
+    #[test]
     fn damaged_legacy_files_never_panic(changes in changes(), cut in prop::option::weighted(0.2, 0usize..1000)) {
         survive(legacy_file(&pickle(ROWS, None, true)), &changes, cut);
     }
@@ -305,7 +389,7 @@ proptest! {
 
     #[test]
     fn random_programs_never_panic(program in prop::collection::vec(
-        prop::sample::select(b"\x80\x02\x85\x86\x87\x88\x89\x8a\x94\x95().012NKMJGXUTBC]}aesuqrhjcQRbt\n".to_vec()), 0..200)) {
+        prop::sample::select(b"\x80\x81\x02\x85\x86\x87\x88\x89\x8a\x94\x95().012NKMJGXUTBC]}aesuqrhjcQRbt\n".to_vec()), 0..200)) {
         let _ = pickle::Pickle::parse(&program);
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! Reference: `torch/serialization.py`, `_load` (zip) and `_legacy_load`. Storages are left in the file:
 //! they are read when a tensor is asked for.
+//!
+//! A TorchScript archive (`torch.jit.save`) is a zip file of the same kind, whose pickle holds a module in
+//! place of a dict: its tensors get the names that the module's `state_dict` would give them. Its code is
+//! not looked at. Reference: `torch/csrc/jit/serialization/pickler.cpp`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
@@ -176,19 +180,16 @@ fn tensors(
     mut place: impl FnMut(&StorageName<'_>) -> Result<Storage, TableError>,
 ) -> Result<Table, TableError> {
     let mut table = Table::new();
-    for (key, value) in state_dict(pickle)? {
-        let name = pickle
-            .text(*key)
-            .ok_or("a key of the state dict is no text")?;
-        let wrong = |message: String| format!("tensor {:?}: {message}", brief(name));
-        let parts = tensor(pickle, *value).map_err(wrong)?;
+    for (name, value) in state_dict(pickle)? {
+        let wrong = |message: String| format!("tensor {:?}: {message}", brief(&name));
+        let parts = tensor(pickle, value).map_err(wrong)?;
         let storage = place(&parts.storage)?;
         let stored =
             StoredTensor::new(storage, parts.offset, parts.shape, parts.strides).map_err(wrong)?;
-        if table.contains_key(&**name) {
+        if table.contains_key(&name) {
             return Err(wrong("it is there twice".to_owned()).into());
         }
-        table.insert(name.to_string(), stored);
+        table.insert(name, stored);
     }
     Ok(table)
 }
@@ -197,7 +198,7 @@ fn tensors(
 fn storages(pickle: &Pickle) -> Result<BTreeMap<&str, DType>, TableError> {
     let mut types = BTreeMap::new();
     for (_, value) in state_dict(pickle)? {
-        let StorageName { key, dtype, .. } = tensor(pickle, *value)?.storage;
+        let StorageName { key, dtype, .. } = tensor(pickle, value)?.storage;
         if types.insert(key, dtype).is_some_and(|other| other != dtype) {
             return Err(format!("storage {:?} has two types", brief(key)).into());
         }
@@ -205,20 +206,29 @@ fn storages(pickle: &Pickle) -> Result<BTreeMap<&str, DType>, TableError> {
     Ok(types)
 }
 
-/// The dict of tensors: the pickle itself, or what it holds under `state_dict`.
-fn state_dict(pickle: &Pickle) -> Result<&[(Id, Id)], String> {
-    let Node::Dict(root) = pickle.node(pickle.root) else {
-        return Err("it holds no dict of tensors".to_owned());
+/// Tensors by name: the pickle itself is a dict of them, holds one under `state_dict`, or is a module.
+fn state_dict(pickle: &Pickle) -> Result<Vec<(String, Id)>, String> {
+    let root = match pickle.node(pickle.root) {
+        Node::Dict(root) => root,
+        Node::Object(_) => return module(pickle),
+        _ => return Err("it holds no dict of tensors".to_owned()),
+    };
+    let named = |items: &[(Id, Id)]| {
+        let named = |(key, value): &(Id, Id)| match pickle.text(*key) {
+            Some(name) => Ok((name.to_string(), *value)),
+            None => Err("a key of the state dict is no text".to_owned()),
+        };
+        items.iter().map(named).collect()
     };
     let is_tensor = |id: Id| matches!(pickle.node(id), Node::Call(..));
     if root.iter().any(|(_, value)| is_tensor(*value)) {
-        return Ok(root);
+        return named(root);
     }
     for (key, value) in root {
         if let (Some("state_dict"), Node::Dict(items)) =
             (pickle.text(*key).map(|key| &**key), pickle.node(*value))
         {
-            return Ok(items);
+            return named(items);
         }
     }
     let keys: Vec<&str> = root
@@ -229,6 +239,49 @@ fn state_dict(pickle: &Pickle) -> Result<&[(Id, Id)], String> {
     Err(format!(
         "it holds neither tensors nor a dict of tensors under \"state_dict\"; its first keys are {keys:?}"
     ))
+}
+
+/// Modules within modules, which real ones are far from.
+const MAX_DEPTH: usize = 64;
+
+/// The tensors of a TorchScript module and of the modules in it, by their dotted names. A module that
+/// stands in several places is listed in one of them.
+fn module(pickle: &Pickle) -> Result<Vec<(String, Id)>, String> {
+    let mut tensors = Vec::new();
+    let mut seen = HashSet::new();
+    let mut left = vec![(String::new(), 0, pickle.root)];
+    while let Some((prefix, depth, object)) = left.pop() {
+        let Node::Object(state) = pickle.node(object) else {
+            continue;
+        };
+        if !seen.insert(object) {
+            continue;
+        }
+        if depth > MAX_DEPTH {
+            return Err(format!("its modules are nested more than {MAX_DEPTH} deep"));
+        }
+        let Some(Node::Dict(attributes)) = state.map(|state| pickle.node(state)) else {
+            let place = brief(&prefix);
+            return Err(format!("the module {place:?} has no dict of attributes"));
+        };
+        for (key, value) in attributes {
+            let key = pickle
+                .text(*key)
+                .ok_or("the name of an attribute is no text")?;
+            match pickle.node(*value) {
+                Node::Object(_) => left.push((format!("{prefix}{key}."), depth + 1, *value)),
+                Node::Call(Global::RebuildTensor | Global::RebuildParameter, _) => {
+                    tensors.push((format!("{prefix}{key}"), *value));
+                }
+                // Sizes, flags and the like.
+                _ => {}
+            }
+        }
+    }
+    if tensors.is_empty() {
+        return Err("its module has no tensors".to_owned());
+    }
+    Ok(tensors)
 }
 
 struct TensorParts<'a> {

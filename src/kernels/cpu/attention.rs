@@ -149,7 +149,7 @@ impl AttentionOp {
                             first: self.causal.then_some(from),
                         };
                         T::run(path, softmax);
-                        let lhs = Lhs::rows(&*weights, keys, keys);
+                        let lhs = Lhs::rows(&weights, keys, keys);
                         product(
                             rows,
                             lhs,

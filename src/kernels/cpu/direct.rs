@@ -189,7 +189,7 @@ impl<T: Factor> Direct<T> {
                             ..Finish::default()
                         };
                         let mut out = Out {
-                            data: &mut **after,
+                            data: after,
                             at: y * strip,
                             row: panel.width,
                         };

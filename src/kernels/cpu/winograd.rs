@@ -122,7 +122,7 @@ impl<E: Element> Winograd<E> {
                 *to = terms.sum::<f64>() as f32;
             }
             // The matrix is [out, in].
-            Panels::new(product, (inputs, outputs), inputs, &*matrix, inputs, |k| k)
+            Panels::new(product, (inputs, outputs), inputs, &matrix, inputs, |k| k)
         };
         Ok(Self {
             path,

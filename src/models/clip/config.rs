@@ -87,6 +87,82 @@ impl ClipTextConfig {
     }
 }
 
+/// The vision tower's hyper-parameters; the defaults are those of ViT-B/32. Other keys of a `config.json` are
+/// passed over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClipVisionConfig {
+    /// Channels.
+    pub hidden_size: usize,
+    /// Channels between a layer's two projections.
+    pub intermediate_size: usize,
+    /// Numbers in an image's embedding.
+    pub projection_dim: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Rows and columns of an image.
+    pub image_size: usize,
+    /// Rows and columns of a patch.
+    pub patch_size: usize,
+    /// The activation.
+    pub hidden_act: HiddenAct,
+    /// Of every layer norm.
+    pub layer_norm_eps: f64,
+}
+
+impl Default for ClipVisionConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            projection_dim: 512,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            image_size: 224,
+            patch_size: 32,
+            hidden_act: HiddenAct::QuickGelu,
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+impl ClipVisionConfig {
+    /// Checks that a network can be built.
+    ///
+    /// # Errors
+    /// Names the first key whose value makes no sense.
+    pub fn validate(&self) -> std::result::Result<(), ConfigError> {
+        at_least_one("projection_dim", self.projection_dim)?;
+        at_least_one("patch_size", self.patch_size)?;
+        if self.image_size < self.patch_size {
+            let message = format!(
+                "{} is smaller than a patch of {}",
+                self.image_size, self.patch_size
+            );
+            return Err(ConfigError::new("image_size", message));
+        }
+        self.shape().validate()
+    }
+
+    /// Patches along a side. A rest that is no whole patch is not looked at.
+    pub(super) fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    pub(super) fn shape(&self) -> EncoderShape {
+        EncoderShape {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            hidden_act: self.hidden_act,
+            layer_norm_eps: self.layer_norm_eps,
+        }
+    }
+}
+
 /// What the layers of both towers need to know.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EncoderShape {

@@ -7,6 +7,13 @@ use candle_nn::VarBuilder;
 use super::config::{EncoderShape, HiddenAct};
 use crate::kernels::{LayerNorm, Linear, add, attention, causal_attention};
 
+/// Whose names the tensors of a checkpoint have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    HuggingFace,
+    OpenAi,
+}
+
 /// The layers of a tower.
 #[derive(Debug, Clone)]
 pub(super) struct Encoder {
@@ -16,9 +23,14 @@ pub(super) struct Encoder {
 
 impl Encoder {
     /// Reads the layers `0`, `1`, … below `vb`.
-    pub fn load(shape: &EncoderShape, causal: bool, vb: &VarBuilder<'_>) -> Result<Self> {
+    pub fn load(
+        shape: &EncoderShape,
+        causal: bool,
+        names: Names,
+        vb: &VarBuilder<'_>,
+    ) -> Result<Self> {
         let layers = (0..shape.num_hidden_layers)
-            .map(|index| Layer::load(shape, &vb.pp(index)))
+            .map(|index| Layer::load(shape, names, &vb.pp(index)))
             .collect::<Result<_>>()?;
         Ok(Self { layers, causal })
     }
@@ -52,24 +64,42 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(shape: &EncoderShape, vb: &VarBuilder<'_>) -> Result<Self> {
+    fn load(shape: &EncoderShape, names: Names, vb: &VarBuilder<'_>) -> Result<Self> {
         let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
-        let norm = |name| LayerNorm::load(hidden, shape.layer_norm_eps, &vb.pp(name));
-        let attn = vb.pp("self_attn");
-        let of_three = |get: &dyn Fn(VarBuilder<'_>) -> Result<Tensor>| {
-            let parts = ["q_proj", "k_proj", "v_proj"].map(|name| get(attn.pp(name)));
-            Tensor::cat(&parts.into_iter().collect::<Result<Vec<_>>>()?, 0)
+        let [norm1, attn, norm2, fc1, fc2] = match names {
+            Names::HuggingFace => [
+                "layer_norm1",
+                "self_attn",
+                "layer_norm2",
+                "mlp.fc1",
+                "mlp.fc2",
+            ],
+            Names::OpenAi => ["ln_1", "attn", "ln_2", "mlp.c_fc", "mlp.c_proj"],
         };
-        let weight = of_three(&|vb| vb.get((hidden, hidden), "weight"))?;
-        let bias = of_three(&|vb| vb.get(hidden, "bias"))?;
+        let norm = |name| LayerNorm::load(hidden, shape.layer_norm_eps, &vb.pp(name));
+        let attn = vb.pp(attn);
+        let (weight, bias) = match names {
+            Names::HuggingFace => {
+                let parts = ["q_proj", "k_proj", "v_proj"].map(|name| attn.pp(name));
+                let weights = parts.iter().map(|vb| vb.get((hidden, hidden), "weight"));
+                let weights = weights.collect::<Result<Vec<_>>>()?;
+                let biases = parts.iter().map(|vb| vb.get(hidden, "bias"));
+                let biases = biases.collect::<Result<Vec<_>>>()?;
+                (Tensor::cat(&weights, 0)?, Tensor::cat(&biases, 0)?)
+            }
+            Names::OpenAi => (
+                attn.get((3 * hidden, hidden), "in_proj_weight")?,
+                attn.get(3 * hidden, "in_proj_bias")?,
+            ),
+        };
         Ok(Self {
             heads: shape.num_attention_heads,
-            norm1: norm("layer_norm1")?,
+            norm1: norm(norm1)?,
             qkv: Linear::new(&weight, Some(bias))?,
             out: Linear::load(hidden, hidden, true, &attn.pp("out_proj"))?,
-            norm2: norm("layer_norm2")?,
-            fc1: Linear::load(hidden, inner, true, &vb.pp("mlp.fc1"))?,
-            fc2: Linear::load(inner, hidden, true, &vb.pp("mlp.fc2"))?,
+            norm2: norm(norm2)?,
+            fc1: Linear::load(hidden, inner, true, &vb.pp(fc1))?,
+            fc2: Linear::load(inner, hidden, true, &vb.pp(fc2))?,
             act: shape.hidden_act,
         })
     }

@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::config::ClipTextConfig;
-use super::encoder::Encoder;
+use super::encoder::{Encoder, Names};
 use crate::kernels::{LayerNorm, on_pool};
 
 /// The text tower (`CLIPTextModel` of transformers): a causal transformer over tokens. There is no padding
@@ -41,7 +41,12 @@ impl ClipText {
                 (config.max_position_embeddings, hidden),
                 "position_embedding.weight",
             )?,
-            encoder: Encoder::load(&config.shape(), true, &vb.pp("encoder.layers"))?,
+            encoder: Encoder::load(
+                &config.shape(),
+                true,
+                Names::HuggingFace,
+                &vb.pp("encoder.layers"),
+            )?,
             final_layer_norm: LayerNorm::load(
                 hidden,
                 config.layer_norm_eps,

@@ -1,0 +1,182 @@
+//! `dpsyn eval`: figures of a file of samples against a reference.
+
+use super::args::EvalArguments;
+use super::evaluation::{against, classifier, digest, open_embedder, space};
+use super::exit::CliError;
+use super::progress::{Progress, catch_interrupts};
+use crate::config::ConfigError;
+use crate::embedders::{EmbedderConfig, InceptionConfig, PixelsConfig};
+use crate::evolution::{Evaluation, Evaluator, EvolutionError, Observer, Samples, of_samples};
+use crate::images::{ImagesError, NpzError, SamplesReader};
+use crate::metrics::features::{SampleFeatures, fid_draw};
+use crate::metrics::{EvaluationConfig, Sizes};
+
+/// Samples read at a time.
+const CHUNK: usize = 512;
+
+/// Runs the command.
+pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
+    evaluate(arguments).map_err(|error| match error {
+        // There is nothing to resume.
+        CliError::Run(EvolutionError::Interrupted) => CliError::Stopped,
+        other => other,
+    })
+}
+
+fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
+    let progress = Progress::new();
+    let config = config(arguments)?;
+    let (device, chosen) = arguments.device.open()?;
+    catch_interrupts()?;
+    let path = &arguments.samples;
+    let failed = |source: NpzError| ImagesError::Npz {
+        path: path.clone(),
+        source,
+    };
+    let mut reader = SamplesReader::open(path).map_err(failed)?;
+    let (height, width) = (reader.height(), reader.width());
+    let resolution = match arguments.resolution {
+        Some(resolution) => resolution,
+        None if height == width => height,
+        None => {
+            let message = format!("needed, as the samples are of {height}x{width} pixels");
+            return Err(refuse("--resolution", message));
+        }
+    };
+    let embedder_config = embedder(arguments, resolution)?;
+    embedder_config.validate()?;
+    let (embedder, weights) = open_embedder(&embedder_config, (height, width), &device)?;
+    let space = space(&embedder_config, weights.as_deref(), resolution)?;
+    let classifier = classifier(&config.metrics, &embedder_config)?;
+    let against = against(&config, resolution, &*embedder, &space, &progress)?
+        .ok_or_else(|| refuse("--against", "is a path".to_owned()))?;
+    config
+        .check_sizes(Sizes {
+            samples: reader.len(),
+            reference: against.images(),
+            dimension: embedder.dimension(),
+        })
+        .map_err(|(key, message)| refuse(flag(key), message))?;
+    let name = digest(path)?;
+    if let Some(out) = &arguments.out {
+        std::fs::create_dir_all(out).map_err(|source| EvolutionError::Io {
+            path: out.clone(),
+            source,
+        })?;
+    }
+    progress.line(&format!("device: {chosen}"));
+    let evaluation = Evaluation {
+        config: &config,
+        embedder: &*embedder,
+        space,
+        classifier,
+        shares_vote: false,
+        device: &device,
+        observer: &progress,
+    };
+    let mut evaluator = Evaluator::new(&evaluation, Some(against), arguments.out.as_deref())?;
+
+    let total = reader.len();
+    let times = fid_draw(total, config.num_fid_samples, config.seed, 0);
+    let mut features = SampleFeatures::new(&*embedder, of_samples(&config.metrics), times);
+    let mut done = 0;
+    progress.begin("embedding samples", total as u64);
+    reader.for_each_batch(
+        total,
+        CHUNK,
+        |source| EvolutionError::from(failed(source)),
+        |batch| {
+            if progress.interrupted() {
+                return Err(EvolutionError::Interrupted);
+            }
+            features.take(&batch)?;
+            done += batch.len();
+            progress.advance(done as u64);
+            Ok(())
+        },
+    )?;
+    progress.end();
+    let features = features.finish().map_err(EvolutionError::from)?;
+    evaluator.file(&Samples::File(path, &name), &features, &mut |line| {
+        super::print(&line);
+    })?;
+    Ok(())
+}
+
+/// The options as the configuration that `[evaluation]` would be.
+fn config(arguments: &EvalArguments) -> Result<EvaluationConfig, CliError> {
+    let reference = arguments.against.to_str().map(str::to_owned);
+    let mut config = EvaluationConfig {
+        // A folder may be called like the word that means the run's own images.
+        reference: reference.map_or_else(
+            || Err(refuse("--against", "is not UTF-8".to_owned())),
+            |path| {
+                Ok(format!(
+                    "{}{path}",
+                    if path == crate::metrics::PRIVATE {
+                        "./"
+                    } else {
+                        ""
+                    }
+                ))
+            },
+        )?,
+        reference_is_public: arguments.public,
+        num_fid_samples: arguments.num_fid_samples,
+        ..EvaluationConfig::of(arguments.metrics.clone())
+    };
+    config.nearest_neighbors = arguments
+        .nearest_neighbors
+        .unwrap_or(config.nearest_neighbors);
+    config.kid_subsets = arguments.kid_subsets.unwrap_or(config.kid_subsets);
+    config.kid_subset_size = arguments.kid_subset_size.unwrap_or(config.kid_subset_size);
+    config.seed = arguments.seed;
+    config
+        .validate()
+        .map_err(|(key, message)| refuse(flag(key), message))?;
+    Ok(config)
+}
+
+fn embedder(arguments: &EvalArguments, resolution: usize) -> Result<EmbedderConfig, CliError> {
+    let weights = arguments.weights.clone();
+    match (arguments.embedder.as_str(), weights) {
+        ("inception", Some(weights)) => Ok(EmbedderConfig::Inception(InceptionConfig {
+            resolution,
+            ..InceptionConfig::of(weights)
+        })),
+        ("inception", None) => Err(refuse(
+            "--weights",
+            "missing: `inception` needs its weights (or --embedder pixels)".to_owned(),
+        )),
+        ("pixels", None) => Ok(EmbedderConfig::Pixels(PixelsConfig {
+            size: Some(resolution),
+            greyscale: arguments.greyscale,
+        })),
+        ("pixels", Some(_)) => Err(refuse("--weights", "pixels have none".to_owned())),
+        (other, _) => Err(refuse(
+            "--embedder",
+            format!("`{other}` is none of {}", EmbedderConfig::TYPES.join(", ")),
+        )),
+    }
+}
+
+/// The option that stands for a key of `[evaluation]`.
+fn flag(key: &str) -> &'static str {
+    match key {
+        "num_fid_samples" => "--num-fid-samples",
+        "nearest_neighbors" => "--nearest-neighbors",
+        "kid_subsets" => "--kid-subsets",
+        "kid_subset_size" => "--kid-subset-size",
+        "seed" => "--seed",
+        _ => "--metrics",
+    }
+}
+
+fn refuse(flag: &str, message: String) -> CliError {
+    ConfigError::Value {
+        place: "dpsyn eval".to_owned(),
+        key: flag.to_owned(),
+        message,
+    }
+    .into()
+}

@@ -1,0 +1,134 @@
+//! What `dpsyn run` and `dpsyn eval` share: opening embedders, references and classifiers.
+
+use std::path::Path;
+
+use candle_core::Device;
+
+use super::exit::CliError;
+use crate::embedders::{ClipEmbedder, Embedder, EmbedderConfig, InceptionEmbedder, PixelsEmbedder};
+use crate::evolution::{Against, EvolutionError, Observer, PrivateImages};
+use crate::hub::{Checkpoint, sha256_file};
+use crate::images::{DataConfig, ImageSource, OnBadImage};
+use crate::metrics::inception_score::Classifier;
+use crate::metrics::table::Space;
+use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Statistics};
+use crate::models::inception::FEATURES;
+use crate::privacy::sha256_hex;
+
+/// Digits of a digest that a figure shows.
+const SHOWN: usize = 12;
+
+/// An embedder, and the digest of its weights if it has any.
+pub(super) fn open_embedder(
+    config: &EmbedderConfig,
+    image_size: (usize, usize),
+    device: &Device,
+) -> Result<(Box<dyn Embedder>, Option<String>), CliError> {
+    let embedder: Box<dyn Embedder> = match config {
+        EmbedderConfig::Inception(config) => Box::new(InceptionEmbedder::open(config, device)?),
+        EmbedderConfig::Clip(config) => Box::new(ClipEmbedder::open(config, device)?),
+        EmbedderConfig::Pixels(config) => Box::new(PixelsEmbedder::new(config, image_size)?),
+    };
+    Ok((embedder, config.weights().map(digest).transpose()?))
+}
+
+pub(super) fn digest(path: &Path) -> Result<String, EvolutionError> {
+    sha256_file(path).map_err(|source| EvolutionError::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// An embedder in words. `image_size` counts where it takes images as they are.
+pub(super) fn space(
+    config: &EmbedderConfig,
+    weights: Option<&str>,
+    image_size: usize,
+) -> Result<Space, CliError> {
+    let mut settings = serde_json::to_value(config)
+        .map_err(|error| EvolutionError::State(format!("the embedder's settings: {error}")))?;
+    if let Some(table) = settings.as_object_mut() {
+        table.remove("weights");
+        table.remove("batch_size");
+    }
+    let resolution = config.resolution().unwrap_or(image_size);
+    let identity = serde_json::json!([settings, weights, resolution]);
+    let embedder = match weights {
+        Some(digest) => {
+            let shown: String = digest.chars().take(SHOWN).collect();
+            format!("{} (weights {shown})", config.name())
+        }
+        None => config.name().to_owned(),
+    };
+    Ok(Space {
+        embedder,
+        resolution,
+        dtype: "f32",
+        digest: sha256_hex(identity.to_string().as_bytes()),
+    })
+}
+
+/// The reference, every image of which is read once so that a broken one is found early; `None` for the
+/// run's own private images.
+pub(super) fn against(
+    config: &EvaluationConfig,
+    image_size: usize,
+    embedder: &dyn Embedder,
+    space: &Space,
+    observer: &dyn Observer,
+) -> Result<Option<Against>, CliError> {
+    let Some(path) = config.path() else {
+        return Ok(None);
+    };
+    let public = config.reference_is_public;
+    if Statistics::are_in(path) {
+        let statistics = Statistics::open(path).map_err(EvolutionError::from)?;
+        statistics
+            .check(path, embedder.dimension(), space.resolution, &space.digest)
+            .map_err(EvolutionError::from)?;
+        return Ok(Some(Against::statistics(statistics, public)));
+    }
+    let data = DataConfig {
+        path: path.to_owned(),
+        image_size,
+        class_conditional: false,
+        num_samples: None,
+        on_bad_image: OnBadImage::Error,
+    };
+    Ok(Some(if public {
+        let mut source = ImageSource::open(&data)?;
+        source.check::<EvolutionError>(512, |_| match observer.interrupted() {
+            true => Err(EvolutionError::Interrupted),
+            false => Ok(()),
+        })?;
+        Against::Public(Box::new(source))
+    } else {
+        let mut images = PrivateImages::open(&data)?;
+        let (fingerprint, _) = images.check(observer)?;
+        Against::Private(Box::new(images), fingerprint)
+    }))
+}
+
+/// The classifier, where a figure needs one. An embedder without weights cannot have any.
+pub(super) fn classifier(
+    metrics: &[MetricKind],
+    config: &EmbedderConfig,
+) -> Result<Option<Classifier>, CliError> {
+    if !metrics.contains(&MetricKind::InceptionScore) {
+        return Ok(None);
+    }
+    let EmbedderConfig::Inception(inception) = config else {
+        let error = MetricsError::Config {
+            key: "metrics",
+            message: format!(
+                "`inception-score` needs Inception's classifier, and the embedder is {}",
+                config.name()
+            ),
+        };
+        return Err(EvolutionError::from(error).into());
+    };
+    let checkpoint = Checkpoint::open(&inception.weights)
+        .map_err(|error| EvolutionError::Embedder(error.into()))?;
+    let classifier = Classifier::open(&checkpoint, FEATURES).map_err(EvolutionError::from)?;
+    Ok(Some(classifier))
+}

@@ -1,0 +1,252 @@
+//! Layers that can be trained, on feature maps `[n, h, w, channels]`.
+//!
+//! Only operators whose gradient candle knows. Sums over pixels and copies along them are products with a
+//! vector of ones: candle sums and broadcasts over leading dimensions one number at a time.
+
+use candle_core::{Device, Result, Tensor, Var};
+
+use super::unfold::Windows;
+use crate::streams::SampleStream;
+
+/// Everything that is trained.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Parameters(pub Vec<Var>);
+
+impl Parameters {
+    fn add(&mut self, tensor: &Tensor) -> Result<Var> {
+        let var = Var::from_tensor(tensor)?;
+        self.0.push(var.clone());
+        Ok(var)
+    }
+}
+
+/// Normal numbers of variance `2 / fan_in` (He et al. 2015, arXiv 1502.01852).
+fn he_normal(
+    shape: (usize, usize),
+    fan_in: usize,
+    stream: &mut SampleStream,
+    device: &Device,
+) -> Result<Tensor> {
+    let mut values = vec![0f32; shape.0 * shape.1];
+    stream.fill_normal(&mut values);
+    let scale = (2.0 / fan_in.max(1) as f32).sqrt();
+    for value in &mut values {
+        *value *= scale;
+    }
+    Tensor::from_vec(values, shape, device)
+}
+
+/// A convolution without a bias.
+#[derive(Debug, Clone)]
+pub(super) struct Conv {
+    windows: Windows,
+    /// `[kernel · kernel · in, out]`.
+    weight: Var,
+    channels: (usize, usize),
+}
+
+impl Conv {
+    /// Keeps the size of the map but for the stride.
+    pub fn new(
+        channels: (usize, usize),
+        kernel: usize,
+        stride: usize,
+        stream: &mut SampleStream,
+        parameters: &mut Parameters,
+        device: &Device,
+    ) -> Result<Self> {
+        let depth = kernel * kernel * channels.0;
+        let weight = he_normal((depth, channels.1), depth, stream, device)?;
+        Ok(Self {
+            windows: Windows {
+                kernel,
+                stride,
+                padding: kernel / 2,
+            },
+            weight: parameters.add(&weight)?,
+            channels,
+        })
+    }
+
+    /// On the CPU as a product of unfolded patches, elsewhere by candle's convolution, whose gradient is
+    /// an error where rows and columns leave different rests under the stride: GPUs train on square images.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let Windows {
+            kernel,
+            stride,
+            padding,
+        } = self.windows;
+        let (inputs, outputs) = self.channels;
+        if x.device().is_cpu() {
+            let patches = if kernel == 1 && stride == 1 {
+                x.clone()
+            } else {
+                self.windows.unfold(x)?
+            };
+            let (n, height, width, depth) = patches.dims4()?;
+            let y = patches.reshape(((), depth))?.matmul(&self.weight)?;
+            return y.reshape((n, height, width, outputs));
+        }
+        let kernels = self.weight.reshape((kernel, kernel, inputs, outputs))?;
+        let kernels = kernels.permute((3, 2, 0, 1))?.contiguous()?;
+        let planes = x.permute((0, 3, 1, 2))?.contiguous()?;
+        let y = planes.conv2d(&kernels, padding, stride, 1, 1)?;
+        y.permute((0, 2, 3, 1))?.contiguous()
+    }
+}
+
+/// A fully connected layer.
+#[derive(Debug, Clone)]
+pub(super) struct Dense {
+    weight: Var,
+    bias: Var,
+}
+
+impl Dense {
+    pub fn new(
+        size: (usize, usize),
+        stream: &mut SampleStream,
+        parameters: &mut Parameters,
+        device: &Device,
+    ) -> Result<Self> {
+        let weight = he_normal(size, size.0, stream, device)?;
+        let bias = Tensor::zeros((1, size.1), candle_core::DType::F32, device)?;
+        Ok(Self {
+            weight: parameters.add(&weight)?,
+            bias: parameters.add(&bias)?,
+        })
+    }
+
+    #[cfg(test)]
+    pub fn weights(&self) -> Vec<Vec<f32>> {
+        self.weight.to_vec2().unwrap()
+    }
+
+    /// `[n, in]` to `[n, out]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.matmul(&self.weight)?.broadcast_add(&self.bias)
+    }
+}
+
+/// Batch normalisation (Ioffe & Szegedy 2015, arXiv 1502.03167).
+#[derive(Debug, Clone)]
+pub(super) struct BatchNorm {
+    /// All are `[1, channels]`.
+    gain: Var,
+    bias: Var,
+    running_mean: Var,
+    running_variance: Var,
+}
+
+impl BatchNorm {
+    const EPS: f64 = 1e-5;
+    /// Share of a batch in the running statistics.
+    const MOMENTUM: f64 = 0.1;
+
+    pub fn new(channels: usize, parameters: &mut Parameters, device: &Device) -> Result<Self> {
+        let ones = Tensor::ones((1, channels), candle_core::DType::F32, device)?;
+        let zeros = ones.zeros_like()?;
+        Ok(Self {
+            gain: parameters.add(&ones)?,
+            bias: parameters.add(&zeros)?,
+            running_mean: Var::from_tensor(&zeros)?,
+            running_variance: Var::from_tensor(&ones)?,
+        })
+    }
+
+    /// By the batch's own statistics, which also move the running ones, or by the running ones.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let channels = self.gain.dim(1)?;
+        let rows = x.reshape(((), channels))?;
+        let count = rows.dim(0)?;
+        let ones = Tensor::ones((count, 1), rows.dtype(), rows.device())?;
+        let spread = |row: &Tensor| ones.matmul(row);
+        let (centred, variance) = if train {
+            let mean = |x: &Tensor| ones.t()?.matmul(x)? * (1.0 / count as f64);
+            let batch_mean = mean(&rows)?;
+            let centred = (&rows - spread(&batch_mean)?)?;
+            let variance = mean(&centred.sqr()?)?;
+            self.remember(&batch_mean, &variance, count)?;
+            (centred, variance)
+        } else {
+            let mean = self.running_mean.as_tensor();
+            let variance = self.running_variance.as_tensor().clone();
+            ((&rows - spread(mean)?)?, variance)
+        };
+        let scale = (self.gain.as_tensor() / (variance + Self::EPS)?.sqrt()?)?;
+        let y = ((centred * spread(&scale)?)? + spread(&self.bias)?)?;
+        y.reshape(x.shape())
+    }
+
+    fn remember(&self, mean: &Tensor, variance: &Tensor, count: usize) -> Result<()> {
+        // The unbiased variance, as PyTorch keeps it.
+        let unbiased = count as f64 / (count as f64 - 1.0).max(1.0);
+        let mix = |running: &Var, batch: Tensor| {
+            let old = (running.as_tensor() * (1.0 - Self::MOMENTUM))?;
+            running.set(&(old + (batch.detach() * Self::MOMENTUM)?)?)
+        };
+        mix(&self.running_mean, mean.clone())?;
+        mix(&self.running_variance, (variance.detach() * unbiased)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::testing::uniform;
+
+    #[test]
+    fn a_batch_is_normalised_and_remembered() {
+        let mut parameters = Parameters::default();
+        let norm = BatchNorm::new(3, &mut parameters, &Device::Cpu).unwrap();
+        let x = ((uniform(&[4, 5, 5, 3], 1) * 2.0).unwrap() + 7.0).unwrap();
+        let mut y = norm.forward(&x, true).unwrap();
+        for channel in 0..3 {
+            let values = y.narrow(3, channel, 1).unwrap().flatten_all().unwrap();
+            let values: Vec<f32> = values.to_vec1().unwrap();
+            let mean = values.iter().sum::<f32>() / 100.0;
+            let variance = values.iter().map(|v| v * v).sum::<f32>() / 100.0;
+            assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-3);
+        }
+        // Often enough, the running statistics are the batch's.
+        for _ in 0..200 {
+            y = norm.forward(&x, true).unwrap();
+        }
+        let tested = norm.forward(&x, false).unwrap();
+        let apart = (tested - y).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(apart.to_scalar::<f32>().unwrap() < 0.02);
+        assert_eq!(parameters.0.len(), 2);
+    }
+
+    #[test]
+    fn gradients_of_the_norm_are_the_differences() {
+        let mut parameters = Parameters::default();
+        let norm = BatchNorm::new(2, &mut parameters, &Device::Cpu).unwrap();
+        let start = uniform(&[2, 2, 2, 2], 1);
+        let pull = uniform(&[2, 2, 2, 2], 2);
+        let value = |x: &Tensor| (norm.forward(x, true)? * &pull)?.sum_all();
+        let x = Var::from_tensor(&start).unwrap();
+        let grads = value(&x).unwrap().backward().unwrap();
+        let gradient: Vec<f32> = grads
+            .get(&x)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        let numbers: Vec<f32> = start.flatten_all().unwrap().to_vec1().unwrap();
+        for (index, gradient) in gradient.iter().enumerate() {
+            let moved = |by: f32| {
+                let mut numbers = numbers.clone();
+                numbers[index] += by;
+                let x = Tensor::from_vec(numbers, (2, 2, 2, 2), &Device::Cpu).unwrap();
+                value(&x).unwrap().to_scalar::<f32>().unwrap()
+            };
+            let difference = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+            assert!(
+                (gradient - difference).abs() < 2e-2,
+                "{gradient}, {difference}"
+            );
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What a classifier learns from the synthetic images alone: its accuracy on real ones.
+//!
+//! In: synthetic images or their embeddings with labels, and a set of real ones that took no part in the
+//! run. Two classifiers: [`LogisticRegression`] on embeddings, seconds; [`Cnn`], a small wide residual
+//! network on pixels, minutes. Their settings are fixed beforehand, the number of epochs included:
+//! nothing here ever looks at the test set to choose anything, and nobody should choose settings by what
+//! comes out, or the test set is none any more.
+//!
+//! A classifier is trained on released images and so may be published; its accuracy on private test
+//! images may not.
+
+mod augment;
+mod cnn;
+mod layers;
+mod lbfgs;
+mod logistic;
+mod unfold;
+
+pub use cnn::{Cnn, CnnConfig};
+pub use logistic::{LogisticConfig, LogisticRegression};
+
+use serde::Serialize;
+use thiserror::Error;
+
+/// Why a classifier was not trained or not tested.
+#[derive(Debug, Error)]
+pub enum DownstreamError {
+    /// A setting is out of range; names the key.
+    #[error("{key}: {message}")]
+    Config {
+        /// The setting.
+        key: &'static str,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// Images or embeddings and labels do not belong together.
+    #[error("{images} images have {labels} labels")]
+    Labels {
+        /// Images or vectors.
+        images: usize,
+        /// Labels.
+        labels: usize,
+    },
+    /// There is nothing to learn from.
+    #[error("there are no training images")]
+    Empty,
+    /// A label is not the number of a class.
+    #[error("label {label} is none of the {classes} classes")]
+    Class {
+        /// The label.
+        label: u32,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// Images of another size, or vectors of another dimension, than the classifier learned from.
+    #[error("the test set has {found} where the training set had {expected}")]
+    Shape {
+        /// What was found.
+        found: String,
+        /// What the classifier takes.
+        expected: String,
+    },
+    /// A training vector holds a NaN or an infinity.
+    #[error("training vector {index} is not finite")]
+    NotFinite {
+        /// Its index.
+        index: usize,
+    },
+    /// The loss is not finite any more.
+    #[error("training diverged in epoch {epoch}: expected a smaller learning rate")]
+    Diverged {
+        /// The epoch, from 1.
+        epoch: usize,
+    },
+    /// candle failed.
+    #[error("network evaluation failed: {0}")]
+    Network(#[from] candle_core::Error),
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Accuracies of classifiers that differ by their seed, on one test set.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// The share of test images that each classifier got right.
+    pub runs: Vec<f64>,
+    /// Number of test images.
+    pub test_images: usize,
+}
+
+impl Accuracy {
+    /// The mean over the runs; `None` without a run.
+    #[must_use]
+    pub fn mean(&self) -> Option<f64> {
+        let count = self.runs.len();
+        (count > 0).then(|| self.runs.iter().sum::<f64>() / count as f64)
+    }
+
+    /// The standard deviation over the runs (with n - 1); `None` for fewer than two.
+    #[must_use]
+    pub fn standard_deviation(&self) -> Option<f64> {
+        let mean = self.mean()?;
+        let free = self.runs.len().checked_sub(1).filter(|free| *free > 0)?;
+        let squares: f64 = self.runs.iter().map(|run| (run - mean).powi(2)).sum();
+        Some((squares / free as f64).sqrt())
+    }
+}
+
+/// Right answers so far, for a test set that comes in batches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    right: usize,
+    total: usize,
+}
+
+impl Tally {
+    /// Counts a batch.
+    ///
+    /// # Errors
+    /// [`DownstreamError::Labels`] when the numbers differ.
+    pub fn add(&mut self, predicted: &[u32], labels: &[u32]) -> Result<(), DownstreamError> {
+        check_labels(predicted.len(), labels.len())?;
+        let right = predicted.iter().zip(labels).filter(|(p, l)| p == l);
+        self.right += right.count();
+        self.total += labels.len();
+        Ok(())
+    }
+
+    /// The share of right answers; `None` without any answer.
+    #[must_use]
+    pub fn accuracy(&self) -> Option<f64> {
+        (self.total > 0).then(|| self.right as f64 / self.total as f64)
+    }
+
+    /// Images counted.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.total
+    }
+}
+
+fn check_labels(images: usize, labels: usize) -> Result<(), DownstreamError> {
+    if images != labels {
+        return Err(DownstreamError::Labels { images, labels });
+    }
+    Ok(())
+}
+
+/// Checks a training set before any work is done.
+fn check_training(images: usize, labels: &[u32], classes: usize) -> Result<(), DownstreamError> {
+    check_labels(images, labels.len())?;
+    if images == 0 {
+        return Err(DownstreamError::Empty);
+    }
+    match labels.iter().find(|label| **label as usize >= classes) {
+        Some(label) => Err(DownstreamError::Class {
+            label: *label,
+            classes,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The class with the largest score in each row of `classes` scores; the first of equal ones.
+fn largest(scores: &[f32], classes: usize) -> Vec<u32> {
+    let best = |row: &[f32]| {
+        let mut best = (0u32, f32::NEG_INFINITY);
+        for (class, score) in (0u32..).zip(row) {
+            if *score > best.1 {
+                best = (class, *score);
+            }
+        }
+        best.0
+    };
+    scores.chunks_exact(classes.max(1)).map(best).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_and_deviations() {
+        let accuracy = |runs: &[f64]| Accuracy {
+            runs: runs.to_vec(),
+            test_images: 10,
+        };
+        assert_eq!(accuracy(&[]).mean(), None);
+        assert_eq!(accuracy(&[0.5]).mean(), Some(0.5));
+        assert_eq!(accuracy(&[0.5]).standard_deviation(), None);
+        let both = accuracy(&[0.25, 0.75]);
+        assert_eq!(both.mean(), Some(0.5));
+        assert_eq!(both.standard_deviation(), Some(0.125f64.sqrt()));
+    }
+
+    #[test]
+    fn right_answers_are_counted_over_batches() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.accuracy(), None);
+        tally.add(&[1, 2], &[1, 3]).unwrap();
+        tally.add(&[0, 0], &[0, 0]).unwrap();
+        assert_eq!((tally.accuracy(), tally.total()), (Some(0.75), 4));
+        assert!(tally.add(&[1], &[]).is_err());
+    }
+
+    #[test]
+    fn the_first_of_the_largest_wins() {
+        let scores = [0.0, 2.0, 2.0, f32::NAN, 1.0, 0.0];
+        assert_eq!(largest(&scores, 3), [1, 1]);
+    }
+
+    #[test]
+    fn impossible_training_sets_are_refused() {
+        assert!(matches!(
+            check_training(0, &[], 2),
+            Err(DownstreamError::Empty)
+        ));
+        assert!(matches!(
+            check_training(2, &[0], 2),
+            Err(DownstreamError::Labels { .. })
+        ));
+        assert!(matches!(
+            check_training(2, &[0, 2], 2),
+            Err(DownstreamError::Class { label: 2, .. })
+        ));
+        assert!(check_training(2, &[0, 1], 2).is_ok());
+    }
+}

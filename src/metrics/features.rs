@@ -1,0 +1,370 @@
+//! What is kept of a set of images: a mean and a covariance, the vectors, or both.
+
+use std::io::{self, Read, Write};
+
+use super::kid::choose;
+use super::moments::{Gaussian, Moments};
+use super::{MetricsError, Needs};
+use crate::embedders::{Embedder, Embeddings};
+use crate::images::ImageBatch;
+use crate::streams::{Phase, StreamKey};
+
+/// A set of images as the figures see it.
+pub struct Features {
+    /// Images in the set.
+    pub count: usize,
+    /// Vectors that the mean and the covariance are of: more or fewer than `count` where FID has its own
+    /// number.
+    pub drawn: usize,
+    /// Mean and covariance, where they were asked for.
+    pub gaussian: Option<Gaussian>,
+    /// All vectors, where they were asked for.
+    pub vectors: Option<Embeddings>,
+}
+
+/// Takes vectors batch by batch.
+pub struct Collector {
+    count: usize,
+    moments: Option<Moments>,
+    vectors: Option<Vec<f32>>,
+    dimension: usize,
+}
+
+impl Collector {
+    /// Keeps what is needed of vectors of so many numbers.
+    #[must_use]
+    pub fn new(dimension: usize, needs: Needs) -> Self {
+        Self {
+            count: 0,
+            moments: needs.moments.then(|| Moments::new(dimension)),
+            vectors: needs.vectors.then(Vec::new),
+            dimension,
+        }
+    }
+
+    /// Takes the vectors of a batch.
+    ///
+    /// # Errors
+    /// [`MetricsError::Dimension`].
+    pub fn push(&mut self, vectors: &Embeddings) -> Result<(), MetricsError> {
+        self.push_times(vectors, |_| 1)
+    }
+
+    /// As [`Collector::push`], with the `i`-th vector counting `times(i)` times in mean and covariance.
+    fn push_times(
+        &mut self,
+        vectors: &Embeddings,
+        times: impl Fn(usize) -> usize,
+    ) -> Result<(), MetricsError> {
+        if vectors.dimension() != self.dimension {
+            return Err(MetricsError::Dimension {
+                samples: vectors.dimension(),
+                reference: self.dimension,
+            });
+        }
+        self.count += vectors.len();
+        if let Some(all) = &mut self.vectors {
+            all.extend_from_slice(vectors.data());
+        }
+        if let Some(moments) = &mut self.moments {
+            let repeated: Vec<usize> = (0..vectors.len())
+                .flat_map(|index| std::iter::repeat_n(index, times(index)))
+                .collect();
+            let once = repeated.len() == vectors.len()
+                && repeated
+                    .iter()
+                    .enumerate()
+                    .all(|(place, index)| place == *index);
+            if once {
+                moments.push(vectors)?;
+            } else {
+                moments.push(&vectors.gather(&repeated))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was asked for.
+    ///
+    /// # Errors
+    /// [`MetricsError::TooFew`] and [`MetricsError::NotFinite`], naming the set as `what`.
+    pub fn finish(self, what: &'static str) -> Result<Features, MetricsError> {
+        let drawn = self.moments.as_ref().map_or(self.count, Moments::len);
+        let dimension = self.dimension;
+        Ok(Features {
+            count: self.count,
+            drawn,
+            gaussian: self
+                .moments
+                .map(|moments| moments.finish(what))
+                .transpose()?,
+            vectors: self.vectors.map(|data| {
+                Embeddings::new(data, dimension).unwrap_or_else(|| Embeddings::empty(dimension))
+            }),
+        })
+    }
+}
+
+/// How often each of `count` samples counts for FID. As `compute_fid` of the original's
+/// `dpsda/metrics.py`: `wanted` of them without replacement, with replacement when there are fewer.
+#[must_use]
+pub fn fid_draw(count: usize, wanted: Option<usize>, seed: u64, population: u32) -> Vec<usize> {
+    let wanted = wanted.unwrap_or(count);
+    if wanted == count || count == 0 {
+        return vec![1; count];
+    }
+    let key = StreamKey {
+        seed,
+        phase: Phase::Evaluate,
+        iteration: population,
+        repeat: 2,
+        sample: 0,
+    };
+    let mut stream = key.open();
+    let mut times = vec![0; count];
+    if wanted < count {
+        for index in choose(count, wanted, &mut stream) {
+            times[index] = 1;
+        }
+    } else {
+        for _ in 0..wanted {
+            times[stream.below(count as u64) as usize] += 1;
+        }
+    }
+    times
+}
+
+/// Embeds samples batch by batch and collects what the figures need.
+pub struct SampleFeatures<'a> {
+    embedder: &'a dyn Embedder,
+    collector: Collector,
+    vectors: bool,
+    /// How often each sample counts in mean and covariance.
+    times: Vec<usize>,
+    taken: usize,
+}
+
+impl<'a> SampleFeatures<'a> {
+    /// For samples of which FID is to draw as `times` says, see [`fid_draw`].
+    #[must_use]
+    pub fn new(embedder: &'a dyn Embedder, needs: Needs, times: Vec<usize>) -> Self {
+        Self {
+            collector: Collector::new(embedder.dimension(), needs),
+            embedder,
+            vectors: needs.vectors,
+            times,
+            taken: 0,
+        }
+    }
+
+    /// Takes the next images. Those that nothing needs are not embedded.
+    ///
+    /// # Errors
+    /// [`MetricsError::Embedder`] and [`MetricsError::Dimension`].
+    pub fn take(&mut self, images: &ImageBatch) -> Result<(), MetricsError> {
+        let times: Vec<usize> = (self.taken..self.taken + images.len())
+            .map(|index| self.times.get(index).copied().unwrap_or(0))
+            .collect();
+        self.taken += images.len();
+        let step = self.embedder.batch_size().max(1);
+        for start in (0..images.len()).step_by(step) {
+            let batch = images.slice(start..start + step);
+            let times = times.get(start..start + batch.len()).unwrap_or_default();
+            let unused = !self.vectors && times.iter().all(|t| *t == 0);
+            if !unused {
+                let vectors = self.embedder.embed(&batch)?;
+                self.collector
+                    .push_times(&vectors, |index| times.get(index).copied().unwrap_or(0))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was asked for.
+    ///
+    /// # Errors
+    /// As [`Collector::finish`].
+    pub fn finish(self) -> Result<Features, MetricsError> {
+        let mut features = self.collector.finish("samples")?;
+        features.count = self.taken;
+        Ok(features)
+    }
+}
+
+const MAGIC: &[u8; 16] = b"dpsyn features 1";
+
+impl Features {
+    /// Writes everything in a form that [`Features::decode`] reads.
+    ///
+    /// # Errors
+    /// Whatever `file` reports.
+    pub fn encode(&self, file: &mut dyn Write) -> io::Result<()> {
+        file.write_all(MAGIC)?;
+        let vectors = self.vectors.as_ref();
+        let dimension = match (&self.gaussian, vectors) {
+            (Some(gaussian), _) => gaussian.dimension(),
+            (None, Some(vectors)) => vectors.dimension(),
+            (None, None) => 0,
+        };
+        for number in [
+            self.count,
+            self.drawn,
+            dimension,
+            usize::from(self.gaussian.is_some()),
+            usize::from(vectors.is_some()),
+        ] {
+            file.write_all(&(number as u64).to_le_bytes())?;
+        }
+        if let Some(gaussian) = &self.gaussian {
+            let covariance = gaussian.covariance();
+            for value in gaussian.mean().iter().chain(&covariance) {
+                file.write_all(&value.to_le_bytes())?;
+            }
+        }
+        if let Some(vectors) = vectors {
+            for value in vectors.data() {
+                file.write_all(&value.to_le_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what [`Features::encode`] wrote.
+    ///
+    /// # Errors
+    /// Whatever `file` reports, [`io::ErrorKind::InvalidData`] for anything else.
+    pub fn decode(file: &mut dyn Read) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        let mut magic = [0; 16];
+        file.read_exact(&mut magic)?;
+        let mut numbers = [0usize; 5];
+        for number in &mut numbers {
+            let mut bytes = [0; 8];
+            file.read_exact(&mut bytes)?;
+            *number = usize::try_from(u64::from_le_bytes(bytes)).map_err(|_| invalid())?;
+        }
+        let [count, drawn, dimension, gaussian, vectors] = numbers;
+        if &magic != MAGIC || dimension > 1 << 24 {
+            return Err(invalid());
+        }
+        let gaussian = if gaussian == 1 {
+            let mut doubles = |count: usize| -> io::Result<Vec<f64>> {
+                let bytes = read_exactly(file, count.checked_mul(8).ok_or_else(invalid)?)?;
+                let (chunks, _) = bytes.as_chunks::<8>();
+                Ok(chunks.iter().map(|b| f64::from_le_bytes(*b)).collect())
+            };
+            let mean = doubles(dimension)?;
+            let covariance = doubles(dimension.checked_mul(dimension).ok_or_else(invalid)?)?;
+            Some(Gaussian::new(mean, &covariance).map_err(|_| invalid())?)
+        } else {
+            None
+        };
+        let vectors = if vectors == 1 {
+            let len = count.checked_mul(dimension).and_then(|n| n.checked_mul(4));
+            let bytes = read_exactly(file, len.ok_or_else(invalid)?)?;
+            let (chunks, _) = bytes.as_chunks::<4>();
+            let data = chunks.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            Some(Embeddings::new(data, dimension).ok_or_else(invalid)?)
+        } else {
+            None
+        };
+        let mut rest = [0; 1];
+        if file.read(&mut rest)? != 0 {
+            return Err(invalid());
+        }
+        Ok(Self {
+            count,
+            drawn,
+            gaussian,
+            vectors,
+        })
+    }
+}
+
+/// So many bytes; memory grows with what is really there.
+fn read_exactly(file: &mut dyn Read, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(len as u64).read_to_end(&mut bytes)?;
+    if bytes.len() != len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::random;
+    use super::*;
+
+    const BOTH: Needs = Needs {
+        moments: true,
+        vectors: true,
+    };
+
+    #[test]
+    fn fid_draws_as_the_original_does() {
+        assert_eq!(fid_draw(5, None, 0, 0), [1; 5]);
+        assert_eq!(fid_draw(5, Some(5), 0, 0), [1; 5]);
+        let fewer = fid_draw(50, Some(20), 0, 0);
+        assert_eq!(fewer.iter().sum::<usize>(), 20);
+        assert!(fewer.iter().all(|times| *times <= 1));
+        let more = fid_draw(50, Some(400), 0, 0);
+        assert_eq!(more.iter().sum::<usize>(), 400);
+        assert!(more.iter().any(|times| *times > 8));
+        assert_ne!(fewer, fid_draw(50, Some(20), 0, 1));
+        assert_eq!(fewer, fid_draw(50, Some(20), 0, 0));
+    }
+
+    #[test]
+    fn repeats_count_in_the_moments_and_not_among_the_vectors() {
+        let vectors = random(3, 2, 0);
+        let mut collector = Collector::new(2, BOTH);
+        collector.push_times(&vectors, |index| index).unwrap();
+        let found = collector.finish("samples").unwrap();
+        assert_eq!((found.count, found.drawn), (3, 3));
+        let mut plain = Collector::new(2, BOTH);
+        plain.push(&vectors.gather(&[1, 2, 2])).unwrap();
+        let plain = plain.finish("samples").unwrap();
+        let mean = |f: &Features| f.gaussian.as_ref().unwrap().mean().to_vec();
+        assert_eq!(mean(&found), mean(&plain));
+        assert_eq!(found.vectors.unwrap().data(), vectors.data());
+    }
+
+    #[test]
+    fn features_come_back_and_damage_is_refused() {
+        let mut collector = Collector::new(3, BOTH);
+        collector.push(&random(7, 3, 1)).unwrap();
+        let features = collector.finish("samples").unwrap();
+        let mut bytes = Vec::new();
+        features.encode(&mut bytes).unwrap();
+        let back = Features::decode(&mut bytes.as_slice()).unwrap();
+        assert_eq!((back.count, back.drawn), (7, 7));
+        assert_eq!(back.vectors.unwrap().data(), random(7, 3, 1).data());
+        let covariance = |g: &Option<Gaussian>| g.as_ref().unwrap().covariance();
+        assert_eq!(covariance(&back.gaussian), covariance(&features.gaussian));
+        for end in [0, 10, 60, bytes.len() - 1] {
+            assert!(Features::decode(&mut &bytes[..end]).is_err(), "{end}");
+        }
+        bytes.push(0);
+        assert!(Features::decode(&mut bytes.as_slice()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn damage_never_panics(
+            hits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        ) {
+            let mut collector = Collector::new(2, BOTH);
+            collector.push(&random(4, 2, 1)).unwrap();
+            let mut bytes = Vec::new();
+            collector.finish("samples").unwrap().encode(&mut bytes).unwrap();
+            for (place, value) in hits {
+                let place = place.index(bytes.len());
+                bytes[place] = value;
+            }
+            let _ = Features::decode(&mut bytes.as_slice());
+        }
+    }
+}

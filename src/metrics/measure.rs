@@ -1,0 +1,199 @@
+//! Two sets to figures.
+
+use candle_core::Device;
+
+use super::features::Features;
+use super::frechet::Frechet;
+use super::inception_score::{Classifier, SPLITS, inception_score};
+use super::kid::kernel_distance;
+use super::precision_recall::precision_recall;
+use super::{EvaluationConfig, MetricKind, MetricsError};
+use crate::embedders::Embeddings;
+
+/// A reference with everything that can be computed from it alone.
+pub struct Reference {
+    features: Features,
+    frechet: Option<Frechet>,
+}
+
+impl Reference {
+    /// Prepares distances from a set.
+    ///
+    /// # Errors
+    /// As [`Frechet::new`].
+    pub fn new(features: Features) -> Result<Self, MetricsError> {
+        let frechet = features.gaussian.as_ref().map(Frechet::new).transpose()?;
+        Ok(Self { features, frechet })
+    }
+}
+
+/// What a figure is computed with.
+pub struct Measuring<'a> {
+    /// k, subsets, seeds.
+    pub config: &'a EvaluationConfig,
+    /// Where the embedder's weights have one.
+    pub classifier: Option<&'a Classifier>,
+    /// Where neighbours are searched.
+    pub device: &'a Device,
+    /// Asked now and then.
+    pub go_on: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// One number of quality.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figure {
+    /// What it is called.
+    pub name: &'static str,
+    /// The number.
+    pub value: f64,
+    /// From where to where it is known, if that is estimated.
+    pub interval: Option<(f64, f64)>,
+    /// Samples that it was computed on.
+    pub samples: usize,
+    /// Images of the reference; `None` where the file of statistics does not say.
+    pub reference: Option<usize>,
+    /// How, for people.
+    pub details: String,
+}
+
+/// The figures of one metric. `reference_images` is their number, if it is known.
+///
+/// # Errors
+/// [`MetricsError`] of the metric; [`MetricsError::Config`] when a set was not prepared for it.
+pub fn measure(
+    metric: MetricKind,
+    samples: &Features,
+    reference: &Reference,
+    reference_images: Option<usize>,
+    with: &Measuring<'_>,
+) -> Result<Vec<Figure>, MetricsError> {
+    let unprepared = || MetricsError::Config {
+        key: "metrics",
+        message: format!("the sets were not prepared for `{metric}`"),
+    };
+    fn vectors(features: &Features) -> Option<&Embeddings> {
+        features.vectors.as_ref()
+    }
+    let figure = |name, value, interval, details: String| Figure {
+        name,
+        value,
+        interval,
+        samples: samples.count,
+        reference: reference_images,
+        details,
+    };
+    Ok(match metric {
+        MetricKind::Fid => {
+            let frechet = reference.frechet.as_ref().ok_or_else(unprepared)?;
+            let gaussian = samples.gaussian.as_ref().ok_or_else(unprepared)?;
+            let details = match samples.drawn {
+                drawn if drawn == samples.count => String::new(),
+                drawn if drawn < samples.count => {
+                    format!("{drawn} of {} samples without replacement", samples.count)
+                }
+                drawn => format!("{drawn} of {} samples with replacement", samples.count),
+            };
+            vec![Figure {
+                samples: samples.drawn,
+                ..figure("fid", frechet.distance(gaussian)?, None, details)
+            }]
+        }
+        MetricKind::PrecisionRecall => {
+            let k = with.config.nearest_neighbors;
+            let found = precision_recall(
+                vectors(&reference.features).ok_or_else(unprepared)?,
+                vectors(samples).ok_or_else(unprepared)?,
+                k,
+                with.device,
+                with.go_on,
+            )?;
+            let details = format!("k = {k}");
+            vec![
+                figure("precision", found.precision, None, details.clone()),
+                figure("recall", found.recall, None, details),
+            ]
+        }
+        MetricKind::Kid => {
+            let options = with.config.kid();
+            let kid = kernel_distance(
+                vectors(&reference.features).ok_or_else(unprepared)?,
+                vectors(samples).ok_or_else(unprepared)?,
+                options,
+                with.go_on,
+            )?;
+            let details = format!(
+                "mean of {} subsets of {}; standard deviation {:.3e}; 95 % interval of the mean over subsets",
+                options.subsets, kid.subset_size, kid.deviation
+            );
+            vec![figure("kid", kid.mean, Some(kid.interval), details)]
+        }
+        MetricKind::InceptionScore => {
+            let classifier = with.classifier.ok_or_else(unprepared)?;
+            let score = inception_score(
+                vectors(samples).ok_or_else(unprepared)?,
+                classifier,
+                with.config.seed,
+            )?;
+            let details = format!(
+                "mean of {SPLITS} splits; standard deviation {:.3e}",
+                score.deviation
+            );
+            vec![Figure {
+                reference: Some(0),
+                ..figure("inception-score", score.mean, None, details)
+            }]
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::features::Collector;
+    use super::super::testing::random;
+    use super::*;
+    use crate::metrics::Needs;
+
+    fn features(count: usize, sample: u64, needs: Needs) -> Features {
+        let mut collector = Collector::new(4, needs);
+        collector.push(&random(count, 4, sample)).unwrap();
+        collector.finish("samples").unwrap()
+    }
+
+    #[test]
+    fn every_metric_gives_its_figures_from_what_it_says_it_needs() {
+        let config = EvaluationConfig::of(MetricKind::ALL.to_vec());
+        let classifier = Classifier::new(
+            random(3, 4, 9)
+                .data()
+                .iter()
+                .map(|v| f64::from(*v))
+                .collect(),
+            4,
+        );
+        let with = Measuring {
+            config: &config,
+            classifier: classifier.as_ref(),
+            device: &Device::Cpu,
+            go_on: &|| true,
+        };
+        let mut names = Vec::new();
+        for metric in MetricKind::ALL {
+            let samples = features(40, 1, metric.of_samples());
+            let reference = Reference::new(features(50, 2, metric.of_reference())).unwrap();
+            let figures = measure(metric, &samples, &reference, Some(50), &with).unwrap();
+            assert!(
+                figures
+                    .iter()
+                    .all(|f| f.value.is_finite() && f.samples == 40)
+            );
+            names.extend(figures.into_iter().map(|figure| figure.name));
+        }
+        assert_eq!(
+            names,
+            ["fid", "precision", "recall", "kid", "inception-score"]
+        );
+        let nothing = features(40, 1, Needs::default());
+        let reference = Reference::new(features(50, 2, Needs::default())).unwrap();
+        assert!(measure(MetricKind::Kid, &nothing, &reference, None, &with).is_err());
+    }
+}

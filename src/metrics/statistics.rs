@@ -1,0 +1,193 @@
+//! Means and covariances as files: `.npz` with `mu [d]` and `sigma [d, d]`, as clean-fid and pytorch-fid
+//! publish them. Ours say in addition what they are of: `count`, `resolution` and `embedder`.
+
+use std::io::{Seek, Write};
+use std::path::Path;
+
+use super::MetricsError;
+use super::moments::Gaussian;
+use crate::images::{NpzError, NpzReader, NpzWriter};
+
+/// A reference that is given as its mean and covariance.
+pub struct Statistics {
+    /// Mean and covariance.
+    pub gaussian: Gaussian,
+    /// Images that they are of, if the file says so.
+    pub count: Option<usize>,
+    /// Rows and columns to which the images were brought first, if the file says so.
+    pub resolution: Option<usize>,
+    /// Digest of the embedder, if the file says so.
+    pub embedder: Option<String>,
+}
+
+impl Statistics {
+    /// Whether a file is an `.npz` of statistics, by its arrays' names.
+    #[must_use]
+    pub fn are_in(path: &Path) -> bool {
+        path.is_file() && NpzReader::open(path).is_ok_and(|npz| npz.has("mu") && npz.has("sigma"))
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`MetricsError::Statistics`] naming the array, [`MetricsError::OtherStatistics`] when they are no
+    /// mean and covariance.
+    pub fn open(path: &Path) -> Result<Self, MetricsError> {
+        let failed = |source| MetricsError::Statistics {
+            path: path.to_owned(),
+            source,
+        };
+        let mut npz = NpzReader::open(path).map_err(failed)?;
+        let (_, mean) = npz.f64s("mu").map_err(failed)?;
+        let (shape, covariance) = npz.f64s("sigma").map_err(failed)?;
+        if shape != [mean.len(), mean.len()] {
+            return Err(failed(NpzError::Array {
+                key: "sigma".to_owned(),
+                found: format!("{shape:?}"),
+                expected: format!("[{0}, {0}], as `mu` has {0} numbers", mean.len()),
+            }));
+        }
+        let gaussian =
+            Gaussian::new(mean, &covariance).map_err(|error| MetricsError::OtherStatistics {
+                path: path.to_owned(),
+                message: error.to_string(),
+            })?;
+        let mut number = |key: &str| -> Result<Option<usize>, MetricsError> {
+            if !npz.has(key) {
+                return Ok(None);
+            }
+            let (_, values) = npz.i64s(key).map_err(failed)?;
+            Ok(values.first().and_then(|v| usize::try_from(*v).ok()))
+        };
+        let (count, resolution) = (number("count")?, number("resolution")?);
+        let embedder = if npz.has("embedder") {
+            let (_, bytes) = npz.i64s("embedder").map_err(failed)?;
+            let text: String = bytes
+                .iter()
+                .filter_map(|byte| u8::try_from(*byte).ok().map(char::from))
+                .collect();
+            Some(text)
+        } else {
+            None
+        };
+        Ok(Self {
+            gaussian,
+            count,
+            resolution,
+            embedder,
+        })
+    }
+
+    /// Writes an archive that [`Statistics::open`] and other programs read.
+    ///
+    /// # Errors
+    /// [`NpzError`].
+    pub fn write(&self, file: impl Write + Seek) -> Result<(), NpzError> {
+        let dimension = self.gaussian.dimension();
+        let mut npz = NpzWriter::new(file);
+        npz.f64s("mu", &[dimension], self.gaussian.mean())?;
+        let covariance = self.gaussian.covariance();
+        npz.f64s("sigma", &[dimension, dimension], &covariance)?;
+        for (key, value) in [("count", self.count), ("resolution", self.resolution)] {
+            if let Some(value) = value {
+                npz.i64s(key, &[1], &[value as i64])?;
+            }
+        }
+        if let Some(embedder) = &self.embedder {
+            // Text as bytes: there is no array of texts that every reader of `.npz` takes.
+            let bytes: Vec<i64> = embedder.bytes().map(i64::from).collect();
+            npz.i64s("embedder", &[bytes.len()], &bytes)?;
+        }
+        npz.finish()?;
+        Ok(())
+    }
+
+    /// Refuses statistics that say that they are of another space than `dimension`, `resolution` and
+    /// `embedder` make.
+    ///
+    /// # Errors
+    /// [`MetricsError::OtherStatistics`].
+    pub fn check(
+        &self,
+        path: &Path,
+        dimension: usize,
+        resolution: usize,
+        embedder: &str,
+    ) -> Result<(), MetricsError> {
+        let refuse = |message: String| {
+            Err(MetricsError::OtherStatistics {
+                path: path.to_owned(),
+                message,
+            })
+        };
+        if self.gaussian.dimension() != dimension {
+            return refuse(format!(
+                "`mu` has {} numbers, and the embedder's vectors {dimension}",
+                self.gaussian.dimension()
+            ));
+        }
+        if let Some(found) = self.resolution
+            && found != resolution
+        {
+            return refuse(format!(
+                "of images at {found} pixels, and the samples are compared at {resolution}"
+            ));
+        }
+        if self.embedder.as_deref().is_some_and(|e| e != embedder) {
+            return refuse("made by another embedder, or with other weights".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statistics() -> Statistics {
+        Statistics {
+            gaussian: Gaussian::new(vec![1.0, 2.0], &[2.0, 0.5, 0.5, 3.0]).unwrap(),
+            count: Some(7),
+            resolution: Some(32),
+            embedder: Some("abc".to_owned()),
+        }
+    }
+
+    #[test]
+    fn statistics_come_back_and_say_what_they_are_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.npz");
+        let file = std::fs::File::create(&path).unwrap();
+        statistics().write(file).unwrap();
+        assert!(Statistics::are_in(&path));
+        let back = Statistics::open(&path).unwrap();
+        assert_eq!(back.gaussian.covariance(), [2.0, 0.5, 0.5, 3.0]);
+        assert_eq!((back.count, back.resolution), (Some(7), Some(32)));
+        back.check(&path, 2, 32, "abc").unwrap();
+        for (dimension, resolution, embedder) in [(3, 32, "abc"), (2, 64, "abc"), (2, 32, "abd")] {
+            assert!(back.check(&path, dimension, resolution, embedder).is_err());
+        }
+    }
+
+    #[test]
+    fn files_of_others_need_only_mean_and_covariance() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.npz");
+        let write = |shape: &[usize], sigma: &[f64]| {
+            let mut npz = NpzWriter::new(std::fs::File::create(&path).unwrap());
+            npz.f64s("mu", &[1], &[0.5]).unwrap();
+            npz.f64s("sigma", shape, sigma).unwrap();
+            npz.finish().unwrap();
+            Statistics::open(&path)
+        };
+        let plain = write(&[1, 1], &[2.0]).unwrap();
+        assert!(plain.count.is_none() && plain.check(&path, 1, 99, "any").is_ok());
+        let error = write(&[1, 2], &[2.0, 1.0]).err().unwrap().to_string();
+        assert!(
+            error.contains("s.npz") && error.contains("sigma"),
+            "{error}"
+        );
+        assert!(write(&[1, 1], &[f64::NAN]).is_err());
+        assert!(!Statistics::are_in(folder.path()));
+    }
+}

@@ -1,0 +1,350 @@
+//! `[evaluation]` within a run.
+
+use std::path::Path;
+
+use dpsyn::embedders::Embeddings;
+use dpsyn::images::SamplesReader;
+use dpsyn::metrics::frechet::Frechet;
+use dpsyn::metrics::moments::{Gaussian, Moments};
+
+use crate::support::{CLASSES, PER_CLASS, SIZE, World, private_image, released};
+
+const MARK: &str = "[private, not for release]";
+const METRICS: &str = "evaluation.metrics=[\"fid\", \"precision-recall\", \"kid\"]";
+/// What a row holds, in order.
+const FIELDS: usize = 13;
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Population, figure and value of each row.
+fn rows(csv: &str) -> Vec<(u32, String, f64)> {
+    let rows = csv.lines().skip(1).map(|line| {
+        let fields: Vec<&str> = line.split(',').collect();
+        assert_eq!(fields.len(), FIELDS, "{line}");
+        let population = fields[0].parse().unwrap();
+        (population, fields[1].to_owned(), fields[2].parse().unwrap())
+    });
+    rows.collect()
+}
+
+fn gaussian<'a>(images: impl Iterator<Item = &'a [u8]>) -> Gaussian {
+    let levels: Vec<f32> = images.flatten().map(|v| f32::from(*v)).collect();
+    let mut moments = Moments::new(SIZE * SIZE * 3);
+    moments
+        .push(&Embeddings::new(levels, SIZE * SIZE * 3).unwrap())
+        .unwrap();
+    moments.finish("images").unwrap()
+}
+
+/// FID on pixels, from the released samples and the private images.
+fn expected_fid(world: &World, population: u32) -> f64 {
+    let path = world.path(&format!("out/{population}/samples.npz"));
+    let mut reader = SamplesReader::open(&path).unwrap();
+    let samples = reader.read(0..reader.len()).unwrap();
+    let private: Vec<Vec<u8>> = (0..CLASSES.len())
+        .flat_map(|class| (0..PER_CLASS).map(move |index| private_image(class, index)))
+        .collect();
+    let reference = Frechet::new(&gaussian(private.iter().map(Vec::as_slice))).unwrap();
+    reference.distance(&gaussian(samples.iter())).unwrap()
+}
+
+#[test]
+fn without_it_nothing_of_it_appears() {
+    let world = World::new();
+    let text = world.succeed(&[]);
+    assert!(!text.contains(MARK) && !text.contains("fid"), "{text}");
+    assert!(!world.path("out/metrics.csv").exists());
+    assert!(!world.path("out/private/metrics.csv").exists());
+    assert!(!world.path("out/private/evaluation").exists());
+    assert!(!read(&world.path("out/config.toml")).contains("evaluation"));
+    // No metrics are no evaluation.
+    let text = world.succeed(&["--resume", "--set", "evaluation.metrics=[]"]);
+    assert!(!text.contains(MARK), "{text}");
+    assert!(!world.path("out/private/metrics.csv").exists());
+}
+
+#[test]
+fn figures_of_private_images_stay_private_and_say_what_they_compare() {
+    let world = World::new();
+    let output = world.run(&["--set", METRICS]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    let csv = read(&world.path("out/private/metrics.csv"));
+    let rows = rows(&csv);
+    let names: Vec<&str> = rows.iter().map(|row| row.1.as_str()).collect();
+    assert_eq!(names, ["fid", "precision", "recall", "kid"].repeat(4));
+    for line in csv.lines().skip(1) {
+        let known = "16,24,private images,pixels,8,f32,";
+        assert!(line.contains(known), "{line}");
+    }
+    for (population, name, value) in &rows {
+        if name == "fid" {
+            let expected = expected_fid(&world, *population);
+            assert!(
+                (value - expected).abs() < 1e-6 * expected,
+                "{value} {expected}"
+            );
+        }
+    }
+    // On the terminal each has its mark; nowhere else is any of them.
+    let marked: Vec<&str> = text.lines().filter(|line| line.contains(MARK)).collect();
+    assert_eq!(marked.len(), rows.len(), "{text}");
+    for (line, (population, name, value)) in marked.iter().zip(&rows) {
+        let expected = format!("{MARK} {population}: {name} {value:.6}");
+        assert!(line.starts_with(&expected), "{line} is not {expected}");
+        assert!(line.contains("16 samples against 24 images of private images"));
+    }
+    let unmarked: Vec<&str> = text.lines().filter(|line| !line.contains(MARK)).collect();
+    let unmarked = unmarked.join("\n").into_bytes();
+    let mut places = released(&world.path("out"));
+    places.push(("standard output".into(), output.stdout));
+    places.push(("unmarked lines".into(), unmarked));
+    for (place, bytes) in &places {
+        let text = String::from_utf8_lossy(bytes);
+        assert!(!text.contains(MARK), "{}", place.display());
+        for (_, name, value) in &rows {
+            // A share such as 0.5 stands in every configuration.
+            if name == "fid" || name == "kid" {
+                for spelling in [
+                    value.to_string(),
+                    format!("{value:.6}"),
+                    format!("{value:.3}"),
+                ] {
+                    assert!(
+                        !text.contains(&spelling),
+                        "{name} {spelling} is in {}",
+                        place.display()
+                    );
+                }
+                for raw in [
+                    value.to_le_bytes().to_vec(),
+                    (*value as f32).to_le_bytes().to_vec(),
+                ] {
+                    let found = bytes.windows(raw.len()).any(|window| window == raw);
+                    assert!(!found, "{name} is in {}", place.display());
+                }
+            }
+        }
+    }
+    #[cfg(unix)]
+    for name in ["out/private", "out/private/evaluation"] {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(world.path(name))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700, "{name}");
+    }
+}
+
+#[test]
+fn what_was_computed_is_kept_and_only_what_is_missing_is_computed() {
+    let world = World::new();
+    // A run that was finished before anybody asked for figures.
+    world.succeed(&[]);
+    let samples = std::fs::read(world.path("out/3/samples.npz")).unwrap();
+    let fid = ["--resume", "--set", "evaluation.metrics=[\"fid\"]"];
+    let text = world.succeed(&[&fid[..], &["--set", "evaluation.every=2"]].concat());
+    assert_eq!(text.matches(MARK).count(), 3, "populations 0, 2, 3: {text}");
+    let text = world.succeed(&fid);
+    assert_eq!(text.matches(MARK).count(), 1, "population 1: {text}");
+    let path = world.path("out/private/metrics.csv");
+    let before = read(&path);
+    assert_eq!(rows(&before).len(), 4);
+    // The whole is made again of its parts.
+    std::fs::remove_file(&path).unwrap();
+    let text = world.succeed(&fid);
+    assert!(!text.contains(MARK), "{text}");
+    assert_eq!(read(&path), before);
+    // Another metric, then another k: rows of both.
+    let more = |k: &str| {
+        let text = world.succeed(&["--resume", "--set", METRICS, "--set", k]);
+        text.matches(MARK).count()
+    };
+    assert_eq!(more("evaluation.nearest_neighbors=3"), 12);
+    assert_eq!(more("evaluation.nearest_neighbors=2"), 8);
+    assert_eq!(more("evaluation.nearest_neighbors=3"), 0);
+    let all = rows(&read(&path));
+    assert_eq!(all.len(), 4 * (1 + 2 + 2 + 1));
+    assert!(all.is_sorted_by_key(|row| row.0));
+    // The samples are what they were, as is the budget.
+    assert!(std::fs::read(world.path("out/3/samples.npz")).unwrap() == samples);
+}
+
+#[test]
+fn an_embedder_of_its_own_and_a_number_of_samples_for_fid() {
+    let world = World::new();
+    let own = |numbers: &str, folder: &str| {
+        world.succeed(&[
+            "--set",
+            "evaluation.metrics=[\"fid\", \"kid\"]",
+            "--set",
+            "evaluation.embedder={type = \"pixels\", size = 4, greyscale = true}",
+            "--set",
+            numbers,
+            "--out",
+            folder,
+        ]);
+        read(&world.path(&format!("{folder}/private/metrics.csv")))
+    };
+    let fewer = own("evaluation.num_fid_samples=10", "fewer");
+    assert!(
+        fewer.contains(
+            ",10,24,private images,grey pixels,4,f32,10 of 16 samples without replacement,"
+        ),
+        "{fewer}"
+    );
+    assert!(
+        fewer.contains(",16,24,private images,grey pixels,4,f32,mean of 100 subsets of 16;"),
+        "{fewer}"
+    );
+    let more = own("evaluation.num_fid_samples=40", "more");
+    assert!(
+        more.contains(",40,24,private images,grey pixels,4,f32,40 of 16 samples with replacement,"),
+        "{more}"
+    );
+}
+
+#[test]
+fn a_reference_that_is_declared_public_is_not_marked() {
+    let world = World::new();
+    let against = [
+        "--set",
+        METRICS,
+        "--set",
+        "evaluation.reference=data",
+        "--set",
+        "evaluation.reference_is_public=true",
+    ];
+    let text = world.succeed(&against);
+    assert!(!text.contains(MARK) && text.contains("3: fid "), "{text}");
+    let csv = read(&world.path("out/metrics.csv"));
+    assert_eq!(rows(&csv).len(), 16);
+    assert!(csv.contains(",24,data,pixels,8,f32,"), "{csv}");
+    assert!(!world.path("out/private/metrics.csv").exists());
+    let text = world.succeed(&[&against[..], &["--resume"]].concat());
+    assert!(!text.contains("fid"), "{text}");
+    assert_eq!(read(&world.path("out/metrics.csv")), csv);
+    // Its statistics are kept under what they are of, and can be given again.
+    let kept = std::fs::read_dir(world.path("out"))
+        .unwrap()
+        .find_map(|entry| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            name.starts_with("reference-").then_some(name)
+        });
+    let kept = format!("evaluation.reference=out/{}", kept.unwrap());
+    world.succeed(&[
+        "--out",
+        "again",
+        "--set",
+        "evaluation.metrics=[\"fid\"]",
+        "--set",
+        &kept,
+        "--set",
+        "evaluation.reference_is_public=true",
+    ]);
+    assert_eq!(rows(&read(&world.path("again/metrics.csv"))).len(), 4);
+    // Undeclared, the same folder counts as private.
+    let text = world.succeed(&[
+        "--out",
+        "held",
+        "--set",
+        METRICS,
+        "--set",
+        "evaluation.reference=data",
+    ]);
+    assert_eq!(text.matches(MARK).count(), 16, "{text}");
+    assert!(!world.path("held/metrics.csv").exists());
+    assert_eq!(
+        rows(&read(&world.path("held/private/metrics.csv"))).len(),
+        16
+    );
+}
+
+#[test]
+fn what_cannot_be_evaluated_is_refused_before_anything_is_spent() {
+    let world = World::new();
+    let refused = |code: i32, sets: &[&str], expected: &[&str]| {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+        let text = world.fail(code, &sets);
+        for part in expected {
+            assert!(text.contains(part), "`{part}` is not in: {text}");
+        }
+        assert!(!world.path("out").exists(), "something was left: {text}");
+    };
+    refused(
+        2,
+        &["evaluation.metrics=[\"fd\"]"],
+        &["unknown value `fd`", "did you mean `fid`"],
+    );
+    refused(
+        2,
+        &["evaluation.every=2"],
+        &["missing key `metrics`", "[evaluation]"],
+    );
+    refused(
+        2,
+        &[METRICS, "evaluation.evry=2"],
+        &["unknown key `evry`", "`every`"],
+    );
+    refused(
+        2,
+        &[METRICS, "evaluation.every=0"],
+        &["evaluation.every", "at least 1"],
+    );
+    refused(
+        2,
+        &[METRICS, "evaluation.nearest_neighbors=16"],
+        &["evaluation.nearest_neighbors", "at least 17 samples"],
+    );
+    refused(
+        2,
+        &[METRICS, "evaluation.reference_is_public=true"],
+        &["evaluation.reference_is_public"],
+    );
+    refused(
+        2,
+        &["evaluation.metrics=[\"inception-score\"]"],
+        &["inception-score", "classifier", "pixels"],
+    );
+    refused(
+        2,
+        &[METRICS, "evaluation.embedder={type = \"pixel\"}"],
+        &["evaluation.embedder", "`pixel`"],
+    );
+    refused(
+        2,
+        &[METRICS, "evaluation.embedder=\"pixels\""],
+        &["[evaluation.embedder]"],
+    );
+    refused(
+        4,
+        &[
+            METRICS,
+            "evaluation.embedder={type = \"inception\", weights = \"none.pth\", resolution = 8}",
+        ],
+        &["none.pth"],
+    );
+    refused(3, &[METRICS, "evaluation.reference=nowhere"], &["nowhere"]);
+    refused(
+        3,
+        &[METRICS, "evaluation.reference=run.toml"],
+        &["run.toml", "neither a folder"],
+    );
+    std::fs::create_dir(world.path("broken")).unwrap();
+    std::fs::write(world.path("broken/a_1.png"), "no image").unwrap();
+    refused(3, &[METRICS, "evaluation.reference=broken"], &["a_1.png"]);
+}
+
+#[test]
+fn a_dry_run_says_where_figures_would_go() {
+    let world = World::new();
+    let output = world.run(&["--dry-run", "--set", METRICS]);
+    let plan = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        plan.contains("evaluation: fid, precision-recall, kid against the private images; figures go to private/metrics.csv, not for release"),
+        "{plan}"
+    );
+}
