@@ -63,6 +63,12 @@ impl ClipTokenizer {
             .build()
             .map_err(|error| format(format!("with its merges.txt: {error}")))?;
         let mut tokenizer = Tokenizer::new(model);
+        // Asked now: special tokens that a vocabulary lacks would be added to it below.
+        let id = |token: &str| {
+            let found = tokenizer.token_to_id(token);
+            found.ok_or_else(|| format(format!("it has no token \"{token}\"")))
+        };
+        let (begin, end) = (id(BEGIN)?, id(END)?);
         let build = |tokenizer: &mut Tokenizer| -> tokenizers::Result<()> {
             let spaces = ReplacePattern::Regex(r"\s+".to_owned());
             tokenizer.with_normalizer(Some(Sequence::new(vec![
@@ -81,13 +87,6 @@ impl ClipTokenizer {
             Ok(())
         };
         build(&mut tokenizer).map_err(|error| format(error.to_string()))?;
-        // Special tokens that a vocabulary lacks would have been added to it.
-        let known = tokenizer.get_vocab_size(false);
-        let id = |token: &str| match tokenizer.token_to_id(token) {
-            Some(id) if (id as usize) < known => Ok(id),
-            _ => Err(format(format!("it has no token \"{token}\""))),
-        };
-        let (begin, end) = (id(BEGIN)?, id(END)?);
         Ok(Self {
             tokenizer,
             begin,
