@@ -212,7 +212,7 @@ fn bad_input_ends_with_its_code_before_anything_is_done() {
     let data = ["samples.npz", "--against", "data"];
     let with = |more: &[&'static str]| [&data[..], more].concat();
     refused(2, &data, "--weights");
-    refused(2, &with(&["--embedder", "pixle"]), "inception, pixels");
+    refused(2, &with(&["--embedder", "pixle"]), "inception, clip, pixels");
     refused(
         2,
         &with(&["--embedder", "pixels", "--weights", "x"]),
