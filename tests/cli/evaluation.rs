@@ -280,7 +280,10 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_spent() {
     refused(
         2,
         &["evaluation.metrics=[\"fd\"]"],
-        &["unknown value `fd`", "did you mean `fid`"],
+        &[
+            "unknown value `fd`",
+            "expected one of fid, precision-recall",
+        ],
     );
     refused(
         2,
