@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::DeviceChoice;
 use crate::metrics::MetricKind;
+use crate::metrics::downstream::ClassifierKind;
 use crate::privacy::Adjacency;
 
 /// Differentially private synthetic images by Private Evolution.
@@ -64,10 +65,10 @@ pub struct EvalArguments {
     /// What to compare with: a folder of images, an `.npz` of images, or an `.npz` with mu and sigma
     #[arg(long, value_name = "PATH")]
     pub against: PathBuf,
-    /// Figures: fid, precision-recall, kid, inception-score
+    /// Figures: fid, precision-recall, kid, inception-score, memorisation, downstream
     #[arg(long, value_delimiter = ',', default_value = "fid")]
     pub metrics: Vec<MetricKind>,
-    /// The space of the figures: inception or pixels
+    /// The space of the figures: inception, clip or pixels
     #[arg(long, default_value = "inception")]
     pub embedder: String,
     /// The embedder's weights
@@ -91,13 +92,21 @@ pub struct EvalArguments {
     /// Images of each set in one of them, at most [default: 1000]
     #[arg(long, value_name = "N")]
     pub kid_subset_size: Option<usize>,
-    /// Which subsets are drawn
+    /// What `downstream` trains on the labelled samples and tests on the labelled reference: logistic (on
+    /// embeddings) or cnn (on pixels) [default: logistic]
+    #[arg(long, value_name = "KIND")]
+    pub classifier: Option<ClassifierKind>,
+    /// Trainings of the cnn, from --seed on; logistic draws nothing [default: 3]
+    #[arg(long, value_name = "N")]
+    pub seeds: Option<u32>,
+    /// Which subsets are drawn; the cnn's first seed
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Declare the reference public: figures are not marked, and lie outside of private/
     #[arg(long)]
     pub public: bool,
-    /// A folder for metrics.csv and for the reference's features, in private/ unless --public
+    /// A folder for metrics.csv, the reference's features and the closest pairs of memorisation, in private/
+    /// unless --public
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda, cuda:N or metal

@@ -1,15 +1,18 @@
 //! `dpsyn eval`: figures of a file of samples against a reference.
 
+use std::path::Path;
+
 use super::args::EvalArguments;
 use super::evaluation::{against, classifier, digest, open_embedder, space};
 use super::exit::CliError;
 use super::progress::{Progress, catch_interrupts};
 use crate::config::ConfigError;
-use crate::embedders::{EmbedderConfig, InceptionConfig, PixelsConfig};
-use crate::evolution::{Evaluation, Evaluator, EvolutionError, Observer, Samples, of_samples};
-use crate::images::{ImagesError, NpzError, SamplesReader};
+use crate::embedders::{ClipConfig, EmbedderConfig, InceptionConfig, PixelsConfig};
+use crate::evolution::{Evaluation, Evaluator, EvolutionError, Observer, Samples, Training};
+use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader};
+use crate::metrics::downstream::{ClassifierKind, DownstreamOptions, match_classes};
 use crate::metrics::features::{SampleFeatures, fid_draw};
-use crate::metrics::{EvaluationConfig, Sizes};
+use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Sizes};
 
 /// Samples read at a time.
 const CHUNK: usize = 512;
@@ -43,6 +46,19 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
             return Err(refuse("--resolution", message));
         }
     };
+    let downstream = config.metrics.contains(&MetricKind::Downstream);
+    let pixels = downstream && config.downstream.classifier == ClassifierKind::Cnn;
+    if pixels && (height, width) != (resolution, resolution) {
+        let message = format!(
+            "`cnn` learns from the samples as they are, of {height}x{width} pixels: images of \
+             {resolution}x{resolution} are another size"
+        );
+        return Err(refuse("--classifier", message));
+    }
+    let labels = match downstream {
+        true => reader.labels().map_err(failed)?,
+        false => Vec::new(),
+    };
     let embedder_config = embedder(arguments, resolution)?;
     embedder_config.validate()?;
     let (embedder, weights) = open_embedder(&embedder_config, (height, width), &device)?;
@@ -57,6 +73,15 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
             dimension: embedder.dimension(),
         })
         .map_err(|(key, message)| refuse(flag(key), message))?;
+    let mut training = None;
+    if let Some(classes) = against.classes().filter(|_| downstream) {
+        let names = class_names(path)?;
+        training = Some(Training {
+            labels: match_classes(&labels, names.as_deref(), classes)
+                .map_err(|error| EvolutionError::from(MetricsError::from(error)))?,
+            images: pixels.then(|| ImageBatch::empty(height, width)),
+        });
+    }
     let name = digest(path)?;
     if let Some(out) = &arguments.out {
         std::fs::create_dir_all(out).map_err(|source| EvolutionError::Io {
@@ -78,7 +103,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
 
     let total = reader.len();
     let times = fid_draw(total, config.num_fid_samples, config.seed, 0);
-    let mut features = SampleFeatures::new(&*embedder, of_samples(&config.metrics), times);
+    let mut features = SampleFeatures::new(&*embedder, config.of_samples(), times);
     let mut done = 0;
     progress.begin("embedding samples", total as u64);
     reader.for_each_batch(
@@ -90,6 +115,9 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
                 return Err(EvolutionError::Interrupted);
             }
             features.take(&batch)?;
+            if let Some(images) = training.as_mut().and_then(|t| t.images.as_mut()) {
+                images.extend(&batch).map_err(ImagesError::from)?;
+            }
             done += batch.len();
             progress.advance(done as u64);
             Ok(())
@@ -97,10 +125,51 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     )?;
     progress.end();
     let features = features.finish().map_err(EvolutionError::from)?;
-    evaluator.file(&Samples::File(path, &name), &features, &mut |line| {
+    let samples = Samples::File(path, &name);
+    evaluator.file(&samples, &features, training.as_ref(), &mut |line| {
         super::print(&line);
     })?;
+    let drawn = evaluator.draw_pairs(&samples, &mut |take| {
+        reader.for_each_batch(
+            total,
+            CHUNK,
+            |source| EvolutionError::from(failed(source)),
+            |batch| {
+                take(&batch);
+                Ok(())
+            },
+        )
+    })?;
+    if let Some(drawn) = drawn {
+        progress.line(&format!("closest pairs: {}", drawn.display()));
+    }
     Ok(())
+}
+
+/// The class names of the run that made the samples, in the order of their labels: from the `privacy.json`
+/// of the result folder in which they lie, if they do.
+fn class_names(samples: &Path) -> Result<Option<Vec<String>>, CliError> {
+    let Some(folder) = samples.parent().and_then(Path::parent) else {
+        return Ok(None);
+    };
+    let path = folder.join("privacy.json");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(EvolutionError::Io { path, source }.into()),
+    };
+    let names = serde_json::from_str::<serde_json::Value>(&text)
+        .ok()
+        .and_then(|statement| statement.pointer("/declared_public/class_names").cloned())
+        .and_then(|names| serde_json::from_value(names).ok());
+    match names {
+        Some(names) => Ok(Some(names)),
+        None => Err(EvolutionError::State(format!(
+            "{}: expected a run's privacy statement with declared_public.class_names",
+            path.display()
+        ))
+        .into()),
+    }
 }
 
 /// The options as the configuration that `[evaluation]` would be.
@@ -131,6 +200,18 @@ fn config(arguments: &EvalArguments) -> Result<EvaluationConfig, CliError> {
     config.kid_subsets = arguments.kid_subsets.unwrap_or(config.kid_subsets);
     config.kid_subset_size = arguments.kid_subset_size.unwrap_or(config.kid_subset_size);
     config.seed = arguments.seed;
+    let downstream = config.metrics.contains(&MetricKind::Downstream);
+    for (flag, given) in [
+        ("--classifier", arguments.classifier.is_some()),
+        ("--seeds", arguments.seeds.is_some()),
+    ] {
+        if given && !downstream {
+            return Err(refuse(flag, "goes with --metrics downstream".to_owned()));
+        }
+    }
+    let classifier = arguments.classifier.unwrap_or_default();
+    config.downstream = DownstreamOptions::new(classifier, arguments.seeds)
+        .map_err(|error| EvolutionError::from(MetricsError::from(error)))?;
     config
         .validate()
         .map_err(|(key, message)| refuse(flag(key), message))?;
@@ -147,6 +228,14 @@ fn embedder(arguments: &EvalArguments, resolution: usize) -> Result<EmbedderConf
         ("inception", None) => Err(refuse(
             "--weights",
             "missing: `inception` needs its weights (or --embedder pixels)".to_owned(),
+        )),
+        ("clip", Some(weights)) => Ok(EmbedderConfig::Clip(ClipConfig {
+            resolution,
+            ..ClipConfig::of(weights)
+        })),
+        ("clip", None) => Err(refuse(
+            "--weights",
+            "missing: `clip` needs its weights (or --embedder pixels)".to_owned(),
         )),
         ("pixels", None) => Ok(EmbedderConfig::Pixels(PixelsConfig {
             size: Some(resolution),

@@ -91,7 +91,7 @@ pub(super) fn against(
     let data = DataConfig {
         path: path.to_owned(),
         image_size,
-        class_conditional: false,
+        class_conditional: config.metrics.contains(&MetricKind::Downstream),
         num_samples: None,
         on_bad_image: OnBadImage::Error,
     };

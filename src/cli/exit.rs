@@ -9,6 +9,8 @@ use crate::evolution::EvolutionError;
 use crate::generators::GeneratorError;
 use crate::images::ImagesError;
 use crate::metrics::MetricsError;
+use crate::metrics::downstream::DownstreamError;
+use crate::metrics::memorisation::MemorisationError;
 use crate::privacy::PrivacyError;
 
 /// The documented exit codes. 0 is success; anything else leaves what was finished on disk.
@@ -121,7 +123,10 @@ impl CliError {
 fn metrics(error: &MetricsError) -> u8 {
     match error {
         MetricsError::Config { .. } => codes::USAGE,
+        MetricsError::Downstream(DownstreamError::Config { .. }) => codes::USAGE,
         MetricsError::TooFew { .. }
+        | MetricsError::Memorisation(MemorisationError::TooFew { .. })
+        | MetricsError::Downstream(DownstreamError::Classes { .. })
         | MetricsError::Covariance { .. }
         | MetricsError::Statistics { .. }
         | MetricsError::OtherStatistics { .. } => codes::DATA,
@@ -133,6 +138,8 @@ fn metrics(error: &MetricsError) -> u8 {
         | MetricsError::NotFinite { .. }
         | MetricsError::Eigenvalues { .. }
         | MetricsError::Nearest(_)
+        | MetricsError::Memorisation(_)
+        | MetricsError::Downstream(_)
         | MetricsError::Embedder(_) => codes::COMPUTE,
         MetricsError::Interrupted => codes::INTERRUPTED,
     }

@@ -12,7 +12,7 @@ use crate::generators::{
     GeneratorError, Operation, improved_diffusion, openai_images, stable_diffusion,
 };
 use crate::images::DataConfig;
-use crate::metrics::EvaluationConfig;
+use crate::metrics::{EvaluationConfig, MetricKind};
 use crate::privacy::PrivacyConfig;
 
 /// `[model]`: the foundation model, told apart by `type`.
@@ -207,6 +207,11 @@ impl Settings {
             evaluation
                 .validate()
                 .map_err(|(key, message)| locations.error(&format!("evaluation.{key}"), message))?;
+            if evaluation.metrics.contains(&MetricKind::Downstream) {
+                let message = "`downstream` needs labelled images that took no part in the run: \
+                               use `dpsyn eval SAMPLES.npz --against TEST_SET --metrics downstream`";
+                return Err(locations.error("evaluation.metrics", message.to_owned()));
+            }
             if let Some(config) = &evaluation.embedder {
                 embedder("evaluation.embedder", config)?;
             }

@@ -40,6 +40,18 @@ fn default_batch_size() -> usize {
 }
 
 impl ClipConfig {
+    /// These weights at CIFAR-10's resolution, everything else by default.
+    #[must_use]
+    pub fn of(weights: PathBuf) -> Self {
+        Self {
+            weights,
+            resolution: 32,
+            batch_size: default_batch_size(),
+            num_attention_heads: None,
+            hidden_act: HiddenAct::default(),
+        }
+    }
+
     /// Checks the values, without reading the weights.
     ///
     /// # Errors

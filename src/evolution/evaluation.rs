@@ -6,6 +6,9 @@
 //! that none is computed twice), together to `private/metrics.csv`, and marked to the terminal. Against
 //! a reference that is declared public, rows go to `metrics.csv`.
 
+mod downstream;
+mod pairs;
+
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -23,11 +26,14 @@ use crate::metrics::features::{Collector, Features, SampleFeatures, fid_draw};
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::{Comparison, Space, csv, merged, rows_of, settings_key};
 use crate::metrics::{
-    EvaluationConfig, Figure, Measuring, MetricKind, Needs, Reference, Statistics, measure,
+    EvaluationConfig, Measured, Measuring, MetricKind, MetricsError, Needs, Reference, Statistics,
+    measure,
 };
 use crate::privacy::{
     EvaluationAsked, Fingerprint, PrivateFolder, Sensitive, sha256_hex, show_marked,
 };
+
+pub use downstream::Training;
 
 /// The file of all rows.
 pub const METRICS: &str = "metrics.csv";
@@ -68,6 +74,12 @@ pub enum Against {
 enum Known {
     Private(Sensitive<Reference>),
     Public(Reference),
+}
+
+/// What a metric found, behind the wall unless the reference is public.
+enum Found {
+    Private(Sensitive<Measured>),
+    Public(Measured),
 }
 
 /// A figure's row and line, written where the figure is known.
@@ -114,6 +126,16 @@ impl Against {
         }
     }
 
+    /// Class names of labelled images: declared public.
+    #[must_use]
+    pub fn classes(&self) -> Option<&[String]> {
+        match self {
+            Self::Private(images, _) => Some(images.classes()),
+            Self::Public(images) => Some(images.classes()),
+            Self::PrivateStatistics(..) | Self::PublicStatistics(_) => None,
+        }
+    }
+
     /// Images that vectors can be had of; `None` for statistics.
     #[must_use]
     pub fn images(&self) -> Option<usize> {
@@ -153,6 +175,8 @@ pub struct Evaluator<'a> {
     asked: EvaluationAsked,
     /// Digest of a public reference.
     public_digest: Option<String>,
+    /// What the last check for memorisation found.
+    closest: Option<Found>,
 }
 
 impl<'a> Evaluator<'a> {
@@ -185,6 +209,7 @@ impl<'a> Evaluator<'a> {
             private,
             asked: EvaluationAsked::by_the_owner(),
             public_digest: None,
+            closest: None,
         })
     }
 
@@ -227,7 +252,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Evaluates a file of samples, whose features were collected before. `show` gets the lines, marked
-    /// where the reference is private.
+    /// where the reference is private. `training` is for [`MetricKind::Downstream`].
     ///
     /// # Errors
     /// See [`EvolutionError`].
@@ -235,10 +260,18 @@ impl<'a> Evaluator<'a> {
         &mut self,
         samples: &Samples<'_>,
         features: &Features,
+        training: Option<&Training>,
         show: &mut dyn FnMut(&str),
     ) -> Result<(), EvolutionError> {
-        let metrics = self.evaluation.config.metrics.clone();
-        self.measure(samples, &metrics, features, None, show)
+        for metric in self.evaluation.config.metrics.clone() {
+            match (metric, training) {
+                (MetricKind::Downstream, Some(training)) => {
+                    self.downstream(samples, features.vectors.as_ref(), training, show)?;
+                }
+                _ => self.measure(samples, &[metric], features, None, show)?,
+            }
+        }
+        Ok(())
     }
 
     /// The metrics whose rows are not there yet.
@@ -400,64 +433,81 @@ impl<'a> Evaluator<'a> {
         for &metric in metrics {
             go_on(evaluation.observer)?;
             evaluation.observer.begin(metric.name(), 1);
-            let settings = self.key(metric)?;
-            let name = part(samples, metric, &settings);
-            let of = Comparison {
-                population: samples.name(),
-                reference: reference_text(evaluation.config),
-                space: &evaluation.space,
-                settings,
-            };
             let with = Measuring {
                 config: evaluation.config,
                 classifier: evaluation.classifier.as_ref(),
                 device: evaluation.device,
                 go_on: &|| !evaluation.observer.interrupted(),
             };
-            let write = |figures: Vec<Figure>| -> Vec<Written> {
-                let written = figures.iter().map(|figure| Written {
-                    row: figure.row(&of),
-                    line: figure.line(&of),
-                });
-                written.collect()
+            let find = |reference: &Reference| measure(metric, features, reference, count, &with);
+            let found: Result<Found, MetricsError> = match &self.known {
+                Some(Known::Private(known)) => known.try_map_ref(find).map(Found::Private),
+                Some(Known::Public(known)) => find(known).map(Found::Public),
+                None => continue,
             };
-            match &self.known {
-                Some(Known::Private(reference)) => {
-                    let figures = reference.try_map_ref(|reference| {
-                        measure(metric, features, reference, count, &with).map(write)
+            evaluation.observer.end();
+            let found = found?;
+            self.put(samples, metric, &found, own, show)?;
+            if metric == MetricKind::Memorisation {
+                self.closest = Some(found);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes and shows what a metric found, where its reference lets it.
+    fn put(
+        &mut self,
+        samples: &Samples<'_>,
+        metric: MetricKind,
+        found: &Found,
+        own: Option<&Sensitive<Fingerprint>>,
+        show: &mut dyn FnMut(&str),
+    ) -> Result<(), EvolutionError> {
+        let settings = self.key(metric)?;
+        let name = part(samples, metric, &settings);
+        let of = Comparison {
+            population: samples.name(),
+            reference: reference_text(self.evaluation.config),
+            space: &self.evaluation.space,
+            settings,
+        };
+        let write = |found: &Measured| -> Vec<Written> {
+            let written = found.figures.iter().map(|figure| Written {
+                row: figure.row(&of),
+                line: figure.line(&of),
+            });
+            written.collect()
+        };
+        match found {
+            Found::Private(found) => {
+                let figures = found.map_ref(write);
+                if let Some((folder, inside)) = &self.private {
+                    let rows = figures.map_ref(|all| {
+                        all.iter()
+                            .map(|figure| figure.row.clone())
+                            .collect::<Vec<_>>()
                     });
-                    evaluation.observer.end();
-                    let figures = figures?;
-                    if let Some((folder, inside)) = &self.private {
-                        let rows = figures.map_ref(|all| {
-                            all.iter()
-                                .map(|figure| figure.row.clone())
-                                .collect::<Vec<_>>()
-                        });
-                        let data = self.against.as_ref().map_or(own, Against::fingerprint);
-                        if let Some(data) = data {
-                            inside.write_keyed(&name, data, &rows, encode_rows)?;
-                        }
-                        merge(folder, rows)?;
+                    let data = self.against.as_ref().map_or(own, Against::fingerprint);
+                    if let Some(data) = data {
+                        inside.write_keyed(&name, data, &rows, encode_rows)?;
                     }
-                    let lines =
-                        |all: &Vec<Written>| all.iter().map(|figure| figure.line.clone()).collect();
-                    show_marked(&self.asked, &figures, lines, show);
+                    merge(folder, rows)?;
                 }
-                Some(Known::Public(reference)) => {
-                    let figures = measure(metric, features, reference, count, &with);
-                    evaluation.observer.end();
-                    let figures = write(figures?);
-                    if let Some(root) = &self.root {
-                        let path = root.join(METRICS);
-                        let rows = figures.iter().map(|figure| figure.row.clone()).collect();
-                        let rows = merged(read_rows(&path)?, rows);
-                        atomic::write(&path, csv(&rows).as_bytes())
-                            .map_err(EvolutionError::io(&path))?;
-                    }
-                    figures.iter().for_each(|figure| show(&figure.line));
+                let lines =
+                    |all: &Vec<Written>| all.iter().map(|figure| figure.line.clone()).collect();
+                show_marked(&self.asked, &figures, lines, show);
+            }
+            Found::Public(found) => {
+                let figures = write(found);
+                if let Some(root) = &self.root {
+                    let path = root.join(METRICS);
+                    let rows = figures.iter().map(|figure| figure.row.clone()).collect();
+                    let rows = merged(read_rows(&path)?, rows);
+                    atomic::write(&path, csv(&rows).as_bytes())
+                        .map_err(EvolutionError::io(&path))?;
                 }
-                None => {}
+                figures.iter().for_each(|figure| show(&figure.line));
             }
         }
         Ok(())
@@ -491,8 +541,7 @@ fn reference_text(config: &EvaluationConfig) -> &str {
 }
 
 /// What the figures need of the samples.
-#[must_use]
-pub fn of_samples(metrics: &[MetricKind]) -> Needs {
+fn of_samples(metrics: &[MetricKind]) -> Needs {
     let needs = metrics.iter().map(|metric| metric.of_samples());
     needs.fold(Needs::default(), Needs::and)
 }

@@ -22,7 +22,7 @@ mod units;
 
 pub use config::{EvolutionConfig, Generation, OutputConfig};
 pub use error::EvolutionError;
-pub use evaluation::{Against, Evaluation, Evaluator, METRICS, Samples, of_samples};
+pub use evaluation::{Against, Evaluation, Evaluator, METRICS, Samples, Training};
 pub use folder::{Existing, ResultFolder};
 pub use layout::Layout;
 pub use observer::Observer;

@@ -200,6 +200,11 @@ impl PrivateImages {
         Ok(features)
     }
 
+    /// The class of each image, as a place among [`PrivateImages::classes`].
+    pub(super) fn labels(&self) -> &Sensitive<Vec<u32>> {
+        &self.labels
+    }
+
     /// Embeds every image and hands the vectors on, in the images' order.
     fn embed(
         &mut self,
@@ -208,14 +213,31 @@ impl PrivateImages {
         observer: &dyn Observer,
         mut take: impl FnMut(Sensitive<Embeddings>) -> Result<(), EvolutionError>,
     ) -> Result<(), EvolutionError> {
+        self.each(fingerprint, "embedding private images", observer, |batch| {
+            take(batch.try_map_ref(|batch| embed_all(embedder, batch))?)
+        })
+    }
+
+    /// Reads every image again and hands them on, in order, `stage` being shown meanwhile.
+    ///
+    /// # Errors
+    /// [`PrivacyError::PrivateData`] when they are not those of the fingerprint any more; see the others in
+    /// [`EvolutionError`].
+    pub(super) fn each(
+        &mut self,
+        fingerprint: &Sensitive<Fingerprint>,
+        stage: &str,
+        observer: &dyn Observer,
+        mut take: impl FnMut(Sensitive<ImageBatch>) -> Result<(), EvolutionError>,
+    ) -> Result<(), EvolutionError> {
         let (total, chunk) = (self.len(), self.chunk);
-        observer.begin("embedding private images", total as u64);
+        observer.begin(stage, total as u64);
         let mut digests = Sensitive::new(Vec::new());
         let mut done = 0;
         self.source.for_each_batch(chunk, |batch| {
             let batch = Sensitive::new(batch);
             add_digests(&mut digests, &batch);
-            take(batch.try_map_ref(|batch| embed_all(embedder, batch))?)?;
+            take(batch)?;
             done += chunk;
             observer.advance(done.min(total) as u64);
             go_on(observer)

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::downstream::{ClassifierKind, DownstreamOptions};
 use super::frechet::MAX_DIMENSION;
 use super::inception_score::SPLITS;
 use super::kid::KidOptions;
@@ -44,6 +45,9 @@ pub struct EvaluationConfig {
     /// Which subsets are drawn.
     #[serde(default)]
     pub seed: u64,
+    /// What [`MetricKind::Downstream`] trains; only `dpsyn eval` has it.
+    #[serde(skip)]
+    pub downstream: DownstreamOptions,
     /// The space of the figures; the vote's one by default. Read as a section of its own.
     #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub embedder: Option<EmbedderConfig>,
@@ -94,6 +98,7 @@ impl EvaluationConfig {
             reference: default_reference(),
             reference_is_public: false,
             seed: 0,
+            downstream: DownstreamOptions::default(),
             embedder: None,
         }
     }
@@ -146,6 +151,7 @@ impl EvaluationConfig {
                 MetricKind::PrecisionRecall => ("nearest_neighbors", self.nearest_neighbors + 1),
                 MetricKind::Kid => ("metrics", 2),
                 MetricKind::InceptionScore => ("metrics", SPLITS),
+                MetricKind::Memorisation | MetricKind::Downstream => ("metrics", 2),
             };
             let reference = match metric {
                 MetricKind::InceptionScore => least,
@@ -183,8 +189,22 @@ impl EvaluationConfig {
     /// What the figures need of the reference.
     #[must_use]
     pub fn of_reference(&self) -> Needs {
-        let needs = self.metrics.iter().map(|metric| metric.of_reference());
+        let needs = self.of_features().map(MetricKind::of_reference);
         needs.fold(Needs::default(), Needs::and)
+    }
+
+    /// What the figures need of the samples.
+    #[must_use]
+    pub fn of_samples(&self) -> Needs {
+        let needs = self.of_features().map(MetricKind::of_samples);
+        needs.fold(Needs::default(), Needs::and)
+    }
+
+    /// The figures that look at features. A network looks at pixels.
+    fn of_features(&self) -> impl Iterator<Item = MetricKind> {
+        let pixels = self.downstream.classifier == ClassifierKind::Cnn;
+        let metrics = self.metrics.iter().copied();
+        metrics.filter(move |metric| !(pixels && *metric == MetricKind::Downstream))
     }
 
     /// The options of KID.
@@ -207,6 +227,11 @@ impl EvaluationConfig {
                 serde_json::json!([self.kid_subsets, self.kid_subset_size, self.seed])
             }
             MetricKind::InceptionScore => serde_json::json!([SPLITS, self.seed]),
+            MetricKind::Memorisation => serde_json::json!([]),
+            MetricKind::Downstream => {
+                let options = self.downstream;
+                serde_json::json!([options.classifier.name(), options.seeds, self.seed])
+            }
         }
     }
 }

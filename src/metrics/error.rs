@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::downstream::DownstreamError;
+use super::memorisation::MemorisationError;
 use crate::embedders::EmbedderError;
 use crate::images::NpzError;
 use crate::voting::NearestError;
@@ -90,7 +92,31 @@ pub enum MetricsError {
     /// Embedding failed.
     #[error("the evaluation's embedder failed: {0}")]
     Embedder(#[from] EmbedderError),
+    /// The check for memorisation failed.
+    #[error("memorisation: {0}")]
+    Memorisation(MemorisationError),
+    /// A classifier was not trained or not tested.
+    #[error("downstream: {0}")]
+    Downstream(DownstreamError),
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<MemorisationError> for MetricsError {
+    fn from(error: MemorisationError) -> Self {
+        match error {
+            MemorisationError::Nearest(NearestError::Interrupted) => Self::Interrupted,
+            other => Self::Memorisation(other),
+        }
+    }
+}
+
+impl From<DownstreamError> for MetricsError {
+    fn from(error: DownstreamError) -> Self {
+        match error {
+            DownstreamError::Interrupted => Self::Interrupted,
+            other => Self::Downstream(other),
+        }
+    }
 }

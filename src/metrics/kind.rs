@@ -18,6 +18,10 @@ pub enum MetricKind {
     Kid,
     /// Inception Score; looks at the samples only.
     InceptionScore,
+    /// Distances to the nearest reference images.
+    Memorisation,
+    /// Accuracy of a classifier trained on samples, tested on a held-out reference.
+    Downstream,
 }
 
 /// What is kept of a set's features.
@@ -55,11 +59,13 @@ const NOTHING: Needs = Needs {
 
 impl MetricKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::Fid,
         Self::PrecisionRecall,
         Self::Kid,
         Self::InceptionScore,
+        Self::Memorisation,
+        Self::Downstream,
     ];
 
     /// What it is called.
@@ -70,6 +76,8 @@ impl MetricKind {
             Self::PrecisionRecall => "precision-recall",
             Self::Kid => "kid",
             Self::InceptionScore => "inception-score",
+            Self::Memorisation => "memorisation",
+            Self::Downstream => "downstream",
         }
     }
 
@@ -78,7 +86,11 @@ impl MetricKind {
     pub fn of_samples(self) -> Needs {
         match self {
             Self::Fid => MOMENTS,
-            Self::PrecisionRecall | Self::Kid | Self::InceptionScore => VECTORS,
+            Self::PrecisionRecall
+            | Self::Kid
+            | Self::InceptionScore
+            | Self::Memorisation
+            | Self::Downstream => VECTORS,
         }
     }
 
@@ -87,7 +99,7 @@ impl MetricKind {
     pub fn of_reference(self) -> Needs {
         match self {
             Self::Fid => MOMENTS,
-            Self::PrecisionRecall | Self::Kid => VECTORS,
+            Self::PrecisionRecall | Self::Kid | Self::Memorisation | Self::Downstream => VECTORS,
             Self::InceptionScore => NOTHING,
         }
     }

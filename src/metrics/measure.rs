@@ -6,6 +6,7 @@ use super::features::Features;
 use super::frechet::Frechet;
 use super::inception_score::{Classifier, SPLITS, inception_score};
 use super::kid::kernel_distance;
+use super::memorisation::{Distances, QUANTILES, Summary};
 use super::precision_recall::precision_recall;
 use super::{EvaluationConfig, MetricKind, MetricsError};
 use crate::embedders::Embeddings;
@@ -24,6 +25,12 @@ impl Reference {
     pub fn new(features: Features) -> Result<Self, MetricsError> {
         let frechet = features.gaussian.as_ref().map(Frechet::new).transpose()?;
         Ok(Self { features, frechet })
+    }
+
+    /// All vectors, where they were kept.
+    #[must_use]
+    pub fn vectors(&self) -> Option<&Embeddings> {
+        self.features.vectors.as_ref()
     }
 }
 
@@ -56,6 +63,27 @@ pub struct Figure {
     pub details: String,
 }
 
+/// What one metric found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// Its figures.
+    pub figures: Vec<Figure>,
+    /// Of [`MetricKind::Memorisation`], the closest pairs: (sample, reference image), the closest first.
+    pub closest: Vec<(usize, usize)>,
+}
+
+impl From<Vec<Figure>> for Measured {
+    fn from(figures: Vec<Figure>) -> Self {
+        Self {
+            figures,
+            closest: Vec::new(),
+        }
+    }
+}
+
+/// Closest pairs that are kept.
+const PAIRS: usize = 10;
+
 /// The figures of one metric. `reference_images` is their number, if it is known.
 ///
 /// # Errors
@@ -66,7 +94,7 @@ pub fn measure(
     reference: &Reference,
     reference_images: Option<usize>,
     with: &Measuring<'_>,
-) -> Result<Vec<Figure>, MetricsError> {
+) -> Result<Measured, MetricsError> {
     let unprepared = || MetricsError::Config {
         key: "metrics",
         message: format!("the sets were not prepared for `{metric}`"),
@@ -82,7 +110,7 @@ pub fn measure(
         reference: reference_images,
         details,
     };
-    Ok(match metric {
+    let figures = match metric {
         MetricKind::Fid => {
             let frechet = reference.frechet.as_ref().ok_or_else(unprepared)?;
             let gaussian = samples.gaussian.as_ref().ok_or_else(unprepared)?;
@@ -143,7 +171,73 @@ pub fn measure(
                 ..figure("inception-score", score.mean, None, details)
             }]
         }
-    })
+        MetricKind::Memorisation => {
+            let distances = Distances::of(
+                vectors(samples).ok_or_else(unprepared)?,
+                reference.vectors().ok_or_else(unprepared)?,
+                with.device,
+                &|_, _| (with.go_on)(),
+            )?;
+            let found = distances.summary();
+            let figures = memorisation_figures(&found)
+                .map(|(name, value, details)| figure(name, value, None, details));
+            return Ok(Measured {
+                figures: figures.into(),
+                closest: distances.closest(PAIRS),
+            });
+        }
+        // Needs labels, which features have not.
+        MetricKind::Downstream => return Err(unprepared()),
+    };
+    Ok(figures.into())
+}
+
+/// Name, value and details of each figure of a check for memorisation.
+fn memorisation_figures(found: &Summary) -> [(&'static str, f64, String); 5] {
+    let median = |values: &[f64]| {
+        let at = QUANTILES.iter().position(|q| *q == 0.5);
+        at.and_then(|at| values.get(at))
+            .copied()
+            .unwrap_or(f64::NAN)
+    };
+    let quantiles = |values: &[f64]| {
+        let all = QUANTILES.iter().zip(values);
+        let all: Vec<String> = all
+            .map(|(q, v)| format!("{}%: {v:.4}", q * 100.0))
+            .collect();
+        format!("median; {}", all.join(" "))
+    };
+    [
+        (
+            "identical",
+            found.identical,
+            "share of samples whose vector is that of a reference image".to_owned(),
+        ),
+        (
+            "closer-than-its-fellow",
+            found.closer_than_its_fellow,
+            "share of samples nearer to a reference image than its nearest fellow is; about 0.5 for the \
+             reference's own distribution"
+                .to_owned(),
+        ),
+        (
+            "closer-than-1-percent",
+            found.closer_than_1_percent_of_private,
+            "share of samples nearer to a reference image than 99 % of these are to their fellows; about \
+             0.01 for the reference's own distribution"
+                .to_owned(),
+        ),
+        (
+            "distance-to-reference",
+            median(&found.synthetic_to_private),
+            quantiles(&found.synthetic_to_private),
+        ),
+        (
+            "distance-within-reference",
+            median(&found.private_to_private),
+            quantiles(&found.private_to_private),
+        ),
+    ]
 }
 
 #[cfg(test)]
@@ -178,9 +272,19 @@ mod tests {
         };
         let mut names = Vec::new();
         for metric in MetricKind::ALL {
+            if metric == MetricKind::Downstream {
+                continue;
+            }
             let samples = features(40, 1, metric.of_samples());
             let reference = Reference::new(features(50, 2, metric.of_reference())).unwrap();
-            let figures = measure(metric, &samples, &reference, Some(50), &with).unwrap();
+            let found = measure(metric, &samples, &reference, Some(50), &with).unwrap();
+            let pairs = if metric == MetricKind::Memorisation {
+                PAIRS
+            } else {
+                0
+            };
+            assert_eq!(found.closest.len(), pairs);
+            let figures = found.figures;
             assert!(
                 figures
                     .iter()
@@ -190,7 +294,18 @@ mod tests {
         }
         assert_eq!(
             names,
-            ["fid", "precision", "recall", "kid", "inception-score"]
+            [
+                "fid",
+                "precision",
+                "recall",
+                "kid",
+                "inception-score",
+                "identical",
+                "closer-than-its-fellow",
+                "closer-than-1-percent",
+                "distance-to-reference",
+                "distance-within-reference"
+            ]
         );
         let nothing = features(40, 1, Needs::default());
         let reference = Reference::new(features(50, 2, Needs::default())).unwrap();

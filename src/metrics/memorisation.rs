@@ -6,21 +6,17 @@
 //! [`Pairs`] makes a picture of the nearest pairs. Differential privacy bounds what can be learned about
 //! any one image whatever this shows; this is for people who want to see for themselves.
 //!
-//! All results are derived from private images and not noised: they come behind [`Sensitive`], and the only
-//! way out of here is into `private/`.
-
-use std::io::{self, Write};
+//! Functions are pure: of a private reference they are called behind the wall, and what comes of them stays
+//! there.
 
 use candle_core::Device;
 use rayon::prelude::*;
-use serde::Serialize;
 use thiserror::Error;
 
 use crate::embedders::Embeddings;
 use crate::images::{
     BatchError, Filter, ImageBatch, PictureError, Resampler, ResizeError, grid, png,
 };
-use crate::privacy::{PrivacyError, PrivateFolder, Sensitive};
 use crate::voting::{Metric, NearestError, nearest_neighbours};
 
 /// Quantiles that a summary gives.
@@ -31,7 +27,7 @@ pub const QUANTILES: [f64; 8] = [0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0];
 pub enum MemorisationError {
     /// There must be a synthetic image, and a private one with a fellow.
     #[error(
-        "{synthetic} synthetic and {private} private images cannot be compared: expected at least 1 and 2"
+        "{synthetic} synthetic and {private} reference images cannot be compared: expected at least 1 and 2"
     )]
     TooFew {
         /// Synthetic images.
@@ -40,10 +36,10 @@ pub enum MemorisationError {
         private: usize,
     },
     /// The nearest neighbours were not found.
-    #[error("failed to find nearest private images: {0}")]
+    #[error("failed to find nearest reference images: {0}")]
     Nearest(NearestError),
     /// A private image has an embedding that is not finite; which one is not told.
-    #[error("an embedding of a private image is not finite")]
+    #[error("an embedding of a reference image is not finite")]
     NotFinite,
     /// A picture could not be made.
     #[error("failed to lay out the pairs: {0}")]
@@ -55,11 +51,8 @@ pub enum MemorisationError {
     #[error("failed to draw the pairs: {0}")]
     Picture(#[from] PictureError),
     /// Not every image of a pair was handed over.
-    #[error("the pairs lack an image: expected all synthetic and all private images")]
+    #[error("the pairs lack an image: expected all synthetic and all reference images")]
     Incomplete,
-    /// Nothing could be written to the private folder.
-    #[error(transparent)]
-    Privacy(#[from] PrivacyError),
 }
 
 impl From<NearestError> for MemorisationError {
@@ -72,30 +65,24 @@ impl From<NearestError> for MemorisationError {
     }
 }
 
-/// Nearest private images of synthetic and of private images. Only ever found behind [`Sensitive`].
+/// Nearest private images of synthetic and of private images.
 pub struct Distances {
     /// Of each synthetic image: its nearest private image, and how far it is.
     synthetic: Vec<(u32, f64)>,
     /// Of each private image: how far its nearest fellow is.
     private: Vec<f64>,
-    /// Numbers in an embedding.
-    dimension: usize,
 }
 
 /// The check in numbers, of Euclidean distances between embeddings.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     /// Synthetic images.
     pub synthetic_images: usize,
     /// Private images.
     pub private_images: usize,
-    /// Numbers in an embedding.
-    pub dimension: usize,
-    /// Which quantiles the lists give.
-    pub quantiles: Vec<f64>,
-    /// Distances of synthetic images to the nearest private one.
+    /// Distances of synthetic images to the nearest private one: [`QUANTILES`].
     pub synthetic_to_private: Vec<f64>,
-    /// Distances of private images to the nearest other one.
+    /// Distances of private images to the nearest other one: [`QUANTILES`].
     pub private_to_private: Vec<f64>,
     /// Share of synthetic images that are nearer to a private image than that one's nearest fellow is.
     /// For samples of the private images' own distribution it is about one half.
@@ -107,19 +94,26 @@ pub struct Summary {
     pub identical: f64,
 }
 
-/// Finds the nearest private image of each synthetic one, and of each private one. Exact, by Euclidean
-/// distance; ties go to the lower index. `device` does the matrix products; `keep_going(done, queries)`
-/// stops it by returning `false`.
-///
-/// # Errors
-/// [`MemorisationError::TooFew`], [`MemorisationError::NotFinite`] and [`MemorisationError::Nearest`].
-pub fn distances(
-    synthetic: &Embeddings,
-    private: &Sensitive<Embeddings>,
-    device: &Device,
-    keep_going: &dyn Fn(usize, usize) -> bool,
-) -> Result<Sensitive<Distances>, MemorisationError> {
-    private.try_map_ref(|private| {
+fn distance(a: &Embeddings, index: usize, b: &Embeddings, id: u32) -> f64 {
+    let id = id as usize;
+    let pairs = a.rows(index..index + 1).iter().zip(b.rows(id..id + 1));
+    let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
+impl Distances {
+    /// Finds the nearest private image of each synthetic one, and of each private one. Exact, by Euclidean
+    /// distance; ties go to the lower index. `device` does the matrix products; `keep_going(done, queries)`
+    /// stops it by returning `false`.
+    ///
+    /// # Errors
+    /// [`MemorisationError::TooFew`], [`MemorisationError::NotFinite`] and [`MemorisationError::Nearest`].
+    pub fn of(
+        synthetic: &Embeddings,
+        private: &Embeddings,
+        device: &Device,
+        keep_going: &dyn Fn(usize, usize) -> bool,
+    ) -> Result<Self, MemorisationError> {
         if synthetic.is_empty() || private.len() < 2 {
             return Err(MemorisationError::TooFew {
                 synthetic: synthetic.len(),
@@ -144,46 +138,15 @@ pub fn distances(
                 fellow.map_or(0.0, |id| distance(private, index, private, *id))
             })
             .collect();
-        Ok(Distances {
+        Ok(Self {
             synthetic: of_synthetic,
             private: of_private,
-            dimension: private.dimension(),
         })
-    })
-}
+    }
 
-fn distance(a: &Embeddings, index: usize, b: &Embeddings, id: u32) -> f64 {
-    let id = id as usize;
-    let pairs = a.rows(index..index + 1).iter().zip(b.rows(id..id + 1));
-    let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-    squares.sum::<f64>().sqrt()
-}
-
-/// Sums up what was found.
-#[must_use]
-pub fn summary(distances: &Sensitive<Distances>) -> Sensitive<Summary> {
-    distances.map_ref(Distances::summary)
-}
-
-/// Writes the summary as JSON to the file `name` in the private folder.
-///
-/// # Errors
-/// [`MemorisationError::Privacy`].
-pub fn write_summary(
-    folder: &PrivateFolder,
-    name: &str,
-    summary: &Sensitive<Summary>,
-) -> Result<(), MemorisationError> {
-    Ok(folder.write_sensitive(name, summary, encode_summary)?)
-}
-
-fn encode_summary(summary: &Summary, file: &mut dyn Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *file, summary)?;
-    file.write_all(b"\n")
-}
-
-impl Distances {
-    fn summary(&self) -> Summary {
+    /// Sums up what was found.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
         let sorted = |values: Vec<f64>| {
             let mut values = values;
             values.sort_by(f64::total_cmp);
@@ -202,8 +165,6 @@ impl Distances {
         Summary {
             synthetic_images: self.synthetic.len(),
             private_images: self.private.len(),
-            dimension: self.dimension,
-            quantiles: QUANTILES.to_vec(),
             synthetic_to_private: list(&synthetic),
             private_to_private: list(&private),
             closer_than_its_fellow: share(&|id, far| far < fellow(id)),
@@ -213,7 +174,8 @@ impl Distances {
     }
 
     /// Indices of the `count` nearest pairs, (synthetic, private), the nearest first.
-    fn closest(&self, count: usize) -> Vec<(usize, usize)> {
+    #[must_use]
+    pub fn closest(&self, count: usize) -> Vec<(usize, usize)> {
         let mut order: Vec<usize> = (0..self.synthetic.len()).collect();
         let far = |index: usize| self.synthetic.get(index).map_or(f64::NAN, |pair| pair.1);
         order.sort_by(|a, b| far(*a).total_cmp(&far(*b)).then(a.cmp(b)));
@@ -239,9 +201,9 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
 }
 
 /// The images of the nearest pairs, gathered while all images are read once, in order: which ones are kept
-/// is private, and the order of reading does not show it.
+/// may be private, and the order of reading does not show it.
 pub struct Pairs {
-    wanted: Sensitive<Vec<Pair>>,
+    wanted: Vec<Pair>,
     synthetic_seen: usize,
     private_seen: usize,
 }
@@ -254,17 +216,16 @@ struct Pair {
 }
 
 impl Pairs {
-    /// The `count` nearest pairs.
+    /// The pairs of these indices, see [`Distances::closest`].
     #[must_use]
-    pub fn new(distances: &Sensitive<Distances>, count: usize) -> Self {
-        let pair = |(synthetic, private)| Pair {
-            synthetic,
-            private,
+    pub fn new(closest: &[(usize, usize)]) -> Self {
+        let pair = |(synthetic, private): &(usize, usize)| Pair {
+            synthetic: *synthetic,
+            private: *private,
             pictures: [None, None],
         };
         Self {
-            wanted: distances
-                .map_ref(|distances| distances.closest(count).into_iter().map(pair).collect()),
+            wanted: closest.iter().map(pair).collect(),
             synthetic_seen: 0,
             private_seen: 0,
         }
@@ -272,28 +233,20 @@ impl Pairs {
 
     /// Takes the next synthetic images, in the order of their embeddings.
     pub fn add_synthetic(&mut self, batch: &ImageBatch) {
-        let first = self.synthetic_seen;
+        for pair in &mut self.wanted {
+            let [picture, _] = &mut pair.pictures;
+            keep(picture, pair.synthetic, self.synthetic_seen, batch);
+        }
         self.synthetic_seen += batch.len();
-        self.wanted.extend_with(Sensitive::new(()), |wanted, ()| {
-            for pair in wanted {
-                keep(&mut pair.pictures[0], pair.synthetic, first, batch);
-            }
-        });
     }
 
     /// Takes the next private images, in the order of their embeddings.
-    pub fn add_private(&mut self, batch: Sensitive<ImageBatch>) {
-        // The number of images is declared public; here it comes from a batch behind the wall, so the
-        // count is kept there as well.
-        let first = self.private_seen;
-        let mut len = 0;
-        self.wanted.extend_with(batch, |wanted, batch| {
-            len = batch.len();
-            for pair in wanted {
-                keep(&mut pair.pictures[1], pair.private, first, &batch);
-            }
-        });
-        self.private_seen += len;
+    pub fn add_private(&mut self, batch: &ImageBatch) {
+        for pair in &mut self.wanted {
+            let [_, picture] = &mut pair.pictures;
+            keep(picture, pair.private, self.private_seen, batch);
+        }
+        self.private_seen += batch.len();
     }
 
     /// The picture: a row a pair, the synthetic image on the left, its nearest private one on the right, at
@@ -302,27 +255,25 @@ impl Pairs {
     /// # Errors
     /// [`MemorisationError::Incomplete`] when fewer images were handed over than there are; others when the
     /// picture cannot be drawn.
-    pub fn finish(self) -> Result<Sensitive<Vec<u8>>, MemorisationError> {
-        self.wanted.try_map_ref(|wanted| {
-            let mut all: Option<ImageBatch> = None;
-            for pair in wanted {
-                let [Some(synthetic), Some(private)] = &pair.pictures else {
-                    return Err(MemorisationError::Incomplete);
-                };
-                let size = (synthetic.height(), synthetic.width());
-                let from = (private.height(), private.width());
-                let private = if from == size {
-                    private.clone()
-                } else {
-                    Resampler::new(Filter::Bicubic, from, size)?.batch_bytes(private)?
-                };
-                let all = all.get_or_insert_with(|| ImageBatch::empty(size.0, size.1));
-                all.extend(synthetic)?;
-                all.extend(&private)?;
-            }
-            let all = all.ok_or(MemorisationError::Incomplete)?;
-            Ok(png(&grid(&all, 2, 2)?)?)
-        })
+    pub fn picture(&self) -> Result<Vec<u8>, MemorisationError> {
+        let mut all: Option<ImageBatch> = None;
+        for pair in &self.wanted {
+            let [Some(synthetic), Some(private)] = &pair.pictures else {
+                return Err(MemorisationError::Incomplete);
+            };
+            let size = (synthetic.height(), synthetic.width());
+            let from = (private.height(), private.width());
+            let private = if from == size {
+                private.clone()
+            } else {
+                Resampler::new(Filter::Bicubic, from, size)?.batch_bytes(private)?
+            };
+            let all = all.get_or_insert_with(|| ImageBatch::empty(size.0, size.1));
+            all.extend(synthetic)?;
+            all.extend(&private)?;
+        }
+        let all = all.ok_or(MemorisationError::Incomplete)?;
+        Ok(png(&grid(&all, 2, 2)?)?)
     }
 }
 
@@ -331,18 +282,6 @@ fn keep(place: &mut Option<ImageBatch>, wanted: usize, first: usize, batch: &Ima
     if let Some(at) = wanted.checked_sub(first).filter(|at| *at < batch.len()) {
         *place = Some(batch.slice(at..at + 1));
     }
-}
-
-/// Writes a finished picture to the file `name` in the private folder.
-///
-/// # Errors
-/// [`MemorisationError::Privacy`].
-pub fn write_picture(
-    folder: &PrivateFolder,
-    name: &str,
-    picture: &Sensitive<Vec<u8>>,
-) -> Result<(), MemorisationError> {
-    Ok(folder.write_sensitive(name, picture, |bytes, file| file.write_all(bytes))?)
 }
 
 #[cfg(test)]
@@ -364,58 +303,41 @@ mod tests {
         (21.0, 0.0),
     ];
 
-    fn find() -> Sensitive<Distances> {
-        let private = Sensitive::new(plane(&PRIVATE));
-        distances(&plane(&SYNTHETIC), &private, &Device::Cpu, &|_, _| true).unwrap()
+    fn find() -> Distances {
+        search(&plane(&SYNTHETIC), &plane(&PRIVATE)).unwrap()
     }
 
-    /// Looks through the wall by its only door.
-    fn read<T>(name: &str, write: impl Fn(&PrivateFolder, &str) -> Result<(), T>) -> Vec<u8>
-    where
-        T: std::fmt::Debug,
-    {
-        let top = tempfile::tempdir().unwrap();
-        let folder = PrivateFolder::create(top.path().join("private")).unwrap();
-        write(&folder, name).unwrap();
-        std::fs::read(folder.path().join(name)).unwrap()
-    }
-
-    fn summary_json(found: &Sensitive<Distances>) -> serde_json::Value {
-        let bytes = read("m.json", |folder, name| {
-            write_summary(folder, name, &summary(found))
-        });
-        serde_json::from_slice(&bytes).unwrap()
+    fn search(
+        synthetic: &Embeddings,
+        private: &Embeddings,
+    ) -> Result<Distances, MemorisationError> {
+        Distances::of(synthetic, private, &Device::Cpu, &|_, _| true)
     }
 
     #[test]
     fn distances_are_summed_up() {
-        let json = summary_json(&find());
+        let found = find().summary();
         // To the nearest private image: 1, 0, 4, 1; among private images: 3, 3, 0, 0, 11.
-        assert_eq!(json["synthetic_images"], 4);
-        assert_eq!(json["private_images"], 5);
-        let numbers =
-            |key: &str| -> Vec<f64> { serde_json::from_value(json[key].clone()).unwrap() };
-        let synthetic = numbers("synthetic_to_private");
-        let private = numbers("private_to_private");
+        assert_eq!((found.synthetic_images, found.private_images), (4, 5));
+        let synthetic = found.synthetic_to_private;
+        let private = found.private_to_private;
         assert_eq!((synthetic[0], synthetic[4], synthetic[7]), (0.0, 1.0, 4.0));
         assert_eq!((private[0], private[4], private[7]), (0.0, 3.0, 11.0));
         assert_eq!(synthetic[3], 0.75);
         // 1 < 3, 0 = 0, 4 > 3, 1 < 11.
-        assert_eq!(json["closer_than_its_fellow"], 0.5);
-        assert_eq!(json["closer_than_1_percent_of_private"], 0.0);
-        assert_eq!(json["identical"], 0.25);
+        assert_eq!(found.closer_than_its_fellow, 0.5);
+        assert_eq!(found.closer_than_1_percent_of_private, 0.0);
+        assert_eq!(found.identical, 0.25);
     }
 
     #[test]
     fn copies_show() {
         let private: Vec<(f32, f32)> = (0..50).map(|i| (i as f32, 0.0)).collect();
-        let copies = plane(&private[..20]);
-        let private = Sensitive::new(plane(&private));
-        let found = distances(&copies, &private, &Device::Cpu, &|_, _| true).unwrap();
-        let json = summary_json(&found);
-        assert_eq!(json["identical"], 1.0);
-        assert_eq!(json["closer_than_its_fellow"], 1.0);
-        assert_eq!(json["closer_than_1_percent_of_private"], 1.0);
+        let found = search(&plane(&private[..20]), &plane(&private)).unwrap();
+        let found = found.summary();
+        assert_eq!(found.identical, 1.0);
+        assert_eq!(found.closer_than_its_fellow, 1.0);
+        assert_eq!(found.closer_than_1_percent_of_private, 1.0);
     }
 
     fn flat(levels: &[u8], side: usize) -> ImageBatch {
@@ -428,18 +350,14 @@ mod tests {
 
     #[test]
     fn the_nearest_pairs_are_drawn_side_by_side() {
-        let mut pairs = Pairs::new(&find(), 3);
+        let mut pairs = Pairs::new(&find().closest(3));
         let synthetic = flat(&[10, 20, 30, 40], 4);
         pairs.add_synthetic(&synthetic.slice(0..3));
         pairs.add_synthetic(&synthetic.slice(3..4));
         let private = flat(&[110, 120, 130, 140, 150], 8);
-        pairs.add_private(Sensitive::new(private.slice(0..1)));
-        pairs.add_private(Sensitive::new(private.slice(1..5)));
-        let picture = pairs.finish().unwrap();
-        let bytes = read("pairs.png", |folder, name| {
-            write_picture(folder, name, &picture)
-        });
-        let image = decode(&bytes).unwrap();
+        pairs.add_private(&private.slice(0..1));
+        pairs.add_private(&private.slice(1..5));
+        let image = decode(&pairs.picture().unwrap()).unwrap();
         assert_eq!((image.height, image.width), (2 + 3 * 6, 2 + 2 * 6));
         let level = |row: usize, column: usize| {
             let (y, x) = (3 + 6 * row, 3 + 6 * column);
@@ -451,12 +369,14 @@ mod tests {
 
     #[test]
     fn missing_images_and_impossible_sets_are_refused() {
-        let mut pairs = Pairs::new(&find(), 3);
+        let mut pairs = Pairs::new(&find().closest(3));
         pairs.add_synthetic(&flat(&[1, 2, 3, 4], 4));
-        assert!(matches!(pairs.finish(), Err(MemorisationError::Incomplete)));
+        assert!(matches!(
+            pairs.picture(),
+            Err(MemorisationError::Incomplete)
+        ));
         let compare = |synthetic: &[(f32, f32)], private: &[(f32, f32)]| {
-            let private = Sensitive::new(plane(private));
-            distances(&plane(synthetic), &private, &Device::Cpu, &|_, _| true).err()
+            search(&plane(synthetic), &plane(private)).err()
         };
         assert!(matches!(
             compare(&[], &PRIVATE),
@@ -469,7 +389,7 @@ mod tests {
         let error = compare(&SYNTHETIC, &[(0.0, 0.0), (f32::NAN, 0.0)]).unwrap();
         assert_eq!(
             error.to_string(),
-            "an embedding of a private image is not finite"
+            "an embedding of a reference image is not finite"
         );
     }
 

@@ -41,5 +41,5 @@ mod testing;
 pub use config::{EvaluationConfig, PRIVATE, Sizes};
 pub use error::MetricsError;
 pub use kind::{MetricKind, Needs};
-pub use measure::{Figure, Measuring, Reference, measure};
+pub use measure::{Figure, Measured, Measuring, Reference, measure};
 pub use statistics::Statistics;

@@ -212,7 +212,11 @@ fn bad_input_ends_with_its_code_before_anything_is_done() {
     let data = ["samples.npz", "--against", "data"];
     let with = |more: &[&'static str]| [&data[..], more].concat();
     refused(2, &data, "--weights");
-    refused(2, &with(&["--embedder", "pixle"]), "inception, clip, pixels");
+    refused(
+        2,
+        &with(&["--embedder", "pixle"]),
+        "inception, clip, pixels",
+    );
     refused(
         2,
         &with(&["--embedder", "pixels", "--weights", "x"]),
@@ -279,4 +283,250 @@ fn bad_input_ends_with_its_code_before_anything_is_done() {
         &with(&["--embedder", "pixels", "--device", "cuda:9"]),
         "CUDA",
     );
+}
+
+/// Writes labelled images: of each index, its class and what becomes of the private image.
+fn write_labelled(world: &World, name: &str, labels: &[i64], change: fn(u8) -> u8) {
+    let path = world.path(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = SamplesWriter::create(file, labels.len(), SIZE, SIZE).unwrap();
+    for (index, label) in labels.iter().enumerate() {
+        let pixels = private_image(*label as usize % CLASSES.len(), index % PER_CLASS);
+        let pixels = pixels.into_iter().map(change).collect();
+        writer
+            .push(&ImageBatch::new(pixels, 1, SIZE, SIZE).unwrap())
+            .unwrap();
+    }
+    writer.i64s("labels", labels).unwrap();
+    writer.finish().unwrap();
+}
+
+/// The two classes in turn.
+fn in_turn(count: i64) -> Vec<i64> {
+    (0..count).map(|index| index % 2).collect()
+}
+
+/// Names of the files in a folder.
+fn names(world: &World, folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(world.path(folder)).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn copies_of_private_images_are_seen_and_drawn_where_nobody_else_looks() {
+    let world = world(20);
+    write_samples(&world, "same.npz", 20, |v| v);
+    let with = |samples: &str, more: &[&str]| {
+        let arguments = ["--against", "data", "--embedder", "pixels"];
+        let arguments = [&[samples][..], &arguments, &["--metrics", "memorisation"]].concat();
+        let output = eval(&world, &[&arguments[..], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        (
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (copies, log) = with("same.npz", &["--out", "results"]);
+    assert_eq!(copies.lines().count(), 5, "{copies}");
+    assert!(
+        copies.lines().all(|line| line.starts_with(MARK)),
+        "{copies}"
+    );
+    assert_eq!(figure(&copies, "identical"), 1.0);
+    assert_eq!(figure(&copies, "distance-to-reference"), 0.0);
+    let number = copies.split("distance-within-reference ").nth(1).unwrap();
+    let number = number.split(':').next().unwrap();
+    assert!(!log.contains(number), "{log}");
+    assert_eq!(names(&world, "results"), ["private"]);
+    let private = names(&world, "results/private");
+    let pictures: Vec<&String> = private.iter().filter(|n| n.ends_with(".png")).collect();
+    assert_eq!(pictures.len(), 1, "{private:?}");
+    assert!(log.contains(pictures[0].as_str()), "{log}");
+    let picture = std::fs::read(world.path("results/private").join(pictures[0])).unwrap();
+    let picture = dpsyn::images::decode(&picture).unwrap();
+    // Ten rows of two, each image with a border of 2.
+    let step = SIZE + 2;
+    assert_eq!(
+        (picture.height, picture.width),
+        (2 + 10 * step, 2 + 2 * step)
+    );
+    for row in 0..10 * step {
+        let line = &picture.pixels[row * picture.width * 3..][..picture.width * 3];
+        assert_eq!(
+            line[6..6 + 3 * SIZE],
+            line[6 + 3 * step..][..3 * SIZE],
+            "{row}"
+        );
+    }
+    let (others, log) = with("samples.npz", &[]);
+    assert_eq!(figure(&others, "identical"), 0.0);
+    assert!(figure(&others, "distance-to-reference") > 100.0, "{others}");
+    assert!(!log.contains("closest pairs"), "{log}");
+    let (public, _) = with("same.npz", &["--public", "--out", "open"]);
+    assert_eq!(public, copies.replace(&format!("{MARK} "), ""));
+    let open = names(&world, "open");
+    assert!(open.iter().any(|n| n.ends_with(".png")), "{open:?}");
+    assert!(!open.contains(&"private".to_owned()), "{open:?}");
+}
+
+#[test]
+fn classifiers_learn_from_labelled_samples_alone() {
+    let world = world(4);
+    write_labelled(&world, "labelled.npz", &in_turn(48), |v| v);
+    let test = [
+        "--against",
+        "data",
+        "--embedder",
+        "pixels",
+        "--metrics",
+        "downstream",
+    ];
+    let with =
+        |samples: &str, more: &[&str]| succeed(&world, &[&[samples][..], &test, more].concat());
+    let good = with("labelled.npz", &["--out", "results"]);
+    assert_eq!(good.lines().count(), 1);
+    assert!(good.starts_with(MARK), "{good}");
+    assert!(
+        good.contains("48 samples against 24 images of data; pixels, resolution 8, f32; logistic"),
+        "{good}"
+    );
+    assert!(figure(&good, "downstream-accuracy") > 0.9, "{good}");
+    assert_eq!(names(&world, "results"), ["private"]);
+    let csv = std::fs::read_to_string(world.path("results/private/metrics.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 2, "{csv}");
+    let public = with("labelled.npz", &["--public"]);
+    assert_eq!(public, good.replace(&format!("{MARK} "), ""));
+    // A run whose classes are in another order: the same samples mean the other classes.
+    write_labelled(&world, "run/3/samples.npz", &in_turn(48), |v| v);
+    let statement = r#"{"declared_public": {"class_names": ["dog", "cat"]}}"#;
+    std::fs::write(world.path("run/privacy.json"), statement).unwrap();
+    let wrong = with("run/3/samples.npz", &["--public"]);
+    assert!(figure(&wrong, "downstream-accuracy") < 0.1, "{wrong}");
+    // Another figure beside it needs no labels, and is as without it.
+    let both = with("labelled.npz", &["--metrics", "kid"]);
+    assert_eq!(both.lines().count(), 2, "{both}");
+}
+
+#[test]
+fn a_network_is_trained_for_each_seed() {
+    let world = world(4);
+    write_labelled(&world, "labelled.npz", &in_turn(12), |v| v);
+    let with = |more: &[&str]| {
+        let samples = ["labelled.npz", "--against", "data", "--embedder", "pixels"];
+        let network = ["--metrics", "downstream", "--classifier", "cnn"];
+        succeed(&world, &[&samples[..], &network, more].concat())
+    };
+    let text = with(&["--seeds", "2"]);
+    assert!(text.starts_with(MARK), "{text}");
+    assert!(
+        text.contains("cnn on pixels; mean of 2 seeds; standard deviation"),
+        "{text}"
+    );
+    let text = with(&["--seeds", "1", "--public"]);
+    assert!(!text.contains(MARK), "{text}");
+    assert!(text.contains("cnn on pixels; 1 seed"), "{text}");
+    assert!((0.0..=1.0).contains(&figure(&text, "downstream-accuracy")));
+}
+
+#[test]
+fn what_cannot_be_learned_or_tested_is_refused_before_anything_is_done() {
+    let world = world(4);
+    write_labelled(&world, "labelled.npz", &in_turn(8), |v| v);
+    write_labelled(&world, "three.npz", &[0, 1, 2, 0], |v| v);
+    write_labelled(&world, "one.npz", &[0, 0, 0], |v| v);
+    write_labelled(&world, "run/3/samples.npz", &in_turn(8), |v| v);
+    let statement = r#"{"declared_public": {"class_names": ["cow", "dog"]}}"#;
+    std::fs::write(world.path("run/privacy.json"), statement).unwrap();
+    let refused = |code: i32, arguments: &[&str], expected: &str| {
+        let pixels = ["--embedder", "pixels", "--out", "left"];
+        let output = eval(&world, &[arguments, &pixels].concat());
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        assert!(text.contains(expected), "`{expected}` is not in: {text}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(!world.path("left").exists(), "{arguments:?}");
+    };
+    let downstream = |samples: &'static str, against: &'static str, more: &[&'static str]| {
+        let these = [samples, "--against", against, "--metrics", "downstream"];
+        [&these[..], more].concat()
+    };
+    let case = |code, samples, against, more: &[&'static str], expected| {
+        refused(code, &downstream(samples, against, more), expected);
+    };
+    case(3, "samples.npz", "data", &[], "labels");
+    case(3, "labelled.npz", "samples.npz", &[], "labels");
+    case(3, "three.npz", "data", &[], "label 2: expected 0 to 1");
+    case(3, "one.npz", "data", &[], "1 different labels");
+    case(3, "labelled.npz", "three.npz", &[], "3 classes [0, 1, 2]");
+    case(3, "labelled.npz", "one.npz", &[], "at least 2");
+    case(
+        3,
+        "run/3/samples.npz",
+        "data",
+        &[],
+        "[cow, dog], the test set's [cat, dog]",
+    );
+    case(2, "labelled.npz", "data", &["--seeds", "2"], "leave it out");
+    case(
+        2,
+        "labelled.npz",
+        "data",
+        &["--classifier", "svm"],
+        "logistic or cnn",
+    );
+    case(
+        2,
+        "labelled.npz",
+        "data",
+        &["--classifier", "cnn", "--resolution", "4"],
+        "another size",
+    );
+    refused(
+        2,
+        &["labelled.npz", "--against", "data", "--seeds", "2"],
+        "goes with --metrics downstream",
+    );
+    let stats = std::fs::File::create(world.path("stats.npz")).unwrap();
+    let mut npz = NpzWriter::new(stats);
+    npz.f64s("mu", &[192], &[1.0; 192]).unwrap();
+    let mut sigma = vec![0.0; 192 * 192];
+    (0..192).for_each(|i| sigma[i * 193] = 1.0);
+    npz.f64s("sigma", &[192, 192], &sigma).unwrap();
+    npz.finish().unwrap();
+    case(
+        2,
+        "labelled.npz",
+        "stats.npz",
+        &[],
+        "`downstream` compares images",
+    );
+    refused(
+        2,
+        &[
+            "labelled.npz",
+            "--against",
+            "stats.npz",
+            "--metrics",
+            "memorisation",
+        ],
+        "`memorisation` compares images",
+    );
+}
+
+#[test]
+fn clip_is_a_space_too() {
+    let world = world(12);
+    crate::support::write_clip(&world.path("clip.safetensors"));
+    let arguments = ["samples.npz", "--against", "data", "--embedder", "clip"];
+    let weights = ["--weights", "clip.safetensors", "--metrics", "memorisation"];
+    let text = succeed(&world, &[&arguments[..], &weights].concat());
+    assert!(text.contains("clip (weights "), "{text}");
+    assert_eq!(figure(&text, "identical"), 0.0);
+    let output = eval(&world, &arguments);
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("`clip` needs its weights"), "{text}");
 }

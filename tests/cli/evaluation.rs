@@ -166,8 +166,11 @@ fn what_was_computed_is_kept_and_only_what_is_missing_is_computed() {
     assert_eq!(more("evaluation.nearest_neighbors=3"), 12);
     assert_eq!(more("evaluation.nearest_neighbors=2"), 8);
     assert_eq!(more("evaluation.nearest_neighbors=3"), 0);
+    let memorisation = ["--resume", "--set", "evaluation.metrics=[\"memorisation\"]"];
+    let text = world.succeed(&memorisation);
+    assert_eq!(text.matches(MARK).count(), 4 * 5, "{text}");
     let all = rows(&read(&path));
-    assert_eq!(all.len(), 4 * (1 + 2 + 2 + 1));
+    assert_eq!(all.len(), 4 * (1 + 2 + 2 + 1 + 5));
     assert!(all.is_sorted_by_key(|row| row.0));
     // The samples are what they were, as is the budget.
     assert!(std::fs::read(world.path("out/3/samples.npz")).unwrap() == samples);
@@ -277,7 +280,15 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_spent() {
     refused(
         2,
         &["evaluation.metrics=[\"fd\"]"],
-        &["unknown value `fd`", "expected one of fid"],
+        &[
+            "unknown value `fd`",
+            "expected one of fid, precision-recall",
+        ],
+    );
+    refused(
+        2,
+        &["evaluation.metrics=[\"downstream\"]"],
+        &["evaluation.metrics", "dpsyn eval", "--against TEST_SET"],
     );
     refused(
         2,

@@ -10,14 +10,18 @@
 //! images may not.
 
 mod augment;
+mod classes;
 mod cnn;
 mod layers;
 mod lbfgs;
 mod logistic;
+mod options;
 mod unfold;
 
+pub use classes::match_classes;
 pub use cnn::{Cnn, CnnConfig};
 pub use logistic::{LogisticConfig, LogisticRegression};
+pub use options::{ClassifierKind, DownstreamOptions};
 
 use serde::Serialize;
 use thiserror::Error;
@@ -51,6 +55,12 @@ pub enum DownstreamError {
         label: u32,
         /// Number of classes.
         classes: usize,
+    },
+    /// Samples and test set do not have the same classes.
+    #[error("{message}")]
+    Classes {
+        /// What does not match.
+        message: String,
     },
     /// Images of another size, or vectors of another dimension, than the classifier learned from.
     #[error("the test set has {found} where the training set had {expected}")]

@@ -1,0 +1,68 @@
+//! The picture of the samples that lie closest to a reference image, after a check for memorisation.
+
+use std::path::PathBuf;
+
+use super::{Against, CHUNK, Evaluator, Found, Samples, go_on};
+use crate::atomic;
+use crate::evolution::EvolutionError;
+use crate::images::ImageBatch;
+use crate::metrics::memorisation::Pairs;
+use crate::metrics::{MetricKind, MetricsError};
+use crate::privacy::Sensitive;
+
+/// Hands a function all samples, in order.
+pub type ReadSamples<'r> =
+    dyn FnMut(&mut dyn FnMut(&ImageBatch)) -> Result<(), EvolutionError> + 'r;
+
+impl Evaluator<'_> {
+    /// Draws the pairs that the last [`MetricKind::Memorisation`] found closest, in `private/` unless the
+    /// reference is public. Returns the file, `None` where nothing was checked or nothing is kept.
+    ///
+    /// # Errors
+    /// See [`EvolutionError`].
+    pub fn draw_pairs(
+        &mut self,
+        samples: &Samples<'_>,
+        read: &mut ReadSamples<'_>,
+    ) -> Result<Option<PathBuf>, EvolutionError> {
+        let settings = self.key(MetricKind::Memorisation)?;
+        let name = format!("closest-{}-{settings}.png", samples.key());
+        let observer = self.evaluation.observer;
+        match (self.closest.take(), &mut self.against) {
+            (Some(Found::Private(found)), Some(Against::Private(images, fingerprint))) => {
+                let Some((folder, _)) = &self.private else {
+                    return Ok(None);
+                };
+                let mut pairs = found.map_ref(|found| Pairs::new(&found.closest));
+                read(&mut |batch| {
+                    pairs.extend_with(Sensitive::new(()), |pairs, ()| pairs.add_synthetic(batch));
+                })?;
+                images.each(fingerprint, "reading private images", observer, |batch| {
+                    pairs.extend_with(batch, |pairs, batch| pairs.add_private(&batch));
+                    Ok(())
+                })?;
+                let picture = pairs
+                    .try_map_ref(Pairs::picture)
+                    .map_err(MetricsError::from)?;
+                folder.write_sensitive(&name, &picture, |bytes, file| file.write_all(bytes))?;
+                Ok(Some(folder.path().join(name)))
+            }
+            (Some(Found::Public(found)), Some(Against::Public(images))) => {
+                let Some(root) = &self.root else {
+                    return Ok(None);
+                };
+                let mut pairs = Pairs::new(&found.closest);
+                read(&mut |batch| pairs.add_synthetic(batch))?;
+                images.for_each_batch(CHUNK, |batch| {
+                    pairs.add_private(&batch);
+                    go_on(observer)
+                })?;
+                let path = root.join(name);
+                let picture = pairs.picture().map_err(MetricsError::from)?;
+                atomic::write(&path, &picture).map_err(EvolutionError::io(&path))?;
+                Ok(Some(path))
+            }
+            _ => Ok(None),
+        }
+    }
+}

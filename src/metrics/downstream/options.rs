@@ -1,0 +1,112 @@
+//! Which classifier is trained, and how often.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::DownstreamError;
+
+/// Which classifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClassifierKind {
+    /// Logistic regression on embeddings. Nothing is drawn at random.
+    #[default]
+    Logistic,
+    /// A small wide residual network on pixels; a seed draws weights, order and augmentation.
+    Cnn,
+}
+
+impl ClassifierKind {
+    /// What it is called.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Logistic => "logistic",
+            Self::Cnn => "cnn",
+        }
+    }
+}
+
+impl fmt::Display for ClassifierKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ClassifierKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Logistic, Self::Cnn]
+            .into_iter()
+            .find(|kind| kind.name() == text)
+            .ok_or_else(|| "expected logistic or cnn".to_owned())
+    }
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DownstreamOptions {
+    /// Which classifier.
+    pub classifier: ClassifierKind,
+    /// Trainings that differ by their seed.
+    pub seeds: u32,
+}
+
+impl Default for DownstreamOptions {
+    fn default() -> Self {
+        Self {
+            classifier: ClassifierKind::default(),
+            seeds: 1,
+        }
+    }
+}
+
+impl DownstreamOptions {
+    /// Seeds of a network, unless some other number is asked for.
+    const SEEDS: u32 = 3;
+
+    /// So many seeds, 3 by default where a seed matters.
+    ///
+    /// # Errors
+    /// [`DownstreamError::Config`] naming `seeds` for 0, or for a classifier that draws nothing.
+    pub fn new(classifier: ClassifierKind, seeds: Option<u32>) -> Result<Self, DownstreamError> {
+        let refuse = |message: &str| {
+            Err(DownstreamError::Config {
+                key: "seeds",
+                message: message.to_owned(),
+            })
+        };
+        let seeds = match (classifier, seeds) {
+            (_, Some(0)) => return refuse("is 0: expected at least 1"),
+            (ClassifierKind::Logistic, Some(2..)) => {
+                return refuse(
+                    "`logistic` draws nothing at random and is the same for every seed: leave it out, \
+                     or take `cnn`",
+                );
+            }
+            (ClassifierKind::Logistic, _) => 1,
+            (ClassifierKind::Cnn, seeds) => seeds.unwrap_or(Self::SEEDS),
+        };
+        Ok(Self { classifier, seeds })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_for_what_draws() {
+        let seeds = |kind: &str, seeds| {
+            let options = DownstreamOptions::new(kind.parse().unwrap(), seeds);
+            options.map(|options| options.seeds).ok()
+        };
+        assert_eq!(seeds("cnn", None), Some(3));
+        assert_eq!(seeds("cnn", Some(5)), Some(5));
+        assert_eq!(seeds("cnn", Some(0)), None);
+        assert_eq!(seeds("logistic", None), Some(1));
+        assert_eq!(seeds("logistic", Some(1)), Some(1));
+        assert_eq!(seeds("logistic", Some(2)), None);
+        assert!("svm".parse::<ClassifierKind>().is_err());
+    }
+}
