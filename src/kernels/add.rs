@@ -15,12 +15,12 @@ pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     if cpu::takes_all(&[x, y]) {
         if x.rank() == 4 {
             let y = cpu::channels_last(y)?;
-            let sum = cpu::channels_last(x)?.apply_op2_no_bwd(&y, &cpu::AddOp)?;
+            let sum = cpu::channels_last(x)?.apply_op2_no_bwd(&y, &cpu::PairwiseOp::Sum)?;
             return cpu::channels_first(&sum);
         }
         return x
             .contiguous()?
-            .apply_op2_no_bwd(&y.contiguous()?, &cpu::AddOp);
+            .apply_op2_no_bwd(&y.contiguous()?, &cpu::PairwiseOp::Sum);
     }
     x + y
 }

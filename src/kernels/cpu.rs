@@ -24,7 +24,6 @@
 //! run on every path that the machine has; `scripts/sanitize.sh` runs them under AddressSanitizer,
 //! `scripts/check-aarch64.sh` on an emulated ARM processor.
 
-mod add;
 mod add_channels;
 mod attention;
 mod bfloat;
@@ -38,10 +37,10 @@ mod layer_norm;
 mod linear;
 mod micro;
 mod norm;
+mod pairwise;
 mod panels;
 mod path;
 mod pool;
-mod product;
 mod products;
 mod scratch;
 mod simd;
@@ -49,7 +48,6 @@ mod tasks;
 mod upsample;
 mod winograd;
 
-pub(super) use add::AddOp;
 pub(super) use add_channels::AddChannelsOp;
 pub(super) use attention::AttentionOp;
 pub(super) use bfloat::Bfloat;
@@ -60,10 +58,10 @@ pub(crate) use job::{Instructions, Job};
 pub(super) use layer_norm::LayerNormOp;
 pub(super) use linear::{LinearOp, PackedLinear};
 pub(super) use norm::NormOp;
+pub(super) use pairwise::PairwiseOp;
 #[cfg(test)]
 pub(super) use path::Path;
 pub(super) use pool::{PoolKind, PoolOp};
-pub(super) use product::ProductOp;
 pub(crate) use products::PackedColumns;
 pub(super) use tasks::on_pool;
 pub(super) use upsample::UpsampleOp;

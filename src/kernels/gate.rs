@@ -17,7 +17,7 @@ pub fn geglu(value: &Tensor, gate: &Tensor) -> Result<Tensor> {
     if cpu::takes_all(&[value, &gate]) {
         return value
             .contiguous()?
-            .apply_op2_no_bwd(&gate.contiguous()?, &cpu::ProductOp);
+            .apply_op2_no_bwd(&gate.contiguous()?, &cpu::PairwiseOp::Product);
     }
     value * gate
 }

@@ -1,4 +1,4 @@
-//! Products of feature maps, element by element.
+//! Sums and products of feature maps, element by element.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, bail};
 
@@ -8,12 +8,20 @@ use super::scratch::results;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
-/// Multiplies two contiguous arguments of one shape.
-pub(in crate::kernels) struct ProductOp;
+/// Combines two contiguous arguments of one shape. candle's own operators wake a second pool of
+/// threads, which then spins while ours works.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::kernels) enum PairwiseOp {
+    Sum,
+    Product,
+}
 
-impl CustomOp2 for ProductOp {
+impl CustomOp2 for PairwiseOp {
     fn name(&self) -> &'static str {
-        "product"
+        match self {
+            Self::Sum => "add",
+            Self::Product => "product",
+        }
     }
 
     fn cpu_fwd(
@@ -24,15 +32,23 @@ impl CustomOp2 for ProductOp {
         y_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         if x_layout.shape() != y_layout.shape() {
-            bail!("{x_layout:?} cannot be multiplied by {y_layout:?}");
+            bail!(
+                "{}: {x_layout:?} and {y_layout:?} have different shapes",
+                self.name()
+            );
         }
-        of_type!(x, E => multiply::<E>((x, x_layout), (y, y_layout)))
+        let (x, y) = ((x, x_layout), (y, y_layout));
+        match self {
+            Self::Sum => of_type!(x.0, E => combine::<E, _>(x, y, |x, y| x + y)),
+            Self::Product => of_type!(x.0, E => combine::<E, _>(x, y, |x, y| x * y)),
+        }
     }
 }
 
-fn multiply<E: Element>(
+fn combine<E: Element, F: Fn(f32, f32) -> f32 + Copy + Send + Sync>(
     (x, x_layout): (&CpuStorage, &Layout),
     (y, y_layout): (&CpuStorage, &Layout),
+    f: F,
 ) -> Result<(CpuStorage, Shape)> {
     const PIECE: usize = 1 << 15;
     let path = E::path()?;
@@ -42,24 +58,25 @@ fn multiply<E: Element>(
     let from = x.chunks(PIECE).zip(y.chunks(PIECE));
     let parts = out.chunks_mut(PIECE).zip(from).collect();
     tasks::each(2 * x.len(), parts, |(out, (x, y))| {
-        E::run(path, Product { x, y, out });
+        E::run(path, Combine { x, y, out, f });
     });
     Ok((E::storage(out), x_layout.shape().clone()))
 }
 
-struct Product<'a, E> {
+struct Combine<'a, E, F> {
     x: &'a [E],
     y: &'a [E],
     out: &'a mut [E],
+    f: F,
 }
 
-impl<E: Element> Kernel for Product<'_, E> {
+impl<E: Element, F: Fn(f32, f32) -> f32> Kernel for Combine<'_, E, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         for (out, (x, y)) in self.out.iter_mut().zip(self.x.iter().zip(self.y)) {
-            *out = E::of(x.get() * y.get());
+            *out = E::of((self.f)(x.get(), y.get()));
         }
     }
 }
