@@ -28,3 +28,6 @@ mod stable_diffusion;
 #[path = "cli/stable_diffusion_memory.rs"]
 #[cfg(target_os = "linux")]
 mod stable_diffusion_memory;
+#[path = "cli/vote_memory.rs"]
+#[cfg(target_os = "linux")]
+mod vote_memory;

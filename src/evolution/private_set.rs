@@ -278,31 +278,40 @@ fn go_on(observer: &dyn Observer) -> Result<(), EvolutionError> {
 fn encode(embeddings: &Embeddings, file: &mut dyn Write) -> io::Result<()> {
     file.write_all(&(embeddings.len() as u64).to_le_bytes())?;
     file.write_all(&(embeddings.dimension() as u64).to_le_bytes())?;
-    let mut bytes = Vec::new();
-    for chunk in embeddings.data().chunks(1 << 16) {
-        bytes.clear();
-        bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes()));
-        file.write_all(&bytes)?;
-    }
-    Ok(())
+    embeddings.write(file)
 }
 
 fn decode(file: &mut dyn Read) -> io::Result<Embeddings> {
-    let mut number = || -> io::Result<u64> {
+    let mut number = || -> io::Result<usize> {
         let mut bytes = [0; 8];
         file.read_exact(&mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
+        usize::try_from(u64::from_le_bytes(bytes)).map_err(|_| io::ErrorKind::InvalidData.into())
     };
     let (count, dimension) = (number()?, number()?);
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    let data = bytes
-        .chunks_exact(4)
-        .map(|b| b.try_into().map_or(f32::NAN, f32::from_le_bytes))
-        .collect();
-    usize::try_from(dimension)
-        .ok()
-        .and_then(|dimension| Embeddings::new(data, dimension))
-        .filter(|embeddings| embeddings.len() as u64 == count && bytes.len().is_multiple_of(4))
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let embeddings = Embeddings::read(file, count, dimension)?;
+    match file.read(&mut [0])? {
+        0 => Ok(embeddings),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_embeddings_come_back_and_damaged_ones_do_not() {
+        let embeddings = Embeddings::new(vec![0.5, -1.0, 2.0, 1e-40, 7.0, -0.0], 2).unwrap();
+        let mut stored = Vec::new();
+        encode(&embeddings, &mut stored).unwrap();
+        assert!(decode(&mut stored.as_slice()).unwrap() == embeddings);
+        assert!(decode(&mut &stored[..stored.len() - 1]).is_err());
+        for (at, value) in [(0, u64::MAX), (0, 2), (8, u64::MAX), (8, 0), (8, 3)] {
+            let mut damaged = stored.clone();
+            damaged[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            assert!(decode(&mut damaged.as_slice()).is_err());
+        }
+        stored.push(0);
+        assert!(decode(&mut stored.as_slice()).is_err());
+    }
 }

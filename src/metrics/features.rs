@@ -222,9 +222,7 @@ impl Features {
             }
         }
         if let Some(vectors) = vectors {
-            for value in vectors.data() {
-                file.write_all(&value.to_le_bytes())?;
-            }
+            vectors.write(file)?;
         }
         Ok(())
     }
@@ -260,11 +258,7 @@ impl Features {
             None
         };
         let vectors = if vectors == 1 {
-            let len = count.checked_mul(dimension).and_then(|n| n.checked_mul(4));
-            let bytes = read_exactly(file, len.ok_or_else(invalid)?)?;
-            let (chunks, _) = bytes.as_chunks::<4>();
-            let data = chunks.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            Some(Embeddings::new(data, dimension).ok_or_else(invalid)?)
+            Some(Embeddings::read(file, count, dimension)?)
         } else {
             None
         };

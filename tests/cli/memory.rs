@@ -5,6 +5,20 @@ use std::time::Duration;
 
 use crate::support::World;
 
+/// `VmHWM` (the peak so far) and `VmRSS` of this process in megabytes.
+pub fn of_this_process() -> (u64, u64) {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let of = |key: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap();
+        let kilobytes: u64 = line.split_whitespace().next().unwrap().parse().unwrap();
+        kilobytes / 1000
+    };
+    (of("VmHWM:"), of("VmRSS:"))
+}
+
 /// The peak of a run's resident memory in kilobytes, as the kernel counts it.
 fn peak(world: &World, arguments: &[&str]) -> u64 {
     let mut child = world

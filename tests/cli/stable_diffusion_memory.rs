@@ -6,21 +6,8 @@ use dpsyn::generators::{Condition, Draw, Generator, StableDiffusion};
 use dpsyn::streams::{Phase, StreamKey};
 use serde_json::json;
 
+use crate::memory::of_this_process as memory;
 use crate::support::stable_diffusion::{Parts, write_model};
-
-/// `VmHWM` (the peak so far) and `VmRSS` of this process in megabytes.
-fn memory() -> (u64, u64) {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap();
-    let of = |key: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-            .unwrap();
-        let kilobytes: u64 = line.split_whitespace().next().unwrap().parse().unwrap();
-        kilobytes / 1000
-    };
-    (of("VmHWM:"), of("VmRSS:"))
-}
 
 /// The architecture of v1-4 with random weights; one step, as all take the same memory.
 #[test]

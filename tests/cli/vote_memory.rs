@@ -1,0 +1,81 @@
+//! What a vote of Camelyon17's size holds in memory.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use candle_core::Device;
+use dpsyn::embedders::Embeddings;
+use dpsyn::privacy::Sensitive;
+use dpsyn::streams::{Phase, StreamKey};
+use dpsyn::voting::{Metric, Poll, PrivateVoters, STEPS_PER_CLASS, VotingError, cast_votes};
+
+use crate::memory::of_this_process as memory;
+
+/// Camelyon17's training patches, of two classes, and as many samples.
+const IMAGES: usize = 302_436;
+/// Inception's features.
+const DIMENSION: usize = 2048;
+
+fn vectors(sample: u64) -> Embeddings {
+    let mut data = vec![0.0; IMAGES * DIMENSION];
+    let key = StreamKey {
+        seed: 1,
+        phase: Phase::Random,
+        iteration: 0,
+        repeat: 0,
+        sample,
+    };
+    key.open().fill_normal(&mut data);
+    Embeddings::new(data, DIMENSION).unwrap()
+}
+
+/// Stops the vote after so many steps.
+struct StopAfter {
+    steps: u64,
+    done: Cell<u64>,
+}
+
+impl Poll for StopAfter {
+    fn step(&self, done: u64) {
+        self.done.set(done);
+    }
+
+    fn keep_going(&self) -> bool {
+        self.done.get() < self.steps
+    }
+}
+
+/// Memory is the same from the first step to the last, and so is the time of a step: some are enough. All of
+/// them are in `DPSYN_VOTE_STEPS=200`.
+#[test]
+#[ignore = "a minute and 7 GB of memory: figures for benches/README.md"]
+fn camelyon17_votes_in_bounded_memory() {
+    let (private, population) = (vectors(0), vectors(1));
+    let labels = (0..IMAGES as u32).map(|image| image % 2).collect();
+    let voters = PrivateVoters::new(Sensitive::new(private), &Sensitive::new(labels), 2);
+    let ranges = [0..IMAGES / 2, IMAGES / 2..IMAGES];
+    let before = memory().1;
+    let steps = std::env::var("DPSYN_VOTE_STEPS").map_or(4, |steps| steps.parse().unwrap());
+    let poll = StopAfter {
+        steps,
+        done: Cell::new(0),
+    };
+    let begun = Instant::now();
+    let voted = cast_votes(
+        &population,
+        &ranges,
+        &voters,
+        1,
+        Metric::L2,
+        &Device::Cpu,
+        &poll,
+    );
+    let seconds = begun.elapsed().as_secs_f64();
+    let (peak, _) = memory();
+    let (done, all) = (poll.done.get(), 2 * STEPS_PER_CLASS);
+    println!("{done} of {all} steps in {seconds:.1} s; {before} MB before, peak {peak} MB");
+    assert!(matches!(voted, Err(VotingError::Interrupted)) || (voted.is_ok() && done == all));
+    // One copy of one class' candidates, and little else.
+    let copy = (IMAGES / 2 * DIMENSION * size_of::<f32>()) as u64 / 1_000_000;
+    assert!(peak < before + copy + 200, "a copy is of {copy} MB");
+}
