@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 
 use super::element::{Element, of_type};
 use super::path::Kernel;
-use super::scratch::results;
+use super::scratch::{Scratch, results};
 use super::simd::Simd;
 use super::{contiguous, tasks};
 use crate::kernels::Pool;
@@ -97,58 +97,61 @@ impl<E: Element> Kernel for Row<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        const BLOCK: usize = 32;
+        match self.op.kind {
+            PoolKind::Average => self.fold(|a, b| a + b, |sum, pixels| sum / pixels),
+            PoolKind::Max => self.fold(larger, |max, _| max),
+        }
+    }
+}
+
+impl<E: Element> Row<'_, E> {
+    /// Folds the rows into one, then the pixels of each window in that: few long loops, each over numbers
+    /// that lie side by side.
+    #[inline(always)]
+    fn fold(self, combine: impl Fn(f32, f32) -> f32 + Copy, finish: impl Fn(f32, f32) -> f32) {
         let (channels, line) = (self.channels, self.width * self.channels);
         let count = self.rows.len() / line;
-        let start = match self.op.kind {
-            PoolKind::Average => 0.0,
-            PoolKind::Max => f32::NEG_INFINITY,
-        };
+        let mut folded = Scratch::<f32>::new(line);
+        fold(self.rows, line, &mut folded, combine, |value| value);
         for (x, out) in self.out.chunks_exact_mut(channels).enumerate() {
             let (left, right) = self.op.window(x, self.width);
             let pixels = (count * (right - left)) as f32;
-            // Blocks of channels, whose results stay in registers.
-            for (block, out) in out.chunks_mut(BLOCK).enumerate() {
-                let channel = block * BLOCK;
-                let mut results = [start; BLOCK];
-                for row in self.rows.chunks_exact(line) {
-                    let pixels = row.get(left * channels..right * channels);
-                    for pixel in pixels.unwrap_or_default().chunks_exact(channels) {
-                        let pixel = pixel.get(channel..).unwrap_or_default();
-                        match (pixel.first_chunk::<BLOCK>(), self.op.kind) {
-                            (Some(pixel), PoolKind::Average) => {
-                                for (sum, value) in results.iter_mut().zip(pixel) {
-                                    *sum += value.get();
-                                }
-                            }
-                            (Some(pixel), PoolKind::Max) => {
-                                for (max, value) in results.iter_mut().zip(pixel) {
-                                    *max = larger(*max, value.get());
-                                }
-                            }
-                            (None, PoolKind::Average) => {
-                                for (sum, value) in results.iter_mut().zip(pixel) {
-                                    *sum += value.get();
-                                }
-                            }
-                            (None, PoolKind::Max) => {
-                                for (max, value) in results.iter_mut().zip(pixel) {
-                                    *max = larger(*max, value.get());
-                                }
-                            }
-                        }
-                    }
-                }
-                if self.op.kind == PoolKind::Average {
-                    for sum in &mut results {
-                        *sum /= pixels;
-                    }
-                }
-                for (out, result) in out.iter_mut().zip(results) {
-                    *out = E::of(result);
-                }
+            let window = folded.get(left * channels..right * channels);
+            let put = |value| E::of(finish(value, pixels));
+            fold(window.unwrap_or_default(), channels, out, combine, put);
+        }
+    }
+}
+
+/// Combines the parts of `from`, each as long as `to`, element by element.
+#[inline(always)]
+fn fold<E: Element, O>(
+    from: &[E],
+    len: usize,
+    to: &mut [O],
+    combine: impl Fn(f32, f32) -> f32,
+    put: impl Fn(f32) -> O,
+) {
+    let mut parts = from.chunks_exact(len);
+    match (parts.len(), parts.next(), parts.next(), parts.next()) {
+        (3, Some(a), Some(b), Some(c)) => {
+            for (((to, a), b), c) in to.iter_mut().zip(a).zip(b).zip(c) {
+                *to = put(combine(combine(a.get(), b.get()), c.get()));
             }
         }
+        (2, Some(a), Some(b), None) => {
+            for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+                *to = put(combine(a.get(), b.get()));
+            }
+        }
+        (_, Some(first), ..) => {
+            for (index, (to, value)) in to.iter_mut().zip(first).enumerate() {
+                let others = from.iter().skip(len + index).step_by(len);
+                let all = others.fold(value.get(), |all, value| combine(all, value.get()));
+                *to = put(all);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -94,9 +94,9 @@ fn wide_enough_for_bf16(shape: &Conv2dShape) -> bool {
 
 impl<E: Element> Winograd<E> {
     /// Numbers on a side of the tiles that a layer is computed by, if it is: not where the transforms
-    /// cost more than they save (few channels, or few tiles of not so many). Small maps take small tiles:
-    /// their rounding is that of a plain sum, while that of the large ones, ten times as much, is no
-    /// longer small there beside the network's own. In bf16, small tiles save too little.
+    /// cost more than they save (few channels, or few tiles). Small maps of many channels take small tiles:
+    /// there the time goes into reading the weight, of which they have less than half. In bf16, small
+    /// tiles save too little.
     pub fn tile(shape: &Conv2dShape) -> Option<usize> {
         let fits = |channels: usize| channels >= 32 && channels.is_multiple_of(CHANNELS);
         let pays = shape.kernel == (3, 3)
@@ -107,10 +107,10 @@ impl<E: Element> Winograd<E> {
         match shape.side {
             _ if !pays => None,
             _ if narrow && !wide_enough_for_bf16(shape) => None,
-            Some(..=16) if narrow => None,
+            Some(..=12) if narrow => None,
             Some(..=3) => None,
-            Some(..=12) if shape.in_channels < 256 => None,
-            Some(..=16) => Some(SMALL),
+            Some(..=12) if shape.in_channels >= 256 => Some(SMALL),
+            Some(..=7) => None,
             _ => Some(LARGE),
         }
     }
