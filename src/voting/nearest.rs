@@ -9,8 +9,13 @@
 //! can be had (a query that is not finite, thousands of equally near candidates) the query is searched
 //! exhaustively in `f64`. Ties go to the lower index.
 //!
+//! Where the processor multiplies bf16, the products are of rounded vectors at first, with a margin that is
+//! as much larger as that rounding can matter (Cauchy and Schwarz); a query whose shortlist gets too long is
+//! searched again in `f32`.
+//!
 //! The result is exact, so it cannot depend on the number of threads, the sizes of blocks and tiles, or
-//! the processor. Memory beyond the arguments: one copy of the candidates, and a few MB a thread.
+//! the processor. Memory beyond the arguments: one copy of the candidates (in bf16 half of one, and
+//! another where `f32` is needed), and a few MB a thread.
 
 mod rough;
 mod shortlist;
@@ -22,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::embedders::Embeddings;
-use rough::Rough;
+use rough::{Pass, Rough};
 use space::Space;
 
 /// Which candidate is near.
@@ -136,7 +141,9 @@ pub(super) fn search(
         return Err(NearestError::TooFew { k, candidates });
     }
     let space = Space::new(vectors, dimension, metric)?;
-    let rough = Rough::new(&space, device)?;
+    let mut rough = Rough::new(&space, device)?;
+    let first = rough.first();
+    rough.prepare(first)?;
     let total = queries.members.len();
     // A GPU has one queue; threads would only wait for each other.
     let (in_block, at_once) = if device.is_cpu() {
@@ -152,26 +159,65 @@ pub(super) fn search(
         if !keep_going(index * wave, total) {
             return Err(NearestError::Interrupted);
         }
-        members
-            .par_chunks(in_block)
-            .zip(ids.par_chunks_mut(in_block * k))
-            .try_for_each(|(members, ids)| {
-                let mut block = Vec::with_capacity(members.len() * dimension);
-                for &member in members {
-                    let start = block.len();
-                    block.extend_from_slice(queries.vectors.rows(member..member + 1));
-                    space.place(&mut block[start..]);
-                }
-                let shortlists = rough.shortlists(&block, k)?;
-                let rows = members.iter().zip(ids.chunks_exact_mut(k));
-                for (shortlist, (&member, ids)) in shortlists.into_iter().zip(rows) {
-                    let query = queries.vectors.rows(member..member + 1);
-                    space.rank(query, shortlist.finish(), ids);
-                }
-                Ok::<_, NearestError>(())
-            })?;
+        let vectors = queries.vectors;
+        let unsure = pass(first, (vectors, members), &space, &rough, in_block, ids)?;
+        if unsure.is_empty() {
+            continue;
+        }
+        rough.prepare(Pass::Fine)?;
+        let places = unsure.iter().filter_map(|place| members.get(*place));
+        let members: Vec<usize> = places.copied().collect();
+        let mut found = vec![0u32; members.len() * k];
+        let members = (vectors, members.as_slice());
+        pass(Pass::Fine, members, &space, &rough, in_block, &mut found)?;
+        for (place, found) in unsure.into_iter().zip(found.chunks_exact(k)) {
+            if let Some(ids) = ids.get_mut(place * k..(place + 1) * k) {
+                ids.copy_from_slice(found);
+            }
+        }
     }
     Ok(ids)
+}
+
+/// Writes the nearest of each query, `k` ids each, and returns the places of those queries of which a coarse pass
+/// could not tell.
+fn pass(
+    pass: Pass,
+    (vectors, members): (&Embeddings, &[usize]),
+    space: &Space<'_>,
+    rough: &Rough<'_>,
+    in_block: usize,
+    ids: &mut [u32],
+) -> Result<Vec<usize>, NearestError> {
+    let dimension = space.dimension();
+    let k = ids.len() / members.len().max(1);
+    let unsure = members
+        .par_chunks(in_block)
+        .zip(ids.par_chunks_mut(in_block * k))
+        .enumerate()
+        .map(|(index, (members, ids))| {
+            let mut block = Vec::with_capacity(members.len() * dimension);
+            for &member in members {
+                let start = block.len();
+                block.extend_from_slice(vectors.rows(member..member + 1));
+                space.place(&mut block[start..]);
+            }
+            let mut unsure = Vec::new();
+            let shortlists = rough.shortlists(&block, k, pass)?;
+            let rows = members.iter().zip(ids.chunks_exact_mut(k));
+            for (place, (shortlist, (&member, ids))) in shortlists.into_iter().zip(rows).enumerate()
+            {
+                let shortlist = shortlist.finish();
+                if shortlist.is_none() && pass == Pass::Coarse {
+                    unsure.push(index * in_block + place);
+                    continue;
+                }
+                space.rank(vectors.rows(member..member + 1), shortlist, ids);
+            }
+            Ok(unsure)
+        })
+        .collect::<Result<Vec<_>, NearestError>>()?;
+    Ok(unsure.concat())
 }
 
 #[cfg(test)]
@@ -296,6 +342,22 @@ mod tests {
         Embeddings::new(data, rows[0].len()).unwrap()
     }
 
+    /// Gathers vectors about the first three, the closer the larger `crowding` is: bf16, then `f32`, cannot
+    /// tell neighbours apart.
+    fn crowded(vectors: Embeddings, crowding: i32) -> Embeddings {
+        if crowding == 0 {
+            return vectors;
+        }
+        let rows = || vectors.data().chunks(vectors.dimension());
+        let centres: Vec<&[f32]> = rows().take(3).collect();
+        let moved = rows().enumerate().flat_map(|(index, row)| {
+            let centre = centres[index % centres.len()];
+            let toward = |(v, c): (&f32, &f32)| c + 0.1f32.powi(crowding) * v;
+            row.iter().zip(centre).map(toward)
+        });
+        Embeddings::new(moved.collect(), vectors.dimension()).unwrap()
+    }
+
     proptest! {
         #[test]
         fn agrees_with_brute_force_on_ties_too(
@@ -325,11 +387,12 @@ mod tests {
             (queries, candidates, dimension) in (1usize..80, 1usize..800, 1usize..70),
             k in 1usize..12,
             seed in 0u64..1000,
+            crowding in 0i32..7,
         ) {
             let k = k.min(candidates);
             let (queries, candidates) = (
                 random(queries, dimension, 2 * seed),
-                random(candidates, dimension, 2 * seed + 1),
+                crowded(random(candidates, dimension, 2 * seed + 1), crowding),
             );
             for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
                 let found =

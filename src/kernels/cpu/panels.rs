@@ -2,7 +2,7 @@
 
 use super::element::Element;
 use super::micro::Factor;
-use super::path::{Path, Tile};
+use super::path::Tile;
 use super::scratch::{Scratch, results};
 use super::tasks;
 
@@ -156,26 +156,26 @@ impl<T: Factor> Panels<T> {
     }
 }
 
-impl Panels {
+impl<T: Factor> Panels<T> {
     /// Packs the matrix whose column `j` is what `write(j, ..)` writes: `depth` numbers, all of them.
     pub fn from_columns(
-        path: Path,
+        path: T::Path,
         (depth, columns): (usize, usize),
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Self {
-        let tile = f32::tile(path);
-        let lanes = tile.lanes;
-        let panels = places(columns, depth, tile);
+        let tile = T::tile(path);
+        let (lanes, steps) = (tile.lanes, depth.div_ceil(T::DEEP));
+        let panels = places(columns, steps * T::DEEP, tile);
         let vectors: usize = panels.iter().map(|panel| panel.vectors).sum();
-        let mut data = results(vectors * lanes * depth);
+        let mut data = results::<T>(vectors * lanes * T::DEEP * steps);
         let mut rest = data.as_mut_slice();
         let mut parts = Vec::with_capacity(panels.len());
         for place in &panels {
-            let (part, others) = rest.split_at_mut(place.vectors * lanes * depth);
+            let (part, others) = rest.split_at_mut(place.vectors * lanes * T::DEEP * steps);
             parts.push((place, part));
             rest = others;
         }
-        let pack = |(place, part): (&Place, &mut [f32])| {
+        let pack = |(place, part): (&Place, &mut [T])| {
             let width = place.vectors * lanes;
             let mut together = Scratch::<f32>::new(lanes * depth);
             for first in (0..width).step_by(lanes) {
@@ -189,11 +189,17 @@ impl Panels {
                 }
                 // A few rows at a time, so that what is read and written stays in the cache.
                 for from in (0..depth).step_by(ROWS) {
-                    let rows = part.chunks_exact_mut(width).skip(from).take(ROWS);
-                    for (k, row) in rows.enumerate() {
-                        let values = together.iter().skip(from + k).step_by(depth);
-                        for (to, value) in row.iter_mut().skip(first).zip(values) {
-                            *to = *value;
+                    for k in from..(from + ROWS).min(steps * T::DEEP) {
+                        let row = k / T::DEEP * width + first;
+                        let to = part.iter_mut().skip(row * T::DEEP + k % T::DEEP);
+                        let to = to.step_by(T::DEEP).take(lanes);
+                        if k < depth {
+                            let values = together.iter().skip(k).step_by(depth);
+                            for (to, value) in to.zip(values) {
+                                *to = T::of(*value);
+                            }
+                        } else {
+                            to.for_each(|to| *to = T::of(0.0));
                         }
                     }
                 }
@@ -204,7 +210,7 @@ impl Panels {
             path,
             tile,
             depth,
-            steps: depth,
+            steps,
             columns,
             panels,
             data,
@@ -251,6 +257,7 @@ fn places(columns: usize, depth: usize, tile: Tile) -> Vec<Place> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::cpu::path::Path;
     use half::bf16;
 
     /// `segments` runs of `run` rows each, row by row or column by column in the source.
@@ -288,21 +295,37 @@ mod tests {
         }
     }
 
+    fn check_columns<T: Factor>(path: T::Path, (depth, columns): (usize, usize)) {
+        let source: Vec<f32> = (0..depth * columns).map(|v| (v % 251 + 1) as f32).collect();
+        let matrix = Panels::<T>::new(path, (depth, columns), depth, &source, depth, |k| k);
+        let by_columns = Panels::<T>::from_columns(path, (depth, columns), |j, column| {
+            column.copy_from_slice(&source[j * depth..(j + 1) * depth]);
+        });
+        assert!(matrix.data == by_columns.data);
+        assert_eq!(matrix.iter().count(), by_columns.iter().count());
+        for (a, b) in matrix.iter().zip(by_columns.iter()) {
+            assert!((a.first, a.data) == (b.first, b.data));
+        }
+    }
+
     #[test]
     fn columns_are_packed_as_a_matrix_is() {
-        for (depth, columns) in [(1, 1), (3, 16), (2, 47), (5, 64), (4, 97), (0, 5), (5, 0)] {
-            let source: Vec<f32> = (1..=depth * columns).map(|v| v as f32).collect();
+        for size in [
+            (1, 1),
+            (3, 16),
+            (2, 47),
+            (5, 64),
+            (4, 97),
+            (37, 130),
+            (16, 3),
+            (0, 5),
+            (5, 0),
+        ] {
             for path in Path::all() {
-                let matrix =
-                    Panels::<f32>::new(path, (depth, columns), depth, &source, depth, |k| k);
-                let by_columns = Panels::from_columns(path, (depth, columns), |j, column| {
-                    column.copy_from_slice(&source[j * depth..(j + 1) * depth]);
-                });
-                assert_eq!(matrix.data, by_columns.data);
-                assert_eq!(matrix.iter().count(), by_columns.iter().count());
-                for (a, b) in matrix.iter().zip(by_columns.iter()) {
-                    assert_eq!((a.first, a.data), (b.first, b.data));
-                }
+                check_columns::<f32>(path, size);
+            }
+            if let Ok(path) = bf16::path() {
+                check_columns::<bf16>(path, size);
             }
         }
     }

@@ -384,7 +384,12 @@ fn backward<S: Simd, const N: usize>(s: S, m: [S::V; N]) -> [S::V; 4] {
     let pair = |near: f64, x: S::V, far: f64, y: S::V| {
         times(far as f32, y, times(near as f32, x, s.splat(0.0)))
     };
-    let cubes = pair(NEAR * NEAR * NEAR, difference1, FAR * FAR * FAR, difference2);
+    let cubes = pair(
+        NEAR * NEAR * NEAR,
+        difference1,
+        FAR * FAR * FAR,
+        difference2,
+    );
     [
         s.add(m[0], s.add(sum1, sum2)),
         pair(NEAR, difference1, FAR, difference2),

@@ -1,9 +1,10 @@
-//! Rough scores of all candidates, by matrix products in `f32`.
+//! Rough scores of all candidates, by matrix products: on a CPU that can, first in bf16, which tells the
+//! near ones from the far ones for nearly every query in half of the time, then in `f32` for the others.
 
 use candle_core::{Device, Tensor};
 
 use super::NearestError;
-use super::shortlist::Shortlist;
+use super::shortlist::{MOST, Shortlist};
 use super::space::Space;
 use crate::kernels::PackedColumns;
 
@@ -11,6 +12,19 @@ use crate::kernels::PackedColumns;
 const DEVICE_TILE: usize = 1024;
 /// Candidates a tile that come back from a GPU, beyond `k`.
 const MARGIN: usize = 7;
+
+/// An exact score takes as long as so many rough ones: with more candidates on a coarse shortlist than one in
+/// so many of all, a fine pass is quicker.
+const EXACT: usize = 16;
+
+/// How exactly candidates are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// In bf16.
+    Coarse,
+    /// In `f32`.
+    Fine,
+}
 
 /// The candidates in the form that the product wants, packed once.
 pub(super) struct Rough<'a> {
@@ -20,7 +34,12 @@ pub(super) struct Rough<'a> {
 
 /// The candidates as columns: on a device, one tile after the other, each `[dimension, n]`.
 enum Tiles {
-    Cpu(PackedColumns),
+    Cpu {
+        /// In bf16, where there is that.
+        coarse: Option<PackedColumns>,
+        /// In `f32`, as soon as a query needs them.
+        fine: Option<PackedColumns>,
+    },
     Device(Vec<Tensor>, Device),
 }
 
@@ -28,18 +47,12 @@ impl<'a> Rough<'a> {
     /// # Errors
     /// [`NearestError::Product`] when the device has no room.
     pub(super) fn new(space: &'a Space<'a>, device: &Device) -> Result<Self, NearestError> {
+        let dimension = space.dimension();
         let tiles = if device.is_cpu() {
-            let (dimension, rows) = (space.dimension(), space.candidates());
-            let place = |index: usize, column: &mut [f32]| {
-                if let Some(row) = rows.get(index * dimension..(index + 1) * dimension) {
-                    column.copy_from_slice(row);
-                    space.place(column);
-                }
-            };
             let size = (dimension, space.offsets().len());
-            Tiles::Cpu(PackedColumns::new(size, place)?)
+            let coarse = PackedColumns::narrow(size, |index, to| column(space, index, to));
+            Tiles::Cpu { coarse, fine: None }
         } else {
-            let dimension = space.dimension();
             let uploaded = space
                 .candidates()
                 .chunks(DEVICE_TILE * dimension)
@@ -55,6 +68,32 @@ impl<'a> Rough<'a> {
         Ok(Self { space, tiles })
     }
 
+    /// The pass to begin with.
+    pub(super) fn first(&self) -> Pass {
+        match &self.tiles {
+            Tiles::Cpu {
+                coarse: Some(_), ..
+            } => Pass::Coarse,
+            _ => Pass::Fine,
+        }
+    }
+
+    /// Must be called before a pass; packs what it needs.
+    ///
+    /// # Errors
+    /// [`NearestError::Product`] when `DPSYN_CPU` names instructions that there are not.
+    pub(super) fn prepare(&mut self, pass: Pass) -> Result<(), NearestError> {
+        let space = self.space;
+        if let (Pass::Fine, Tiles::Cpu { fine, .. }) = (pass, &mut self.tiles)
+            && fine.is_none()
+        {
+            let size = (space.dimension(), space.offsets().len());
+            let packed = PackedColumns::new(size, |index, to| column(space, index, to))?;
+            *fine = Some(packed);
+        }
+        Ok(())
+    }
+
     /// A shortlist of the `k` nearest for each query of a block: `[queries, dimension]`, placed.
     ///
     /// # Errors
@@ -63,19 +102,38 @@ impl<'a> Rough<'a> {
         &self,
         block: &[f32],
         k: usize,
+        pass: Pass,
     ) -> Result<Vec<Shortlist>, NearestError> {
         let mut lists: Vec<Shortlist> = block
             .chunks_exact(self.space.dimension())
-            .map(|query| Shortlist::new(k, self.space.slack(query)))
+            .map(|query| match pass {
+                Pass::Coarse => {
+                    let most = (self.space.offsets().len() / EXACT).min(MOST);
+                    Shortlist::new(k, self.space.coarse_slack(query), most)
+                }
+                Pass::Fine => Shortlist::new(k, self.space.slack(query), MOST),
+            })
             .collect();
-        match &self.tiles {
-            Tiles::Cpu(packed) => self.on_cpu(block, packed, &mut lists),
-            Tiles::Device(tiles, device) => self.on_device(block, tiles, device, k, &mut lists)?,
+        match (&self.tiles, pass) {
+            (Tiles::Cpu { coarse, .. }, Pass::Coarse) => self.on_cpu(block, coarse, &mut lists)?,
+            (Tiles::Cpu { fine, .. }, Pass::Fine) => self.on_cpu(block, fine, &mut lists)?,
+            (Tiles::Device(tiles, device), _) => {
+                self.on_device(block, tiles, device, k, &mut lists)?;
+            }
         }
         Ok(lists)
     }
 
-    fn on_cpu(&self, block: &[f32], packed: &PackedColumns, lists: &mut [Shortlist]) {
+    fn on_cpu(
+        &self,
+        block: &[f32],
+        packed: &Option<PackedColumns>,
+        lists: &mut [Shortlist],
+    ) -> Result<(), NearestError> {
+        let Some(packed) = packed else {
+            let message = "the candidates of this pass were not prepared".to_owned();
+            return Err(candle_core::Error::Msg(message).into());
+        };
         let offsets = self.space.offsets();
         packed.multiply(block, |first, width, products| {
             let offsets = offsets.get(first..first + width).unwrap_or_default();
@@ -83,6 +141,7 @@ impl<'a> Rough<'a> {
                 list.fold(first, products, offsets);
             }
         });
+        Ok(())
     }
 
     /// Only a tile's best entries leave the device.
@@ -117,6 +176,18 @@ impl<'a> Rough<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Places candidate `index` and writes it.
+fn column(space: &Space<'_>, index: usize, to: &mut [f32]) {
+    let dimension = space.dimension();
+    let row = space
+        .candidates()
+        .get(index * dimension..(index + 1) * dimension);
+    if let Some(row) = row {
+        to.copy_from_slice(row);
+        space.place(to);
     }
 }
 

@@ -4,7 +4,7 @@
 const ROOM: usize = 32;
 /// More candidates than this that cannot be told apart are not kept: the query is then searched
 /// exhaustively. Bounds the memory.
-const MOST: usize = 4096;
+pub(super) const MOST: usize = 4096;
 /// Scores looked at together.
 const LANES: usize = 16;
 
@@ -16,6 +16,8 @@ const LANES: usize = 16;
 pub(super) struct Shortlist {
     k: usize,
     slack: f64,
+    /// Candidates beyond `k` that may be kept.
+    most: usize,
     /// Scores above it are out. Only ever falls.
     limit: f32,
     entries: Vec<(f32, u32)>,
@@ -26,11 +28,12 @@ pub(super) struct Shortlist {
 
 impl Shortlist {
     /// An empty list. A slack that is not finite is no guarantee: then [`Shortlist::finish`] gives
-    /// nothing.
-    pub(super) fn new(k: usize, slack: f64) -> Self {
+    /// nothing, as where more than `k + most` candidates are near.
+    pub(super) fn new(k: usize, slack: f64, most: usize) -> Self {
         Self {
             k,
             slack,
+            most,
             limit: f32::INFINITY,
             entries: Vec::new(),
             prune_at: k + ROOM,
@@ -96,7 +99,7 @@ impl Shortlist {
         self.limit = ((f64::from(*kth) + self.slack) as f32).next_up();
         self.entries.retain(|(score, _)| *score <= self.limit);
         self.prune_at = (2 * self.entries.len()).max(self.k + ROOM);
-        if self.entries.len() > self.k + MOST {
+        if self.entries.len() > self.k.saturating_add(self.most) {
             self.lost = true;
             self.limit = f32::NEG_INFINITY;
             self.entries = Vec::new();
@@ -118,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn finished(k: usize, slack: f64, scores: &[f32]) -> Option<Vec<u32>> {
-        let mut list = Shortlist::new(k, slack);
+        let mut list = Shortlist::new(k, slack, MOST);
         // In two parts, with products and offsets that make the scores.
         let (a, b) = scores.split_at(scores.len() / 3);
         let zeros = vec![0f32; scores.len()];
@@ -155,11 +158,16 @@ mod tests {
         assert!(finished(1, f64::NAN, &scores[..5]).is_none());
         assert!(finished(1, f64::INFINITY, &scores[..5]).is_none());
         assert!(finished(2, 0.5, &scores[..MOST]).is_some());
-        let mut list = Shortlist::new(1, 0.5);
+        let mut list = Shortlist::new(1, 0.5, MOST);
         list.push(1.0, 0);
         list.left_out(1.6);
         assert!(!list.lost);
         list.left_out(1.5);
         assert!(list.finish().is_none());
+        for (near, lost) in [(3, false), (4, true)] {
+            let mut list = Shortlist::new(1, 0.5, 2);
+            (0..near).for_each(|index| list.push(1.0, index));
+            assert_eq!(list.finish().is_none(), lost);
+        }
     }
 }

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Metric, NearestError};
+use crate::kernels::PackedColumns;
 
 /// The candidates, and how a vector is placed among them: centred for L2 (distances do not change,
 /// rounding shrinks with the norms), of unit length for cosine.
@@ -16,6 +17,8 @@ pub(super) struct Space<'a> {
     offsets: Vec<f32>,
     /// The largest `|p|` of a placed candidate.
     longest: f64,
+    /// The largest `|p − p'|` of a placed candidate, `p'` being what a narrow product takes it for.
+    coarsest: f64,
 }
 
 impl<'a> Space<'a> {
@@ -40,15 +43,18 @@ impl<'a> Space<'a> {
             },
             offsets: Vec::new(),
             longest: 0.0,
+            coarsest: 0.0,
         };
-        let squares: Vec<f64> = rows()
+        let (squares, losses): (Vec<f64>, Vec<f64>) = rows()
             .map_with(vec![0f32; dimension], |placed, row| {
                 placed.copy_from_slice(row);
                 space.place(placed);
-                squared_norm(placed)
+                (squared_norm(placed), squared_loss(placed))
             })
-            .collect();
+            .unzip();
         space.longest = squares.iter().copied().fold(0.0, f64::max).sqrt();
+        // Where a number is too large for bf16, the loss is infinite, and so is every coarse slack.
+        space.coarsest = losses.iter().copied().fold(0.0, f64::max).sqrt();
         space.offsets = match metric {
             Metric::L2 => squares.iter().map(|s| (s / 2.0) as f32).collect(),
             Metric::InnerProduct | Metric::Cosine => vec![0.0; squares.len()],
@@ -101,6 +107,18 @@ impl<'a> Space<'a> {
         } else {
             f64::INFINITY
         }
+    }
+
+    /// The slack of rough scores from narrow products: what rounding both vectors to bf16 adds to
+    /// [`Space::slack`].
+    ///
+    /// With what they become marked by ', `|q·p − q'·p'| ≤ |q − q'||p| + |q'||p − p'|` (Cauchy and Schwarz), and
+    /// `|q'| ≤ |q| + |q − q'|`. Products below the normal numbers count as 0.
+    pub(super) fn coarse_slack(&self, query: &[f32]) -> f64 {
+        let (norm, loss) = (squared_norm(query).sqrt(), squared_loss(query).sqrt());
+        let flushed = self.dimension as f64 * f64::from(f32::MIN_POSITIVE);
+        let error = loss * self.longest + (norm + loss) * self.coarsest + flushed;
+        2.0 * error + self.slack(query)
     }
 
     /// Writes the nearest of `shortlist` (of all candidates, where there is none) by exact scores.
@@ -163,6 +181,14 @@ fn sum_over(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
 /// `|row|²`.
 pub(super) fn squared_norm(row: &[f32]) -> f64 {
     sum_over(row, row, |a, b| a * b)
+}
+
+/// `|row − row'|²`, `row'` being what a narrow product takes it for.
+fn squared_loss(row: &[f32]) -> f64 {
+    sum_over(row, row, |v, _| {
+        let loss = v - f64::from(PackedColumns::rounded(v as f32));
+        loss * loss
+    })
 }
 
 fn mean(vectors: &[f32], dimension: usize) -> Vec<f32> {
