@@ -175,7 +175,7 @@ impl<'a> Downloader<'a> {
             };
             // Whoever brings something is listened to.
             failures = if part.len()? > before {
-                1
+                0
             } else {
                 failures + 1
             };
