@@ -184,8 +184,7 @@ mod tests {
             let bytes = std::fs::read(root.path().join(name)).unwrap();
             decode(&bytes).unwrap()
         };
-        for batch in 1..=5usize {
-            let class = CLASSES[batch];
+        for (batch, class) in CLASSES.iter().enumerate().skip(1).take(5) {
             let first = 2 * (batch - 1);
             let image = read(&format!("train/{class}_{first:05}.png"));
             assert_eq!((image.height, image.width), (SIDE, SIDE));

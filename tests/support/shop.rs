@@ -214,7 +214,7 @@ pub fn cifar_archive(train: &[(u8, Vec<u8>)], test: &[(u8, Vec<u8>)]) -> Vec<u8>
 }
 
 /// Made-up images for [`cifar_archive`].
-pub fn cifar_images(count: usize, seed: u32) -> Vec<(u8, Vec<u8>)> {
+pub fn cifar_images(count: usize, seed: u32) -> Images {
     (0..count)
         .map(|index| {
             let label = (index * 7 + seed as usize) % 10;
@@ -226,8 +226,11 @@ pub fn cifar_images(count: usize, seed: u32) -> Vec<(u8, Vec<u8>)> {
         .collect()
 }
 
-/// Serves an archive of CIFAR-10 and puts it into the catalogue.
-pub fn cifar_shop(server: FileServer) -> (Shop, Vec<(u8, Vec<u8>)>, Vec<u8>) {
+/// Labels and pixels.
+pub type Images = Vec<(u8, Vec<u8>)>;
+
+/// Serves an archive of CIFAR-10 and puts it into the catalogue: the shop, the training images, the archive.
+pub fn cifar_shop(server: FileServer) -> (Shop, Images, Vec<u8>) {
     let shop = Shop::new(server);
     let (train, test) = (cifar_images(5 * BATCH, 1), cifar_images(BATCH, 2));
     let archive = cifar_archive(&train, &test);
