@@ -21,10 +21,12 @@
 //! | [`privacy`] | the `Sensitive` wall, the noise mechanism, the accountant, the ledger |
 //! | [`diffusion`] | noise schedules, respacing, samplers: mathematics without networks |
 //! | [`models`] | the networks, one file each, weights under their original names |
+//! | [`fetch`] | the catalogue of weights and data sets: downloads, archives to folders, checksums |
 //! | [`hub`] | where weights come from, and reading them strictly |
 //! | [`images`] | image batches, folders and npz files, PIL-exact resampling, grids |
 //! | [`kernels`] | the layers every network is written against, and fast CPU operators behind them |
 //! | [`streams`] | counter-based random streams of the generation side |
+//! | [`net`] | proxies, retries, and whether the network may be used at all |
 //! | [`atomic`] | files that are whole or absent |
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
@@ -36,12 +38,14 @@ pub mod config;
 pub mod diffusion;
 pub mod embedders;
 pub mod evolution;
+pub mod fetch;
 pub mod generators;
 pub mod hub;
 pub mod images;
 pub mod kernels;
 pub mod metrics;
 pub mod models;
+pub mod net;
 pub mod privacy;
 pub mod streams;
 pub mod voting;

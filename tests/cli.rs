@@ -8,6 +8,13 @@ mod configs;
 mod eval;
 #[path = "cli/evaluation.rs"]
 mod evaluation;
+#[path = "cli/fetch.rs"]
+mod fetch;
+#[path = "cli/fetch_faults.rs"]
+mod fetch_faults;
+#[cfg(feature = "hub")]
+#[path = "cli/fetch_hub.rs"]
+mod fetch_hub;
 #[path = "cli/hosted.rs"]
 mod hosted;
 #[path = "cli/hosted_faults.rs"]

@@ -16,6 +16,9 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// Open no connection to any machine: work with what is here, or say what is missing
+    #[arg(long, global = true)]
+    pub offline: bool,
 }
 
 /// What to do.
@@ -25,6 +28,8 @@ pub enum Command {
     Run(RunArguments),
     /// Say how good a file of samples is, compared with images or their statistics
     Eval(EvalArguments),
+    /// Get weights and data sets, verified, into the places where the configurations look for them
+    Fetch(FetchArguments),
     /// Say what a noise multiplier costs, or what a target epsilon needs, without running anything
     Privacy(PrivacyArguments),
 }
@@ -114,6 +119,44 @@ pub struct EvalArguments {
     pub device: DeviceChoice,
 }
 
+/// `dpsyn fetch`.
+#[derive(Debug, Args)]
+#[command(
+    group = clap::ArgGroup::new("wanted").required(true).multiple(true).args(["names", "config", "list", "verify"]),
+    after_help = "Whatever was stopped, by Ctrl-C, a crash or a broken connection, goes on with the same command. \
+        DPSYN_MIRROR names an address below which all files lie under their own names, and is asked first; \
+        [mirrors] in a configuration does the same for parts of the internet. Proxies are taken from \
+        HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY. Models of the Hugging Face hub go into its usual \
+        cache, and HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean \
+        elsewhere; with HF_HUB_OFFLINE nothing at all is downloaded."
+)]
+pub struct FetchArguments {
+    /// What to get, such as cifar10 or inception; --list shows all names
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Get whatever this configuration needs
+    #[arg(long = "for", value_name = "CONFIG", conflicts_with = "root")]
+    pub config: Option<PathBuf>,
+    /// Override a key of the configuration
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    pub set: Vec<String>,
+    /// Show what can be had, how large it is, and what is here
+    #[arg(long, conflicts_with_all = ["names", "config", "verify"])]
+    pub list: bool,
+    /// Get nothing; read what is here and check sizes and checksums
+    #[arg(long)]
+    pub verify: bool,
+    /// The folder in which data/ and weights/ lie [default: the current one]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Keep an archive after its images are unpacked
+    #[arg(long)]
+    pub keep_archives: bool,
+    /// Another catalogue than the built-in one
+    #[arg(long, value_name = "FILE")]
+    pub catalogue: Option<PathBuf>,
+}
+
 /// `dpsyn privacy`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["config", "noise_multiplier", "epsilon"]))]
@@ -165,5 +208,35 @@ mod tests {
         assert!(parse("dpsyn privacy --epsilon 1 --iterations 3").is_err());
         assert!(parse("dpsyn privacy").is_err());
         assert!(parse("dpsyn run c.toml --resume --fresh").is_err());
+    }
+
+    #[test]
+    fn fetch_wants_something_and_every_command_can_be_offline() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        for good in [
+            "dpsyn fetch cifar10 inception",
+            "dpsyn fetch --for c.toml --set a=1",
+            "dpsyn fetch --list",
+            "dpsyn fetch --verify",
+            "dpsyn fetch --verify cifar10 --root x",
+        ] {
+            assert!(!parse(good).unwrap().offline, "{good}");
+        }
+        for bad in [
+            "dpsyn fetch",
+            "dpsyn fetch --list a",
+            "dpsyn fetch a --set b=1",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        for line in [
+            "run c.toml",
+            "fetch a",
+            "privacy c.toml",
+            "eval a --against b",
+        ] {
+            assert!(parse(&format!("dpsyn {line} --offline")).unwrap().offline);
+            assert!(parse(&format!("dpsyn --offline {line}")).unwrap().offline);
+        }
     }
 }

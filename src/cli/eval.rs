@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::args::EvalArguments;
 use super::evaluation::{against, classifier, digest, open_embedder, space};
-use super::exit::CliError;
+use super::exit::{CliError, codes};
+use super::missing::{Need, check};
 use super::progress::{Progress, catch_interrupts};
 use crate::config::ConfigError;
 use crate::embedders::{ClipConfig, EmbedderConfig, InceptionConfig, PixelsConfig};
@@ -31,6 +32,18 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     let config = config(arguments)?;
     let (device, chosen) = arguments.device.open()?;
     catch_interrupts()?;
+    let need = |path: &Path, code: u8| Need::Path {
+        path: path.to_owned(),
+        code,
+    };
+    let mut needs = vec![need(&arguments.against, codes::DATA)];
+    needs.extend(
+        arguments
+            .weights
+            .iter()
+            .map(|path| need(path, codes::WEIGHTS)),
+    );
+    check(&needs)?;
     let path = &arguments.samples;
     let failed = |source: NpzError| ImagesError::Npz {
         path: path.clone(),

@@ -3,9 +3,11 @@
 use thiserror::Error;
 
 use super::DeviceError;
+use super::missing::Missing;
 use crate::config::ConfigError;
 use crate::embedders::EmbedderError;
 use crate::evolution::EvolutionError;
+use crate::fetch::FetchError;
 use crate::generators::GeneratorError;
 use crate::images::ImagesError;
 use crate::metrics::MetricsError;
@@ -31,6 +33,8 @@ pub mod codes {
     pub const COMPUTE: u8 = 8;
     /// A hosted model failed or refused, or a cap on what it may cost is reached; `--resume` goes on.
     pub const SERVICE: u8 = 9;
+    /// Something could not be downloaded, or what was fetched is damaged; the same command goes on.
+    pub const FETCH: u8 = 10;
     /// Stopped by Ctrl-C; `--resume` goes on.
     pub const INTERRUPTED: u8 = 130;
 }
@@ -44,6 +48,20 @@ pub enum CliError {
     /// Everything else.
     #[error(transparent)]
     Run(#[from] EvolutionError),
+    /// `dpsyn fetch`.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// Files that `dpsyn fetch` can get are missing.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// Something that `dpsyn fetch` could have got.
+    #[error("{error}: `{command}` gets it")]
+    Fetchable {
+        /// What is wrong.
+        error: Box<CliError>,
+        /// What to type.
+        command: String,
+    },
     /// Ctrl-C where there is nothing to resume.
     #[error("interrupted")]
     Stopped,
@@ -90,6 +108,10 @@ impl CliError {
             Self::Device(_) => codes::DEVICE,
             Self::Signals(_) => codes::COMPUTE,
             Self::Stopped => codes::INTERRUPTED,
+            Self::Missing(missing) => missing.code,
+            Self::Fetchable { error, .. } => error.code(),
+            Self::Fetch(FetchError::Unknown { .. } | FetchError::Catalogue { .. }) => codes::USAGE,
+            Self::Fetch(_) => codes::FETCH,
             Self::Run(error) => match error {
                 EvolutionError::Config(_) => codes::USAGE,
                 EvolutionError::Images(_) => codes::DATA,

@@ -5,9 +5,12 @@ mod device;
 mod eval;
 mod evaluation;
 mod exit;
+mod fetch;
+mod missing;
 mod privacy;
 mod progress;
 mod run;
+mod units;
 
 pub use args::{Arguments, Command};
 pub use device::{DeviceChoice, DeviceError};
@@ -22,9 +25,13 @@ use clap::Parser;
 /// Runs the program on the process' arguments and returns its exit code (see [`codes`]).
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.offline {
+        crate::net::forbid();
+    }
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Privacy(arguments) => privacy::run(&arguments),
     };
     match result {

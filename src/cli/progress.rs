@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::units::bytes;
 use crate::evolution::Observer;
+use crate::net::Watch;
 
 /// Set by Ctrl-C; the run stops after the unit that it is in.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -29,6 +31,44 @@ pub fn catch_interrupts() -> Result<(), ctrlc::Error> {
     })
 }
 
+/// Makes Ctrl-C end the process at once, saying that nothing is lost: `dpsyn fetch` leaves nothing half done
+/// under its final name.
+///
+/// # Errors
+/// When the system does not let a handler be set.
+pub fn stop_on_interrupt() -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(|| {
+        super::complain("stopped; the same command goes on from here");
+        std::process::exit(i32::from(super::codes::INTERRUPTED));
+    })
+}
+
+/// What a stage counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Steps,
+    Bytes,
+}
+
+impl Unit {
+    fn show(self, count: u64) -> String {
+        match self {
+            Self::Steps => count.to_string(),
+            Self::Bytes => bytes(count),
+        }
+    }
+
+    fn template(self, bounded: bool) -> &'static str {
+        match (self, bounded) {
+            (Self::Steps, _) => "{msg:>22} [{bar:32}] {pos}/{len} {elapsed} elapsed, {eta} left",
+            (Self::Bytes, true) => {
+                "{msg:>22} [{bar:32}] {decimal_bytes}/{decimal_total_bytes} {eta} left"
+            }
+            (Self::Bytes, false) => "{msg:>22} {spinner} {decimal_bytes} {elapsed} elapsed",
+        }
+    }
+}
+
 /// Shows a run's progress on standard error.
 pub struct Progress {
     terminal: bool,
@@ -37,7 +77,9 @@ pub struct Progress {
 
 struct Stage {
     name: String,
-    total: u64,
+    unit: Unit,
+    /// Unknown for some downloads.
+    total: Option<u64>,
     /// Steps that were already done when the stage began, by an earlier run.
     skipped: Option<u64>,
     started: Instant,
@@ -65,13 +107,15 @@ impl Progress {
     }
 }
 
-impl Observer for Progress {
-    fn begin(&self, stage: &str, total: u64) {
+impl Progress {
+    fn start(&self, stage: &str, total: Option<u64>, unit: Unit) {
         let bar = self.terminal.then(|| {
-            let bar = ProgressBar::new(total).with_message(stage.to_owned());
-            if let Ok(style) = ProgressStyle::with_template(
-                "{msg:>22} [{bar:32}] {pos}/{len} {elapsed} elapsed, {eta} left",
-            ) {
+            let bar = match total {
+                Some(total) => ProgressBar::new(total),
+                None => ProgressBar::no_length(),
+            };
+            let bar = bar.with_message(stage.to_owned());
+            if let Ok(style) = ProgressStyle::with_template(unit.template(total.is_some())) {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar.enable_steady_tick(Duration::from_millis(500));
@@ -81,6 +125,7 @@ impl Observer for Progress {
         self.with(|state| {
             *state = Some(Stage {
                 name: stage.to_owned(),
+                unit,
                 total,
                 skipped: None,
                 started: now,
@@ -88,6 +133,30 @@ impl Observer for Progress {
                 bar,
             });
         });
+    }
+}
+
+impl Watch for Progress {
+    fn begin(&self, what: &str, total: Option<u64>) {
+        self.start(what, total, Unit::Bytes);
+    }
+
+    fn advance(&self, done: u64) {
+        Observer::advance(self, done);
+    }
+
+    fn end(&self) {
+        Observer::end(self);
+    }
+
+    fn line(&self, text: &str) {
+        Observer::line(self, text);
+    }
+}
+
+impl Observer for Progress {
+    fn begin(&self, stage: &str, total: u64) {
+        self.start(stage, Some(total), Unit::Steps);
     }
 
     fn advance(&self, done: u64) {
@@ -101,16 +170,21 @@ impl Observer for Progress {
             if stage.printed.elapsed() >= LINE_EVERY {
                 stage.printed = Instant::now();
                 let fresh = done.saturating_sub(skipped);
-                let left = stage.total.saturating_sub(done);
-                let seconds = if fresh == 0 {
-                    0.0
-                } else {
-                    stage.started.elapsed().as_secs_f64() / fresh as f64 * left as f64
+                let done = stage.unit.show(done);
+                let line = match stage.total {
+                    Some(total) => {
+                        let left = total.saturating_sub(skipped.saturating_add(fresh));
+                        let seconds = if fresh == 0 {
+                            0.0
+                        } else {
+                            stage.started.elapsed().as_secs_f64() / fresh as f64 * left as f64
+                        };
+                        let total = stage.unit.show(total);
+                        format!("{}: {done} of {total} ({seconds:.0} s left)", stage.name)
+                    }
+                    None => format!("{}: {done}", stage.name),
                 };
-                super::complain(&format!(
-                    "{}: {done} of {} ({:.0} s left)",
-                    stage.name, stage.total, seconds
-                ));
+                super::complain(&line);
             }
         });
     }

@@ -5,6 +5,7 @@ use candle_core::Device;
 use super::args::RunArguments;
 use super::evaluation::{against, classifier, digest, open_embedder, space};
 use super::exit::CliError;
+use super::missing;
 use super::progress::{Progress, catch_interrupts};
 use crate::config::{ConfigError, Loaded, ModelConfig, Settings};
 use crate::embedders::Embedder;
@@ -18,6 +19,7 @@ use crate::generators::{
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::Space;
 use crate::metrics::{EvaluationConfig, Sizes};
+use crate::net::Offline;
 use crate::privacy::NonPrivate;
 use crate::streams::{Phase, StreamKey};
 
@@ -42,9 +44,19 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     }
     catch_interrupts()?;
 
+    missing::check(&missing::needs(&loaded.settings))?;
+    if let (ModelConfig::OpenAiImages(_), Some(by), false) = (
+        &loaded.settings.model,
+        Offline::of_everything(),
+        arguments.dry_run,
+    ) {
+        let message = format!("a hosted model cannot be asked with {by}");
+        return Err(loaded.locations.error("model", message).into());
+    }
     let mut images = PrivateImages::open(&loaded.settings.data)?;
     let plan = Plan::new(&loaded, images.classes().to_vec(), images.len(), privacy)?;
-    let (generator, generator_digest) = open_generator(&loaded, &device, &progress)?;
+    let (generator, generator_digest) = open_generator(&loaded, &device, &progress)
+        .map_err(|error| missing::with_command(error, &loaded.settings, &arguments.config))?;
     check_plan(&loaded, &*generator, &plan)?;
     let image_size = generator.image_size();
     let (embedder, embedder_digest) =

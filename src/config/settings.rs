@@ -1,5 +1,6 @@
 //! The whole configuration, composed of the modules' own sections.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
@@ -8,6 +9,7 @@ use super::document::{Document, Locations, Texts};
 use super::error::ConfigError;
 use crate::embedders::{EmbedderConfig, EmbedderError, PixelsConfig};
 use crate::evolution::{EvolutionConfig, Generation, OutputConfig};
+use crate::fetch::Mirrors;
 use crate::generators::{
     GeneratorError, Operation, improved_diffusion, openai_images, stable_diffusion,
 };
@@ -105,6 +107,10 @@ pub struct Settings {
     /// `[evaluation]`: figures of each population; `None` when it is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationConfig>,
+    /// `[mirrors]`: beginnings of addresses and what `dpsyn fetch --for` puts in their place. No run depends on
+    /// them, and they may name machines that are nobody's business: they are not written down again.
+    #[serde(skip_serializing)]
+    pub mirrors: BTreeMap<String, String>,
 }
 
 /// Settings that have passed every check that needs no data.
@@ -126,6 +132,7 @@ const SECTIONS: &[&str] = &[
     "privacy",
     "output",
     "evaluation",
+    "mirrors",
 ];
 
 impl Settings {
@@ -157,6 +164,7 @@ impl Settings {
             privacy: document.section("privacy")?,
             output: document.section("output")?,
             evaluation,
+            mirrors: document.section("mirrors")?,
         };
         let generations = settings.validate(&locations)?;
         Ok(Loaded {
@@ -171,6 +179,8 @@ impl Settings {
         self.data
             .validate()
             .map_err(|(key, message)| locations.error(&format!("data.{key}"), message))?;
+        Mirrors::check(&self.mirrors)
+            .map_err(|(from, message)| locations.error("mirrors", format!("{from}: {message}")))?;
         let model_error = |key: Option<String>| {
             move |error: GeneratorError| match (error, key) {
                 (GeneratorError::Config { key, message }, _) => {

@@ -38,8 +38,6 @@ mod journal;
 mod key;
 mod multipart;
 mod picture;
-mod proxy;
-mod retry;
 mod spool;
 
 pub use config::{Config, ResponseFormat, Variation};

@@ -13,6 +13,7 @@ mod pipeline;
 mod tokenizer;
 
 pub use config::{Config, SchedulerChoice};
+pub use files::FILES;
 pub use pipeline::{Guidance, Pipeline};
 
 use std::path::Path;

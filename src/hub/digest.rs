@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -12,20 +12,83 @@ use sha2::{Digest, Sha256};
 /// # Errors
 /// Whatever reading it reports.
 pub fn sha256_file(path: &Path) -> io::Result<String> {
+    sha256_watched(path, &mut |_| {})
+}
+
+/// [`sha256_file`]; `read` is told how many bytes were read so far.
+///
+/// # Errors
+/// Whatever reading it reports.
+pub(crate) fn sha256_watched(path: &Path, read: &mut dyn FnMut(u64)) -> io::Result<String> {
     let mut hasher = Sha256::new();
+    each_part(path, read, |part| hasher.update(part))?;
+    Ok(hexadecimal(&hasher.finalize()))
+}
+
+/// The name that git, and with it the hub, gives to a file's content: SHA-1 of `blob`, its length and its
+/// bytes. It finds damage; against malice SHA-1 is weak.
+///
+/// # Errors
+/// Whatever reading it reports.
+#[cfg(feature = "hub")]
+pub(crate) fn git_blob_file(path: &Path) -> io::Result<String> {
+    let mut hasher = sha1::Sha1::new();
+    hasher.update(format!("blob {}\0", std::fs::metadata(path)?.len()));
+    each_part(path, &mut |_| {}, |part| hasher.update(part))?;
+    Ok(hexadecimal(&hasher.finalize()))
+}
+
+fn each_part(
+    path: &Path,
+    read: &mut dyn FnMut(u64),
+    mut take: impl FnMut(&[u8]),
+) -> io::Result<()> {
     let mut file = File::open(path)?;
     let mut buffer = vec![0; 1 << 20];
+    let mut done = 0;
     loop {
-        let read = io::Read::read(&mut file, &mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(buffer.get(..read).unwrap_or_default());
+        let count = match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        take(buffer.get(..count).unwrap_or_default());
+        done += count as u64;
+        read(done);
     }
-    let mut text = String::with_capacity(64);
-    for byte in hasher.finalize() {
+}
+
+/// Bytes in lower-case hexadecimal.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
-    Ok(text)
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_those_of_the_usual_tools() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "what is up, doc?").unwrap();
+        // `git hash-object` on the same bytes.
+        #[cfg(feature = "hub")]
+        assert_eq!(
+            git_blob_file(file.path()).unwrap(),
+            "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
+        );
+        std::fs::write(file.path(), "abc").unwrap();
+        let mut seen = Vec::new();
+        assert_eq!(
+            sha256_watched(file.path(), &mut |done| seen.push(done)).unwrap(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        assert_eq!(seen, [3]);
+    }
 }

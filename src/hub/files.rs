@@ -3,9 +3,12 @@
 #[cfg(feature = "hub")]
 mod repository;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use crate::net::{Offline, Silent, Watch};
 
 #[cfg(feature = "hub")]
 use repository::Repository;
@@ -40,12 +43,22 @@ pub enum FilesError {
         id: String,
     },
     /// The hub may not be asked, and the cache does not have the file.
-    #[error("{name} of {id} is not in the cache, and HF_HUB_OFFLINE forbids to download it")]
+    #[error("{name} of {id} is not in the cache, and {by} forbids to download it")]
     Offline {
         /// The repository.
         id: String,
         /// The file.
         name: String,
+        /// What forbids it.
+        by: Offline,
+    },
+    /// A file cannot be read.
+    #[error("failed to read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// The hub was asked in vain.
     #[error(
@@ -66,6 +79,35 @@ pub enum FilesError {
         /// What was given.
         id: String,
     },
+}
+
+/// What is known about a file's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// They are what the hub stated when they were downloaded.
+    Sound,
+    /// Nobody stated anything: a file of a folder, or of a hub that names files by something else.
+    Unknown,
+    /// They have changed.
+    Damaged {
+        /// The digest that the hub stated.
+        expected: String,
+        /// The digest of what is there.
+        found: String,
+    },
+}
+
+/// A file that was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// Its name in the repository.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// What is known about its bytes.
+    pub state: State,
 }
 
 /// Where a model's files are.
@@ -124,19 +166,75 @@ impl ModelFiles {
     /// [`FilesError::Missing`] when there is none; [`FilesError::Offline`] and [`FilesError::Download`] from a
     /// repository.
     pub fn get(&self, names: &[&str]) -> Result<PathBuf, FilesError> {
+        self.get_watched(names, &Silent)
+    }
+
+    /// [`ModelFiles::get`], with somebody watching the download.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::get`].
+    pub fn get_watched(&self, names: &[&str], watch: &dyn Watch) -> Result<PathBuf, FilesError> {
         let found = match &self.place {
-            Place::Folder(folder) => names
-                .iter()
-                .map(|name| folder.join(name))
-                .find(|path| path.is_file()),
+            Place::Folder(folder) => in_folder(folder, names).map(|(path, _)| path),
             #[cfg(feature = "hub")]
-            Place::Repository(repository) => repository.get(names)?,
+            Place::Repository(repository) => repository.get(names, watch)?,
         };
+        #[cfg(not(feature = "hub"))]
+        let _ = watch;
         found.ok_or_else(|| FilesError::Missing {
             place: self.name.clone(),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
         })
     }
+
+    /// Checks the bytes of the first of `names` that is on this machine; `None` when there is none. Nobody is
+    /// asked.
+    ///
+    /// # Errors
+    /// [`FilesError::Read`].
+    pub fn check(&self, names: &[&str]) -> Result<Option<Checked>, FilesError> {
+        match &self.place {
+            Place::Folder(folder) => in_folder(folder, names)
+                .map(|(path, name)| {
+                    let bytes = std::fs::metadata(&path)
+                        .map_err(|source| FilesError::Read {
+                            path: path.clone(),
+                            source,
+                        })?
+                        .len();
+                    Ok(Checked {
+                        name: name.to_owned(),
+                        path,
+                        bytes,
+                        state: State::Unknown,
+                    })
+                })
+                .transpose(),
+            #[cfg(feature = "hub")]
+            Place::Repository(repository) => names
+                .iter()
+                .find_map(|name| Some((repository.cached(&[name])?, name)))
+                .map(|(path, name)| repository.check(&path, name))
+                .transpose(),
+        }
+    }
+
+    /// Whether the first of `names` need not be downloaded.
+    #[must_use]
+    pub fn has(&self, names: &[&str]) -> bool {
+        match &self.place {
+            Place::Folder(folder) => in_folder(folder, names).is_some(),
+            #[cfg(feature = "hub")]
+            Place::Repository(repository) => repository.cached(names).is_some(),
+        }
+    }
+}
+
+fn in_folder<'n>(folder: &Path, names: &[&'n str]) -> Option<(PathBuf, &'n str)> {
+    names
+        .iter()
+        .map(|name| (folder.join(name), *name))
+        .find(|(path, _)| path.is_file())
 }
 
 /// Whether a text is `owner/name` as the hub allows it.

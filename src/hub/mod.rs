@@ -10,4 +10,5 @@ mod files;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Mismatch, Misshapen, TensorInfo};
 pub use digest::sha256_file;
-pub use files::{FilesError, ModelFiles};
+pub(crate) use digest::{hexadecimal, sha256_watched};
+pub use files::{Checked, FilesError, ModelFiles, State};

@@ -2,6 +2,8 @@
 
 use ureq::http::Uri;
 
+use crate::net::{host_of, is_loopback};
+
 /// The checked base of all requests' addresses.
 #[derive(Debug, Clone)]
 pub(super) struct Address {
@@ -58,18 +60,6 @@ impl Address {
     pub(super) fn host(&self) -> &str {
         &self.host
     }
-}
-
-/// The host in lower case, without the brackets of an IPv6 address.
-pub(super) fn host_of(uri: &Uri) -> Option<String> {
-    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-    Some(host.to_ascii_lowercase())
-}
-
-/// Whether a host's name says that it is this machine.
-pub(super) fn is_loopback(host: &str) -> bool {
-    let address: Result<std::net::IpAddr, _> = host.parse();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -3,18 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use ureq::http::{HeaderMap, Uri};
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Proxy};
 
-use super::address::{Address, host_of};
+use super::address::Address;
 use super::answer::complaint;
 use super::error::ServiceError;
 use super::key::{ApiKey, presentable};
-use super::proxy::{Proxies, roots};
-use super::retry::retry_after;
+use crate::net::{Agents, Limits, Offline, is_lasting, retry_after};
 
-/// Longest time to connect.
-const MAX_CONNECT: Duration = Duration::from_secs(30);
 /// Addresses of images may move so often.
 const MAX_REDIRECTS: u32 = 5;
 /// Bytes of an error that are read.
@@ -43,18 +38,10 @@ pub(super) enum CallError {
     Unusable(String),
 }
 
-/// Connections by kind of address and proxy.
-struct Agents {
-    http: Agent,
-    https: Agent,
-    direct: Agent,
-}
-
 /// Talks to one server.
 pub(super) struct Client {
     address: Address,
     key: Option<ApiKey>,
-    proxies: Proxies,
     /// For requests with the key: never redirected.
     api: Agents,
     /// For images at other addresses: without the key.
@@ -65,43 +52,28 @@ impl Client {
     /// Reads proxies and certificates from the environment; connects to nothing yet.
     ///
     /// # Errors
-    /// [`ServiceError::Environment`].
+    /// [`ServiceError::Environment`] or [`ServiceError::Offline`].
     pub(super) fn new(
         address: Address,
         key: Option<ApiKey>,
         timeout: Duration,
     ) -> Result<Self, ServiceError> {
-        let proxies = Proxies::from_environment()?;
-        let roots = roots()?;
-        let agents = |redirects: u32| {
-            let agent = |proxy: Option<&Proxy>| agent(timeout, redirects, proxy, &roots);
-            Agents {
-                http: agent(proxies.http.as_ref()),
-                https: agent(proxies.https.as_ref()),
-                direct: agent(None),
-            }
-        };
-        let (api, files) = (agents(0), agents(MAX_REDIRECTS));
+        // A run is refused before it begins; here nothing gets past.
+        if let Some(by) = Offline::of_everything() {
+            let host = address.host().to_owned();
+            return Err(ServiceError::Offline { host, by });
+        }
         Ok(Self {
             address,
             key,
-            proxies,
-            api,
-            files,
+            api: Agents::new(Limits::Whole(timeout), 0)?,
+            files: Agents::new(Limits::Whole(timeout), MAX_REDIRECTS)?,
         })
     }
 
     /// The server's name, for messages.
     pub(super) fn host(&self) -> &str {
         self.address.host()
-    }
-
-    fn choose<'a>(&self, agents: &'a Agents, uri: &Uri) -> &'a Agent {
-        match (host_of(uri), uri.scheme_str()) {
-            (Some(host), _) if self.proxies.is_direct(&host) => &agents.direct,
-            (_, Some("https")) => &agents.https,
-            _ => &agents.http,
-        }
     }
 
     /// `POST`s a body and returns the answer, of at most `limit` bytes.
@@ -117,7 +89,8 @@ impl Client {
     ) -> Result<Vec<u8>, CallError> {
         let uri = self.uri(&self.address.endpoint(path))?;
         let mut request = self
-            .choose(&self.api, &uri)
+            .api
+            .choose(&uri)
             .post(uri)
             .header("Content-Type", content_type)
             .header("Accept", "application/json");
@@ -133,7 +106,7 @@ impl Client {
     /// [`CallError`].
     pub(super) fn get(&self, url: &str, limit: u64) -> Result<Vec<u8>, CallError> {
         let uri = self.uri(url)?;
-        let request = self.choose(&self.files, &uri).get(uri);
+        let request = self.files.choose(&uri).get(uri);
         self.answer(request.call(), limit)
     }
 
@@ -206,21 +179,7 @@ impl Client {
     /// Sorts what went wrong below HTTP.
     fn failure(&self, error: &ureq::Error) -> CallError {
         let message = presentable(&error.to_string(), self.key.as_ref());
-        let lasting = match error {
-            ureq::Error::Http(_)
-            | ureq::Error::BadUri(_)
-            | ureq::Error::TooManyRedirects
-            | ureq::Error::RedirectFailed
-            | ureq::Error::InvalidProxyUrl
-            | ureq::Error::Tls(_)
-            | ureq::Error::Pem(_)
-            | ureq::Error::Rustls(_)
-            | ureq::Error::LargeResponseHeader(..) => true,
-            // How an unknown certificate is reported.
-            ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
-            _ => false,
-        };
-        if lasting {
+        if is_lasting(error) {
             CallError::Refused { status: 0, message }
         } else {
             CallError::Transient {
@@ -230,20 +189,4 @@ impl Client {
             }
         }
     }
-}
-
-fn agent(timeout: Duration, redirects: u32, proxy: Option<&Proxy>, roots: &RootCerts) -> Agent {
-    let tls = TlsConfig::builder().root_certs(roots.clone()).build();
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(redirects)
-        // A redirected request comes back as it is; a redirect loop of a file is an error.
-        .max_redirects_will_error(redirects > 0)
-        .timeout_global(Some(timeout))
-        .timeout_connect(Some(timeout.min(MAX_CONNECT)))
-        .user_agent(concat!("dpsyn/", env!("CARGO_PKG_VERSION")))
-        .proxy(proxy.cloned())
-        .tls_config(tls)
-        .build();
-    Agent::new_with_config(config)
 }

@@ -11,8 +11,8 @@ use super::error::ServiceError;
 use super::journal::{Journal, Outcome};
 use super::multipart::Form;
 use super::picture::Sides;
-use super::retry::{Backoff, jitter};
 use super::spool::{Pending, Spool, Ticket};
+use crate::net::{Backoff, jitter};
 
 /// Answers in a row without one usable image, each of which may have to be paid, after which a run stops.
 const MAX_UNUSABLE: u32 = 3;

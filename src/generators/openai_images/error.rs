@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::net::{EnvironmentError, Offline};
+
 /// Why a hosted model did not give what the run needs. Whatever it gave is on disk, and `--resume` uses it.
 #[derive(Debug, Error)]
 pub enum ServiceError {
@@ -19,12 +21,15 @@ pub enum ServiceError {
         problem: &'static str,
     },
     /// An environment variable of the network is unusable.
-    #[error("environment variable {variable} {problem}")]
-    Environment {
-        /// The variable.
-        variable: String,
-        /// What is wrong with its value.
-        problem: String,
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// The network may not be used.
+    #[error("{host} cannot be asked, as {by} forbids it")]
+    Offline {
+        /// The server.
+        host: String,
+        /// What forbids it.
+        by: Offline,
     },
     /// The server said no, in a way that asking again does not change.
     #[error("{host} refused {what}: {status}, {message}")]

@@ -1,6 +1,7 @@
 //! The key to a hosted model: read from the environment, shown to nobody.
 
 use super::error::ServiceError;
+use crate::net::{clean, shorten};
 
 /// A key. It has no `Debug`, `Display` or `Serialize`: it goes into one header and nowhere else.
 pub(super) struct ApiKey(String);
@@ -46,23 +47,11 @@ impl ApiKey {
     }
 }
 
-/// Longest message of a server that is passed on.
-const MAX_MESSAGE: usize = 300;
-
 /// A server's words made fit for a terminal: without the key, without control characters, of bounded length.
 pub(super) fn presentable(text: &str, key: Option<&ApiKey>) -> String {
-    let printable = |c: char| if c.is_control() { ' ' } else { c };
-    // Characters that turn the reading direction could make a message lie.
-    let invisible = |c: &char| !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-    let clean: String = text.chars().map(printable).filter(invisible).collect();
-    let words: Vec<&str> = clean.split_whitespace().collect();
-    let clean = words.join(" ");
+    let clean = clean(text);
     // After the cleaning, which could have put a split key together again.
-    let clean = key.map_or(clean.clone(), |key| key.scrub(&clean));
-    match clean.char_indices().nth(MAX_MESSAGE) {
-        Some((at, _)) => format!("{}…", clean.get(..at).unwrap_or_default()),
-        None => clean,
-    }
+    shorten(key.map_or(clean.clone(), |key| key.scrub(&clean)))
 }
 
 #[cfg(test)]
@@ -84,7 +73,7 @@ mod tests {
         let text = presentable("bad key \u{1b}[2Jsk-secret\r\n\u{202e}x", Some(&key));
         assert_eq!(text, "bad key [2J[key] x");
         let long = presentable(&"é".repeat(1000), None);
-        assert_eq!(long.chars().count(), MAX_MESSAGE + 1);
+        assert_eq!(long.chars().count(), 301);
     }
 
     proptest! {
@@ -96,7 +85,7 @@ mod tests {
             let text = presentable(&format!("{before}sk-0123456789{after}"), Some(&key));
             prop_assert!(!text.contains("sk-0123456789"));
             prop_assert!(!text.chars().any(char::is_control));
-            prop_assert!(text.chars().count() <= MAX_MESSAGE + 1);
+            prop_assert!(text.chars().count() <= 301);
         }
     }
 }

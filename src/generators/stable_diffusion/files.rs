@@ -31,14 +31,31 @@ pub(super) struct Files {
     vae: PathBuf,
 }
 
-/// The weights' names, the best first.
-fn weights(folder: &str, stem: &str, old: &str) -> [String; 3] {
-    [
-        format!("{folder}/{stem}.safetensors"),
-        format!("{folder}/{old}.bin"),
-        format!("{folder}/{stem}.fp16.safetensors"),
-    ]
-}
+/// Every file of a checkpoint in the layout of diffusers that is read, the small ones first; of each, the names
+/// that will do, the best first.
+pub const FILES: [&[&str]; 9] = [
+    &["scheduler/scheduler_config.json"],
+    &["tokenizer/vocab.json"],
+    &["tokenizer/merges.txt"],
+    &["text_encoder/config.json"],
+    &["unet/config.json"],
+    &["vae/config.json"],
+    &[
+        "text_encoder/model.safetensors",
+        "text_encoder/pytorch_model.bin",
+        "text_encoder/model.fp16.safetensors",
+    ],
+    &[
+        "unet/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+    ],
+    &[
+        "vae/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.bin",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ],
+];
 
 impl Files {
     /// Finds (or downloads) all files, the small ones first.
@@ -50,19 +67,27 @@ impl Files {
             .and_then(|path| path.to_str().map(str::to_owned));
         let place = based.as_deref().unwrap_or(&config.checkpoint);
         let files = ModelFiles::open(place, config.revision())?;
-        let one = |name: &str| files.get(&[name]);
-        let any = |[a, b, c]: [String; 3]| files.get(&[&a, &b, &c]);
-        let diffusers = "diffusion_pytorch_model";
+        let [
+            scheduler,
+            vocab,
+            merges,
+            text_encoder_config,
+            unet_config,
+            vae_config,
+            text_encoder,
+            unet,
+            vae,
+        ] = FILES;
         Ok(Self {
-            scheduler: one("scheduler/scheduler_config.json")?,
-            vocab: one("tokenizer/vocab.json")?,
-            merges: one("tokenizer/merges.txt")?,
-            text_encoder_config: one("text_encoder/config.json")?,
-            unet_config: one("unet/config.json")?,
-            vae_config: one("vae/config.json")?,
-            text_encoder: any(weights("text_encoder", "model", "pytorch_model"))?,
-            unet: any(weights("unet", diffusers, diffusers))?,
-            vae: any(weights("vae", diffusers, diffusers))?,
+            scheduler: files.get(scheduler)?,
+            vocab: files.get(vocab)?,
+            merges: files.get(merges)?,
+            text_encoder_config: files.get(text_encoder_config)?,
+            unet_config: files.get(unet_config)?,
+            vae_config: files.get(vae_config)?,
+            text_encoder: files.get(text_encoder)?,
+            unet: files.get(unet)?,
+            vae: files.get(vae)?,
         })
     }
 

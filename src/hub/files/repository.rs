@@ -1,19 +1,35 @@
 //! A repository of the Hugging Face hub, through the cache that Python's tools share.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::api::Progress;
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::FilesError;
+use super::{Checked, FilesError, State};
+use crate::hub::digest::{git_blob_file, sha256_file};
+use crate::net::{Backoff, Offline, Watch, jitter};
+
+/// Tries at one file. Each goes on where the one before broke off.
+const ATTEMPTS: u32 = 6;
+/// How long between them.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(500),
+    most: Duration::from_secs(30),
+};
 
 /// One revision of a repository.
 pub(super) struct Repository {
     id: String,
     revision: String,
     cache: CacheRepo,
-    /// `None` when the hub may not be asked.
-    api: Option<ApiRepo>,
+    repo: Repo,
+    /// Or what forbids to ask the hub.
+    api: Result<Api, Offline>,
+    backoff: Backoff,
 }
 
 impl std::fmt::Debug for Repository {
@@ -27,7 +43,8 @@ struct Environment {
     cache: Option<PathBuf>,
     endpoint: Option<String>,
     token: Option<String>,
-    offline: bool,
+    offline: Option<Offline>,
+    backoff: Backoff,
 }
 
 impl Environment {
@@ -44,7 +61,8 @@ impl Environment {
             }),
             endpoint: text("HF_ENDPOINT"),
             token: text("HF_TOKEN"),
-            offline: text("HF_HUB_OFFLINE").is_some_and(|value| value != "0"),
+            offline: Offline::of_downloads(),
+            backoff: BACKOFF,
         }
     }
 }
@@ -70,8 +88,8 @@ impl Repository {
         };
         let repo = Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned());
         let cache = Cache::new(cache);
-        let api = if environment.offline {
-            None
+        let api = if let Some(by) = environment.offline {
+            Err(by)
         } else {
             let mut builder = ApiBuilder::from_cache(cache.clone()).with_progress(false);
             if let Some(endpoint) = environment.endpoint {
@@ -80,72 +98,202 @@ impl Repository {
             if environment.token.is_some() {
                 builder = builder.with_token(environment.token);
             }
-            let api = builder.build().map_err(|error| failed(error.to_string()))?;
-            Some(api.repo(repo.clone()))
+            Ok(builder.build().map_err(|error| failed(error.to_string()))?)
         };
         Ok(Self {
             id: id.to_owned(),
             revision: revision.to_owned(),
-            cache: cache.repo(repo),
+            cache: cache.repo(repo.clone()),
+            repo,
             api,
+            backoff: environment.backoff,
+        })
+    }
+
+    /// The first of `names` that the cache has.
+    pub(super) fn cached(&self, names: &[&str]) -> Option<PathBuf> {
+        names.iter().find_map(|name| {
+            // A commit's snapshot needs no reference to be found.
+            let snapshot = self.cache.pointer_path(&self.revision).join(name);
+            let found = self.cache.get(name);
+            found.or(Some(snapshot).filter(|path| path.is_file()))
         })
     }
 
     /// The first of `names` that the cache has, else the first that the hub has; `None` when it says that it
     /// has none of them.
-    pub(super) fn get(&self, names: &[&str]) -> Result<Option<PathBuf>, FilesError> {
-        for name in names {
-            // A commit's snapshot needs no reference to be found.
-            let snapshot = self.cache.pointer_path(&self.revision).join(name);
-            if let Some(path) = self
-                .cache
-                .get(name)
-                .or(Some(snapshot).filter(|p| p.is_file()))
-            {
-                return Ok(Some(path));
-            }
+    pub(super) fn get(
+        &self,
+        names: &[&str],
+        watch: &dyn Watch,
+    ) -> Result<Option<PathBuf>, FilesError> {
+        if let Some(path) = self.cached(names) {
+            return Ok(Some(path));
         }
-        let Some(api) = &self.api else {
-            return Err(FilesError::Offline {
-                id: self.id.clone(),
-                name: names.join(" or "),
-            });
-        };
+        let api = self.api.as_ref().map_err(|by| FilesError::Offline {
+            id: self.id.clone(),
+            name: names.join(" or "),
+            by: *by,
+        })?;
         for name in names {
-            match api.download(name) {
-                Ok(path) => return Ok(Some(path)),
-                Err(error) if is_missing(&error) => {}
-                Err(error) => {
-                    return Err(FilesError::Download {
-                        id: self.id.clone(),
-                        name: (*name).to_owned(),
-                        message: error.to_string(),
-                    });
-                }
+            if let Some(path) = self.download(api, name, watch)? {
+                return Ok(Some(path));
             }
         }
         Ok(None)
     }
+
+    /// Downloads a file, going on where an earlier try broke off; `None` when the hub says that it has none.
+    fn download(
+        &self,
+        api: &Api,
+        name: &str,
+        watch: &dyn Watch,
+    ) -> Result<Option<PathBuf>, FilesError> {
+        let failed = |message: String| FilesError::Download {
+            id: self.id.clone(),
+            name: name.to_owned(),
+            message,
+        };
+        let (mut attempt, mut damaged) = (0, 0);
+        loop {
+            attempt += 1;
+            let message = match self.try_download(api, name, watch) {
+                Ok(path) => match self.check(&path, name)?.state {
+                    State::Damaged { expected, found } => {
+                        // Such a file must not lie in the cache, where everybody takes it for good.
+                        let blob = path.canonicalize().unwrap_or_else(|_| path.clone());
+                        for path in [&blob, &path] {
+                            remove(path).map_err(|error| failed(error.to_string()))?;
+                        }
+                        let message =
+                            format!("it has the digest {found} where the hub says {expected}");
+                        // A server that cannot resume spoils what an earlier try brought, but only once.
+                        damaged += 1;
+                        if damaged > 1 {
+                            return Err(failed(message));
+                        }
+                        message
+                    }
+                    _ => return Ok(Some(path)),
+                },
+                Err(error) => match status(&error) {
+                    Some(404) => return Ok(None),
+                    Some(status @ (401 | 403)) => {
+                        return Err(failed(format!(
+                            "{error} (with {status} the hub wants HF_TOKEN, or its terms accepted)"
+                        )));
+                    }
+                    Some(408 | 425 | 429 | 500..) | None => error.to_string(),
+                    Some(_) => return Err(failed(error.to_string())),
+                },
+            };
+            if attempt >= ATTEMPTS {
+                return Err(failed(message));
+            }
+            watch.line(&format!("{name} of {}: {message}; trying again", self.id));
+            std::thread::sleep(self.backoff.wait(attempt, jitter()));
+        }
+    }
+
+    fn try_download(&self, api: &Api, name: &str, watch: &dyn Watch) -> Result<PathBuf, ApiError> {
+        let files = api.repo(self.repo.clone());
+        let metadata = api.metadata(&files.url(name))?;
+        // What is longer than the whole can only be wrong, and would be refused for ever.
+        let part = self.cache.blob_path(metadata.etag()).with_extension("part");
+        if fs::metadata(&part).is_ok_and(|part| part.len() > metadata.size() as u64) {
+            remove(&part)?;
+        }
+        files.download_with_progress(name, Shown { watch, done: 0 })
+    }
+
+    /// Checks a file of the cache: its blob is named by its digest.
+    pub(super) fn check(&self, path: &Path, name: &str) -> Result<Checked, FilesError> {
+        let failed = |source: io::Error| FilesError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let blob = path.canonicalize().map_err(failed)?;
+        let bytes = fs::metadata(&blob).map_err(failed)?.len();
+        let etag = blob.file_name().and_then(|name| name.to_str());
+        let expected = etag.unwrap_or_default().to_ascii_lowercase();
+        let hexadecimal = expected.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let found = match expected.len() {
+            64 if hexadecimal => Some(sha256_file(&blob).map_err(failed)?),
+            40 if hexadecimal => Some(git_blob_file(&blob).map_err(failed)?),
+            _ => None,
+        };
+        let state = match found {
+            Some(found) if found == expected => State::Sound,
+            Some(found) => State::Damaged { expected, found },
+            None => State::Unknown,
+        };
+        Ok(Checked {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            bytes,
+            state,
+        })
+    }
 }
 
-/// Whether the hub answered that there is no such file.
-fn is_missing(error: &ApiError) -> bool {
-    error.to_string().contains("http status: 404")
+/// Shows the hub crate's progress.
+struct Shown<'a> {
+    watch: &'a dyn Watch,
+    done: u64,
+}
+
+impl Progress for Shown<'_> {
+    fn init(&mut self, size: usize, filename: &str) {
+        self.done = 0;
+        self.watch.begin(filename, Some(size as u64));
+    }
+
+    fn update(&mut self, size: usize) {
+        self.done += size as u64;
+        self.watch.advance(self.done);
+    }
+
+    fn finish(&mut self) {
+        self.watch.end();
+    }
+}
+
+/// The status with which the hub refused.
+fn status(error: &ApiError) -> Option<u16> {
+    match error {
+        ApiError::RequestError(error) => match **error {
+            ureq::Error::StatusCode(status) => Some(status),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Silent;
     use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
-    use std::path::Path;
 
     const COMMIT: &str = "0123456789012345678901234567890123456789";
 
     fn repository(cache: &Path, endpoint: Option<String>) -> Repository {
         let environment = Environment {
             cache: Some(cache.to_owned()),
-            offline: endpoint.is_none(),
+            offline: endpoint.is_none().then_some(Offline::Variable),
+            backoff: Backoff {
+                first: Duration::from_millis(1),
+                most: Duration::from_millis(1),
+            },
             endpoint,
             token: None,
         };
@@ -200,14 +348,19 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let address = hub("unet/b.bin", "some weights");
         let online = repository(cache.path(), Some(address));
-        let found = online.get(&["unet/a.safetensors", "unet/b.bin"]).unwrap();
+        let found = online
+            .get(&["unet/a.safetensors", "unet/b.bin"], &Silent)
+            .unwrap();
         assert_eq!(std::fs::read(found.unwrap()).unwrap(), b"some weights");
-        assert_eq!(online.get(&["vae/config.json"]).unwrap(), None);
+        assert_eq!(online.get(&["vae/config.json"], &Silent).unwrap(), None);
         // From now on, nobody needs to be asked.
         let offline = repository(cache.path(), None);
-        let found = offline.get(&["unet/b.bin"]).unwrap();
+        let found = offline.get(&["unet/b.bin"], &Silent).unwrap();
         assert_eq!(std::fs::read(found.unwrap()).unwrap(), b"some weights");
-        let error = offline.get(&["vae/config.json"]).unwrap_err().to_string();
+        let error = offline
+            .get(&["vae/config.json"], &Silent)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
         assert!(error.contains("vae/config.json"), "{error}");
     }
@@ -221,7 +374,10 @@ mod tests {
             .local_addr()
             .unwrap();
         let nobody = repository(cache.path(), Some(format!("http://{address}")));
-        let error = nobody.get(&["unet/config.json"]).unwrap_err().to_string();
+        let error = nobody
+            .get(&["unet/config.json"], &Silent)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("unet/config.json of owner/name"), "{error}");
         assert!(error.contains("folder"), "{error}");
     }
@@ -236,7 +392,7 @@ mod tests {
             .join("unet");
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("config.json"), "{}").unwrap();
-        let found = repository(cache.path(), None).get(&["unet/config.json"]);
+        let found = repository(cache.path(), None).get(&["unet/config.json"], &Silent);
         assert_eq!(found.unwrap(), Some(folder.join("config.json")));
     }
 }

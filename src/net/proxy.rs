@@ -8,8 +8,8 @@
 use ureq::Proxy;
 use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};
 
-use super::address::is_loopback;
-use super::error::ServiceError;
+use super::error::EnvironmentError;
+use super::host::is_loopback;
 
 /// Looks an environment variable up.
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -28,13 +28,13 @@ impl Proxies {
     /// Reads the environment.
     ///
     /// # Errors
-    /// [`ServiceError::Environment`] naming a variable that holds no proxy; its value, which may hold a
+    /// [`EnvironmentError`] naming a variable that holds no proxy; its value, which may hold a
     /// password, is not repeated.
-    pub(super) fn from_environment() -> Result<Self, ServiceError> {
+    pub(super) fn from_environment() -> Result<Self, EnvironmentError> {
         Self::new(&|name| std::env::var(name).ok())
     }
 
-    fn new(variable: Lookup<'_>) -> Result<Self, ServiceError> {
+    fn new(variable: Lookup<'_>) -> Result<Self, EnvironmentError> {
         let listed = first(variable, &["no_proxy", "NO_PROXY"]);
         let listed = listed.map(|(_, list)| list).unwrap_or_default();
         Ok(Self {
@@ -79,13 +79,13 @@ fn first(variable: Lookup<'_>, names: &[&'static str]) -> Option<(&'static str, 
     })
 }
 
-fn proxy(variable: Lookup<'_>, names: &[&'static str]) -> Result<Option<Proxy>, ServiceError> {
+fn proxy(variable: Lookup<'_>, names: &[&'static str]) -> Result<Option<Proxy>, EnvironmentError> {
     let Some((name, value)) = first(variable, names) else {
         return Ok(None);
     };
     Proxy::new(value.trim())
         .map(Some)
-        .map_err(|_| ServiceError::Environment {
+        .map_err(|_| EnvironmentError {
             variable: name.to_owned(),
             problem: "holds no address of a proxy".to_owned(),
         })
@@ -95,13 +95,13 @@ fn proxy(variable: Lookup<'_>, names: &[&'static str]) -> Result<Option<Proxy>, 
 /// which are built in.
 ///
 /// # Errors
-/// [`ServiceError::Environment`] when the file cannot be read or holds no certificate.
-pub(super) fn roots() -> Result<RootCerts, ServiceError> {
+/// [`EnvironmentError`] when the file cannot be read or holds no certificate.
+pub(super) fn roots() -> Result<RootCerts, EnvironmentError> {
     let name = "SSL_CERT_FILE";
     let Some(path) = std::env::var_os(name).filter(|path| !path.is_empty()) else {
         return Ok(RootCerts::WebPki);
     };
-    let wrong = |problem: String| ServiceError::Environment {
+    let wrong = |problem: String| EnvironmentError {
         variable: name.to_owned(),
         problem,
     };
@@ -134,7 +134,7 @@ pub(super) fn roots() -> Result<RootCerts, ServiceError> {
 mod tests {
     use super::*;
 
-    fn proxies(variables: &[(&str, &str)]) -> Result<Proxies, ServiceError> {
+    fn proxies(variables: &[(&str, &str)]) -> Result<Proxies, EnvironmentError> {
         let variables: Vec<(String, String)> = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))

@@ -7,16 +7,16 @@ use ureq::http::HeaderMap;
 /// Exponential backoff with full jitter: before attempt k + 1 a uniform time below `first`·2^(k−1), at
 /// most `most`. Source: the "full jitter" of exponential backoff; the original's `wait_random_exponential`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Backoff {
+pub struct Backoff {
     /// The bound of the first wait.
-    pub(super) first: Duration,
+    pub first: Duration,
     /// The bound of any wait.
-    pub(super) most: Duration,
+    pub most: Duration,
 }
 
 impl Backoff {
     /// The wait after `failures` in a row; `jitter` is uniform in `[0, 1)`.
-    pub(super) fn wait(&self, failures: u32, jitter: f64) -> Duration {
+    pub(crate) fn wait(&self, failures: u32, jitter: f64) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         let bound = self.first.saturating_mul(1 << doublings).min(self.most);
         bound.mul_f64(jitter.clamp(0.0, 1.0))
@@ -24,13 +24,13 @@ impl Backoff {
 }
 
 /// A number in `[0, 1)` for waits only. No result depends on it.
-pub(super) fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     // Without random numbers everybody waits as long as allowed: safe, only slower.
     getrandom::u64().map_or(1.0, |bits| (bits >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 /// How long the server asks to wait: `retry-after-ms`, or `Retry-After` as seconds or as a date.
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str, unit: f64| {
         let value: f64 = text.parse().ok()?;

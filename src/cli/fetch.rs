@@ -1,0 +1,265 @@
+//! `dpsyn fetch`: weights and data sets into their places.
+
+use std::path::PathBuf;
+
+use super::args::FetchArguments;
+use super::exit::CliError;
+use super::missing::{Need, needs};
+use super::progress::{Progress, stop_on_interrupt};
+use super::units::bytes;
+use crate::config::Settings;
+use crate::fetch::{
+    Catalogue, Content, FetchError, Fetcher, Hub, Item, Mirrors, Options, Patience, Presence,
+    Verdict,
+};
+use crate::generators::stable_diffusion;
+use crate::net::{Offline, Watch};
+
+/// Something that is asked for.
+struct Want {
+    item: Item,
+    /// Folders of it; empty for all.
+    splits: Vec<String>,
+    root: PathBuf,
+}
+
+/// Runs the command.
+pub(super) fn run(arguments: &FetchArguments) -> Result<(), CliError> {
+    let catalogue = match &arguments.catalogue {
+        None => Catalogue::built_in()?,
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|source| FetchError::Catalogue {
+                place: path.display().to_string(),
+                message: source.to_string(),
+            })?;
+            Catalogue::parse(&path.display().to_string(), &text)?
+        }
+    };
+    let root = arguments.root.clone().unwrap_or_default();
+    let settings = match &arguments.config {
+        Some(path) => Some(Settings::load(path, &arguments.set)?.settings),
+        None => None,
+    };
+    let mut wants = Vec::new();
+    for name in &arguments.names {
+        add(
+            &mut wants,
+            Want {
+                item: catalogue.get(name)?.clone(),
+                splits: Vec::new(),
+                root: root.clone(),
+            },
+        );
+    }
+    let mut nowhere = Vec::new();
+    if let Some(settings) = &settings {
+        for need in needs(settings) {
+            match want(need, &catalogue) {
+                Ok(want) => want.into_iter().for_each(|want| add(&mut wants, want)),
+                Err(path) => nowhere.push(path),
+            }
+        }
+    }
+    let mirrors = settings.map(|settings| settings.mirrors);
+    let options = Options {
+        root,
+        keep_archives: arguments.keep_archives,
+        mirrors: Mirrors::new(mirrors.unwrap_or_default()).map_err(FetchError::from)?,
+        patience: Patience::default(),
+        offline: Offline::of_downloads(),
+    };
+    let progress = Progress::new();
+    if arguments.list {
+        list(&catalogue, &Fetcher::new(&options, &progress));
+        return Ok(());
+    }
+    stop_on_interrupt()?;
+    if arguments.verify {
+        let named = !wants.is_empty() || !nowhere.is_empty();
+        if !named {
+            for item in catalogue.items() {
+                let (item, root) = (item.clone(), options.root.clone());
+                let splits = Vec::new();
+                wants.push(Want { item, splits, root });
+            }
+        }
+        return verify(&wants, &nowhere, named, &options, &progress);
+    }
+    fetch(wants, nowhere, &options, &progress)
+}
+
+/// One item is asked for once.
+fn add(wants: &mut Vec<Want>, want: Want) {
+    let same = |other: &&mut Want| other.item == want.item && other.root == want.root;
+    match wants.iter_mut().find(same) {
+        Some(other) if other.splits.is_empty() || want.splits.is_empty() => other.splits.clear(),
+        Some(other) => other.splits.extend(want.splits),
+        None => wants.push(want),
+    }
+}
+
+/// What gets a need; `None` if nothing has to be got.
+///
+/// # Errors
+/// The path, if nothing can get it.
+fn want(need: Need, catalogue: &Catalogue) -> Result<Option<Want>, PathBuf> {
+    match need {
+        Need::Path { path, .. } => match catalogue.maker(&path) {
+            Some(maker) => Ok(Some(Want {
+                item: maker.item.clone(),
+                splits: maker
+                    .folder
+                    .iter()
+                    .map(|folder| folder.split.clone())
+                    .collect(),
+                root: maker.root,
+            })),
+            None if path.exists() => Ok(None),
+            None => Err(path),
+        },
+        Need::Repository { id, revision } => {
+            let known = catalogue.items().iter().find(|item| match &item.content {
+                Content::Hub(hub) => hub.repo == id && Some(&hub.revision) == revision.as_ref(),
+                _ => false,
+            });
+            let files = stable_diffusion::FILES.iter();
+            let files = files.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+            let item = match (known, revision) {
+                (Some(item), _) => item.clone(),
+                (None, Some(revision)) => Item {
+                    name: id.clone(),
+                    what: String::new(),
+                    licence: String::new(),
+                    content: Content::Hub(Hub {
+                        repo: id,
+                        revision,
+                        files: files.collect(),
+                        about: None,
+                    }),
+                },
+                (None, None) => return Err(PathBuf::from(id)),
+            };
+            Ok(Some(Want {
+                item,
+                splits: Vec::new(),
+                root: PathBuf::new(),
+            }))
+        }
+    }
+}
+
+fn fetch(
+    mut wants: Vec<Want>,
+    nowhere: Vec<PathBuf>,
+    options: &Options,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    // What the user has to do comes last, so that it is not scrolled away.
+    wants.sort_by_key(|want| matches!(want.item.content, Content::Manual { .. }));
+    let asked = wants.len() + nowhere.len();
+    let mut errors = Vec::new();
+    for want in &wants {
+        let options = Options {
+            root: want.root.clone(),
+            ..options.clone()
+        };
+        let splits: Vec<&str> = want.splits.iter().map(String::as_str).collect();
+        let result = Fetcher::new(&options, progress).fetch(&want.item, Some(&splits));
+        Watch::end(progress);
+        if let Err(error) = result {
+            errors.push(error);
+        }
+    }
+    errors.extend(nowhere.into_iter().map(|path| FetchError::Nowhere { path }));
+    if errors.len() == 1
+        && let Some(error) = errors.pop()
+    {
+        return Err(error.into());
+    }
+    for error in &errors {
+        super::complain(&format!("error: {error}"));
+    }
+    match errors.len() {
+        0 => Ok(()),
+        failed => Err(FetchError::Some { failed, asked }.into()),
+    }
+}
+
+fn verify(
+    wants: &[Want],
+    nowhere: &[PathBuf],
+    named: bool,
+    options: &Options,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    let mut count = nowhere.len();
+    for path in nowhere {
+        super::print(&format!("{}: missing", path.display()));
+    }
+    let mut seen = 0;
+    for want in wants {
+        let options = Options {
+            root: want.root.clone(),
+            ..options.clone()
+        };
+        let splits = want.splits.clone();
+        let mut item = want.item.clone();
+        if let Content::Archive { folders, .. } | Content::Manual { folders, .. } =
+            &mut item.content
+        {
+            folders.retain(|folder| splits.is_empty() || splits.contains(&folder.split));
+        }
+        for finding in Fetcher::new(&options, progress).verify(&item)? {
+            let path = finding.path.display();
+            let line = match finding.verdict {
+                Verdict::Missing if !named => continue,
+                Verdict::Missing => {
+                    count += 1;
+                    format!("{path}: missing")
+                }
+                Verdict::Damaged(what) => {
+                    count += 1;
+                    format!("{path}: DAMAGED: {what}")
+                }
+                Verdict::Sound(how) => format!("{path}: sound: {how}"),
+                Verdict::Unknown(why) => format!("{path}: unknown: {why}"),
+            };
+            seen += 1;
+            super::print(&line);
+        }
+    }
+    if seen == 0 && count == 0 {
+        super::print(&"nothing of the catalogue is here");
+    }
+    match count {
+        0 => Ok(()),
+        count => Err(FetchError::Damaged { count }.into()),
+    }
+}
+
+fn list(catalogue: &Catalogue, fetcher: &Fetcher<'_>) {
+    let mut rows = vec![["name", "size", "here", "licence", "what"].map(str::to_owned)];
+    for item in catalogue.items() {
+        let here = match fetcher.presence(item) {
+            Presence::Here => "yes",
+            Presence::Partly => "partly",
+            Presence::Absent => "no",
+        };
+        rows.push([
+            item.name.clone(),
+            item.about().map_or_else(|| "by hand".to_owned(), bytes),
+            here.to_owned(),
+            item.licence.clone(),
+            item.what.clone(),
+        ]);
+    }
+    for row in &rows {
+        let mut line = String::new();
+        for (index, cell) in row.iter().enumerate() {
+            let cells = rows.iter().filter_map(|row| row.get(index));
+            let width = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        super::print(&line.trim_end());
+    }
+}

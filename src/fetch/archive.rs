@@ -1,0 +1,506 @@
+//! Reading archives as if somebody wanted harm.
+//!
+//! Nothing is unpacked by the names that an archive gives. Entries are handed out one by one, as bytes of
+//! bounded number under a checked name; whoever takes them decides what is written where. An archive with a
+//! link, a device, a name that leads out, or more bytes than it may have, is refused as a whole.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flate2::read::MultiGzDecoder;
+use tar::{Archive, EntryType};
+
+use super::error::FetchError;
+use crate::net::Watch;
+
+/// Longest name of an entry, and longest header that may hold one.
+const MAX_NAME: u64 = 4096;
+
+/// What is found in an archive.
+pub(super) struct Found<'r> {
+    /// Its name: plain parts with `/` between them.
+    pub(super) name: String,
+    /// Its length.
+    pub(super) size: u64,
+    /// Its bytes.
+    bytes: &'r mut dyn Read,
+}
+
+impl Found<'_> {
+    /// All bytes, of which there may be at most `limit`.
+    ///
+    /// # Errors
+    /// What is wrong, for [`Problem`].
+    pub(super) fn read(&mut self, limit: u64) -> Result<Vec<u8>, Problem> {
+        if self.size > limit {
+            let (name, size) = (&self.name, self.size);
+            return Err(Problem::Wrong(format!(
+                "{name} has {size} bytes, where {limit} are the most that is expected"
+            )));
+        }
+        let mut bytes = Vec::with_capacity(self.size as usize);
+        (&mut *self.bytes)
+            .take(self.size)
+            .read_to_end(&mut bytes)
+            .map_err(Problem::of)?;
+        if bytes.len() as u64 != self.size {
+            return Err(Problem::Truncated);
+        }
+        Ok(bytes)
+    }
+}
+
+/// Why reading an archive ends.
+pub(super) enum Problem {
+    /// It ends too early.
+    Truncated,
+    /// It is damaged, or not what it should be.
+    Wrong(String),
+    /// Something else, on our side.
+    Ours(FetchError),
+}
+
+impl From<FetchError> for Problem {
+    fn from(error: FetchError) -> Self {
+        Self::Ours(error)
+    }
+}
+
+impl Problem {
+    /// Sorts what reading reports.
+    fn of(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Truncated,
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::Other => {
+                Self::Wrong(format!("is damaged: {error}"))
+            }
+            _ => Self::Wrong(format!("cannot be read: {error}")),
+        }
+    }
+
+    /// With the archive's name.
+    pub(super) fn about(self, path: &Path) -> FetchError {
+        match self {
+            Self::Truncated => FetchError::Truncated {
+                path: path.to_owned(),
+            },
+            Self::Wrong(message) => FetchError::archive(path, message),
+            Self::Ours(error) => error,
+        }
+    }
+}
+
+/// Hands every regular file of a `.tar.gz` to `take`, in the archive's order, until it breaks off. `limit`
+/// bounds the bytes that the archive unpacks to.
+///
+/// # Errors
+/// [`Problem`], from the archive or from `take`.
+pub(super) fn each_file(
+    path: &Path,
+    limit: u64,
+    watch: &dyn Watch,
+    take: &mut dyn FnMut(&mut Found<'_>) -> Result<ControlFlow<()>, Problem>,
+) -> Result<(), Problem> {
+    let failed = FetchError::io(path);
+    let file = File::open(path).map_err(&failed)?;
+    let size = file.metadata().map_err(&failed)?.len();
+    let done = AtomicU64::new(0);
+    let counted = Counted { file, done: &done };
+    let unpacked = Bounded {
+        inner: MultiGzDecoder::new(BufReader::with_capacity(1 << 17, counted)),
+        left: limit,
+        limit,
+    };
+    watch.begin(
+        &format!("unpacking {}", super::download::file_name(path)),
+        Some(size),
+    );
+    let result = walk(
+        unpacked,
+        &|| watch.advance(done.load(Ordering::Relaxed)),
+        take,
+    );
+    watch.end();
+    result
+}
+
+fn walk(
+    unpacked: impl Read,
+    advance: &dyn Fn(),
+    take: &mut dyn FnMut(&mut Found<'_>) -> Result<ControlFlow<()>, Problem>,
+) -> Result<(), Problem> {
+    let mut archive = Archive::new(unpacked);
+    // Raw: long names are handed out as entries of their own, whose length we bound, and sparse files, which
+    // could be of any size, are not put together.
+    let entries = archive.entries().map_err(Problem::of)?.raw(true);
+    let mut long_name = None;
+    for entry in entries {
+        let mut entry = entry.map_err(Problem::of)?;
+        advance();
+        let size = entry.header().entry_size().map_err(Problem::of)?;
+        match entry.header().entry_type() {
+            EntryType::Directory => {
+                long_name = None;
+            }
+            EntryType::XGlobalHeader => {}
+            EntryType::GNULongName => {
+                let mut name = header(&mut entry, size)?;
+                while name.last() == Some(&0) {
+                    name.pop();
+                }
+                long_name = Some(name);
+            }
+            EntryType::XHeader => {
+                let records = header(&mut entry, size)?;
+                if let Some(name) = pax_name(&records)? {
+                    long_name = Some(name);
+                }
+            }
+            EntryType::Regular | EntryType::Continuous => {
+                let name = match long_name.take() {
+                    Some(name) => name,
+                    None => entry.path_bytes().into_owned(),
+                };
+                let name = plain_name(&name)?;
+                let mut found = Found {
+                    name,
+                    size,
+                    bytes: &mut entry,
+                };
+                if take(&mut found)?.is_break() {
+                    return Ok(());
+                }
+            }
+            other => {
+                let name = long_name
+                    .take()
+                    .unwrap_or_else(|| entry.path_bytes().into_owned());
+                return Err(Problem::Wrong(format!(
+                    "{} is {}: only files and folders are expected",
+                    shown(&name),
+                    kind(other)
+                )));
+            }
+        }
+    }
+    // To the end, so that the compression's own checksum is looked at.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(Problem::of)?;
+    Ok(())
+}
+
+/// The bytes of an entry that describes the next one.
+fn header(entry: &mut impl Read, size: u64) -> Result<Vec<u8>, Problem> {
+    let wrong = || Problem::Wrong(format!("a name or header of {size} bytes"));
+    if size > MAX_NAME {
+        return Err(wrong());
+    }
+    let mut bytes = Vec::new();
+    entry.read_to_end(&mut bytes).map_err(Problem::of)?;
+    match bytes.len() as u64 == size {
+        true => Ok(bytes),
+        false => Err(Problem::Truncated),
+    }
+}
+
+/// The `path` among pax records, `<length> <key>=<value>\n` each.
+fn pax_name(mut records: &[u8]) -> Result<Option<Vec<u8>>, Problem> {
+    let wrong = || Problem::Wrong("an extended header that is none".to_owned());
+    let mut name = None;
+    while !records.is_empty() {
+        let space = records.iter().position(|b| *b == b' ').ok_or_else(wrong)?;
+        let digits = records.get(..space).unwrap_or_default();
+        let length: usize = std::str::from_utf8(digits)
+            .ok()
+            .and_then(|digits| digits.parse().ok())
+            .ok_or_else(wrong)?;
+        let record = records.get(space + 1..length).ok_or_else(wrong)?;
+        let record = record.strip_suffix(b"\n").ok_or_else(wrong)?;
+        let equals = record.iter().position(|b| *b == b'=').ok_or_else(wrong)?;
+        let (key, value) = record.split_at_checked(equals).ok_or_else(wrong)?;
+        match key {
+            b"path" => name = value.get(1..).map(<[u8]>::to_vec),
+            // They would contradict the plain header, by which we go.
+            b"size" | b"linkpath" => {
+                return Err(Problem::Wrong(format!(
+                    "an extended header with {}",
+                    shown(key)
+                )));
+            }
+            key if key.starts_with(b"GNU.sparse") => {
+                return Err(Problem::Wrong("a sparse file".to_owned()));
+            }
+            _ => {}
+        }
+        records = records.get(length..).unwrap_or_default();
+    }
+    Ok(name)
+}
+
+/// A name without `.` parts; refused when it is not plainly below the archive's root.
+fn plain_name(name: &[u8]) -> Result<String, Problem> {
+    let refused = || Problem::Wrong(format!("the name {} leads out of it", shown(name)));
+    let text = std::str::from_utf8(name).map_err(|_| refused())?;
+    let sly = |c: char| c == '\\' || c == ':' || c.is_control();
+    if text.starts_with('/') || text.contains(sly) || name.len() as u64 > MAX_NAME {
+        return Err(refused());
+    }
+    let parts: Vec<&str> = text
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
+    if parts.is_empty() || parts.contains(&"..") {
+        return Err(refused());
+    }
+    Ok(parts.join("/"))
+}
+
+/// A name made fit for a terminal.
+fn shown(name: &[u8]) -> String {
+    let text = crate::net::clean(&String::from_utf8_lossy(name));
+    crate::net::shorten(format!("`{text}`"))
+}
+
+fn kind(kind: EntryType) -> &'static str {
+    match kind {
+        EntryType::Symlink | EntryType::Link | EntryType::GNULongLink => "a link",
+        EntryType::Char | EntryType::Block | EntryType::Fifo => "a device",
+        EntryType::GNUSparse => "a sparse file",
+        _ => "of an unknown kind",
+    }
+}
+
+/// Counts what was read of the compressed file.
+struct Counted<'d> {
+    file: File,
+    done: &'d AtomicU64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.done.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Refuses to read more than a number of bytes.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+    limit: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        match self.left.checked_sub(count as u64) {
+            Some(left) => self.left = left,
+            None => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("it unpacks to more than {} bytes", self.limit),
+                ));
+            }
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::net::Silent;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use proptest::prelude::*;
+    use std::io::Write;
+    use tar::{Builder, Header};
+
+    /// A `.tar.gz` with what `fill` puts into it.
+    pub(in crate::fetch) fn packed(fill: impl FnOnce(&mut Builder<GzEncoder<Vec<u8>>>)) -> Vec<u8> {
+        let mut builder = Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        fill(&mut builder);
+        builder.into_inner().unwrap().finish().unwrap()
+    }
+
+    /// Appends a file.
+    pub(in crate::fetch) fn add<W: Write>(builder: &mut Builder<W>, name: &str, bytes: &[u8]) {
+        let mut header = Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, bytes).unwrap();
+    }
+
+    /// A header with whatever name and kind, which no decent tool would write.
+    fn odd(builder: &mut Builder<GzEncoder<Vec<u8>>>, name: &[u8], kind: EntryType, bytes: &[u8]) {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name);
+        header.set_entry_type(kind);
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        builder.append(&header, bytes).unwrap();
+    }
+
+    fn read(bytes: &[u8], limit: u64) -> Result<Vec<(String, Vec<u8>)>, FetchError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let mut all = Vec::new();
+        each_file(file.path(), limit, &Silent, &mut |found| {
+            let bytes = found.read(1 << 20)?;
+            all.push((found.name.clone(), bytes));
+            Ok(ControlFlow::Continue(()))
+        })
+        .map_err(|problem| problem.about(file.path()))?;
+        Ok(all)
+    }
+
+    fn refusal(bytes: &[u8], limit: u64) -> String {
+        read(bytes, limit).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn files_come_out_under_their_names() {
+        let long = format!("{}/b.png", "a".repeat(150));
+        let bytes = packed(|builder| {
+            builder
+                .append_pax_extensions([("comment", "x".as_bytes()), ("path", b"./c/d.png")])
+                .unwrap();
+            add(builder, "ignored", b"pax");
+            add(builder, &long, b"long");
+            add(builder, "./e", b"");
+        });
+        let expected = [("c/d.png", "pax"), (&*long, "long"), ("e", "")]
+            .map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
+        assert_eq!(read(&bytes, 1 << 20).unwrap(), expected);
+    }
+
+    #[test]
+    fn names_that_lead_out_are_refused() {
+        for name in [
+            "../a",
+            "a/../../b",
+            "/etc/a",
+            "..",
+            ".",
+            "C:\\a",
+            "a\\..\\b",
+            "a\u{1b}[2J",
+        ] {
+            let bytes = packed(|builder| odd(builder, name.as_bytes(), EntryType::Regular, b"x"));
+            let text = refusal(&bytes, 1 << 20);
+            assert!(
+                text.contains("leads out") && !text.contains('\u{1b}'),
+                "{name}: {text}"
+            );
+            let long = packed(|builder| {
+                odd(
+                    builder,
+                    b"././@LongLink",
+                    EntryType::GNULongName,
+                    name.as_bytes(),
+                );
+                odd(builder, b"harmless", EntryType::Regular, b"x");
+            });
+            assert!(refusal(&long, 1 << 20).contains("leads out"), "{name}");
+        }
+    }
+
+    #[test]
+    fn links_and_devices_are_refused() {
+        for (kind, word) in [
+            (EntryType::Symlink, "a link"),
+            (EntryType::Link, "a link"),
+            (EntryType::GNULongLink, "a link"),
+            (EntryType::Char, "a device"),
+            (EntryType::Block, "a device"),
+            (EntryType::Fifo, "a device"),
+            (EntryType::GNUSparse, "a sparse file"),
+            (EntryType::new(b'Q'), "unknown kind"),
+        ] {
+            let bytes = packed(|builder| odd(builder, b"metadata.csv", kind, b""));
+            let text = refusal(&bytes, 1 << 20);
+            assert!(
+                text.contains(word) && text.contains("metadata.csv"),
+                "{text}"
+            );
+        }
+        let sparse = packed(|builder| {
+            let records = [("GNU.sparse.major", "1".as_bytes())];
+            builder.append_pax_extensions(records).unwrap();
+            add(builder, "a", b"x");
+        });
+        assert!(refusal(&sparse, 1 << 20).contains("sparse"));
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        // 64 MB of zeros are less than one.
+        let bytes = packed(|builder| add(builder, "a", &vec![0; 1 << 26]));
+        assert!(bytes.len() < 1 << 20);
+        assert!(refusal(&bytes, 1 << 20).contains("more than"));
+        // The length is in the header before a byte is read.
+        assert!(refusal(&bytes, 1 << 30).contains("most that is expected"));
+        let skipped = packed(|builder| {
+            odd(
+                builder,
+                b"././@LongLink",
+                EntryType::GNULongName,
+                &vec![b'a'; 1 << 20],
+            );
+        });
+        assert!(refusal(&skipped, 1 << 30).contains("a name or header of"));
+    }
+
+    #[test]
+    fn truncated_and_damaged_archives_say_so() {
+        let noise: Vec<u8> = (0..100_000u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect();
+        let bytes = packed(|builder| {
+            add(builder, "a", &noise);
+            add(builder, "b", b"more");
+        });
+        for cut in [11, 1000, bytes.len() / 2, bytes.len() - 9, bytes.len() - 1] {
+            let text = refusal(&bytes[..cut], 1 << 20);
+            assert!(text.contains("ends too early"), "{cut}: {text}");
+        }
+        let mut flipped = bytes.clone();
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 0x10;
+        assert!(refusal(&flipped, 1 << 20).contains("damaged"));
+        let mut wrong_sum = bytes.clone();
+        let at = wrong_sum.len() - 6;
+        wrong_sum[at] ^= 1;
+        assert!(refusal(&wrong_sum, 1 << 20).contains("damaged"));
+        assert!(refusal(b"no archive at all", 1 << 20).contains("damaged"));
+        assert!(refusal(b"", 1 << 20).contains("ends too early"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
+            let _ = read(&bytes, 1 << 20);
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(&bytes).unwrap();
+            let _ = read(&encoder.finish().unwrap(), 1 << 20);
+        }
+
+        #[test]
+        fn every_accepted_name_is_below(name in "[./a:\\\\]{0,12}") {
+            if let Ok(name) = plain_name(name.as_bytes()) {
+                let all = std::path::Path::new(&name).components();
+                prop_assert!(all.clone().count() > 0);
+                prop_assert!(all.into_iter().all(|c| matches!(c, std::path::Component::Normal(_))));
+            }
+        }
+
+        #[test]
+        fn no_pax_records_panic(records in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = pax_name(&records);
+        }
+    }
+}

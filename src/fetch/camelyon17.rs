@@ -1,0 +1,403 @@
+//! Camelyon17 as the wilds package reads it, to folders of PNG files as DPSDA's `data/get_camelyon17.py` names
+//! them.
+//!
+//! The archive has `metadata.csv`, one row a patch, and
+//! `patches/patient_<p>_node_<n>/patch_patient_<p>_node_<n>_x_<x>_y_<y>.png`. The official split is the column
+//! `split` (0: train, 1: validation from the training hospitals), but all of hospital 1 is the validation set
+//! and all of hospital 2 the test set (`wilds/datasets/camelyon17_dataset.py`). A file is called
+//! `<tumor>_<number>.png`; the number counts the split's rows from 0 in the order of the table.
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use image::{ImageFormat, ImageReader, Limits};
+use rayon::prelude::*;
+
+use super::archive::{Problem, each_file};
+use super::growing::Wanted;
+use crate::images::{ImageBatch, png};
+use crate::net::Watch;
+
+/// The table's name.
+const TABLE: &str = "metadata.csv";
+/// More bytes than it can have: the official one has some 20 million.
+const MAX_TABLE: u64 = 1 << 28;
+/// More bytes than a patch of 96 by 96 pixels can have.
+const MAX_PATCH: u64 = 1 << 20;
+/// Longest side of a patch, for the same reason.
+const MAX_SIDE: u32 = 1024;
+/// Patches that are decoded at once.
+const AT_ONCE: usize = 512;
+/// The hospital of the validation set.
+const VALIDATION_CENTER: u32 = 1;
+/// The hospital of the test set.
+const TEST_CENTER: u32 = 2;
+
+/// Where a patch goes: place of its split in what is wanted, label, number.
+type Place = (usize, u32, u32);
+
+/// Writes the patches of `archive` into the folders. The archive is read as a stream, once up to the table and
+/// once through: the table may stand anywhere.
+///
+/// # Errors
+/// [`Problem`]: no table, one that cannot be read, or patches that are missing or damaged.
+pub(super) fn unpack(
+    archive: &Path,
+    limit: u64,
+    wanted: &[Wanted],
+    watch: &dyn Watch,
+) -> Result<(), Problem> {
+    let (prefix, mut places) = table(archive, limit, wanted, watch)?;
+    for (index, wanted) in wanted.iter().enumerate() {
+        let found = places.values().filter(|place| place.0 == index).count();
+        let expected = wanted.images;
+        if found != expected {
+            return Err(Problem::Wrong(format!(
+                "{TABLE} has {found} rows for {} where {expected} were expected",
+                wanted.split
+            )));
+        }
+    }
+    let mut waiting: Vec<(Place, Vec<u8>)> = Vec::new();
+    each_file(archive, limit, watch, &mut |found| {
+        let patch = found.name.strip_prefix(&prefix);
+        if let Some(place) = patch.and_then(|name| places.remove(name)) {
+            waiting.push((place, found.read(MAX_PATCH)?));
+            if waiting.len() == AT_ONCE {
+                write(&mut waiting, wanted)?;
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    write(&mut waiting, wanted)?;
+    if !places.is_empty() {
+        let first = places.keys().min().cloned().unwrap_or_default();
+        return Err(Problem::Wrong(format!(
+            "lacks {} patches of its {TABLE}, such as {first}",
+            places.len()
+        )));
+    }
+    Ok(())
+}
+
+/// What stands before every name in the archive, and where each patch goes.
+fn table(
+    archive: &Path,
+    limit: u64,
+    wanted: &[Wanted],
+    watch: &dyn Watch,
+) -> Result<(String, HashMap<String, Place>), Problem> {
+    let mut read = None;
+    each_file(archive, limit, watch, &mut |found| {
+        let prefix = found.name.strip_suffix(TABLE);
+        // At the root or in one folder.
+        let prefix = prefix.filter(|prefix| {
+            prefix.is_empty() || prefix.find('/') == Some(prefix.len().saturating_sub(1))
+        });
+        let Some(prefix) = prefix.map(str::to_owned) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let bytes = found.read(MAX_TABLE)?;
+        let splits: Vec<&str> = wanted.iter().map(|wanted| wanted.split.as_str()).collect();
+        let places = places(&bytes, &splits)
+            .map_err(|wrong| Problem::Wrong(format!("{}: {wrong}", found.name)))?;
+        read = Some((prefix, places));
+        Ok(ControlFlow::Break(()))
+    })?;
+    read.ok_or_else(|| Problem::Wrong(format!("has no {TABLE}")))
+}
+
+/// Reads the table: the patches of the wanted splits by the archive's name for them.
+///
+/// # Errors
+/// Line and column at fault.
+fn places(table: &[u8], splits: &[&str]) -> Result<HashMap<String, Place>, String> {
+    let text = std::str::from_utf8(table).map_err(|_| "is not UTF-8".to_owned())?;
+    let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.is_empty());
+    let (head, _) = lines.next().ok_or("is empty")?;
+    let head: Vec<&str> = head.split(',').collect();
+    let column = |name: &str| {
+        let mut found = (0..).zip(&head).filter(|(_, head)| **head == name);
+        match (found.next(), found.next()) {
+            (Some((index, _)), None) => Ok::<usize, String>(index),
+            _ => Err(format!("expected one column `{name}` in its first line")),
+        }
+    };
+    let columns = [
+        column("patient")?,
+        column("node")?,
+        column("x_coord")?,
+        column("y_coord")?,
+        column("tumor")?,
+        column("center")?,
+        column("split")?,
+    ];
+    let mut places = HashMap::new();
+    let mut counts = vec![0u32; splits.len()];
+    for (line, number) in lines {
+        let fields: Vec<&str> = line.split(',').collect();
+        if fields.len() != head.len() {
+            return Err(format!(
+                "line {number}: {} fields where the first line has {}",
+                fields.len(),
+                head.len()
+            ));
+        }
+        // Digits alone: the text goes into names, where pandas keeps a patient's leading zeros.
+        let digits = |index: usize| {
+            let field = columns.get(index).and_then(|c| fields.get(*c)).copied();
+            field
+                .filter(|f| !f.is_empty() && f.len() < 10 && f.bytes().all(|b| b.is_ascii_digit()))
+                .ok_or_else(|| {
+                    let column = columns.get(index).and_then(|c| head.get(*c)).copied();
+                    format!(
+                        "line {number}: {}: expected a number",
+                        column.unwrap_or_default()
+                    )
+                })
+        };
+        let value = |index: usize| {
+            let text = digits(index)?;
+            text.parse::<u32>()
+                .map_err(|_| format!("line {number}: expected a small number"))
+        };
+        let (patient, node, x, y) = (digits(0)?, value(1)?, value(2)?, value(3)?);
+        let (tumor, center, split) = (value(4)?, value(5)?, value(6)?);
+        if tumor > 1 {
+            return Err(format!("line {number}: tumor is {tumor}: expected 0 or 1"));
+        }
+        let split = match (center, split) {
+            (VALIDATION_CENTER, _) => "val",
+            (TEST_CENTER, _) => "test",
+            (_, 0) => "train",
+            (_, 1) => "id_val",
+            (_, other) => return Err(format!("line {number}: split is {other}: expected 0 or 1")),
+        };
+        let Some(index) = splits.iter().position(|wanted| *wanted == split) else {
+            continue;
+        };
+        let Some(count) = counts.get_mut(index) else {
+            continue;
+        };
+        let folder = format!("patient_{patient}_node_{node}");
+        let name = format!("patches/{folder}/patch_{folder}_x_{x}_y_{y}.png");
+        if places.insert(name, (index, tumor, *count)).is_some() {
+            return Err(format!("line {number}: a patch that was there before"));
+        }
+        *count += 1;
+    }
+    Ok(places)
+}
+
+/// Decodes and writes what is waiting.
+fn write(waiting: &mut Vec<(Place, Vec<u8>)>, wanted: &[Wanted]) -> Result<(), Problem> {
+    waiting
+        .par_drain(..)
+        .try_for_each(|((index, label, number), bytes)| {
+            let Some(wanted) = wanted.get(index) else {
+                return Ok(());
+            };
+            let name = format!("{label}_{number}.png");
+            let image = rgb(&bytes).map_err(|wrong| {
+                Problem::Wrong(format!("the patch of {}/{name}: {wrong}", wanted.split))
+            })?;
+            let bytes = png(&image).map_err(|error| Problem::Wrong(error.to_string()))?;
+            Ok(wanted.folder.write(&name, &bytes)?)
+        })
+}
+
+/// A PNG's pixels without their alpha, as Pillow's `convert("RGB")` leaves them and the wilds package uses them.
+fn rgb(bytes: &[u8]) -> Result<ImageBatch, String> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), ImageFormat::Png);
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    reader.limits(limits);
+    let image = reader
+        .decode()
+        .map_err(|_| "is no readable PNG".to_owned())?
+        .into_rgb8();
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    ImageBatch::new(image.into_raw(), 1, height, width).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::archive::tests::{add, packed};
+    use super::super::growing::Growing;
+    use super::*;
+    use crate::images::decode;
+    use crate::net::Silent;
+    use image::{ExtendedColorType, ImageEncoder};
+    use proptest::prelude::*;
+
+    const HEAD: &str = ",patient,node,x_coord,y_coord,tumor,slide,center,split\n";
+
+    /// An RGBA patch whose red tells which it is.
+    fn patch(red: u8) -> Vec<u8> {
+        let pixels: Vec<u8> = (0..4u8)
+            .flat_map(|at| [red, at, 7, 255 - 60 * at])
+            .collect();
+        let mut bytes = Vec::new();
+        image::codecs::png::PngEncoder::new(&mut bytes)
+            .write_image(&pixels, 2, 2, ExtendedColorType::Rgba8)
+            .unwrap();
+        bytes
+    }
+
+    fn name(patient: &str, node: u32, x: u32, y: u32) -> String {
+        format!(
+            "patches/patient_{patient}_node_{node}/patch_patient_{patient}_node_{node}_x_{x}_y_{y}.png"
+        )
+    }
+
+    fn unpacked(
+        bytes: &[u8],
+        splits: &[(&str, usize)],
+    ) -> Result<(tempfile::TempDir, Vec<Vec<String>>), String> {
+        let root = tempfile::tempdir().unwrap();
+        let archive = root.path().join("archive.tar.gz");
+        std::fs::write(&archive, bytes).unwrap();
+        let wanted: Vec<Wanted> = splits
+            .iter()
+            .map(|(split, images)| Wanted {
+                split: (*split).to_owned(),
+                images: *images,
+                folder: Growing::begin(&root.path().join(split)).unwrap(),
+            })
+            .collect();
+        unpack(&archive, 1 << 24, &wanted, &Silent)
+            .map_err(|problem| problem.about(&archive).to_string())?;
+        let mut names = Vec::new();
+        for wanted in wanted {
+            let folder = root.path().join(&wanted.split);
+            wanted.folder.finish("camelyon17", "sum").ok().unwrap();
+            names.push(super::super::record::names(&folder).unwrap());
+        }
+        Ok((root, names))
+    }
+
+    /// Rows of every hospital and split, patches in another order than the table, which comes last.
+    #[test]
+    fn splits_labels_and_numbers_are_those_of_the_wilds_package() {
+        let rows = [
+            "0,004,4,3328,21792,1,0,0,0", // train 0
+            "1,010,1,10,20,0,1,0,1",      // validation from a training hospital
+            "2,020,2,10,20,1,10,1,0",     // val 0: the hospital decides
+            "3,040,0,10,20,0,20,2,1",     // test 0
+            "4,004,4,1,2,0,0,0,0",        // train 1
+            "5,061,0,512,512,1,35,3,0",   // train 2
+            "6,021,2,10,20,0,11,1,1",     // val 1
+        ];
+        let table = format!("{HEAD}{}\n", rows.join("\n"));
+        let patches = [
+            (name("061", 0, 512, 512), 5),
+            (name("004", 4, 3328, 21792), 0),
+            (name("010", 1, 10, 20), 1),
+            (name("021", 2, 10, 20), 6),
+            (name("040", 0, 10, 20), 3),
+            (name("004", 4, 1, 2), 4),
+            (name("020", 2, 10, 20), 2),
+        ];
+        for prefix in ["", "camelyon17_v1.0/", "./"] {
+            let bytes = packed(|builder| {
+                add(builder, &format!("{prefix}RELEASE_v1.0.txt"), b"");
+                for (name, red) in &patches {
+                    add(builder, &format!("{prefix}{name}"), &patch(*red));
+                }
+                add(builder, &format!("{prefix}{TABLE}"), table.as_bytes());
+            });
+            let splits = [("train", 3), ("val", 2), ("test", 1)];
+            let (root, names) = unpacked(&bytes, &splits).unwrap();
+            assert_eq!(names[0], ["0_1.png", "1_0.png", "1_2.png"]);
+            assert_eq!(names[1], ["0_1.png", "1_0.png"]);
+            assert_eq!(names[2], ["0_0.png"]);
+            for (file, red) in [
+                ("train/1_0.png", 0),
+                ("train/0_1.png", 4),
+                ("train/1_2.png", 5),
+                ("val/1_0.png", 2),
+                ("val/0_1.png", 6),
+                ("test/0_0.png", 3),
+            ] {
+                let image = decode(&std::fs::read(root.path().join(file)).unwrap()).unwrap();
+                // The alpha is dropped, not applied.
+                let expected: Vec<u8> = (0..4).flat_map(|at| [red, at, 7]).collect();
+                assert_eq!(image.pixels, expected, "{file}");
+            }
+            let (_root, names) = unpacked(&bytes, &[("id_val", 1)]).unwrap();
+            assert_eq!(names[0], ["0_0.png"]);
+        }
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_named() {
+        let table = format!("{HEAD}0,004,4,1,2,1,0,0,0\n");
+        let with = |patch: &[u8], table: &str| {
+            packed(|builder| {
+                add(builder, TABLE, table.as_bytes());
+                add(builder, &name("004", 4, 1, 2), patch);
+            })
+        };
+        let good = with(&patch(1), &table);
+        assert!(unpacked(&good, &[("train", 1)]).is_ok());
+        let fails = |bytes: &[u8], images: usize, expected: &str| {
+            let text = unpacked(bytes, &[("train", images)]).unwrap_err();
+            assert!(text.contains(expected), "{expected}: {text}");
+        };
+        fails(&good, 2, "1 rows for train where 2");
+        fails(
+            &with(b"no image", &table),
+            1,
+            "train/1_0.png: is no readable PNG",
+        );
+        fails(&with(&vec![0; 2 << 20], &table), 1, "most that is expected");
+        fails(
+            &packed(|builder| add(builder, "a", b"")),
+            1,
+            "has no metadata.csv",
+        );
+        let lacking = packed(|builder| add(builder, TABLE, table.as_bytes()));
+        fails(&lacking, 1, "lacks 1 patches");
+        for (wrong, expected) in [
+            (table.replace(",tumor", ",tumour"), "`tumor`"),
+            (table.replace("4,1,2,1", "4,1,2,2"), "tumor is 2"),
+            (table.replace(",0,0,0\n", ",0,0,3\n"), "split is 3"),
+            (table.replace("004", "../4"), "patient: expected a number"),
+            (format!("{table}1,004,4,1,2,1,0,0,0\n"), "there before"),
+            (format!("{table}1,004\n"), "line 3: 2 fields"),
+            (String::new(), "is empty"),
+        ] {
+            fails(&with(&patch(1), &wrong), 1, expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_table_panics(text in "[ -~\n]{0,300}") {
+            let _ = places(text.as_bytes(), &["train"]);
+            let _ = places(format!("{HEAD}{text}").as_bytes(), &["train", "test"]);
+        }
+
+        /// Against the package's own words: a mask of the split, then places in the mask.
+        #[test]
+        fn numbers_count_each_split_by_itself(rows in proptest::collection::vec((0..5u32, 0..2u32, 0..2u32), 0..60)) {
+            let mut table = HEAD.to_owned();
+            for (index, (center, split, tumor)) in rows.iter().enumerate() {
+                table += &format!("{index},{:03},0,{index},0,{tumor},0,{center},{split}\n", 20 * center);
+            }
+            let places = places(table.as_bytes(), &["train", "id_val", "test", "val"]).unwrap();
+            prop_assert_eq!(places.len(), rows.len());
+            let code = |(center, split, _): &(u32, u32, u32)| match center { 1 => 3, 2 => 2, _ => *split as usize };
+            for wanted in 0..4 {
+                let mask = rows.iter().enumerate().filter(|(_, row)| code(row) == wanted);
+                for (number, (index, row)) in mask.enumerate() {
+                    let key = name(&format!("{:03}", 20 * row.0), 0, index as u32, 0);
+                    prop_assert_eq!(places[&key], (wanted, row.2, number as u32));
+                }
+            }
+        }
+    }
+}

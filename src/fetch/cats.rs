@@ -1,0 +1,255 @@
+//! The paper's cats: an archive that the user has downloaded, to folders of photos.
+//!
+//! The vendor's `.zip` has the folders `cookie` and `doudou`. As in the original, the photos keep their names.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use rayon::prelude::*;
+use zip::ZipArchive;
+
+use super::archive::Problem;
+use super::error::FetchError;
+use super::growing::Wanted;
+use crate::images::{EXTENSIONS, decode};
+use crate::net::Watch;
+
+/// More bytes than a photo has.
+const MAX_PHOTO: u64 = 1 << 27;
+/// More entries than the archive has.
+const MAX_ENTRIES: usize = 100_000;
+/// Longest name of a photo.
+const MAX_NAME: usize = 120;
+/// Photos that are decoded at once.
+const AT_ONCE: usize = 16;
+
+/// Writes the photos of `archive` into the folders, each of them decoded once to see that it is one.
+///
+/// # Errors
+/// [`Problem`].
+pub(super) fn unpack(
+    archive: &Path,
+    limit: u64,
+    wanted: &[Wanted],
+    watch: &dyn Watch,
+) -> Result<(), Problem> {
+    let file = File::open(archive).map_err(FetchError::io(archive))?;
+    let mut zip = ZipArchive::new(file).map_err(|error| {
+        Problem::Wrong(format!(
+            "is no readable zip archive, or a truncated one: {error}"
+        ))
+    })?;
+    if zip.len() > MAX_ENTRIES {
+        return Err(Problem::Wrong(format!("has {} entries", zip.len())));
+    }
+    let size = std::fs::metadata(archive)
+        .map_err(FetchError::io(archive))?
+        .len();
+    watch.begin(
+        &format!("unpacking {}", super::download::file_name(archive)),
+        Some(size),
+    );
+    let mut packed = 0;
+    let mut left = limit;
+    let mut names = HashSet::new();
+    let mut waiting = Vec::new();
+    for index in 0..zip.len() {
+        let damaged = |error: &dyn std::fmt::Display| {
+            Problem::Wrong(format!("entry {index} is damaged: {error}"))
+        };
+        let entry = zip.by_index(index).map_err(|error| damaged(&error))?;
+        packed += entry.compressed_size();
+        watch.advance(packed);
+        if entry.is_dir() {
+            continue;
+        }
+        let entry_name = entry.name().map_err(|error| damaged(&error))?.into_owned();
+        let shown = crate::net::shorten(crate::net::clean(&entry_name));
+        if entry.is_symlink() || entry.enclosed_name().is_none() {
+            let message = format!("`{shown}` is a link or leads out of it");
+            return Err(Problem::Wrong(message));
+        }
+        let Some((wanted, name)) = photo(&entry_name, wanted) else {
+            continue;
+        };
+        if !names.insert((wanted.split.as_str(), name.to_ascii_lowercase())) {
+            return Err(Problem::Wrong(format!("holds {shown} twice")));
+        }
+        let name = name.to_owned();
+        let most = left.min(MAX_PHOTO);
+        let mut bytes = Vec::new();
+        entry
+            .take(most + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| damaged(&error))?;
+        let length = bytes.len() as u64;
+        if length > most {
+            return Err(Problem::Wrong(format!(
+                "{shown} has more than {most} bytes"
+            )));
+        }
+        left -= length;
+        waiting.push((wanted, name, bytes));
+        if waiting.len() == AT_ONCE {
+            write(&mut waiting)?;
+        }
+    }
+    write(&mut waiting)?;
+    watch.end();
+    for wanted in wanted {
+        let (found, expected) = (wanted.folder.len(), wanted.images);
+        if found < expected {
+            let split = &wanted.split;
+            return Err(Problem::Wrong(format!(
+                "has {found} photos in `{split}` where {expected} were expected"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whose photo an entry is, and under which name it is written.
+fn photo<'w, 'n>(entry: &'n str, wanted: &'w [Wanted]) -> Option<(&'w Wanted, &'n str)> {
+    let mut parts = entry.rsplit('/');
+    let name = parts.next()?;
+    let folder = parts.next()?;
+    let wanted = wanted.iter().find(|wanted| wanted.split == folder)?;
+    let (stem, extension) = name.rsplit_once('.')?;
+    let known = EXTENSIONS
+        .iter()
+        .any(|known| extension.eq_ignore_ascii_case(known));
+    let plain =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ' ' | '(' | ')');
+    let sound = known
+        && !stem.is_empty()
+        && !name.starts_with(['.', ' '])
+        && name.len() <= MAX_NAME
+        && name.chars().all(plain);
+    sound.then_some((wanted, name))
+}
+
+fn write(waiting: &mut Vec<(&Wanted, String, Vec<u8>)>) -> Result<(), Problem> {
+    waiting.par_drain(..).try_for_each(|(wanted, name, bytes)| {
+        decode(&bytes)
+            .map_err(|error| Problem::Wrong(format!("{}/{name}: {error}", wanted.split)))?;
+        Ok(wanted.folder.write(&name, &bytes)?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::growing::Growing;
+    use super::*;
+    use crate::images::{ImageBatch, png};
+    use crate::net::Silent;
+    use proptest::prelude::*;
+    use std::io::{Cursor, Write};
+    use zip::ZipWriter;
+    use zip::write::SimpleFileOptions;
+
+    fn picture(grey: u8) -> Vec<u8> {
+        png(&ImageBatch::new(vec![grey; 12], 1, 2, 2).unwrap()).unwrap()
+    }
+
+    fn packed(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
+        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, bytes) in files {
+            writer
+                .start_file(*name, SimpleFileOptions::default())
+                .unwrap();
+            writer.write_all(bytes).unwrap();
+        }
+        writer.finish().unwrap().into_inner()
+    }
+
+    fn unpacked(bytes: &[u8], images: usize, limit: u64) -> Result<Vec<Vec<String>>, String> {
+        let root = tempfile::tempdir().unwrap();
+        let archive = root.path().join("cats.zip");
+        std::fs::write(&archive, bytes).unwrap();
+        let wanted: Vec<Wanted> = ["cookie", "doudou"]
+            .iter()
+            .map(|split| Wanted {
+                split: (*split).to_owned(),
+                images,
+                folder: Growing::begin(&root.path().join(split)).unwrap(),
+            })
+            .collect();
+        unpack(&archive, limit, &wanted, &Silent)
+            .map_err(|problem| problem.about(&archive).to_string())?;
+        let finish = |wanted: Wanted| {
+            let folder = root.path().join(&wanted.split);
+            wanted.folder.finish("cats", "sum").ok().unwrap();
+            super::super::record::names(&folder).unwrap()
+        };
+        Ok(wanted.into_iter().map(finish).collect())
+    }
+
+    #[test]
+    fn photos_keep_their_names() {
+        let bytes = packed(&[
+            ("cookie/IMG_1.png", picture(1)),
+            ("cookie/a b (2).PNG", picture(2)),
+            ("cookie/notes.txt", b"no photo".to_vec()),
+            ("cookie/.DS_Store.png", b"no photo".to_vec()),
+            ("archive/doudou/IMG_1.png", picture(3)),
+            ("doudou/x.png", picture(4)),
+            ("other/y.png", b"not looked at".to_vec()),
+        ]);
+        let names = unpacked(&bytes, 2, 1 << 20).unwrap();
+        assert_eq!(names[0], ["IMG_1.png", "a b (2).PNG"]);
+        assert_eq!(names[1], ["IMG_1.png", "x.png"]);
+    }
+
+    #[test]
+    fn odd_archives_are_refused() {
+        let good = [("cookie/a.png", picture(1)), ("doudou/b.png", picture(2))];
+        let fails = |bytes: &[u8], limit: u64, expected: &str| {
+            let text = unpacked(bytes, 1, limit).unwrap_err();
+            assert!(text.contains(expected), "{expected}: {text}");
+        };
+        let whole = packed(&good);
+        assert!(unpacked(&whole, 1, 1 << 20).is_ok());
+        fails(&whole[..whole.len() - 30], 1 << 20, "truncated");
+        fails(&whole, 20, "more than");
+        fails(&packed(&good[..1]), 1 << 20, "0 photos in `doudou`");
+        let with = |name: &'static str, bytes: Vec<u8>| {
+            let mut all = good.to_vec();
+            all.push((name, bytes));
+            packed(&all)
+        };
+        fails(&with("../cookie/c.png", picture(1)), 1 << 20, "leads out");
+        fails(&with("x/cookie/A.png", picture(1)), 1 << 20, "twice");
+        fails(
+            &with("cookie/c.png", b"no image".to_vec()),
+            1 << 20,
+            "cookie/c.png",
+        );
+        let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+        writer
+            .add_symlink("cookie/l.png", "/etc/passwd", SimpleFileOptions::default())
+            .unwrap();
+        fails(&writer.finish().unwrap().into_inner(), 1 << 20, "is a link");
+        let bomb = with("cookie/c.png", vec![0; 1 << 22]);
+        assert!(bomb.len() < 1 << 16);
+        fails(&bomb, 1 << 20, "more than");
+    }
+
+    proptest! {
+        #[test]
+        fn no_entry_leads_out(entry in "[a-zA-Z0-9./\\\\ ]{0,20}") {
+            let root = tempfile::tempdir().unwrap();
+            let wanted = ["a", ".."].map(|split| Wanted {
+                split: split.to_owned(),
+                images: 1,
+                folder: Growing::begin(&root.path().join("t")).unwrap(),
+            });
+            if let Some((_, name)) = photo(&entry, &wanted) {
+                let mut parts = Path::new(name).components();
+                prop_assert!(matches!(parts.next(), Some(std::path::Component::Normal(_))));
+                prop_assert!(parts.next().is_none());
+            }
+        }
+    }
+}

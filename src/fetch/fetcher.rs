@@ -1,0 +1,345 @@
+//! Bringing items of the catalogue into their places.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::archive::Problem;
+use super::catalogue::{Content, Folder, Hub, Item, Layout, Remote};
+use super::download::{Downloader, Patience, checksum, demote, file_name};
+use super::error::FetchError;
+use super::growing::{Growing, Wanted};
+use super::lock::Lock;
+use super::mirrors::Mirrors;
+use super::record::{self, Basis, FileRecord, FolderRecord, IN_FOLDER};
+use super::{camelyon17, cats, cifar10};
+use crate::hub::ModelFiles;
+use crate::net::{Offline, Watch};
+
+/// How to fetch.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The folder that `data/` and `weights/` lie in; empty for the current one.
+    pub root: PathBuf,
+    /// Whether an archive stays after its folders are made.
+    pub keep_archives: bool,
+    /// Places to ask first.
+    pub mirrors: Mirrors,
+    /// How often and how long to try.
+    pub patience: Patience,
+    /// What forbids to download anything.
+    pub offline: Option<Offline>,
+}
+
+/// Brings items of a catalogue into their places.
+pub struct Fetcher<'a> {
+    options: &'a Options,
+    watch: &'a dyn Watch,
+}
+
+/// How much of an item is in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// All of it.
+    Here,
+    /// Some of it.
+    Partly,
+    /// Nothing.
+    Absent,
+}
+
+impl<'a> Fetcher<'a> {
+    /// Fetches as `options` say; `watch` is told of it.
+    #[must_use]
+    pub fn new(options: &'a Options, watch: &'a dyn Watch) -> Self {
+        Self { options, watch }
+    }
+
+    /// Where a path of the catalogue is.
+    #[must_use]
+    pub fn place(&self, to: &Path) -> PathBuf {
+        self.options.root.join(to)
+    }
+
+    /// Brings an item into its place; of its folders only those of `splits`, if any are given. What is there is
+    /// not fetched again.
+    ///
+    /// # Errors
+    /// [`FetchError`]. What has arrived is kept, and calling again goes on from it.
+    pub fn fetch(&self, item: &Item, splits: Option<&[&str]>) -> Result<(), FetchError> {
+        let wanted = |folder: &&Folder| {
+            let splits = splits.filter(|splits| !splits.is_empty());
+            splits.is_none_or(|splits| splits.contains(&folder.split.as_str()))
+        };
+        let wanted: Vec<&Folder> = item.folders().iter().filter(wanted).collect();
+        match &item.content {
+            Content::File(remote) => {
+                let path = self.place(&remote.to);
+                let _lock = Lock::take(&path)?;
+                self.file(item, remote, &path).map(drop)
+            }
+            Content::Hub(hub) => self.hub(hub),
+            Content::Archive {
+                remote,
+                layout,
+                unpacked,
+                ..
+            } => {
+                let path = self.place(&remote.to);
+                let _lock = Lock::take(&path)?;
+                let missing = self.missing(&wanted)?;
+                if !missing.is_empty() {
+                    let digest = self.file(item, remote, &path)?;
+                    let unpack = match layout {
+                        Layout::Cifar10 => cifar10::unpack,
+                        Layout::Camelyon17 => camelyon17::unpack,
+                    };
+                    let result = self.unpack(item, &missing, &digest, |wanted| {
+                        unpack(&path, *unpacked, wanted, self.watch)
+                    });
+                    if let Err(Problem::Truncated) = result {
+                        // The next call asks for the rest.
+                        demote(&path)?;
+                    }
+                    result.map_err(|problem| match problem {
+                        Problem::Wrong(message) => FetchError::archive(
+                            &path,
+                            format!("{message} (remove it, and the same command gets it anew)"),
+                        ),
+                        other => other.about(&path),
+                    })?;
+                }
+                self.tidy(&path)
+            }
+            Content::Manual {
+                page, to, unpacked, ..
+            } => {
+                let path = self.place(to);
+                let _lock = Lock::take(&path)?;
+                let missing = self.missing(&wanted)?;
+                if !missing.is_empty() {
+                    if !path.is_file() {
+                        return Err(FetchError::Manual {
+                            name: item.name.clone(),
+                            page: page.clone(),
+                            to: path,
+                        });
+                    }
+                    let digest = checksum(&path, &file_name(&path), self.watch)?;
+                    self.unpack(item, &missing, &digest, |wanted| {
+                        cats::unpack(&path, *unpacked, wanted, self.watch)
+                    })
+                    .map_err(|problem| problem.about(&path))?;
+                }
+                // It is the user's: it stays.
+                Ok(())
+            }
+        }
+    }
+
+    /// Which of the folders have to be made.
+    fn missing<'f>(&self, wanted: &[&'f Folder]) -> Result<Vec<&'f Folder>, FetchError> {
+        let mut missing = Vec::new();
+        for folder in wanted {
+            let path = self.place(&folder.path);
+            if !path.exists() {
+                missing.push(*folder);
+                continue;
+            }
+            // One of ours is complete or absent; somebody else's is at least counted.
+            let ours: Option<FolderRecord> = record::read(&path.join(IN_FOLDER))?;
+            let there = match ours {
+                Some(record) => record.files,
+                None => record::names(&path)?.len(),
+            };
+            if there < folder.images {
+                return Err(FetchError::Occupied {
+                    path,
+                    message: format!("has {there} files where {} are expected", folder.images),
+                });
+            }
+            self.watch.line(&format!("{} is here", path.display()));
+        }
+        Ok(missing)
+    }
+
+    /// Makes folders of an archive.
+    fn unpack(
+        &self,
+        item: &Item,
+        missing: &[&Folder],
+        digest: &str,
+        unpack: impl FnOnce(&[Wanted]) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
+        let mut wanted = Vec::new();
+        for folder in missing {
+            wanted.push(Wanted {
+                split: folder.split.clone(),
+                images: folder.images,
+                folder: Growing::begin(&self.place(&folder.path))?,
+            });
+        }
+        if let Err(problem) = unpack(&wanted) {
+            for wanted in wanted {
+                wanted.folder.abandon();
+            }
+            return Err(problem);
+        }
+        for (wanted, folder) in wanted.into_iter().zip(missing) {
+            let count = wanted.folder.len();
+            wanted.folder.finish(&item.name, digest)?;
+            let path = self.place(&folder.path);
+            let line = format!("{}: {count} images", path.display());
+            self.watch.line(&line);
+        }
+        Ok(())
+    }
+
+    /// Removes an archive that is not needed any more.
+    fn tidy(&self, path: &Path) -> Result<(), FetchError> {
+        if self.options.keep_archives || !path.exists() {
+            return Ok(());
+        }
+        record::remove(path)?;
+        record::remove(&record::of_file(path))
+    }
+
+    /// Brings a file into its place and returns its SHA-256.
+    fn file(&self, item: &Item, remote: &Remote, path: &Path) -> Result<String, FetchError> {
+        if path.exists() {
+            if let Some(digest) = self.inspect(item, remote, path)? {
+                self.watch.line(&format!("{} is here", path.display()));
+                return Ok(digest);
+            }
+            self.watch.line(&format!(
+                "{} ends too early: getting the rest",
+                path.display()
+            ));
+            demote(path)?;
+        }
+        if let Some(by) = self.options.offline {
+            return Err(FetchError::Offline {
+                path: path.to_owned(),
+                by,
+            });
+        }
+        Downloader::new(&self.options.mirrors, self.options.patience, self.watch)?
+            .download(&item.name, remote, path)?;
+        let known: Option<FileRecord> = record::read(&record::of_file(path))?;
+        match known {
+            Some(known) => {
+                let why = match known.basis {
+                    Basis::Catalogue => "as published",
+                    _ => "nobody publishes one: from now on, this is what --verify expects",
+                };
+                self.watch.line(&format!(
+                    "{}: {} bytes, SHA-256 {} ({why})",
+                    path.display(),
+                    known.size,
+                    known.sha256
+                ));
+                Ok(known.sha256)
+            }
+            None => checksum(path, &file_name(path), self.watch),
+        }
+    }
+
+    /// The SHA-256 of a file that is there, if it is the right one; `None` if it is the beginning of it.
+    fn inspect(
+        &self,
+        item: &Item,
+        remote: &Remote,
+        path: &Path,
+    ) -> Result<Option<String>, FetchError> {
+        let size = fs::metadata(path).map_err(FetchError::io(path))?.len();
+        let occupied = |message: String| FetchError::Occupied {
+            path: path.to_owned(),
+            message,
+        };
+        let known: Option<FileRecord> = record::read(&record::of_file(path))?;
+        let expected_size = remote.size.or(known.as_ref().map(|known| known.size));
+        match expected_size {
+            Some(expected) if size < expected => return Ok(None),
+            Some(expected) if size > expected => {
+                return Err(occupied(format!(
+                    "has {size} bytes where {expected} were expected"
+                )));
+            }
+            _ => {}
+        }
+        let published = remote.sha256.as_ref();
+        // What was checked when it came is not read through each time; `--verify` does that.
+        if let Some(known) = known
+            && known.size == size
+            && published.is_none_or(|published| *published == known.sha256)
+        {
+            return Ok(Some(known.sha256));
+        }
+        let found = checksum(path, &file_name(path), self.watch)?;
+        if let Some(published) = published
+            && *published != found
+        {
+            return Err(occupied(format!(
+                "has the SHA-256 {found} where {published} was expected"
+            )));
+        }
+        let basis = match published {
+            Some(_) => Basis::Catalogue,
+            None => Basis::FoundHere,
+        };
+        let file = FileRecord {
+            item: item.name.clone(),
+            url: None,
+            size,
+            sha256: found.clone(),
+            basis,
+            validator: None,
+        };
+        record::write(&record::of_file(path), &file)?;
+        Ok(Some(found))
+    }
+
+    fn hub(&self, hub: &Hub) -> Result<(), FetchError> {
+        let files = ModelFiles::open(&hub.repo, Some(&hub.revision))?;
+        for names in &hub.files {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let here = files.has(&names);
+            let path = files.get_watched(&names, self.watch)?;
+            if !here {
+                self.watch.line(&format!("{}", path.display()));
+            }
+        }
+        self.watch.line(&format!("{} is here", hub.repo));
+        Ok(())
+    }
+
+    /// How much of an item is in its place, without looking closely.
+    #[must_use]
+    pub fn presence(&self, item: &Item) -> Presence {
+        let exists = |path: &Path| self.place(path).exists();
+        let (here, all) = match &item.content {
+            Content::File(remote) => (usize::from(exists(&remote.to)), 1),
+            Content::Archive { folders, .. } | Content::Manual { folders, .. } => {
+                let here = folders.iter().filter(|folder| exists(&folder.path));
+                (here.count(), folders.len())
+            }
+            Content::Hub(hub) => {
+                // Where there can be no cache, nothing is in it.
+                let files = ModelFiles::open(&hub.repo, Some(&hub.revision)).ok();
+                let here = hub.files.iter().filter(|names| {
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    files.as_ref().is_some_and(|files| files.has(&names))
+                });
+                (here.count(), hub.files.len())
+            }
+        };
+        match here {
+            0 => Presence::Absent,
+            here if here == all => Presence::Here,
+            _ => Presence::Partly,
+        }
+    }
+
+    pub(super) fn watch(&self) -> &dyn Watch {
+        self.watch
+    }
+}

@@ -1,0 +1,96 @@
+//! A folder of images in the making: under another, hidden name until it is complete.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+use super::archive::Problem;
+use super::error::FetchError;
+use super::record::{self, FolderRecord, IN_FOLDER, hidden};
+use crate::atomic;
+use crate::hub::hexadecimal;
+
+/// A folder that is wanted from an archive.
+pub(super) struct Wanted {
+    /// The archive's own word for it.
+    pub(super) split: String,
+    /// Images that it has.
+    pub(super) images: usize,
+    /// Where they go.
+    pub(super) folder: Growing,
+}
+
+/// A folder in the making.
+pub(super) struct Growing {
+    partial: PathBuf,
+    target: PathBuf,
+    /// Names and SHA-256 of the files so far.
+    sums: Mutex<Vec<(String, String)>>,
+}
+
+impl Growing {
+    /// Begins with an empty folder. What a killed process left is removed.
+    pub(super) fn begin(target: &Path) -> Result<Self, FetchError> {
+        let partial = hidden(target, ".partial");
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(FetchError::io(&partial))?;
+        }
+        fs::create_dir_all(&partial).map_err(FetchError::io(&partial))?;
+        Ok(Self {
+            partial,
+            target: target.to_owned(),
+            sums: Mutex::default(),
+        })
+    }
+
+    /// Writes a file. `name` is ours, never an archive's; several threads may write at once.
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FetchError> {
+        let path = self.partial.join(name);
+        fs::write(&path, bytes).map_err(FetchError::io(&path))?;
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        sums.push((name.to_owned(), hexadecimal(&Sha256::digest(bytes))));
+        Ok(())
+    }
+
+    /// Files so far.
+    pub(super) fn len(&self) -> usize {
+        self.sums
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// Gives the folder up. Should it not go away now, the next beginning removes it.
+    pub(super) fn abandon(self) {
+        drop(fs::remove_dir_all(&self.partial));
+    }
+
+    /// Checks that every name was written once, and puts the folder into its place.
+    pub(super) fn finish(self, item: &str, archive_sha256: &str) -> Result<(), Problem> {
+        let mut sums = self
+            .sums
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        sums.sort_unstable();
+        let twice = sums.windows(2).find_map(|pair| match pair {
+            [(a, _), (b, _)] if a == b => Some(a),
+            _ => None,
+        });
+        if let Some(name) = twice {
+            return Err(Problem::Wrong(format!("holds {name} twice")));
+        }
+        let about = FolderRecord {
+            item: item.to_owned(),
+            archive: archive_sha256.to_owned(),
+            files: sums.len(),
+            digest: record::digest(&sums),
+        };
+        record::write(&self.partial.join(IN_FOLDER), &about)?;
+        fs::rename(&self.partial, &self.target).map_err(FetchError::io(&self.target))?;
+        let folder = self.target.parent().unwrap_or(Path::new("."));
+        atomic::sync_folder(folder).map_err(FetchError::io(folder))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! Other places to ask first.
+
+use std::collections::BTreeMap;
+
+use ureq::http::Uri;
+
+use crate::net::EnvironmentError;
+
+/// The variable that names a mirror.
+const VARIABLE: &str = "DPSYN_MIRROR";
+
+/// Where else files may be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mirrors {
+    /// A folder with all files under the names that the catalogue gives them.
+    folder: Option<String>,
+    /// Beginnings of addresses, and what replaces them.
+    prefixes: BTreeMap<String, String>,
+}
+
+impl Mirrors {
+    /// `DPSYN_MIRROR` and a table of beginnings of addresses and their replacements.
+    ///
+    /// # Errors
+    /// [`EnvironmentError`] when the variable holds no address.
+    pub fn new(prefixes: BTreeMap<String, String>) -> Result<Self, EnvironmentError> {
+        let folder = std::env::var(VARIABLE)
+            .ok()
+            .filter(|folder| !folder.is_empty());
+        if let Some(folder) = &folder {
+            check_address(folder).map_err(|problem| EnvironmentError {
+                variable: VARIABLE.to_owned(),
+                problem,
+            })?;
+        }
+        Ok(Self { folder, prefixes })
+    }
+
+    /// Checks a table of beginnings of addresses and their replacements.
+    ///
+    /// # Errors
+    /// The entry's left side, and what is wrong.
+    pub fn check(prefixes: &BTreeMap<String, String>) -> Result<(), (String, String)> {
+        for (from, to) in prefixes {
+            for side in [from, to] {
+                check_address(side).map_err(|message| (from.clone(), message))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where to ask for `url`, whose file the catalogue calls `name`: mirrors first, itself last.
+    pub(super) fn of(&self, url: &str, name: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        if let Some(folder) = &self.folder {
+            all.push(format!("{}/{name}", folder.trim_end_matches('/')));
+        }
+        let fitting = self.prefixes.iter().filter_map(|(from, to)| {
+            let rest = url.strip_prefix(from.as_str())?;
+            Some((from.len(), format!("{to}{rest}")))
+        });
+        // The longest beginning is the most exact one.
+        all.extend(fitting.max().map(|(_, address)| address));
+        all.push(url.to_owned());
+        all.dedup();
+        all
+    }
+}
+
+/// Refuses what is no http or https address, or holds a name or password.
+pub(super) fn check_address(text: &str) -> Result<(), String> {
+    let uri: Uri = text.parse().map_err(|_| "is no address".to_owned())?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err("is neither http nor https".to_owned());
+    }
+    match uri.authority() {
+        None => Err("has no host".to_owned()),
+        Some(authority) if authority.as_str().contains('@') => {
+            Err("holds a name or password: credentials do not belong here".to_owned())
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_come_first_and_the_source_last() {
+        let mirrors = Mirrors {
+            folder: Some("http://lab/dpsyn/".to_owned()),
+            prefixes: [
+                ("https://a/", "http://m/"),
+                ("https://a/b/", "http://n/"),
+                ("https://c/", "http://o/"),
+            ]
+            .map(|(from, to)| (from.to_owned(), to.to_owned()))
+            .into(),
+        };
+        assert_eq!(
+            mirrors.of("https://a/b/x.gz", "y.gz"),
+            ["http://lab/dpsyn/y.gz", "http://n/x.gz", "https://a/b/x.gz"]
+        );
+        assert_eq!(Mirrors::default().of("https://a/x", "x"), ["https://a/x"]);
+    }
+
+    #[test]
+    fn a_table_is_checked() {
+        let table = |from: &str, to: &str| [(from.to_owned(), to.to_owned())].into();
+        assert!(Mirrors::check(&table("https://a/", "http://m:1/x/")).is_ok());
+        for (from, to) in [
+            ("a", "http://m/"),
+            ("https://a/", "m"),
+            ("https://a/", "http://u:p@m/"),
+        ] {
+            let (key, _) = Mirrors::check(&table(from, to)).unwrap_err();
+            assert_eq!(key, from);
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Weights and data sets: from their sources to the places where configurations look for them.
+//!
+//! The [`Catalogue`] says where an item comes from, what it must be and where it goes; a [`Fetcher`] brings it
+//! there. A file stands in its place only when all its bytes are there and its checksum is right; a folder of
+//! images only when it is complete. Whatever a killed process leaves is gone on from, or made anew. Servers and
+//! archives are not trusted: see `archive.rs` and `download.rs`.
+
+mod archive;
+mod camelyon17;
+mod catalogue;
+mod cats;
+mod cifar10;
+mod download;
+mod error;
+mod fetcher;
+mod growing;
+mod lock;
+mod mirrors;
+mod range;
+mod record;
+mod verify;
+
+pub use catalogue::{Catalogue, Content, Folder, Hub, Item, Layout, Maker, Remote};
+pub use download::Patience;
+pub use error::FetchError;
+pub use fetcher::{Fetcher, Options, Presence};
+pub use mirrors::Mirrors;
+pub use verify::{Finding, Verdict};

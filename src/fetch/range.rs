@@ -1,0 +1,95 @@
+//! What a server says of the part that it sends.
+
+/// A `Content-Range`: which bytes of how many. `*` stands for what the server does not know or does not send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ContentRange {
+    /// First and last byte; `None` where none are sent.
+    pub(super) bytes: Option<(u64, u64)>,
+    /// Length of the whole.
+    pub(super) total: Option<u64>,
+}
+
+impl ContentRange {
+    /// Reads `bytes 0-9/100`, `bytes 0-9/*` or `bytes */100` (RFC 9110, 14.4).
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (unit, rest) = text.trim().split_once(' ')?;
+        let (bytes, total) = rest.trim().split_once('/')?;
+        if !unit.eq_ignore_ascii_case("bytes") {
+            return None;
+        }
+        let total = match total.trim() {
+            "*" => None,
+            total => Some(number(total)?),
+        };
+        let bytes = match bytes.trim() {
+            "*" => None,
+            bytes => {
+                let (first, last) = bytes.split_once('-')?;
+                Some((number(first)?, number(last)?))
+            }
+        };
+        let sound = match (bytes, total) {
+            (None, None) => false,
+            (None, Some(_)) => true,
+            (Some((first, last)), total) => {
+                first <= last && last < u64::MAX && total.is_none_or(|total| last < total)
+            }
+        };
+        sound.then_some(Self { bytes, total })
+    }
+}
+
+/// Digits alone: no sign, no space.
+fn number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn all_forms() {
+        let range = |bytes, total| Some(ContentRange { bytes, total });
+        assert_eq!(
+            ContentRange::parse(" bytes 5-9/10 "),
+            range(Some((5, 9)), Some(10))
+        );
+        assert_eq!(
+            ContentRange::parse("Bytes 0-0/*"),
+            range(Some((0, 0)), None)
+        );
+        assert_eq!(ContentRange::parse("bytes */10"), range(None, Some(10)));
+        for wrong in [
+            "",
+            "bytes",
+            "bytes 1-2",
+            "bytes 2-1/5",
+            "bytes 0-5/5",
+            "bytes */*",
+            "items 0-1/2",
+            "bytes -1-2/5",
+            "bytes +1-2/5",
+            "bytes 0-18446744073709551615/*",
+            "bytes 0-99999999999999999999/*",
+        ] {
+            assert_eq!(ContentRange::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "[ -~]{0,40}") {
+            let _ = ContentRange::parse(&text);
+        }
+
+        #[test]
+        fn what_is_written_is_read(first in 0..1000u64, more in 0..1000u64, rest in 1..1000u64) {
+            let (last, total) = (first + more, first + more + rest);
+            let parsed = ContentRange::parse(&format!("bytes {first}-{last}/{total}")).unwrap();
+            prop_assert_eq!(parsed, ContentRange { bytes: Some((first, last)), total: Some(total) });
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What is written down about a fetched file or folder, so that it can be checked later.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::error::FetchError;
+use crate::atomic;
+use crate::hub::{hexadecimal, sha256_file};
+
+/// Why a checksum is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Basis {
+    /// It is the catalogue's.
+    Catalogue,
+    /// Nobody publishes one: it is that of the first download.
+    FirstDownload,
+    /// Nobody publishes one: it is that of a file which was here already.
+    FoundHere,
+}
+
+/// About a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileRecord {
+    /// The item of the catalogue.
+    pub(super) item: String,
+    /// Where it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) url: Option<String>,
+    /// Its length.
+    pub(super) size: u64,
+    /// Its SHA-256.
+    pub(super) sha256: String,
+    /// Why that is believed.
+    pub(super) basis: Basis,
+    /// The server's name for this version of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) validator: Option<String>,
+}
+
+/// About a folder of images; lies in it under a name that is hidden, and so no image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FolderRecord {
+    /// The item of the catalogue.
+    pub(super) item: String,
+    /// SHA-256 of the archive.
+    pub(super) archive: String,
+    /// How many files there are.
+    pub(super) files: usize,
+    /// SHA-256 of what `sha256sum *` prints in the folder, by name byte for byte.
+    pub(super) digest: String,
+}
+
+/// The name of a record in its folder.
+pub(super) const IN_FOLDER: &str = ".fetched.json";
+
+/// Where the record of a file lies: beside it, hidden.
+pub(super) fn of_file(path: &Path) -> PathBuf {
+    hidden(path, ".fetched.json")
+}
+
+/// `folder/.name<ending>` for `folder/name`.
+pub(super) fn hidden(path: &Path, ending: &str) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+/// Reads a record; `None` when there is none, or none that can be understood: then what it is about is looked
+/// at anew.
+pub(super) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, FetchError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(FetchError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Writes a record, whole or not at all.
+pub(super) fn write(path: &Path, record: &impl Serialize) -> Result<(), FetchError> {
+    let failed = FetchError::io(path);
+    let text = serde_json::to_string_pretty(record).map_err(|error| failed(error.into()))?;
+    atomic::write(path, text.as_bytes()).map_err(failed)
+}
+
+/// Removes a file that may be absent.
+pub(super) fn remove(path: &Path) -> Result<(), FetchError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FetchError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The names of a folder's files, hidden ones left out, byte for byte in order.
+pub(super) fn names(folder: &Path) -> Result<Vec<String>, FetchError> {
+    let failed = FetchError::io(folder);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(&failed)? {
+        let name = entry.map_err(&failed)?.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with('.') {
+            names.push(name.into_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The digest of a folder: see [`FolderRecord::digest`]. `sums` are names and their SHA-256, by name.
+pub(super) fn digest(sums: &[(String, String)]) -> String {
+    use sha2::{Digest, Sha256};
+    let mut hasher = Sha256::new();
+    for (name, sum) in sums {
+        hasher.update(format!("{sum}  {name}\n"));
+    }
+    hexadecimal(&hasher.finalize())
+}
+
+/// Reads every file of a folder and returns how many there are, and their digest.
+pub(super) fn digest_folder(
+    folder: &Path,
+    read: &(dyn Fn(u64) + Sync),
+) -> Result<(usize, String), FetchError> {
+    let names = names(folder)?;
+    let done = std::sync::atomic::AtomicU64::new(0);
+    let sums = names
+        .into_par_iter()
+        .map(|name| {
+            let path = folder.join(&name);
+            let sum = sha256_file(&path).map_err(FetchError::io(&path))?;
+            read(1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+            Ok((name, sum))
+        })
+        .collect::<Result<Vec<_>, FetchError>>()?;
+    Ok((sums.len(), digest(&sums)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_lies_beside_its_file_hidden() {
+        assert_eq!(
+            of_file(Path::new("weights/a.pt")),
+            Path::new("weights/.a.pt.fetched.json")
+        );
+    }
+
+    /// `printf a > a; printf b > b; sha256sum * | sha256sum`
+    #[test]
+    fn a_folder_s_digest_is_that_of_the_usual_tool() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b", "a", ".hidden"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let (files, digest) = digest_folder(folder.path(), &|_| {}).unwrap();
+        assert_eq!(files, 2);
+        assert_eq!(
+            digest,
+            "cb13f400dcb618e400d0f7d54f7cdb330d37a07272cb99a1016cda5830a10556"
+        );
+    }
+}

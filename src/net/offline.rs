@@ -1,0 +1,48 @@
+//! Whether the network may be used.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set once, by the command line. Everything that opens a connection looks here first, however deep in the
+/// program it stands.
+static FORBIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// Forbids every further connection of this process: `--offline`.
+pub fn forbid() {
+    FORBIDDEN.store(true, Ordering::SeqCst);
+}
+
+/// What forbids the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offline {
+    /// `--offline`: nobody may be asked.
+    Flag,
+    /// `HF_HUB_OFFLINE`: nothing may be downloaded.
+    Variable,
+}
+
+impl Offline {
+    /// Whether nobody may be asked.
+    #[must_use]
+    pub fn of_everything() -> Option<Self> {
+        FORBIDDEN.load(Ordering::SeqCst).then_some(Self::Flag)
+    }
+
+    /// Whether nothing may be downloaded.
+    #[must_use]
+    pub fn of_downloads() -> Option<Self> {
+        Self::of_everything().or_else(|| {
+            let value = std::env::var("HF_HUB_OFFLINE").ok()?;
+            (!value.is_empty() && value != "0").then_some(Self::Variable)
+        })
+    }
+}
+
+impl fmt::Display for Offline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flag => "--offline",
+            Self::Variable => "HF_HUB_OFFLINE",
+        })
+    }
+}

@@ -1,0 +1,685 @@
+//! `dpsyn fetch` through the real binary: data sets, checks, locks, kills, and no network where it is forbidden.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use dpsyn::images::decode;
+
+use crate::support::file_server::{FileServer, Reply, Served, sha256};
+use crate::support::shop::{
+    BATCH, Shop, archive_item, cifar_archive, cifar_shop, expect, file_item, noise, picture,
+    tar_gz, unknown_item, zip,
+};
+
+const USAGE: i32 = 2;
+const DATA: i32 = 3;
+const WEIGHTS: i32 = 4;
+const FETCH: i32 = 10;
+const CLASSES: [&str; 10] = [
+    "plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+];
+
+/// The names of a folder's files, hidden ones left out.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Every image under its name, with its pixels.
+fn assert_cifar(shop: &Shop, split: &str, images: &[(u8, Vec<u8>)]) {
+    let mut expected = Vec::new();
+    for (index, (label, pixels)) in images.iter().enumerate() {
+        let name = format!("{}_{index:05}.png", CLASSES[usize::from(*label)]);
+        let image = decode(&shop.read(&format!("data/cifar10_{split}/{name}"))).unwrap();
+        assert_eq!((image.height, image.width), (32, 32));
+        assert!(image.pixels == *pixels, "{name}");
+        expected.push(name);
+    }
+    expected.sort();
+    assert_eq!(
+        names(&shop.path(&format!("data/cifar10_{split}"))),
+        expected
+    );
+}
+
+#[test]
+fn cifar10_becomes_folders_and_is_fetched_once() {
+    let (shop, train, _) = cifar_shop(FileServer::good());
+    shop.succeed(&["cifar10"]);
+    assert_cifar(&shop, "train", &train);
+    assert_eq!(names(&shop.path("data/cifar10_test")).len(), BATCH);
+    assert!(!shop.exists("data/cifar-10-binary.tar.gz"));
+    assert_eq!(shop.server.asked().len(), 1);
+    let text = shop.succeed(&["cifar10"]);
+    assert!(text.contains("data/cifar10_train is here"), "{text}");
+    assert_eq!(shop.server.asked().len(), 1);
+
+    let text = shop.succeed(&["--verify", "cifar10"]);
+    assert!(text.contains("cifar10_train: sound: 20 files"), "{text}");
+    // One bit of one image.
+    let name = format!(
+        "data/cifar10_train/{}_00000.png",
+        CLASSES[usize::from(train[0].0)]
+    );
+    let mut bytes = shop.read(&name);
+    bytes[60] ^= 1;
+    shop.write(&name, &bytes);
+    shop.fail(
+        FETCH,
+        &["--verify"],
+        &["cifar10_train: DAMAGED", "cifar10_test: sound"],
+    );
+    std::fs::remove_file(shop.path(&name)).unwrap();
+    shop.fail(FETCH, &["--verify"], &["DAMAGED: has 19 files where 20"]);
+    // Only what is missing is made again.
+    std::fs::remove_dir_all(shop.path("data/cifar10_train")).unwrap();
+    shop.fail(FETCH, &["--verify", "cifar10"], &["cifar10_train: missing"]);
+    shop.succeed(&["cifar10", "--keep-archives"]);
+    assert_cifar(&shop, "train", &train);
+    assert!(shop.exists("data/cifar-10-binary.tar.gz"));
+    let text = shop.succeed(&["--verify"]);
+    assert!(text.contains("published"), "{text}");
+}
+
+#[test]
+fn a_configuration_gets_exactly_what_it_names() {
+    let (shop, train, archive) = cifar_shop(FileServer::good());
+    let weights = noise(5000, 3);
+    let url = shop.server.url("/w/model.pt");
+    shop.server
+        .serve("/w/model.pt", Served::new(weights.clone()));
+    let makes = [("train", 5 * BATCH), ("test", BATCH)];
+    let cifar = shop.server.url("/c/cifar-10-binary.tar.gz");
+    shop.catalogue(&[
+        archive_item(
+            "cifar10",
+            &cifar,
+            "cifar-10-binary.tar.gz",
+            Some(&archive),
+            &makes,
+        ),
+        file_item(
+            "model",
+            &url,
+            "weights/imagenet64_cond_270M_250K.pt",
+            &weights,
+        ),
+        file_item("other", &url, "weights/other.pt", &weights),
+    ]);
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/cifar10.toml");
+    let config = config.to_str().unwrap();
+    let inception = "weights/pt_inception-2015-12-05-6726825d.pth";
+    // One thing is in no catalogue; the others come all the same.
+    shop.fail(FETCH, &["--for", config], &[inception, "--list"]);
+    shop.write(inception, "mine");
+    shop.succeed(&["--for", config]);
+    assert_cifar(&shop, "train", &train);
+    assert!(!shop.exists("data/cifar10_test"));
+    assert!(!shop.exists("weights/other.pt"));
+    assert_eq!(shop.read("weights/imagenet64_cond_270M_250K.pt"), weights);
+    shop.succeed(&["--for", config, "--verify"]);
+    shop.fail(
+        FETCH,
+        &["--for", config, "--set", "data.path=elsewhere/images"],
+        &["elsewhere/images", "not here"],
+    );
+    // Where the configuration looks for it.
+    let text = shop.succeed(&[
+        "--for",
+        config,
+        "--set",
+        "data.path=deep/er/data/cifar10_test",
+    ]);
+    assert_eq!(
+        names(&shop.path("deep/er/data/cifar10_test")).len(),
+        BATCH,
+        "{text}"
+    );
+}
+
+#[test]
+fn camelyon17_is_split_as_the_wilds_package_does_it() {
+    let row = |index: usize, patient: &str, center: usize, split: usize, tumor: usize| {
+        let name = format!(
+            "patches/patient_{patient}_node_0/patch_patient_{patient}_node_0_x_{index}_y_7.png"
+        );
+        let row = format!("{index},{patient},0,{index},7,{tumor},0,{center},{split}\n");
+        (row, (name, picture(index as u8)))
+    };
+    let rows = [
+        row(0, "004", 0, 0, 1),
+        row(1, "020", 1, 0, 0),
+        row(2, "040", 2, 1, 1),
+        row(3, "060", 3, 1, 0),
+        row(4, "080", 4, 0, 0),
+        row(5, "021", 1, 1, 1),
+    ];
+    let mut table = ",patient,node,x_coord,y_coord,tumor,slide,center,split\n".to_owned();
+    // The table comes last, the patches in another order than its.
+    let mut files = vec![("./RELEASE_v1.0.txt".to_owned(), Vec::new())];
+    for (row, (name, bytes)) in rows.iter().rev() {
+        table.insert_str(table.find('\n').unwrap() + 1, row);
+        files.push((format!("./{name}"), bytes.clone()));
+    }
+    files.push(("./metadata.csv".to_owned(), table.into_bytes()));
+    let archive = tar_gz(&files);
+    let shop = Shop::new(FileServer::good());
+    let url = shop.server.url("/bundles/contents/blob/");
+    let makes = [("train", 2), ("val", 2), ("test", 1)];
+    let item = archive_item("camelyon17", &url, "camelyon17_v1.0.tar.gz", None, &makes);
+    shop.catalogue(&[item]);
+    shop.server
+        .serve("/bundles/contents/blob/", Served::new(archive));
+    shop.succeed(&["camelyon17"]);
+    for (split, expected) in [
+        ("train", vec![("0_1.png", 4), ("1_0.png", 0)]),
+        ("val", vec![("0_0.png", 1), ("1_1.png", 5)]),
+        ("test", vec![("1_0.png", 2)]),
+    ] {
+        let folder = format!("data/camelyon17_{split}");
+        let files: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names(&shop.path(&folder)), files);
+        for (name, index) in expected {
+            let pixels = |bytes: &[u8]| decode(bytes).unwrap().pixels;
+            let found = pixels(&shop.read(&format!("{folder}/{name}")));
+            assert_eq!(found, pixels(&picture(index)), "{folder}/{name}");
+        }
+    }
+    shop.succeed(&["--verify", "camelyon17"]);
+}
+
+#[test]
+fn cats_are_asked_for_then_checked_and_unpacked() {
+    let shop = Shop::new(FileServer::good());
+    let page = shop.server.url("/datasets/cats");
+    let makes = [("cookie", 2), ("doudou", 1)];
+    shop.catalogue(&[archive_item("cats", &page, "cats.zip", None, &makes)]);
+    shop.fail(
+        FETCH,
+        &["cats"],
+        &["login", &page, "data/cats.zip", "dpsyn fetch cats"],
+    );
+    let photo = |name: &str, value: u8| (name.to_owned(), picture(value));
+    let whole = zip(&[
+        photo("cookie/a.png", 1),
+        photo("cookie/b.PNG", 2),
+        photo("doudou/IMG 1.png", 3),
+    ]);
+    shop.write("data/cats.zip", &whole[..whole.len() - 10]);
+    shop.fail(FETCH, &["cats"], &["data/cats.zip", "truncated"]);
+    assert!(!shop.exists("data/cookie"));
+    shop.write("data/cats.zip", &whole);
+    shop.succeed(&["cats"]);
+    assert_eq!(names(&shop.path("data/cookie")), ["a.png", "b.PNG"]);
+    assert_eq!(shop.read("data/doudou/IMG 1.png"), picture(3));
+    shop.succeed(&["cats", "--verify"]);
+    assert!(shop.server.asked().is_empty());
+}
+
+/// Killed while bytes arrive: the next process asks for the rest, and only for that.
+#[test]
+fn kill_9_in_the_middle_of_a_download_loses_nothing() {
+    let bytes = noise(300_000, 9);
+    let server = FileServer::start(|asked| match asked.number {
+        0 => Reply::HoldAfter(100_000),
+        1 => Reply::HoldAfter(50_000),
+        _ => Reply::Good,
+    });
+    let shop = Shop::new(server);
+    let url = shop.server.url("/f");
+    shop.catalogue(&[file_item("f", &url, "weights/f.pt", &bytes)]);
+    shop.server.serve("/f", Served::new(bytes.clone()));
+    let part = shop.path("weights/f.pt.part");
+    let arrived = || std::fs::metadata(&part).map_or(0, |part| part.len());
+    for (number, expected) in [(0, 100_000), (1, 150_000)] {
+        let mut child = shop
+            .command(&["fetch", "--catalogue", "catalogue.toml", "f"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        shop.server.wait_for(number, 50_000);
+        while arrived() < expected {
+            assert!(child.try_wait().unwrap().is_none());
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        // Nobody else gets in between.
+        shop.fail(FETCH, &["f"], &["another process", "weights/f.pt"]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!shop.exists("weights/f.pt"));
+    }
+    shop.succeed(&["f"]);
+    assert_eq!(shop.read("weights/f.pt"), bytes);
+    let asked = shop.server.asked();
+    let from: Vec<Option<usize>> = asked.iter().map(|asked| asked.from).collect();
+    assert_eq!(from, [None, Some(100_000), Some(150_000)]);
+    assert!(asked[1].if_range.is_some());
+    assert_eq!(asked[2].sent, 150_000);
+    assert!(!part.exists() && !shop.exists("weights/f.pt.part.json"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_at_once_and_says_that_nothing_is_lost() {
+    let bytes = noise(50_000, 4);
+    let shop = Shop::new(FileServer::start(|asked| match asked.number {
+        0 => Reply::HoldAfter(20_000),
+        _ => Reply::Good,
+    }));
+    shop.catalogue(&[file_item(
+        "f",
+        &shop.server.url("/f"),
+        "weights/f.pt",
+        &bytes,
+    )]);
+    shop.server.serve("/f", Served::new(bytes.clone()));
+    let child = shop
+        .command(&["fetch", "--catalogue", "catalogue.toml", "f"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    shop.server.wait_for(0, 20_000);
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+    let text = expect(&child.wait_with_output().unwrap(), 130);
+    assert!(text.contains("the same command goes on"), "{text}");
+    shop.succeed(&["f"]);
+    assert_eq!(shop.read("weights/f.pt"), bytes);
+}
+
+#[test]
+fn kill_9_while_unpacking_leaves_no_half_folder() {
+    let (shop, train, archive) = cifar_shop(FileServer::good());
+    // What a killed process leaves: the archive, and a folder in the making.
+    shop.write("data/cifar-10-binary.tar.gz", &archive);
+    shop.write("data/.cifar10_train.partial/frog_00099.png", "half");
+    shop.succeed(&["cifar10"]);
+    assert_cifar(&shop, "train", &train);
+    assert!(!shop.exists("data/.cifar10_train.partial"));
+    assert!(shop.server.asked().is_empty());
+}
+
+#[test]
+fn wrong_bytes_never_reach_their_place() {
+    let (good, bad) = (noise(3000, 1), noise(3000, 2));
+    let shop = Shop::new(FileServer::good());
+    shop.catalogue(&[file_item(
+        "f",
+        &shop.server.url("/f"),
+        "weights/f.pt",
+        &good,
+    )]);
+    shop.server.serve("/f", Served::new(bad.clone()));
+    shop.fail(FETCH, &["f"], &[&sha256(&good), &sha256(&bad), "removed"]);
+    assert_eq!(names(&shop.path("weights")), [""; 0]);
+    shop.server.serve("/f", Served::new(noise(2999, 1)));
+    shop.fail(FETCH, &["f"], &["2999 bytes where 3000"]);
+    // Somebody else's file is not overwritten.
+    shop.write("weights/f.pt", &bad);
+    shop.fail(
+        FETCH,
+        &["f"],
+        &["weights/f.pt", &sha256(&good), "move it away"],
+    );
+    assert_eq!(shop.read("weights/f.pt"), bad);
+    // The right one is taken, from whoever.
+    shop.write("weights/f.pt", &good);
+    let before = shop.server.asked().len();
+    shop.succeed(&["f"]);
+    // The beginning of the right one is completed.
+    shop.write("weights/f.pt", &good[..1000]);
+    shop.server.serve("/f", Served::new(good.clone()));
+    shop.succeed(&["f"]);
+    assert_eq!(shop.read("weights/f.pt"), good);
+    let asked = shop.server.asked();
+    assert_eq!(asked.len(), before + 1);
+    assert_eq!(asked[before].from, Some(1000));
+}
+
+/// Nobody publishes a checksum: the first download's is written down.
+#[test]
+fn what_nobody_vouches_for_is_checked_from_then_on() {
+    let bytes = noise(4000, 5);
+    let shop = Shop::new(FileServer::good());
+    shop.catalogue(&[unknown_item("f", &shop.server.url("/f"), "weights/f.pt")]);
+    shop.server.serve("/f", Served::new(bytes.clone()));
+    let text = shop.succeed(&["f"]);
+    assert!(
+        text.contains(&sha256(&bytes)) && text.contains("nobody publishes one"),
+        "{text}"
+    );
+    let text = shop.succeed(&["--verify"]);
+    assert!(
+        text.contains("sound") && text.contains("first download"),
+        "{text}"
+    );
+    let mut changed = bytes.clone();
+    changed[7] ^= 1;
+    shop.write("weights/f.pt", &changed);
+    shop.fail(
+        FETCH,
+        &["--verify"],
+        &["DAMAGED", &sha256(&bytes), &sha256(&changed)],
+    );
+    std::fs::remove_file(shop.path("weights/f.pt")).unwrap();
+    shop.succeed(&["--verify"]);
+    shop.fail(FETCH, &["--verify", "f"], &["weights/f.pt: missing"]);
+}
+
+#[test]
+fn mirrors_are_asked_first() {
+    let bytes = noise(2000, 6);
+    let (source, lab) = (FileServer::good(), FileServer::good());
+    source.serve("/a/b/f", Served::new(bytes.clone()));
+    let shop = Shop::new(lab);
+    shop.catalogue(&[file_item(
+        "f",
+        &source.url("/a/b/f"),
+        "weights/f.pt",
+        &bytes,
+    )]);
+    let fetch = |mirror: &str, arguments: &[&str]| {
+        let all = [&["fetch", "--catalogue", "catalogue.toml"], arguments].concat();
+        let output = shop.command(&all).env("DPSYN_MIRROR", mirror).output();
+        output.unwrap()
+    };
+    // The mirror lacks it: the source is asked.
+    expect(&fetch(&shop.server.url("/lab"), &["f"]), 0);
+    assert_eq!((shop.server.asked().len(), source.asked().len()), (1, 1));
+    std::fs::remove_dir_all(shop.path("weights")).unwrap();
+    shop.server.serve("/lab/f.pt", Served::new(bytes.clone()));
+    expect(&fetch(&shop.server.url("/lab/"), &["f"]), 0);
+    assert_eq!((shop.server.asked().len(), source.asked().len()), (2, 1));
+    let text = expect(&fetch("me:secret@lab", &["f"]), FETCH);
+    assert!(
+        text.contains("DPSYN_MIRROR") && !text.contains("secret"),
+        "{text}"
+    );
+    // A table in a configuration replaces beginnings of addresses.
+    std::fs::remove_dir_all(shop.path("weights")).unwrap();
+    shop.server.serve("/copy/b/f", Served::new(bytes.clone()));
+    let config = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart.toml"),
+    )
+    .unwrap();
+    let table = format!(
+        "{config}\n[mirrors]\n'{}' = '{}'\n",
+        source.url("/a/"),
+        shop.server.url("/copy/")
+    );
+    shop.write("run.toml", table);
+    shop.write("data/digits.npz", "mine");
+    shop.succeed(&[
+        "--for",
+        "run.toml",
+        "--set",
+        "model.checkpoint=weights/f.pt",
+    ]);
+    assert_eq!(shop.read("weights/f.pt"), bytes);
+    assert_eq!(source.asked().len(), 1);
+    shop.fail(
+        USAGE,
+        &["--for", "run.toml", "--set", "mirrors.x=y"],
+        &["mirrors", "x"],
+    );
+}
+
+#[test]
+fn nobody_is_asked_where_it_is_forbidden() {
+    let (shop, _, archive) = cifar_shop(FileServer::good());
+    let run = |arguments: &[&str], variable: bool| {
+        let mut command = shop.command(arguments);
+        if variable {
+            command.env("HF_HUB_OFFLINE", "1");
+        }
+        command.output().unwrap()
+    };
+    let fetch = ["fetch", "--catalogue", "catalogue.toml", "cifar10"];
+    let text = expect(&run(&[&fetch[..], &["--offline"]].concat(), false), FETCH);
+    assert!(
+        text.contains("cifar-10-binary.tar.gz is not here"),
+        "{text}"
+    );
+    assert!(text.contains("--offline"), "{text}");
+    let text = expect(&run(&fetch, true), FETCH);
+    assert!(text.contains("HF_HUB_OFFLINE"), "{text}");
+    let hub = ["fetch", "stable-diffusion-v1-4", "--offline"];
+    let text = expect(&run(&hub, false), FETCH);
+    assert!(text.contains("CompVis/stable-diffusion-v1-4"), "{text}");
+    expect(&run(&["fetch", "--list", "--offline"], false), 0);
+    expect(&run(&["fetch", "--verify", "--offline"], false), 0);
+    // What needs no network goes on without it.
+    shop.write("data/cifar-10-binary.tar.gz", &archive);
+    expect(&run(&[&fetch[..], &["--offline"]].concat(), false), 0);
+    assert!(shop.exists("data/cifar10_train"));
+    assert!(shop.server.asked().is_empty());
+}
+
+/// A run, too; and it says what would get what is missing.
+#[test]
+fn an_offline_run_asks_nobody_and_names_the_command() {
+    let shop = Shop::new(FileServer::good());
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let cookie = configs.join("cookie.toml");
+    shop.write("data/cookie/cookie_1.png", picture(1));
+    shop.write("weights/pt_inception-2015-12-05-6726825d.pth", "no weights");
+    let run = |flag: &[&str], variable: &str, set: &[&str]| {
+        let arguments = [&["run", cookie.to_str().unwrap()], flag, set].concat();
+        let mut command = shop.command(&arguments);
+        let output = command.env("HF_HUB_OFFLINE", variable).output().unwrap();
+        expect(&output, WEIGHTS)
+    };
+    for (flag, variable) in [(&["--offline"][..], "0"), (&[], "1")] {
+        let text = run(flag, variable, &[]);
+        assert!(
+            text.contains("`dpsyn fetch stable-diffusion-v1-4` gets it"),
+            "{text}"
+        );
+        let other = [
+            "--set",
+            "model.checkpoint=owner/name",
+            "--set",
+            "model.revision=abc",
+        ];
+        let text = run(flag, variable, &other);
+        assert!(
+            text.contains("`dpsyn fetch --for ") && text.contains("cookie.toml"),
+            "{text}"
+        );
+    }
+    let hosted = configs.join("cookie_openai.toml");
+    let url = format!("model.base_url={}", shop.server.url("/v1"));
+    let output = shop
+        .command(&["run", hosted.to_str().unwrap(), "--set", &url, "--offline"])
+        .output()
+        .unwrap();
+    let text = expect(&output, USAGE);
+    assert!(
+        text.contains("hosted model") && text.contains("--offline"),
+        "{text}"
+    );
+    assert!(!shop.exists("results"));
+    assert!(shop.server.asked().is_empty());
+}
+
+/// Every configuration that is shipped says which command gets what it lacks.
+#[test]
+fn every_shipped_configuration_names_the_command() {
+    let shop = Shop::new(FileServer::good());
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let model = "improved-diffusion-imagenet64";
+    for (name, expected) in [
+        (
+            "cifar10",
+            format!("`dpsyn fetch cifar10 {model} inception` gets them"),
+        ),
+        (
+            "cifar10_unconditional",
+            format!("`dpsyn fetch cifar10 {model} inception` gets them"),
+        ),
+        (
+            "camelyon17",
+            format!("`dpsyn fetch camelyon17 {model} inception` gets them"),
+        ),
+        (
+            "cookie",
+            "`dpsyn fetch cats inception` gets them".to_owned(),
+        ),
+        (
+            "doudou",
+            "`dpsyn fetch cats inception` gets them".to_owned(),
+        ),
+        (
+            "cookie_openai",
+            "`dpsyn fetch cats inception` gets them".to_owned(),
+        ),
+    ] {
+        let config = configs.join(format!("{name}.toml"));
+        for extra in [&[][..], &["--dry-run"]] {
+            let arguments = [&["run", config.to_str().unwrap()], extra].concat();
+            let text = expect(&shop.command(&arguments).output().unwrap(), DATA);
+            assert!(text.contains(&expected), "{name}: {text}");
+        }
+    }
+    shop.write("data/cifar10_train/car_0.png", picture(1));
+    let config = configs.join("cifar10.toml");
+    let output = shop.command(&["run", config.to_str().unwrap()]).output();
+    let text = expect(&output.unwrap(), WEIGHTS);
+    assert!(
+        text.contains(&format!("`dpsyn fetch {model} inception`")),
+        "{text}"
+    );
+    shop.write("s.npz", "no samples");
+    let against = [
+        "eval",
+        "s.npz",
+        "--against",
+        "data/cifar10_test",
+        "--weights",
+    ];
+    let weights = "weights/pt_inception-2015-12-05-6726825d.pth";
+    let output = shop.command(&[&against[..], &[weights]].concat()).output();
+    let text = expect(&output.unwrap(), DATA);
+    assert!(
+        text.contains("`dpsyn fetch cifar10 inception` gets them"),
+        "{text}"
+    );
+    assert!(shop.server.asked().is_empty());
+}
+
+#[test]
+fn the_list_and_wrong_names() {
+    let shop = Shop::new(FileServer::good());
+    let output = shop.command(&["fetch", "--list"]).output().unwrap();
+    let text = expect(&output, 0);
+    for part in [
+        "cifar10",
+        "170 MB",
+        "by hand",
+        "CreativeML OpenRAIL-M",
+        "no",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let output = shop.command(&["fetch", "cifar100"]).output().unwrap();
+    let text = expect(&output, USAGE);
+    assert!(
+        text.contains("`cifar100`") && text.contains("camelyon17"),
+        "{text}"
+    );
+    shop.catalogue(&["[[item]]\nname = 'x'\n".to_owned()]);
+    shop.fail(USAGE, &["x"], &["catalogue.toml"]);
+    shop.fail(USAGE, &["--set", "a=1", "x"], &["--for"]);
+}
+
+/// A folder of somebody else's making is counted at least.
+#[test]
+fn a_folder_that_is_there_is_left_alone() {
+    let (shop, _, _) = cifar_shop(FileServer::good());
+    shop.write("data/cifar10_train/car_1.png", picture(1));
+    shop.fail(
+        FETCH,
+        &["cifar10"],
+        &["cifar10_train has 1 files where 20", "move it away"],
+    );
+    for index in 2..=20 {
+        shop.write(&format!("data/cifar10_train/car_{index}.png"), picture(1));
+    }
+    shop.succeed(&["cifar10"]);
+    assert_eq!(names(&shop.path("data/cifar10_train")).len(), 20);
+    let text = shop.succeed(&["--verify"]);
+    assert!(text.contains("cifar10_train: unknown: 20 files"), "{text}");
+}
+
+/// CIFAR-10 itself, where it is at hand: folders of JPEG files become the official archive's layout, and every
+/// pixel must come back. `DPSYN_SHARED_DATA` names the folder with `cifar10_{train,test}.tar.gz`,
+/// `../shared/data` by default.
+#[test]
+fn cifar10_comes_back_pixel_by_pixel() {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    let chosen = std::env::var_os("DPSYN_SHARED_DATA").map(std::path::PathBuf::from);
+    let folder = match chosen {
+        Some(folder) => folder,
+        None if default.is_dir() => default,
+        None => {
+            // The same with made-up images is tested above.
+            eprintln!(
+                "no {}: CIFAR-10 itself was not looked at",
+                default.display()
+            );
+            return;
+        }
+    };
+    let read = |split: &str| -> Vec<(u8, Vec<u8>)> {
+        let path = folder.join(format!("cifar10_{split}.tar.gz"));
+        let file = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+        let mut images = Vec::new();
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().into_owned();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let Some((class, _)) = name.split_once('_').filter(|_| name.ends_with(".jpg")) else {
+                continue;
+            };
+            let official = ["airplane", "automobile"];
+            let label = official
+                .iter()
+                .position(|c| *c == class)
+                .or_else(|| CLASSES.iter().position(|c| *c == class))
+                .unwrap_or_else(|| panic!("{name}"));
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+            images.push((label as u8, decode(&bytes).unwrap().pixels));
+        }
+        // Batches hold classes in no order.
+        let mut order: Vec<usize> = (0..images.len()).collect();
+        order.sort_by_key(|index| (*index as u32).wrapping_mul(2_654_435_761));
+        order.iter().map(|index| images[*index].clone()).collect()
+    };
+    let (train, test) = (read("train"), read("test"));
+    assert!(
+        train.len() % 5 == 0 && test.len() > 100,
+        "{} {}",
+        train.len(),
+        test.len()
+    );
+    let archive = cifar_archive(&train, &test);
+    let shop = Shop::new(FileServer::good());
+    let makes = [("train", train.len()), ("test", test.len())];
+    let url = shop.server.url("/c.tar.gz");
+    let item = archive_item("cifar10", &url, "c.tar.gz", Some(&archive), &makes);
+    shop.catalogue(&[item]);
+    shop.server.serve("/c.tar.gz", Served::new(archive));
+    shop.succeed(&["cifar10"]);
+    assert_cifar(&shop, "train", &train);
+    assert_cifar(&shop, "test", &test);
+    shop.succeed(&["--verify", "cifar10"]);
+}

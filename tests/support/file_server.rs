@@ -1,0 +1,304 @@
+//! A server of files with ranges, which fails as it is told to, and speaks the hub's endpoints.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+/// A file that is served.
+#[derive(Clone)]
+pub struct Served {
+    pub bytes: Vec<u8>,
+    pub etag: Option<String>,
+    /// Of the hub: large files are redirected to another address, as the hub does.
+    pub large: bool,
+}
+
+impl Served {
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        let etag = Some(format!("\"{}\"", &sha256(&bytes)[..12]));
+        Self {
+            bytes,
+            etag,
+            large: false,
+        }
+    }
+}
+
+/// How a request is answered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// As it should be.
+    Good,
+    /// An error: status, headers, body.
+    Error(u16, Vec<(&'static str, String)>, &'static str),
+    /// The connection closes without a word.
+    Drop,
+    /// The connection closes after so many bytes of the body.
+    DropAfter(usize),
+    /// The whole file, whatever was asked for.
+    IgnoreRange,
+    /// Of what was asked for, but for the first so many bytes.
+    WrongStart(usize),
+    /// No length, and the connection closes after so many bytes as if that were all.
+    EndAfter(usize),
+    /// The whole in chunks, without a length.
+    Chunked,
+    /// So many bytes of the body, then nothing until the server ends.
+    HoldAfter(usize),
+    /// A web page.
+    Page,
+    /// It is at another path.
+    Moved(String),
+}
+
+/// A request.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// From 0.
+    pub number: usize,
+    pub path: String,
+    /// The first byte that was asked for.
+    pub from: Option<usize>,
+    pub if_range: Option<String>,
+    pub token: Option<String>,
+    /// Bytes of the file that were sent.
+    pub sent: usize,
+}
+
+type Script = dyn Fn(&Asked) -> Reply + Send + Sync;
+
+struct State {
+    script: Box<Script>,
+    files: Mutex<HashMap<String, Served>>,
+    log: Mutex<Vec<Asked>>,
+    changed: Condvar,
+    address: SocketAddr,
+    stop: AtomicBool,
+}
+
+/// A running server; it ends with its owner.
+pub struct FileServer {
+    state: Arc<State>,
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+impl FileServer {
+    pub fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let state = Arc::new(State {
+            script: Box::new(script),
+            files: Mutex::default(),
+            log: Mutex::default(),
+            changed: Condvar::new(),
+            address: listener.local_addr().unwrap(),
+            stop: AtomicBool::new(false),
+        });
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if shared.stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (state, Ok(stream)) = (Arc::clone(&shared), stream) else {
+                    continue;
+                };
+                // A client that leaves in the middle is no fault of the test.
+                std::thread::spawn(move || drop(state.serve(stream)));
+            }
+        });
+        Self { state }
+    }
+
+    /// A server without faults.
+    pub fn good() -> Self {
+        Self::start(|_| Reply::Good)
+    }
+
+    pub fn serve(&self, path: &str, file: Served) {
+        let mut files = self.state.files.lock().unwrap();
+        files.insert(path.to_owned(), file);
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.state.address)
+    }
+
+    /// Every request, in order.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.state.log.lock().unwrap().clone()
+    }
+
+    /// Waits until so many bytes were sent in answer to a request.
+    pub fn wait_for(&self, number: usize, bytes: usize) {
+        let log = self.state.log.lock().unwrap();
+        let unsent = |log: &mut Vec<Asked>| log.get(number).is_none_or(|asked| asked.sent < bytes);
+        let limit = Duration::from_secs(60);
+        let wait = self.state.changed.wait_timeout_while(log, limit, unsent);
+        assert!(
+            !wait.unwrap().1.timed_out(),
+            "request {number} did not come"
+        );
+    }
+}
+
+impl Drop for FileServer {
+    fn drop(&mut self) {
+        self.state.stop.store(true, Ordering::SeqCst);
+        self.state.changed.notify_all();
+        // Wakes the listener.
+        let _ = TcpStream::connect(self.state.address);
+    }
+}
+
+impl State {
+    fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let Some(Ok(request)) = lines.next() else {
+            return Ok(());
+        };
+        let mut headers = HashMap::new();
+        for line in lines.by_ref() {
+            let line = line?;
+            let Some((name, value)) = line.split_once(':') else {
+                break;
+            };
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        }
+        let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+        let range = headers.get("range").map(|range| {
+            let bytes = range.strip_prefix("bytes=").unwrap();
+            let (from, to) = bytes.split_once('-').unwrap();
+            (from.parse().unwrap(), to.parse::<usize>().ok())
+        });
+        let asked = {
+            let mut log = self.log.lock().unwrap();
+            let asked = Asked {
+                number: log.len(),
+                path: path.clone(),
+                from: range.map(|(from, _)| from),
+                if_range: headers.get("if-range").cloned(),
+                token: headers.get("authorization").cloned(),
+                sent: 0,
+            };
+            log.push(asked.clone());
+            self.changed.notify_all();
+            asked
+        };
+        let reply = (self.script)(&asked);
+        let commit = path.split('/').nth(4).unwrap_or_default().to_owned();
+        let hub = path.contains("/resolve/");
+        let key = path.strip_prefix("/cdn").unwrap_or(&path);
+        let file = self.files.lock().unwrap().get(key).cloned();
+        let mut head = String::new();
+        let file = match (&reply, file) {
+            (Reply::Drop, _) => return Ok(()),
+            (Reply::Error(status, headers, body), _) => {
+                for (name, value) in headers {
+                    head += &format!("{name}: {value}\r\n");
+                }
+                head += &format!("content-length: {}\r\n", body.len());
+                return answer(&mut stream, *status, &head, body.as_bytes());
+            }
+            (Reply::Moved(to), _) => {
+                head += &format!("location: {to}\r\ncontent-length: 0\r\n");
+                return answer(&mut stream, 302, &head, b"");
+            }
+            (Reply::Page, _) => {
+                let page = b"<html>log in</html>";
+                head += &format!(
+                    "content-type: text/html\r\ncontent-length: {}\r\n",
+                    page.len()
+                );
+                return answer(&mut stream, 200, &head, page);
+            }
+            (_, None) => return answer(&mut stream, 404, "content-length: 0\r\n", b""),
+            (_, Some(file)) => file,
+        };
+        if hub && !path.starts_with("/cdn") {
+            head += &format!("x-repo-commit: {commit}\r\n");
+            if file.large {
+                let etag = file.etag.clone().unwrap_or_default();
+                head += &format!(
+                    "x-linked-etag: {etag}\r\nx-linked-size: {}\r\nlocation: http://{}/cdn{path}\r\ncontent-length: 0\r\n",
+                    file.bytes.len(),
+                    self.address
+                );
+                return answer(&mut stream, 302, &head, b"");
+            }
+        }
+        if let Some(etag) = &file.etag {
+            head += &format!("etag: {etag}\r\n");
+        }
+        let total = file.bytes.len();
+        let current = asked.if_range.is_none() || asked.if_range == file.etag;
+        let range = range.filter(|_| current && reply != Reply::IgnoreRange);
+        let (status, from, to) = match (range, &reply) {
+            (Some((from, _)), _) if from >= total => {
+                head += &format!("content-range: bytes */{total}\r\ncontent-length: 0\r\n");
+                return answer(&mut stream, 416, &head, b"");
+            }
+            (Some((from, to)), reply) => {
+                let skip = match reply {
+                    Reply::WrongStart(skip) => *skip,
+                    _ => 0,
+                };
+                let (from, to) = (from + skip, to.map_or(total, |to| (to + 1).min(total)));
+                head += &format!("content-range: bytes {from}-{}/{total}\r\n", to - 1);
+                (206, from, to)
+            }
+            (None, _) => (200, 0, total),
+        };
+        let body = &file.bytes[from..to];
+        match reply {
+            Reply::EndAfter(_) => {}
+            Reply::Chunked => head += "transfer-encoding: chunked\r\n",
+            _ => head += &format!("content-length: {}\r\n", body.len()),
+        }
+        answer(&mut stream, status, &head, b"")?;
+        let most = match reply {
+            Reply::DropAfter(most) | Reply::EndAfter(most) | Reply::HoldAfter(most) => most,
+            _ => body.len(),
+        };
+        let sent = &body[..most.min(body.len())];
+        if reply == Reply::Chunked {
+            for chunk in sent.chunks(1000) {
+                write!(stream, "{:x}\r\n", chunk.len())?;
+                stream.write_all(chunk)?;
+                stream.write_all(b"\r\n")?;
+            }
+            stream.write_all(b"0\r\n\r\n")?;
+        } else {
+            stream.write_all(sent)?;
+        }
+        stream.flush()?;
+        let mut log = self.log.lock().unwrap();
+        log[asked.number].sent = sent.len();
+        self.changed.notify_all();
+        if matches!(reply, Reply::HoldAfter(_)) {
+            let going = |_: &mut Vec<Asked>| !self.stop.load(Ordering::SeqCst);
+            drop(self.changed.wait_while(log, going));
+        }
+        Ok(())
+    }
+}
+
+fn answer(stream: &mut TcpStream, status: u16, head: &str, body: &[u8]) -> std::io::Result<()> {
+    write!(
+        stream,
+        "HTTP/1.1 {status} Status\r\n{head}connection: close\r\n\r\n"
+    )?;
+    stream.write_all(body)?;
+    stream.flush()
+}
