@@ -24,6 +24,7 @@
 //! | [`hub`] | where weights come from, and reading them strictly |
 //! | [`images`] | image batches, folders and npz files, PIL-exact resampling, grids |
 //! | [`kernels`] | the layers every network is written against, and fast CPU operators behind them |
+//! | [`crew`] | several devices at one queue of work |
 //! | [`streams`] | counter-based random streams of the generation side |
 //! | [`atomic`] | files that are whole or absent |
 #![deny(missing_docs)]
@@ -33,6 +34,7 @@
 pub mod atomic;
 pub mod cli;
 pub mod config;
+pub mod crew;
 pub mod diffusion;
 pub mod embedders;
 pub mod evolution;

@@ -10,7 +10,7 @@ mod progress;
 mod run;
 
 pub use args::{Arguments, Command};
-pub use device::{DeviceChoice, DeviceError};
+pub use device::{DeviceChoice, DeviceError, Devices};
 pub use exit::{CliError, codes};
 
 use std::fmt::Display;
