@@ -42,7 +42,8 @@ chmod +x "$work/bin/nvcc"
 ln -sf "$CUDA_HOME/lib/libcudart_static.a" "$work/link/libcudart.a"
 ln -sf "$(g++ -print-file-name=libstdc++.a)" "$work/link/libstdc++.a"
 
-. scripts/cuda-workspace.sh "$work/workspace"
+workspace="$work/workspace"
+. scripts/cuda-workspace.sh
 
 export PATH="$work/bin:$CUDA_HOME/bin:$PATH" NVCC="$work/bin/nvcc"
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-80}" CUDARC_CUDA_VERSION=13000
