@@ -25,6 +25,7 @@
 //! | [`hub`] | where weights come from, and reading them strictly |
 //! | [`images`] | image batches, folders and npz files, PIL-exact resampling, grids |
 //! | [`kernels`] | the layers every network is written against, and fast CPU operators behind them |
+//! | [`crew`] | several devices at one queue of work |
 //! | [`streams`] | counter-based random streams of the generation side |
 //! | [`net`] | proxies, retries, and whether the network may be used at all |
 //! | [`atomic`] | files that are whole or absent |
@@ -35,6 +36,7 @@
 pub mod atomic;
 pub mod cli;
 pub mod config;
+pub mod crew;
 pub mod diffusion;
 pub mod embedders;
 pub mod evolution;

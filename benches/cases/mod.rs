@@ -94,15 +94,20 @@ pub fn small() -> Vec<String> {
     names
 }
 
-/// Prepares the case of that name. Any `voting_QxCxD` is one, though not on the lists.
+/// Prepares the case of that name. Any `voting_QxCxD` and `unet_270m_bN` is one, though not on the lists.
 pub fn prepare(name: &str) -> Option<Work> {
     let (base, dtype) = match name.strip_suffix(BF16) {
-        Some(base) if kernels::check_bf16_on_cpu().is_ok() => (base, DType::BF16),
+        Some(base) if !weights::device().is_cpu() || kernels::check_bf16_on_cpu().is_ok() => {
+            (base, DType::BF16)
+        }
         Some(_) => return None,
         None => (name, DType::F32),
     };
     if let Some(case) = TYPED.iter().find(|case| case.0 == base) {
         return Some(case.1(dtype));
+    }
+    if let Some(batch) = base.strip_prefix("unet_270m_b") {
+        return Some(networks::imagenet64(batch.parse().ok()?, dtype));
     }
     let mut cases = OTHERS.iter().chain(&LARGE);
     if let Some(case) = cases.find(|case| case.0 == name) {

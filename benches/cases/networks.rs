@@ -7,7 +7,7 @@ use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
 use dpsyn::models::inception::{INPUT_SIZE, Inception};
 
 use super::Work;
-use super::weights::{any, tensor};
+use super::weights::{any, device, tensor};
 
 fn unet(n: usize, dtype: DType, config: &UNetConfig) -> Work {
     let unet = UNet::new(config, &any(dtype)).unwrap();
@@ -16,6 +16,8 @@ fn unet(n: usize, dtype: DType, config: &UNetConfig) -> Work {
     let labels: Vec<u32> = (0..n as u32).collect();
     Box::new(move || {
         black_box(unet.forward(&x, &timesteps, Some(&labels)).unwrap());
+        // A GPU answers before it has done anything.
+        device().synchronize().unwrap();
     })
 }
 
@@ -56,5 +58,6 @@ pub fn inception(n: usize, dtype: DType) -> Work {
     let x = tensor((n, 3, INPUT_SIZE, INPUT_SIZE), 1.0);
     Box::new(move || {
         black_box(network.forward(&x).unwrap());
+        device().synchronize().unwrap();
     })
 }

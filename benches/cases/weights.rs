@@ -1,8 +1,11 @@
 //! Numbers for inputs and weights: what they are makes no difference to the time, but for denormals.
 
+use std::sync::OnceLock;
+
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
+use dpsyn::cli::DeviceChoice;
 
 /// Numbers in `[-1, 1)`, always the same.
 pub fn numbers(count: usize) -> Vec<f32> {
@@ -16,17 +19,26 @@ pub fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
+/// Where layers and networks are timed: `DPSYN_DEVICE` names it as `--device` does, the CPU otherwise.
+pub fn device() -> &'static Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    DEVICE.get_or_init(|| match std::env::var("DPSYN_DEVICE") {
+        Ok(name) => name.parse::<DeviceChoice>().unwrap().open().unwrap().first,
+        Err(_) => Device::Cpu,
+    })
+}
+
 /// A tensor of [`numbers`] times `scale`.
 pub fn tensor(shape: impl Into<Shape>, scale: f32) -> Tensor {
     let shape = shape.into();
     let mut data = numbers(shape.elem_count());
     data.iter_mut().for_each(|value| *value *= scale);
-    Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
+    Tensor::from_vec(data, shape, device()).unwrap()
 }
 
 /// Weights that keep activations near 1, for whatever a network asks for.
 pub fn any(dtype: DType) -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Any), dtype, Device::Cpu)
+    VarBuilder::from_backend(Box::new(Any), dtype, device().clone())
 }
 
 struct Any;

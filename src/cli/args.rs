@@ -45,7 +45,7 @@ pub struct RunArguments {
     /// The result folder, instead of the configuration's output.folder
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    /// Where to compute: auto, cpu, cuda, cuda:N, cuda:N,M (several GPUs), all or metal
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
     /// Go on with the run in the result folder; start one if there is none
@@ -114,7 +114,7 @@ pub struct EvalArguments {
     /// unless --public
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    /// Where to compute: auto, cpu, cuda, cuda:N, cuda:N,M (several GPUs), all or metal
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 }

@@ -7,14 +7,16 @@ use candle_core::Device;
 use thiserror::Error;
 
 /// `--device`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// A GPU if this binary can use one that is there, else the CPU.
     Auto,
     /// The CPU.
     Cpu,
-    /// An NVIDIA GPU by its number.
-    Cuda(usize),
+    /// NVIDIA GPUs by their numbers: at least one, each once.
+    Cuda(Vec<usize>),
+    /// All NVIDIA GPUs that are there.
+    All,
     /// Apple's GPU.
     Metal,
 }
@@ -40,6 +42,34 @@ pub enum DeviceError {
     },
 }
 
+/// Devices that are open.
+#[derive(Debug)]
+pub struct Devices {
+    /// The first, which does what is not shared.
+    pub first: Device,
+    /// The others, that share in the work.
+    pub others: Vec<Device>,
+    /// What was chosen and, for `auto` on the CPU, why.
+    pub chosen: String,
+}
+
+impl Devices {
+    fn one(first: Device, chosen: String) -> Self {
+        Self {
+            first,
+            others: Vec::new(),
+            chosen,
+        }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Device> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
+const EXPECTED: &str = "expected auto, cpu, cuda, cuda:N, cuda:N,M (several), all or metal";
+
 impl FromStr for DeviceChoice {
     type Err = String;
 
@@ -47,13 +77,22 @@ impl FromStr for DeviceChoice {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::Cuda(vec![0])),
+            "all" => Ok(Self::All),
             "metal" => Ok(Self::Metal),
-            _ => text
-                .strip_prefix("cuda:")
-                .and_then(|number| number.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| "expected auto, cpu, cuda, cuda:N or metal".to_owned()),
+            _ => {
+                let list = text.strip_prefix("cuda:").ok_or(EXPECTED)?;
+                let mut numbers = Vec::new();
+                for number in list.split(',') {
+                    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+                    let parsed = number.parse().ok().filter(|_| digits).ok_or(EXPECTED)?;
+                    if numbers.contains(&parsed) {
+                        return Err(format!("{parsed} is named twice"));
+                    }
+                    numbers.push(parsed);
+                }
+                Ok(Self::Cuda(numbers))
+            }
         }
     }
 }
@@ -63,25 +102,32 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Cuda(numbers) => {
+                for (index, number) in numbers.iter().enumerate() {
+                    write!(f, "{}{number}", if index == 0 { "cuda:" } else { "," })?;
+                }
+                Ok(())
+            }
+            Self::All => f.write_str("all"),
             Self::Metal => f.write_str("metal"),
         }
     }
 }
 
 impl DeviceChoice {
-    /// Opens the device. The text says what was chosen and, for `auto` on the CPU, why.
+    /// Opens the devices.
     ///
     /// # Errors
     /// [`DeviceError`] when a device that was named cannot be used.
-    pub fn open(self) -> Result<(Device, String), DeviceError> {
+    pub fn open(&self) -> Result<Devices, DeviceError> {
         match self {
-            Self::Cpu => Ok((Device::Cpu, "cpu".to_owned())),
-            Self::Cuda(number) => cuda(number).map(|device| (device, self.to_string())),
-            Self::Metal => metal().map(|device| (device, self.to_string())),
+            Self::Cpu => Ok(Devices::one(Device::Cpu, "cpu".to_owned())),
+            Self::Cuda(numbers) => cuda(self, Some(numbers)),
+            Self::All => cuda(self, None),
+            Self::Metal => metal(self),
             Self::Auto => {
                 let mut reasons = Vec::new();
-                for choice in [Self::Cuda(0), Self::Metal] {
+                for choice in [Self::Cuda(vec![0]), Self::Metal] {
                     match choice.open() {
                         Ok(found) => return Ok(found),
                         Err(DeviceError::NotBuilt { name, .. }) => {
@@ -90,22 +136,52 @@ impl DeviceChoice {
                         Err(error) => reasons.push(error.to_string()),
                     }
                 }
-                Ok((Device::Cpu, format!("cpu ({})", reasons.join(", "))))
+                let chosen = format!("cpu ({})", reasons.join("; "));
+                Ok(Devices::one(Device::Cpu, chosen))
             }
         }
     }
 }
 
+/// Opens the GPUs of these numbers, or all.
 #[cfg(feature = "cuda")]
-fn cuda(number: usize) -> Result<Device, DeviceError> {
-    Device::new_cuda(number).map_err(|error| DeviceError::Missing {
-        device: DeviceChoice::Cuda(number),
-        message: error.to_string(),
+fn cuda(choice: &DeviceChoice, numbers: Option<&[usize]>) -> Result<Devices, DeviceError> {
+    use crate::kernels::cuda::{count, keep_memory, missing};
+    let refuse = |message: String| DeviceError::Missing {
+        device: choice.clone(),
+        message,
+    };
+    let missing = missing();
+    if !missing.is_empty() {
+        let names = missing.join(", ");
+        return Err(refuse(format!("this machine has no {names}")));
+    }
+    let there = count().map_err(|error| refuse(error.to_string()))?;
+    let every: Vec<usize> = (0..there).collect();
+    let numbers = numbers.unwrap_or(&every);
+    if let Some(number) = numbers.iter().find(|number| **number >= there) {
+        let message = format!("there is no GPU {number}, but {there} in all, counted from 0");
+        return Err(refuse(message));
+    }
+    let mut open = Vec::new();
+    for number in numbers {
+        let device = Device::new_cuda(*number);
+        let device = device.and_then(|device| keep_memory(&device).map(|()| device));
+        open.push(device.map_err(|error| refuse(format!("GPU {number}: {error}")))?);
+    }
+    let mut open = open.into_iter();
+    let Some(first) = open.next() else {
+        return Err(refuse("there is no GPU".to_owned()));
+    };
+    Ok(Devices {
+        first,
+        others: open.collect(),
+        chosen: DeviceChoice::Cuda(numbers.to_vec()).to_string(),
     })
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: usize) -> Result<Device, DeviceError> {
+fn cuda(_: &DeviceChoice, _: Option<&[usize]>) -> Result<Devices, DeviceError> {
     Err(DeviceError::NotBuilt {
         name: "CUDA",
         feature: "cuda",
@@ -113,15 +189,18 @@ fn cuda(_: usize) -> Result<Device, DeviceError> {
 }
 
 #[cfg(feature = "metal")]
-fn metal() -> Result<Device, DeviceError> {
-    Device::new_metal(0).map_err(|error| DeviceError::Missing {
-        device: DeviceChoice::Metal,
-        message: error.to_string(),
-    })
+fn metal(choice: &DeviceChoice) -> Result<Devices, DeviceError> {
+    match Device::new_metal(0) {
+        Ok(device) => Ok(Devices::one(device, choice.to_string())),
+        Err(error) => Err(DeviceError::Missing {
+            device: choice.clone(),
+            message: error.to_string(),
+        }),
+    }
 }
 
 #[cfg(not(feature = "metal"))]
-fn metal() -> Result<Device, DeviceError> {
+fn metal(_: &DeviceChoice) -> Result<Devices, DeviceError> {
     Err(DeviceError::NotBuilt {
         name: "Metal",
         feature: "metal",
@@ -134,23 +213,37 @@ mod tests {
 
     #[test]
     fn names_round_trip_and_others_are_refused() {
-        for name in ["auto", "cpu", "cuda:0", "cuda:3", "metal"] {
+        for name in [
+            "auto",
+            "cpu",
+            "cuda:0",
+            "cuda:3",
+            "cuda:2,0,5",
+            "all",
+            "metal",
+        ] {
             assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
         }
-        for name in ["gpu", "cuda:", "cuda:-1", "cuda:x", ""] {
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(vec![0])));
+        for name in [
+            "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "cuda:0,", "cuda:,1", "cuda:0 1", "",
+        ] {
             assert!(name.parse::<DeviceChoice>().is_err(), "{name}");
         }
+        let twice = "cuda:1,0,1".parse::<DeviceChoice>().unwrap_err();
+        assert!(twice.contains("1 is named twice"), "{twice}");
     }
 
     #[cfg(not(any(feature = "cuda", feature = "metal")))]
     #[test]
     fn a_named_device_is_never_replaced() {
-        assert!(DeviceChoice::Cuda(0).open().is_err());
-        assert!(DeviceChoice::Metal.open().is_err());
-        let (device, why) = DeviceChoice::Auto.open().unwrap();
-        assert!(
-            device.is_cpu() && why.contains("built without CUDA"),
-            "{why}"
-        );
+        for name in ["cuda", "cuda:0,1", "all", "metal"] {
+            let choice: DeviceChoice = name.parse().unwrap();
+            assert!(choice.open().is_err(), "{name}");
+        }
+        let devices = DeviceChoice::Auto.open().unwrap();
+        assert!(devices.first.is_cpu() && devices.others.is_empty());
+        let chosen = devices.chosen;
+        assert!(chosen.contains("built without CUDA"), "{chosen}");
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
 fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     let progress = Progress::new();
     let config = config(arguments)?;
-    let (device, chosen) = arguments.device.open()?;
+    let devices = arguments.device.open()?;
     catch_interrupts()?;
     let need = |path: &Path, code: u8| Need::Path {
         path: path.to_owned(),
@@ -74,7 +74,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     };
     let embedder_config = embedder(arguments, resolution)?;
     embedder_config.validate()?;
-    let (embedder, weights) = open_embedder(&embedder_config, (height, width), &device)?;
+    let (embedder, weights) = open_embedder(&embedder_config, (height, width), &devices)?;
     let space = space(&embedder_config, weights.as_deref(), resolution)?;
     let classifier = classifier(&config.metrics, &embedder_config)?;
     let against = against(&config, resolution, &*embedder, &space, &progress)?
@@ -102,14 +102,14 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
             source,
         })?;
     }
-    progress.line(&format!("device: {chosen}"));
+    progress.line(&format!("device: {}", devices.chosen));
     let evaluation = Evaluation {
         config: &config,
         embedder: &*embedder,
         space,
         classifier,
         shares_vote: false,
-        device: &device,
+        device: &devices.first,
         observer: &progress,
     };
     let mut evaluator = Evaluator::new(&evaluation, Some(against), arguments.out.as_deref())?;

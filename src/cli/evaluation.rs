@@ -4,8 +4,13 @@ use std::path::Path;
 
 use candle_core::Device;
 
+use super::device::Devices;
 use super::exit::CliError;
-use crate::embedders::{ClipEmbedder, Embedder, EmbedderConfig, InceptionEmbedder, PixelsEmbedder};
+use crate::crew::Maker;
+use crate::embedders::{
+    ClipEmbedder, Embedder, EmbedderConfig, EmbedderError, EmbedderFleet, InceptionEmbedder,
+    PixelsEmbedder, SharedEmbedder,
+};
 use crate::evolution::{Against, EvolutionError, Observer, PrivateImages};
 use crate::hub::{Checkpoint, sha256_file};
 use crate::images::{DataConfig, ImageSource, OnBadImage};
@@ -22,14 +27,35 @@ const SHOWN: usize = 12;
 pub(super) fn open_embedder(
     config: &EmbedderConfig,
     image_size: (usize, usize),
-    device: &Device,
+    devices: &Devices,
 ) -> Result<(Box<dyn Embedder>, Option<String>), CliError> {
-    let embedder: Box<dyn Embedder> = match config {
+    // Pixels are not embedded on any device.
+    let shared = !devices.others.is_empty() && config.weights().is_some();
+    let embedder: Box<dyn Embedder> = if shared {
+        let makers = devices.iter().map(|device| -> Maker<_, EmbedderError> {
+            let (config, device) = (config.clone(), device.clone());
+            Box::new(move || embedder_on(&config, image_size, &device))
+        });
+        Box::new(EmbedderFleet::start(makers.collect())?)
+    } else {
+        embedder_on(config, image_size, &devices.first)?
+    };
+    Ok((embedder, config.weights().map(digest).transpose()?))
+}
+
+fn embedder_on(
+    config: &EmbedderConfig,
+    image_size: (usize, usize),
+    device: &Device,
+) -> Result<SharedEmbedder, EmbedderError> {
+    let embedder: SharedEmbedder = match config {
         EmbedderConfig::Inception(config) => Box::new(InceptionEmbedder::open(config, device)?),
         EmbedderConfig::Clip(config) => Box::new(ClipEmbedder::open(config, device)?),
         EmbedderConfig::Pixels(config) => Box::new(PixelsEmbedder::new(config, image_size)?),
     };
-    Ok((embedder, config.weights().map(digest).transpose()?))
+    // Another thread may use it, whose work a GPU does not order after this one's by itself.
+    device.synchronize()?;
+    Ok(embedder)
 }
 
 pub(super) fn digest(path: &Path) -> Result<String, EvolutionError> {

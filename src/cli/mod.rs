@@ -13,7 +13,7 @@ mod run;
 mod units;
 
 pub use args::{Arguments, Command};
-pub use device::{DeviceChoice, DeviceError};
+pub use device::{DeviceChoice, DeviceError, Devices};
 pub use exit::{CliError, codes};
 
 use std::fmt::Display;

@@ -1,20 +1,25 @@
 //! `dpsyn run`: puts configuration, data, weights and device together, then runs the plan.
 
+use std::sync::{Arc, OnceLock};
+
 use candle_core::Device;
 
 use super::args::RunArguments;
+use super::device::Devices;
 use super::evaluation::{against, classifier, digest, open_embedder, space};
 use super::exit::CliError;
 use super::missing;
 use super::progress::{Progress, catch_interrupts};
 use crate::config::{ConfigError, Loaded, ModelConfig, Settings};
+use crate::crew::Maker;
 use crate::embedders::Embedder;
 use crate::evolution::{
     Against, Evaluation, EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages,
     ResultFolder, Run,
 };
 use crate::generators::{
-    Generator, GeneratorError, ImprovedDiffusion, OpenAiImages, Operation, Slot, StableDiffusion,
+    Fleet, Generator, GeneratorError, ImprovedDiffusion, OpenAiImages, Operation, Shared, Slot,
+    StableDiffusion,
 };
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::Space;
@@ -30,7 +35,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     if let Some(out) = &arguments.out {
         loaded.settings.output.folder.clone_from(out);
     }
-    let (device, chosen) = arguments.device.open()?;
+    let devices = arguments.device.open()?;
     let privacy = resolve_privacy(&loaded, arguments.non_private)?;
     let existing = match (arguments.resume, arguments.fresh) {
         (true, _) => Existing::Resume,
@@ -55,13 +60,13 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     }
     let mut images = PrivateImages::open(&loaded.settings.data)?;
     let plan = Plan::new(&loaded, images.classes().to_vec(), images.len(), privacy)?;
-    let (generator, generator_digest) = open_generator(&loaded, &device, &progress)
+    let (generator, generator_digest) = open_generator(&loaded, &devices, &progress)
         .map_err(|error| missing::with_command(error, &loaded.settings, &arguments.config))?;
     check_plan(&loaded, &*generator, &plan)?;
     let image_size = generator.image_size();
     let (embedder, embedder_digest) =
-        open_embedder(&loaded.settings.embedder, image_size, &device)?;
-    progress.line(&format!("device: {chosen}"));
+        open_embedder(&loaded.settings.embedder, image_size, &devices)?;
+    progress.line(&format!("device: {}", devices.chosen));
     let (fingerprint, skipped) = images.check(&progress)?;
     // Files that were skipped change what the plan stands on.
     let plan = if images.len() == plan.private_images {
@@ -80,7 +85,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         &loaded,
         (&*embedder, embedder_digest.as_deref()),
         image_size,
-        &device,
+        &devices,
         &plan,
         &progress,
     )?;
@@ -127,7 +132,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
                 embedder: own.as_ref().map_or(&*embedder, |(own, _)| &**own),
                 space: opened.space,
                 classifier: opened.classifier,
-                device: &device,
+                device: &devices.first,
                 observer: &progress,
             })
         }
@@ -142,7 +147,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         embedder_digest: embedder_digest.as_deref(),
         initial_digest: initial_digest.as_deref(),
         evaluation: evaluation.as_ref(),
-        device: &device,
+        device: &devices.first,
         observer: &progress,
     };
     let samples = run.execute(&folder, &mut images, &fingerprint, against)?;
@@ -170,31 +175,53 @@ fn resolve_privacy(
 
 fn open_generator(
     loaded: &Loaded,
-    device: &Device,
+    devices: &Devices,
     progress: &Progress,
 ) -> Result<(Box<dyn Generator>, Option<String>), CliError> {
+    let wrong = |error| model_error(loaded, error);
     Ok(match &loaded.settings.model {
-        ModelConfig::ImprovedDiffusion(config) => (
-            Box::new(
-                ImprovedDiffusion::load(config, None, device)
-                    .map_err(|error| model_error(loaded, error))?,
-            ),
-            Some(digest(&config.checkpoint)?),
-        ),
+        ModelConfig::ImprovedDiffusion(config) => {
+            let copied = config.clone();
+            let generator = on_all(devices, move |device| {
+                Ok(Box::new(ImprovedDiffusion::load(&copied, None, device)?))
+            });
+            (generator.map_err(wrong)?, Some(digest(&config.checkpoint)?))
+        }
         ModelConfig::OpenAiImages(config) => {
-            let generator =
-                OpenAiImages::new(config).map_err(|error| model_error(loaded, error))?;
-            (Box::new(generator), None)
+            (Box::new(OpenAiImages::new(config).map_err(wrong)?), None)
         }
         ModelConfig::StableDiffusion(config) => {
-            let (generator, digest) = StableDiffusion::load(config, None, device)
-                .map_err(|error| model_error(loaded, error))?;
-            for warning in generator.warnings() {
+            let (config, told) = (config.clone(), Arc::new(OnceLock::new()));
+            let tell = Arc::clone(&told);
+            let generator = on_all(devices, move |device| {
+                let (model, digest) = StableDiffusion::load(&config, None, device)?;
+                // Every copy would say the same.
+                let _ = tell.set((model.warnings().to_vec(), digest));
+                Ok(Box::new(model))
+            });
+            let generator = generator.map_err(wrong)?;
+            let (warnings, digest) = told.get().cloned().unwrap_or_default();
+            for warning in warnings {
                 progress.line(&format!("warning: {warning}"));
             }
-            (Box::new(generator), Some(digest))
+            (generator, Some(digest))
         }
     })
+}
+
+/// A model that `load` puts on a device; on several devices, a copy on each.
+fn on_all(
+    devices: &Devices,
+    load: impl Fn(&Device) -> Result<Shared, GeneratorError> + Clone + Send + 'static,
+) -> Result<Box<dyn Generator>, GeneratorError> {
+    if devices.others.is_empty() {
+        return Ok(load(&devices.first)?);
+    }
+    let makers = devices.iter().map(|device| -> Maker<_, GeneratorError> {
+        let (load, device) = (load.clone(), device.clone());
+        Box::new(move || load(&device))
+    });
+    Ok(Box::new(Fleet::start(makers.collect())?))
 }
 
 /// What the model has to say about the plan, or the key of `[model]` that forbids it.
@@ -234,7 +261,7 @@ fn open_evaluation(
     loaded: &Loaded,
     vote: (&dyn Embedder, Option<&str>),
     image_size: (usize, usize),
-    device: &Device,
+    devices: &Devices,
     plan: &Plan,
     observer: &dyn Observer,
 ) -> Result<Option<Opened>, CliError> {
@@ -249,7 +276,7 @@ fn open_evaluation(
     let size = loaded.settings.data.image_size;
     let chosen = config.embedder.as_ref();
     let own = chosen
-        .map(|config| open_embedder(config, image_size, device))
+        .map(|config| open_embedder(config, image_size, devices))
         .transpose()?;
     let embedder = chosen.unwrap_or(&loaded.settings.embedder);
     let (opened, weights) = match &own {

@@ -11,7 +11,7 @@ pub enum DiffusionError {
     /// The text is no timestep respacing.
     #[error(
         "\"{text}\" is no timestep respacing: expected \"\" (every step), a number of steps such as \"100\", \
-         numbers for equal sections such as \"10,20,30\", or \"ddim\" with a number such as \"ddim25\""
+         numbers for equal sections such as \"10,20,30\", or \"ddim\" or \"quad\" with a number such as \"ddim25\""
     )]
     RespacingSyntax {
         /// The text given.

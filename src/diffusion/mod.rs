@@ -1,4 +1,4 @@
-//! Gaussian diffusion without networks: noise schedules, respacing, the DDPM and DDIM samplers.
+//! Gaussian diffusion without networks: noise schedules, respacing, the DDPM, DDIM and DPM-Solver++ samplers.
 //!
 //! In: a [`NoiseSchedule`], a [`Respacing`], [`SamplerOptions`], and closures for the network and for
 //! the noise. Out: a denoised tensor. Nothing here draws a random number or knows a network, so all
@@ -11,7 +11,10 @@
 //!
 //! Latent diffusion models are sampled by a [`Scheduler`] instead, which follows huggingface/diffusers.
 
+mod dpm_solver;
 mod error;
+#[cfg(test)]
+mod few_steps_tests;
 mod gaussian;
 mod respacing;
 mod sampler;

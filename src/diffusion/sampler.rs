@@ -4,6 +4,7 @@ use std::iter::FusedIterator;
 
 use candle_core::{Result, Tensor};
 
+use super::dpm_solver::advance;
 use super::gaussian::weighted_sum;
 use super::{DiffusionError, GaussianDiffusion, Timestep};
 
@@ -16,7 +17,7 @@ pub enum Prediction {
     XStart,
 }
 
-/// The variance of a DDPM step. DDIM ignores it, but for the number of channels that it implies.
+/// The variance of a DDPM step. The other methods ignore it, but for the number of channels that it implies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variance {
     /// The network's output has twice the image's channels; the second half, in [−1, 1], places the
@@ -38,6 +39,11 @@ pub enum Method {
         /// 0: deterministic; 1: as noisy as ancestral sampling.
         eta: f64,
     },
+    /// DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095): deterministic like DDIM without noise, but of second
+    /// order, and so nearer to where infinitely many steps lead. Steps from the last noise level but one on are
+    /// of first order: between the least noisy levels λ takes its longest steps, over which the predictions
+    /// before say little (`lower_order_final` of the authors' code is of the same mind).
+    DpmSolver,
 }
 
 /// How a network is sampled from.
@@ -108,7 +114,7 @@ impl Sampler {
     ///
     /// `network` is called with x_t and the time of the step, the same for the whole batch, and
     /// returns its prediction in float32. `noise` is called with the number of steps already taken,
-    /// just when noise is needed (never at the last step, never by DDIM with eta 0), and returns
+    /// just when noise is needed (never at the last step, never by DDIM with eta 0 or DPM-Solver++), and returns
     /// standard normal numbers of `x`'s shape.
     ///
     /// # Errors
@@ -129,6 +135,7 @@ impl Sampler {
             remaining: self.remaining(start_t)?,
             taken: 0,
             x,
+            before: None,
             network,
             noise,
         })
@@ -140,12 +147,13 @@ impl Sampler {
             .map_err(|error: DiffusionError| candle_core::Error::wrap(error))
     }
 
-    /// One step back from `x`, given the network's `output` there.
+    /// One step back from `x`, given the network's `output` there and what the step before predicted.
     fn step(
         &self,
         at: &Timestep,
         x: &Tensor,
         output: &Tensor,
+        before: Option<&Before>,
         noise: impl FnOnce() -> Result<Tensor>,
     ) -> Result<Step> {
         let (prediction, variance) = self.split(x, output)?;
@@ -166,6 +174,7 @@ impl Sampler {
         let sample = match self.options.method {
             Method::Ddim { eta } => ddim(at, x, &pred_xstart, eta, noise)?,
             Method::Ddpm => self.ddpm(at, x, &pred_xstart, variance, noise)?,
+            Method::DpmSolver => dpm_solver(at, x, &pred_xstart, before)?,
         };
         Ok(Step {
             sample,
@@ -191,7 +200,7 @@ impl Sampler {
         let prediction = output.narrow(1, 0, channels)?.contiguous()?;
         let variance = match self.options.method {
             Method::Ddpm => Some(output.narrow(1, channels, channels)?.contiguous()?),
-            Method::Ddim { .. } => None,
+            Method::Ddim { .. } | Method::DpmSolver => None,
         };
         Ok((prediction, variance))
     }
@@ -268,12 +277,38 @@ fn ddim(
     mean.add(&noise()?.affine(f64::from(sigma), 0.0)?)
 }
 
+/// What a step leaves for the next one, where the method wants it.
+struct Before {
+    /// Noise over signal where the prediction was made.
+    sigma: f64,
+    pred_xstart: Tensor,
+}
+
+fn dpm_solver(
+    at: &Timestep,
+    x: &Tensor,
+    pred_xstart: &Tensor,
+    before: Option<&Before>,
+) -> Result<Tensor> {
+    let next = (1.0 / at.alpha_cumprod_prev - 1.0).sqrt();
+    let before = before
+        .filter(|_| at.index > 1)
+        .map(|before| (before.sigma, &before.pred_xstart));
+    advance(
+        (at.sqrt_recipm1_alpha_cumprod, next),
+        x,
+        pred_xstart,
+        before,
+    )
+}
+
 /// The way back, step by step; made by [`Sampler::trajectory`]. Ends after the first error.
 pub struct Trajectory<'a, M, N> {
     sampler: &'a Sampler,
     remaining: &'a [Timestep],
     taken: usize,
     x: Tensor,
+    before: Option<Before>,
     network: M,
     noise: N,
 }
@@ -302,7 +337,17 @@ where
         let output = (self.network)(&self.x, time)?;
         let taken = self.taken;
         let noise = &mut self.noise;
-        self.sampler.step(at, &self.x, &output, || noise(taken))
+        let before = self.before.take();
+        let step = self
+            .sampler
+            .step(at, &self.x, &output, before.as_ref(), || noise(taken))?;
+        if self.sampler.options.method == Method::DpmSolver {
+            self.before = Some(Before {
+                sigma: at.sqrt_recipm1_alpha_cumprod,
+                pred_xstart: step.pred_xstart.clone(),
+            });
+        }
+        Ok(step)
     }
 }
 

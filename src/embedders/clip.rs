@@ -181,6 +181,10 @@ impl Embedder for ClipEmbedder {
         self.batch_size
     }
 
+    fn apart(&self) -> bool {
+        !self.device.is_cpu()
+    }
+
     fn embed(&self, images: &ImageBatch) -> Result<Embeddings, EmbedderError> {
         let dimension = self.dimension();
         let side = self.network.config().image_size;

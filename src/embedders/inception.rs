@@ -145,6 +145,10 @@ impl Embedder for InceptionEmbedder {
         self.batch_size
     }
 
+    fn apart(&self) -> bool {
+        !self.device.is_cpu()
+    }
+
     fn embed(&self, images: &ImageBatch) -> Result<Embeddings, EmbedderError> {
         let mut data = Vec::with_capacity(images.len() * FEATURES);
         // One chunk at 299 × 299 takes about 1 MB an image, its activations several times that.

@@ -3,12 +3,14 @@
 mod clip;
 mod config;
 mod embeddings;
+mod fleet;
 mod inception;
 mod pixels;
 
 pub use clip::{ClipConfig, ClipEmbedder};
 pub use config::EmbedderConfig;
 pub use embeddings::Embeddings;
+pub use fleet::{EmbedderFleet, SharedEmbedder};
 pub use inception::{InceptionConfig, InceptionEmbedder};
 pub use pixels::{PixelsConfig, PixelsEmbedder};
 
@@ -52,12 +54,17 @@ impl From<ConfigError> for EmbedderError {
 }
 
 /// Something that turns images into vectors, each image by itself.
-pub trait Embedder {
+pub trait Embedder: Sync {
     /// Numbers in one vector.
     fn dimension(&self) -> usize;
 
     /// How many images it likes to be asked for at once.
     fn batch_size(&self) -> usize;
+
+    /// Whether the work is done elsewhere than on the CPU, so that the CPU can do something else meanwhile.
+    fn apart(&self) -> bool {
+        false
+    }
 
     /// Embeds every image: `float32[images, dimension]`. An image's vector does not depend on the
     /// others in the batch.

@@ -101,6 +101,9 @@ impl Brood<'_> {
                 return Err(EvolutionError::Interrupted);
             }
             let images = self.unit(range.clone(), parents)?;
+            for note in self.generator.notes() {
+                observer.line(&note);
+            }
             units.write(&range, images.data())?;
             done += range.len();
             observer.advance(done as u64);

@@ -7,7 +7,9 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::thread;
 
+use super::embedding::Embedding;
 use super::population::Population;
 use super::units::Units;
 use super::{EvolutionError, Observer};
@@ -52,39 +54,21 @@ impl Lookahead<'_> {
         let mut done: u64 = ranges.iter().map(|r| r.len() as u64 * rounds).sum();
         observer.begin("lookahead", total as u64 * rounds);
         observer.advance(done);
-        for range in Units::missing(&ranges, total, self.generator.batch_size()) {
-            let images = population.images(range.clone())?;
-            let partial = Partial::new(&folder, &range);
-            let (mut round, mut sum) = partial.read(range.len() * dimension)?;
-            done += u64::from(round) * range.len() as u64;
-            while round < self.degree.max(1) {
-                if observer.interrupted() {
-                    observer.end();
-                    return Err(EvolutionError::Interrupted);
-                }
-                let seen = if self.degree == 0 {
-                    None
-                } else {
-                    Some(self.vary(population, &images, &range, round)?)
-                };
-                let embedded = embed_all(self.embedder, seen.as_ref().unwrap_or(&images))?;
-                for (s, value) in sum.iter_mut().zip(embedded.data()) {
-                    *s += f64::from(*value);
-                }
-                round += 1;
-                if round < self.degree.max(1) {
-                    partial.write(round, &sum)?;
-                }
-                done += range.len() as u64;
-                observer.advance(done);
+        thread::scope(|scope| {
+            let mut embedding = Embedding::new(self.embedder, scope);
+            for range in Units::missing(&ranges, total, self.generator.batch_size()) {
+                let partial = Partial::new(&folder, &range);
+                let unit = (population, &range, &partial);
+                let sum = self.unit(unit, &mut embedding, &mut done, observer)?;
+                let mean: Vec<u8> = sum
+                    .iter()
+                    .flat_map(|s| ((s / f64::from(self.degree.max(1))) as f32).to_le_bytes())
+                    .collect();
+                units.write(&range, &mean)?;
+                partial.remove()?;
             }
-            let mean: Vec<u8> = sum
-                .iter()
-                .flat_map(|s| ((s / f64::from(self.degree.max(1))) as f32).to_le_bytes())
-                .collect();
-            units.write(&range, &mean)?;
-            partial.remove()?;
-        }
+            Ok::<(), EvolutionError>(())
+        })?;
         observer.end();
         ranges = units.finished(total)?;
         let mut data = Vec::with_capacity(total * dimension);
@@ -99,6 +83,55 @@ impl Lookahead<'_> {
                 folder.display()
             ))),
         }
+    }
+
+    /// The sum of the embeddings of every variation of a unit's samples. Where the embedder works apart, one round is
+    /// embedded while the next one's images are made.
+    fn unit(
+        &self,
+        (population, range, partial): (&Population, &Range<usize>, &Partial),
+        embedding: &mut Embedding<'_>,
+        done: &mut u64,
+        observer: &dyn Observer,
+    ) -> Result<Vec<f64>, EvolutionError> {
+        let images = population.images(range.clone())?;
+        let rounds = self.degree.max(1);
+        let (mut round, mut sum) = partial.read(range.len() * self.embedder.dimension())?;
+        *done += u64::from(round) * range.len() as u64;
+        let mut given = 0;
+        while round < rounds {
+            if round + given < rounds {
+                if observer.interrupted() {
+                    observer.end();
+                    return Err(EvolutionError::Interrupted);
+                }
+                let seen = if self.degree == 0 {
+                    images.clone()
+                } else {
+                    self.vary(population, &images, range, round + given)?
+                };
+                for note in self.generator.notes() {
+                    observer.line(&note);
+                }
+                embedding.give(seen);
+                given += 1;
+                if given == 1 && embedding.is_apart() {
+                    continue;
+                }
+            }
+            let embedded = embedding.take()?;
+            given -= 1;
+            for (s, value) in sum.iter_mut().zip(embedded.data()) {
+                *s += f64::from(*value);
+            }
+            round += 1;
+            if round < rounds {
+                partial.write(round, &sum)?;
+            }
+            *done += range.len() as u64;
+            observer.advance(*done);
+        }
+        Ok(sum)
     }
 
     fn vary(

@@ -6,6 +6,7 @@
 
 mod breed;
 mod config;
+mod embedding;
 mod error;
 mod evaluation;
 mod folder;

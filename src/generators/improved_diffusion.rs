@@ -10,7 +10,7 @@ mod pixels;
 #[cfg(test)]
 mod tests;
 
-pub use config::Config;
+pub use config::{Config, SamplerKind};
 pub use pixels::{to_bytes, to_signed};
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use super::{BatchNoise, Condition, Draw, Generator, GeneratorError, Operation, Slot};
+use super::{BatchNoise, Batches, Condition, Draw, Generator, GeneratorError, Operation, Slot};
 use crate::diffusion::Sampler;
 use crate::hub::Checkpoint;
 use crate::images::ImageBatch;
@@ -31,7 +31,7 @@ pub struct ImprovedDiffusion {
     sampler: Sampler,
     device: Device,
     image_size: usize,
-    batch_size: usize,
+    batches: Batches,
     class_labels: Option<BTreeMap<String, Vec<u32>>>,
 }
 
@@ -71,7 +71,7 @@ impl ImprovedDiffusion {
             sampler: config.sampler()?,
             device: device.clone(),
             image_size: config.image_size,
-            batch_size: config.batch_size,
+            batches: Batches::new(config.batch_size, device),
             class_labels: config.class_labels.clone(),
         })
     }
@@ -130,12 +130,13 @@ impl ImprovedDiffusion {
         skipped: usize,
     ) -> Result<ImageBatch, GeneratorError> {
         let mut made = ImageBatch::empty(self.image_size, self.image_size);
-        for (index, draws) in draws.chunks(self.batch_size.max(1)).enumerate() {
-            let start = index * self.batch_size;
-            let images = images.map(|images| images.slice(start..start + draws.len()));
+        self.batches.cover(draws.len(), |range| {
+            let images = images.map(|images| images.slice(range.clone()));
+            let draws = draws.get(range).unwrap_or_default();
             let samples = self.samples(images.as_ref(), draws, skipped)?;
             made.extend(&to_bytes(&samples)?)?;
-        }
+            Ok(())
+        })?;
         Ok(made)
     }
 
@@ -174,7 +175,7 @@ impl Generator for ImprovedDiffusion {
     }
 
     fn batch_size(&self) -> usize {
-        self.batch_size
+        self.batches.size()
     }
 
     fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError> {
@@ -200,6 +201,10 @@ impl Generator for ImprovedDiffusion {
             }
             (Some(_), None) => Vec::new(),
         }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.batches.notes()
     }
 
     fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError> {

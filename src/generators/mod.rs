@@ -3,6 +3,8 @@
 //! A generator is public: it never sees a private image. It draws all randomness from the streams
 //! that it is handed, one per image, so that its output depends on nothing else.
 
+mod batches;
+mod fleet;
 pub mod improved_diffusion;
 mod noise;
 pub mod openai_images;
@@ -10,6 +12,8 @@ mod prompts;
 pub mod stable_diffusion;
 
 pub use crate::models::Precision;
+pub use batches::Batches;
+pub use fleet::{Fleet, Shared};
 pub use improved_diffusion::ImprovedDiffusion;
 pub use noise::BatchNoise;
 pub use openai_images::OpenAiImages;
@@ -169,6 +173,11 @@ pub trait Generator {
     fn attach(&self, workplace: &Workplace) -> Result<(), GeneratorError> {
         let _ = workplace;
         Ok(())
+    }
+
+    /// What there is to tell since the last time, a line each: that a batch did not fit, say.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Makes one image for each draw, `uint8[draws, height, width, 3]`.

@@ -32,6 +32,76 @@ pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Resul
     run(q, k, v, scale, true)
 }
 
+/// Self-attention of `heads` heads among all pixels: `qkv [n, 3 · channels, h, w]` to `[n, channels, h, w]`. The
+/// channels are split by head first, then into `q`, `k` and `v`, as in openai/improved-diffusion.
+///
+/// # Errors
+/// Channels that cannot be split so, and whatever candle reports.
+pub fn self_attention(qkv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
+    let (n, triple, height, width) = qkv.dims4()?;
+    if heads == 0 || !triple.is_multiple_of(3 * heads) {
+        bail!("{triple} channels are no q, k and v of {heads} heads");
+    }
+    let (channels, head) = (triple / 3, triple / 3 / heads);
+    if !cpu::takes(qkv) {
+        return on_maps(qkv, heads, scale);
+    }
+    let qkv = qkv
+        .permute((0, 2, 3, 1))?
+        .reshape((n, height * width, heads, 3, head))?;
+    let part = |index: usize| qkv.narrow(3, index, 1)?.squeeze(3)?.transpose(1, 2);
+    attention(&part(0)?, &part(1)?, &part(2)?, scale)?
+        .transpose(1, 2)?
+        .reshape((n, height, width, channels))?
+        .permute((0, 3, 1, 2))
+}
+
+/// [`self_attention`] for feature maps that lie plane by plane, on any device and in any type: `q`, `k` and `v` of a head are
+/// `[channels, pixels]` as they are, products read them transposed, and the last gives the map's own layout.
+fn on_maps(qkv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
+    let (n, triple, height, width) = qkv.dims4()?;
+    let (channels, pixels) = (triple / 3, height * width);
+    let split = qkv
+        .contiguous()?
+        .reshape((n, heads, 3, channels / heads, pixels))?;
+    let part = |index: usize| -> Result<Tensor> {
+        let part = split.narrow(2, index, 1)?.squeeze(2)?;
+        // Metal's product reads transposed matrices, but not those of every stride between them.
+        if part.device().is_metal() {
+            part.contiguous()
+        } else {
+            Ok(part)
+        }
+    };
+    let (q, k, v) = (part(0)?, part(1)?, part(2)?);
+    let weights = weights(&q.t()?, &k, scale, false, v.dtype())?;
+    v.matmul(&weights.t()?)?
+        .reshape((n, channels, height, width))
+}
+
+/// `softmax(scale · q kᵀ)` in the type `dtype`, from `q [n, heads, tq, d]` and the transposed `k [n, heads, d, tk]`, both
+/// such as candle can multiply.
+fn weights(q: &Tensor, k: &Tensor, scale: f64, causal: bool, dtype: DType) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if super::cuda::takes(q) && q.dtype() == dtype {
+        // These types have the range for products that are scaled afterwards.
+        let op = super::cuda::SoftmaxOp { scale, causal };
+        return q.matmul(k)?.apply_op1_no_bwd(&op);
+    }
+    let root = scale.sqrt();
+    let mut scores = (q * root)?.matmul(&(k * root)?)?.to_dtype(DType::F32)?;
+    if causal {
+        let tokens = k.dim(3)?;
+        let hidden = |query: usize| move |key| if key > query { f32::NEG_INFINITY } else { 0.0 };
+        let mask: Vec<f32> = (0..tokens)
+            .flat_map(|query| (0..tokens).map(hidden(query)))
+            .collect();
+        let mask = Tensor::from_vec(mask, (tokens, tokens), q.device())?;
+        scores = scores.broadcast_add(&mask)?;
+    }
+    candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(dtype)
+}
+
 fn run(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, causal: bool) -> Result<Tensor> {
     if cpu::takes_all(&[q, k, v]) {
         return q
@@ -43,20 +113,8 @@ fn run(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, causal: bool) -> Result<T
 
 /// candle's operators, on any device and in any type.
 fn run_plain(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, causal: bool) -> Result<Tensor> {
-    let root = scale.sqrt();
-    let scores = (q * root)?.matmul(&(k * root)?.t()?)?;
-    let mut scores = scores.to_dtype(DType::F32)?;
-    if causal {
-        let tokens = k.dim(2)?;
-        let hidden = |query: usize| move |key| if key > query { f32::NEG_INFINITY } else { 0.0 };
-        let mask: Vec<f32> = (0..tokens)
-            .flat_map(|query| (0..tokens).map(hidden(query)))
-            .collect();
-        let mask = Tensor::from_vec(mask, (tokens, tokens), q.device())?;
-        scores = scores.broadcast_add(&mask)?;
-    }
-    let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-    weights.to_dtype(v.dtype())?.matmul(&v.contiguous()?)
+    let (q, k) = (q.contiguous()?, k.contiguous()?);
+    weights(&q, &k.t()?, scale, causal, v.dtype())?.matmul(&v.contiguous()?)
 }
 
 #[cfg(test)]
@@ -116,6 +174,17 @@ mod tests {
             0.0,
         );
         assert!(causal_attention(&q, &q.narrow(2, 0, 4).unwrap(), &q, 1.0).is_err());
+    }
+
+    #[test]
+    fn maps_are_attended_plane_by_plane_as_pixel_by_pixel() {
+        for (n, heads, head, height, width) in [(2, 3, 5, 4, 6), (1, 1, 8, 1, 1), (3, 2, 1, 9, 2)] {
+            let qkv = (uniform(&[n, 3 * heads * head, height, width], 4) * 3.0).unwrap();
+            let expected = self_attention(&qkv, heads, 0.4).unwrap();
+            assert_eq!(expected.dims(), [n, heads * head, height, width]);
+            assert_close(&on_maps(&qkv, heads, 0.4).unwrap(), &expected, 2e-5);
+        }
+        assert!(self_attention(&uniform(&[1, 16, 2, 2], 4), 2, 1.0).is_err());
     }
 
     /// Two heads' `q`, `k` and `v` as parts of `[n, pixels, channels]`.

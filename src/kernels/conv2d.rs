@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use candle_core::conv::CudnnFwdAlgo;
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
@@ -228,7 +229,16 @@ impl Conv2d {
                 cpu::channels_first(&y)
             }
             Weights::Plain { weight, bias } => {
-                let mut y = run_plain(&self.shape, weight, bias, x)?;
+                let y = product(&self.shape, weight, x)?;
+                #[cfg(feature = "cuda")]
+                if super::cuda::takes(&y) {
+                    let op = super::cuda::EpilogueOp { bias, relu };
+                    return match residual {
+                        Some(residual) => y.apply_op2_no_bwd(&residual.contiguous()?, &op),
+                        None => y.apply_op1_no_bwd(&op),
+                    };
+                }
+                let mut y = add_bias(&y, bias)?;
                 if let Some(residual) = residual {
                     y = (y + residual)?;
                 }
@@ -238,8 +248,12 @@ impl Conv2d {
     }
 }
 
-/// candle's convolution, on any device and in any type.
-fn run_plain(shape: &Conv2dShape, weight: &Tensor, bias: &Tensor, x: &Tensor) -> Result<Tensor> {
+/// candle's convolution without the bias, on any device and in any type.
+///
+/// cuDNN always gets the same algorithm: it then needs not be asked at each call, and neither the batch nor the
+/// card's mood chooses the rounding. The one named here runs on tensor cores, takes every shape and type, and wants
+/// little memory.
+fn product(shape: &Conv2dShape, weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     let (rows, columns) = shape.padding;
     // candle has one padding for both directions.
     let (padded, padding) = if rows == columns {
@@ -248,10 +262,13 @@ fn run_plain(shape: &Conv2dShape, weight: &Tensor, bias: &Tensor, x: &Tensor) ->
         let padded = x.pad_with_zeros(2, rows, rows)?;
         (padded.pad_with_zeros(3, columns, columns)?, 0)
     };
-    let y = padded
-        .contiguous()?
-        .conv2d(weight, padding, shape.stride, 1, 1)?;
-    y.broadcast_add(&bias.reshape((1, shape.out_channels, 1, 1))?)
+    let algorithm = Some(CudnnFwdAlgo::ImplicitPrecompGemm);
+    let x = padded.contiguous()?;
+    x.conv2d_with_algo(weight, padding, shape.stride, 1, 1, algorithm)
+}
+
+fn add_bias(y: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    y.broadcast_add(&bias.reshape((1, bias.dim(0)?, 1, 1))?)
 }
 
 #[cfg(test)]
@@ -284,7 +301,7 @@ mod tests {
         }
 
         fn plain(&self, x: &Tensor) -> Tensor {
-            run_plain(&self.shape, &self.weight, &self.bias, x).unwrap()
+            add_bias(&product(&self.shape, &self.weight, x).unwrap(), &self.bias).unwrap()
         }
 
         /// Sums of 1 are rounded to 6e-8; the tolerance is for the sum of all products, which a

@@ -38,6 +38,9 @@ impl GroupNorm {
         } else {
             None
         };
+        // As they are used, whatever they come in.
+        let wide = |t: Tensor| t.to_dtype(DType::F32)?.contiguous();
+        let (weight, bias) = (wide(weight)?, wide(bias)?);
         Ok(Self {
             groups,
             eps,
@@ -118,6 +121,29 @@ impl GroupNorm {
         {
             return self.run_fused(x, scale_shift, activate, table);
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::takes(x) {
+            let op = super::cuda::NormOp {
+                groups: self.groups,
+                eps: self.eps,
+                weight: &self.weight,
+                bias: &self.bias,
+                silu: activate,
+            };
+            let x = x.contiguous()?;
+            return match scale_shift {
+                Some((scale, shift)) => {
+                    // Halves of one matrix as they are, anything else as copies of one stride.
+                    let (scale, shift) = (scale.to_dtype(DType::F32)?, shift.to_dtype(DType::F32)?);
+                    if scale.stride() == shift.stride() && scale.stride().last() == Some(&1) {
+                        x.apply_op3_no_bwd(&scale, &shift, &op)
+                    } else {
+                        x.apply_op3_no_bwd(&scale.contiguous()?, &shift.contiguous()?, &op)
+                    }
+                }
+                None => x.apply_op1_no_bwd(&op),
+            };
+        }
         self.run_plain(x, scale_shift, activate)
     }
 
@@ -159,7 +185,7 @@ impl GroupNorm {
         let normal = centred
             .broadcast_div(&(variance + self.eps)?.sqrt()?)?
             .reshape(x.shape())?;
-        let per_channel = |t: &Tensor| t.to_dtype(DType::F32)?.reshape((1, channels, 1, 1));
+        let per_channel = |t: &Tensor| t.reshape((1, channels, 1, 1));
         let mut y = normal
             .broadcast_mul(&per_channel(&self.weight)?)?
             .broadcast_add(&per_channel(&self.bias)?)?;

@@ -1,8 +1,9 @@
 //! The layers that every network is written against.
 //!
 //! A network names a [`Conv2d`] or a [`GroupNorm`] and never a device. On the CPU the layers run operators
-//! of our own in `f32`, and in bf16 where the CPU multiplies it; elsewhere they are candle's operators. All
-//! of them keep one promise that reproducible runs rest on: on the CPU, what comes out for one image
+//! of our own in `f32`, and in bf16 where the CPU multiplies it; on an NVIDIA GPU cuDNN's and cuBLAS's products
+//! with kernels of our own between them, in both types; elsewhere they are composed of candle's operators
+//! (`README.md` has the table). All of them keep one promise that reproducible runs rest on: on the CPU, what comes out for one image
 //! depends on that image alone, to the bit, whatever the size of the batch it came in.
 
 mod activation;
@@ -12,6 +13,8 @@ mod concat;
 mod conv2d;
 mod convert;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod gate;
 mod group_norm;
 mod layer_norm;
@@ -24,11 +27,13 @@ mod upsample;
 #[cfg(test)]
 mod bf16_tests;
 #[cfg(test)]
-mod testing;
+mod composed_tests;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use activation::{gelu, quick_gelu, silu};
 pub use add::{add, add_channels};
-pub use attention::{attention, causal_attention};
+pub use attention::{attention, causal_attention, self_attention};
 pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
 pub use convert::convert;

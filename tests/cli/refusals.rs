@@ -184,7 +184,7 @@ fn folders_and_devices() {
     }
     assert_eq!(std::fs::read_dir(world.path("full")).unwrap().count(), 1);
     #[cfg(not(any(feature = "cuda", feature = "metal")))]
-    for device in ["cuda:1", "metal"] {
+    for device in ["cuda:1", "cuda:0,1", "all", "metal"] {
         let text = String::from_utf8(
             std::process::Command::new(env!("CARGO_BIN_EXE_dpsyn"))
                 .current_dir(world.root.path())

@@ -124,6 +124,36 @@ fn images_depend_on_the_seed_but_not_on_the_batch_size() {
 }
 
 #[test]
+fn another_sampler_makes_other_images_and_is_not_gone_on_with() {
+    let world = World::new();
+    let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
+    let few = [
+        "--set",
+        "model.sampler=dpm-solver++",
+        "--set",
+        "model.timestep_respacing=quad4",
+    ];
+    let run = |folder: &str, more: &[&str]| {
+        world.succeed(&[&["--out", folder], &zero[..], more].concat());
+        samples(&world.path(folder).join("3/samples.npz"))
+    };
+    let first = run("first", &few);
+    assert!(
+        first
+            == run(
+                "again",
+                &[&few[..], &["--set", "model.batch_size=16"]].concat()
+            )
+    );
+    assert!(first != run("ddim", &[]));
+    let text = world.fail(
+        5,
+        &[&["--out", "ddim", "--resume"], &zero[..], &few].concat(),
+    );
+    assert!(text.contains("config_sha256"), "{text}");
+}
+
+#[test]
 fn without_privacy_every_output_is_stamped() {
     let world = World::new();
     world.succeed(&["--non-private", "--set", "privacy.noise_multiplier=0"]);

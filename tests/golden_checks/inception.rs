@@ -6,17 +6,21 @@ use dpsyn::images::ImageBatch;
 use dpsyn::models::inception::{IGNORED, INPUT_SIZE, Inception};
 
 use super::compare::check_bytes;
+use super::place::Place;
 use super::{Case, Outcome, Tolerance, weights};
 
 pub fn check(case: &Case) -> Outcome {
+    let place = Place::get()?;
     let network = match weights::checkpoint(case, "/weights")? {
-        Some(checkpoint) => {
-            checkpoint.load(DType::F32, &Device::Cpu, IGNORED, |vb| Inception::new(&vb))?
-        }
+        Some(checkpoint) => checkpoint.load(place.dtype, &place.device, IGNORED, |vb| {
+            Inception::new(&vb)
+        })?,
         None => {
             let (seed, gain) = weights::seed_and_gain(case.value("/weights")?)?;
             let table = case.value("/state_dict")?;
-            weights::build(seed, gain, table, &["fc."], |vb| Inception::new(&vb))?
+            weights::build_at(place, (seed, gain), table, &["fc."], |vb| {
+                Inception::new(&vb)
+            })?
         }
     };
     let cases = case
@@ -34,20 +38,22 @@ fn check_one(case: &Case, name: &str, resolution: usize, network: &Inception) ->
     let images = case.tensor(&format!("{name}.images"))?;
     let (count, height, width, _) = images.dims4()?;
     let images = ImageBatch::new(images.flatten_all()?.to_vec1()?, count, height, width)?;
-    let embedder = InceptionEmbedder::new(network.clone(), resolution, 2, Device::Cpu)?;
+    let place = Place::get()?;
+    let embedder = InceptionEmbedder::new(network.clone(), resolution, 2, place.device.clone())?;
 
     // Step by step, to find a divergence where it begins.
     let private = embedder.at_private_size(&images)?;
     let expected = format!("{name}.resized_uint8");
     check_bytes(&expected, private.data(), &case.u8s(&expected)?.0, 0.0)?;
     let input = embedder.network_input(&private)?;
-    check_input(case, name, &input)?;
+    check_input(case, name, &input.to_device(&Device::Cpu)?)?;
 
     let mut means = Vec::new();
     network.forward_observed(&input, |layer, value| {
         let key = format!("{name}.mean.{layer}");
         if case.has(&key) {
-            let value = value.to_dtype(DType::F64)?.flatten_from(2)?;
+            let value = value.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+            let value = value.flatten_from(2)?;
             means.push((key, value.mean(D::Minus1)?.flatten_all()?.to_vec1::<f64>()?));
         }
         Ok(())
@@ -96,6 +102,6 @@ fn check_input(case: &Case, name: &str, input: &Tensor) -> Outcome {
 
 fn check_values(case: &Case, key: &str, found: &[f64]) -> Outcome {
     let (expected, _) = case.f64s(key)?;
-    let tolerance = case.network_tolerance(key, &expected);
+    let tolerance = Place::get()?.tolerance(case, key, &expected);
     Tolerance::absolute(tolerance).check(key, found, &expected)
 }

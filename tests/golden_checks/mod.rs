@@ -9,6 +9,7 @@ mod fid;
 mod histogram;
 mod inception;
 mod loader;
+mod place;
 mod precision_recall;
 mod privacy;
 mod pt_layouts;

@@ -151,7 +151,7 @@ fn prediction_doubt(sampler: &Sampler, at: &Timestep) -> f64 {
 fn sample_share(sampler: &Sampler, at: &Timestep) -> f64 {
     match sampler.options().method {
         Method::Ddpm => at.posterior_mean_coef1,
-        Method::Ddim { .. } => {
+        Method::Ddim { .. } | Method::DpmSolver => {
             let through_noise = (1.0 - at.alpha_cumprod_prev).sqrt();
             (at.alpha_cumprod_prev.sqrt() - through_noise / at.sqrt_recipm1_alpha_cumprod).abs()
         }
@@ -227,7 +227,7 @@ fn sampler(case: &Case) -> Result<Sampler> {
         Method::Ddim { .. } => Method::Ddim {
             eta: run["eta"].as_f64().ok_or("no eta")?,
         },
-        Method::Ddpm => Method::Ddpm,
+        other => other,
     };
     let options = SamplerOptions {
         method,

@@ -1,13 +1,15 @@
 //! `unet`: the improved-diffusion network, with every block's activations.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use dpsyn::models::improved_diffusion::timestep_embedding;
 
+use super::place::Place;
 use super::{Case, Outcome, Tolerance, weights};
 
 pub fn check(case: &Case) -> Outcome {
-    let unet = weights::build_unet(case, "/config", "/weights", "/state_dict")?;
-    let x = case.tensor("x")?;
+    let place = Place::get()?;
+    let unet = weights::build_unet(case, place, "/config", "/weights", "/state_dict")?;
+    let x = &place.put(case.tensor("x")?)?;
     let labels = if case.has("y") {
         Some(labels(case.tensor("y")?)?)
     } else {
@@ -25,7 +27,8 @@ pub fn check(case: &Case) -> Outcome {
                 .into_iter()
                 .map(f64::from)
                 .collect();
-            tolerance(case, &name, &expected).check(&name, &found, &expected)?;
+            let given = case.network_tolerance(&name, &expected);
+            Tolerance::absolute(given).check(&name, &found, &expected)?;
         }
 
         let mut seen = Vec::new();
@@ -66,10 +69,11 @@ fn check_tensor(case: &Case, name: &str, found: &Tensor) -> Outcome {
     if found.dims() != shape {
         return Err(format!("{name} is {:?}, expected {shape:?}", found.dims()).into());
     }
-    let found: Vec<f64> = found.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
-    tolerance(case, name, &expected).check(name, &found, &expected)
+    let found = found.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+    let found: Vec<f64> = found.flatten_all()?.to_vec1()?;
+    tolerance(case, Place::get()?, name, &expected).check(name, &found, &expected)
 }
 
-fn tolerance(case: &Case, name: &str, expected: &[f64]) -> Tolerance {
-    Tolerance::absolute(case.network_tolerance(name, expected))
+fn tolerance(case: &Case, place: &Place, name: &str, expected: &[f64]) -> Tolerance {
+    Tolerance::absolute(place.tolerance(case, name, expected))
 }

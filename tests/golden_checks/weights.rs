@@ -11,6 +11,7 @@ use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
 use serde_json::Value;
 
 use super::Case;
+use super::place::Place;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -88,13 +89,28 @@ pub fn build<M>(
     ignored: &[&str],
     make: impl FnOnce(VarBuilder<'static>) -> candle_core::Result<M>,
 ) -> Result<M> {
+    let place = Place {
+        device: Device::Cpu,
+        dtype: DType::F32,
+    };
+    build_at(&place, (seed, gain), table, ignored, make)
+}
+
+/// [`build`] somewhere.
+pub fn build_at<M>(
+    place: &Place,
+    (seed, gain): (u64, f64),
+    table: &Value,
+    ignored: &[&str],
+    make: impl FnOnce(VarBuilder<'static>) -> candle_core::Result<M>,
+) -> Result<M> {
     let tensors = by_formula(seed, gain, table)?;
     let unused = Arc::new(Mutex::new(tensors.keys().cloned().collect::<BTreeSet<_>>()));
     let tracked = Tracked {
         tensors,
         unused: Arc::clone(&unused),
     };
-    let vb = VarBuilder::from_backend(Box::new(tracked), DType::F32, Device::Cpu);
+    let vb = VarBuilder::from_backend(Box::new(tracked), place.dtype, place.device.clone());
     let model = make(vb)?;
     let unused = unused.lock().map_err(|_| "poisoned")?;
     let mut unused = unused
@@ -201,7 +217,13 @@ pub fn seed_and_gain(weights: &Value) -> Result<(u64, f64)> {
 
 /// Builds the UNet of a case: its configuration lies at the JSON pointer `config`, its weights at
 /// `weights` (with `seed` and `gain`) and the table of tensors at `table`.
-pub fn build_unet(case: &Case, config: &str, weights: &str, table: &str) -> Result<UNet> {
+pub fn build_unet(
+    case: &Case,
+    place: &Place,
+    config: &str,
+    weights: &str,
+    table: &str,
+) -> Result<UNet> {
     let table = case.value(table)?;
     let (seed, gain) = seed_and_gain(case.value(weights)?)?;
     let classes = table.as_array().and_then(|rows| {
@@ -212,10 +234,14 @@ pub fn build_unet(case: &Case, config: &str, weights: &str, table: &str) -> Resu
     match checkpoint(case, weights)? {
         Some(checkpoint) => {
             compare(&checkpoint, &by_formula(seed, gain, table)?)?;
-            let unet = checkpoint.load(DType::F32, &Device::Cpu, &[], |vb| UNet::new(&config, &vb));
+            let unet = checkpoint.load(place.dtype, &place.device, &[], |vb| {
+                UNet::new(&config, &vb)
+            });
             Ok(unet?)
         }
-        None => build(seed, gain, table, &[], |vb| UNet::new(&config, &vb)),
+        None => build_at(place, (seed, gain), table, &[], |vb| {
+            UNet::new(&config, &vb)
+        }),
     }
 }
 

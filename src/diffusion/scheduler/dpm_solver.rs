@@ -5,6 +5,7 @@ use candle_core::{Result as TensorResult, Tensor, bail};
 use super::spacing::{interpolate, linspace, whole};
 use super::{PredictionType, Scheduler, Solver, TimestepSpacing, Walk, split};
 use crate::diffusion::DiffusionError;
+use crate::diffusion::dpm_solver::{advance, shares};
 
 /// Walks shorter than this end with a step of first order, for stability.
 const SHORT: usize = 15;
@@ -70,12 +71,6 @@ pub(super) fn walk(
     }))
 }
 
-/// The shares of the image and of noise in a sample whose noise is σ times the image's share.
-fn shares(sigma: f64) -> (f64, f64) {
-    let signal = 1.0 / (sigma * sigma + 1.0).sqrt();
-    (signal, sigma * signal)
-}
-
 impl Solver for DpmSolver {
     fn step(
         &mut self,
@@ -91,19 +86,13 @@ impl Solver for DpmSolver {
         let (image, _) = split(self.prediction, alpha, model_output, sample)?;
         let last = index + 2 == self.sigmas.len();
         let before = self.before.replace(image.clone());
-        // λ, the logarithm of signal over noise, is −ln σ; its steps may be infinite at the end.
-        let step = sigma.ln() - next.ln();
-        let mut target = image.clone();
-        if let (Some(before), false) = (before, last && self.lower_order_final)
-            && let Some(earlier) = index.checked_sub(1).and_then(|i| self.sigmas.get(i))
-        {
-            let ratio = (earlier.ln() - sigma.ln()) / step;
-            let slope = ((&image - before)? / ratio)?;
-            target = (image + (slope * 0.5)?)?;
-        }
-        let (signal_next, noise_next) = shares(next);
-        let (_, noise) = shares(sigma);
-        let gain = signal_next * (-(-step).exp_m1());
-        (sample * (noise_next / noise))? + (target * gain)?
+        let earlier = index.checked_sub(1).and_then(|i| self.sigmas.get(i));
+        let before = match (&before, earlier) {
+            (Some(before), Some(earlier)) if !(last && self.lower_order_final) => {
+                Some((*earlier, before))
+            }
+            _ => None,
+        };
+        advance((sigma, next), sample, &image, before)
     }
 }

@@ -66,7 +66,7 @@ pub struct Config {
     /// `"linear"` or `"cosine"`.
     #[serde(default)]
     pub noise_schedule: NoiseSchedule,
-    /// Which steps are taken: `""` (all), `"100"`, `"ddim25"`, `"10,20,30"`; see [`Respacing`].
+    /// Which steps are taken: `""` (all), `"100"`, `"ddim25"`, `"quad20"`, `"10,20,30"`; see [`Respacing`].
     #[serde(default)]
     pub timestep_respacing: String,
     /// Whether the network's time runs to 1000 whatever `diffusion_steps` is.
@@ -78,15 +78,20 @@ pub struct Config {
     /// Whether the fixed variance is the posterior's rather than β; of no effect with `learn_sigma`.
     #[serde(default)]
     pub sigma_small: bool,
-    /// Whether to sample by DDIM (deterministic steps) rather than DDPM.
+    /// Whether to sample by DDIM (deterministic steps) rather than DDPM; of no effect with `sampler`.
     #[serde(default)]
     pub use_ddim: bool,
+    /// How steps are taken; by default as `use_ddim`, the original's option, says. `"dpm-solver++"` reaches with
+    /// fewer steps what DDIM does with many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<SamplerKind>,
     /// Whether each predicted image is cut to the range of images.
     #[serde(default = "defaults::yes")]
     pub clip_denoised: bool,
-    /// Images that go through the network at once. On a CPU no result depends on it.
-    #[serde(default = "defaults::batch_size")]
-    pub batch_size: usize,
+    /// Images that go through the network at once; without it 100 on a CPU and as many as fit on a GPU. On a CPU no
+    /// result depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
     /// What the network computes in: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16, `"f16"` on a GPU.
     #[serde(default)]
     pub dtype: Precision,
@@ -94,6 +99,19 @@ pub struct Config {
     /// for each image of the initial population. Without it, any of the model's labels is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_labels: Option<BTreeMap<String, Vec<u32>>>,
+}
+
+/// How steps are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SamplerKind {
+    /// Ancestral sampling.
+    Ddpm,
+    /// DDIM without noise.
+    Ddim,
+    /// DPM-Solver++(2M), which the original has not.
+    #[serde(rename = "dpm-solver++")]
+    DpmSolver,
 }
 
 /// Defaults of the original's command line.
@@ -121,9 +139,6 @@ mod defaults {
     }
     pub(super) fn diffusion_steps() -> usize {
         1000
-    }
-    pub(super) fn batch_size() -> usize {
-        100
     }
     pub(super) fn yes() -> bool {
         true
@@ -175,7 +190,7 @@ impl Config {
         }
         self.unet()?;
         self.validate_classes()?;
-        if self.batch_size == 0 {
+        if self.batch_size == Some(0) {
             return Err(wrong("batch_size", "is 0: expected at least 1"));
         }
         self.sampler().map(drop)
@@ -257,10 +272,10 @@ impl Config {
         let diffusion = GaussianDiffusion::new(self.noise_schedule, steps, &respacing)
             .map_err(|error| wrong(key_of(&error, &respacing), error.to_string()))?;
         let options = SamplerOptions {
-            method: if self.use_ddim {
-                Method::Ddim { eta: 0.0 }
-            } else {
-                Method::Ddpm
+            method: match (self.sampler, self.use_ddim) {
+                (Some(SamplerKind::Ddim), _) | (None, true) => Method::Ddim { eta: 0.0 },
+                (Some(SamplerKind::Ddpm), _) | (None, false) => Method::Ddpm,
+                (Some(SamplerKind::DpmSolver), _) => Method::DpmSolver,
             },
             prediction: if self.predict_xstart {
                 Prediction::XStart
@@ -362,6 +377,30 @@ mod tests {
     }
 
     #[test]
+    fn the_sampler_is_the_original_s_unless_another_is_named() {
+        let method = |text: &str| parse(text).unwrap().sampler().unwrap().options().method;
+        assert_eq!(method(""), Method::Ddpm);
+        assert_eq!(method("use_ddim = true"), Method::Ddim { eta: 0.0 });
+        for use_ddim in ["", "use_ddim = true\n"] {
+            let named = |name: &str| method(&format!("{use_ddim}sampler = \"{name}\""));
+            assert_eq!(named("ddpm"), Method::Ddpm);
+            assert_eq!(named("ddim"), Method::Ddim { eta: 0.0 });
+            assert_eq!(named("dpm-solver++"), Method::DpmSolver);
+        }
+        let error = parse("sampler = \"euler\"").unwrap_err().to_string();
+        assert!(error.contains("dpm-solver++"), "{error}");
+        // Runs of before keep their identity.
+        let text = toml::to_string(&parse("use_ddim = true").unwrap()).unwrap();
+        assert!(!text.contains("sampler"), "{text}");
+        let few = parse("sampler = \"dpm-solver++\"\ntimestep_respacing = \"quad20\"").unwrap();
+        assert_eq!(few.evaluations(Operation::Random).unwrap(), 20);
+        assert_eq!(
+            toml::from_str::<Config>(&toml::to_string(&few).unwrap()).unwrap(),
+            few
+        );
+    }
+
+    #[test]
     fn unknown_keys_and_values_are_refused() {
         let error = parse("num_chanels = 3").unwrap_err().to_string();
         assert!(error.contains("num_chanels"), "{error}");
@@ -408,6 +447,7 @@ mod tests {
             ("timestep_respacing = \"ten\"", "timestep_respacing"),
             ("timestep_respacing = \"2000\"", "timestep_respacing"),
             ("timestep_respacing = \"ddim300\"", "timestep_respacing"),
+            ("timestep_respacing = \"quad1001\"", "timestep_respacing"),
             ("timestep_respacing = \"1\"", "timestep_respacing"),
             ("batch_size = 0", "batch_size"),
             ("class_cond = true\nnum_classes = 0", "num_classes"),

@@ -1,6 +1,6 @@
 //! 8-bit images to the network's [−1, 1] and back, rounded as the original rounds.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use crate::generators::GeneratorError;
 use crate::images::ImageBatch;
@@ -28,6 +28,11 @@ pub fn to_signed(images: &ImageBatch, device: &Device) -> Result<Tensor> {
 /// [`GeneratorError::Network`] when a value is not a number: the network overflowed.
 pub fn to_bytes(samples: &Tensor) -> std::result::Result<ImageBatch, GeneratorError> {
     let (count, channels, height, width) = samples.dims4()?;
+    if !samples.device().is_cpu()
+        && let Some(bytes) = bytes_there(samples)?
+    {
+        return Ok(ImageBatch::new(bytes, count, height, width)?);
+    }
     let values: Vec<f32> = samples.flatten_all()?.to_vec1()?;
     let image_len = channels * height * width;
     let mut bytes = Vec::with_capacity(values.len());
@@ -43,6 +48,26 @@ pub fn to_bytes(samples: &Tensor) -> std::result::Result<ImageBatch, GeneratorEr
         }
     }
     Ok(ImageBatch::new(bytes, count, height, width)?)
+}
+
+/// Adding it to a small positive number and taking it away again leaves the nearest whole number, of two equally
+/// near ones the even one.
+const ROUNDS: f64 = 8_388_608.0;
+
+/// The same where the samples are, so that bytes come back rather than floats; `None` when a value is not a number.
+fn bytes_there(samples: &Tensor) -> Result<Option<Vec<u8>>> {
+    let strange = samples.ne(samples)?.to_dtype(DType::F32)?.sum_all()?;
+    if strange.to_scalar::<f32>()? > 0.0 {
+        return Ok(None);
+    }
+    let levels = ((samples + 1.0)? * 127.5)?.clamp(0f32, 255f32)?;
+    // Each operator rounds to float32 before the next one begins.
+    let rounded = ((levels + ROUNDS)? - ROUNDS)?;
+    let bytes = rounded
+        .permute((0, 2, 3, 1))?
+        .contiguous()?
+        .to_dtype(DType::U8)?;
+    bytes.flatten_all()?.to_vec1().map(Some)
 }
 
 fn byte(value: f32) -> u8 {
@@ -90,6 +115,28 @@ mod tests {
         assert!(ties > 20, "{ties}");
         assert_eq!((byte(-7.0), byte(7.0)), (0, 255));
         assert_eq!((byte(f32::NEG_INFINITY), byte(f32::INFINITY)), (0, 255));
+    }
+
+    #[test]
+    fn a_device_rounds_as_the_host_does() {
+        let mut values: Vec<f32> = (0..255u8)
+            .map(|below| (f32::from(below) + 0.5) / 127.5 - 1.0)
+            .collect();
+        values.extend([
+            -7.0,
+            7.0,
+            f32::NEG_INFINITY,
+            f32::INFINITY,
+            -0.0,
+            1e-9,
+            -1.0,
+        ]);
+        values.extend((0..122).map(|i| (i as f32 * 0.37).sin() * 1.1));
+        let samples = Tensor::from_slice(&values, (2, 3, 8, 8), &Device::Cpu).unwrap();
+        let expected = to_bytes(&samples).unwrap();
+        assert_eq!(bytes_there(&samples).unwrap().unwrap(), expected.data());
+        let overflowed = Tensor::full(f32::NAN, (1, 3, 2, 2), &Device::Cpu).unwrap();
+        assert!(bytes_there(&overflowed).unwrap().is_none());
     }
 
     #[test]

@@ -8,6 +8,8 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
 use super::*;
+use crate::crew::Maker;
+use crate::generators::{Fleet, Shared};
 use crate::streams::{Phase, StreamKey};
 
 /// Weights drawn by the tensor's name.
@@ -132,7 +134,8 @@ fn bits(samples: &Tensor) -> Vec<Vec<u32>> {
     values.into_iter().map(image).collect()
 }
 
-const METHODS: [&str; 4] = [
+const METHODS: [&str; 5] = [
+    "sampler = \"dpm-solver++\"",
     "use_ddim = true",
     "use_ddim = true\nclip_denoised = false",
     "use_ddim = false",
@@ -208,7 +211,7 @@ fn the_size_of_the_batches_does_not_matter() {
     for method in METHODS {
         let (two, five) = (generator(method), {
             let mut generator = generator(method);
-            generator.batch_size = 5;
+            generator.batches = Batches::new(Some(5), &Device::Cpu);
             generator
         });
         assert!(two.random(&draws).unwrap() == five.random(&draws).unwrap());
@@ -217,6 +220,37 @@ fn the_size_of_the_batches_does_not_matter() {
         assert_eq!((varied.len(), varied.height(), varied.width()), (5, 8, 8));
     }
     assert!(generator("").random(&[]).unwrap().is_empty());
+}
+
+/// Several devices share the work; who did what cannot be seen.
+#[test]
+fn the_number_of_devices_does_not_matter() {
+    let draws: Vec<Draw> = (0..9).map(draw).collect();
+    let more = METHODS[0];
+    let alone = generator(more);
+    let (random, varied) = (
+        alone.random(&draws).unwrap(),
+        alone.vary(&images(9), &draws, 2.0).unwrap(),
+    );
+    for copies in [1, 2, 3] {
+        let maker = |_| -> Maker<Shared, GeneratorError> {
+            Box::new(move || Ok(Box::new(generator(more)) as Shared))
+        };
+        let fleet = Fleet::start((0..copies).map(maker).collect()).unwrap();
+        assert_eq!(fleet.batch_size(), 2 * copies);
+        assert!(fleet.random(&draws).unwrap() == random);
+        assert!(fleet.vary(&images(9), &draws, 2.0).unwrap() == varied);
+        assert!(fleet.random(&[]).unwrap().is_empty());
+        // What one refuses, all refuse.
+        let mut wrong = draws.clone();
+        wrong[7].condition = Condition(10);
+        assert!(matches!(
+            fleet.random(&wrong),
+            Err(GeneratorError::Input(_))
+        ));
+        let degree = fleet.vary(&images(9), &draws, 7.5);
+        assert!(matches!(degree, Err(GeneratorError::Degree { .. })));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::GROUPS;
-use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, attention, upsample_nearest_2x};
+use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, self_attention, upsample_nearest_2x};
 
 /// The network's normalisation layer. As in the original, its weights stay `f32` in any network.
 pub(super) fn norm(channels: usize, vb: &VarBuilder<'_>) -> Result<GroupNorm> {
@@ -141,20 +141,9 @@ impl AttentionBlock {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (n, channels, height, width) = x.dims4()?;
-        let head = channels / self.heads;
-        // The channels are split by head first, then into q, k and v.
-        let qkv = self
-            .qkv
-            .forward(&self.norm.forward(x)?)?
-            .permute((0, 2, 3, 1))?
-            .reshape((n, height * width, self.heads, 3, head))?;
-        let part = |index: usize| qkv.narrow(3, index, 1)?.squeeze(3)?.transpose(1, 2);
-        let scale = 1.0 / (head as f64).sqrt();
-        let h = attention(&part(0)?, &part(1)?, &part(2)?, scale)?
-            .transpose(1, 2)?
-            .reshape((n, height, width, channels))?
-            .permute((0, 3, 1, 2))?;
+        let head = x.dim(1)? / self.heads;
+        let qkv = self.qkv.forward(&self.norm.forward(x)?)?;
+        let h = self_attention(&qkv, self.heads, 1.0 / (head as f64).sqrt())?;
         self.proj_out.forward_add(&h, x)
     }
 }

@@ -1,0 +1,138 @@
+//! Embedding one round's images while the next round's are made.
+//!
+//! Where the embedder works on a GPU, the host's part of it (resampling, mostly) and the two devices' work need not wait for
+//! each other. On a CPU they would only take each other's cores.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::Scope;
+
+use super::EvolutionError;
+use super::lookahead::embed_all;
+use crate::embedders::{Embedder, Embeddings};
+use crate::images::ImageBatch;
+
+/// An embedder that is given images and asked for the vectors later.
+pub struct Embedding<'a> {
+    embedder: &'a dyn Embedder,
+    thread: Option<Thread>,
+    given: Option<ImageBatch>,
+}
+
+struct Thread {
+    images: Sender<ImageBatch>,
+    vectors: Receiver<Result<Embeddings, EvolutionError>>,
+}
+
+impl<'a> Embedding<'a> {
+    /// With a thread of its own in `scope` if the embedder works [apart](Embedder::apart).
+    pub fn new<'scope>(embedder: &'a dyn Embedder, scope: &'scope Scope<'scope, '_>) -> Self
+    where
+        'a: 'scope,
+    {
+        let thread = embedder.apart().then(|| {
+            let (images, jobs) = channel::<ImageBatch>();
+            let (done, vectors) = channel();
+            scope.spawn(move || {
+                for batch in jobs {
+                    if done.send(embed_all(embedder, &batch)).is_err() {
+                        return;
+                    }
+                }
+            });
+            Thread { images, vectors }
+        });
+        Self {
+            embedder,
+            thread,
+            given: None,
+        }
+    }
+
+    /// Whether something else can be done between giving and taking.
+    pub fn is_apart(&self) -> bool {
+        self.thread.is_some()
+    }
+
+    /// Gives images, once before each [`Embedding::take`].
+    pub fn give(&mut self, images: ImageBatch) {
+        match &self.thread {
+            // That nobody takes them any more, `take` finds out.
+            Some(thread) => drop(thread.images.send(images)),
+            None => self.given = Some(images),
+        }
+    }
+
+    /// The vectors of the images that were given.
+    ///
+    /// # Errors
+    /// [`EvolutionError::Embedder`]; [`EvolutionError::State`] when no images were given or the thread is gone.
+    pub fn take(&mut self) -> Result<Embeddings, EvolutionError> {
+        match (&self.thread, self.given.take()) {
+            (Some(thread), _) => thread.vectors.recv().unwrap_or_else(|_| {
+                let message = "the embedder's thread has stopped";
+                Err(EvolutionError::State(message.to_owned()))
+            }),
+            (None, Some(images)) => embed_all(self.embedder, &images),
+            (None, None) => Err(EvolutionError::State("no images to embed".to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedders::EmbedderError;
+
+    /// The first byte of each image; an image that begins with 255 is refused.
+    struct First {
+        apart: bool,
+    }
+
+    impl Embedder for First {
+        fn dimension(&self) -> usize {
+            1
+        }
+
+        fn batch_size(&self) -> usize {
+            2
+        }
+
+        fn apart(&self) -> bool {
+            self.apart
+        }
+
+        fn embed(&self, images: &ImageBatch) -> Result<Embeddings, EmbedderError> {
+            let first: Vec<f32> = images.iter().map(|image| f32::from(image[0])).collect();
+            if first.contains(&255.0) {
+                return Err(candle_core::Error::Msg("too bright".into()).into());
+            }
+            Ok(Embeddings::new(first, 1).unwrap())
+        }
+    }
+
+    fn images(values: &[u8]) -> ImageBatch {
+        let data = values.iter().flat_map(|value| [*value; 3]).collect();
+        ImageBatch::new(data, values.len(), 1, 1).unwrap()
+    }
+
+    #[test]
+    fn vectors_come_in_the_order_of_the_images() {
+        for apart in [false, true] {
+            let first = First { apart };
+            std::thread::scope(|scope| {
+                let mut embedding = Embedding::new(&first, scope);
+                assert_eq!(embedding.is_apart(), apart);
+                for round in 0..20u8 {
+                    embedding.give(images(&[round, round + 1, round + 2]));
+                    let expected = [0, 1, 2].map(|more| f32::from(round + more));
+                    assert_eq!(embedding.take().unwrap().data(), expected);
+                }
+                embedding.give(images(&[255]));
+                let error = embedding.take().err().unwrap().to_string();
+                assert!(error.contains("too bright"), "{error}");
+                embedding.give(images(&[7]));
+                assert_eq!(embedding.take().unwrap().data(), [7.0]);
+            });
+        }
+    }
+}
