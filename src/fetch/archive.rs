@@ -440,7 +440,14 @@ pub(super) mod tests {
         // 64 MB of zeros are less than one.
         let bytes = packed(|builder| add(builder, "a", &vec![0; 1 << 26]));
         assert!(bytes.len() < 1 << 20);
-        assert!(refusal(&bytes, 1 << 20).contains("more than"));
+        // What nobody takes is unpacked too, to be passed over.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        let passed_over = each_file(file.path(), 1 << 20, &Silent, &mut |_| {
+            Ok(ControlFlow::Continue(()))
+        });
+        let refusal_of_it = passed_over.map_err(|problem| problem.about(file.path()));
+        assert!(refusal_of_it.unwrap_err().to_string().contains("more than"));
         // The length is in the header before a byte is read.
         assert!(refusal(&bytes, 1 << 30).contains("most that is expected"));
         let skipped = packed(|builder| {
