@@ -10,8 +10,13 @@ use super::*;
 /// Half a unit in the last place of 8 bits, at most, as a share of a number.
 const ROUNDING: f32 = 1.0 / 256.0;
 
+/// Whether these tests can run here; says why not.
 fn can() -> bool {
-    Bfloat::current().is_ok()
+    let path = Bfloat::current();
+    if let Err(error) = &path {
+        eprintln!("not tested here: {error}");
+    }
+    path.is_ok()
 }
 
 fn half(x: &Tensor) -> Tensor {
@@ -79,7 +84,10 @@ proptest! {
         size in (1usize..3, 1usize..24, 1usize..24),
     ) {
         let shape = Conv2dShape { in_channels, out_channels, kernel, stride, padding, side: None };
-        prop_assume!(can() && shape.output_size(size.1, size.2).is_some());
+        if !can() {
+            return Ok(());
+        }
+        prop_assume!(shape.output_size(size.1, size.2).is_some());
         check_conv(shape, size, 1e-4);
     }
 }
@@ -106,7 +114,9 @@ proptest! {
 
     #[test]
     fn linear_layers(rows in 1usize..40, inputs in 1usize..300, outputs in 1usize..100) {
-        prop_assume!(can());
+        if !can() {
+            return Ok(());
+        }
         let (weight, bias) = (rounded(&[outputs, inputs], 1), rounded(&[outputs], 2));
         let layer = |x: &Tensor| {
             let typed = |t: &Tensor| t.to_dtype(x.dtype()).unwrap();
@@ -123,7 +133,9 @@ proptest! {
         (queries, keys) in (1usize..100, 1usize..100),
         (depth, values) in (1usize..40, 1usize..40),
     ) {
-        prop_assume!(can());
+        if !can() {
+            return Ok(());
+        }
         let q = rounded(&[n, heads, queries, depth], 1);
         let k = rounded(&[n, heads, keys, depth], 2);
         let v = rounded(&[n, heads, keys, values], 3);
@@ -143,7 +155,9 @@ proptest! {
         (groups, per_group) in (1usize..9, 1usize..20),
         (n, height, width) in (1usize..3, 2usize..20, 2usize..20),
     ) {
-        prop_assume!(can());
+        if !can() {
+            return Ok(());
+        }
         let channels = groups * per_group;
         let norm = GroupNorm::new(groups, 1e-5, uniform(&[channels], 1), uniform(&[channels], 2));
         let norm = norm.unwrap();
@@ -167,7 +181,9 @@ proptest! {
         (height, width) in (3usize..15, 3usize..15),
         (kernel, stride, padding) in (1usize..4, 1usize..3, 0usize..1),
     ) {
-        prop_assume!(can());
+        if !can() {
+            return Ok(());
+        }
         let x = rounded(&[2, channels, height, width], 1);
         let y = rounded(&[2, channels, height, width], 2);
         let pool = Pool { kernel, stride, padding };
@@ -212,8 +228,8 @@ fn batches_are_taken_apart() {
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
     pool.unwrap().install(|| {
-        let x = half(&uniform(&[7, 3, 2, 2], 5));
-        for (share, largest) in [(Share::Single, 1), (Share::Even, 3)] {
+        let x = half(&uniform(&[13, 3, 2, 2], 5));
+        for (share, largest) in [(Share::Few, 3), (Share::Even, 5)] {
             let doubled = in_parts(&x, share, |images| {
                 assert!(images.len() <= largest);
                 let x = x.narrow(0, images.start, images.len())?;

@@ -153,7 +153,7 @@ impl UNet {
             output_blocks,
             out,
             share: match layout.iter().map(|step| step.channels).max() {
-                Some(..=SMALL) => Share::Single,
+                Some(..=SMALL) => Share::Few,
                 _ => Share::Even,
             },
         })

@@ -39,6 +39,9 @@ pub(in crate::kernels) unsafe trait Element: WithDType {
     /// Rounded to the nearest, ties to even.
     fn of(x: f32) -> Self;
 
+    /// What lies around a map, for a step of many channels.
+    fn zeros() -> &'static [Self];
+
     /// Buffers of this type that nobody uses.
     fn idle() -> &'static Mutex<Vec<Vec<Self>>>;
 
@@ -82,6 +85,11 @@ unsafe impl Element for f32 {
     #[inline(always)]
     fn of(x: f32) -> Self {
         x
+    }
+
+    fn zeros() -> &'static [f32] {
+        static ZEROS: [f32; 4096] = [0.0; 4096];
+        &ZEROS
     }
 
     fn idle() -> &'static Mutex<Vec<Vec<f32>>> {
@@ -139,6 +147,11 @@ unsafe impl Element for bf16 {
         // The sum could carry a NaN into infinity.
         let bits = if x.is_nan() { bits | 1 << 22 } else { rounded };
         Self::from_bits((bits >> 16) as u16)
+    }
+
+    fn zeros() -> &'static [bf16] {
+        static ZEROS: [bf16; 4096] = [bf16::ZERO; 4096];
+        &ZEROS
     }
 
     fn idle() -> &'static Mutex<Vec<Vec<bf16>>> {

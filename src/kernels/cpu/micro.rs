@@ -168,6 +168,14 @@ pub(super) struct Finish<'a, O = f32> {
     pub relu: bool,
 }
 
+impl<O> Finish<'_, O> {
+    /// Whether sums are stored as they are.
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        self.partial.is_none() && self.bias.is_none() && self.residual.is_none() && !self.relu
+    }
+}
+
 impl<O> Default for Finish<'_, O> {
     /// Sums are stored as they are.
     fn default() -> Self {
@@ -388,6 +396,16 @@ unsafe fn tile<S: Simd, T: Step<S>, O: Element, const M: usize, const N: usize>(
                 b = b.wrapping_add(N * S::LANES * T::DEEP);
             }
         }
+    }
+    if finish.is_plain() && panel.columns == N * S::LANES {
+        for m in 0..M {
+            for j in 0..N {
+                let at = out.at + (from + m) * out.row + j * S::LANES;
+                // SAFETY: as below: `LANES` of the panel's columns in a row of the tile.
+                unsafe { O::store(simd, out.data.as_mut_ptr().add(at), sums[m][j]) };
+            }
+        }
+        return;
     }
     // The tile leaves the registers as a whole. What follows indexes it at run time, and would force
     // it into memory for the whole loop above.

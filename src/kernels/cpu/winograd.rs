@@ -35,6 +35,15 @@ const MOST: usize = LARGE * LARGE;
 /// Tiles that lie together, a multiple of every register tile's rows.
 const GROUP: usize = 24;
 
+/// Numbers that are left free behind each point's. Without them the points of a tile, which are read and
+/// written together, would often lie a power of two apart, and so in one place of the cache.
+const APART: usize = 16;
+
+/// Numbers from one point of a group of tiles to the next.
+fn group_step(channels: usize) -> usize {
+    GROUP * channels + APART
+}
+
 /// Bytes of transformed tiles and results that stay in a core's own cache.
 const CACHED: usize = 704 << 10;
 
@@ -110,7 +119,6 @@ impl<E: Element> Winograd<E> {
             Some(..=12) if narrow => None,
             Some(..=3) => None,
             Some(..=12) if shape.in_channels >= 256 => Some(SMALL),
-            Some(..=7) => None,
             _ => Some(LARGE),
         }
     }
@@ -195,10 +203,12 @@ impl<E: Element> Winograd<E> {
         let first = strips.first().map_or(0, |strip| strip.tile);
         let tiles = strips.len() * across;
         let work = |amount: usize| if together { tiles * amount } else { 0 };
-        let mut transformed = Scratch::new(tiles.next_multiple_of(GROUP) * count * inputs);
-        let mut products = Scratch::new(tiles * count * outputs);
+        let of_group = count * group_step(inputs);
+        let of_point = tiles * outputs + APART;
+        let mut transformed = Scratch::new(tiles.div_ceil(GROUP) * of_group);
+        let mut products = Scratch::new(count * of_point);
 
-        let groups = transformed.chunks_exact_mut(count * GROUP * inputs);
+        let groups = transformed.chunks_exact_mut(of_group);
         let groups = groups.enumerate().collect();
         tasks::each(
             work(4 * count * inputs),
@@ -212,7 +222,7 @@ impl<E: Element> Winograd<E> {
             },
         );
 
-        let points = products.chunks_exact_mut(tiles * outputs);
+        let points = products.chunks_exact_mut(of_point);
         let points = points.zip(&self.points).enumerate().collect();
         type Point<'a> = (usize, (&'a mut [f32], &'a Panels));
         tasks::each(
@@ -221,7 +231,7 @@ impl<E: Element> Winograd<E> {
             |(point, (to, weight)): Point<'_>| {
                 for panel in weight.iter() {
                     for begin in (0..tiles).step_by(GROUP) {
-                        let from = (begin / GROUP * count + point) * GROUP * inputs;
+                        let from = begin / GROUP * of_group + point * group_step(inputs);
                         let data = transformed.get(from..).unwrap_or_default();
                         let lhs = Lhs::rows(data, inputs, inputs);
                         let rows = GROUP.min(tiles - begin);
@@ -237,11 +247,11 @@ impl<E: Element> Winograd<E> {
         );
 
         tasks::each(work(4 * count * outputs), strips, |strip: Strip<'_, E>| {
-            self.scatter(call, &products, (strip.tile - first, tiles), strip);
+            self.scatter(call, &products, (strip.tile - first, of_point), strip);
         });
     }
 
-    /// Transforms tile number `tile` of the batch into `to[at..]`, points `GROUP · inputs` apart.
+    /// Transforms tile number `tile` of the batch into `to[at..]`, points [`group_step`] apart.
     fn gather(
         &self,
         call: &Call<'_, E>,
@@ -252,9 +262,8 @@ impl<E: Element> Winograd<E> {
         let channels = call.shape.in_channels;
         let (height, width) = call.input;
         let (image, row, column) = (tile / (down * across), tile / across % down, tile % across);
-        let zeros = [E::of(0.0); 4096];
         let many;
-        let zeros = match zeros.get(..channels) {
+        let zeros = match E::zeros().get(..channels) {
             Some(zeros) => zeros,
             None => {
                 many = vec![E::of(0.0); channels];
@@ -294,12 +303,13 @@ impl<E: Element> Winograd<E> {
         }
     }
 
-    /// Turns a row of tiles, the first of them number `tile` of `tiles`, into pixels.
+    /// Turns a row of tiles, the first of them number `tile` of those in `products`, whose points are
+    /// `of_point` apart, into pixels.
     fn scatter(
         &self,
         call: &Call<'_, E>,
         products: &[f32],
-        (tile, tiles): (usize, usize),
+        (tile, of_point): (usize, usize),
         strip: Strip<'_, E>,
     ) {
         let channels = call.shape.out_channels;
@@ -312,7 +322,7 @@ impl<E: Element> Winograd<E> {
         for column in 0..width.div_ceil(side) {
             let mut points: [&[f32]; MOST] = [&[]; MOST];
             for (point, values) in points.iter_mut().enumerate().take(self.points.len()) {
-                let from = (point * tiles + tile + column) * channels;
+                let from = point * of_point + (tile + column) * channels;
                 *values = products.get(from..from + channels).unwrap_or_default();
             }
             let scatter = Scatter {
@@ -347,7 +357,6 @@ struct Strip<'a, E> {
 /// The transform of a tile's row or column of pixels.
 #[inline(always)]
 fn forward<S: Simd, const N: usize>(s: S, d: [S::V; N]) -> [S::V; N] {
-    let times = |factor: f32, x: S::V, y: S::V| s.mul_add(s.splat(factor), x, y);
     let mut t = d;
     if N == SMALL {
         t[0] = s.sub(d[0], d[2]);
@@ -355,19 +364,29 @@ fn forward<S: Simd, const N: usize>(s: S, d: [S::V; N]) -> [S::V; N] {
         t[2] = s.sub(d[2], d[1]);
         t[3] = s.sub(d[1], d[3]);
     } else {
-        const NEAR_2: f32 = (NEAR * NEAR) as f32;
-        const FAR_2: f32 = (FAR * FAR) as f32;
-        let (even, odd) = (times(-FAR_2, d[2], d[4]), times(-FAR_2, d[1], d[3]));
-        t[1] = times(NEAR as f32, odd, even);
-        t[2] = times(-NEAR as f32, odd, even);
-        let (even, odd) = (times(-NEAR_2, d[2], d[4]), times(-NEAR_2, d[1], d[3]));
-        t[3] = times(FAR as f32, odd, even);
-        t[4] = times(-FAR as f32, odd, even);
-        let ends = |a, b, c| times(NEAR_2 * FAR_2, a, times(-(NEAR_2 + FAR_2), b, c));
-        t[0] = ends(d[0], d[2], d[4]);
-        t[5] = ends(d[1], d[3], d[5]);
+        [t[0], t[5]] = forward_pair::<S, N, 0>(s, d);
+        [t[1], t[2]] = forward_pair::<S, N, 1>(s, d);
+        [t[3], t[4]] = forward_pair::<S, N, 2>(s, d);
     }
     t
+}
+
+/// Those of [`forward`]'s results for a large tile that share work: the ends, or the points ±p.
+#[inline(always)]
+fn forward_pair<S: Simd, const N: usize, const PAIR: usize>(s: S, d: [S::V; N]) -> [S::V; 2] {
+    const NEAR_2: f32 = (NEAR * NEAR) as f32;
+    const FAR_2: f32 = (FAR * FAR) as f32;
+    let times = |factor: f32, x: S::V, y: S::V| s.mul_add(s.splat(factor), x, y);
+    if PAIR == 0 {
+        let ends = |a, b, c| times(NEAR_2 * FAR_2, a, times(-(NEAR_2 + FAR_2), b, c));
+        return [ends(d[0], d[2], d[4]), ends(d[1], d[3], d[5])];
+    }
+    let (point, other_2) = match PAIR {
+        1 => (NEAR as f32, FAR_2),
+        _ => (FAR as f32, NEAR_2),
+    };
+    let (even, odd) = (times(-other_2, d[2], d[4]), times(-other_2, d[1], d[3]));
+    [times(point, odd, even), times(-point, odd, even)]
 }
 
 /// The transform of a tile's row or column of products; of small tiles, into the first two.
@@ -412,7 +431,7 @@ impl<E: Element, const N: usize> Kernel for Gather<'_, E, N> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let step = GROUP * self.channels;
+        let step = group_step(self.channels);
         let end = self.at.saturating_add((N * N - 1) * step + self.channels);
         assert!(
             N <= LARGE
@@ -427,24 +446,84 @@ impl<E: Element, const N: usize> Kernel for Gather<'_, E, N> {
         );
         let to = self.to.as_mut_ptr();
         for channel in (0..self.channels).step_by(S::LANES) {
-            let mut columns = [[simd.splat(0.0); N]; N];
+            // SAFETY: the conditions above; channel + LANES ≤ channels, as LANES divides channels.
+            unsafe {
+                if N == SMALL {
+                    let mut columns = [[simd.splat(0.0); N]; N];
+                    for (j, transformed) in columns.iter_mut().enumerate() {
+                        *transformed = forward(simd, self.column(simd, j, channel));
+                    }
+                    for i in 0..N {
+                        let row = forward(simd, columns.map(|column| column[i]));
+                        self.store(simd, to, (i, channel), row);
+                    }
+                } else {
+                    self.rows::<S, 0>(simd, to, (0, 5), channel);
+                    self.rows::<S, 1>(simd, to, (1, 2), channel);
+                    self.rows::<S, 2>(simd, to, (3, 4), channel);
+                }
+            }
+        }
+    }
+}
+
+impl<E: Element, const N: usize> Gather<'_, E, N> {
+    /// Two rows of a large tile: a pixel is read for each pair that needs it, but all stays in registers, and
+    /// reading costs less than writing.
+    ///
+    /// # Safety
+    /// As for [`Gather::column`] and [`Gather::store`].
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const PAIR: usize>(
+        &self,
+        simd: S,
+        to: *mut f32,
+        (first, second): (usize, usize),
+        channel: usize,
+    ) {
+        let mut columns = [[simd.splat(0.0); 2]; N];
+        // SAFETY: the caller's.
+        unsafe {
             for (j, transformed) in columns.iter_mut().enumerate() {
-                let mut column = [simd.splat(0.0); N];
-                for (i, value) in column.iter_mut().enumerate() {
-                    // SAFETY: channel + LANES ≤ channels ≤ the pixel's length, as LANES divides
-                    // channels.
-                    *value = unsafe { E::load(simd, self.pixels[i * N + j].as_ptr().add(channel)) };
-                }
-                *transformed = forward(simd, column);
+                *transformed = forward_pair::<S, N, PAIR>(simd, self.column(simd, j, channel));
             }
-            for i in 0..N {
-                let row = forward(simd, columns.map(|column| column[i]));
-                for (j, value) in row.into_iter().enumerate() {
-                    // SAFETY: the last vector written ends at at + (N² - 1) · step + channels, within
-                    // `to`, which is borrowed mutably and overlaps no pixel.
-                    unsafe { simd.store(to.add(self.at + (i * N + j) * step + channel), value) };
-                }
-            }
+            let row = forward(simd, columns.map(|[value, _]| value));
+            self.store(simd, to, (first, channel), row);
+            let row = forward(simd, columns.map(|[_, value]| value));
+            self.store(simd, to, (second, channel), row);
+        }
+    }
+
+    /// Column `j` of the tile's pixels, `LANES` channels of each.
+    ///
+    /// # Safety
+    /// There are N² pixels of at least channel + `LANES` numbers.
+    #[inline(always)]
+    unsafe fn column<S: Simd>(&self, simd: S, j: usize, channel: usize) -> [S::V; N] {
+        let mut column = [simd.splat(0.0); N];
+        for (i, value) in column.iter_mut().enumerate() {
+            // SAFETY: the caller's.
+            *value = unsafe { E::load(simd, self.pixels[i * N + j].as_ptr().add(channel)) };
+        }
+        column
+    }
+
+    /// Writes row `i` of the transformed tile.
+    ///
+    /// # Safety
+    /// From `to`, at + (N² - 1) · [`group_step`] + channel + `LANES` numbers can be written, which no pixel shares.
+    #[inline(always)]
+    unsafe fn store<S: Simd>(
+        &self,
+        simd: S,
+        to: *mut f32,
+        (i, channel): (usize, usize),
+        row: [S::V; N],
+    ) {
+        let step = group_step(self.channels);
+        for (j, value) in row.into_iter().enumerate() {
+            // SAFETY: i, j < N, and the caller's promise.
+            unsafe { simd.store(to.add(self.at + (i * N + j) * step + channel), value) };
         }
     }
 }
@@ -507,9 +586,16 @@ impl<E: Element, const N: usize> Kernel for ScatterTile<'_, E, N> {
             }
             // SAFETY: as above, and bias has as many numbers as there are channels.
             let bias = unsafe { simd.load(this.bias.as_ptr().add(channel)) };
-            for i in 0..rows {
+            // Bounds known to the compiler keep `halves` in registers.
+            for i in 0..4 {
+                if i >= rows {
+                    continue;
+                }
                 let row = backward(simd, halves.map(|half| half[i]));
-                for (j, value) in row.into_iter().enumerate().take(columns) {
+                for (j, value) in row.into_iter().enumerate() {
+                    if j >= columns {
+                        continue;
+                    }
                     let at = this.at + i * this.row + j * this.channels + channel;
                     let mut value = simd.add(value, bias);
                     // SAFETY: i < rows, j < columns and channel + LANES ≤ channels, so at + LANES ≤
