@@ -214,6 +214,8 @@ impl Transfer<'_> {
                 total: response.body().content_length(),
             },
             416 => no_more(&headers, have, extent),
+            // Servers that make archives as they send them say it thus.
+            400 | 501 if have > 0 => Answer::Useless("the server cannot resume: beginning anew"),
             _ => return Err(refusal(url, response)),
         };
         let (start, total) = match answer {

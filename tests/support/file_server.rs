@@ -57,6 +57,8 @@ pub enum Reply {
     EndAfter(usize),
     /// The whole in chunks, without a length.
     Chunked,
+    /// So many bytes in chunks, without the word that ends them.
+    ChunkedUntil(usize),
     /// So many bytes of the body, then nothing until the server ends.
     HoldAfter(usize),
     /// A web page.
@@ -277,22 +279,29 @@ impl State {
         let body = &file.bytes[from..to];
         match reply {
             Reply::EndAfter(_) => {}
-            Reply::Chunked => head += "transfer-encoding: chunked\r\n",
+            Reply::Chunked | Reply::ChunkedUntil(_) => {
+                head += "transfer-encoding: chunked\r\n";
+            }
             _ => head += &format!("content-length: {}\r\n", body.len()),
         }
         answer(&mut stream, status, &head, b"")?;
         let most = match reply {
-            Reply::DropAfter(most) | Reply::EndAfter(most) | Reply::HoldAfter(most) => most,
+            Reply::DropAfter(most)
+            | Reply::EndAfter(most)
+            | Reply::HoldAfter(most)
+            | Reply::ChunkedUntil(most) => most,
             _ => body.len(),
         };
         let sent = &body[..most.min(body.len())];
-        if reply == Reply::Chunked {
+        if matches!(reply, Reply::Chunked | Reply::ChunkedUntil(_)) {
             for chunk in sent.chunks(1000) {
                 write!(stream, "{:x}\r\n", chunk.len())?;
                 stream.write_all(chunk)?;
                 stream.write_all(b"\r\n")?;
             }
-            stream.write_all(b"0\r\n\r\n")?;
+            if reply == Reply::Chunked {
+                stream.write_all(b"0\r\n\r\n")?;
+            }
         } else {
             stream.write_all(sent)?;
         }
