@@ -22,5 +22,7 @@ pub use retry::Backoff;
 pub(crate) use retry::{jitter, retry_after};
 pub(crate) use text::{clean, shorten};
 pub use transfer::Patience;
-pub(crate) use transfer::{Extent, Setback, Source, Transfer, call, header, refusal};
+pub(crate) use transfer::{Extent, Setback, Source, Transfer};
+#[cfg(feature = "hub")]
+pub(crate) use transfer::{call, header, refusal};
 pub use watch::{Silent, Watch};

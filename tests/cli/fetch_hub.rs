@@ -158,6 +158,31 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
     assert!(asked.iter().all(|asked| asked.token.is_none()), "{asked:?}");
 }
 
+/// By the lock that the hub crate takes, too: whoever comes second waits or is told.
+#[test]
+fn two_processes_do_not_download_one_file() {
+    let shop = shop(FileServer::good());
+    shop.server
+        .serve(&address("unet/a.bin"), of_hub(b"weights", true));
+    let blob = git_blob(b"{\"small\": 1}");
+    let lock = format!("hub/models--owner--model/blobs/{blob}.lock");
+    shop.write(&lock, "");
+    let held = std::fs::File::open(shop.path(&lock)).unwrap();
+    held.try_lock().unwrap();
+    shop.fail(
+        FETCH,
+        &["m"],
+        &["another process", "config.json of owner/model"],
+    );
+    assert!(!shop.exists(&snapshot("config.json")));
+    drop(held);
+    shop.succeed(&["m"]);
+    // A link into nothing, as a cache has it that was tidied up by hand, is no file.
+    std::fs::remove_file(shop.path(&format!("hub/models--owner--model/blobs/{blob}"))).unwrap();
+    shop.succeed(&["m"]);
+    assert_eq!(shop.read(&snapshot("config.json")), b"{\"small\": 1}");
+}
+
 /// What a hub says of itself names files on this disk.
 #[test]
 fn a_hub_that_lies_writes_nothing_outside() {
