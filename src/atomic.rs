@@ -42,6 +42,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
+/// Removes a file that may be absent.
+///
+/// # Errors
+/// Whatever else the file system reports.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Makes a folder's entries (new names, renames) durable.
 ///
 /// # Errors
@@ -56,6 +67,26 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()?;
     #[cfg(not(unix))]
     fs::metadata(folder)?;
+    Ok(())
+}
+
+/// Makes everything below `folder` durable, with one call for however many files: on Linux by writing its file
+/// system out, on other Unix systems all of them.
+///
+/// # Errors
+/// Whatever the file system reports.
+pub fn sync_tree(folder: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::fs::syncfs(File::open(folder)?)?;
+    #[cfg(all(unix, not(target_os = "linux")))]
+    rustix::fs::sync();
+    #[cfg(not(unix))]
+    for entry in fs::read_dir(folder)? {
+        fs::OpenOptions::new()
+            .write(true)
+            .open(entry?.path())?
+            .sync_all()?;
+    }
     Ok(())
 }
 

@@ -27,7 +27,7 @@
 //! | [`kernels`] | the layers every network is written against, and fast CPU operators behind them |
 //! | [`crew`] | several devices at one queue of work |
 //! | [`streams`] | counter-based random streams of the generation side |
-//! | [`net`] | proxies, retries, and whether the network may be used at all |
+//! | [`net`] | proxies, retries, downloads that go on where they broke off, and whether the network may be used at all |
 //! | [`atomic`] | files that are whole or absent |
 #![deny(missing_docs)]
 #![deny(unsafe_code)]

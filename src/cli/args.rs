@@ -128,7 +128,8 @@ pub struct EvalArguments {
         [mirrors] in a configuration does the same for parts of the internet. Proxies are taken from \
         HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY. Models of the Hugging Face hub go into its usual \
         cache, and HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean \
-        elsewhere; with HF_HUB_OFFLINE nothing at all is downloaded."
+        elsewhere, but the token is told to the hub alone, and not over plain http; with HF_HUB_OFFLINE nothing at \
+        all is downloaded."
 )]
 pub struct FetchArguments {
     /// What to get, such as cifar10 or inception; --list shows all names

@@ -25,44 +25,15 @@ struct Want {
 
 /// Runs the command.
 pub(super) fn run(arguments: &FetchArguments) -> Result<(), CliError> {
-    let catalogue = match &arguments.catalogue {
-        None => Catalogue::built_in()?,
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|source| FetchError::Catalogue {
-                place: path.display().to_string(),
-                message: source.to_string(),
-            })?;
-            Catalogue::parse(&path.display().to_string(), &text)?
-        }
-    };
-    let root = arguments.root.clone().unwrap_or_default();
+    let catalogue = catalogue(arguments)?;
     let settings = match &arguments.config {
         Some(path) => Some(Settings::load(path, &arguments.set)?.settings),
         None => None,
     };
-    let mut wants = Vec::new();
-    for name in &arguments.names {
-        add(
-            &mut wants,
-            Want {
-                item: catalogue.get(name)?.clone(),
-                splits: Vec::new(),
-                root: root.clone(),
-            },
-        );
-    }
-    let mut nowhere = Vec::new();
-    if let Some(settings) = &settings {
-        for need in needs(settings) {
-            match want(need, &catalogue) {
-                Ok(want) => want.into_iter().for_each(|want| add(&mut wants, want)),
-                Err(path) => nowhere.push(path),
-            }
-        }
-    }
+    let (mut wants, nowhere) = wanted(arguments, &catalogue, settings.as_ref())?;
     let mirrors = settings.map(|settings| settings.mirrors);
     let options = Options {
-        root,
+        root: arguments.root.clone().unwrap_or_default(),
         keep_archives: arguments.keep_archives,
         mirrors: Mirrors::new(mirrors.unwrap_or_default()).map_err(FetchError::from)?,
         patience: Patience::default(),
@@ -74,18 +45,57 @@ pub(super) fn run(arguments: &FetchArguments) -> Result<(), CliError> {
         return Ok(());
     }
     stop_on_interrupt()?;
-    if arguments.verify {
-        let named = !wants.is_empty() || !nowhere.is_empty();
-        if !named {
-            for item in catalogue.items() {
-                let (item, root) = (item.clone(), options.root.clone());
-                let splits = Vec::new();
-                wants.push(Want { item, splits, root });
-            }
-        }
-        return verify(&wants, &nowhere, named, &options, &progress);
+    if !arguments.verify {
+        return fetch(wants, nowhere, &options, &progress);
     }
-    fetch(wants, nowhere, &options, &progress)
+    let named = !wants.is_empty() || !nowhere.is_empty();
+    if !named {
+        wants.extend(catalogue.items().iter().map(|item| Want {
+            item: item.clone(),
+            splits: Vec::new(),
+            root: options.root.clone(),
+        }));
+    }
+    verify(&wants, &nowhere, named, &options, &progress)
+}
+
+fn catalogue(arguments: &FetchArguments) -> Result<Catalogue, FetchError> {
+    let Some(path) = &arguments.catalogue else {
+        return Catalogue::built_in();
+    };
+    let place = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Catalogue::parse(&place, &text),
+        Err(source) => Err(FetchError::Catalogue {
+            place,
+            message: source.to_string(),
+        }),
+    }
+}
+
+/// What is asked for by name and by a configuration, and what of this nothing can get.
+fn wanted(
+    arguments: &FetchArguments,
+    catalogue: &Catalogue,
+    settings: Option<&Settings>,
+) -> Result<(Vec<Want>, Vec<PathBuf>), FetchError> {
+    let (mut wants, mut nowhere) = (Vec::new(), Vec::new());
+    for name in &arguments.names {
+        let item = catalogue.get(name)?.clone();
+        let want = Want {
+            item,
+            splits: Vec::new(),
+            root: arguments.root.clone().unwrap_or_default(),
+        };
+        add(&mut wants, want);
+    }
+    for need in settings.map(needs).unwrap_or_default() {
+        match want(need, catalogue) {
+            Ok(want) => want.into_iter().for_each(|want| add(&mut wants, want)),
+            Err(path) => nowhere.push(path),
+        }
+    }
+    Ok((wants, nowhere))
 }
 
 /// One item is asked for once.

@@ -138,7 +138,7 @@ fn command(makers: &[Maker<'_>]) -> String {
         .map(|(root, names)| {
             let root = match root.as_os_str().is_empty() {
                 true => String::new(),
-                false => format!(" --root {}", root.display()),
+                false => format!(" --root {}", quoted(root)),
             };
             format!("dpsyn fetch {}{root}", names.join(" "))
         })
@@ -146,7 +146,17 @@ fn command(makers: &[Maker<'_>]) -> String {
     commands.join(" && ")
 }
 
-/// Puts the command to an error that the hub may not be asked, or does not answer.
+/// A path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+/// Adds the command that gets the model to an error which says that the hub may not be asked.
 pub(super) fn with_command(error: CliError, settings: &Settings, config: &Path) -> CliError {
     let of_the_hub = matches!(
         &error,
@@ -171,7 +181,7 @@ pub(super) fn with_command(error: CliError, settings: &Settings, config: &Path) 
     });
     let command = match item {
         Some(item) => format!("dpsyn fetch {}", item.name),
-        None => format!("dpsyn fetch --for {}", config.display()),
+        None => format!("dpsyn fetch --for {}", quoted(config)),
     };
     CliError::Fetchable {
         error: Box::new(error),
@@ -213,6 +223,10 @@ mod tests {
                  --root /none` gets them"
             ),
             "{text}"
+        );
+        assert!(
+            missing(&["it's here/data/cookie"])
+                .contains(r"`dpsyn fetch cats --root 'it'\''s here'`")
         );
         // Somebody's own files are not ours to get.
         let own = Need::Path {

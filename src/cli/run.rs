@@ -191,6 +191,7 @@ fn open_generator(
             (Box::new(OpenAiImages::new(config).map_err(wrong)?), None)
         }
         ModelConfig::StableDiffusion(config) => {
+            StableDiffusion::download(config, progress).map_err(wrong)?;
             let (config, told) = (config.clone(), Arc::new(OnceLock::new()));
             let tell = Arc::clone(&told);
             let generator = on_all(devices, move |device| {

@@ -109,6 +109,82 @@ fn table(
     read.ok_or_else(|| Problem::Wrong(format!("has no {TABLE}")))
 }
 
+/// The columns that are read.
+const COLUMNS: [&str; 7] = [
+    "patient", "node", "x_coord", "y_coord", "tumor", "center", "split",
+];
+
+/// Where [`COLUMNS`] stand in a table.
+struct Columns {
+    places: [usize; 7],
+    /// Columns of every row.
+    all: usize,
+}
+
+/// A row of the table. The patient's text goes into names as it is: pandas keeps its leading zeros.
+struct Row<'t> {
+    patient: &'t str,
+    /// Node, x, y, tumor, center, split.
+    numbers: [u32; 6],
+}
+
+impl Columns {
+    fn find(head: &str) -> Result<Self, String> {
+        let head: Vec<&str> = head.split(',').collect();
+        let mut places = [0; 7];
+        for (place, name) in places.iter_mut().zip(COLUMNS) {
+            let mut found = (0..).zip(&head).filter(|(_, head)| **head == name);
+            let (Some((index, _)), None) = (found.next(), found.next()) else {
+                return Err(format!("expected one column `{name}` in its first line"));
+            };
+            *place = index;
+        }
+        let all = head.len();
+        Ok(Self { places, all })
+    }
+
+    fn row<'t>(&self, line: &'t str) -> Result<Row<'t>, String> {
+        let fields: Vec<&str> = line.split(',').collect();
+        if fields.len() != self.all {
+            let (found, all) = (fields.len(), self.all);
+            return Err(format!("{found} fields where the first line has {all}"));
+        }
+        // Digits alone, and few of them: what goes into names can do no harm there.
+        let digits = |text: &&str| {
+            !text.is_empty() && text.len() < 10 && text.bytes().all(|b| b.is_ascii_digit())
+        };
+        let mut patient = "";
+        let mut numbers = [0; 6];
+        for (index, (place, name)) in self.places.iter().zip(COLUMNS).enumerate() {
+            let field = fields.get(*place).copied().filter(digits);
+            let field = field.ok_or_else(|| format!("{name}: expected a number"))?;
+            match index
+                .checked_sub(1)
+                .and_then(|index| numbers.get_mut(index))
+            {
+                None => patient = field,
+                Some(number) => {
+                    *number = field
+                        .parse()
+                        .map_err(|_| format!("{name}: expected a number"))?;
+                }
+            }
+        }
+        Ok(Row { patient, numbers })
+    }
+}
+
+/// The split of a patch, as the package's official scheme has it.
+fn split_of(center: u32, split: u32) -> Result<&'static str, String> {
+    Ok(match (center, split) {
+        (VALIDATION_CENTER, _) => "val",
+        (TEST_CENTER, _) => "test",
+        (_, 0) => "train",
+        (_, 1) => "id_val",
+        (_, other) => return Err(format!("split is {other}: expected 0 or 1")),
+    })
+}
+
 /// Reads the table: the patches of the wanted splits by the archive's name for them.
 ///
 /// # Errors
@@ -116,75 +192,25 @@ fn table(
 fn places(table: &[u8], splits: &[&str]) -> Result<HashMap<String, Place>, String> {
     let text = std::str::from_utf8(table).map_err(|_| "is not UTF-8".to_owned())?;
     let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.is_empty());
-    let (head, _) = lines.next().ok_or("is empty")?;
-    let head: Vec<&str> = head.split(',').collect();
-    let column = |name: &str| {
-        let mut found = (0..).zip(&head).filter(|(_, head)| **head == name);
-        match (found.next(), found.next()) {
-            (Some((index, _)), None) => Ok::<usize, String>(index),
-            _ => Err(format!("expected one column `{name}` in its first line")),
-        }
-    };
-    let columns = [
-        column("patient")?,
-        column("node")?,
-        column("x_coord")?,
-        column("y_coord")?,
-        column("tumor")?,
-        column("center")?,
-        column("split")?,
-    ];
+    let columns = Columns::find(lines.next().ok_or("is empty")?.0)?;
     let mut places = HashMap::new();
     let mut counts = vec![0u32; splits.len()];
     for (line, number) in lines {
-        let fields: Vec<&str> = line.split(',').collect();
-        if fields.len() != head.len() {
-            return Err(format!(
-                "line {number}: {} fields where the first line has {}",
-                fields.len(),
-                head.len()
-            ));
-        }
-        // Digits alone: the text goes into names, where pandas keeps a patient's leading zeros.
-        let digits = |index: usize| {
-            let field = columns.get(index).and_then(|c| fields.get(*c)).copied();
-            field
-                .filter(|f| !f.is_empty() && f.len() < 10 && f.bytes().all(|b| b.is_ascii_digit()))
-                .ok_or_else(|| {
-                    let column = columns.get(index).and_then(|c| head.get(*c)).copied();
-                    format!(
-                        "line {number}: {}: expected a number",
-                        column.unwrap_or_default()
-                    )
-                })
-        };
-        let value = |index: usize| {
-            let text = digits(index)?;
-            text.parse::<u32>()
-                .map_err(|_| format!("line {number}: expected a small number"))
-        };
-        let (patient, node, x, y) = (digits(0)?, value(1)?, value(2)?, value(3)?);
-        let (tumor, center, split) = (value(4)?, value(5)?, value(6)?);
+        let wrong = |message: String| format!("line {number}: {message}");
+        let Row { patient, numbers } = columns.row(line).map_err(wrong)?;
+        let [node, x, y, tumor, center, split] = numbers;
         if tumor > 1 {
-            return Err(format!("line {number}: tumor is {tumor}: expected 0 or 1"));
+            return Err(wrong(format!("tumor is {tumor}: expected 0 or 1")));
         }
-        let split = match (center, split) {
-            (VALIDATION_CENTER, _) => "val",
-            (TEST_CENTER, _) => "test",
-            (_, 0) => "train",
-            (_, 1) => "id_val",
-            (_, other) => return Err(format!("line {number}: split is {other}: expected 0 or 1")),
-        };
-        let Some(index) = splits.iter().position(|wanted| *wanted == split) else {
-            continue;
-        };
-        let Some(count) = counts.get_mut(index) else {
+        let split = split_of(center, split).map_err(wrong)?;
+        let index = splits.iter().position(|wanted| *wanted == split);
+        let Some((index, count)) = index.and_then(|i| Some((i, counts.get_mut(i)?))) else {
             continue;
         };
         let folder = format!("patient_{patient}_node_{node}");
         let name = format!("patches/{folder}/patch_{folder}_x_{x}_y_{y}.png");
         if places.insert(name, (index, tumor, *count)).is_some() {
-            return Err(format!("line {number}: a patch that was there before"));
+            return Err(wrong("a patch that was there before".to_owned()));
         }
         *count += 1;
     }

@@ -3,6 +3,7 @@
 //! The vendor's `.zip` has the folders `cookie` and `doudou`. As in the original, the photos keep their names.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -14,7 +15,7 @@ use super::archive::Problem;
 use super::error::FetchError;
 use super::growing::Wanted;
 use crate::images::{EXTENSIONS, decode};
-use crate::net::Watch;
+use crate::net::{Watch, clean, shorten};
 
 /// More bytes than a photo has.
 const MAX_PHOTO: u64 = 1 << 27;
@@ -51,33 +52,31 @@ pub(super) fn unpack(
         &format!("unpacking {}", super::download::file_name(archive)),
         Some(size),
     );
-    let mut packed = 0;
-    let mut left = limit;
+    let (mut packed, mut left) = (0, limit);
     let mut names = HashSet::new();
     let mut waiting = Vec::new();
     for index in 0..zip.len() {
-        let damaged = |error: &dyn std::fmt::Display| {
-            Problem::Wrong(format!("entry {index} is damaged: {error}"))
-        };
+        let damaged =
+            |error: &dyn Display| Problem::Wrong(format!("entry {index} is damaged: {error}"));
         let entry = zip.by_index(index).map_err(|error| damaged(&error))?;
         packed += entry.compressed_size();
         watch.advance(packed);
         if entry.is_dir() {
             continue;
         }
-        let entry_name = entry.name().map_err(|error| damaged(&error))?.into_owned();
-        let shown = crate::net::shorten(crate::net::clean(&entry_name));
+        let name = entry.name().map_err(|error| damaged(&error))?.into_owned();
+        let shown = shorten(clean(&name));
         if entry.is_symlink() || entry.enclosed_name().is_none() {
             let message = format!("`{shown}` is a link or leads out of it");
             return Err(Problem::Wrong(message));
         }
-        let Some((wanted, name)) = photo(&entry_name, wanted) else {
+        let Some((wanted, name)) = photo(&name, wanted) else {
             continue;
         };
+        // On some file systems the two would be one file.
         if !names.insert((wanted.split.as_str(), name.to_ascii_lowercase())) {
             return Err(Problem::Wrong(format!("holds {shown} twice")));
         }
-        let name = name.to_owned();
         let most = left.min(MAX_PHOTO);
         let mut bytes = Vec::new();
         entry
@@ -85,19 +84,22 @@ pub(super) fn unpack(
             .read_to_end(&mut bytes)
             .map_err(|error| damaged(&error))?;
         let length = bytes.len() as u64;
-        if length > most {
-            return Err(Problem::Wrong(format!(
-                "{shown} has more than {most} bytes"
-            )));
-        }
-        left -= length;
-        waiting.push((wanted, name, bytes));
+        left = left
+            .checked_sub(length)
+            .filter(|_| length <= most)
+            .ok_or_else(|| Problem::Wrong(format!("{shown} has more than {most} bytes")))?;
+        waiting.push((wanted, name.to_owned(), bytes));
         if waiting.len() == AT_ONCE {
             write(&mut waiting)?;
         }
     }
     write(&mut waiting)?;
     watch.end();
+    enough(wanted)
+}
+
+/// Refuses an archive with fewer photos than there are.
+fn enough(wanted: &[Wanted]) -> Result<(), Problem> {
     for wanted in wanted {
         let (found, expected) = (wanted.folder.len(), wanted.images);
         if found < expected {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::hub::FilesError;
-use crate::net::{EnvironmentError, Offline};
+use crate::net::{EnvironmentError, Offline, TransferError};
 
 /// Why something could not be fetched, or is not what it should be. Whatever arrived is kept, and the same
 /// command goes on from it.
@@ -51,37 +51,9 @@ pub enum FetchError {
         /// Its lock.
         lock: PathBuf,
     },
-    /// The server said no, in a way that asking again does not change.
-    #[error("{url}: {message}")]
-    Refused {
-        /// The address.
-        url: String,
-        /// Status and words of the server.
-        message: String,
-    },
-    /// The server failed again and again.
-    #[error(
-        "{url}: failed {attempts} times, the last time: {message}; the same command goes on from \
-         what is here"
-    )]
-    GaveUp {
-        /// The address.
-        url: String,
-        /// Failures in a row.
-        attempts: u32,
-        /// The last one.
-        message: String,
-    },
-    /// What the server has is of another length.
-    #[error("{url} has {found} bytes where {expected} were expected: it is another file")]
-    Length {
-        /// The address.
-        url: String,
-        /// From the catalogue.
-        expected: u64,
-        /// What the server has.
-        found: u64,
-    },
+    /// Not all bytes of a file could be had.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
     /// What was downloaded is not what it should be. It has been removed.
     #[error(
         "{url} gave a file with the SHA-256 {found} where {expected} was expected: it has been removed"

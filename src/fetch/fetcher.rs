@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::archive::Problem;
 use super::catalogue::{Content, Folder, Hub, Item, Layout, Remote};
-use super::download::{Downloader, Patience, checksum, demote, file_name};
+use super::download::{Downloader, checksum, demote, file_name};
 use super::error::FetchError;
 use super::growing::{Growing, Wanted};
 use super::lock::Lock;
@@ -13,7 +13,7 @@ use super::mirrors::Mirrors;
 use super::record::{self, Basis, FileRecord, FolderRecord, IN_FOLDER};
 use super::{camelyon17, cats, cifar10};
 use crate::hub::ModelFiles;
-use crate::net::{Offline, Watch};
+use crate::net::{Offline, Patience, Watch};
 
 /// How to fetch.
 #[derive(Debug, Clone, Default)]
@@ -60,17 +60,14 @@ impl<'a> Fetcher<'a> {
         self.options.root.join(to)
     }
 
-    /// Brings an item into its place; of its folders only those of `splits`, if any are given. What is there is
-    /// not fetched again.
+    /// Brings an item into its place. What is there is not fetched again; where `splits` are given, nor is what is
+    /// missing of other folders. Once an archive has to be read, all missing folders are made of it: for a later
+    /// one it would have to be downloaded again.
     ///
     /// # Errors
     /// [`FetchError`]. What has arrived is kept, and calling again goes on from it.
     pub fn fetch(&self, item: &Item, splits: Option<&[&str]>) -> Result<(), FetchError> {
-        let wanted = |folder: &&Folder| {
-            let splits = splits.filter(|splits| !splits.is_empty());
-            splits.is_none_or(|splits| splits.contains(&folder.split.as_str()))
-        };
-        let wanted: Vec<&Folder> = item.folders().iter().filter(wanted).collect();
+        let splits = splits.filter(|splits| !splits.is_empty());
         match &item.content {
             Content::File(remote) => {
                 let path = self.place(&remote.to);
@@ -86,27 +83,10 @@ impl<'a> Fetcher<'a> {
             } => {
                 let path = self.place(&remote.to);
                 let _lock = Lock::take(&path)?;
-                let missing = self.missing(&wanted)?;
+                let missing = self.missing(item, splits)?;
                 if !missing.is_empty() {
                     let digest = self.file(item, remote, &path)?;
-                    let unpack = match layout {
-                        Layout::Cifar10 => cifar10::unpack,
-                        Layout::Camelyon17 => camelyon17::unpack,
-                    };
-                    let result = self.unpack(item, &missing, &digest, |wanted| {
-                        unpack(&path, *unpacked, wanted, self.watch)
-                    });
-                    if let Err(Problem::Truncated) = result {
-                        // The next call asks for the rest.
-                        demote(&path)?;
-                    }
-                    result.map_err(|problem| match problem {
-                        Problem::Wrong(message) => FetchError::archive(
-                            &path,
-                            format!("{message} (remove it, and the same command gets it anew)"),
-                        ),
-                        other => other.about(&path),
-                    })?;
+                    self.unpack_archive(item, &missing, (&path, &digest), *layout, *unpacked)?;
                 }
                 self.tidy(&path)
             }
@@ -115,34 +95,70 @@ impl<'a> Fetcher<'a> {
             } => {
                 let path = self.place(to);
                 let _lock = Lock::take(&path)?;
-                let missing = self.missing(&wanted)?;
-                if !missing.is_empty() {
-                    if !path.is_file() {
-                        return Err(FetchError::Manual {
-                            name: item.name.clone(),
-                            page: page.clone(),
-                            to: path,
-                        });
-                    }
-                    let digest = checksum(&path, &file_name(&path), self.watch)?;
-                    self.unpack(item, &missing, &digest, |wanted| {
-                        cats::unpack(&path, *unpacked, wanted, self.watch)
-                    })
-                    .map_err(|problem| problem.about(&path))?;
+                let missing = self.missing(item, splits)?;
+                if missing.is_empty() {
+                    return Ok(());
                 }
+                if !path.is_file() {
+                    return Err(FetchError::Manual {
+                        name: item.name.clone(),
+                        page: page.clone(),
+                        to: path,
+                    });
+                }
+                let digest = checksum(&path, &file_name(&path), self.watch)?;
                 // It is the user's: it stays.
-                Ok(())
+                self.unpack(item, &missing, &digest, |wanted| {
+                    cats::unpack(&path, *unpacked, wanted, self.watch)
+                })
+                .map_err(|problem| problem.about(&path))
             }
         }
     }
 
-    /// Which of the folders have to be made.
-    fn missing<'f>(&self, wanted: &[&'f Folder]) -> Result<Vec<&'f Folder>, FetchError> {
-        let mut missing = Vec::new();
-        for folder in wanted {
+    /// Makes folders of a downloaded archive, given with its SHA-256.
+    fn unpack_archive(
+        &self,
+        item: &Item,
+        missing: &[&Folder],
+        (path, digest): (&Path, &str),
+        layout: Layout,
+        unpacked: u64,
+    ) -> Result<(), FetchError> {
+        let unpack = match layout {
+            Layout::Cifar10 => cifar10::unpack,
+            Layout::Camelyon17 => camelyon17::unpack,
+        };
+        let result = self.unpack(item, missing, digest, |wanted| {
+            unpack(path, unpacked, wanted, self.watch)
+        });
+        if let Err(Problem::Truncated) = result {
+            // The next call asks for the rest.
+            demote(path)?;
+        }
+        result.map_err(|problem| match problem {
+            Problem::Wrong(message) => FetchError::archive(
+                path,
+                format!("{message} (remove it, and the same command gets it anew)"),
+            ),
+            other => other.about(path),
+        })
+    }
+
+    /// Which folders have to be made: none if those of `splits` are here, else all that are not.
+    fn missing<'f>(
+        &self,
+        item: &'f Item,
+        splits: Option<&[&str]>,
+    ) -> Result<Vec<&'f Folder>, FetchError> {
+        let mut lacking = false;
+        for folder in item.folders() {
             let path = self.place(&folder.path);
+            if splits.is_some_and(|splits| !splits.contains(&folder.split.as_str())) {
+                continue;
+            }
             if !path.exists() {
-                missing.push(*folder);
+                lacking = true;
                 continue;
             }
             // One of ours is complete or absent; somebody else's is at least counted.
@@ -159,7 +175,8 @@ impl<'a> Fetcher<'a> {
             }
             self.watch.line(&format!("{} is here", path.display()));
         }
-        Ok(missing)
+        let absent = |folder: &&Folder| lacking && !self.place(&folder.path).exists();
+        Ok(item.folders().iter().filter(absent).collect())
     }
 
     /// Makes folders of an archive.
@@ -194,13 +211,16 @@ impl<'a> Fetcher<'a> {
         Ok(())
     }
 
-    /// Removes an archive that is not needed any more.
+    /// Removes an archive that was downloaded and is not needed any more. One that the user put there stays.
     fn tidy(&self, path: &Path) -> Result<(), FetchError> {
-        if self.options.keep_archives || !path.exists() {
+        let record = record::of_file(path);
+        let known: Option<FileRecord> = record::read(&record)?;
+        let downloaded = known.is_some_and(|known| known.url.is_some());
+        if self.options.keep_archives || !downloaded || !path.exists() {
             return Ok(());
         }
         record::remove(path)?;
-        record::remove(&record::of_file(path))
+        record::remove(&record)
     }
 
     /// Brings a file into its place and returns its SHA-256.
@@ -303,7 +323,7 @@ impl<'a> Fetcher<'a> {
         for names in &hub.files {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let here = files.has(&names);
-            let path = files.get_watched(&names, self.watch)?;
+            let path = files.get(&names, self.watch)?;
             if !here {
                 self.watch.line(&format!("{}", path.display()));
             }

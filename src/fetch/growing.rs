@@ -88,6 +88,8 @@ impl Growing {
             digest: record::digest(&sums),
         };
         record::write(&self.partial.join(IN_FOLDER), &about)?;
+        // Before the name says that all is there, and before the archive is removed.
+        atomic::sync_tree(&self.partial).map_err(FetchError::io(&self.partial))?;
         fs::rename(&self.partial, &self.target).map_err(FetchError::io(&self.target))?;
         let folder = self.target.parent().unwrap_or(Path::new("."));
         atomic::sync_folder(folder).map_err(FetchError::io(folder))?;

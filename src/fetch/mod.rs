@@ -3,7 +3,7 @@
 //! The [`Catalogue`] says where an item comes from, what it must be and where it goes; a [`Fetcher`] brings it
 //! there. A file stands in its place only when all its bytes are there and its checksum is right; a folder of
 //! images only when it is complete. Whatever a killed process leaves is gone on from, or made anew. Servers and
-//! archives are not trusted: see `archive.rs` and `download.rs`.
+//! archives are not trusted: see `archive.rs`, `download.rs` and `net::Transfer`.
 
 mod archive;
 mod camelyon17;
@@ -16,13 +16,13 @@ mod fetcher;
 mod growing;
 mod lock;
 mod mirrors;
-mod range;
 mod record;
 mod verify;
 
 pub use catalogue::{Catalogue, Content, Folder, Hub, Item, Layout, Maker, Remote};
-pub use download::Patience;
 pub use error::FetchError;
 pub use fetcher::{Fetcher, Options, Presence};
 pub use mirrors::Mirrors;
 pub use verify::{Finding, Verdict};
+
+pub use crate::net::Patience;

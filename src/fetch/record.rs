@@ -3,13 +3,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::error::FetchError;
 use crate::atomic;
-use crate::hub::{hexadecimal, sha256_file};
+use crate::hub::{hexadecimal, sha256_watched};
 
 /// Why a checksum is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,13 +95,7 @@ pub(super) fn write(path: &Path, record: &impl Serialize) -> Result<(), FetchErr
 
 /// Removes a file that may be absent.
 pub(super) fn remove(path: &Path) -> Result<(), FetchError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FetchError::Io {
-            path: path.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
-    }
+    atomic::remove(path).map_err(FetchError::io(path))
 }
 
 /// The names of a folder's files, hidden ones left out, byte for byte in order.
@@ -119,7 +115,6 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>, FetchError> {
 
 /// The digest of a folder: see [`FolderRecord::digest`]. `sums` are names and their SHA-256, by name.
 pub(super) fn digest(sums: &[(String, String)]) -> String {
-    use sha2::{Digest, Sha256};
     let mut hasher = Sha256::new();
     for (name, sum) in sums {
         hasher.update(format!("{sum}  {name}\n"));
@@ -127,19 +122,22 @@ pub(super) fn digest(sums: &[(String, String)]) -> String {
     hexadecimal(&hasher.finalize())
 }
 
-/// Reads every file of a folder and returns how many there are, and their digest.
+/// Reads every file of a folder and returns how many there are, and their digest. `read` is told how many bytes
+/// were read so far.
 pub(super) fn digest_folder(
     folder: &Path,
     read: &(dyn Fn(u64) + Sync),
 ) -> Result<(usize, String), FetchError> {
     let names = names(folder)?;
-    let done = std::sync::atomic::AtomicU64::new(0);
+    let done = AtomicU64::new(0);
     let sums = names
         .into_par_iter()
         .map(|name| {
             let path = folder.join(&name);
-            let sum = sha256_file(&path).map_err(FetchError::io(&path))?;
-            read(1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+            let mut bytes = 0;
+            let sum =
+                sha256_watched(&path, &mut |done| bytes = done).map_err(FetchError::io(&path))?;
+            read(bytes + done.fetch_add(bytes, Ordering::Relaxed));
             Ok((name, sum))
         })
         .collect::<Result<Vec<_>, FetchError>>()?;

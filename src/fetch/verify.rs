@@ -128,7 +128,7 @@ impl Fetcher<'_> {
         }
         let watch = self.watch();
         watch.begin(&format!("checking {}", file_name(path)), None);
-        let result = record::digest_folder(path, &|_| {});
+        let result = record::digest_folder(path, &|bytes| watch.advance(bytes));
         watch.end();
         let (files, found) = result?;
         Ok(match found == known.digest {

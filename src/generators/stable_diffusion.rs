@@ -24,6 +24,7 @@ use super::improved_diffusion::to_signed;
 use super::{BatchNoise, Condition, Draw, Generator, GeneratorError, Operation, Prompts, Slot};
 use crate::diffusion::{DiffusionError, Scheduler};
 use crate::images::{Filter, ImageBatch, Resampler};
+use crate::net::{Silent, Watch};
 use config::{skipped, wrong};
 use files::Files;
 
@@ -55,9 +56,19 @@ impl StableDiffusion {
         device: &Device,
     ) -> Result<(Self, String), GeneratorError> {
         config.validate()?;
-        let files = Files::find(config, base)?;
+        let files = Files::find(config, base, &Silent)?;
         let model = files.load(config, device)?;
         Ok((model, files.digest()?))
+    }
+
+    /// Downloads what a repository of the hub has and its cache lacks, so that [`StableDiffusion::load`] finds
+    /// everything at once, on however many devices.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Config`] naming the key that is out of range; [`GeneratorError::Files`].
+    pub fn download(config: &Config, watch: &dyn Watch) -> Result<(), GeneratorError> {
+        config.validate()?;
+        Files::find(config, None, watch).map(drop)
     }
 
     /// What the user should know although it stops nothing: prompts that were cut.

@@ -44,7 +44,8 @@ fn each_part(
     mut take: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     let mut file = File::open(path)?;
-    let mut buffer = vec![0; 1 << 20];
+    // Most files that are read this way are small, and there are many of them.
+    let mut buffer = vec![0; 1 << 17];
     let mut done = 0;
     loop {
         let count = match file.read(&mut buffer) {

@@ -1,14 +1,18 @@
 //! The files of a model that has several: from a folder, or from the Hugging Face hub into its usual cache.
 
 #[cfg(feature = "hub")]
+mod environment;
+#[cfg(feature = "hub")]
 mod repository;
+#[cfg(feature = "hub")]
+mod server;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::net::{Offline, Silent, Watch};
+use crate::net::{Offline, Watch};
 
 #[cfg(feature = "hub")]
 use repository::Repository;
@@ -160,20 +164,12 @@ impl ModelFiles {
         Err(FilesError::NoHub { id })
     }
 
-    /// The path of the first of `names` (`folder/file`) that there is.
+    /// The path of the first of `names` (`folder/file`) that there is; `watch` sees a download.
     ///
     /// # Errors
     /// [`FilesError::Missing`] when there is none; [`FilesError::Offline`] and [`FilesError::Download`] from a
     /// repository.
-    pub fn get(&self, names: &[&str]) -> Result<PathBuf, FilesError> {
-        self.get_watched(names, &Silent)
-    }
-
-    /// [`ModelFiles::get`], with somebody watching the download.
-    ///
-    /// # Errors
-    /// As [`ModelFiles::get`].
-    pub fn get_watched(&self, names: &[&str], watch: &dyn Watch) -> Result<PathBuf, FilesError> {
+    pub fn get(&self, names: &[&str], watch: &dyn Watch) -> Result<PathBuf, FilesError> {
         let found = match &self.place {
             Place::Folder(folder) => in_folder(folder, names).map(|(path, _)| path),
             #[cfg(feature = "hub")]
@@ -250,6 +246,7 @@ fn is_id(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Silent;
 
     #[test]
     fn a_folder_gives_the_first_file_that_it_has() {
@@ -258,13 +255,18 @@ mod tests {
         std::fs::write(folder.path().join("unet/b.bin"), "x").unwrap();
         let place = folder.path().to_str().unwrap();
         let files = ModelFiles::open(place, None).unwrap();
-        let found = files.get(&["unet/a.safetensors", "unet/b.bin"]).unwrap();
+        let found = files
+            .get(&["unet/a.safetensors", "unet/b.bin"], &Silent)
+            .unwrap();
         assert_eq!(found, folder.path().join("unet/b.bin"));
-        let error = files.get(&["vae/a", "vae/b"]).unwrap_err().to_string();
+        let error = files
+            .get(&["vae/a", "vae/b"], &Silent)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(place), "{error}");
         assert!(error.ends_with("has no vae/a or vae/b"), "{error}");
         // A folder is no file.
-        assert!(files.get(&["unet"]).is_err());
+        assert!(files.get(&["unet"], &Silent).is_err());
     }
 
     #[test]

@@ -33,9 +33,16 @@ impl Offline {
     pub fn of_downloads() -> Option<Self> {
         Self::of_everything().or_else(|| {
             let value = std::env::var("HF_HUB_OFFLINE").ok()?;
-            (!value.is_empty() && value != "0").then_some(Self::Variable)
+            says_yes(&value).then_some(Self::Variable)
         })
     }
+}
+
+/// Whether a variable's value switches it on. The hub's own tools take 1, ON, YES and TRUE for yes and all else
+/// for no; what is none of the usual words for no is here taken for yes, since that does less harm.
+fn says_yes(value: &str) -> bool {
+    let no = ["", "0", "off", "no", "false", "n", "f"];
+    !no.contains(&value.trim().to_ascii_lowercase().as_str())
 }
 
 impl fmt::Display for Offline {
@@ -44,5 +51,20 @@ impl fmt::Display for Offline {
             Self::Flag => "--offline",
             Self::Variable => "HF_HUB_OFFLINE",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_has_the_hub_s_words() {
+        for yes in ["1", "ON", "Yes", "TRUE", "true", "2"] {
+            assert!(says_yes(yes), "{yes}");
+        }
+        for no in ["", "0", "OFF", "no", "False", " "] {
+            assert!(!says_yes(no), "{no}");
+        }
     }
 }

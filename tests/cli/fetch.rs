@@ -87,7 +87,7 @@ fn cifar10_becomes_folders_and_is_fetched_once() {
 }
 
 #[test]
-fn a_configuration_gets_exactly_what_it_names() {
+fn a_configuration_gets_what_it_names() {
     let (shop, train, archive) = cifar_shop(FileServer::good());
     let weights = noise(5000, 3);
     let url = shop.server.url("/w/model.pt");
@@ -119,10 +119,17 @@ fn a_configuration_gets_exactly_what_it_names() {
     shop.write(inception, "mine");
     shop.succeed(&["--for", config]);
     assert_cifar(&shop, "train", &train);
-    assert!(!shop.exists("data/cifar10_test"));
+    // The archive, which goes, is not wanted again for the folder that is not named.
+    assert_eq!(names(&shop.path("data/cifar10_test")).len(), BATCH);
     assert!(!shop.exists("weights/other.pt"));
     assert_eq!(shop.read("weights/imagenet64_cond_270M_250K.pt"), weights);
     shop.succeed(&["--for", config, "--verify"]);
+    // A folder that is not named need not be there.
+    std::fs::remove_dir_all(shop.path("data/cifar10_test")).unwrap();
+    let before = shop.server.asked().len();
+    shop.succeed(&["--for", config]);
+    shop.succeed(&["--for", config, "--verify"]);
+    assert_eq!(shop.server.asked().len(), before);
     shop.fail(
         FETCH,
         &["--for", config, "--set", "data.path=elsewhere/images"],
@@ -304,6 +311,9 @@ fn kill_9_while_unpacking_leaves_no_half_folder() {
     assert_cifar(&shop, "train", &train);
     assert!(!shop.exists("data/.cifar10_train.partial"));
     assert!(shop.server.asked().is_empty());
+    // Nobody downloaded the archive: whoever put it there may want it.
+    shop.succeed(&["cifar10"]);
+    assert_eq!(shop.read("data/cifar-10-binary.tar.gz"), archive);
 }
 
 #[test]
@@ -397,6 +407,13 @@ fn mirrors_are_asked_first() {
     shop.server.serve("/lab/f.pt", Served::new(bytes.clone()));
     expect(&fetch(&shop.server.url("/lab/"), &["f"]), 0);
     assert_eq!((shop.server.asked().len(), source.asked().len()), (2, 1));
+    // A mirror with another file is passed over.
+    std::fs::remove_dir_all(shop.path("weights")).unwrap();
+    shop.server.serve("/old/f.pt", Served::new(noise(2000, 7)));
+    let text = expect(&fetch(&shop.server.url("/old"), &["f"]), 0);
+    assert!(text.contains("trying the next address"), "{text}");
+    assert_eq!(shop.read("weights/f.pt"), bytes);
+    assert_eq!(source.asked().len(), 2);
     let text = expect(&fetch("me:secret@lab", &["f"]), FETCH);
     assert!(
         text.contains("DPSYN_MIRROR") && !text.contains("secret"),
@@ -423,7 +440,7 @@ fn mirrors_are_asked_first() {
         "model.checkpoint=weights/f.pt",
     ]);
     assert_eq!(shop.read("weights/f.pt"), bytes);
-    assert_eq!(source.asked().len(), 1);
+    assert_eq!(source.asked().len(), 2);
     shop.fail(
         USAGE,
         &["--for", "run.toml", "--set", "mirrors.x=y"],

@@ -244,6 +244,65 @@ fn a_server_without_etags_is_resumed_only_under_a_checksum() {
     }
 }
 
+/// The beginning of another file, from whoever: the checksum tells, and nobody has to call twice.
+#[test]
+fn what_was_here_may_not_fit_the_rest() {
+    let bytes = noise(50_000, 20);
+    let shop = shop(&bytes, true, |_| Reply::Good);
+    shop.write("weights/f.pt.part", noise(10_000, 21));
+    let (result, said) = fetch(&shop);
+    result.unwrap();
+    assert!(said.contains("does not fit the rest"), "{said}");
+    assert_eq!(shop.read("weights/f.pt"), bytes);
+    assert_eq!(starts(&shop), [Some(10_000), None]);
+}
+
+/// As Camelyon17's server is: it packs the archive while it sends it, so it knows no length, no version and no
+/// ranges, and says 400 to whoever asks for one.
+#[test]
+fn a_server_that_makes_the_file_as_it_sends_it() {
+    let bytes = noise(50_000, 23);
+    for published in [false, true] {
+        let shop = shop(&bytes, published, |asked| {
+            match (asked.number, asked.from) {
+                (_, Some(_)) => {
+                    Reply::Error(400, vec![], "Range not supported for directory blobs.")
+                }
+                (0, None) => Reply::ChunkedUntil(10_000),
+                _ => Reply::Chunked,
+            }
+        });
+        let served = Served {
+            etag: None,
+            ..Served::new(bytes.clone())
+        };
+        shop.server.serve("/f", served);
+        let (result, said) = fetch(&shop);
+        result.unwrap();
+        assert_eq!(shop.read("weights/f.pt"), bytes, "{said}");
+        let asked: &[Option<usize>] = match published {
+            // Only a checksum would tell that two parts do not fit together.
+            true => &[None, Some(10_000), None],
+            false => &[None, None],
+        };
+        assert_eq!(starts(&shop), asked, "{said}");
+    }
+}
+
+/// Such a part may be the last one or not: a whole file is waited for.
+#[test]
+fn a_part_of_nobody_knows_how_much_is_not_taken_for_the_rest() {
+    let bytes = noise(50_000, 22);
+    let shop = shop(&bytes, false, |asked| match asked.number {
+        0 => Reply::DropAfter(10_000),
+        1 => Reply::UnknownTotal,
+        _ => Reply::Good,
+    });
+    fetch(&shop).0.unwrap();
+    assert_eq!(shop.read("weights/f.pt"), bytes);
+    assert_eq!(starts(&shop), [None, Some(10_000), None]);
+}
+
 #[test]
 fn all_bytes_were_there_already() {
     let bytes = noise(5000, 10);

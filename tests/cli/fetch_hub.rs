@@ -2,7 +2,7 @@
 
 use crate::support::file_server::{FileServer, Reply, Served, sha256};
 use crate::support::released;
-use crate::support::shop::{COMMIT, Shop, noise};
+use crate::support::shop::{COMMIT, Shop, expect, noise};
 use crate::support::stable_diffusion::world;
 
 const FETCH: i32 = 10;
@@ -28,6 +28,7 @@ fn of_hub(bytes: &[u8], large: bool) -> Served {
         bytes: bytes.to_vec(),
         etag: Some(format!("\"{digest}\"")),
         large,
+        ..Served::new([])
     }
 }
 
@@ -61,7 +62,7 @@ fn files_go_into_the_hub_s_cache_and_are_checked() {
         .env("HF_TOKEN", "hf_secret")
         .output()
         .unwrap();
-    let text = crate::support::shop::expect(&output, 0);
+    let text = expect(&output, 0);
     assert!(!text.contains("hf_secret"), "{text}");
     assert_eq!(shop.read(&snapshot("config.json")), b"{\"small\": 1}");
     assert_eq!(shop.read(&snapshot("unet/a.bin")), weights);
@@ -98,7 +99,7 @@ fn a_broken_download_goes_on_and_a_wrong_one_is_thrown_away() {
     let broken = FileServer::start(|asked| {
         let bytes = asked.path.starts_with("/cdn") && asked.path.ends_with("a.bin");
         match (bytes, asked.from) {
-            (true, Some(0)) if asked.number < 20 => Reply::DropAfter(30_000),
+            (true, None) => Reply::DropAfter(30_000),
             _ => Reply::Good,
         }
     });
@@ -111,10 +112,7 @@ fn a_broken_download_goes_on_and_a_wrong_one_is_thrown_away() {
     assert!(shop.server.asked().iter().any(resumed));
 
     // Bytes that are not those which the hub names never stay in the cache.
-    let wrong = self::shop(FileServer::start(|asked| match asked.number {
-        0..40 => Reply::Good,
-        _ => Reply::Error(403, vec![], "enough"),
-    }));
+    let wrong = self::shop(FileServer::good());
     let served = Served {
         etag: Some(format!("\"{}\"", sha256(&weights))),
         ..of_hub(&noise(40_000, 4), true)
@@ -125,6 +123,110 @@ fn a_broken_download_goes_on_and_a_wrong_one_is_thrown_away() {
     assert!(!wrong.exists(&snapshot("unet/a.bin")));
     let cache = released(&wrong.path("hub"));
     assert!(cache.iter().all(|(_, bytes)| bytes.len() < 30_000));
+    // What an earlier process left is found out by the digest, and costs one more try.
+    wrong
+        .server
+        .serve(&address("unet/a.bin"), of_hub(&weights, true));
+    let part = format!("hub/models--owner--model/blobs/{}.part", sha256(&weights));
+    wrong.write(&part, noise(10_000, 9));
+    let text = wrong.succeed(&["m"]);
+    assert!(text.contains("beginning anew"), "{text}");
+    assert_eq!(wrong.read(&snapshot("unet/a.bin")), weights);
+}
+
+/// The hub keeps large files with others: they are not told who asks.
+#[test]
+fn the_token_goes_to_the_hub_and_to_nobody_else() {
+    let (shop, other) = (shop(FileServer::good()), FileServer::good());
+    let weights = noise(20_000, 1);
+    let served = Served {
+        elsewhere: Some(other.url("")),
+        ..of_hub(&weights, true)
+    };
+    shop.server.serve(&address("unet/a.bin"), served.clone());
+    other.serve(&address("unet/a.bin"), served);
+    let fetch = ["fetch", "--catalogue", "catalogue.toml", "m"];
+    let mut command = shop.command(&fetch);
+    let output = command.env("HF_TOKEN", "hf_secret").output().unwrap();
+    expect(&output, 0);
+    assert_eq!(shop.read(&snapshot("unet/a.bin")), weights);
+    for asked in shop.server.asked() {
+        assert_eq!(asked.token.as_deref(), Some("Bearer hf_secret"));
+    }
+    let asked = other.asked();
+    assert!(!asked.is_empty());
+    assert!(asked.iter().all(|asked| asked.token.is_none()), "{asked:?}");
+}
+
+/// By the lock that the hub crate takes, too: whoever comes second waits or is told.
+#[test]
+fn two_processes_do_not_download_one_file() {
+    let shop = shop(FileServer::good());
+    shop.server
+        .serve(&address("unet/a.bin"), of_hub(b"weights", true));
+    let blob = git_blob(b"{\"small\": 1}");
+    let lock = format!("hub/models--owner--model/blobs/{blob}.lock");
+    shop.write(&lock, "");
+    let held = std::fs::File::open(shop.path(&lock)).unwrap();
+    held.try_lock().unwrap();
+    shop.fail(
+        FETCH,
+        &["m"],
+        &["another process", "config.json of owner/model"],
+    );
+    assert!(!shop.exists(&snapshot("config.json")));
+    drop(held);
+    shop.succeed(&["m"]);
+    // A link into nothing, as a cache has it that was tidied up by hand, is no file.
+    std::fs::remove_file(shop.path(&format!("hub/models--owner--model/blobs/{blob}"))).unwrap();
+    shop.succeed(&["m"]);
+    assert_eq!(shop.read(&snapshot("config.json")), b"{\"small\": 1}");
+}
+
+/// What a hub says of itself names files on this disk.
+#[test]
+fn a_hub_that_lies_writes_nothing_outside() {
+    let outside = |shop: &Shop| {
+        let all = released(shop.root.path());
+        assert!(all.iter().all(|(_, bytes)| bytes != b"bytes"));
+    };
+    let evil = "../../../evil";
+    let honest = of_hub(b"bytes", false);
+    for (served, expected) in [
+        (
+            Served {
+                etag: Some(format!("\"{evil}\"")),
+                ..honest.clone()
+            },
+            "cannot be a name",
+        ),
+        (
+            Served {
+                commit: Some(evil.to_owned()),
+                ..honest.clone()
+            },
+            "a commit that is none",
+        ),
+        (
+            Served {
+                commit: Some("f".repeat(40)),
+                ..honest.clone()
+            },
+            "another commit than was asked for",
+        ),
+        (
+            Served {
+                etag: None,
+                ..honest
+            },
+            "no ETag",
+        ),
+    ] {
+        let shop = shop(FileServer::good());
+        shop.server.serve(&address("config.json"), served);
+        shop.fail(FETCH, &["m"], &[expected, "config.json of owner/model"]);
+        outside(&shop);
+    }
 }
 
 #[test]
@@ -164,15 +266,20 @@ fn a_configuration_s_model_is_fetched_and_then_runs_offline() {
             .unwrap()
     };
     let output = run(&["--offline"]);
-    let text = crate::support::shop::expect(&output, 4);
+    let text = expect(&output, 4);
     assert!(text.contains("`dpsyn fetch --for run.toml`"), "{text}");
     assert!(shop.server.asked().is_empty());
+    // Without the flag the run gets it, and says what it is getting.
+    let log = run(&["--dry-run"]);
+    let text = expect(&log, 0);
+    assert!(text.contains("downloading unet/"), "{text}");
+    std::fs::remove_dir_all(shop.path("hub")).unwrap();
     let fetch = [&["fetch", "--for", "run.toml"], &set[..]].concat();
     let mut command = shop.command(&fetch);
     let output = command.current_dir(world.root.path()).output().unwrap();
-    crate::support::shop::expect(&output, 0);
+    expect(&output, 0);
     let before = shop.server.asked().len();
-    crate::support::shop::expect(&run(&["--offline"]), 0);
+    expect(&run(&["--offline"]), 0);
     assert!(world.path("out/3/samples.npz").exists());
     assert_eq!(shop.server.asked().len(), before);
 }

@@ -16,6 +16,10 @@ pub struct Served {
     pub etag: Option<String>,
     /// Of the hub: large files are redirected to another address, as the hub does.
     pub large: bool,
+    /// Of the hub: the server that has the bytes of a large file; this one if none is named.
+    pub elsewhere: Option<String>,
+    /// Of the hub: the commit that it claims to be of; the one that was asked for if none is named.
+    pub commit: Option<String>,
 }
 
 impl Served {
@@ -26,6 +30,8 @@ impl Served {
             bytes,
             etag,
             large: false,
+            elsewhere: None,
+            commit: None,
         }
     }
 }
@@ -43,12 +49,16 @@ pub enum Reply {
     DropAfter(usize),
     /// The whole file, whatever was asked for.
     IgnoreRange,
+    /// What was asked for, but of nobody knows how much.
+    UnknownTotal,
     /// Of what was asked for, but for the first so many bytes.
     WrongStart(usize),
     /// No length, and the connection closes after so many bytes as if that were all.
     EndAfter(usize),
     /// The whole in chunks, without a length.
     Chunked,
+    /// So many bytes in chunks, without the word that ends them.
+    ChunkedUntil(usize),
     /// So many bytes of the body, then nothing until the server ends.
     HoldAfter(usize),
     /// A web page.
@@ -227,13 +237,15 @@ impl State {
             (_, Some(file)) => file,
         };
         if hub && !path.starts_with("/cdn") {
+            let commit = file.commit.as_ref().unwrap_or(&commit);
             head += &format!("x-repo-commit: {commit}\r\n");
             if file.large {
                 let etag = file.etag.clone().unwrap_or_default();
+                let here = format!("http://{}", self.address);
+                let place = file.elsewhere.unwrap_or(here);
                 head += &format!(
-                    "x-linked-etag: {etag}\r\nx-linked-size: {}\r\nlocation: http://{}/cdn{path}\r\ncontent-length: 0\r\n",
-                    file.bytes.len(),
-                    self.address
+                    "x-linked-etag: {etag}\r\nx-linked-size: {}\r\nlocation: {place}/cdn{path}\r\ncontent-length: 0\r\n",
+                    file.bytes.len()
                 );
                 return answer(&mut stream, 302, &head, b"");
             }
@@ -255,6 +267,10 @@ impl State {
                     _ => 0,
                 };
                 let (from, to) = (from + skip, to.map_or(total, |to| (to + 1).min(total)));
+                let total = match reply {
+                    Reply::UnknownTotal => "*".to_owned(),
+                    _ => total.to_string(),
+                };
                 head += &format!("content-range: bytes {from}-{}/{total}\r\n", to - 1);
                 (206, from, to)
             }
@@ -263,22 +279,29 @@ impl State {
         let body = &file.bytes[from..to];
         match reply {
             Reply::EndAfter(_) => {}
-            Reply::Chunked => head += "transfer-encoding: chunked\r\n",
+            Reply::Chunked | Reply::ChunkedUntil(_) => {
+                head += "transfer-encoding: chunked\r\n";
+            }
             _ => head += &format!("content-length: {}\r\n", body.len()),
         }
         answer(&mut stream, status, &head, b"")?;
         let most = match reply {
-            Reply::DropAfter(most) | Reply::EndAfter(most) | Reply::HoldAfter(most) => most,
+            Reply::DropAfter(most)
+            | Reply::EndAfter(most)
+            | Reply::HoldAfter(most)
+            | Reply::ChunkedUntil(most) => most,
             _ => body.len(),
         };
         let sent = &body[..most.min(body.len())];
-        if reply == Reply::Chunked {
+        if matches!(reply, Reply::Chunked | Reply::ChunkedUntil(_)) {
             for chunk in sent.chunks(1000) {
                 write!(stream, "{:x}\r\n", chunk.len())?;
                 stream.write_all(chunk)?;
                 stream.write_all(b"\r\n")?;
             }
-            stream.write_all(b"0\r\n\r\n")?;
+            if reply == Reply::Chunked {
+                stream.write_all(b"0\r\n\r\n")?;
+            }
         } else {
             stream.write_all(sent)?;
         }

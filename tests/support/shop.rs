@@ -58,6 +58,8 @@ impl Shop {
             .args(arguments)
             .env("HF_HUB_CACHE", self.path("hub"))
             .env("HF_ENDPOINT", self.server.url(""))
+            // No token of whoever runs the tests.
+            .env("HF_HOME", self.path("hf"))
             .env_remove("HF_TOKEN")
             .env_remove("HF_HUB_OFFLINE")
             .env_remove("DPSYN_MIRROR");

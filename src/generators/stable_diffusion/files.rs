@@ -15,6 +15,7 @@ use crate::models::clip::{ClipText, ClipTextConfig};
 use crate::models::stable_diffusion::{
     AutoencoderKl, AutoencoderKlConfig, UNet2DCondition, UNet2DConditionConfig,
 };
+use crate::net::Watch;
 use crate::privacy::sha256_hex;
 
 /// Every file that a run reads.
@@ -58,8 +59,12 @@ pub const FILES: [&[&str]; 9] = [
 ];
 
 impl Files {
-    /// Finds (or downloads) all files, the small ones first.
-    pub fn find(config: &Config, base: Option<&Path>) -> Result<Self, GeneratorError> {
+    /// Finds (or downloads, before the eyes of `watch`) all files, the small ones first.
+    pub fn find(
+        config: &Config,
+        base: Option<&Path>,
+        watch: &dyn Watch,
+    ) -> Result<Self, GeneratorError> {
         // A relative folder starts at `base`; an id of the hub does not.
         let based = base
             .map(|base| base.join(&config.checkpoint))
@@ -78,16 +83,17 @@ impl Files {
             unet,
             vae,
         ] = FILES;
+        let get = |names: &[&str]| files.get(names, watch);
         Ok(Self {
-            scheduler: files.get(scheduler)?,
-            vocab: files.get(vocab)?,
-            merges: files.get(merges)?,
-            text_encoder_config: files.get(text_encoder_config)?,
-            unet_config: files.get(unet_config)?,
-            vae_config: files.get(vae_config)?,
-            text_encoder: files.get(text_encoder)?,
-            unet: files.get(unet)?,
-            vae: files.get(vae)?,
+            scheduler: get(scheduler)?,
+            vocab: get(vocab)?,
+            merges: get(merges)?,
+            text_encoder_config: get(text_encoder_config)?,
+            unet_config: get(unet_config)?,
+            vae_config: get(vae_config)?,
+            text_encoder: get(text_encoder)?,
+            unet: get(unet)?,
+            vae: get(vae)?,
         })
     }
 

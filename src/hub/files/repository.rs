@@ -1,69 +1,35 @@
-//! A repository of the Hugging Face hub, through the cache that Python's tools share.
+//! A repository of the Hugging Face hub, through the cache that Python's tools share: `blobs/<ETag>` holds the
+//! bytes, `snapshots/<commit>/<name>` links to them, `refs/<revision>` names the commit of a branch or tag.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::{Component, Path, PathBuf};
 
-use hf_hub::api::Progress;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
+use super::environment::Environment;
+use super::server::{Bytes, Card, Server, is_commit};
 use super::{Checked, FilesError, State};
+use crate::atomic;
 use crate::hub::digest::{git_blob_file, sha256_file};
-use crate::net::{Backoff, Offline, Watch, jitter};
+use crate::net::{Extent, Offline, Part, Patience, Transfer, TransferError, Watch};
 
-/// Tries at one file. Each goes on where the one before broke off.
-const ATTEMPTS: u32 = 6;
-/// How long between them.
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(500),
-    most: Duration::from_secs(30),
-};
+/// More bytes than a file has, where the hub does not tell its length.
+const MAX_FILE: u64 = 1 << 36;
 
 /// One revision of a repository.
 pub(super) struct Repository {
     id: String,
     revision: String,
     cache: CacheRepo,
-    repo: Repo,
-    /// Or what forbids to ask the hub.
-    api: Result<Api, Offline>,
-    backoff: Backoff,
+    /// Or what forbids to ask it.
+    server: Result<Server, Offline>,
+    patience: Patience,
 }
 
 impl std::fmt::Debug for Repository {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}@{}", self.id, self.revision)
-    }
-}
-
-/// What the environment says, as the hub's own tools read it.
-struct Environment {
-    cache: Option<PathBuf>,
-    endpoint: Option<String>,
-    token: Option<String>,
-    offline: Option<Offline>,
-    backoff: Backoff,
-}
-
-impl Environment {
-    fn read() -> Self {
-        let text = |key: &str| std::env::var(key).ok().filter(|value| !value.is_empty());
-        let home = || {
-            let home = std::env::home_dir()?;
-            Some(home.join(".cache").join("huggingface"))
-        };
-        Self {
-            cache: text("HF_HUB_CACHE").map(PathBuf::from).or_else(|| {
-                let home = text("HF_HOME").map(PathBuf::from).or_else(home)?;
-                Some(home.join("hub"))
-            }),
-            endpoint: text("HF_ENDPOINT"),
-            token: text("HF_TOKEN"),
-            offline: Offline::of_downloads(),
-            backoff: BACKOFF,
-        }
     }
 }
 
@@ -82,31 +48,28 @@ impl Repository {
             name: "anything".to_owned(),
             message,
         };
+        // It becomes a path, and a part of an address.
+        if !is_plain(Path::new(revision)) {
+            return Err(failed(format!("`{revision}` is no revision")));
+        }
         let Some(cache) = environment.cache else {
             let message = "there is no home folder for the cache: set HF_HUB_CACHE";
             return Err(failed(message.to_owned()));
         };
-        let repo = Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned());
-        let cache = Cache::new(cache);
-        let api = if let Some(by) = environment.offline {
-            Err(by)
-        } else {
-            let mut builder = ApiBuilder::from_cache(cache.clone()).with_progress(false);
-            if let Some(endpoint) = environment.endpoint {
-                builder = builder.with_endpoint(endpoint);
-            }
-            if environment.token.is_some() {
-                builder = builder.with_token(environment.token);
-            }
-            Ok(builder.build().map_err(|error| failed(error.to_string()))?)
+        let (endpoint, token) = (environment.endpoint, environment.token);
+        let patience = environment.patience;
+        let server = match environment.offline {
+            Some(by) => Err(by),
+            None => Ok(Server::new(endpoint, token, patience)
+                .map_err(|error| failed(error.to_string()))?),
         };
+        let repo = Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned());
         Ok(Self {
             id: id.to_owned(),
             revision: revision.to_owned(),
-            cache: cache.repo(repo.clone()),
-            repo,
-            api,
-            backoff: environment.backoff,
+            cache: Cache::new(cache).repo(repo),
+            server,
+            patience,
         })
     }
 
@@ -130,81 +93,60 @@ impl Repository {
         if let Some(path) = self.cached(names) {
             return Ok(Some(path));
         }
-        let api = self.api.as_ref().map_err(|by| FilesError::Offline {
+        let server = self.server.as_ref().map_err(|by| FilesError::Offline {
             id: self.id.clone(),
             name: names.join(" or "),
             by: *by,
         })?;
         for name in names {
-            if let Some(path) = self.download(api, name, watch)? {
-                return Ok(Some(path));
+            match self.download(server, name, watch) {
+                Ok(path) => return Ok(Some(path)),
+                Err(TransferError::Refused {
+                    status: Some(404), ..
+                }) => {}
+                Err(error) => {
+                    return Err(FilesError::Download {
+                        id: self.id.clone(),
+                        name: (*name).to_owned(),
+                        message: explained(server, &error),
+                    });
+                }
             }
         }
         Ok(None)
     }
 
-    /// Downloads a file, going on where an earlier try broke off; `None` when the hub says that it has none.
+    /// Downloads a file into the cache, going on where an earlier try broke off.
     fn download(
         &self,
-        api: &Api,
+        server: &Server,
         name: &str,
         watch: &dyn Watch,
-    ) -> Result<Option<PathBuf>, FilesError> {
-        let failed = |message: String| FilesError::Download {
-            id: self.id.clone(),
-            name: name.to_owned(),
-            message,
+    ) -> Result<PathBuf, TransferError> {
+        let url = server.address(&self.id, &self.revision, name);
+        let transfer = Transfer {
+            patience: self.patience,
+            watch,
         };
-        let (mut attempt, mut damaged) = (0, 0);
-        loop {
-            attempt += 1;
-            let message = match self.try_download(api, name, watch) {
-                Ok(path) => match self.check(&path, name)?.state {
-                    State::Damaged { expected, found } => {
-                        // Such a file must not lie in the cache, where everybody takes it for good.
-                        let blob = path.canonicalize().unwrap_or_else(|_| path.clone());
-                        for path in [&blob, &path] {
-                            remove(path).map_err(|error| failed(error.to_string()))?;
-                        }
-                        let message =
-                            format!("it has the digest {found} where the hub says {expected}");
-                        // A server that cannot resume spoils what an earlier try brought, but only once.
-                        damaged += 1;
-                        if damaged > 1 {
-                            return Err(failed(message));
-                        }
-                        message
-                    }
-                    _ => return Ok(Some(path)),
-                },
-                Err(error) => match status(&error) {
-                    Some(404) => return Ok(None),
-                    Some(status @ (401 | 403)) => {
-                        return Err(failed(format!(
-                            "{error} (with {status} the hub wants HF_TOKEN, or its terms accepted)"
-                        )));
-                    }
-                    Some(408 | 425 | 429 | 500..) | None => error.to_string(),
-                    Some(_) => return Err(failed(error.to_string())),
-                },
-            };
-            if attempt >= ATTEMPTS {
-                return Err(failed(message));
-            }
-            watch.line(&format!("{name} of {}: {message}; trying again", self.id));
-            std::thread::sleep(self.backoff.wait(attempt, jitter()));
+        let card = transfer.persist(&url, name, &|| Ok(0), &mut || server.card(&url))?;
+        if is_commit(&self.revision) && card.commit != self.revision {
+            let message = format!("is of {}: another commit than was asked for", card.commit);
+            return Err(TransferError::refused(&url, message));
         }
-    }
-
-    fn try_download(&self, api: &Api, name: &str, watch: &dyn Watch) -> Result<PathBuf, ApiError> {
-        let files = api.repo(self.repo.clone());
-        let metadata = api.metadata(&files.url(name))?;
-        // What is longer than the whole can only be wrong, and would be refused for ever.
-        let part = self.cache.blob_path(metadata.etag()).with_extension("part");
-        if fs::metadata(&part).is_ok_and(|part| part.len() > metadata.size() as u64) {
-            remove(&part)?;
+        let snapshot = self.cache.pointer_path(&card.commit);
+        let blob = blobs(&snapshot).join(&card.etag);
+        let _lock = lock(&blob)?;
+        if !blob.is_file() {
+            // Off a terminal, nothing else tells for a while that minutes pass with this.
+            watch.line(&format!("downloading {name} of {}", self.id));
+            fetch(&transfer, server, (&url, name), &card, &blob)?;
         }
-        files.download_with_progress(name, Shown { watch, done: 0 })
+        let path = snapshot.join(name);
+        link(&snapshot, name, &blob).map_err(TransferError::io(&path))?;
+        self.cache
+            .create_ref(&card.commit)
+            .map_err(TransferError::io(&path))?;
+        Ok(path)
     }
 
     /// Checks a file of the cache: its blob is named by its digest.
@@ -216,18 +158,7 @@ impl Repository {
         let blob = path.canonicalize().map_err(failed)?;
         let bytes = fs::metadata(&blob).map_err(failed)?.len();
         let etag = blob.file_name().and_then(|name| name.to_str());
-        let expected = etag.unwrap_or_default().to_ascii_lowercase();
-        let hexadecimal = expected.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let found = match expected.len() {
-            64 if hexadecimal => Some(sha256_file(&blob).map_err(failed)?),
-            40 if hexadecimal => Some(git_blob_file(&blob).map_err(failed)?),
-            _ => None,
-        };
-        let state = match found {
-            Some(found) if found == expected => State::Sound,
-            Some(found) => State::Damaged { expected, found },
-            None => State::Unknown,
-        };
+        let state = judge(&blob, etag.unwrap_or_default()).map_err(failed)?;
         Ok(Checked {
             name: name.to_owned(),
             path: path.to_owned(),
@@ -237,52 +168,142 @@ impl Repository {
     }
 }
 
-/// Shows the hub crate's progress.
-struct Shown<'a> {
-    watch: &'a dyn Watch,
-    done: u64,
+/// Whether a path stays below where it starts.
+fn is_plain(path: &Path) -> bool {
+    let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+    path.components().next().is_some() && path.components().all(plain)
 }
 
-impl Progress for Shown<'_> {
-    fn init(&mut self, size: usize, filename: &str) {
-        self.done = 0;
-        self.watch.begin(filename, Some(size as u64));
-    }
-
-    fn update(&mut self, size: usize) {
-        self.done += size as u64;
-        self.watch.advance(self.done);
-    }
-
-    fn finish(&mut self) {
-        self.watch.end();
-    }
-}
-
-/// The status with which the hub refused.
-fn status(error: &ApiError) -> Option<u16> {
+/// The error for people, with what they can do about it.
+fn explained(server: &Server, error: &TransferError) -> String {
     match error {
-        ApiError::RequestError(error) => match **error {
-            ureq::Error::StatusCode(status) => Some(status),
-            _ => None,
-        },
-        _ => None,
+        TransferError::Refused {
+            status: Some(status @ (401 | 403)),
+            ..
+        } => {
+            let kept = match server.keeps_token() {
+                true => "; the token is not sent over plain http",
+                false => "",
+            };
+            format!("{error} (with {status} the hub wants HF_TOKEN, or its terms accepted{kept})")
+        }
+        _ => error.to_string(),
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// The folder of all contents beside a snapshot.
+fn blobs(snapshot: &Path) -> PathBuf {
+    let repository = snapshot.parent().and_then(Path::parent);
+    repository.unwrap_or(Path::new("")).join("blobs")
+}
+
+/// Held while a blob is downloaded: the file and the kind of lock that the hub crate takes.
+fn lock(blob: &Path) -> Result<File, TransferError> {
+    let folder = blob.parent().unwrap_or(Path::new(""));
+    fs::create_dir_all(folder).map_err(TransferError::io(folder))?;
+    let path = blob.with_extension("lock");
+    let failed = TransferError::io(&path);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(&failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(failed(io::Error::other(
+            "another process is downloading it: wait until it is done",
+        ))),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
     }
+}
+
+/// Brings the bytes of a card into their blob, which gets its name only when they are right.
+fn fetch(
+    transfer: &Transfer<'_>,
+    server: &Server,
+    (url, name): (&str, &str),
+    card: &Card,
+    blob: &Path,
+) -> Result<(), TransferError> {
+    let part = Part::of(blob);
+    let extent = Extent {
+        size: card.size,
+        about: None,
+        most: MAX_FILE,
+        checked: is_digest(&card.etag),
+    };
+    loop {
+        let patched = part.len()? > 0;
+        transfer.fill(&Bytes::new(server, url, card), extent, &part, name)?;
+        part.sync()?;
+        let state = judge(part.path(), &card.etag).map_err(TransferError::io(part.path()))?;
+        let State::Damaged { expected, found } = state else {
+            return part.place(blob);
+        };
+        part.remove()?;
+        let message = format!("has the digest {found} where the hub says {expected}");
+        // What an earlier call left may be the fault of that one.
+        if !patched {
+            return Err(TransferError::refused(url, message));
+        }
+        transfer
+            .watch
+            .line(&format!("{name}: {message}: beginning anew"));
+    }
+}
+
+/// Whether an `ETag` of the hub says what the bytes are: SHA-256 of large files, git's SHA-1 of small ones.
+fn is_digest(etag: &str) -> bool {
+    matches!(etag.len(), 40 | 64) && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Compares bytes with the digest that their `ETag` is.
+fn judge(path: &Path, etag: &str) -> io::Result<State> {
+    if !is_digest(etag) {
+        return Ok(State::Unknown);
+    }
+    let expected = etag.to_ascii_lowercase();
+    let found = match expected.len() {
+        64 => sha256_file(path)?,
+        _ => git_blob_file(path)?,
+    };
+    Ok(match found == expected {
+        true => State::Sound,
+        false => State::Damaged { expected, found },
+    })
+}
+
+/// Lets a name in a snapshot lead to a blob. A link that leads nowhere is replaced.
+fn link(snapshot: &Path, name: &str, blob: &Path) -> io::Result<()> {
+    let path = snapshot.join(name);
+    if path.exists() {
+        return Ok(());
+    }
+    atomic::remove(&path)?;
+    fs::create_dir_all(path.parent().unwrap_or(snapshot))?;
+    #[cfg(unix)]
+    {
+        // Relative, so that the cache can be moved: up from the name's folder, the commit's and the snapshots'.
+        let mut target = PathBuf::new();
+        for _ in 0..name.split('/').count() + 1 {
+            target.push("..");
+        }
+        target.push("blobs");
+        target.push(blob.file_name().unwrap_or_default());
+        std::os::unix::fs::symlink(target, &path)
+    }
+    #[cfg(not(unix))]
+    fs::copy(blob, &path).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Silent;
+    use crate::net::{Backoff, Silent};
     use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
+    use std::time::Duration;
 
     const COMMIT: &str = "0123456789012345678901234567890123456789";
 
@@ -290,11 +311,14 @@ mod tests {
         let environment = Environment {
             cache: Some(cache.to_owned()),
             offline: endpoint.is_none().then_some(Offline::Variable),
-            backoff: Backoff {
-                first: Duration::from_millis(1),
-                most: Duration::from_millis(1),
+            patience: Patience {
+                backoff: Backoff {
+                    first: Duration::from_millis(1),
+                    most: Duration::from_millis(1),
+                },
+                ..Patience::default()
             },
-            endpoint,
+            endpoint: endpoint.unwrap_or_default(),
             token: None,
         };
         Repository::in_environment("owner/name", COMMIT, environment).unwrap()

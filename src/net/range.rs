@@ -2,16 +2,16 @@
 
 /// A `Content-Range`: which bytes of how many. `*` stands for what the server does not know or does not send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ContentRange {
+pub(crate) struct ContentRange {
     /// First and last byte; `None` where none are sent.
-    pub(super) bytes: Option<(u64, u64)>,
+    pub(crate) bytes: Option<(u64, u64)>,
     /// Length of the whole.
-    pub(super) total: Option<u64>,
+    pub(crate) total: Option<u64>,
 }
 
 impl ContentRange {
     /// Reads `bytes 0-9/100`, `bytes 0-9/*` or `bytes */100` (RFC 9110, 14.4).
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (unit, rest) = text.trim().split_once(' ')?;
         let (bytes, total) = rest.trim().split_once('/')?;
         if !unit.eq_ignore_ascii_case("bytes") {

@@ -1,0 +1,349 @@
+//! Asking a hub: which version of a file it has, and where the bytes are.
+//!
+//! The hub keeps large files elsewhere and redirects. The token is for the hub alone: it goes to the scheme, host
+//! and port of the endpoint and to nobody else, and never over plain http to another machine. What the hub says
+//! about itself ends up in paths, and is taken only if it can do no harm there.
+
+use std::cell::Cell;
+
+use ureq::RequestBuilder;
+use ureq::http::{HeaderMap, Uri};
+use ureq::typestate::WithoutBody;
+
+use crate::net::{
+    Agents, EnvironmentError, Limits, Patience, Setback, Source, TransferError, call, header,
+    host_of, is_loopback, refusal,
+};
+
+/// Redirects that are followed: of the hub to itself, and of the place with the bytes.
+const MAX_REDIRECTS: u32 = 8;
+/// The longest `ETag` that can be a name.
+const MAX_ETAG: usize = 128;
+
+/// A hub.
+pub(super) struct Server {
+    endpoint: String,
+    uri: Uri,
+    token: Option<String>,
+    /// Give redirects back as they are.
+    asking: Agents,
+    /// Follow them.
+    fetching: Agents,
+}
+
+/// What a hub says of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Card {
+    /// The commit that it is of.
+    pub(super) commit: String,
+    /// The name of its content.
+    pub(super) etag: String,
+    pub(super) size: Option<u64>,
+    /// Where its bytes are.
+    at: Uri,
+}
+
+impl Server {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`EnvironmentError`].
+    pub(super) fn new(
+        endpoint: String,
+        token: Option<String>,
+        patience: Patience,
+    ) -> Result<Self, EnvironmentError> {
+        let wrong = |problem: &str| EnvironmentError {
+            variable: "HF_ENDPOINT".to_owned(),
+            problem: problem.to_owned(),
+        };
+        let uri: Uri = endpoint.parse().map_err(|_| wrong("holds no address"))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(wrong("is neither http nor https"));
+        }
+        if uri
+            .authority()
+            .is_none_or(|host| host.as_str().contains('@'))
+        {
+            return Err(wrong("has no host, or holds a name or password"));
+        }
+        let limits = Limits::Silence(patience.silence);
+        Ok(Self {
+            asking: Agents::new(limits, 0)?,
+            fetching: Agents::new(limits, MAX_REDIRECTS)?,
+            endpoint,
+            uri,
+            token,
+        })
+    }
+
+    /// The address of a file of a repository.
+    pub(super) fn address(&self, repository: &str, revision: &str, name: &str) -> String {
+        let revision = revision.replace('/', "%2F");
+        format!("{}/{repository}/resolve/{revision}/{name}", self.endpoint)
+    }
+
+    /// Whether there is a token, but everybody on the way could read it.
+    pub(super) fn keeps_token(&self) -> bool {
+        self.token.is_some() && !self.is_safe()
+    }
+
+    /// Whether nobody on the way to the hub can listen.
+    fn is_safe(&self) -> bool {
+        let here = || host_of(&self.uri).is_some_and(|host| is_loopback(&host));
+        self.uri.scheme_str() == Some("https") || here()
+    }
+
+    /// Whether an address is the hub's own.
+    fn is_own(&self, uri: &Uri) -> bool {
+        uri.scheme() == self.uri.scheme() && uri.authority() == self.uri.authority()
+    }
+
+    fn request(&self, agents: &Agents, uri: &Uri) -> RequestBuilder<WithoutBody> {
+        let request = agents
+            .choose(uri)
+            .get(uri.clone())
+            .config()
+            // What begins safely is not redirected into the open.
+            .https_only(self.uri.scheme_str() == Some("https"))
+            .build();
+        match &self.token {
+            Some(token) if self.is_own(uri) && self.is_safe() => {
+                request.header("Authorization", format!("Bearer {token}"))
+            }
+            _ => request,
+        }
+    }
+
+    /// Asks which version of the file at `url` there is, and where.
+    ///
+    /// # Errors
+    /// [`Setback`].
+    pub(super) fn card(&self, url: &str) -> Result<Card, Setback> {
+        let refused = |message: &str| Setback::from(TransferError::refused(url, message));
+        let mut uri: Uri = url.parse().map_err(|_| refused("is no address"))?;
+        for _ in 0..=MAX_REDIRECTS {
+            let request = self.request(&self.asking, &uri);
+            // One byte is asked for, since not every hub answers HEAD as it answers GET.
+            let request = request
+                .header("Accept-Encoding", "identity")
+                .header("Range", "bytes=0-0");
+            let response = call(request, url)?;
+            let headers = response.headers();
+            let next = match response.status().as_u16() {
+                200 | 206 => None,
+                301 | 302 | 303 | 307 | 308 => {
+                    let to = header(headers, "location").and_then(|to| join(&uri, to));
+                    Some(to.ok_or_else(|| refused("redirects to no address"))?)
+                }
+                _ => return Err(refusal(url, response)),
+            };
+            match next {
+                Some(to) if self.is_own(&to) && header(headers, "x-linked-etag").is_none() => {
+                    uri = to;
+                }
+                at => return card(headers, at.unwrap_or(uri)).map_err(refused),
+            }
+        }
+        Err(refused("redirects too often"))
+    }
+}
+
+/// Reads what a hub says.
+///
+/// # Errors
+/// What is missing, or could do harm.
+fn card(headers: &HeaderMap, at: Uri) -> Result<Card, &'static str> {
+    let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag"));
+    let etag = etag.ok_or("has no ETag: is it a hub?")?;
+    let etag = etag.trim_start_matches("W/").trim_matches('"');
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if etag.is_empty() || etag.len() > MAX_ETAG || !etag.bytes().all(plain) {
+        return Err("has an ETag that cannot be a name");
+    }
+    let commit = header(headers, "x-repo-commit").ok_or("names no commit: is it a hub?")?;
+    if !is_commit(commit) {
+        return Err("names a commit that is none");
+    }
+    let number = |name: &str| header(headers, name)?.parse().ok();
+    let total = || {
+        header(headers, "content-range")?
+            .rsplit('/')
+            .next()?
+            .parse()
+            .ok()
+    };
+    Ok(Card {
+        commit: commit.to_owned(),
+        etag: etag.to_owned(),
+        size: number("x-linked-size").or_else(total),
+        at,
+    })
+}
+
+/// Whether a text is a commit's name.
+pub(super) fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Where a redirect leads: to another address, or to a path of the same machine.
+fn join(from: &Uri, to: &str) -> Option<Uri> {
+    let to: Uri = to.parse().ok()?;
+    if to.authority().is_some() {
+        return to.scheme().is_some().then_some(to);
+    }
+    let mut parts = from.clone().into_parts();
+    parts.path_and_query = to.into_parts().path_and_query;
+    Uri::from_parts(parts).ok()
+}
+
+/// The bytes of a file of a hub.
+pub(super) struct Bytes<'s> {
+    server: &'s Server,
+    url: &'s str,
+    card: &'s Card,
+    /// Where they were a moment ago. Such addresses hold for minutes: later tries ask again.
+    fresh: Cell<bool>,
+}
+
+impl<'s> Bytes<'s> {
+    /// Of the version that `card` tells of, which was just read.
+    pub(super) fn new(server: &'s Server, url: &'s str, card: &'s Card) -> Self {
+        Self {
+            server,
+            url,
+            card,
+            fresh: Cell::new(true),
+        }
+    }
+}
+
+impl Source for Bytes<'_> {
+    fn url(&self) -> &str {
+        self.url
+    }
+
+    fn request(&self) -> Result<RequestBuilder<WithoutBody>, Setback> {
+        let at = if self.fresh.take() {
+            self.card.at.clone()
+        } else {
+            let now = self.server.card(self.url)?;
+            if (&now.etag, &now.commit) != (&self.card.etag, &self.card.commit) {
+                let message =
+                    "has changed while it was downloaded: the same command gets the new one";
+                return Err(TransferError::refused(self.url, message).into());
+            }
+            now.at
+        };
+        Ok(self.server.request(&self.server.fetching, &at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn server(endpoint: &str) -> Server {
+        let token = Some("hf_secret".to_owned());
+        Server::new(endpoint.to_owned(), token, Patience::default()).unwrap()
+    }
+
+    fn headers(etag: &str, commit: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("etag", etag.parse().unwrap());
+        headers.insert("x-repo-commit", commit.parse().unwrap());
+        headers
+    }
+
+    fn carries_token(server: &Server, uri: &str) -> bool {
+        let request = server.request(&server.fetching, &uri.parse().unwrap());
+        request.headers_ref().unwrap().contains_key("authorization")
+    }
+
+    #[test]
+    fn the_token_is_for_the_hub_alone() {
+        let hub = server("https://hub.example");
+        assert!(carries_token(&hub, "https://hub.example/a"));
+        for other in [
+            "https://cdn.example/a",
+            "https://hub.example.evil/a",
+            "https://hub.example:444/a",
+            "http://hub.example/a",
+            "https://me@hub.example/a",
+        ] {
+            assert!(!carries_token(&hub, other), "{other}");
+        }
+        // Nor over plain http, unless it stays on this machine.
+        let open = server("http://mirror.example");
+        assert!(!carries_token(&open, "http://mirror.example/a") && open.keeps_token());
+        let here = server("http://127.0.0.1:8000");
+        assert!(carries_token(&here, "http://127.0.0.1:8000/a") && !here.keeps_token());
+        assert!(!carries_token(&here, "http://127.0.0.1:8001/a"));
+    }
+
+    #[test]
+    fn an_endpoint_is_an_address_without_credentials() {
+        for wrong in ["hub", "ftp://h", "https://me:secret@h", "/a"] {
+            let result = Server::new(wrong.to_owned(), None, Patience::default());
+            let text = result.err().unwrap().to_string();
+            assert!(
+                text.contains("HF_ENDPOINT") && !text.contains("secret"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_hub_says_becomes_a_path_only_if_it_is_plain() {
+        let at = || Uri::from_static("https://h/f");
+        let good = card(&headers("W/\"abc-1_2\"", COMMIT), at()).unwrap();
+        assert_eq!((good.etag.as_str(), good.size), ("abc-1_2", None));
+        for etag in [
+            "\"\"",
+            "\"../../x\"",
+            "\"/x\"",
+            "\"..\"",
+            "\"a.lock\"",
+            "\"a\\b\"",
+        ] {
+            assert!(card(&headers(etag, COMMIT), at()).is_err(), "{etag}");
+        }
+        for commit in [
+            "",
+            "main",
+            "../../../x",
+            &COMMIT[1..],
+            &COMMIT.to_uppercase(),
+        ] {
+            assert!(card(&headers("\"a\"", commit), at()).is_err(), "{commit}");
+        }
+    }
+
+    #[test]
+    fn redirects_are_joined() {
+        let from = Uri::from_static("https://h:1/a/b?c");
+        let to = |to| join(&from, to).map(|uri| uri.to_string());
+        assert_eq!(to("/x?y").as_deref(), Some("https://h:1/x?y"));
+        assert_eq!(to("https://cdn/x").as_deref(), Some("https://cdn/x"));
+        assert_eq!(to("not an address"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics_or_leads_out(etag in "[ -~]{0,20}", to in "[ -~]{0,20}") {
+            let from = Uri::from_static("https://h/a");
+            let _ = join(&from, &to);
+            let Ok(value) = etag.parse() else { return Ok(()) };
+            let mut headers = headers("x", COMMIT);
+            headers.insert("etag", value);
+            if let Ok(card) = card(&headers, from) {
+                let mut parts = std::path::Path::new(&card.etag).components();
+                prop_assert!(matches!(parts.next(), Some(std::path::Component::Normal(_))));
+                prop_assert!(parts.next().is_none());
+            }
+        }
+    }
+}
