@@ -27,10 +27,9 @@ pub fn beside(device: &Device) -> Result<Device> {
 pub fn try_out(device: &Device) -> Result<()> {
     let expected = results(&Device::Cpu, DType::F32)?;
     let types: &[(DType, f32)] = if device.is_cuda() {
-        // TF32 has 11 bits, bf16 8.
-        &[(DType::F32, 0.01), (DType::BF16, 0.06)]
+        &[(DType::F32, TOLERANCE), (DType::BF16, 8.0 * TOLERANCE)]
     } else {
-        &[(DType::F32, 0.01)]
+        &[(DType::F32, TOLERANCE)]
     };
     for &(dtype, tolerance) in types {
         let found = results(device, dtype)?;
@@ -44,6 +43,10 @@ pub fn try_out(device: &Device) -> Result<()> {
     }
     Ok(())
 }
+
+/// What a result of 11 bits may be off by, as a GPU has them where it is asked for `f32` (TF32). bf16 has 8. What is really
+/// wrong is off by about 1.
+const TOLERANCE: f32 = 0.01;
 
 /// What a few layers make of made-up numbers: all of a size of about 1.
 fn results(device: &Device, dtype: DType) -> Result<Vec<f32>> {
@@ -62,7 +65,7 @@ fn results(device: &Device, dtype: DType) -> Result<Vec<f32>> {
     let norm = GroupNorm::new(2, 1e-5, weights.0, weights.1)?;
     let x = made_up(&[2, CHANNELS, 4, 4], 13)?;
     let maps = conv.forward_add(&norm.forward_silu(&x)?, &x)?;
-    let heads = maps.contiguous()?.reshape((2, 2, CHANNELS / 2, 16))?;
+    let heads = x.reshape((2, 2, CHANNELS / 2, 16))?;
     let mixed = attention(&heads, &heads, &heads, 0.25)?;
     let all = Tensor::cat(&[maps.flatten_all()?, mixed.flatten_all()?], 0)?;
     all.to_dtype(DType::F32)?.to_vec1()
@@ -85,14 +88,14 @@ mod tests {
         assert!((0.5..8.0).contains(&spread), "{spread}");
     }
 
-    /// In 11 bits, as TF32 has.
+    /// All numbers in 11 bits, where TF32 has only the factors in so many.
     #[test]
-    fn the_tolerance_is_wide_enough() {
+    fn a_device_that_only_rounds_passes() {
         let expected = results(&Device::Cpu, DType::F32).unwrap();
         let found = composed(|| results(&Device::Cpu, DType::F16)).unwrap();
-        for (found, expected) in found.iter().zip(&expected) {
-            assert!((found - expected).abs() < 0.01, "{found} {expected}");
-        }
+        let off = |(found, expected): (&f32, &f32)| (found - expected).abs();
+        let most = found.iter().zip(&expected).map(off).fold(0.0, f32::max);
+        assert!(most > 0.0 && most < TOLERANCE, "{most}");
     }
 
     #[test]
