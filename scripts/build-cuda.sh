@@ -40,14 +40,18 @@ exec "$CUDA_HOME/bin/nvcc" "$@"
 NVCC
 chmod +x "$work/bin/nvcc"
 ln -sf "$CUDA_HOME/lib/libcudart_static.a" "$work/link/libcudart.a"
-ln -sf "$(g++ -print-file-name=libstdc++.a)" "$work/link/libstdc++.a"
+library=$(g++ -print-file-name=libstdc++.a)
+[ -e "$library" ] || { echo "$0: g++ has no libstdc++.a" >&2; exit 2; }
+ln -sf "$library" "$work/link/libstdc++.a"
 
 workspace="$work/workspace"
 . scripts/cuda-workspace.sh
 
 export PATH="$work/bin:$CUDA_HOME/bin:$PATH" NVCC="$work/bin/nvcc"
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-80}" CUDARC_CUDA_VERSION=13000
-export CARGO_TARGET_DIR="$work/target" RUSTFLAGS="-L native=$work/link --cfg dpsyn_dynamic_cuda"
+# Between flags stands a byte that no path has, unlike a space.
+CARGO_ENCODED_RUSTFLAGS=$(printf -- '-Lnative=%s\037--cfg\037dpsyn_dynamic_cuda' "$work/link")
+export CARGO_TARGET_DIR="$work/target" CARGO_ENCODED_RUSTFLAGS
 cd "$work/workspace"
 if [ $# -gt 0 ]; then
     command=$1

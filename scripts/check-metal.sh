@@ -18,8 +18,24 @@ mkdir -p "$work"
 work=$(cd "$work" && pwd)
 cat > "$work/rustc" <<RUSTC
 #!/bin/sh
-LD_LIBRARY_PATH=$folder/usr/lib/x86_64-linux-gnu exec "$folder/usr/bin/rustc" "\$@"
+LD_LIBRARY_PATH="$folder/usr/lib/x86_64-linux-gnu" exec "$folder/usr/bin/rustc" "\$@"
 RUSTC
-chmod +x "$work/rustc"
+# Stand in for Apple's C compiler and archiver, which the one dependency with C code asks for: what nobody links may be empty.
+cat > "$work/cc" <<'CC'
+#!/bin/sh
+before=
+for word in "$@"; do
+    [ "$before" != -o ] || : > "$word"
+    before=$word
+done
+CC
+cat > "$work/ar" <<'AR'
+#!/bin/sh
+for word in "$@"; do
+    case "$word" in *.a) : > "$word" ;; esac
+done
+AR
+chmod +x "$work/rustc" "$work/cc" "$work/ar"
+export CC_aarch64_apple_darwin="$work/cc" AR_aarch64_apple_darwin="$work/ar"
 RUSTC="$work/rustc" RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$work/target" \
     cargo check --locked -Zbuild-std=std,panic_abort --target aarch64-apple-darwin --lib --bins --no-default-features --features metal

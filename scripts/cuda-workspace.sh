@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sourced by build-cuda.sh and check-cuda.sh: lays out, in the folder $workspace, a copy of the project's manifests that
+# Sourced by build-cuda.sh and check-cuda.sh in the project's folder: lays out, in the folder $workspace, a copy of the project's manifests that
 # builds against a candle-core which looks for NVIDIA's libraries when it runs.
 #
 # candle-core asks cudarc to link them, so that a program would not even start where one is missing. That choice is
@@ -7,7 +7,7 @@
 # "dynamic-loading". The project's own manifest and lock file stay as they are: a plain build knows nothing of this.
 set -eu
 
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$PWD
 mkdir -p "$workspace"
 workspace=$(cd "$workspace" && pwd)
 

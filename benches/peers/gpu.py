@@ -9,7 +9,8 @@ that scripts/build-cuda.sh lays out). For each batch and type: dpsyn, PyTorch as
 Printed: images·steps/s, TFLOP/s (FLOPs counted by PyTorch), the share of the chip's peak for the type (--peak overrides what is known),
 the better peer's time by ours (above 1, dpsyn is faster), and what the CIFAR-10 and Camelyon17 configurations would take.
 
-Written without a GPU at hand: nobody has run it.
+`--device cpu` runs all of it without a GPU, in `f32` and one small batch at a time; that says nothing of a GPU, but whether
+the script works. Written without a GPU at hand: on one, nobody has run it.
 """
 
 import argparse
@@ -54,7 +55,7 @@ class Ours:
         self.process.stdin.flush()
         answer = self.process.stdout.readline().strip()
         if not answer or answer.startswith("error"):
-            sys.exit(f"{line}: {answer or 'dpsyn has ended'}")
+            raise RuntimeError(f"{line}: {answer or 'dpsyn has ended, its last words are above'}")
         return answer
 
     def prepare(self, batch, dtype):
@@ -74,23 +75,32 @@ def in_bfloat16(net):
     return net
 
 
+def settle(device):
+    """Waits until the device has done all that it was asked."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
 def theirs(batch, dtype, device, compiled):
     net = unet().to(device)
     if dtype == torch.bfloat16:
         net = in_bfloat16(net)
     layout = torch.channels_last if compiled else torch.contiguous_format
     net = net.to(memory_format=layout)
-    call = torch.compile(net, mode="max-autotune-no-cudagraphs") if compiled else net
+    # Compiled anew for each batch: for its own shapes, not for any.
+    torch.compiler.reset()
+    mode = "max-autotune-no-cudagraphs" if device.startswith("cuda") else "default"
+    call = torch.compile(net, mode=mode, dynamic=False) if compiled else net
     x = torch.randn(batch, 3, 64, 64, device=device, dtype=dtype).contiguous(memory_format=layout)
     times = torch.full((batch,), 500.0, device=device)
     labels = torch.arange(batch, device=device) % 1000
 
     def run():
-        torch.cuda.synchronize()
+        settle(device)
         start = time.perf_counter()
         with torch.inference_mode():
             call(x, times, labels)
-        torch.cuda.synchronize()
+        settle(device)
         return time.perf_counter() - start
 
     for _ in range(3):
@@ -114,15 +124,23 @@ def main():
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--peak", type=float, help="TFLOP/s of the chip, for every type")
     arguments = parser.parse_args()
-    ours = Ours(os.environ["DPSYN_BENCH"], arguments.device)
-    name = torch.cuda.get_device_name(arguments.device)
+    program = os.environ.get("DPSYN_BENCH") or parser.error("DPSYN_BENCH names no program")
+    ours = Ours(program, arguments.device)
+    on_gpu = arguments.device.startswith("cuda")
+    name = torch.cuda.get_device_name(arguments.device) if on_gpu else "CPU"
     work = flops()
     print(f"{name}, PyTorch {torch.__version__}, {work / 1e9:.1f} GFLOP an image")
-    for dtype in (torch.bfloat16, torch.float32):
+    for dtype in (torch.bfloat16, torch.float32) if on_gpu else (torch.float32,):
         peaks = next((pair for chip, pair in PEAKS.items() if chip in name), None)
         peak = arguments.peak or (peaks and peaks[dtype == torch.float32])
         for batch in map(int, arguments.batches.split(",")):
-            runs = {"dpsyn": ours.prepare(batch, dtype)}
+            try:
+                runs = {"dpsyn": ours.prepare(batch, dtype)}
+            except RuntimeError as error:
+                # No room, most likely.
+                print(f"{str(dtype)[6:]} batch {batch}: {error}")
+                ours = Ours(program, arguments.device)
+                continue
             for label, compiled in (("eager", False), ("compiled", True)):
                 try:
                     runs[label] = theirs(batch, dtype, arguments.device, compiled)
@@ -143,7 +161,8 @@ def main():
                 f"{run} {count * best['dpsyn'] / batch / 3600:.1f} h" for run, count in EVALUATIONS.items())
             print(f"  ratio {peer / best['dpsyn']:.2f}; {hours}")
             del runs
-            torch.cuda.empty_cache()
+            if on_gpu:
+                torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -147,6 +147,7 @@ impl DeviceChoice {
 #[cfg(feature = "cuda")]
 fn cuda(choice: &DeviceChoice, numbers: Option<&[usize]>) -> Result<Devices, DeviceError> {
     use crate::kernels::cuda::{count, keep_memory, missing};
+    use crate::kernels::try_out;
     let refuse = |message: String| DeviceError::Missing {
         device: choice.clone(),
         message,
@@ -165,8 +166,11 @@ fn cuda(choice: &DeviceChoice, numbers: Option<&[usize]>) -> Result<Devices, Dev
     }
     let mut open = Vec::new();
     for number in numbers {
-        let device = Device::new_cuda(*number);
-        let device = device.and_then(|device| keep_memory(&device).map(|()| device));
+        let device = Device::new_cuda(*number).and_then(|device| {
+            keep_memory(&device)?;
+            try_out(&device)?;
+            Ok(device)
+        });
         open.push(device.map_err(|error| refuse(format!("GPU {number}: {error}")))?);
     }
     let mut open = open.into_iter();
@@ -190,7 +194,11 @@ fn cuda(_: &DeviceChoice, _: Option<&[usize]>) -> Result<Devices, DeviceError> {
 
 #[cfg(feature = "metal")]
 fn metal(choice: &DeviceChoice) -> Result<Devices, DeviceError> {
-    match Device::new_metal(0) {
+    let device = Device::new_metal(0).and_then(|device| {
+        crate::kernels::try_out(&device)?;
+        Ok(device)
+    });
+    match device {
         Ok(device) => Ok(Devices::one(device, choice.to_string())),
         Err(error) => Err(DeviceError::Missing {
             device: choice.clone(),

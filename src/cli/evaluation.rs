@@ -14,6 +14,7 @@ use crate::embedders::{
 use crate::evolution::{Against, EvolutionError, Observer, PrivateImages};
 use crate::hub::{Checkpoint, sha256_file};
 use crate::images::{DataConfig, ImageSource, OnBadImage};
+use crate::kernels::beside;
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::Space;
 use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Statistics};
@@ -29,12 +30,13 @@ pub(super) fn open_embedder(
     image_size: (usize, usize),
     devices: &Devices,
 ) -> Result<(Box<dyn Embedder>, Option<String>), CliError> {
-    // Pixels are not embedded on any device.
-    let shared = !devices.others.is_empty() && config.weights().is_some();
+    // Pixels are not embedded on any device. A GPU's embedder works beside the generator: on a thread of its own.
+    let many = !devices.others.is_empty() || devices.first.is_cuda();
+    let shared = many && config.weights().is_some();
     let embedder: Box<dyn Embedder> = if shared {
         let makers = devices.iter().map(|device| -> Maker<_, EmbedderError> {
             let (config, device) = (config.clone(), device.clone());
-            Box::new(move || embedder_on(&config, image_size, &device))
+            Box::new(move || embedder_on(&config, image_size, &beside(&device)?))
         });
         Box::new(EmbedderFleet::start(makers.collect())?)
     } else {
@@ -53,7 +55,7 @@ fn embedder_on(
         EmbedderConfig::Clip(config) => Box::new(ClipEmbedder::open(config, device)?),
         EmbedderConfig::Pixels(config) => Box::new(PixelsEmbedder::new(config, image_size)?),
     };
-    // Another thread may use it, whose work a GPU does not order after this one's by itself.
+    // Another thread may use it, whose work Metal does not order after this one's by itself.
     device.synchronize()?;
     Ok(embedder)
 }

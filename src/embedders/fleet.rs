@@ -7,7 +7,8 @@ use crate::images::ImageBatch;
 /// An embedder that can be on a device of its own.
 pub type SharedEmbedder = Box<dyn Embedder + Send + Sync>;
 
-/// Copies of one embedder, a device each, that share images a batch at a time.
+/// Copies of one embedder, a device each, that share images a batch at a time. Each is used by the thread alone that made
+/// it, whoever asks.
 pub struct EmbedderFleet {
     crew: Crew<SharedEmbedder>,
     dimension: usize,

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::thread;
 
 use super::population::Population;
 use super::units::Units;
+use super::writing::Writing;
 use super::{EvolutionError, Layout, Observer};
 use crate::generators::{Condition, Draw, Generator};
 use crate::images::ImageBatch;
@@ -95,19 +97,25 @@ impl Brood<'_> {
         let mut done: usize = finished.iter().map(Range::len).sum();
         observer.begin(stage, total as u64);
         observer.advance(done as u64);
-        for range in Units::missing(&finished, total, self.generator.batch_size()) {
-            if observer.interrupted() {
-                observer.end();
-                return Err(EvolutionError::Interrupted);
+        thread::scope(|scope| {
+            let mut writing = Writing::new(scope, &units, self.generator.apart());
+            for range in Units::missing(&finished, total, self.generator.batch_size()) {
+                if observer.interrupted() {
+                    writing.finish()?;
+                    observer.end();
+                    return Err(EvolutionError::Interrupted);
+                }
+                let images = self.unit(range.clone(), parents)?;
+                for note in self.generator.notes() {
+                    observer.line(&note);
+                }
+                done += writing.write(range, images)?;
+                observer.advance(done as u64);
             }
-            let images = self.unit(range.clone(), parents)?;
-            for note in self.generator.notes() {
-                observer.line(&note);
-            }
-            units.write(&range, images.data())?;
-            done += range.len();
+            done += writing.finish()?;
             observer.advance(done as u64);
-        }
+            Ok::<(), EvolutionError>(())
+        })?;
         observer.end();
         Ok(units)
     }

@@ -8,8 +8,9 @@ use std::thread::Scope;
 
 use super::EvolutionError;
 use super::lookahead::embed_all;
-use crate::embedders::{Embedder, Embeddings};
+use crate::embedders::{Embedder, EmbedderError, Embeddings};
 use crate::images::ImageBatch;
+use crate::kernels::is_out_of_memory;
 
 /// An embedder that is given images and asked for the vectors later.
 pub struct Embedding<'a> {
@@ -20,8 +21,11 @@ pub struct Embedding<'a> {
 
 struct Thread {
     images: Sender<ImageBatch>,
-    vectors: Receiver<Result<Embeddings, EvolutionError>>,
+    vectors: Receiver<Embedded>,
 }
+
+/// The vectors, or why there are none and the images again.
+type Embedded = Result<Embeddings, (EvolutionError, ImageBatch)>;
 
 impl<'a> Embedding<'a> {
     /// With a thread of its own in `scope` if the embedder works [apart](Embedder::apart).
@@ -34,7 +38,8 @@ impl<'a> Embedding<'a> {
             let (done, vectors) = channel();
             scope.spawn(move || {
                 for batch in jobs {
-                    if done.send(embed_all(embedder, &batch)).is_err() {
+                    let embedded = embed_all(embedder, &batch).map_err(|error| (error, batch));
+                    if done.send(embedded).is_err() {
                         return;
                     }
                 }
@@ -62,30 +67,56 @@ impl<'a> Embedding<'a> {
         }
     }
 
-    /// The vectors of the images that were given.
+    /// The vectors of the images that were given. Where there was no room for them beside the images that were made
+    /// meanwhile, they are embedded now.
     ///
     /// # Errors
     /// [`EvolutionError::Embedder`]; [`EvolutionError::State`] when no images were given or the thread is gone.
     pub fn take(&mut self) -> Result<Embeddings, EvolutionError> {
         match (&self.thread, self.given.take()) {
-            (Some(thread), _) => thread.vectors.recv().unwrap_or_else(|_| {
-                let message = "the embedder's thread has stopped";
-                Err(EvolutionError::State(message.to_owned()))
-            }),
+            (Some(thread), _) => match thread.vectors.recv() {
+                Ok(Ok(embedded)) => Ok(embedded),
+                Ok(Err((error, images))) if lacked_room(&error) => {
+                    embed_all(self.embedder, &images)
+                }
+                Ok(Err((error, _))) => Err(error),
+                Err(_) => {
+                    let message = "the embedder's thread has stopped";
+                    Err(EvolutionError::State(message.to_owned()))
+                }
+            },
             (None, Some(images)) => embed_all(self.embedder, &images),
             (None, None) => Err(EvolutionError::State("no images to embed".to_owned())),
         }
     }
 }
 
+fn lacked_room(error: &EvolutionError) -> bool {
+    matches!(
+        error,
+        EvolutionError::Embedder(EmbedderError::Network(error)) if is_out_of_memory(error)
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::embedders::EmbedderError;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
-    /// The first byte of each image; an image that begins with 255 is refused.
+    use super::*;
+
+    /// The first byte of each image; an image that begins with 255 is refused, and the first one with 254 has no room.
     struct First {
         apart: bool,
+        full: AtomicBool,
+    }
+
+    impl First {
+        fn new(apart: bool) -> Self {
+            Self {
+                apart,
+                full: AtomicBool::new(true),
+            }
+        }
     }
 
     impl Embedder for First {
@@ -106,6 +137,10 @@ mod tests {
             if first.contains(&255.0) {
                 return Err(candle_core::Error::Msg("too bright".into()).into());
             }
+            if first.contains(&254.0) && self.full.swap(false, Ordering::Relaxed) {
+                let full = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+                return Err(candle_core::Error::Msg(full.into()).into());
+            }
             Ok(Embeddings::new(first, 1).unwrap())
         }
     }
@@ -118,7 +153,7 @@ mod tests {
     #[test]
     fn vectors_come_in_the_order_of_the_images() {
         for apart in [false, true] {
-            let first = First { apart };
+            let first = First::new(apart);
             std::thread::scope(|scope| {
                 let mut embedding = Embedding::new(&first, scope);
                 assert_eq!(embedding.is_apart(), apart);
@@ -134,5 +169,16 @@ mod tests {
                 assert_eq!(embedding.take().unwrap().data(), [7.0]);
             });
         }
+    }
+
+    #[test]
+    fn what_had_no_room_beside_others_is_embedded_when_they_are_done() {
+        let first = First::new(true);
+        std::thread::scope(|scope| {
+            let mut embedding = Embedding::new(&first, scope);
+            embedding.give(images(&[254, 3]));
+            assert_eq!(embedding.take().unwrap().data(), [254.0, 3.0]);
+            assert!(!first.full.load(Ordering::Relaxed));
+        });
     }
 }

@@ -20,6 +20,7 @@ mod private_set;
 mod run;
 mod schedule;
 mod units;
+mod writing;
 
 pub use config::{EvolutionConfig, Generation, OutputConfig};
 pub use error::EvolutionError;

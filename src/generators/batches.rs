@@ -1,5 +1,6 @@
 //! How many images go through a network at once: as many as the device has room for.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::Device;
 
 use super::GeneratorError;
+use crate::kernels::is_out_of_memory;
 
 /// Images at once on a GPU where nothing is configured, before it is known what fits.
 const ON_GPU: usize = 2048;
@@ -17,16 +19,22 @@ const ON_CPU: usize = 100;
 /// for a batch. No image depends on it but for a GPU's rounding.
 #[derive(Debug)]
 pub struct Batches {
+    /// What configures it, below `[model]`.
+    key: &'static str,
+    on_cpu: bool,
     size: AtomicUsize,
     notes: Mutex<Vec<String>>,
 }
 
 impl Batches {
-    /// Batches of `configured` images, or of as many as `device` is likely to have room for.
+    /// Batches of `configured` images, as `key` below `[model]` says, or of as many as `device` is likely to have room
+    /// for.
     #[must_use]
-    pub fn new(configured: Option<usize>, device: &Device) -> Self {
+    pub fn new(key: &'static str, configured: Option<usize>, device: &Device) -> Self {
         let default = if device.is_cpu() { ON_CPU } else { ON_GPU };
         Self {
+            key,
+            on_cpu: device.is_cpu(),
             size: AtomicUsize::new(configured.unwrap_or(default).max(1)),
             notes: Mutex::new(Vec::new()),
         }
@@ -75,8 +83,8 @@ impl Batches {
         let smaller = tried.div_ceil(2);
         self.size.store(smaller, Ordering::Relaxed);
         let note = format!(
-            "the device has no room for {tried} images at once: trying {smaller} (model.batch_size = {smaller} \
-             begins there)"
+            "the device has no room for {tried} images at once: trying {smaller} (model.{} = {smaller} begins there)",
+            self.key
         );
         self.notes
             .lock()
@@ -85,19 +93,18 @@ impl Batches {
     }
 }
 
-/// Whether a device had no memory left, by what its libraries say of it.
-fn is_out_of_memory(error: &candle_core::Error) -> bool {
-    let text = error.to_string().to_lowercase();
-    [
-        // CUDA, cuBLAS, cuDNN, Metal.
-        "out_of_memory",
-        "out of memory",
-        "alloc_failed",
-        "allocation_failed",
-        "insufficient memory",
-    ]
-    .iter()
-    .any(|words| text.contains(words))
+impl fmt::Display for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, size) = (self.key, self.size());
+        if self.on_cpu {
+            write!(f, "{key}: {size} images at once")
+        } else {
+            write!(
+                f,
+                "{key}: {size} images at once on a device, fewer if they do not fit"
+            )
+        }
+    }
 }
 
 #[cfg(test)]
@@ -127,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_largest_batch_that_fits_is_found_by_halving() {
-        let batches = Batches::new(Some(100), &Device::Cpu);
+        let batches = Batches::new("batch_size", Some(100), &Device::Cpu);
         let (tried, done) = run(&batches, 70, 20);
         assert_eq!(tried, [70, 35, 18, 18, 18, 16]);
         let covered: Vec<usize> = done.into_iter().flatten().collect();
@@ -142,13 +149,28 @@ mod tests {
     }
 
     #[test]
+    fn the_size_is_shown_with_its_key() {
+        let batches = Batches::new("variation_batch_size", Some(10), &Device::Cpu);
+        assert_eq!(
+            batches.to_string(),
+            "variation_batch_size: 10 images at once"
+        );
+        batches.halve(9);
+        let notes = batches.notes();
+        assert!(
+            notes[0].contains("model.variation_batch_size = 5"),
+            "{notes:?}"
+        );
+    }
+
+    #[test]
     fn other_errors_and_a_single_image_that_does_not_fit_are_told() {
-        let batches = Batches::new(None, &Device::Cpu);
+        let batches = Batches::new("batch_size", None, &Device::Cpu);
         assert_eq!(batches.size(), ON_CPU);
         let error = batches.cover(4, |_| Err(full())).unwrap_err();
         assert!(error.to_string().contains("OUT_OF_MEMORY"), "{error}");
         assert_eq!(batches.size(), 1);
-        let batches = Batches::new(None, &Device::Cpu);
+        let batches = Batches::new("batch_size", None, &Device::Cpu);
         let mut calls = 0;
         let other = batches.cover(4, |_| {
             calls += 1;

@@ -9,8 +9,8 @@ use crate::images::ImageBatch;
 /// A model that can be on a device of its own.
 pub type Shared = Box<dyn Generator + Send + Sync>;
 
-/// Copies of one model, a device each. They share what is asked for a batch at a time; as every image
-/// depends on its own stream alone, it does not matter who makes it.
+/// Copies of one model, a device each. They share what is asked for evenly, a batch at a time; as every image
+/// depends on its own stream alone, it does not matter who makes it, nor with which others.
 pub struct Fleet {
     crew: Crew<Shared>,
     /// One of the copies, for questions that need no device.
@@ -38,7 +38,9 @@ impl Fleet {
         + Sync
         + 'static,
     ) -> Result<ImageBatch, GeneratorError> {
-        let size = self.any.batch_size().max(1);
+        // No more than a batch, and nobody idle where there is less than a batch for each.
+        let even = draws.len().div_ceil(self.crew.workers().len());
+        let size = self.any.batch_size().min(even).max(1);
         let jobs = draws.chunks(size).enumerate();
         let jobs = jobs.map(|(index, draws)| (index * size, draws.to_vec()));
         let parts = self
@@ -96,6 +98,10 @@ impl Generator for Fleet {
     fn attach(&self, workplace: &Workplace) -> Result<(), GeneratorError> {
         let mut copies = self.crew.workers().iter();
         copies.try_for_each(|copy| copy.attach(workplace))
+    }
+
+    fn apart(&self) -> bool {
+        self.any.apart()
     }
 
     fn notes(&self) -> Vec<String> {

@@ -11,6 +11,7 @@ mod pixels;
 mod tests;
 
 pub use config::{Config, SamplerKind};
+pub(super) use pixels::bytes_there;
 pub use pixels::{to_bytes, to_signed};
 
 use std::collections::BTreeMap;
@@ -18,7 +19,9 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use super::{BatchNoise, Batches, Condition, Draw, Generator, GeneratorError, Operation, Slot};
+use super::{
+    BatchNoise, Batches, Condition, Demand, Draw, Generator, GeneratorError, Operation, Slot,
+};
 use crate::diffusion::Sampler;
 use crate::hub::Checkpoint;
 use crate::images::ImageBatch;
@@ -71,7 +74,7 @@ impl ImprovedDiffusion {
             sampler: config.sampler()?,
             device: device.clone(),
             image_size: config.image_size,
-            batches: Batches::new(config.batch_size, device),
+            batches: Batches::new("batch_size", config.batch_size, device),
             class_labels: config.class_labels.clone(),
         })
     }
@@ -201,6 +204,14 @@ impl Generator for ImprovedDiffusion {
             }
             (Some(_), None) => Vec::new(),
         }
+    }
+
+    fn announce(&self, _: &[Demand]) -> Result<Vec<String>, GeneratorError> {
+        Ok(vec![self.batches.to_string()])
+    }
+
+    fn apart(&self) -> bool {
+        !self.device.is_cpu()
     }
 
     fn notes(&self) -> Vec<String> {

@@ -175,6 +175,12 @@ pub trait Generator {
         Ok(())
     }
 
+    /// Whether images are made elsewhere than on the CPU and without a record on disk, so that those before can be written
+    /// meanwhile.
+    fn apart(&self) -> bool {
+        false
+    }
+
     /// What there is to tell since the last time, a line each: that a batch did not fit, say.
     fn notes(&self) -> Vec<String> {
         Vec::new()

@@ -20,8 +20,11 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use super::improved_diffusion::to_signed;
-use super::{BatchNoise, Condition, Draw, Generator, GeneratorError, Operation, Prompts, Slot};
+use super::improved_diffusion::{bytes_there, to_signed};
+use super::{
+    BatchNoise, Batches, Condition, Demand, Draw, Generator, GeneratorError, Operation, Prompts,
+    Slot,
+};
 use crate::diffusion::{DiffusionError, Scheduler};
 use crate::images::{Filter, ImageBatch, Resampler};
 use crate::net::{Silent, Watch};
@@ -39,6 +42,8 @@ pub struct StableDiffusion {
     negative: Tensor,
     config: Config,
     device: Device,
+    /// Of random images, and of variations.
+    batches: [Batches; 2],
     warnings: Vec<String>,
 }
 
@@ -197,6 +202,11 @@ impl StableDiffusion {
 /// [`GeneratorError::Network`] when a value is not a number: the network overflowed.
 pub fn to_bytes(images: &Tensor) -> Result<ImageBatch, GeneratorError> {
     let (count, channels, height, width) = images.dims4()?;
+    if !images.device().is_cpu()
+        && let Some(bytes) = bytes_there(&(images * 255.0)?)?
+    {
+        return Ok(ImageBatch::new(bytes, count, height, width)?);
+    }
     let values: Vec<f32> = images
         .permute((0, 2, 3, 1))?
         .contiguous()?
@@ -223,10 +233,8 @@ impl Generator for StableDiffusion {
     }
 
     fn batch_size(&self) -> usize {
-        let config = &self.config;
-        config
-            .random_sampling_batch_size
-            .max(config.variation_batch_size)
+        let [random, varied] = &self.batches;
+        random.size().max(varied.size())
     }
 
     fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError> {
@@ -245,11 +253,25 @@ impl Generator for StableDiffusion {
         self.prompts.texts()
     }
 
+    fn announce(&self, _: &[Demand]) -> Result<Vec<String>, GeneratorError> {
+        Ok(self.batches.iter().map(Batches::to_string).collect())
+    }
+
+    fn apart(&self) -> bool {
+        !self.device.is_cpu()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.batches.iter().flat_map(Batches::notes).collect()
+    }
+
     fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError> {
         let mut made = ImageBatch::empty(self.config.image_size, self.config.image_size);
-        for draws in draws.chunks(self.config.random_sampling_batch_size.max(1)) {
-            made.extend(&self.batch(None, draws)?)?;
-        }
+        let [batches, _] = &self.batches;
+        batches.cover(draws.len(), |range| {
+            let draws = draws.get(range).unwrap_or_default();
+            Ok(made.extend(&self.batch(None, draws)?)?)
+        })?;
         Ok(made)
     }
 
@@ -267,13 +289,13 @@ impl Generator for StableDiffusion {
             )));
         }
         let skipped = self.skipped(degree)?;
-        let size = self.config.variation_batch_size.max(1);
+        let [_, batches] = &self.batches;
         let mut made = ImageBatch::empty(self.config.image_size, self.config.image_size);
-        for (index, draws) in draws.chunks(size).enumerate() {
-            let start = index * size;
-            let images = self.resized(&images.slice(start..start + draws.len()))?;
-            made.extend(&self.batch(Some((&images, skipped)), draws)?)?;
-        }
+        batches.cover(draws.len(), |range| {
+            let images = self.resized(&images.slice(range.clone()))?;
+            let draws = draws.get(range).unwrap_or_default();
+            Ok(made.extend(&self.batch(Some((&images, skipped)), draws)?)?)
+        })?;
         Ok(made)
     }
 
@@ -310,6 +332,8 @@ mod tests {
         let bytes = to_bytes(&image).unwrap();
         assert_eq!((bytes.height(), bytes.width()), (1, 2));
         assert_eq!(bytes.data(), [0, 0, 51, 255, 2, 255]);
+        let there = bytes_there(&(&image * 255.0).unwrap()).unwrap();
+        assert_eq!(there.unwrap(), bytes.data());
         let overflowed = Tensor::full(f32::NAN, (1, 3, 2, 2), &Device::Cpu).unwrap();
         assert!(to_bytes(&overflowed).is_err());
     }

@@ -3,6 +3,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::cpu;
+use super::room::countable;
 
 /// `softmax(scale · q kᵀ) v` for `q [n, heads, tq, d]`, `k [n, heads, tk, d]` and `v [n, heads, tk, dv]`; the
 /// result is `[n, heads, tq, dv]`. The arguments may be strided views. On the CPU the heads of a query
@@ -82,6 +83,8 @@ fn on_maps(qkv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
 /// `softmax(scale · q kᵀ)` in the type `dtype`, from `q [n, heads, tq, d]` and the transposed `k [n, heads, d, tk]`, both
 /// such as candle can multiply.
 fn weights(q: &Tensor, k: &Tensor, scale: f64, causal: bool, dtype: DType) -> Result<Tensor> {
+    // The products: as many numbers as queries times keys.
+    countable(q.device(), q.elem_count() / q.dim(3)?.max(1) * k.dim(3)?)?;
     #[cfg(feature = "cuda")]
     if super::cuda::takes(q) && q.dtype() == dtype {
         // These types have the range for products that are scaled afterwards.

@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::cpu;
+use super::room::countable;
 
 /// Joins `[n, c, h, w]` along the channels, in order.
 ///
@@ -12,6 +13,9 @@ pub fn concat(parts: &[Tensor]) -> Result<Tensor> {
     if cpu::takes_all(&parts.iter().collect::<Vec<_>>()) {
         let parts: Result<Vec<_>> = parts.iter().map(cpu::channels_last).collect();
         return cpu::channels_first(&cpu::concat(&parts?)?);
+    }
+    if let [first, ..] = parts {
+        countable(first.device(), parts.iter().map(Tensor::elem_count).sum())?;
     }
     Tensor::cat(parts, 1)
 }

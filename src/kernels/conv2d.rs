@@ -7,6 +7,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::cpu;
+use super::room::countable;
 
 /// What a convolution looks like, apart from its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,7 +265,23 @@ fn product(shape: &Conv2dShape, weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     };
     let algorithm = Some(CudnnFwdAlgo::ImplicitPrecompGemm);
     let x = padded.contiguous()?;
+    countable(x.device(), largest(shape, &x, padding)?)?;
     x.conv2d_with_algo(weight, padding, shape.stride, 1, 1, algorithm)
+}
+
+/// The most numbers that a tensor of [`product`] has: of `x` or of the result, and, but for cuDNN, of a matrix with a copy
+/// of what the kernel covers for each pixel of the result.
+fn largest(shape: &Conv2dShape, x: &Tensor, padding: usize) -> Result<usize> {
+    let (n, channels, height, width) = x.dims4()?;
+    let along =
+        |size: usize, kernel: usize| (size + 2 * padding).saturating_sub(kernel) / shape.stride + 1;
+    let pixels = n * along(height, shape.kernel.0) * along(width, shape.kernel.1);
+    let covered = if cfg!(feature = "cudnn") && x.device().is_cuda() {
+        0
+    } else {
+        pixels * channels * shape.kernel.0 * shape.kernel.1
+    };
+    Ok(x.elem_count().max(pixels * shape.out_channels).max(covered))
 }
 
 fn add_bias(y: &Tensor, bias: &Tensor) -> Result<Tensor> {

@@ -15,6 +15,7 @@ mod convert;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod device;
 mod gate;
 mod group_norm;
 mod layer_norm;
@@ -22,6 +23,7 @@ mod linear;
 mod memory;
 mod parts;
 mod pool;
+mod room;
 mod upsample;
 
 #[cfg(test)]
@@ -38,6 +40,7 @@ pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
 pub use convert::convert;
 pub(crate) use cpu::{Instructions, Job, PackedColumns};
+pub use device::{beside, try_out};
 pub use gate::geglu;
 pub use group_norm::GroupNorm;
 pub use layer_norm::LayerNorm;
@@ -45,6 +48,7 @@ pub use linear::Linear;
 pub use memory::KeepLarge;
 pub use parts::{Share, in_parts, on_pool};
 pub use pool::{Pool, avg_pool, max_pool};
+pub use room::is_out_of_memory;
 pub use upsample::upsample_nearest_2x;
 
 /// Whether this process can run layers in bf16 on the CPU.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::cpu;
@@ -59,10 +59,15 @@ pub fn in_parts(
     })
 }
 
-/// Runs `network`, a chain of layers, on one of the threads that the layers share their work with. That
-/// changes nothing but the time it takes.
-pub fn on_pool<R: Send>(network: impl FnOnce() -> R + Send) -> R {
-    cpu::on_pool(network)
+/// Runs `network`, a chain of layers on `device`, on one of the threads that the layers of a CPU share their work with. That
+/// changes nothing but the time it takes. Work on any other device stays on this thread: a CUDA device does in order what
+/// one thread asks for, and would neither wait for `network`'s arguments on another one nor here for its result.
+pub fn on_pool<R: Send>(device: &Device, network: impl FnOnce() -> R + Send) -> R {
+    if device.is_cpu() {
+        cpu::on_pool(network)
+    } else {
+        network()
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@
 //! as much larger as that rounding can matter (Cauchy and Schwarz); a query whose shortlist gets too long is
 //! searched again in `f32`.
 //!
+//! On a GPU the products and the search for the best of each tile are done there; what comes back are shortlists with the
+//! same guarantee, ranked by the host in the same way.
+//!
 //! The result is exact, so it cannot depend on the number of threads, the sizes of blocks and tiles, or
 //! the processor. Memory beyond the arguments: one copy of the candidates (in bf16 half of one, and
 //! another where `f32` is needed), and a few MB a thread.
@@ -27,7 +30,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::embedders::Embeddings;
-use rough::{Pass, Rough};
+use rough::{Pass, Products, Rough};
+use shortlist::Shortlist;
 use space::Space;
 
 /// Which candidate is near.
@@ -83,7 +87,8 @@ const FEWEST_IN_BLOCK: usize = 18;
 /// On a GPU.
 const DEVICE_BLOCK: usize = 1024;
 
-/// The `k` nearest candidates of each query, nearest first: `u32[queries, k]`, row-major.
+/// The `k` nearest candidates of each query, nearest first: `u32[queries, k]`, row-major; the same on
+/// every device.
 ///
 /// `device` does the matrix products; `keep_going(done, queries)` is asked between blocks and stops the
 /// search by returning `false`.
@@ -129,6 +134,24 @@ pub(super) fn search(
     device: &Device,
     keep_going: &dyn Fn(usize, usize) -> bool,
 ) -> Result<Vec<u32>, NearestError> {
+    search_by(
+        queries,
+        candidates,
+        k,
+        metric,
+        &Products::on(device),
+        keep_going,
+    )
+}
+
+fn search_by(
+    queries: &Queries<'_>,
+    candidates: (&[f32], usize),
+    k: usize,
+    metric: Metric,
+    products: &Products,
+    keep_going: &dyn Fn(usize, usize) -> bool,
+) -> Result<Vec<u32>, NearestError> {
     let (vectors, dimension) = candidates;
     if queries.vectors.dimension() != dimension {
         return Err(NearestError::Dimension {
@@ -141,16 +164,16 @@ pub(super) fn search(
         return Err(NearestError::TooFew { k, candidates });
     }
     let space = Space::new(vectors, dimension, metric)?;
-    let mut rough = Rough::new(&space, device)?;
+    let mut rough = Rough::new(&space, products)?;
     let first = rough.first();
     rough.prepare(first)?;
     let total = queries.members.len();
-    // A GPU has one queue; threads would only wait for each other.
-    let (in_block, at_once) = if device.is_cpu() {
-        let in_block = total.div_ceil(16).clamp(FEWEST_IN_BLOCK, MOST_IN_BLOCK);
-        (in_block, 2 * rayon::current_num_threads())
-    } else {
-        (DEVICE_BLOCK, 1)
+    let (in_block, at_once) = match products {
+        Products::Packed => {
+            let in_block = total.div_ceil(16).clamp(FEWEST_IN_BLOCK, MOST_IN_BLOCK);
+            (in_block, 2 * rayon::current_num_threads())
+        }
+        Products::Tiled(_) => (DEVICE_BLOCK, 1),
     };
     let mut ids = vec![0u32; total * k];
     let wave = at_once * in_block;
@@ -189,35 +212,60 @@ fn pass(
     in_block: usize,
     ids: &mut [u32],
 ) -> Result<Vec<usize>, NearestError> {
-    let dimension = space.dimension();
     let k = ids.len() / members.len().max(1);
-    let unsure = members
+    let placed = |members: &[usize]| {
+        let mut block = Vec::with_capacity(members.len() * space.dimension());
+        for &member in members {
+            let start = block.len();
+            block.extend_from_slice(vectors.rows(member..member + 1));
+            space.place(&mut block[start..]);
+        }
+        block
+    };
+    // Whether the shortlist does for the query; then its nearest are written.
+    let settle = |shortlist: Shortlist, member: usize, ids: &mut [u32]| {
+        let shortlist = shortlist.finish();
+        if shortlist.is_none() && pass == Pass::Coarse {
+            return false;
+        }
+        space.rank(vectors.rows(member..member + 1), shortlist, ids);
+        true
+    };
+    let blocks = || members.chunks(in_block).zip(0..);
+    let unsure = |block: usize, settled: Vec<bool>| -> Vec<usize> {
+        let places = settled.into_iter().enumerate();
+        let unsure = places.filter(|(_, settled)| !settled);
+        unsure.map(|(place, _)| block * in_block + place).collect()
+    };
+    let mut all = Vec::new();
+    if rough.is_tiled() {
+        // The device's work stays on this thread; ranking is the host's, and for all of its cores.
+        for ((members, block), ids) in blocks().zip(ids.chunks_mut(in_block * k)) {
+            let settled = rough
+                .shortlists(&placed(members), k, pass)?
+                .into_par_iter()
+                .zip(members.par_iter().zip(ids.par_chunks_exact_mut(k)))
+                .map(|(shortlist, (&member, ids))| settle(shortlist, member, ids))
+                .collect();
+            all.extend(unsure(block, settled));
+        }
+        return Ok(all);
+    }
+    let found = members
         .par_chunks(in_block)
         .zip(ids.par_chunks_mut(in_block * k))
         .enumerate()
-        .map(|(index, (members, ids))| {
-            let mut block = Vec::with_capacity(members.len() * dimension);
-            for &member in members {
-                let start = block.len();
-                block.extend_from_slice(vectors.rows(member..member + 1));
-                space.place(&mut block[start..]);
-            }
-            let mut unsure = Vec::new();
-            let shortlists = rough.shortlists(&block, k, pass)?;
+        .map(|(block, (members, ids))| {
+            let shortlists = rough.shortlists(&placed(members), k, pass)?;
             let rows = members.iter().zip(ids.chunks_exact_mut(k));
-            for (place, (shortlist, (&member, ids))) in shortlists.into_iter().zip(rows).enumerate()
-            {
-                let shortlist = shortlist.finish();
-                if shortlist.is_none() && pass == Pass::Coarse {
-                    unsure.push(index * in_block + place);
-                    continue;
-                }
-                space.rank(vectors.rows(member..member + 1), shortlist, ids);
-            }
-            Ok(unsure)
+            let settled = shortlists
+                .into_iter()
+                .zip(rows)
+                .map(|(shortlist, (&member, ids))| settle(shortlist, member, ids));
+            Ok(unsure(block, settled.collect()))
         })
         .collect::<Result<Vec<_>, NearestError>>()?;
-    Ok(unsure.concat())
+    Ok(found.concat())
 }
 
 #[cfg(test)]
@@ -277,6 +325,50 @@ mod tests {
         ids
     }
 
+    /// By our own products and by a device's tiles, whose operators the CPU has as well.
+    fn both(
+        queries: &Embeddings,
+        candidates: &Embeddings,
+        k: usize,
+        metric: Metric,
+    ) -> Result<Vec<u32>, NearestError> {
+        let everyone: Vec<usize> = (0..queries.len()).collect();
+        let [packed, tiled] = [Products::Packed, Products::Tiled(Device::Cpu)].map(|products| {
+            let queries = Queries {
+                vectors: queries,
+                members: &everyone,
+            };
+            let candidates = (candidates.data(), candidates.dimension());
+            search_by(&queries, candidates, k, metric, &products, &|_, _| true)
+        });
+        let (packed, tiled) = (packed?, tiled?);
+        assert!(packed == tiled, "{metric:?} {k}");
+        Ok(packed)
+    }
+
+    /// Many times more near candidates in a tile than come back from it at first, in the second tile alone.
+    #[test]
+    fn a_crowd_within_one_tile_is_searched_through() {
+        let candidates = random(2500, 6, 8);
+        let (queries, near) = (random(5, 6, 9), 1100..1600);
+        let mut data = candidates.data().to_vec();
+        for (place, row) in data.chunks_exact_mut(6).enumerate() {
+            if near.contains(&place) {
+                // Equal to a query but for a few last bits.
+                let query = queries.rows(place % 5..place % 5 + 1);
+                for (value, near) in row.iter_mut().zip(query) {
+                    *value = near * (1.0 + (place % 37) as f32 * f32::EPSILON);
+                }
+            }
+        }
+        let candidates = Embeddings::new(data, 6).unwrap();
+        for k in [1, 3, 40] {
+            let found = both(&queries, &candidates, k, Metric::L2).unwrap();
+            assert!(found == brute_force(&queries, &candidates, k, Metric::L2));
+            assert!(found.iter().all(|id| near.contains(&(*id as usize))));
+        }
+    }
+
     #[test]
     fn agrees_with_brute_force_across_tiles() {
         let (queries, candidates) = (random(1100, 5, 0), random(2100, 5, 1));
@@ -300,9 +392,7 @@ mod tests {
         let one = random(1, 8, 3);
         let copies = Embeddings::new(one.data().repeat(3000), 8).unwrap();
         let queries = random(20, 8, 4);
-        let found =
-            nearest_neighbours(&queries, &copies, 2, Metric::L2, &Device::Cpu, &|_, _| true)
-                .unwrap();
+        let found = both(&queries, &copies, 2, Metric::L2).unwrap();
         assert_eq!(found, [0, 1].repeat(20));
     }
 
@@ -317,15 +407,7 @@ mod tests {
             Embeddings::new(data, 6).unwrap()
         };
         let (queries, candidates) = (shift(random(200, 6, 5)), shift(random(300, 6, 6)));
-        let found = nearest_neighbours(
-            &queries,
-            &candidates,
-            3,
-            Metric::L2,
-            &Device::Cpu,
-            &|_, _| true,
-        )
-        .unwrap();
+        let found = both(&queries, &candidates, 3, Metric::L2).unwrap();
         assert!(found == brute_force(&queries, &candidates, 3, Metric::L2));
     }
 
@@ -377,7 +459,7 @@ mod tests {
             // Cosine divides, so that equal angles need not give equal numbers; it is tested elsewhere.
             for metric in [Metric::L2, Metric::InnerProduct] {
                 let found =
-                    nearest_neighbours(&queries, &candidates, k, metric, &Device::Cpu, &|_, _| true);
+                    both(&queries, &candidates, k, metric);
                 prop_assert_eq!(found.unwrap(), brute_force(&queries, &candidates, k, metric));
             }
         }
@@ -396,7 +478,7 @@ mod tests {
             );
             for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
                 let found =
-                    nearest_neighbours(&queries, &candidates, k, metric, &Device::Cpu, &|_, _| true);
+                    both(&queries, &candidates, k, metric);
                 prop_assert_eq!(found.unwrap(), brute_force(&queries, &candidates, k, metric));
             }
         }
@@ -405,17 +487,7 @@ mod tests {
     #[test]
     fn threads_change_nothing() {
         let (queries, candidates) = (random(900, 33, 2), random(700, 33, 3));
-        let run = || {
-            nearest_neighbours(
-                &queries,
-                &candidates,
-                5,
-                Metric::L2,
-                &Device::Cpu,
-                &|_, _| true,
-            )
-            .unwrap()
-        };
+        let run = || both(&queries, &candidates, 5, Metric::L2).unwrap();
         let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build();
         let many = rayon::ThreadPoolBuilder::new().num_threads(7).build();
         assert_eq!(alone.unwrap().install(run), many.unwrap().install(run));
@@ -426,10 +498,7 @@ mod tests {
         // Products overflow to infinity; the exact scores do not.
         let candidates = Embeddings::new(vec![-2e30, 1e30, 3e30, 2e30, f32::MAX], 1).unwrap();
         let queries = Embeddings::new(vec![2.4e30, -1e38, f32::INFINITY, f32::NAN], 1).unwrap();
-        let run = |metric| {
-            nearest_neighbours(&queries, &candidates, 2, metric, &Device::Cpu, &|_, _| true)
-                .unwrap()
-        };
+        let run = |metric| both(&queries, &candidates, 2, metric).unwrap();
         assert_eq!(run(Metric::InnerProduct)[..4], [4, 2, 0, 1]);
         // A query that is no number votes, too: for somebody.
         assert_eq!(run(Metric::InnerProduct).len(), 8);

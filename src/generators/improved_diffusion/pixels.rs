@@ -29,7 +29,7 @@ pub fn to_signed(images: &ImageBatch, device: &Device) -> Result<Tensor> {
 pub fn to_bytes(samples: &Tensor) -> std::result::Result<ImageBatch, GeneratorError> {
     let (count, channels, height, width) = samples.dims4()?;
     if !samples.device().is_cpu()
-        && let Some(bytes) = bytes_there(samples)?
+        && let Some(bytes) = bytes_there(&((samples + 1.0)? * 127.5)?)?
     {
         return Ok(ImageBatch::new(bytes, count, height, width)?);
     }
@@ -54,15 +54,19 @@ pub fn to_bytes(samples: &Tensor) -> std::result::Result<ImageBatch, GeneratorEr
 /// near ones the even one.
 const ROUNDS: f64 = 8_388_608.0;
 
-/// The same where the samples are, so that bytes come back rather than floats; `None` when a value is not a number.
-fn bytes_there(samples: &Tensor) -> Result<Option<Vec<u8>>> {
-    let strange = samples.ne(samples)?.to_dtype(DType::F32)?.sum_all()?;
+/// `round(clip(levels, 0, 255))`, halves to the even number, of float32 `[images, 3, height, width]` in the order of
+/// [`ImageBatch`]. It is done where the levels are, so that bytes come back rather than floats; `None` when a level is
+/// not a number.
+///
+/// # Errors
+/// candle's.
+pub(in crate::generators) fn bytes_there(levels: &Tensor) -> Result<Option<Vec<u8>>> {
+    let strange = levels.ne(levels)?.to_dtype(DType::F32)?.sum_all()?;
     if strange.to_scalar::<f32>()? > 0.0 {
         return Ok(None);
     }
-    let levels = ((samples + 1.0)? * 127.5)?.clamp(0f32, 255f32)?;
     // Each operator rounds to float32 before the next one begins.
-    let rounded = ((levels + ROUNDS)? - ROUNDS)?;
+    let rounded = ((levels.clamp(0f32, 255f32)? + ROUNDS)? - ROUNDS)?;
     let bytes = rounded
         .permute((0, 2, 3, 1))?
         .contiguous()?
@@ -134,7 +138,8 @@ mod tests {
         values.extend((0..122).map(|i| (i as f32 * 0.37).sin() * 1.1));
         let samples = Tensor::from_slice(&values, (2, 3, 8, 8), &Device::Cpu).unwrap();
         let expected = to_bytes(&samples).unwrap();
-        assert_eq!(bytes_there(&samples).unwrap().unwrap(), expected.data());
+        let levels = ((&samples + 1.0).unwrap() * 127.5).unwrap();
+        assert_eq!(bytes_there(&levels).unwrap().unwrap(), expected.data());
         let overflowed = Tensor::full(f32::NAN, (1, 3, 2, 2), &Device::Cpu).unwrap();
         assert!(bytes_there(&overflowed).unwrap().is_none());
     }

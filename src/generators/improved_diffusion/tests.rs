@@ -211,7 +211,7 @@ fn the_size_of_the_batches_does_not_matter() {
     for method in METHODS {
         let (two, five) = (generator(method), {
             let mut generator = generator(method);
-            generator.batches = Batches::new(Some(5), &Device::Cpu);
+            generator.batches = Batches::new("batch_size", Some(5), &Device::Cpu);
             generator
         });
         assert!(two.random(&draws).unwrap() == five.random(&draws).unwrap());

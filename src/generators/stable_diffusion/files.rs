@@ -9,7 +9,7 @@ use super::config::{Config, wrong};
 use super::tokenizer::ClipTokenizer;
 use super::{Pipeline, StableDiffusion};
 use crate::diffusion::{Scheduler, SchedulerConfig};
-use crate::generators::{GeneratorError, Prompts};
+use crate::generators::{Batches, GeneratorError, Prompts};
 use crate::hub::{Checkpoint, CheckpointError, ModelFiles, sha256_file};
 use crate::models::clip::{ClipText, ClipTextConfig};
 use crate::models::stable_diffusion::{
@@ -176,6 +176,14 @@ impl Files {
             negative: spoken.negative,
             config: config.clone(),
             device: device.clone(),
+            batches: [
+                (
+                    "random_sampling_batch_size",
+                    config.random_sampling_batch_size,
+                ),
+                ("variation_batch_size", config.variation_batch_size),
+            ]
+            .map(|(key, size)| Batches::new(key, Some(size), device)),
             warnings: spoken.warnings,
         };
         model.check_steps()?;

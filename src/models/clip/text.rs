@@ -67,7 +67,7 @@ impl ClipText {
     /// # Errors
     /// More tokens than positions, an id outside the vocabulary, and whatever candle reports.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
-        on_pool(|| self.forward_observed(ids, |_, _| Ok(())))
+        on_pool(ids.device(), || self.forward_observed(ids, |_, _| Ok(())))
     }
 
     /// [`ClipText::forward`], showing `observe` the hidden states: `0` before the first layer, `k` after layer

@@ -149,7 +149,7 @@ impl ClipVision {
     /// # Errors
     /// Images of another shape, and whatever candle reports.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        on_pool(|| self.forward_observed(x, |_, _| Ok(())))
+        on_pool(x.device(), || self.forward_observed(x, |_, _| Ok(())))
     }
 
     /// [`ClipVision::forward`], showing `observe` the hidden states: `0` before the first layer, `k` after

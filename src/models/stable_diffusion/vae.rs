@@ -264,7 +264,7 @@ fn one_by_one(
         .map(|index| {
             let one = x.narrow(0, index, 1)?;
             // In the usual order of dimensions, whatever order the layers left it in.
-            on_pool(|| f(&one))?.contiguous()
+            on_pool(x.device(), || f(&one))?.contiguous()
         })
         .collect();
     Tensor::cat(&parts?, 0)

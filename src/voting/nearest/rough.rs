@@ -1,16 +1,19 @@
 //! Rough scores of all candidates, by matrix products: on a CPU that can, first in bf16, which tells the
 //! near ones from the far ones for nearly every query in half of the time, then in `f32` for the others.
+//! On a device, in `f32` by tiles that are multiplied and sorted there.
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
 use super::NearestError;
 use super::shortlist::{MOST, Shortlist};
 use super::space::Space;
 use crate::kernels::PackedColumns;
 
-/// Candidates in one tile on a GPU. A row is sorted within one block there, which holds 1024 entries.
+/// Candidates in one tile on a device. A GPU sorts a row within one block, which holds 1024 entries.
 const DEVICE_TILE: usize = 1024;
-/// Candidates a tile that come back from a GPU, beyond `k`.
+/// Candidates of a tile that come back from a device for each query, beyond `k`; the rest of a row only where these do
+/// not settle it.
 const MARGIN: usize = 7;
 
 /// An exact score takes as long as so many rough ones: with more candidates on a coarse shortlist than one in
@@ -32,7 +35,36 @@ pub(super) struct Rough<'a> {
     tiles: Tiles,
 }
 
-/// The candidates as columns: on a device, one tile after the other, each `[dimension, n]`.
+/// What multiplies.
+#[derive(Debug, Clone)]
+pub(super) enum Products {
+    /// The CPU, by our own operator, many blocks of queries at a time.
+    Packed,
+    /// A device, by candle's operators, one block of queries after the other on the thread that asks: a GPU does in order what
+    /// one thread wants, and nothing orders it after another thread's.
+    Tiled(Device),
+}
+
+impl Products {
+    /// What is best for `device`.
+    pub(super) fn on(device: &Device) -> Self {
+        if device.is_cpu() {
+            Self::Packed
+        } else {
+            Self::Tiled(device.clone())
+        }
+    }
+}
+
+/// A tile of candidates on a device.
+struct Tile {
+    /// Their places, `[dimension, n]`.
+    columns: Tensor,
+    /// [`Space::offsets`], `[1, n]`.
+    offsets: Tensor,
+}
+
+/// The candidates as columns.
 enum Tiles {
     Cpu {
         /// In bf16, where there is that.
@@ -40,32 +72,43 @@ enum Tiles {
         /// In `f32`, as soon as a query needs them.
         fine: Option<PackedColumns>,
     },
-    Device(Vec<Tensor>, Device),
+    Device(Vec<Tile>, Device),
 }
 
 impl<'a> Rough<'a> {
     /// # Errors
     /// [`NearestError::Product`] when the device has no room.
-    pub(super) fn new(space: &'a Space<'a>, device: &Device) -> Result<Self, NearestError> {
+    pub(super) fn new(space: &'a Space<'a>, products: &Products) -> Result<Self, NearestError> {
         let dimension = space.dimension();
-        let tiles = if device.is_cpu() {
-            let size = (dimension, space.offsets().len());
-            let coarse = PackedColumns::narrow(size, |index, to| column(space, index, to));
-            Tiles::Cpu { coarse, fine: None }
-        } else {
-            let uploaded = space
-                .candidates()
-                .chunks(DEVICE_TILE * dimension)
-                .map(|rows| {
-                    let mut tile = vec![0f32; rows.len()];
-                    pack(space, rows, &mut tile);
-                    let shape = (dimension, rows.len() / dimension);
-                    Tensor::from_vec(tile, shape, device)
-                })
-                .collect::<Result<_, _>>()?;
-            Tiles::Device(uploaded, device.clone())
+        let tiles = match products {
+            Products::Packed => {
+                let size = (dimension, space.offsets().len());
+                let coarse = PackedColumns::narrow(size, |index, to| column(space, index, to));
+                Tiles::Cpu { coarse, fine: None }
+            }
+            Products::Tiled(device) => {
+                let uploaded = space
+                    .candidates()
+                    .chunks(DEVICE_TILE * dimension)
+                    .zip(space.offsets().chunks(DEVICE_TILE))
+                    .map(|(rows, offsets)| {
+                        let (placed, count) = (placed(space, rows), offsets.len());
+                        let rows = Tensor::from_vec(placed, (count, dimension), device)?;
+                        Ok(Tile {
+                            columns: rows.t()?.contiguous()?,
+                            offsets: Tensor::from_slice(offsets, (1, count), device)?,
+                        })
+                    })
+                    .collect::<candle_core::Result<_>>()?;
+                Tiles::Device(uploaded, device.clone())
+            }
         };
         Ok(Self { space, tiles })
+    }
+
+    /// Whether a device does the products.
+    pub(super) fn is_tiled(&self) -> bool {
+        matches!(self.tiles, Tiles::Device(..))
     }
 
     /// The pass to begin with.
@@ -144,34 +187,58 @@ impl<'a> Rough<'a> {
         Ok(())
     }
 
-    /// Only a tile's best entries leave the device.
+    /// Only a tile's best entries leave the device, and whole rows where more of them may be near.
     fn on_device(
         &self,
         block: &[f32],
-        tiles: &[Tensor],
+        tiles: &[Tile],
         device: &Device,
         k: usize,
         lists: &mut [Shortlist],
     ) -> Result<(), NearestError> {
         let queries = Tensor::from_slice(block, (lists.len(), self.space.dimension()), device)?;
-        let offsets = self.space.offsets().chunks(DEVICE_TILE);
-        for (index, (tile, offsets)) in tiles.iter().zip(offsets).enumerate() {
-            let width = offsets.len();
-            let keep = (k + MARGIN).min(width);
-            let offsets = Tensor::from_slice(offsets, (1, width), device)?;
-            let scores = offsets
-                .broadcast_sub(&queries.matmul(tile)?)?
+        for (index, tile) in tiles.iter().enumerate() {
+            let first = index * DEVICE_TILE;
+            let width = tile.columns.dim(1)?;
+            let keep = k.saturating_add(MARGIN).min(width);
+            let scores = tile
+                .offsets
+                .broadcast_sub(&queries.matmul(&tile.columns)?)?
                 .contiguous()?;
             let order = scores.arg_sort_last_dim(true)?;
             let order = order.narrow(1, 0, keep)?.contiguous()?;
             let best = scores.gather(&order, 1)?.to_vec2::<f32>()?;
             let order = order.to_vec2::<u32>()?;
-            for ((list, best), order) in lists.iter_mut().zip(best).zip(order) {
-                for (score, column) in best.iter().zip(order) {
-                    list.push(*score, index * DEVICE_TILE + column as usize);
+            let mut deeper = Vec::new();
+            for (row, (list, best)) in lists.iter_mut().zip(&best).enumerate() {
+                let columns = order.get(row).into_iter().flatten();
+                for (score, column) in best.iter().zip(columns) {
+                    list.push(*score, first + *column as usize);
                 }
-                if let (Some(last), true) = (best.last(), keep < width) {
-                    list.left_out(*last);
+                // All others of the tile have at least the last one's score.
+                if let (Some(last), true) = (best.last(), keep < width)
+                    && list.may_take(*last)
+                {
+                    deeper.push(row as u32);
+                }
+            }
+            if deeper.is_empty() {
+                continue;
+            }
+            let rows = Tensor::from_slice(&deeper, deeper.len(), device)?;
+            let whole = scores.index_select(&rows, 0)?.to_vec2::<f32>()?;
+            for (row, scores) in deeper.into_iter().zip(whole) {
+                let mut taken = vec![false; width];
+                for column in order.get(row as usize).into_iter().flatten() {
+                    if let Some(taken) = taken.get_mut(*column as usize) {
+                        *taken = true;
+                    }
+                }
+                if let Some(list) = lists.get_mut(row as usize) {
+                    let left = scores.iter().zip(taken).enumerate();
+                    for (column, (score, _)) in left.filter(|(_, (_, taken))| !taken) {
+                        list.push(*score, first + column);
+                    }
                 }
             }
         }
@@ -191,16 +258,11 @@ fn column(space: &Space<'_>, index: usize, to: &mut [f32]) {
     }
 }
 
-/// Places `rows` and writes them as the columns of `tile`.
-fn pack(space: &Space<'_>, rows: &[f32], tile: &mut [f32]) {
-    let dimension = space.dimension();
-    let width = rows.len() / dimension;
-    let mut placed = vec![0f32; dimension];
-    for (column, row) in rows.chunks_exact(dimension).enumerate() {
-        placed.copy_from_slice(row);
-        space.place(&mut placed);
-        for (to, value) in tile.iter_mut().skip(column).step_by(width).zip(&placed) {
-            *to = *value;
-        }
-    }
+/// `rows`, each placed.
+fn placed(space: &Space<'_>, rows: &[f32]) -> Vec<f32> {
+    let mut placed = rows.to_vec();
+    placed
+        .par_chunks_exact_mut(space.dimension())
+        .for_each(|row| space.place(row));
+    placed
 }

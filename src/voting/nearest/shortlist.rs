@@ -81,11 +81,10 @@ impl Shortlist {
         }
     }
 
-    /// Says that candidates were left out whose scores are at least `score`.
-    pub(super) fn left_out(&mut self, score: f32) {
-        // The limit falls, so what is too far now is too far at the end.
+    /// Whether a candidate of this score could still be on the list.
+    pub(super) fn may_take(&mut self, score: f32) -> bool {
         self.prune();
-        self.lost |= score <= self.limit;
+        !self.lost && score <= self.limit
     }
 
     fn prune(&mut self) {
@@ -159,11 +158,10 @@ mod tests {
         assert!(finished(1, f64::INFINITY, &scores[..5]).is_none());
         assert!(finished(2, 0.5, &scores[..MOST]).is_some());
         let mut list = Shortlist::new(1, 0.5, MOST);
+        assert!(list.may_take(1e30));
         list.push(1.0, 0);
-        list.left_out(1.6);
-        assert!(!list.lost);
-        list.left_out(1.5);
-        assert!(list.finish().is_none());
+        assert!(list.may_take(1.5) && !list.may_take(1.6));
+        assert!(!Shortlist::new(1, f64::NAN, MOST).may_take(1.0));
         for (near, lost) in [(3, false), (4, true)] {
             let mut list = Shortlist::new(1, 0.5, 2);
             (0..near).for_each(|index| list.push(1.0, index));
