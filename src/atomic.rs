@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use tempfile::NamedTempFile;
+use tempfile::Builder;
 
 /// Writes `path` through `fill`, so that after a crash at any moment the file is the old one, the new
 /// one or absent, never a part. The bytes are synced before the rename and the folder after it.
@@ -18,14 +18,13 @@ pub fn write_via<E: From<io::Error>>(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut temporary = NamedTempFile::new_in(scratch)?;
+    let mut temporary = as_any_new_file().tempfile_in(scratch)?;
     {
         let mut writer = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
         fill(&mut writer)?;
         writer.flush()?;
     }
     temporary.as_file().sync_all()?;
-    set_default_mode(temporary.as_file())?;
     temporary.persist(path).map_err(|error| error.error)?;
     sync_folder(path.parent().unwrap_or(Path::new(".")))?;
     Ok(())
@@ -90,14 +89,14 @@ pub fn sync_tree(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Temporary files are private to their owner; a published one is as readable as any new file.
-fn set_default_mode(file: &File) -> io::Result<()> {
+/// Temporary files are private to their owner by default; these are what any new file is, as the process' umask says.
+fn as_any_new_file() -> Builder<'static, 'static> {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "there is no mode to set"))]
+    let mut builder = Builder::new();
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    #[cfg(not(unix))]
-    let _ = file;
-    Ok(())
+    builder
 }

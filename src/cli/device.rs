@@ -157,6 +157,10 @@ fn cuda(choice: &DeviceChoice, numbers: Option<&[usize]>) -> Result<Devices, Dev
         let names = missing.join(", ");
         return Err(refuse(format!("this machine has no {names}")));
     }
+    if std::env::var_os("NVIDIA_TF32_OVERRIDE").is_some_and(|value| value == "1") {
+        let message = "NVIDIA_TF32_OVERRIDE=1 rounds products to 11 bits, and votes are exact by those of f32: unset it";
+        return Err(refuse(message.to_owned()));
+    }
     let there = count().map_err(|error| refuse(error.to_string()))?;
     let every: Vec<usize> = (0..there).collect();
     let numbers = numbers.unwrap_or(&every);

@@ -15,6 +15,7 @@ use crate::evolution::{Against, EvolutionError, Observer, PrivateImages};
 use crate::hub::{Checkpoint, sha256_file};
 use crate::images::{DataConfig, ImageSource, OnBadImage};
 use crate::kernels::beside;
+use crate::metrics::frechet::Frechet;
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::Space;
 use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Statistics};
@@ -91,9 +92,29 @@ pub(super) fn space(
     Ok(Space {
         embedder,
         resolution,
-        dtype: "f32",
+        dtype: config.dtype().name(),
         digest: sha256_hex(identity.to_string().as_bytes()),
     })
+}
+
+/// Refuses a reference that is declared public and holds the run's own private images, or lies among them: by
+/// whatever path they are reached.
+pub(super) fn check_public(config: &EvaluationConfig, private: &Path) -> Result<(), String> {
+    let Some(reference) = config.path().filter(|_| config.reference_is_public) else {
+        return Ok(());
+    };
+    // What is not there is reported by whoever opens it.
+    let (Ok(whole), Ok(own)) = (reference.canonicalize(), private.canonicalize()) else {
+        return Ok(());
+    };
+    if whole.starts_with(&own) || own.starts_with(&whole) {
+        return Err(format!(
+            "{} and the private images of {} overlap, which cannot be declared public",
+            reference.display(),
+            private.display()
+        ));
+    }
+    Ok(())
 }
 
 /// The reference, every image of which is read once so that a broken one is found early; `None` for the
@@ -114,6 +135,8 @@ pub(super) fn against(
         statistics
             .check(path, embedder.dimension(), space.resolution, &space.digest)
             .map_err(EvolutionError::from)?;
+        // A covariance that is none is found out here, where it costs nothing.
+        Frechet::new(&statistics.gaussian).map_err(EvolutionError::from)?;
         return Ok(Some(Against::statistics(statistics, public)));
     }
     let data = DataConfig {

@@ -24,6 +24,7 @@ use clap::Parser;
 
 /// Runs the program on the process' arguments and returns its exit code (see [`codes`]).
 pub fn main() -> ExitCode {
+    keep_panics_silent();
     let arguments = Arguments::parse();
     if arguments.offline {
         crate::net::forbid();
@@ -41,6 +42,16 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.code())
         }
     }
+}
+
+/// A panic is a defect, and its message may quote what a private image led to: only its place is shown.
+fn keep_panics_silent() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map_or("an unknown place".to_owned(), |at| {
+            format!("{}:{}", at.file(), at.line())
+        });
+        complain(&format!("error: a defect in {place}: please report it"));
+    }));
 }
 
 /// A line on standard output. A reader that has gone away is no reason to fail.

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use super::units::bytes;
 use crate::evolution::Observer;
@@ -69,6 +69,23 @@ impl Unit {
     }
 }
 
+impl Stage {
+    /// A plain line: what is done after so much time, and, from what this run did itself, how long the rest takes.
+    fn describe(&self, done: u64, after: Duration) -> String {
+        let shown = self.unit.show(done);
+        let Some(total) = self.total else {
+            return format!("{}: {shown}", self.name);
+        };
+        let line = format!("{}: {shown} of {}", self.name, self.unit.show(total));
+        let share = total.saturating_sub(done) as f64 / done.saturating_sub(self.before) as f64;
+        // What is not a duration: nothing was done yet, or it takes longer than the universe has existed.
+        match Duration::try_from_secs_f64(after.as_secs_f64() * share) {
+            Ok(left) => format!("{line} ({} left)", HumanDuration(left)),
+            Err(_) => line,
+        }
+    }
+}
+
 /// Shows a run's progress on standard error.
 pub struct Progress {
     terminal: bool,
@@ -80,8 +97,8 @@ struct Stage {
     unit: Unit,
     /// Unknown for some downloads.
     total: Option<u64>,
-    /// Steps that were already done when the stage began, by an earlier run.
-    skipped: Option<u64>,
+    /// What was done before the stage began, by an earlier run.
+    before: u64,
     started: Instant,
     printed: Instant,
     bar: Option<ProgressBar>,
@@ -127,7 +144,7 @@ impl Progress {
                 name: stage.to_owned(),
                 unit,
                 total,
-                skipped: None,
+                before: 0,
                 started: now,
                 printed: now,
                 bar,
@@ -139,6 +156,10 @@ impl Progress {
 impl Watch for Progress {
     fn begin(&self, what: &str, total: Option<u64>) {
         self.start(what, total, Unit::Bytes);
+    }
+
+    fn resume(&self, done: u64) {
+        Observer::resume(self, done);
     }
 
     fn advance(&self, done: u64) {
@@ -159,32 +180,25 @@ impl Observer for Progress {
         self.start(stage, Some(total), Unit::Steps);
     }
 
+    fn resume(&self, done: u64) {
+        self.with(|state| {
+            let Some(stage) = state else { return };
+            stage.before = done;
+            if let Some(bar) = &stage.bar {
+                bar.set_position(done);
+                bar.reset_eta();
+            }
+        });
+    }
+
     fn advance(&self, done: u64) {
         self.with(|state| {
             let Some(stage) = state else { return };
-            let skipped = *stage.skipped.get_or_insert(done);
             if let Some(bar) = &stage.bar {
                 bar.set_position(done);
-                return;
-            }
-            if stage.printed.elapsed() >= LINE_EVERY {
+            } else if stage.printed.elapsed() >= LINE_EVERY {
                 stage.printed = Instant::now();
-                let fresh = done.saturating_sub(skipped);
-                let done = stage.unit.show(done);
-                let line = match stage.total {
-                    Some(total) => {
-                        let left = total.saturating_sub(skipped.saturating_add(fresh));
-                        let seconds = if fresh == 0 {
-                            0.0
-                        } else {
-                            stage.started.elapsed().as_secs_f64() / fresh as f64 * left as f64
-                        };
-                        let total = stage.unit.show(total);
-                        format!("{}: {done} of {total} ({seconds:.0} s left)", stage.name)
-                    }
-                    None => format!("{}: {done}", stage.name),
-                };
-                super::complain(&line);
+                super::complain(&stage.describe(done, stage.started.elapsed()));
             }
         });
     }
@@ -206,5 +220,56 @@ impl Observer for Progress {
 
     fn interrupted(&self) -> bool {
         INTERRUPTED.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(total: Option<u64>, before: u64) -> Stage {
+        let now = Instant::now();
+        Stage {
+            name: "embedding samples".to_owned(),
+            unit: Unit::Steps,
+            total,
+            before,
+            started: now,
+            printed: now,
+            bar: None,
+        }
+    }
+
+    #[test]
+    fn the_time_left_counts_what_this_run_did() {
+        let minute = Duration::from_secs(60);
+        let line = |total, before, done| stage(total, before).describe(done, minute);
+        assert_eq!(
+            line(Some(1000), 0, 100),
+            "embedding samples: 100 of 1000 (9 minutes left)"
+        );
+        assert_eq!(
+            line(Some(1000), 400, 500),
+            "embedding samples: 500 of 1000 (5 minutes left)"
+        );
+        assert_eq!(line(Some(1000), 400, 400), "embedding samples: 400 of 1000");
+        assert_eq!(
+            line(Some(1000), 0, 1000),
+            "embedding samples: 1000 of 1000 (0 seconds left)"
+        );
+        // A guess at a size may be too small.
+        assert_eq!(
+            line(Some(1000), 0, 1200),
+            "embedding samples: 1200 of 1000 (0 seconds left)"
+        );
+        assert_eq!(line(None, 0, 7), "embedding samples: 7");
+    }
+
+    #[test]
+    fn nothing_done_of_nothing_has_no_time_left() {
+        assert_eq!(
+            stage(Some(0), 0).describe(0, Duration::ZERO),
+            "embedding samples: 0 of 0"
+        );
     }
 }

@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use super::args::RunArguments;
 use super::device::Devices;
-use super::evaluation::{against, classifier, digest, open_embedder, space};
+use super::evaluation::{against, check_public, classifier, digest, open_embedder, space};
 use super::exit::CliError;
 use super::missing;
 use super::progress::{Progress, catch_interrupts};
@@ -285,6 +285,8 @@ fn open_evaluation(
         None => vote,
     };
     let space = space(embedder, weights, size)?;
+    check_public(config, &loaded.settings.data.path)
+        .map_err(|message| error("reference_is_public", message))?;
     let classifier = classifier(&config.metrics, embedder)?;
     let against = against(config, size, opened, &space, observer)?;
     let last = plan.iterations();

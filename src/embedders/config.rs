@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::models::Precision;
+
 use super::{ClipConfig, EmbedderError, InceptionConfig, PixelsConfig};
 
 /// `[embedder]`: a space of images, told apart by `type`.
@@ -51,6 +53,15 @@ impl EmbedderConfig {
             Self::Inception(config) => Some(config.resolution),
             Self::Clip(config) => Some(config.resolution),
             Self::Pixels(config) => config.size,
+        }
+    }
+
+    /// The type of its network's numbers.
+    #[must_use]
+    pub fn dtype(&self) -> Precision {
+        match self {
+            Self::Inception(config) => config.dtype,
+            Self::Clip(_) | Self::Pixels(_) => Precision::F32,
         }
     }
 

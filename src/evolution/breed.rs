@@ -96,7 +96,7 @@ impl Brood<'_> {
         let finished = units.finished(total)?;
         let mut done: usize = finished.iter().map(Range::len).sum();
         observer.begin(stage, total as u64);
-        observer.advance(done as u64);
+        observer.resume(done as u64);
         thread::scope(|scope| {
             let mut writing = Writing::new(scope, &units, self.generator.apart());
             for range in Units::missing(&finished, total, self.generator.batch_size()) {

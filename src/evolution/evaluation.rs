@@ -7,6 +7,7 @@
 //! a reference that is declared public, rows go to `metrics.csv`.
 
 mod downstream;
+mod lock;
 mod pairs;
 
 use std::io::{self, Read, Write};
@@ -34,6 +35,7 @@ use crate::privacy::{
 };
 
 pub use downstream::Training;
+pub(super) use lock::FiguresLock;
 
 /// The file of all rows.
 pub const METRICS: &str = "metrics.csv";
@@ -177,13 +179,16 @@ pub struct Evaluator<'a> {
     public_digest: Option<String>,
     /// What the last check for memorisation found.
     closest: Option<Found>,
+    /// Held as long as figures may be written.
+    _lock: Option<FiguresLock>,
 }
 
 impl<'a> Evaluator<'a> {
     /// Figures go into the folder `root`, or nowhere but to `observer`.
     ///
     /// # Errors
-    /// [`EvolutionError::Privacy`] when `private/` cannot be used.
+    /// [`EvolutionError::State`] when another process writes figures there, [`EvolutionError::Privacy`] when
+    /// `private/` cannot be used.
     pub fn new(
         evaluation: &'a Evaluation<'a>,
         against: Option<Against>,
@@ -193,6 +198,7 @@ impl<'a> Evaluator<'a> {
             against,
             Some(Against::Public(_) | Against::PublicStatistics(_))
         );
+        let lock = root.map(FiguresLock::take).transpose()?;
         let private = match root {
             Some(root) if !public => {
                 let folder = PrivateFolder::create(root.join("private"))?;
@@ -210,6 +216,7 @@ impl<'a> Evaluator<'a> {
             asked: EvaluationAsked::by_the_owner(),
             public_digest: None,
             closest: None,
+            _lock: lock,
         })
     }
 

@@ -10,6 +10,7 @@
 //! metrics.csv            figures against a reference that was declared public, if any were asked for
 //! private/               derived from private images: NOT for release
 //! .work/                 unfinished work; gone when the run is complete
+//! .evaluation.lock       empty: who holds it writes figures here
 //! ```
 
 use std::fs;
@@ -17,6 +18,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::EvolutionError;
+use super::evaluation::FiguresLock;
 
 /// What to do with a result folder that already has a run in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,6 +182,8 @@ impl ResultFolder {
     /// # Errors
     /// [`EvolutionError::Io`].
     pub fn sweep(&self) -> Result<(), EvolutionError> {
+        // `dpsyn eval` may be writing figures there.
+        let evaluated = FiguresLock::is_taken(&self.root)?;
         let mut folders = vec![self.root.clone()];
         while let Some(folder) = folders.pop() {
             let io = EvolutionError::io(&folder);
@@ -189,6 +193,8 @@ impl ResultFolder {
                 let kind = entry.file_type().map_err(&io)?;
                 if kind.is_dir() && name.to_string_lossy().parse::<u32>().is_ok() {
                     folders.push(entry.path());
+                } else if evaluated && folder == self.root {
+                    continue;
                 } else if kind.is_file() && name.as_encoded_bytes().starts_with(b".tmp") {
                     fs::remove_file(entry.path()).map_err(&io)?;
                 }
@@ -200,7 +206,8 @@ impl ResultFolder {
     /// A run that holds its ledger's lock is still going on.
     fn refuse_if_running(&self) -> Result<(), EvolutionError> {
         let path = self.ledger();
-        let file = match fs::File::open(&path) {
+        // For writing, which a lock needs where the network file system makes it of byte ranges (NFS).
+        let file = match fs::OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(EvolutionError::io(&path)(error)),

@@ -125,6 +125,9 @@ fn by_shares(
         })
         .collect::<Result<_, _>>()?;
     let total: f64 = wanted.iter().sum();
+    if !total.is_finite() {
+        return Err("the shares are too large to be added".to_owned());
+    }
     let targets: Vec<f64> = wanted
         .iter()
         .map(|share| share / total * parents as f64)

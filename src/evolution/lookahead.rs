@@ -14,7 +14,7 @@ use super::population::Population;
 use super::units::Units;
 use super::{EvolutionError, Observer};
 use crate::atomic;
-use crate::embedders::{Embedder, Embeddings};
+use crate::embedders::{Embedder, EmbedderError, Embeddings};
 use crate::generators::{Condition, Draw, Generator};
 use crate::images::ImageBatch;
 use crate::streams::{Phase, StreamKey};
@@ -53,7 +53,7 @@ impl Lookahead<'_> {
         let mut ranges = units.finished(total)?;
         let mut done: u64 = ranges.iter().map(|r| r.len() as u64 * rounds).sum();
         observer.begin("lookahead", total as u64 * rounds);
-        observer.advance(done);
+        observer.resume(done);
         thread::scope(|scope| {
             let mut embedding = Embedding::new(self.embedder, scope);
             for range in Units::missing(&ranges, total, self.generator.batch_size()) {
@@ -121,6 +121,15 @@ impl Lookahead<'_> {
             }
             let embedded = embedding.take()?;
             given -= 1;
+            // Found here, not in the vote, after all of the population was embedded and stored.
+            if let Some(at) = embedded.data().iter().position(|value| !value.is_finite()) {
+                let message = format!(
+                    "sample {} has an embedding that is not finite: embedder.dtype \"f32\" or \"bf16\" has a larger range \
+                     than \"f16\", and weights may be damaged",
+                    range.start + at / self.embedder.dimension().max(1)
+                );
+                return Err(EmbedderError::Network(candle_core::Error::Msg(message)).into());
+            }
             for (s, value) in sum.iter_mut().zip(embedded.data()) {
                 *s += f64::from(*value);
             }

@@ -6,6 +6,8 @@
 pub trait Observer: Sync {
     /// A stage of `total` steps begins.
     fn begin(&self, stage: &str, total: u64);
+    /// So many steps of the stage, which has just begun, were done by an earlier run.
+    fn resume(&self, done: u64);
     /// So many steps of the stage are done.
     fn advance(&self, done: u64);
     /// The stage is over.

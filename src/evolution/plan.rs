@@ -51,6 +51,19 @@ impl Plan {
         privacy
             .check_private_images(private_images)
             .map_err(|e| error("privacy.delta", e.to_string()))?;
+        // A vote is at most one an image, and noise of six standard deviations is one in 10⁹.
+        let reached = private_images as f64
+            + 6.0 * privacy.noise_multiplier() * f64::from(evolution.nearest_neighbors).sqrt();
+        if evolution.threshold >= reached {
+            return Err(error(
+                "evolution.threshold",
+                format!(
+                    "is {}, which no votes of {private_images} images reach: every iteration would be charged and then \
+                     choose its parents blindly",
+                    evolution.threshold
+                ),
+            ));
+        }
         let shares = evolution.class_shares.as_ref();
         let key = if shares.is_some() {
             "evolution.class_shares"

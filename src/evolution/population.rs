@@ -47,6 +47,8 @@ impl Population {
                 expected.2
             )));
         }
+        // A resumed run must not go on from a file that has been damaged since.
+        reader.verify().map_err(&npz)?;
         let (_, conditions) = reader.arrays().i64s("conditions").map_err(npz)?;
         let conditions: Vec<u32> = conditions
             .into_iter()

@@ -62,13 +62,17 @@ impl PrivateImages {
     /// Which images of the source these are, for the privacy statement.
     #[must_use]
     pub fn selection(&self) -> String {
-        if self.source.truncated() {
+        let mut text = if self.source.truncated() {
             "the first data.num_samples images in the order of their names; which ones these are is \
              declared public, and an image that is added or removed is one of them"
-                .to_owned()
         } else {
-            "all images of the source".to_owned()
+            "all images of the source"
         }
+        .to_owned();
+        if self.source.skips_bad_images() {
+            text += ", but for files that are no readable images (data.on_bad_image = \"skip\")";
+        }
+        text
     }
 
     /// Reads every private image once, so that a broken one is found before anything is spent, and
@@ -123,7 +127,12 @@ impl PrivateImages {
     ) -> Result<PrivateVoters, EvolutionError> {
         let embeddings = self.embeddings(embedder, private, fingerprint, observer)?;
         let classes = self.classes().len();
-        Ok(PrivateVoters::new(embeddings, &self.labels, classes))
+        Ok(PrivateVoters::new(
+            embeddings,
+            &self.labels,
+            classes,
+            self.len(),
+        ))
     }
 
     /// The images' embeddings for the vote, in the images' order.

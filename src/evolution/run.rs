@@ -22,9 +22,7 @@ use crate::privacy::{
     Statement, UniformFallback, release, sha256_hex,
 };
 use crate::streams::{Phase, StreamKey};
-use crate::voting::{
-    Poll, PrivateVoters, STEPS_PER_CLASS, VotingError, cast_votes, select, threshold,
-};
+use crate::voting::{Poll, PrivateVoters, VotingError, cast_votes, select, threshold};
 
 /// A run about to happen: everything is loaded and checked, nothing is spent.
 pub struct Run<'a> {
@@ -54,7 +52,11 @@ pub struct Run<'a> {
 struct Watched<'a>(&'a dyn Observer);
 
 impl Poll for Watched<'_> {
-    fn step(&self, done: u64) {
+    fn begin(&self, rounds: u64) {
+        self.0.begin("vote", rounds);
+    }
+
+    fn round(&self, done: u64) {
         self.0.advance(done);
     }
 
@@ -565,8 +567,6 @@ impl Session<'_> {
             run.observer,
         )?;
         let ranges = layout.ranges();
-        run.observer
-            .begin("vote", ranges.len() as u64 * STEPS_PER_CLASS);
         let counts = cast_votes(
             &seen,
             &ranges,
@@ -689,6 +689,7 @@ impl InitialSamples {
                 layout.total(),
             ));
         }
+        reader.verify().map_err(&npz)?;
         if reader.arrays().has("non_private") && !stamp {
             return refuse(
                 "made without privacy, so nothing that comes of it is private (--non-private)"

@@ -85,3 +85,10 @@ pub enum ImagesError {
     #[error(transparent)]
     Batch(#[from] BatchError),
 }
+
+impl ImagesError {
+    /// Whether the file was read and is no usable image; any other error may be gone at the next attempt.
+    pub(super) fn is_of_the_image(&self) -> bool {
+        matches!(self, Self::Decode { .. } | Self::Resize { .. })
+    }
+}

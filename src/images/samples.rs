@@ -98,7 +98,7 @@ impl<R: Read + Seek> SamplesReader<R> {
 
     /// The images in `range`, cut to what exists. Takes the time of reading them when the file is
     /// uncompressed, as ours are, and of decompressing everything before them otherwise. The
-    /// checksum is not verified: [`SamplesReader::for_each_batch`] does that.
+    /// checksum is not verified: [`SamplesReader::verify`] does that.
     ///
     /// # Errors
     /// [`NpzError`] when the file is damaged or cannot be read.
@@ -123,6 +123,16 @@ impl<R: Read + Seek> SamplesReader<R> {
             file.take(wanted).read_to_end(&mut bytes)?;
         }
         self.batch(bytes, end - start)
+    }
+
+    /// Reads all images and compares the checksum.
+    ///
+    /// # Errors
+    /// [`NpzError`] when the file is damaged or cannot be read.
+    pub fn verify(&mut self) -> Result<(), NpzError> {
+        let (_, mut file) = self.npz.entry(self.key)?;
+        io::copy(&mut file, &mut io::sink())?;
+        Ok(())
     }
 
     /// Hands on the first `limit` images in order, `batch_size` at a time. When that is all of them,

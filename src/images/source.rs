@@ -211,6 +211,12 @@ impl ImageSource {
         self.truncated
     }
 
+    /// Whether files that are no readable images are left out.
+    #[must_use]
+    pub fn skips_bad_images(&self) -> bool {
+        self.config.on_bad_image == OnBadImage::Skip
+    }
+
     /// Entries of the folder that are no images by their names, and so are not read.
     #[must_use]
     pub fn ignored(&self) -> usize {
@@ -233,6 +239,7 @@ impl ImageSource {
             return Ok(Vec::new());
         };
         let mut bad = BTreeMap::new();
+        let skip = self.skips_bad_images();
         for (chunk, files) in files.chunks(batch_size.max(1)).enumerate() {
             let mut pixels = Vec::new();
             for (index, image) in read_all(files, self.config.image_size)
@@ -241,7 +248,7 @@ impl ImageSource {
             {
                 match image {
                     Ok(image) => pixels.extend_from_slice(&image),
-                    Err(error) if self.config.on_bad_image == OnBadImage::Skip => {
+                    Err(error) if skip && error.is_of_the_image() => {
                         bad.insert(chunk * batch_size.max(1) + index, reason(&error));
                     }
                     Err(error) => return Err(error.into()),
@@ -365,7 +372,6 @@ fn reason(error: &ImagesError) -> String {
     match error {
         ImagesError::Decode { source, .. } => source.to_string(),
         ImagesError::Resize { source, .. } => source.to_string(),
-        ImagesError::Read { source, .. } => source.to_string(),
         other => other.to_string(),
     }
 }

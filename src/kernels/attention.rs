@@ -6,8 +6,8 @@ use super::cpu;
 use super::room::countable;
 
 /// `softmax(scale · q kᵀ) v` for `q [n, heads, tq, d]`, `k [n, heads, tk, d]` and `v [n, heads, tk, dv]`; the
-/// result is `[n, heads, tq, dv]`. The arguments may be strided views. On the CPU the heads of a query
-/// lie side by side in the result, so that joining them is no work.
+/// result is `[n, heads, tq, dv]`. The arguments may be strided views, but not repeat a row or a number of one.
+/// On the CPU the heads of a query lie side by side in the result, so that joining them is no work.
 ///
 /// In half precision, `q` and `k` are each multiplied by `√scale` before their product, so that it does
 /// not overflow, and the softmax is computed in `f32` (`QKVAttention` of openai/improved-diffusion, `unet.py`).
@@ -177,6 +177,20 @@ mod tests {
             0.0,
         );
         assert!(causal_attention(&q, &q.narrow(2, 0, 4).unwrap(), &q, 1.0).is_err());
+    }
+
+    #[test]
+    fn repeated_rows_are_refused_and_single_ones_taken() {
+        let repeat = |shape: [usize; 4]| {
+            let one = uniform(&[1, 1, 1, 1], 1);
+            one.broadcast_as(&shape[..]).unwrap()
+        };
+        let q = uniform(&[1, 2, 3, 4], 2);
+        for shape in [[1, 2, 3, 4], [1, 2, 3, 1], [1, 2, 1, 4]] {
+            assert!(attention(&q, &q, &repeat(shape), 1.0).is_err());
+        }
+        let one = repeat([1, 2, 1, 1]);
+        assert_close(&attention(&one, &one, &one, 1.0).unwrap(), &one, 0.0);
     }
 
     #[test]

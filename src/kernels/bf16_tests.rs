@@ -101,8 +101,9 @@ fn wide_and_deep_convolutions() {
         (64, 64, 3, 70, 2),
         (256, 256, 3, 18, 1),
         (192, 70, 1, 20, 2),
-        // In three parts, of an odd number of channels.
+        // In three parts, of an odd number of channels; few and many columns.
         (2501, 33, 3, 5, 2),
+        (2501, 96, 3, 5, 2),
         (1600, 96, 3, 9, 1),
     ] {
         check_conv(Conv2dShape::same(from, to, kernel), (n, side, side), 2e-3);

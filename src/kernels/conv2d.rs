@@ -92,11 +92,14 @@ impl Conv2d {
     /// Takes `weight [out_channels, in_channels, kernel rows, kernel columns]` and `bias [out_channels]`.
     ///
     /// # Errors
-    /// A weight or bias of another shape, or a kernel or stride of 0; on the CPU, a `DPSYN_CPU` that
+    /// A weight or bias of another shape, or no input channels, a kernel or stride of 0; on the CPU, a `DPSYN_CPU` that
     /// names no set of instructions that this CPU has.
     pub fn new(shape: Conv2dShape, weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        if shape.stride == 0 || shape.kernel.0 == 0 || shape.kernel.1 == 0 {
-            bail!("a convolution needs a kernel and a stride of at least 1, not {shape:?}");
+        if shape.in_channels == 0 || shape.stride == 0 || shape.kernel.0 == 0 || shape.kernel.1 == 0
+        {
+            bail!(
+                "a convolution needs channels, a kernel and a stride of at least 1, not {shape:?}"
+            );
         }
         let (rows, columns) = shape.kernel;
         let expected = [shape.out_channels, shape.in_channels, rows, columns];
@@ -375,8 +378,8 @@ mod tests {
         /// is a few 1e-6 of the results' size, which is some 10 here.
         #[test]
         fn wide_layers_agree_with_candle(
-            in_channels in (2usize..7).prop_map(|c| 16 * c),
-            out_channels in (2usize..8).prop_map(|c| 16 * c),
+            in_channels in (2usize..8).prop_map(|c| 16 * c),
+            out_channels in (2usize..10).prop_map(|c| 16 * c),
             padding in (0usize..3, 0usize..3),
             n in 1usize..4,
             (height, width) in (3usize..24, 3usize..24),
@@ -463,5 +466,7 @@ mod tests {
         let shape = Conv2dShape::same(4, 3, 3);
         assert!(Conv2d::new(shape, uniform(&[3, 4, 3, 1], 1), None).is_err());
         assert!(Conv2d::new(shape.with_stride(0), uniform(&[3, 4, 3, 3], 1), None).is_err());
+        let nothing = uniform(&[3, 0, 3, 3], 1);
+        assert!(Conv2d::new(Conv2dShape::same(0, 3, 3), nothing, None).is_err());
     }
 }

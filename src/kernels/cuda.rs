@@ -79,7 +79,10 @@ fn rows<'a>(storage: &'a CudaStorage, layout: &Layout) -> Result<(CudaView<'a, f
         bail!("an argument with layout {layout:?} is no matrix");
     };
     let start = layout.start_offset();
-    let end = start + rows.saturating_sub(1) * stride + columns;
+    let end = match rows.checked_sub(1) {
+        Some(before) => start + before * stride + columns,
+        None => start,
+    };
     match all.try_slice(start..end) {
         Some(view) if step == 1 || columns <= 1 => Ok((view, stride)),
         _ => bail!("an argument with layout {layout:?} has no contiguous rows"),

@@ -250,6 +250,14 @@ mod tests {
     }
 
     #[test]
+    fn more_channels_than_numbers_in_a_piece() {
+        let norm = layer(40, 40_000);
+        let x = uniform(&[2, 40_000, 1, 2], 3);
+        let expected = norm.run_plain(&x, None, true).unwrap();
+        assert_close(&norm.forward_silu(&x).unwrap(), &expected, 5e-5);
+    }
+
+    #[test]
     fn scale_and_shift_belong_to_their_image() {
         let norm = layer(2, 4);
         let x = uniform(&[3, 4, 5, 5], 3);

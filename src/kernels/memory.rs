@@ -8,7 +8,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes from which a block is kept.
 const LARGE: usize = 128 << 10;
@@ -49,6 +49,14 @@ struct Block {
     size: usize,
 }
 
+/// A block for a request.
+enum Taken {
+    /// Of unknown content.
+    Kept(*mut u8),
+    /// What the system gave, null if it gave nothing.
+    Fresh(*mut u8),
+}
+
 // SAFETY: a kept block belongs to nobody else; the pointer is only followed by the allocator.
 unsafe impl Send for Block {}
 
@@ -84,10 +92,16 @@ impl KeepLarge {
         }
     }
 
-    /// A kept block of exactly this size. Counts it as live, found or not.
-    fn take(&self, size: usize) -> Option<*mut u8> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.live += size;
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A block of a class's layout, which counts as live: a kept one, else whatever `allocate` gets.
+    fn take(&self, class: Layout, allocate: impl FnOnce() -> *mut u8) -> Taken {
+        let size = class.size();
+        let mut kept = self.lock();
+        let before = kept.peak;
+        kept.live = kept.live.saturating_add(size);
         kept.peak = kept.peak.max(kept.live);
         let count = kept.count;
         let blocks = kept.blocks.get_mut(..count).unwrap_or_default();
@@ -98,17 +112,30 @@ impl KeepLarge {
             blocks.copy_within(index + 1.., index);
             kept.count -= 1;
             kept.bytes -= size;
-            return Some(block.start);
+            return Taken::Kept(block.start);
         }
-        let outgrown = kept.shrink();
-        drop(kept);
-        release(outgrown);
-        None
+        loop {
+            let outgrown = kept.shrink();
+            drop(kept);
+            if outgrown.iter().all(Option::is_none) {
+                break;
+            }
+            release(outgrown);
+            kept = self.lock();
+        }
+        let start = allocate();
+        if start.is_null() {
+            // Nothing was had, so nothing counts. Another thread's peak may be lost with it: then less is kept.
+            let mut kept = self.lock();
+            kept.live = kept.live.saturating_sub(size);
+            kept.peak = before.max(kept.live);
+        }
+        Taken::Fresh(start)
     }
 
     /// Keeps a block that is no longer used, or returns it to the system.
     fn give(&self, block: Block) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.lock();
         kept.live = kept.live.saturating_sub(block.size);
         let count = kept.count;
         if let Some(slot) = kept.blocks.get_mut(count) {
@@ -162,10 +189,9 @@ unsafe impl GlobalAlloc for KeepLarge {
         match class(layout) {
             // SAFETY: the caller's promise for `layout`, whose size is not zero, nor the class's.
             None => unsafe { System.alloc(layout) },
-            Some(class) => match self.take(class.size()) {
-                Some(block) => block,
-                // SAFETY: as above.
-                None => unsafe { System.alloc(class) },
+            // SAFETY: as above.
+            Some(class) => match self.take(class, || unsafe { System.alloc(class) }) {
+                Taken::Kept(block) | Taken::Fresh(block) => block,
             },
         }
     }
@@ -174,14 +200,14 @@ unsafe impl GlobalAlloc for KeepLarge {
         match class(layout) {
             // SAFETY: as in `alloc`.
             None => unsafe { System.alloc_zeroed(layout) },
-            Some(class) => match self.take(class.size()) {
-                Some(block) => {
+            // SAFETY: as above. Pages fresh from the system are zero already.
+            Some(class) => match self.take(class, || unsafe { System.alloc_zeroed(class) }) {
+                Taken::Kept(block) => {
                     // SAFETY: the block is at least this long, and ours.
                     unsafe { block.write_bytes(0, layout.size()) };
                     block
                 }
-                // SAFETY: as above. Pages fresh from the system are zero already.
-                None => unsafe { System.alloc_zeroed(class) },
+                Taken::Fresh(block) => block,
             },
         }
     }
@@ -251,6 +277,42 @@ mod tests {
         assert_eq!((kept.live, kept.bytes), (0, kept.peak));
     }
 
+    #[test]
+    fn many_kept_blocks_make_room_for_a_large_one() {
+        let memory = KeepLarge::new();
+        let (size, count) = (1 << 20, 60);
+        // SAFETY: as above.
+        unsafe {
+            let blocks: Vec<_> = (0..count).map(|_| memory.alloc(layout(size))).collect();
+            for block in blocks {
+                memory.dealloc(block, layout(size));
+            }
+            let large = memory.alloc(layout(count * size / 2));
+            let (live, bytes, peak) = {
+                let kept = memory.kept.lock().unwrap();
+                (kept.live, kept.bytes, kept.peak)
+            };
+            assert_eq!(peak, count * size);
+            assert!(live + bytes <= peak, "{live} in use and {bytes} kept");
+            memory.dealloc(large, layout(count * size / 2));
+        }
+    }
+
+    #[test]
+    fn a_request_that_fails_does_not_count() {
+        let memory = KeepLarge::new();
+        let impossible = layout(isize::MAX as usize / 2);
+        // SAFETY: as above; nothing was had, so nothing is freed.
+        unsafe {
+            for _ in 0..9 {
+                assert!(memory.alloc(impossible).is_null());
+                assert!(memory.alloc_zeroed(impossible).is_null());
+            }
+        }
+        let kept = memory.kept.lock().unwrap();
+        assert_eq!((kept.live, kept.peak), (0, 0));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -291,6 +353,7 @@ mod tests {
                 prop_assert!(ends.windows(2).all(|pair| pair[0].1 <= pair[1].0));
                 let kept = memory.kept.lock().unwrap();
                 prop_assert_eq!(kept.blocks[..kept.count].iter().map(|b| b.size).sum::<usize>(), kept.bytes);
+                prop_assert!(kept.live + kept.bytes <= kept.peak);
             }
             for (start, size) in live {
                 // SAFETY: as above.

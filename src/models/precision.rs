@@ -20,6 +20,16 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// As configurations and tables of figures have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
+
     /// The type as candle names it, for a network on `device`.
     ///
     /// # Errors

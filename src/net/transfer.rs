@@ -240,7 +240,7 @@ impl Transfer<'_> {
         }
         let whole = extent.size.or(total);
         self.watch.begin(name, whole.or(extent.about));
-        self.watch.advance(start);
+        self.watch.resume(start);
         let most = whole.unwrap_or(extent.most);
         let arrived = self.store(response.into_body().into_reader(), part, start, most)?;
         match whole {

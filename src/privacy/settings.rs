@@ -150,7 +150,8 @@ impl PrivacyConfig {
 }
 
 fn check_delta_against(delta: f64, private_images: usize) -> Result<(), PrivacyError> {
-    if delta * private_images as f64 >= 1.0 {
+    // Not δ·n ≥ 1: that product rounds, for some n to below 1.
+    if delta >= 1.0 / private_images as f64 {
         return Err(PrivacyError::config(
             "delta",
             format!(

@@ -1,6 +1,5 @@
 //! The histogram of votes: how many private images have a sample among their nearest neighbours.
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use candle_core::Device;
@@ -32,6 +31,8 @@ pub enum VotingError {
 /// The private embeddings and which of them are in which class: those who vote.
 pub struct PrivateVoters {
     classes: usize,
+    /// Voters of all classes together: declared public.
+    count: usize,
     electorate: Sensitive<Electorate>,
 }
 
@@ -42,13 +43,14 @@ struct Electorate {
 }
 
 impl PrivateVoters {
-    /// Splits private embeddings by class label (`labels[i] < classes` for image `i`), without copying
-    /// them.
+    /// Splits the embeddings of `count` private images by class label (`labels[i] < classes` for image `i`),
+    /// without copying them.
     #[must_use]
     pub fn new(
         embeddings: Sensitive<Embeddings>,
         labels: &Sensitive<Vec<u32>>,
         classes: usize,
+        count: usize,
     ) -> Self {
         let members = labels.map_ref(|labels| {
             let mut members = vec![Vec::new(); classes];
@@ -65,6 +67,7 @@ impl PrivateVoters {
         });
         Self {
             classes,
+            count,
             electorate,
         }
     }
@@ -76,38 +79,34 @@ impl PrivateVoters {
     }
 }
 
-/// Steps of progress that every class takes, whatever its size.
-pub const STEPS_PER_CLASS: u64 = 100;
+/// The most rounds of a vote.
+const MOST_ROUNDS: u64 = 10;
+/// Multiplications that a round is worth: some seconds on a few cores. In each round every class' candidates are
+/// prepared anew, which takes as long as some hundred voters.
+const WORTH_A_ROUND: f64 = 2e12;
 
 /// Who hears of the vote's progress and can stop it.
 pub trait Poll {
-    /// So many steps are done, of [`STEPS_PER_CLASS`] a class. Called with 1, 2, 3 and so on to the end:
-    /// what is said depends on the number of classes alone, only when it is said on their sizes.
-    fn step(&self, done: u64);
+    /// A vote of so many rounds begins.
+    fn begin(&self, rounds: u64);
+    /// So many rounds are over.
+    fn round(&self, done: u64);
     /// Whether to go on.
     fn keep_going(&self) -> bool;
 }
 
-/// Turns the queries done in one class into its steps, each told once.
-struct Steps<'a> {
-    poll: &'a dyn Poll,
-    /// Steps before this class.
-    before: u64,
-    told: Cell<u64>,
+/// How many rounds a vote of `voters` for `samples` takes. Of public numbers alone: classes of equal size are
+/// assumed, whatever they are.
+fn rounds(voters: &PrivateVoters, samples: usize, dimension: usize) -> u64 {
+    let products = voters.count as f64 * samples as f64 / voters.classes.max(1) as f64;
+    ((products * dimension as f64 / WORTH_A_ROUND) as u64).clamp(1, MOST_ROUNDS)
 }
 
-impl Steps<'_> {
-    fn tell(&self, done: usize, of: usize) {
-        // At most 2⁶⁴/100 images: far more than memory holds.
-        let reached = match of {
-            0 => STEPS_PER_CLASS,
-            of => done as u64 * STEPS_PER_CLASS / of as u64,
-        };
-        for step in self.told.get() + 1..=reached {
-            self.poll.step(self.before + step);
-        }
-        self.told.set(self.told.get().max(reached));
-    }
+/// Those of `members` who vote in this round.
+fn turn(members: &[usize], round: u64, rounds: u64) -> &[usize] {
+    // At most 2⁶⁴/10 images: far more than memory holds.
+    let at = |round: u64| (members.len() as u64 * round / rounds) as usize;
+    members.get(at(round)..at(round + 1)).unwrap_or_default()
 }
 
 /// Lets every private image vote for its `k` nearest samples of its own class.
@@ -115,6 +114,9 @@ impl Steps<'_> {
 /// `population` is `float32[samples, dimension]`, `ranges[class]` the class' samples in it (disjoint, in
 /// order, covering all). The result is one count a sample. Each private image adds 1 to exactly `k` bins:
 /// the histogram's L2 sensitivity is √k under adding or removing one image.
+///
+/// In each round an equal part of every class votes. So rounds take equally long, and what `poll` hears and
+/// when says nothing of how the images are divided among the classes.
 ///
 /// # Errors
 /// See [`VotingError`]. The errors depend on public shapes alone.
@@ -143,40 +145,37 @@ pub fn cast_votes(
             population.len()
         )));
     }
-    let mut histogram = Sensitive::new(Vec::with_capacity(population.len()));
-    for (class, range) in ranges.iter().enumerate() {
-        let candidates = (population.rows(range.clone()), population.dimension());
-        let steps = Steps {
-            poll,
-            before: class as u64 * STEPS_PER_CLASS,
-            told: Cell::new(0),
-        };
-        let counts = voters.electorate.try_map_ref(|electorate| {
-            let queries = Queries {
-                vectors: &electorate.embeddings,
-                members: electorate.members.get(class).map_or(&[], Vec::as_slice),
-            };
-            let ids = search(&queries, candidates, k, metric, device, &|done, of| {
-                steps.tell(done, of);
-                poll.keep_going()
+    let mut histogram = Sensitive::new(vec![0u64; population.len()]);
+    let rounds = rounds(voters, population.len(), population.dimension());
+    poll.begin(rounds);
+    for round in 0..rounds {
+        for (class, range) in ranges.iter().enumerate() {
+            let candidates = (population.rows(range.clone()), population.dimension());
+            let ids = voters.electorate.try_map_ref(|electorate| {
+                let members = electorate.members.get(class).map_or(&[][..], Vec::as_slice);
+                let queries = Queries {
+                    vectors: &electorate.embeddings,
+                    members: turn(members, round, rounds),
+                };
+                search(&queries, candidates, k, metric, device, &|_, _| {
+                    poll.keep_going()
+                })
+            });
+            let ids = ids.map_err(|source| match source {
+                NearestError::Interrupted => VotingError::Interrupted,
+                source => VotingError::Class { class, source },
             })?;
-            steps.tell(1, 1);
-            let mut counts = vec![0u64; range.len()];
-            for id in ids {
-                if let Some(count) = counts.get_mut(id as usize) {
-                    *count += 1;
+            histogram = histogram.zip(ids, |mut counts, ids| {
+                let class = counts.get_mut(range.clone()).unwrap_or_default();
+                for id in ids {
+                    if let Some(count) = class.get_mut(id as usize) {
+                        *count += 1;
+                    }
                 }
-            }
-            Ok(counts)
-        });
-        let counts = counts.map_err(|source| match source {
-            NearestError::Interrupted => VotingError::Interrupted,
-            source => VotingError::Class { class, source },
-        })?;
-        histogram = histogram.zip(counts, |mut all, class| {
-            all.extend(class);
-            all
-        });
+                counts
+            });
+        }
+        poll.round(round + 1);
     }
     Ok(histogram)
 }
@@ -184,18 +183,23 @@ pub fn cast_votes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
 
     #[derive(Default)]
     struct Heard {
-        steps: RefCell<Vec<u64>>,
+        rounds: Cell<u64>,
+        told: RefCell<Vec<u64>>,
         asked: Cell<usize>,
         stop_at: Option<usize>,
     }
 
     impl Poll for Heard {
-        fn step(&self, done: u64) {
-            self.steps.borrow_mut().push(done);
+        fn begin(&self, rounds: u64) {
+            self.rounds.set(rounds);
+        }
+
+        fn round(&self, done: u64) {
+            self.told.borrow_mut().push(done);
         }
 
         fn keep_going(&self) -> bool {
@@ -207,12 +211,14 @@ mod tests {
     /// Voters on a line, `(position, class)`, and four samples: 0 and 10 of the first class, 0 and 10 of
     /// the second.
     fn vote(voters: &[(f32, u32)], poll: &Heard) -> Result<Sensitive<Vec<u64>>, VotingError> {
+        let count = voters.len();
         let positions = voters.iter().map(|v| v.0).collect();
         let labels = voters.iter().map(|v| v.1).collect();
         let voters = PrivateVoters::new(
             Sensitive::new(Embeddings::new(positions, 1).unwrap()),
             &Sensitive::new(labels),
             2,
+            count,
         );
         let population = Embeddings::new(vec![0.0, 10.0, 0.0, 10.0], 1).unwrap();
         cast_votes(
@@ -236,17 +242,80 @@ mod tests {
 
     #[test]
     fn progress_says_nothing_of_the_classes_sizes() {
-        let small = Heard::default();
-        let _votes = vote(&[(1.0, 0)], &small).unwrap();
-        let large = Heard::default();
-        let many: Vec<(f32, u32)> = (0..3000)
-            .map(|i| (i as f32, u32::from(i % 7 == 0)))
-            .collect();
-        let _votes = vote(&many, &large).unwrap();
-        let expected: Vec<u64> = (1..=2 * STEPS_PER_CLASS).collect();
-        assert_eq!(*small.steps.borrow(), expected);
-        assert_eq!(*large.steps.borrow(), expected);
-        assert!(large.asked.get() > small.asked.get());
+        let heard = |share: u32| {
+            let heard = Heard::default();
+            let voters: Vec<(f32, u32)> = (0..3000)
+                .map(|i| (i as f32, u32::from(i % 100 < share)))
+                .collect();
+            let _votes = vote(&voters, &heard).unwrap();
+            (heard.rounds.get(), heard.told.take())
+        };
+        assert_eq!(heard(50), (1, vec![1]));
+        assert_eq!(heard(3), heard(50));
+    }
+
+    #[test]
+    fn every_member_has_one_turn_and_turns_are_equal() {
+        for count in [0, 1, 7, 19, 20, 61, 1000] {
+            let members: Vec<usize> = (0..count).map(|i| 3 * i).collect();
+            for rounds in [1, 2, 20] {
+                let turns: Vec<&[usize]> = (0..rounds)
+                    .map(|round| turn(&members, round, rounds))
+                    .collect();
+                assert_eq!(turns.concat(), members);
+                let each = count / rounds as usize;
+                assert!(
+                    turns
+                        .iter()
+                        .all(|turn| (each..=each + 1).contains(&turn.len()))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn large_votes_take_rounds_by_public_numbers_alone() {
+        let rounds = |count, samples, dimension, classes| {
+            let none = Sensitive::new(Embeddings::new(Vec::new(), dimension).unwrap());
+            let voters = PrivateVoters::new(none, &Sensitive::new(Vec::new()), classes, count);
+            super::rounds(&voters, samples, dimension)
+        };
+        assert_eq!(rounds(1_000, 1_000, 2048, 1), 1);
+        assert_eq!(rounds(50_000, 50_000, 2048, 1), 2);
+        assert_eq!(rounds(302_436, 302_436, 2048, 2), 10);
+    }
+
+    /// Rounds change nothing of the votes: with as many, by hand.
+    #[test]
+    fn votes_of_all_rounds_are_counted() {
+        let dimension = 4;
+        let vectors = |count: usize, step: f32| {
+            let data = (0..count * dimension).map(|i| (i as f32 * step).sin());
+            Embeddings::new(data.collect(), dimension).unwrap()
+        };
+        let (private, samples) = (vectors(50, 0.7), vectors(9, 1.3));
+        let labels = (0..50).map(|i| u32::from(i % 3 == 0)).collect();
+        let count = |count| {
+            let voters = PrivateVoters::new(
+                Sensitive::new(private.clone()),
+                &Sensitive::new(Vec::clone(&labels)),
+                2,
+                count,
+            );
+            let heard = Heard::default();
+            let ranges = [0..4, 4..9];
+            let metric = Metric::L2;
+            let votes = cast_votes(&samples, &ranges, &voters, 2, metric, &Device::Cpu, &heard);
+            (heard.rounds.get(), votes.unwrap())
+        };
+        let (one, alone) = count(50);
+        // As if there were so many voters that the vote took rounds.
+        let (many, together) = count(1_000_000_000_000_000);
+        assert_eq!((one, many), (1, MOST_ROUNDS));
+        let _checked = alone.zip(together, |alone, together| {
+            assert_eq!(alone, together);
+            assert_eq!(alone.iter().sum::<u64>(), 100);
+        });
     }
 
     #[test]

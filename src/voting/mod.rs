@@ -9,6 +9,6 @@ mod ballot;
 mod nearest;
 mod select;
 
-pub use ballot::{Poll, PrivateVoters, STEPS_PER_CLASS, VotingError, cast_votes};
+pub use ballot::{Poll, PrivateVoters, VotingError, cast_votes};
 pub use nearest::{Metric, NearestError, nearest_neighbours};
 pub use select::{Selection, SelectionMode, select, threshold};

@@ -411,6 +411,39 @@ mod tests {
         assert!(found == brute_force(&queries, &candidates, 3, Metric::L2));
     }
 
+    /// The roundings of equal terms all go one way, and here further than the next candidate is away.
+    #[test]
+    fn flat_images_are_told_apart() {
+        let dimension = 3 * 256 * 256;
+        let flat = |greys: &[f32]| {
+            let data = greys.iter().flat_map(|grey| vec![*grey; dimension]);
+            Embeddings::new(data.collect(), dimension).unwrap()
+        };
+        let mut greys = vec![0.0; 129];
+        greys.extend([210.0, 215.0]);
+        let (queries, candidates) = (flat(&[210.0]), flat(&greys));
+        let space = Space::new(candidates.data(), dimension, Metric::L2).unwrap();
+        let mut rough = Rough::new(&space, &Products::Packed).unwrap();
+        for kind in [rough.first(), Pass::Fine] {
+            rough.prepare(kind).unwrap();
+            let mut found = [0];
+            let unsure = pass(kind, (&queries, &[0]), &space, &rough, 1, &mut found).unwrap();
+            assert!(!unsure.is_empty() || found == [129], "{kind:?} {found:?}");
+        }
+    }
+
+    #[test]
+    fn products_below_the_smallest_numbers_count() {
+        let (small, large) = (2.4e-23, 1.2e-22);
+        let mut candidates = vec![0.0; 16];
+        candidates[0] = large;
+        candidates[8..].fill(small);
+        let queries = Embeddings::new(vec![small; 8], 8).unwrap();
+        let candidates = Embeddings::new(candidates, 8).unwrap();
+        let found = both(&queries, &candidates, 1, Metric::InnerProduct).unwrap();
+        assert_eq!(found, [1]);
+    }
+
     /// Vectors of small integers: many ties, and every score is exact.
     fn lattice(rows: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Vec<i8>>> {
         (1usize..20).prop_flat_map(move |dimension| {

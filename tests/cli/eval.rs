@@ -340,7 +340,7 @@ fn copies_of_private_images_are_seen_and_drawn_where_nobody_else_looks() {
     let number = copies.split("distance-within-reference ").nth(1).unwrap();
     let number = number.split(':').next().unwrap();
     assert!(!log.contains(number), "{log}");
-    assert_eq!(names(&world, "results"), ["private"]);
+    assert_eq!(names(&world, "results"), [".evaluation.lock", "private"]);
     let private = names(&world, "results/private");
     let pictures: Vec<&String> = private.iter().filter(|n| n.ends_with(".png")).collect();
     assert_eq!(pictures.len(), 1, "{private:?}");
@@ -394,7 +394,7 @@ fn classifiers_learn_from_labelled_samples_alone() {
         "{good}"
     );
     assert!(figure(&good, "downstream-accuracy") > 0.9, "{good}");
-    assert_eq!(names(&world, "results"), ["private"]);
+    assert_eq!(names(&world, "results"), [".evaluation.lock", "private"]);
     let csv = std::fs::read_to_string(world.path("results/private/metrics.csv")).unwrap();
     assert_eq!(csv.lines().count(), 2, "{csv}");
     let public = with("labelled.npz", &["--public"]);

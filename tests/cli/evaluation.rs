@@ -213,11 +213,12 @@ fn an_embedder_of_its_own_and_a_number_of_samples_for_fid() {
 #[test]
 fn a_reference_that_is_declared_public_is_not_marked() {
     let world = World::new();
+    copy(&world.path("data"), &world.path("reference"));
     let against = [
         "--set",
         METRICS,
         "--set",
-        "evaluation.reference=data",
+        "evaluation.reference=reference",
         "--set",
         "evaluation.reference_is_public=true",
     ];
@@ -225,7 +226,7 @@ fn a_reference_that_is_declared_public_is_not_marked() {
     assert!(!text.contains(MARK) && text.contains("3: fid "), "{text}");
     let csv = read(&world.path("out/metrics.csv"));
     assert_eq!(rows(&csv).len(), 16);
-    assert!(csv.contains(",24,data,pixels,8,f32,"), "{csv}");
+    assert!(csv.contains(",24,reference,pixels,8,f32,"), "{csv}");
     assert!(!world.path("out/private/metrics.csv").exists());
     let text = world.succeed(&[&against[..], &["--resume"]].concat());
     assert!(!text.contains("fid"), "{text}");
@@ -256,7 +257,7 @@ fn a_reference_that_is_declared_public_is_not_marked() {
         "--set",
         METRICS,
         "--set",
-        "evaluation.reference=data",
+        "evaluation.reference=reference",
     ]);
     assert_eq!(text.matches(MARK).count(), 16, "{text}");
     assert!(!world.path("held/metrics.csv").exists());
@@ -264,6 +265,66 @@ fn a_reference_that_is_declared_public_is_not_marked() {
         rows(&read(&world.path("held/private/metrics.csv"))).len(),
         16
     );
+}
+
+/// A folder and all in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (from, to) = entry.map(|e| (e.path(), to.join(e.file_name()))).unwrap();
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_runs_own_images_are_not_declared_public_by_their_path() {
+    let world = World::new();
+    let mut paths = vec![
+        "data".to_owned(),
+        "./data/nested".to_owned(),
+        ".".to_owned(),
+    ];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(world.path("data"), world.path("link")).unwrap();
+        paths.push("link".to_owned());
+    }
+    for path in paths {
+        let reference = format!("evaluation.reference={path}");
+        let sets = ["--set", METRICS, "--set", &reference];
+        let public = ["--set", "evaluation.reference_is_public=true"];
+        let text = world.fail(2, &[&sets[..], &public].concat());
+        assert!(
+            text.contains("evaluation.reference_is_public") && text.contains("overlap"),
+            "{path}: {text}"
+        );
+        assert!(!world.path("out").exists(), "something was left: {text}");
+    }
+}
+
+#[test]
+fn one_process_at_a_time_writes_figures_into_a_folder() {
+    let world = World::new();
+    world.succeed(&[]);
+    let lock = std::fs::File::create(world.path("out/.evaluation.lock")).unwrap();
+    lock.lock().unwrap();
+    // Another run's figures are on their way.
+    let unfinished = world.path("out/.tmpHALF");
+    std::fs::write(&unfinished, "half").unwrap();
+    let text = world.succeed(&["--resume"]);
+    assert!(unfinished.exists(), "{text}");
+    let text = world.fail(6, &["--resume", "--set", METRICS]);
+    assert!(
+        text.contains("another process is writing figures"),
+        "{text}"
+    );
+    drop(lock);
+    world.succeed(&["--resume", "--set", METRICS]);
+    assert!(!unfinished.exists());
 }
 
 #[test]

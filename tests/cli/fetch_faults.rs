@@ -17,6 +17,7 @@ struct Lines(Mutex<Vec<String>>);
 
 impl Watch for Lines {
     fn begin(&self, _: &str, _: Option<u64>) {}
+    fn resume(&self, _: u64) {}
     fn advance(&self, _: u64) {}
     fn end(&self) {}
     fn line(&self, text: &str) {

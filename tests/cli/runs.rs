@@ -174,7 +174,7 @@ fn without_privacy_every_output_is_stamped() {
 #[test]
 fn a_threshold_above_all_votes_falls_back_to_uniform_and_records_it() {
     let world = World::new();
-    let text = world.succeed(&["--set", "evolution.threshold=100000"]);
+    let text = world.succeed(&["--set", "evolution.threshold=32"]);
     assert!(text.contains("under the threshold"), "{text}");
     let fallbacks = statement(&world, "out")["uniform_fallbacks"].clone();
     assert_eq!(fallbacks.as_array().unwrap().len(), 6, "{fallbacks}");
@@ -295,7 +295,7 @@ fn fresh_keeps_the_earlier_run_beside() {
 #[test]
 fn a_resumed_run_finishes_what_was_left_unfinished() {
     let world = World::new();
-    let above = ["--set", "evolution.threshold=100000"];
+    let above = ["--set", "evolution.threshold=32"];
     world.succeed(&above);
     let before = statement(&world, "out")["uniform_fallbacks"].clone();
     for name in ["0/grid.png", "2/grid.png", "3/top.png", "3/bottom.png"] {

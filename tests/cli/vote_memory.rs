@@ -7,7 +7,7 @@ use candle_core::Device;
 use dpsyn::embedders::Embeddings;
 use dpsyn::privacy::Sensitive;
 use dpsyn::streams::{Phase, StreamKey};
-use dpsyn::voting::{Metric, Poll, PrivateVoters, STEPS_PER_CLASS, VotingError, cast_votes};
+use dpsyn::voting::{Metric, Poll, PrivateVoters, VotingError, cast_votes};
 
 use crate::memory::of_this_process as memory;
 
@@ -29,35 +29,41 @@ fn vectors(sample: u64) -> Embeddings {
     Embeddings::new(data, DIMENSION).unwrap()
 }
 
-/// Stops the vote after so many steps.
+/// Stops the vote after so many rounds.
 struct StopAfter {
-    steps: u64,
+    rounds: u64,
+    all: Cell<u64>,
     done: Cell<u64>,
 }
 
 impl Poll for StopAfter {
-    fn step(&self, done: u64) {
+    fn begin(&self, rounds: u64) {
+        self.all.set(rounds);
+    }
+
+    fn round(&self, done: u64) {
         self.done.set(done);
     }
 
     fn keep_going(&self) -> bool {
-        self.done.get() < self.steps
+        self.done.get() < self.rounds
     }
 }
 
-/// Memory is the same from the first step to the last, and so is the time of a step: some are enough. All of
-/// them are in `DPSYN_VOTE_STEPS=200`.
+/// Memory is the same from the first round to the last, and so is the time of a round: one is enough. All of
+/// them are in `DPSYN_VOTE_ROUNDS=10`.
 #[test]
 #[ignore = "a minute and 7 GB of memory: figures for benches/README.md"]
 fn camelyon17_votes_in_bounded_memory() {
     let (private, population) = (vectors(0), vectors(1));
     let labels = (0..IMAGES as u32).map(|image| image % 2).collect();
-    let voters = PrivateVoters::new(Sensitive::new(private), &Sensitive::new(labels), 2);
+    let voters = PrivateVoters::new(Sensitive::new(private), &Sensitive::new(labels), 2, IMAGES);
     let ranges = [0..IMAGES / 2, IMAGES / 2..IMAGES];
     let before = memory().1;
-    let steps = std::env::var("DPSYN_VOTE_STEPS").map_or(4, |steps| steps.parse().unwrap());
+    let rounds = std::env::var("DPSYN_VOTE_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
     let poll = StopAfter {
-        steps,
+        rounds,
+        all: Cell::new(0),
         done: Cell::new(0),
     };
     let begun = Instant::now();
@@ -72,8 +78,8 @@ fn camelyon17_votes_in_bounded_memory() {
     );
     let seconds = begun.elapsed().as_secs_f64();
     let (peak, _) = memory();
-    let (done, all) = (poll.done.get(), 2 * STEPS_PER_CLASS);
-    println!("{done} of {all} steps in {seconds:.1} s; {before} MB before, peak {peak} MB");
+    let (done, all) = (poll.done.get(), poll.all.get());
+    println!("{done} of {all} rounds in {seconds:.1} s; {before} MB before, peak {peak} MB");
     assert!(matches!(voted, Err(VotingError::Interrupted)) || (voted.is_ok() && done == all));
     // One copy of one class' candidates, and little else.
     let copy = (IMAGES / 2 * DIMENSION * size_of::<f32>()) as u64 / 1_000_000;

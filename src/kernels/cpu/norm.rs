@@ -43,7 +43,7 @@ struct Rows {
 }
 
 impl Rows {
-    /// Of any type and with any strides.
+    /// Of any type and with any strides but 0 from a channel to the next.
     fn new(storage: &CpuStorage, layout: &Layout, dims: (usize, usize)) -> Result<Self> {
         of_type!(storage, E => Self::read::<E>(storage, layout, dims))
     }
@@ -67,7 +67,7 @@ impl Rows {
             let numbers = from.unwrap_or_default().iter().step_by(column.max(1));
             data.extend(numbers.take(channels).map(|v| v.get()));
         }
-        if data.len() != n * channels || column == 0 {
+        if data.len() != n * channels || (column == 0 && channels > 1) {
             bail!("scale or shift with layout {layout:?} does not fit its storage");
         }
         Ok(Self { data, channels })
@@ -134,7 +134,7 @@ impl NormOp<'_> {
         if !out.is_empty() {
             let area = height * width;
             // A function of the image's shape alone: the pieces' sums are added in order.
-            let piece = (PIECE / channels).next_multiple_of(RUN) * channels;
+            let piece = (PIECE / channels).max(1).next_multiple_of(RUN) * channels;
             let images = || x.chunks_exact(area * channels);
             let pieces: usize = images().map(|image| image.len().div_ceil(piece)).sum();
 

@@ -67,8 +67,8 @@ impl Path {
     /// The path of this process: the fastest one, unless `DPSYN_CPU` names another.
     ///
     /// # Errors
-    /// `DPSYN_CPU` names no path, or one that this CPU lacks. Layers report that when they are
-    /// built, and so before any work is done.
+    /// `DPSYN_CPU` names no path, or one that this CPU lacks. Convolutions and linear layers report that when they
+    /// are built, and so before any work is done.
     pub fn current() -> Result<Self> {
         static CURRENT: OnceLock<std::result::Result<Path, String>> = OnceLock::new();
         #[cfg(test)]
@@ -76,8 +76,8 @@ impl Path {
             return Ok(path);
         }
         let current = CURRENT.get_or_init(|| match std::env::var_os(VARIABLE) {
-            Some(name) => choose(&name.to_string_lossy()),
-            None => Ok(fastest()),
+            Some(name) if !name.is_empty() => choose(&name.to_string_lossy()),
+            _ => Ok(fastest()),
         });
         match current {
             Ok(path) => Ok(*path),

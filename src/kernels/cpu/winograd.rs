@@ -32,7 +32,7 @@ const SMALL: usize = 4;
 /// The most numbers of a transformed tile.
 const MOST: usize = LARGE * LARGE;
 
-/// Tiles that lie together, a multiple of every register tile's rows.
+/// Tiles that lie together: three register tiles of 8 rows with AVX-512, six or four of the others'.
 const GROUP: usize = 24;
 
 /// Numbers that are left free behind each point's. Without them the points of a tile, which are read and
@@ -98,7 +98,7 @@ const SMALL_WEIGHT: [[f64; 3]; SMALL] = [
 /// the two are equal at some 32 channels to 32, and at 192 to 192 tiles take seven tenths of the time.
 fn wide_enough_for_bf16(shape: &Conv2dShape) -> bool {
     let (inputs, outputs) = (shape.in_channels, shape.out_channels);
-    2 * inputs * outputs > 48 * (inputs + outputs)
+    2 * inputs * outputs >= 48 * (inputs + outputs)
 }
 
 impl<E: Element> Winograd<E> {
@@ -472,7 +472,7 @@ impl<E: Element, const N: usize> Gather<'_, E, N> {
     /// reading costs less than writing.
     ///
     /// # Safety
-    /// As for [`Gather::column`] and [`Gather::store`].
+    /// As for [`Gather::column`] and, of both rows, [`Gather::store`]; N is `LARGE`.
     #[inline(always)]
     unsafe fn rows<S: Simd, const PAIR: usize>(
         &self,
@@ -511,7 +511,8 @@ impl<E: Element, const N: usize> Gather<'_, E, N> {
     /// Writes row `i` of the transformed tile.
     ///
     /// # Safety
-    /// From `to`, at + (N² - 1) · [`group_step`] + channel + `LANES` numbers can be written, which no pixel shares.
+    /// i < N; from `to`, at + (N² - 1) · [`group_step`] + channel + `LANES` numbers can be written, which no pixel
+    /// shares.
     #[inline(always)]
     unsafe fn store<S: Simd>(
         &self,
@@ -522,7 +523,7 @@ impl<E: Element, const N: usize> Gather<'_, E, N> {
     ) {
         let step = group_step(self.channels);
         for (j, value) in row.into_iter().enumerate() {
-            // SAFETY: i, j < N, and the caller's promise.
+            // SAFETY: j < N, and the caller's promises.
             unsafe { simd.store(to.add(self.at + (i * N + j) * step + channel), value) };
         }
     }

@@ -96,29 +96,36 @@ impl<'a> Space<'a> {
 
     /// The slack that a shortlist of this query needs: twice the largest error of a rough score.
     ///
-    /// A rough score is a dot product of `dimension` rounded terms: its error's standard deviation is
-    /// below sqrt(dimension)·2⁻²⁴·|q||p|. Placing has rounded both vectors by at most 2⁻²³ of their length
-    /// (division by a norm, the worse case), which costs less than 2⁻²¹·|q||p|. Thirty-two of the former
-    /// cover both and leave no realistic doubt. Infinite where `f32` could overflow.
+    /// A rough score is a sum of `dimension` products, each operation rounded by at most u = 2⁻²⁴ of its result, so
+    /// that in any order it errs by at most nu/(1 − nu)·|q||p| with n = dimension (Higham, *Accuracy and Stability of
+    /// Numerical Algorithms*, 2002, section 3.1). It can come near to that: the errors of equal terms, as two flat
+    /// images have, all go one way. Placing both vectors, halving the square and subtracting cost less than eight
+    /// roundings more of (|q| + |p|)|p|. A product below the normal numbers may count as 0. Infinite where
+    /// `f32` could overflow, or the roundings reach the sum itself.
     pub(super) fn slack(&self, query: &[f32]) -> f64 {
-        let scale = (squared_norm(query).sqrt() + self.longest) * self.longest;
-        if scale < f64::from(f32::MAX) / 4.0 {
-            32.0 * (self.dimension as f64).sqrt() * f64::from(f32::EPSILON) * scale
+        self.rounding(squared_norm(query).sqrt(), self.longest)
+    }
+
+    fn rounding(&self, query: f64, longest: f64) -> f64 {
+        let scale = (query + longest) * longest;
+        let roundings = (self.dimension + 8) as f64 * f64::from(f32::EPSILON) / 2.0;
+        if scale < f64::from(f32::MAX) / 4.0 && roundings < 0.5 {
+            let flushed = self.dimension as f64 * f64::from(f32::MIN_POSITIVE);
+            2.0 * (roundings / (1.0 - roundings) * scale + flushed)
         } else {
             f64::INFINITY
         }
     }
 
-    /// The slack of rough scores from narrow products: what rounding both vectors to bf16 adds to
-    /// [`Space::slack`].
+    /// The slack of rough scores from narrow products: that of their sums ([`Space::slack`]), and what rounding both
+    /// vectors to bf16 adds.
     ///
     /// With what they become marked by ', `|q·p − q'·p'| ≤ |q − q'||p| + |q'||p − p'|` (Cauchy and Schwarz), and
-    /// `|q'| ≤ |q| + |q − q'|`. Products below the normal numbers count as 0.
+    /// `|q'| ≤ |q| + |q − q'|`.
     pub(super) fn coarse_slack(&self, query: &[f32]) -> f64 {
         let (norm, loss) = (squared_norm(query).sqrt(), squared_loss(query).sqrt());
-        let flushed = self.dimension as f64 * f64::from(f32::MIN_POSITIVE);
-        let error = loss * self.longest + (norm + loss) * self.coarsest + flushed;
-        2.0 * error + self.slack(query)
+        let error = loss * self.longest + (norm + loss) * self.coarsest;
+        2.0 * error + self.rounding(norm + loss, self.longest + self.coarsest)
     }
 
     /// Writes the nearest of `shortlist` (of all candidates, where there is none) by exact scores.
@@ -160,6 +167,9 @@ impl<'a> Space<'a> {
     }
 }
 
+/// Columns that one thread averages at a time.
+const COLUMNS: usize = 128;
+
 /// Numbers summed side by side, so that the processor need not wait for each addition.
 const LANES: usize = 8;
 
@@ -193,11 +203,17 @@ fn squared_loss(row: &[f32]) -> f64 {
 
 fn mean(vectors: &[f32], dimension: usize) -> Vec<f32> {
     let mut sum = vec![0.0f64; dimension];
-    for row in vectors.chunks_exact(dimension) {
-        for (s, v) in sum.iter_mut().zip(row) {
-            *s += f64::from(*v);
-        }
-    }
+    // Threads share the columns, so that each is summed in the order of the rows.
+    sum.par_chunks_mut(COLUMNS)
+        .enumerate()
+        .for_each(|(part, sum)| {
+            for row in vectors.chunks_exact(dimension) {
+                let row = row.get(part * COLUMNS..).unwrap_or_default();
+                for (s, v) in sum.iter_mut().zip(row) {
+                    *s += f64::from(*v);
+                }
+            }
+        });
     let count = (vectors.len() / dimension).max(1) as f64;
     sum.into_iter().map(|s| (s / count) as f32).collect()
 }
