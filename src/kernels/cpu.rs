@@ -37,6 +37,7 @@ mod layer_norm;
 mod linear;
 mod micro;
 mod norm;
+mod pairs;
 mod pairwise;
 mod panels;
 mod path;
@@ -62,7 +63,7 @@ pub(super) use pairwise::PairwiseOp;
 #[cfg(test)]
 pub(super) use path::Path;
 pub(super) use pool::{PoolKind, PoolOp};
-pub(crate) use products::PackedColumns;
+pub(crate) use products::{Narrow, PackedColumns, Taken};
 pub(super) use tasks::on_pool;
 pub(super) use upsample::UpsampleOp;
 

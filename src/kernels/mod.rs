@@ -39,7 +39,7 @@ pub use attention::{attention, causal_attention, self_attention};
 pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
 pub use convert::convert;
-pub(crate) use cpu::{Instructions, Job, PackedColumns};
+pub(crate) use cpu::{Instructions, Job, Narrow, PackedColumns, Taken};
 pub use device::{beside, try_out};
 pub use gate::geglu;
 pub use group_norm::GroupNorm;

@@ -25,6 +25,13 @@ pub(crate) fn composed<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
+/// Runs `f` once with each set of vector instructions that this machine has.
+pub(crate) fn on_each_path(mut f: impl FnMut()) {
+    for path in Path::all() {
+        path.within(&mut f);
+    }
+}
+
 pub(super) fn composing() -> bool {
     COMPOSING.get()
 }

@@ -9,15 +9,15 @@
 //! can be had (a query that is not finite, thousands of equally near candidates) the query is searched
 //! exhaustively in `f64`. Ties go to the lower index.
 //!
-//! Where the processor multiplies bf16, the products are of rounded vectors at first, with a margin that is
-//! as much larger as that rounding can matter (Cauchy and Schwarz); a query whose shortlist gets too long is
-//! searched again in `f32`.
+//! Where the processor multiplies numbers of 16 bits faster, bf16 or (with AVX2) integers, the products are of rounded
+//! vectors at first, with a margin that is as much larger as that rounding can matter (Cauchy and Schwarz); a
+//! query whose shortlist gets too long is searched again in `f32`.
 //!
 //! On a GPU the products and the search for the best of each tile are done there; what comes back are shortlists with the
 //! same guarantee, ranked by the host in the same way.
 //!
 //! The result is exact, so it cannot depend on the number of threads, the sizes of blocks and tiles, or
-//! the processor. Memory beyond the arguments: one copy of the candidates (in bf16 half of one, and
+//! the processor. Memory beyond the arguments: one copy of the candidates (of 16 bits half of one, and
 //! another where `f32` is needed), and a few MB a thread.
 
 mod rough;
@@ -272,6 +272,7 @@ fn pass(
 mod tests {
     use super::space::squared_norm;
     use super::*;
+    use crate::kernels::testing::on_each_path;
     use crate::streams::{Phase, StreamKey};
     use proptest::prelude::*;
 
@@ -325,7 +326,8 @@ mod tests {
         ids
     }
 
-    /// By our own products and by a device's tiles, whose operators the CPU has as well.
+    /// By our own products, with all instructions that there are, and by a device's tiles, whose operators the CPU
+    /// has as well.
     fn both(
         queries: &Embeddings,
         candidates: &Embeddings,
@@ -333,17 +335,20 @@ mod tests {
         metric: Metric,
     ) -> Result<Vec<u32>, NearestError> {
         let everyone: Vec<usize> = (0..queries.len()).collect();
-        let [packed, tiled] = [Products::Packed, Products::Tiled(Device::Cpu)].map(|products| {
+        let by = |products: &Products| {
             let queries = Queries {
                 vectors: queries,
                 members: &everyone,
             };
             let candidates = (candidates.data(), candidates.dimension());
-            search_by(&queries, candidates, k, metric, &products, &|_, _| true)
+            search_by(&queries, candidates, k, metric, products, &|_, _| true)
+        };
+        let tiled = by(&Products::Tiled(Device::Cpu))?;
+        on_each_path(|| {
+            let packed = by(&Products::Packed).unwrap();
+            assert!(packed == tiled, "{metric:?} {k}");
         });
-        let (packed, tiled) = (packed?, tiled?);
-        assert!(packed == tiled, "{metric:?} {k}");
-        Ok(packed)
+        Ok(tiled)
     }
 
     /// Many times more near candidates in a tile than come back from it at first, in the second tile alone.
@@ -422,14 +427,16 @@ mod tests {
         let mut greys = vec![0.0; 129];
         greys.extend([210.0, 215.0]);
         let (queries, candidates) = (flat(&[210.0]), flat(&greys));
-        let space = Space::new(candidates.data(), dimension, Metric::L2).unwrap();
-        let mut rough = Rough::new(&space, &Products::Packed).unwrap();
-        for kind in [rough.first(), Pass::Fine] {
-            rough.prepare(kind).unwrap();
-            let mut found = [0];
-            let unsure = pass(kind, (&queries, &[0]), &space, &rough, 1, &mut found).unwrap();
-            assert!(!unsure.is_empty() || found == [129], "{kind:?} {found:?}");
-        }
+        on_each_path(|| {
+            let space = Space::new(candidates.data(), dimension, Metric::L2).unwrap();
+            let mut rough = Rough::new(&space, &Products::Packed).unwrap();
+            for kind in [rough.first(), Pass::Fine] {
+                rough.prepare(kind).unwrap();
+                let mut found = [0];
+                let unsure = pass(kind, (&queries, &[0]), &space, &rough, 1, &mut found).unwrap();
+                assert!(!unsure.is_empty() || found == [129], "{kind:?} {found:?}");
+            }
+        });
     }
 
     #[test]
@@ -457,7 +464,7 @@ mod tests {
         Embeddings::new(data, rows[0].len()).unwrap()
     }
 
-    /// Gathers vectors about the first three, the closer the larger `crowding` is: bf16, then `f32`, cannot
+    /// Gathers vectors about the first three, the closer the larger `crowding` is: 16 bits, then `f32`, cannot
     /// tell neighbours apart.
     fn crowded(vectors: Embeddings, crowding: i32) -> Embeddings {
         if crowding == 0 {

@@ -9,8 +9,9 @@ use candle_core::{CpuStorage, Result, WithDType};
 use half::bf16;
 
 use super::bfloat::Bfloat;
+use super::pairs::Pairs;
 use super::path::{AskTile, Kernel, Path, Tile};
-use super::simd::Simd;
+use super::simd::{Simd, WIDEST_VECTOR};
 
 /// A number as it is kept in memory. Arithmetic is done in `f32`, whatever it is kept as.
 ///
@@ -178,6 +179,73 @@ unsafe impl Element for bf16 {
 
     #[inline(always)]
     fn as_wide_mut(_: &mut [bf16]) -> Option<&mut [f32]> {
+        None
+    }
+}
+
+// SAFETY: any 16 bits are one.
+unsafe impl Element for i16 {
+    type Path = Pairs;
+
+    fn path() -> Result<Pairs> {
+        Pairs::current()
+    }
+
+    #[inline(always)]
+    fn run<K: Kernel>(path: Pairs, kernel: K) -> K::Output {
+        path.run(kernel)
+    }
+
+    #[inline(always)]
+    fn get(self) -> f32 {
+        f32::from(self)
+    }
+
+    /// Of an integer; whatever else is cut to one.
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        x as i16
+    }
+
+    fn zeros() -> &'static [i16] {
+        static ZEROS: [i16; 4096] = [0; 4096];
+        &ZEROS
+    }
+
+    fn idle() -> &'static Mutex<Vec<Vec<i16>>> {
+        static IDLE: Mutex<Vec<Vec<i16>>> = Mutex::new(Vec::new());
+        &IDLE
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const i16) -> S::V {
+        let mut wide = [0f32; WIDEST_VECTOR];
+        for (lane, wide) in wide.iter_mut().enumerate().take(S::LANES) {
+            // SAFETY: the caller's promise, as lane < LANES.
+            *wide = unsafe { *from.add(lane) }.get();
+        }
+        // SAFETY: no vector has more lanes than the array has numbers.
+        unsafe { simd.load(wide.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(simd: S, to: *mut i16, a: S::V) {
+        let mut wide = [0f32; WIDEST_VECTOR];
+        // SAFETY: no vector has more lanes than the array has numbers.
+        unsafe { simd.store(wide.as_mut_ptr(), a) };
+        for (lane, wide) in wide.into_iter().enumerate().take(S::LANES) {
+            // SAFETY: the caller's promise, as lane < LANES.
+            unsafe { *to.add(lane) = Element::of(wide) };
+        }
+    }
+
+    #[inline(always)]
+    fn as_wide(_: &[i16]) -> Option<&[f32]> {
+        None
+    }
+
+    #[inline(always)]
+    fn as_wide_mut(_: &mut [i16]) -> Option<&mut [f32]> {
         None
     }
 }

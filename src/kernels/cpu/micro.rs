@@ -11,9 +11,9 @@ use half::bf16;
 use super::element::Element;
 use super::panels::Panel;
 use super::path::{Kernel, Path};
-#[cfg(target_arch = "x86_64")]
-use super::simd::Avx512Bf16;
 use super::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512Bf16};
 
 /// A type of factors: what a product is made of.
 pub(super) trait Factor: Element {
@@ -42,6 +42,15 @@ impl Factor for bf16 {
     }
 }
 
+impl Factor for i16 {
+    const DEEP: usize = 2;
+
+    #[inline(always)]
+    fn multiply<O: Element>(path: Self::Path, product: Product<'_, '_, i16, O>) {
+        path.multiply(product);
+    }
+}
+
 /// One step of a product on the vectors of a path.
 pub(super) trait Step<S: Simd>: Factor {
     type Factors: Copy;
@@ -61,7 +70,14 @@ pub(super) trait Step<S: Simd>: Factor {
     /// A group of which there is only the first number; the others are 0.
     fn rest(simd: S, first: Self) -> Self::Factors;
 
+    /// Adds products to a sum, in a form that begins as all bits 0.
     fn multiply_add(simd: S, row: Self::Factors, columns: Self::Factors, sum: S::V) -> S::V;
+
+    /// The sum as numbers.
+    #[inline(always)]
+    fn finished(_: S, sum: S::V) -> S::V {
+        sum
+    }
 }
 
 impl<S: Simd> Step<S> for f32 {
@@ -119,6 +135,44 @@ impl Step<Avx512Bf16> for bf16 {
         sum: <Avx512Bf16 as Simd>::V,
     ) -> <Avx512Bf16 as Simd>::V {
         simd.dot(row, columns, sum)
+    }
+}
+
+/// Sums are integers of 32 bits until they are finished.
+#[cfg(target_arch = "x86_64")]
+impl Step<Avx2> for i16 {
+    type Factors = std::arch::x86_64::__m256i;
+
+    #[inline(always)]
+    unsafe fn columns(simd: Avx2, from: *const i16) -> Self::Factors {
+        // SAFETY: the caller promises 8 · 2 numbers.
+        unsafe { simd.load_pairs(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn row(simd: Avx2, from: *const i16) -> Self::Factors {
+        // SAFETY: the caller promises two numbers.
+        unsafe { simd.broadcast_pair(from) }
+    }
+
+    #[inline(always)]
+    fn rest(simd: Avx2, first: i16) -> Self::Factors {
+        simd.broadcast_single(first)
+    }
+
+    #[inline(always)]
+    fn multiply_add(
+        simd: Avx2,
+        row: Self::Factors,
+        columns: Self::Factors,
+        sum: <Avx2 as Simd>::V,
+    ) -> <Avx2 as Simd>::V {
+        simd.dot(row, columns, sum)
+    }
+
+    #[inline(always)]
+    fn finished(simd: Avx2, sum: <Avx2 as Simd>::V) -> <Avx2 as Simd>::V {
+        simd.numbers(sum)
     }
 }
 
@@ -395,6 +449,11 @@ unsafe fn tile<S: Simd, T: Step<S>, O: Element, const M: usize, const N: usize>(
                 }
                 b = b.wrapping_add(N * S::LANES * T::DEEP);
             }
+        }
+    }
+    for m in 0..M {
+        for j in 0..N {
+            sums[m][j] = T::finished(simd, sums[m][j]);
         }
     }
     if finish.is_plain() && panel.columns == N * S::LANES {

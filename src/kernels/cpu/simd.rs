@@ -75,7 +75,7 @@ pub(super) trait Simd: Copy {
 }
 
 /// Lanes of the widest vector of all paths.
-const WIDEST_VECTOR: usize = 16;
+pub(super) const WIDEST_VECTOR: usize = 16;
 
 /// Whatever the compiler makes of short arrays on the platform's baseline: SSE2 on x86-64, NEON without
 /// fused multiplication on 64-bit ARM.
@@ -230,6 +230,54 @@ x86! {
     Avx2: __m256, 8 lanes, tile 6 x 2,
     _mm256_set1_ps _mm256_setzero_ps _mm256_add_ps _mm256_sub_ps _mm256_fmadd_ps _mm256_max_ps
     _mm256_loadu_ps _mm256_storeu_ps
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx2 {
+    /// 8 pairs of integers.
+    ///
+    /// # Safety
+    /// `from` points to 16 readable numbers.
+    #[inline(always)]
+    pub unsafe fn load_pairs(self, from: *const i16) -> __m256i {
+        // SAFETY: the CPU has the instruction, which needs no alignment; the caller promises 32
+        // readable bytes.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    /// 8 times the same pair.
+    ///
+    /// # Safety
+    /// `from` points to 2 readable numbers.
+    #[inline(always)]
+    pub unsafe fn broadcast_pair(self, from: *const i16) -> __m256i {
+        // SAFETY: the caller promises 4 readable bytes; the CPU has the instruction.
+        unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    /// 8 times the pair of `x` and 0.
+    #[inline(always)]
+    pub fn broadcast_single(self, x: i16) -> __m256i {
+        // SAFETY: the CPU has the instruction; registers only.
+        unsafe { _mm256_set1_epi32(i32::from(x.cast_unsigned())) }
+    }
+
+    /// `c`, whose bits are 8 integers of 32 bits, plus the products of both numbers of each pair; wraps around.
+    #[inline(always)]
+    pub fn dot(self, a: __m256i, b: __m256i, c: __m256) -> __m256 {
+        // SAFETY: the CPU has the instructions; registers only.
+        unsafe {
+            let products = _mm256_madd_epi16(a, b);
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(c), products))
+        }
+    }
+
+    /// The integers whose bits are in `a`, as numbers.
+    #[inline(always)]
+    pub fn numbers(self, a: __m256) -> __m256 {
+        // SAFETY: the CPU has the instructions; registers only.
+        unsafe { _mm256_cvtepi32_ps(_mm256_castps_si256(a)) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,4 @@
-//! Rough scores of all candidates, by matrix products: on a CPU that can, first in bf16, which tells the
+//! Rough scores of all candidates, by matrix products: on a CPU that can, first of 16 bits, which tells the
 //! near ones from the far ones for nearly every query in half of the time, then in `f32` for the others.
 //! On a device, in `f32` by tiles that are multiplied and sorted there.
 
@@ -23,7 +23,7 @@ const EXACT: usize = 16;
 /// How exactly candidates are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
-    /// In bf16.
+    /// Of narrow vectors.
     Coarse,
     /// In `f32`.
     Fine,
@@ -67,7 +67,7 @@ struct Tile {
 /// The candidates as columns.
 enum Tiles {
     Cpu {
-        /// In bf16, where there is that.
+        /// Narrow ones, where there are such products.
         coarse: Option<PackedColumns>,
         /// In `f32`, as soon as a query needs them.
         fine: Option<PackedColumns>,

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Metric, NearestError};
-use crate::kernels::PackedColumns;
+use crate::kernels::{Narrow, Taken};
 
 /// The candidates, and how a vector is placed among them: centred for L2 (distances do not change,
 /// rounding shrinks with the norms), of unit length for cosine.
@@ -17,6 +17,8 @@ pub(super) struct Space<'a> {
     offsets: Vec<f32>,
     /// The largest `|p|` of a placed candidate.
     longest: f64,
+    /// What narrow products are made of, if there are any.
+    narrow: Option<Narrow>,
     /// The largest `|p − p'|` of a placed candidate, `p'` being what a narrow product takes it for.
     coarsest: f64,
 }
@@ -43,17 +45,19 @@ impl<'a> Space<'a> {
             },
             offsets: Vec::new(),
             longest: 0.0,
+            narrow: Narrow::current(dimension),
             coarsest: 0.0,
         };
         let (squares, losses): (Vec<f64>, Vec<f64>) = rows()
             .map_with(vec![0f32; dimension], |placed, row| {
                 placed.copy_from_slice(row);
                 space.place(placed);
-                (squared_norm(placed), squared_loss(placed))
+                let loss = space.narrow.map(|narrow| squared_loss(placed, narrow));
+                (squared_norm(placed), loss.unwrap_or(0.0))
             })
             .unzip();
         space.longest = squares.iter().copied().fold(0.0, f64::max).sqrt();
-        // Where a number is too large for bf16, the loss is infinite, and so is every coarse slack.
+        // Where a number is too large for a narrow product, the loss is infinite, and so is every coarse slack.
         space.coarsest = losses.iter().copied().fold(0.0, f64::max).sqrt();
         space.offsets = match metric {
             Metric::L2 => squares.iter().map(|s| (s / 2.0) as f32).collect(),
@@ -117,13 +121,18 @@ impl<'a> Space<'a> {
         }
     }
 
-    /// The slack of rough scores from narrow products: that of their sums ([`Space::slack`]), and what rounding both
-    /// vectors to bf16 adds.
+    /// The slack of rough scores from narrow products: that of their sums ([`Space::slack`]), and what making both
+    /// vectors narrow adds. Infinite where there are no such products.
     ///
     /// With what they become marked by ', `|q·p − q'·p'| ≤ |q − q'||p| + |q'||p − p'|` (Cauchy and Schwarz), and
     /// `|q'| ≤ |q| + |q − q'|`.
     pub(super) fn coarse_slack(&self, query: &[f32]) -> f64 {
-        let (norm, loss) = (squared_norm(query).sqrt(), squared_loss(query).sqrt());
+        let Some(narrow) = self.narrow else {
+            return f64::INFINITY;
+        };
+        let norm = squared_norm(query).sqrt();
+        let loss = narrow.most_lost(query);
+        let loss = loss.unwrap_or_else(|| squared_loss(query, narrow).sqrt());
         let error = loss * self.longest + (norm + loss) * self.coarsest;
         2.0 * error + self.rounding(norm + loss, self.longest + self.coarsest)
     }
@@ -194,11 +203,16 @@ pub(super) fn squared_norm(row: &[f32]) -> f64 {
 }
 
 /// `|row − row'|²`, `row'` being what a narrow product takes it for.
-fn squared_loss(row: &[f32]) -> f64 {
-    sum_over(row, row, |v, _| {
-        let loss = v - f64::from(PackedColumns::rounded(v as f32));
-        loss * loss
-    })
+fn squared_loss(row: &[f32], narrow: Narrow) -> f64 {
+    let square = |loss: f64| loss * loss;
+    // Which of the two is known in each loop.
+    match narrow.taken(row) {
+        Taken::Bf16 => sum_over(row, row, |v, _| square(v - Taken::Bf16.number(v as f32))),
+        Taken::Integers { unit } => {
+            let taken = Taken::Integers { unit };
+            sum_over(row, row, |v, _| square(v - taken.number(v as f32)))
+        }
+    }
 }
 
 fn mean(vectors: &[f32], dimension: usize) -> Vec<f32> {
