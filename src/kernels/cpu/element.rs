@@ -11,7 +11,7 @@ use half::bf16;
 use super::bfloat::Bfloat;
 use super::pairs::Pairs;
 use super::path::{AskTile, Kernel, Path, Tile};
-use super::simd::{Simd, WIDEST_VECTOR};
+use super::simd::{Simd, load_each, store_each};
 
 /// A number as it is kept in memory. Arithmetic is done in `f32`, whatever it is kept as.
 ///
@@ -219,24 +219,14 @@ unsafe impl Element for i16 {
 
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, from: *const i16) -> S::V {
-        let mut wide = [0f32; WIDEST_VECTOR];
-        for (lane, wide) in wide.iter_mut().enumerate().take(S::LANES) {
-            // SAFETY: the caller's promise, as lane < LANES.
-            *wide = unsafe { *from.add(lane) }.get();
-        }
-        // SAFETY: no vector has more lanes than the array has numbers.
-        unsafe { simd.load(wide.as_ptr()) }
+        // SAFETY: the caller's.
+        unsafe { load_each(simd, from) }
     }
 
     #[inline(always)]
     unsafe fn store<S: Simd>(simd: S, to: *mut i16, a: S::V) {
-        let mut wide = [0f32; WIDEST_VECTOR];
-        // SAFETY: no vector has more lanes than the array has numbers.
-        unsafe { simd.store(wide.as_mut_ptr(), a) };
-        for (lane, wide) in wide.into_iter().enumerate().take(S::LANES) {
-            // SAFETY: the caller's promise, as lane < LANES.
-            unsafe { *to.add(lane) = Element::of(wide) };
-        }
+        // SAFETY: the caller's.
+        unsafe { store_each(simd, to, a) }
     }
 
     #[inline(always)]

@@ -49,13 +49,8 @@ pub(super) trait Simd: Copy {
     /// `from` points to `LANES` readable numbers.
     #[inline(always)]
     unsafe fn load_bf16(self, from: *const bf16) -> Self::V {
-        let mut wide = [0f32; WIDEST_VECTOR];
-        for (lane, wide) in wide.iter_mut().enumerate().take(Self::LANES) {
-            // SAFETY: the caller's promise, as lane < LANES.
-            *wide = unsafe { *from.add(lane) }.get();
-        }
-        // SAFETY: no vector has more lanes than the array has numbers.
-        unsafe { self.load(wide.as_ptr()) }
+        // SAFETY: the caller's.
+        unsafe { load_each(self, from) }
     }
 
     /// Rounds to the nearest, ties to even; what is too small for a normal number may become 0.
@@ -64,18 +59,43 @@ pub(super) trait Simd: Copy {
     /// `to` points to `LANES` writable numbers.
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut bf16, a: Self::V) {
-        let mut wide = [0f32; WIDEST_VECTOR];
-        // SAFETY: no vector has more lanes than the array has numbers.
-        unsafe { self.store(wide.as_mut_ptr(), a) };
-        for (lane, wide) in wide.into_iter().enumerate().take(Self::LANES) {
-            // SAFETY: the caller's promise, as lane < LANES.
-            unsafe { *to.add(lane) = Element::of(wide) };
-        }
+        // SAFETY: the caller's.
+        unsafe { store_each(self, to, a) }
     }
 }
 
 /// Lanes of the widest vector of all paths.
-pub(super) const WIDEST_VECTOR: usize = 16;
+const WIDEST_VECTOR: usize = 16;
+
+/// A vector of numbers of any type, one after the other.
+///
+/// # Safety
+/// `from` points to `LANES` readable numbers.
+#[inline(always)]
+pub(super) unsafe fn load_each<S: Simd, E: Element>(simd: S, from: *const E) -> S::V {
+    let mut wide = [0f32; WIDEST_VECTOR];
+    for (lane, wide) in wide.iter_mut().enumerate().take(S::LANES) {
+        // SAFETY: the caller's promise, as lane < LANES.
+        *wide = unsafe { *from.add(lane) }.get();
+    }
+    // SAFETY: no vector has more lanes than the array has numbers.
+    unsafe { simd.load(wide.as_ptr()) }
+}
+
+/// Writes a vector as numbers of any type, one after the other.
+///
+/// # Safety
+/// `to` points to `LANES` writable numbers.
+#[inline(always)]
+pub(super) unsafe fn store_each<S: Simd, E: Element>(simd: S, to: *mut E, a: S::V) {
+    let mut wide = [0f32; WIDEST_VECTOR];
+    // SAFETY: no vector has more lanes than the array has numbers.
+    unsafe { simd.store(wide.as_mut_ptr(), a) };
+    for (lane, wide) in wide.into_iter().enumerate().take(S::LANES) {
+        // SAFETY: the caller's promise, as lane < LANES.
+        unsafe { *to.add(lane) = E::of(wide) };
+    }
+}
 
 /// Whatever the compiler makes of short arrays on the platform's baseline: SSE2 on x86-64, NEON without
 /// fused multiplication on 64-bit ARM.
