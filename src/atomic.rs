@@ -78,7 +78,11 @@ pub fn sync_tree(folder: &Path) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::fs::syncfs(File::open(folder)?)?;
     #[cfg(all(unix, not(target_os = "linux")))]
-    rustix::fs::sync();
+    {
+        // The call there is takes no folder.
+        let _ = folder;
+        rustix::fs::sync();
+    }
     #[cfg(not(unix))]
     for entry in fs::read_dir(folder)? {
         fs::OpenOptions::new()
