@@ -350,6 +350,14 @@ mod tests {
         }
         // δ = 1/n exactly is too much.
         assert!(refusal(&sigma("1.0"), 1, 1, Some(100_000)).contains("1/n = 1/100000"));
+        // Also where n times the rounded 1/n is less than 1.
+        for n in [49, 98, 103, 107] {
+            let text = format!("noise_multiplier = 1.0\ndelta = {}", 1.0 / n as f64);
+            assert!(
+                refusal(&text, 1, 1, Some(n)).contains("less than 1/n"),
+                "{n}"
+            );
+        }
         let config = parse(&sigma("1.0")).unwrap();
         let resolved = config.resolve(1, 1, Some(99_999), None).unwrap();
         assert!(resolved.check_private_images(100_000).is_err());

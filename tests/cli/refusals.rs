@@ -41,6 +41,14 @@ fn configurations() {
         &["evolution.threshold", "at least 0"],
     );
     set(
+        "evolution.threshold=1000",
+        &["evolution.threshold", "no votes of 24 images reach"],
+    );
+    set(
+        "evolution.class_shares={cat = 1e308, dog = 1e308}",
+        &["evolution.class_shares", "too large"],
+    );
+    set(
         "evolution.num_samples=15",
         &["evolution.num_samples", "2 classes"],
     );

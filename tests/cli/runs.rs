@@ -322,6 +322,20 @@ fn a_resumed_run_finishes_what_was_left_unfinished() {
 }
 
 #[test]
+fn a_resumed_run_does_not_go_on_from_damaged_samples() {
+    let world = World::new();
+    world.succeed(&[]);
+    let samples = world.path("out/3/samples.npz");
+    let mut bytes = std::fs::read(&samples).unwrap();
+    // The images are most of the file, so its middle is in them.
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&samples, bytes).unwrap();
+    let text = world.fail(6, &["--resume"]);
+    assert!(text.contains("3/samples.npz"), "{text}");
+}
+
+#[test]
 fn skipped_files_may_be_deleted_between_runs() {
     let world = World::new();
     let bad = world.path("data/nested/cat_50.gif");
