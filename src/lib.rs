@@ -45,6 +45,7 @@ pub mod generators;
 pub mod hub;
 pub mod images;
 pub mod kernels;
+pub mod locking;
 pub mod metrics;
 pub mod models;
 pub mod net;

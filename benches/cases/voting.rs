@@ -15,14 +15,8 @@ pub fn nearest(queries: usize, candidates: usize, dimension: usize) -> Work {
     let queries = Embeddings::new(all.split_off(candidates * dimension), dimension).unwrap();
     let candidates = Embeddings::new(all, dimension).unwrap();
     Box::new(move || {
-        let found = nearest_neighbours(
-            &queries,
-            &candidates,
-            1,
-            Metric::L2,
-            &Device::Cpu,
-            &|_, _| true,
-        );
+        let found =
+            nearest_neighbours(&queries, &candidates, 1, Metric::L2, &Device::Cpu, &|| true);
         black_box(found.unwrap());
     })
 }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use super::EvolutionError;
 use super::evaluation::FiguresLock;
+use crate::locking;
 
 /// What to do with a result folder that already has a run in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,20 +207,13 @@ impl ResultFolder {
     /// A run that holds its ledger's lock is still going on.
     fn refuse_if_running(&self) -> Result<(), EvolutionError> {
         let path = self.ledger();
-        // For writing, which a lock needs where the network file system makes it of byte ranges (NFS).
-        let file = match fs::OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(EvolutionError::io(&path)(error)),
-        };
-        match file.try_lock() {
-            Ok(()) => Ok(()),
-            Err(fs::TryLockError::WouldBlock) => Err(EvolutionError::State(format!(
+        if locking::is_locked(&path).map_err(EvolutionError::io(&path))? {
+            return Err(EvolutionError::State(format!(
                 "{} belongs to a run that is going on",
                 self.root.display()
-            ))),
-            Err(fs::TryLockError::Error(error)) => Err(EvolutionError::io(&path)(error)),
+            )));
         }
+        Ok(())
     }
 
     /// Appends a line to `log.txt`.

@@ -1,10 +1,11 @@
 //! One process at a time.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::path::Path;
 
 use super::error::FetchError;
 use super::record::hidden;
+use crate::locking;
 
 /// Held while a file is fetched and what becomes of it is made. The lock itself is an empty hidden file, which
 /// stays: taking it away could not be told apart from another process' taking it.
@@ -21,20 +22,12 @@ impl Lock {
             std::fs::create_dir_all(folder).map_err(FetchError::io(folder))?;
         }
         let lock = hidden(path, ".lock");
-        let failed = FetchError::io(&lock);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock)
-            .map_err(&failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(FetchError::Busy {
+        match locking::lock(&lock).map_err(FetchError::io(&lock))? {
+            Some(file) => Ok(Self(file)),
+            None => Err(FetchError::Busy {
                 path: path.to_owned(),
-                lock: lock.clone(),
+                lock,
             }),
-            Err(TryLockError::Error(source)) => Err(failed(source)),
         }
     }
 }

@@ -176,7 +176,7 @@ pub fn measure(
                 vectors(samples).ok_or_else(unprepared)?,
                 reference.vectors().ok_or_else(unprepared)?,
                 with.device,
-                &|_, _| (with.go_on)(),
+                with.go_on,
             )?;
             let found = distances.summary();
             let figures = memorisation_figures(&found)

@@ -103,8 +103,8 @@ fn distance(a: &Embeddings, index: usize, b: &Embeddings, id: u32) -> f64 {
 
 impl Distances {
     /// Finds the nearest private image of each synthetic one, and of each private one. Exact, by Euclidean
-    /// distance; ties go to the lower index. `device` does the matrix products; `keep_going(done, queries)`
-    /// stops it by returning `false`.
+    /// distance; ties go to the lower index. `device` does the matrix products; `keep_going` stops
+    /// it by returning `false`.
     ///
     /// # Errors
     /// [`MemorisationError::TooFew`], [`MemorisationError::NotFinite`] and [`MemorisationError::Nearest`].
@@ -112,7 +112,7 @@ impl Distances {
         synthetic: &Embeddings,
         private: &Embeddings,
         device: &Device,
-        keep_going: &dyn Fn(usize, usize) -> bool,
+        keep_going: &dyn Fn() -> bool,
     ) -> Result<Self, MemorisationError> {
         if synthetic.is_empty() || private.len() < 2 {
             return Err(MemorisationError::TooFew {
@@ -311,7 +311,7 @@ mod tests {
         synthetic: &Embeddings,
         private: &Embeddings,
     ) -> Result<Distances, MemorisationError> {
-        Distances::of(synthetic, private, &Device::Cpu, &|_, _| true)
+        Distances::of(synthetic, private, &Device::Cpu, &|| true)
     }
 
     #[test]

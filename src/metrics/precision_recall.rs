@@ -90,14 +90,15 @@ fn squared_radii(
         });
     }
     // A point is its own nearest; among copies of it the order does not matter, all are at distance 0.
-    let near = nearest_neighbours(set, set, k + 1, Metric::L2, device, &|_, _| go_on()).map_err(
-        |error| match error {
-            NearestError::Interrupted => MetricsError::Interrupted,
-            // Which one it is, is not for a message.
-            NearestError::NotFinite { .. } => MetricsError::NotFinite { what },
-            other => other.into(),
-        },
-    )?;
+    let near =
+        nearest_neighbours(set, set, k + 1, Metric::L2, device, go_on).map_err(
+            |error| match error {
+                NearestError::Interrupted => MetricsError::Interrupted,
+                // Which one it is, is not for a message.
+                NearestError::NotFinite { .. } => MetricsError::NotFinite { what },
+                other => other.into(),
+            },
+        )?;
     let farthest = near.chunks_exact(k + 1).enumerate().map(|(point, near)| {
         let last = near.last().map_or(point, |index| *index as usize);
         squared_distance(set.rows(point..point + 1), set.rows(last..last + 1))

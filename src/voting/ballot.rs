@@ -157,7 +157,7 @@ pub fn cast_votes(
                     vectors: &electorate.embeddings,
                     members: turn(members, round, rounds),
                 };
-                search(&queries, candidates, k, metric, device, &|_, _| {
+                search(&queries, candidates, k, metric, device, &|| {
                     poll.keep_going()
                 })
             });

@@ -90,7 +90,7 @@ const DEVICE_BLOCK: usize = 1024;
 /// The `k` nearest candidates of each query, nearest first: `u32[queries, k]`, row-major; the same on
 /// every device.
 ///
-/// `device` does the matrix products; `keep_going(done, queries)` is asked between blocks and stops the
+/// `device` does the matrix products; `keep_going` is asked between blocks and stops the
 /// search by returning `false`.
 ///
 /// # Errors
@@ -101,7 +101,7 @@ pub fn nearest_neighbours(
     k: usize,
     metric: Metric,
     device: &Device,
-    keep_going: &dyn Fn(usize, usize) -> bool,
+    keep_going: &dyn Fn() -> bool,
 ) -> Result<Vec<u32>, NearestError> {
     let everyone: Vec<usize> = (0..queries.len()).collect();
     let queries = Queries {
@@ -132,7 +132,7 @@ pub(super) fn search(
     k: usize,
     metric: Metric,
     device: &Device,
-    keep_going: &dyn Fn(usize, usize) -> bool,
+    keep_going: &dyn Fn() -> bool,
 ) -> Result<Vec<u32>, NearestError> {
     search_by(
         queries,
@@ -150,7 +150,7 @@ fn search_by(
     k: usize,
     metric: Metric,
     products: &Products,
-    keep_going: &dyn Fn(usize, usize) -> bool,
+    keep_going: &dyn Fn() -> bool,
 ) -> Result<Vec<u32>, NearestError> {
     let (vectors, dimension) = candidates;
     if queries.vectors.dimension() != dimension {
@@ -178,8 +178,8 @@ fn search_by(
     let mut ids = vec![0u32; total * k];
     let wave = at_once * in_block;
     let waves = queries.members.chunks(wave).zip(ids.chunks_mut(wave * k));
-    for (index, (members, ids)) in waves.enumerate() {
-        if !keep_going(index * wave, total) {
+    for (members, ids) in waves {
+        if !keep_going() {
             return Err(NearestError::Interrupted);
         }
         let vectors = queries.vectors;
@@ -341,7 +341,7 @@ mod tests {
                 members: &everyone,
             };
             let candidates = (candidates.data(), candidates.dimension());
-            search_by(&queries, candidates, k, metric, products, &|_, _| true)
+            search_by(&queries, candidates, k, metric, products, &|| true)
         };
         let tiled = by(&Products::Tiled(Device::Cpu))?;
         on_each_path(|| {
@@ -380,10 +380,8 @@ mod tests {
         for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
             for k in [1, 4] {
                 let found =
-                    nearest_neighbours(&queries, &candidates, k, metric, &Device::Cpu, &|_, _| {
-                        true
-                    })
-                    .unwrap();
+                    nearest_neighbours(&queries, &candidates, k, metric, &Device::Cpu, &|| true)
+                        .unwrap();
                 assert!(
                     found == brute_force(&queries, &candidates, k, metric),
                     "{metric:?} {k}"
@@ -548,7 +546,7 @@ mod tests {
     #[test]
     fn bad_requests_are_named() {
         let (a, b) = (random(3, 4, 0), random(3, 5, 1));
-        let go = |_: usize, _: usize| true;
+        let go = || true;
         let run = |q: &Embeddings, c: &Embeddings, k: usize| {
             nearest_neighbours(q, c, k, Metric::L2, &Device::Cpu, &go)
         };
@@ -562,7 +560,7 @@ mod tests {
             run(&a, &nan, 1),
             Err(NearestError::NotFinite { index: 0 })
         ));
-        let stopped = nearest_neighbours(&a, &a, 1, Metric::L2, &Device::Cpu, &|_, _| false);
+        let stopped = nearest_neighbours(&a, &a, 1, Metric::L2, &Device::Cpu, &|| false);
         assert!(matches!(stopped, Err(NearestError::Interrupted)));
     }
 }

@@ -53,7 +53,7 @@ pub fn check(case: &Case) -> Outcome {
             vote.k,
             vote.metric,
             &Device::Cpu,
-            &|_, _| true,
+            &|| true,
         )?;
         let bins = public.len() / vote.packing;
         let mut counts = vec![0.0f64; bins];

@@ -1,7 +1,7 @@
 //! A repository of the Hugging Face hub, through the cache that Python's tools share: `blobs/<ETag>` holds the
 //! bytes, `snapshots/<commit>/<name>` links to them, `refs/<revision>` names the commit of a branch or tag.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -12,6 +12,7 @@ use super::server::{Bytes, Card, Server, is_commit};
 use super::{Checked, FilesError, State};
 use crate::atomic;
 use crate::hub::digest::{git_blob_file, sha256_file};
+use crate::locking;
 use crate::net::{Extent, Offline, Part, Patience, Transfer, TransferError, Watch};
 
 /// More bytes than a file has, where the hub does not tell its length.
@@ -203,19 +204,12 @@ fn lock(blob: &Path) -> Result<File, TransferError> {
     fs::create_dir_all(folder).map_err(TransferError::io(folder))?;
     let path = blob.with_extension("lock");
     let failed = TransferError::io(&path);
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(&failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(failed(io::Error::other(
+    let held = locking::lock(&path).map_err(&failed)?;
+    held.ok_or_else(|| {
+        failed(io::Error::other(
             "another process is downloading it: wait until it is done",
-        ))),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
+        ))
+    })
 }
 
 /// Brings the bytes of a card into their blob, which gets its name only when they are right.
