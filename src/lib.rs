@@ -14,6 +14,7 @@
 //! | [`cli`] | command line, progress, exit codes |
 //! | [`config`] | TOML text to checked [`config::Settings`] |
 //! | [`evolution`] | the PE loop, its units of work, checkpoints and the result folder |
+//! | [`evaluation`] | metrics of a population or of a file of samples, written where they may be written |
 //! | [`metrics`] | how good samples are: FID, KID, precision and recall, downstream accuracy, memorisation |
 //! | [`generators`] | foundation models: random images and variations |
 //! | [`embedders`] | images to vectors |
@@ -39,6 +40,7 @@ pub mod config;
 pub mod crew;
 pub mod diffusion;
 pub mod embedders;
+pub mod evaluation;
 pub mod evolution;
 pub mod fetch;
 pub mod generators;

@@ -11,7 +11,8 @@ use crate::embedders::{
     ClipEmbedder, Embedder, EmbedderConfig, EmbedderError, EmbedderFleet, InceptionEmbedder,
     PixelsEmbedder, SharedEmbedder,
 };
-use crate::evolution::{Against, EvolutionError, Observer, PrivateImages};
+use crate::evaluation::Against;
+use crate::evolution::{EvolutionError, Observer, PrivateImages};
 use crate::hub::{Checkpoint, sha256_file};
 use crate::images::{DataConfig, ImageSource, OnBadImage};
 use crate::kernels::beside;

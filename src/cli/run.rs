@@ -13,9 +13,9 @@ use super::progress::{Progress, catch_interrupts};
 use crate::config::{ConfigError, Loaded, ModelConfig, Settings};
 use crate::crew::Maker;
 use crate::embedders::Embedder;
+use crate::evaluation::{Against, Evaluation};
 use crate::evolution::{
-    Against, Evaluation, EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages,
-    ResultFolder, Run,
+    EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
 };
 use crate::generators::{
     Fleet, Generator, GeneratorError, ImprovedDiffusion, OpenAiImages, Operation, Shared, Slot,

@@ -18,7 +18,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::EvolutionError;
-use super::evaluation::FiguresLock;
+use super::lock::MetricsLock;
 use crate::locking;
 
 /// What to do with a result folder that already has a run in it.
@@ -184,7 +184,7 @@ impl ResultFolder {
     /// [`EvolutionError::Io`].
     pub fn sweep(&self) -> Result<(), EvolutionError> {
         // `dpsyn eval` may be writing figures there.
-        let evaluated = FiguresLock::is_taken(&self.root)?;
+        let evaluated = MetricsLock::is_held(&self.root).map_err(EvolutionError::io(&self.root))?;
         let mut folders = vec![self.root.clone()];
         while let Some(folder) = folders.pop() {
             let io = EvolutionError::io(&folder);

@@ -153,7 +153,7 @@ pub fn store(
 }
 
 /// For `map_err`: an [`EvolutionError::Npz`] about `path`.
-pub(super) fn npz_error(path: &Path) -> impl Fn(NpzError) -> EvolutionError + '_ {
+pub(crate) fn npz_error(path: &Path) -> impl Fn(NpzError) -> EvolutionError + '_ {
     move |source| EvolutionError::Npz {
         path: path.to_owned(),
         source,

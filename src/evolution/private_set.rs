@@ -142,7 +142,7 @@ impl PrivateImages {
     ///
     /// # Errors
     /// See [`EvolutionError`].
-    pub(super) fn embeddings(
+    pub(crate) fn embeddings(
         &mut self,
         embedder: &dyn Embedder,
         private: &PrivateFolder,
@@ -210,7 +210,7 @@ impl PrivateImages {
     }
 
     /// The class of each image, as a place among [`PrivateImages::classes`].
-    pub(super) fn labels(&self) -> &Sensitive<Vec<u32>> {
+    pub(crate) fn labels(&self) -> &Sensitive<Vec<u32>> {
         &self.labels
     }
 
@@ -232,7 +232,7 @@ impl PrivateImages {
     /// # Errors
     /// [`PrivacyError::PrivateData`] when they are not those of the fingerprint any more; see the others in
     /// [`EvolutionError`].
-    pub(super) fn each(
+    pub(crate) fn each(
         &mut self,
         fingerprint: &Sensitive<Fingerprint>,
         stage: &str,

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use super::breed::{Brood, Origin, global, initial_origins, origins};
-use super::evaluation::{Against, Evaluation, Evaluator, RunImages};
 use super::folder::ResultFolder;
 use super::lookahead::Lookahead;
 use super::population::{Population, npz_error, store};
@@ -15,6 +14,7 @@ use super::private_set::PrivateImages;
 use super::{EvolutionError, Layout, Observer, Plan, pictures};
 use crate::config::Settings;
 use crate::embedders::Embedder;
+use crate::evaluation::{Against, Evaluation, Evaluator, RunImages};
 use crate::generators::{Condition, Generator, Slot, Workplace};
 use crate::images::{NpzError, NpzReader, NpzWriter, SamplesReader};
 use crate::privacy::{

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Against, CHUNK, Evaluator, Found, Samples, go_on};
+use super::evaluator::{Against, CHUNK, Evaluator, Found, Samples, go_on};
 use crate::atomic;
 use crate::evolution::EvolutionError;
 use crate::images::ImageBatch;

@@ -1,6 +1,6 @@
 //! A classifier trained on samples, tested on the reference. It never sees the reference before the test.
 
-use super::{Against, CHUNK, Evaluator, Found, Known, Samples, go_on};
+use super::evaluator::{Against, CHUNK, Evaluator, Found, Known, Samples, go_on};
 use crate::embedders::Embeddings;
 use crate::evolution::EvolutionError;
 use crate::images::ImageBatch;

@@ -1,14 +1,4 @@
-//! Figures of each population within a run, where `[evaluation]` asks for them.
-//!
-//! They follow what a run does and never lead it: a population is stored before it is evaluated, and
-//! nothing that is generated, released or chosen depends on a figure. Against a private reference every
-//! number stays behind the wall: rows go to `private/evaluation/` one file a metric and population (so
-//! that none is computed twice), together to `private/metrics.csv`, and marked to the terminal. Against
-//! a reference that is declared public, rows go to `metrics.csv`.
-
-mod downstream;
-mod lock;
-mod pairs;
+//! Computes metrics and writes them where they may be written.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -16,12 +6,12 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use sha2::{Digest, Sha256};
 
-use super::lookahead::embed_all;
-use super::population::Population;
-use super::private_set::PrivateImages;
-use super::{EvolutionError, Observer};
+use super::Training;
 use crate::atomic;
 use crate::embedders::Embedder;
+use crate::evolution::{
+    EvolutionError, MetricsLock, Observer, Population, PrivateImages, embed_all, npz_error,
+};
 use crate::images::ImageSource;
 use crate::metrics::features::{Collector, Features, SampleFeatures, fid_draw};
 use crate::metrics::inception_score::Classifier;
@@ -34,13 +24,10 @@ use crate::privacy::{
     EvaluationAsked, Fingerprint, PrivateFolder, Sensitive, sha256_hex, show_marked,
 };
 
-pub use downstream::Training;
-pub(super) use lock::FiguresLock;
-
 /// The file of all rows.
 pub const METRICS: &str = "metrics.csv";
 /// Images of a public reference read at a time.
-const CHUNK: usize = 512;
+pub(super) const CHUNK: usize = 512;
 
 /// An evaluation about to happen: everything is opened and checked.
 pub struct Evaluation<'a> {
@@ -73,13 +60,13 @@ pub enum Against {
 }
 
 /// The reference, ready to be compared with.
-enum Known {
+pub(super) enum Known {
     Private(Sensitive<Reference>),
     Public(Reference),
 }
 
 /// What a metric found, behind the wall unless the reference is public.
-enum Found {
+pub(super) enum Found {
     Private(Sensitive<Measured>),
     Public(Measured),
 }
@@ -149,7 +136,7 @@ impl Against {
 }
 
 /// The run's own private images, lent for the moment.
-pub(super) struct RunImages<'a> {
+pub(crate) struct RunImages<'a> {
     pub images: &'a mut PrivateImages,
     pub fingerprint: &'a Sensitive<Fingerprint>,
     /// Where the vote's embeddings lie, if the vote is in the same space.
@@ -166,21 +153,21 @@ pub enum Samples<'a> {
 
 /// Computes figures and puts them where they may be.
 pub struct Evaluator<'a> {
-    evaluation: &'a Evaluation<'a>,
+    pub(super) evaluation: &'a Evaluation<'a>,
     /// `None`: the run's own images.
-    against: Option<Against>,
-    known: Option<Known>,
+    pub(super) against: Option<Against>,
+    pub(super) known: Option<Known>,
     /// `None`: rows are not kept.
-    root: Option<PathBuf>,
+    pub(super) root: Option<PathBuf>,
     /// `private/` of the root, and `evaluation` in it.
-    private: Option<(PrivateFolder, PrivateFolder)>,
+    pub(super) private: Option<(PrivateFolder, PrivateFolder)>,
     asked: EvaluationAsked,
     /// Digest of a public reference.
     public_digest: Option<String>,
     /// What the last check for memorisation found.
-    closest: Option<Found>,
+    pub(super) closest: Option<Found>,
     /// Held as long as figures may be written.
-    _lock: Option<FiguresLock>,
+    _lock: Option<MetricsLock>,
 }
 
 impl<'a> Evaluator<'a> {
@@ -198,7 +185,7 @@ impl<'a> Evaluator<'a> {
             against,
             Some(Against::Public(_) | Against::PublicStatistics(_))
         );
-        let lock = root.map(FiguresLock::take).transpose()?;
+        let lock = root.map(lock).transpose()?;
         let private = match root {
             Some(root) if !public => {
                 let folder = PrivateFolder::create(root.join("private"))?;
@@ -225,7 +212,7 @@ impl<'a> Evaluator<'a> {
     ///
     /// # Errors
     /// See [`EvolutionError`].
-    pub(super) fn population(
+    pub(crate) fn population(
         &mut self,
         number: u32,
         population: &Population,
@@ -332,7 +319,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Tells the rows of one comparison from those of another. Of the reference, only what is public.
-    fn key(&mut self, metric: MetricKind) -> Result<String, EvolutionError> {
+    pub(super) fn key(&mut self, metric: MetricKind) -> Result<String, EvolutionError> {
         let config = self.evaluation.config;
         let reference = match &mut self.against {
             Some(Against::Public(images)) => {
@@ -354,7 +341,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// The reference with what the configured metrics need of it.
-    fn known(&mut self, run: Option<RunImages<'_>>) -> Result<Known, EvolutionError> {
+    pub(super) fn known(&mut self, run: Option<RunImages<'_>>) -> Result<Known, EvolutionError> {
         let evaluation = self.evaluation;
         let needs = evaluation.config.of_reference();
         let (embedder, space) = (evaluation.embedder, &evaluation.space.digest);
@@ -463,7 +450,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Writes and shows what a metric found, where its reference lets it.
-    fn put(
+    pub(super) fn put(
         &mut self,
         samples: &Samples<'_>,
         metric: MetricKind,
@@ -531,7 +518,7 @@ impl Samples<'_> {
     }
 
     /// What names a file.
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         match self {
             Self::Population(number, _) => number.to_string(),
             Self::File(_, digest) => digest.chars().take(16).collect(),
@@ -631,20 +618,28 @@ fn public_features(
             embedder: Some(evaluation.space.digest.clone()),
         };
         let mut bytes = io::Cursor::new(Vec::new());
-        statistics
-            .write(&mut bytes)
-            .map_err(super::population::npz_error(path))?;
+        statistics.write(&mut bytes).map_err(npz_error(path))?;
         atomic::write(path, bytes.get_ref()).map_err(EvolutionError::io(path))?;
     }
     Ok(features)
 }
 
-fn go_on(observer: &dyn Observer) -> Result<(), EvolutionError> {
+pub(super) fn go_on(observer: &dyn Observer) -> Result<(), EvolutionError> {
     if observer.interrupted() {
         observer.end();
         return Err(EvolutionError::Interrupted);
     }
     Ok(())
+}
+
+fn lock(root: &Path) -> Result<MetricsLock, EvolutionError> {
+    let lock = MetricsLock::acquire(root).map_err(EvolutionError::io(root))?;
+    lock.ok_or_else(|| {
+        EvolutionError::State(format!(
+            "another process is writing figures into {}: wait for it, or choose another folder",
+            root.display()
+        ))
+    })
 }
 
 /// The rows of a `metrics.csv` that may be read by everybody.
