@@ -253,7 +253,7 @@ fn embedder(arguments: &EvalArguments, resolution: usize) -> Result<EmbedderConf
         )),
         ("pixels", None) => Ok(EmbedderConfig::Pixels(PixelsConfig {
             size: Some(resolution),
-            greyscale: arguments.greyscale,
+            grayscale: arguments.greyscale,
         })),
         ("pixels", Some(_)) => Err(refuse("--weights", "pixels have none".to_owned())),
         (other, _) => Err(refuse(

@@ -27,6 +27,6 @@ pub use respacing::Respacing;
 pub use sampler::{Method, Prediction, Sampler, SamplerOptions, Step, Trajectory, Variance};
 pub use schedule::NoiseSchedule;
 pub use scheduler::{
-    Denoising, PredictionType, Scheduler, SchedulerConfig, SchedulerKind, TimestepSpacing,
+    DenoiseLoop, PredictionType, Scheduler, SchedulerConfig, SchedulerKind, TimestepSpacing,
     skipped_steps,
 };

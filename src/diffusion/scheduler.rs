@@ -40,7 +40,7 @@ trait Solver: Send {
 }
 
 /// What a scheduler works out for one walk.
-struct Walk {
+struct TrajectoryTables {
     timesteps: Vec<f32>,
     /// What each sample is divided by before the network sees it; empty for 1.
     input_divisors: Vec<f64>,
@@ -52,8 +52,8 @@ struct Walk {
 }
 
 /// The way from noise, or a noised image, to latents without noise.
-pub struct Denoising {
-    walk: Walk,
+pub struct DenoiseLoop {
+    tables: TrajectoryTables,
     at: usize,
 }
 
@@ -93,7 +93,7 @@ impl Scheduler {
     /// # Errors
     /// As [`Scheduler::start`].
     pub fn timesteps(&self, steps: usize, skipped: usize) -> Result<Vec<f32>, DiffusionError> {
-        self.walk(steps, skipped).map(|walk| walk.timesteps)
+        self.tables(steps, skipped).map(|tables| tables.timesteps)
     }
 
     /// Begins a walk of `steps` steps that leaves out the `skipped` noisiest.
@@ -101,12 +101,12 @@ impl Scheduler {
     /// # Errors
     /// [`DiffusionError::InferenceSteps`] for a number of steps that the schedule cannot be divided into, and
     /// [`DiffusionError::NoStepLeft`] when all are left out.
-    pub fn start(&self, steps: usize, skipped: usize) -> Result<Denoising, DiffusionError> {
-        let walk = self.walk(steps, skipped)?;
-        Ok(Denoising { walk, at: 0 })
+    pub fn start(&self, steps: usize, skipped: usize) -> Result<DenoiseLoop, DiffusionError> {
+        let tables = self.tables(steps, skipped)?;
+        Ok(DenoiseLoop { tables, at: 0 })
     }
 
-    fn walk(&self, steps: usize, skipped: usize) -> Result<Walk, DiffusionError> {
+    fn tables(&self, steps: usize, skipped: usize) -> Result<TrajectoryTables, DiffusionError> {
         let trained = self.alphas_cumprod.len();
         if steps == 0 || steps > trained {
             return Err(DiffusionError::InferenceSteps {
@@ -114,14 +114,14 @@ impl Scheduler {
                 expected: format!("1 to {trained}"),
             });
         }
-        let walk = match self.kind {
-            SchedulerKind::Pndm => pndm::walk(self, steps, skipped)?,
-            SchedulerKind::Ddim => ddim::walk(self, steps, skipped)?,
-            SchedulerKind::Euler => euler::walk(self, steps, skipped)?,
-            SchedulerKind::DpmSolver => dpm_solver::walk(self, steps, skipped)?,
+        let tables = match self.kind {
+            SchedulerKind::Pndm => pndm::tables(self, steps, skipped)?,
+            SchedulerKind::Ddim => ddim::tables(self, steps, skipped)?,
+            SchedulerKind::Euler => euler::tables(self, steps, skipped)?,
+            SchedulerKind::DpmSolver => dpm_solver::tables(self, steps, skipped)?,
         };
-        match walk {
-            Some(walk) if !walk.timesteps.is_empty() => Ok(walk),
+        match tables {
+            Some(tables) if !tables.timesteps.is_empty() => Ok(tables),
             _ => Err(DiffusionError::NoStepLeft { skipped, steps }),
         }
     }
@@ -161,11 +161,11 @@ impl Scheduler {
     }
 }
 
-impl Denoising {
+impl DenoiseLoop {
     /// All timesteps, in the order in which the network sees them.
     #[must_use]
     pub fn timesteps(&self) -> &[f32] {
-        &self.walk.timesteps
+        &self.tables.timesteps
     }
 
     /// Standard normal noise as the walk begins with it.
@@ -173,7 +173,7 @@ impl Denoising {
     /// # Errors
     /// Whatever candle reports.
     pub fn initial(&self, noise: &Tensor) -> TensorResult<Tensor> {
-        noise * self.walk.init_noise_sigma
+        noise * self.tables.init_noise_sigma
     }
 
     /// `latents` with so much of `noise` as belongs to the first timestep.
@@ -181,7 +181,7 @@ impl Denoising {
     /// # Errors
     /// Noise of another shape.
     pub fn noised(&self, latents: &Tensor, noise: &Tensor) -> TensorResult<Tensor> {
-        let (signal, noise_share) = self.walk.noising;
+        let (signal, noise_share) = self.tables.noising;
         (latents * signal)? + (noise * noise_share)?
     }
 
@@ -190,10 +190,10 @@ impl Denoising {
     /// # Errors
     /// Whatever candle reports.
     pub fn input(&self, sample: &Tensor) -> TensorResult<Option<(f32, Tensor)>> {
-        let Some(&timestep) = self.walk.timesteps.get(self.at) else {
+        let Some(&timestep) = self.tables.timesteps.get(self.at) else {
             return Ok(None);
         };
-        let input = match self.walk.input_divisors.get(self.at) {
+        let input = match self.tables.input_divisors.get(self.at) {
             Some(divisor) => (sample / *divisor)?,
             None => sample.clone(),
         };
@@ -205,10 +205,10 @@ impl Denoising {
     /// # Errors
     /// A walk that has ended, and whatever candle reports.
     pub fn step(&mut self, model_output: &Tensor, sample: &Tensor) -> TensorResult<Tensor> {
-        if self.at >= self.walk.timesteps.len() {
+        if self.at >= self.tables.timesteps.len() {
             bail!("a step after the last timestep");
         }
-        let next = self.walk.solver.step(self.at, model_output, sample)?;
+        let next = self.tables.solver.step(self.at, model_output, sample)?;
         self.at += 1;
         Ok(next)
     }

@@ -181,7 +181,7 @@ impl Embedder for ClipEmbedder {
         self.batch_size
     }
 
-    fn apart(&self) -> bool {
+    fn overlaps_host_work(&self) -> bool {
         !self.device.is_cpu()
     }
 

@@ -71,7 +71,7 @@ impl EmbedderConfig {
         match self {
             Self::Inception(_) => "inception",
             Self::Clip(_) => "clip",
-            Self::Pixels(config) if config.greyscale => "grey pixels",
+            Self::Pixels(config) if config.grayscale => "gray pixels",
             Self::Pixels(_) => "pixels",
         }
     }

@@ -50,8 +50,11 @@ impl Embedder for EmbedderFleet {
         self.batch_size * self.crew.workers().len()
     }
 
-    fn apart(&self) -> bool {
-        self.crew.workers().iter().any(|copy| copy.apart())
+    fn overlaps_host_work(&self) -> bool {
+        self.crew
+            .workers()
+            .iter()
+            .any(|copy| copy.overlaps_host_work())
     }
 
     fn embed(&self, images: &ImageBatch) -> Result<Embeddings, EmbedderError> {
@@ -82,7 +85,7 @@ mod tests {
     fn pixels() -> Result<SharedEmbedder, EmbedderError> {
         let config = PixelsConfig {
             size: Some(2),
-            greyscale: false,
+            grayscale: false,
         };
         Ok(Box::new(PixelsEmbedder::new(&config, (4, 4))?))
     }

@@ -145,7 +145,7 @@ impl Embedder for InceptionEmbedder {
         self.batch_size
     }
 
-    fn apart(&self) -> bool {
+    fn overlaps_host_work(&self) -> bool {
         !self.device.is_cpu()
     }
 

@@ -62,7 +62,7 @@ pub trait Embedder: Sync {
     fn batch_size(&self) -> usize;
 
     /// Whether the work is done elsewhere than on the CPU, so that the CPU can do something else meanwhile.
-    fn apart(&self) -> bool {
+    fn overlaps_host_work(&self) -> bool {
         false
     }
 

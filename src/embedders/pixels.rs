@@ -13,8 +13,10 @@ use crate::images::{BatchError, ImageBatch};
 pub struct PixelsConfig {
     /// Images are first resized to so many rows and columns, by clean-fid's bicubic filter.
     pub size: Option<usize>,
-    /// Whether the three channels are replaced by their mean.
-    pub greyscale: bool,
+    /// Replaces the three channels by their mean.
+    // Written under the older spelling, which is part of the identity of runs begun before.
+    #[serde(rename = "greyscale", alias = "grayscale")]
+    pub grayscale: bool,
 }
 
 impl PixelsConfig {
@@ -40,7 +42,7 @@ pub struct PixelsEmbedder {
     height: usize,
     width: usize,
     resize: Option<usize>,
-    greyscale: bool,
+    grayscale: bool,
 }
 
 impl PixelsEmbedder {
@@ -60,14 +62,14 @@ impl PixelsEmbedder {
             height,
             width,
             resize: config.size,
-            greyscale: config.greyscale,
+            grayscale: config.grayscale,
         })
     }
 }
 
 impl Embedder for PixelsEmbedder {
     fn dimension(&self) -> usize {
-        self.height * self.width * if self.greyscale { 1 } else { 3 }
+        self.height * self.width * if self.grayscale { 1 } else { 3 }
     }
 
     fn batch_size(&self) -> usize {
@@ -89,7 +91,7 @@ impl Embedder for PixelsEmbedder {
             .into());
         }
         let bytes = resized.data();
-        let data: Vec<f32> = if self.greyscale {
+        let data: Vec<f32> = if self.grayscale {
             // Thirds of integers up to 765 are rounded once, so equal sums stay equal.
             let (pixels, _) = bytes.as_chunks::<3>();
             let sum = |pixel: &[u8; 3]| pixel.iter().map(|v| f32::from(*v)).sum::<f32>();
@@ -128,9 +130,9 @@ mod tests {
     }
 
     #[test]
-    fn greyscale_is_the_mean_of_the_channels() {
+    fn grayscale_is_the_mean_of_the_channels() {
         let embeddings = embed(&PixelsConfig {
-            greyscale: true,
+            grayscale: true,
             size: None,
         });
         assert_eq!(embeddings.rows(0..1), [10.0, 40.0, 70.0, 100.0]);
@@ -139,7 +141,7 @@ mod tests {
     #[test]
     fn resizing_decides_the_dimension() {
         let embeddings = embed(&PixelsConfig {
-            greyscale: false,
+            grayscale: false,
             size: Some(1),
         });
         assert_eq!((embeddings.len(), embeddings.dimension()), (2, 3));

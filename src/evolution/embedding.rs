@@ -33,7 +33,7 @@ impl<'a> Embedding<'a> {
     where
         'a: 'scope,
     {
-        let thread = embedder.apart().then(|| {
+        let thread = embedder.overlaps_host_work().then(|| {
             let (images, jobs) = channel::<ImageBatch>();
             let (done, vectors) = channel();
             scope.spawn(move || {
@@ -128,7 +128,7 @@ mod tests {
             2
         }
 
-        fn apart(&self) -> bool {
+        fn overlaps_host_work(&self) -> bool {
             self.apart
         }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use dpsyn::diffusion::{Denoising, Scheduler, SchedulerConfig, skipped_steps};
+use dpsyn::diffusion::{DenoiseLoop, Scheduler, SchedulerConfig, skipped_steps};
 use dpsyn::generators::improved_diffusion::to_signed;
 use dpsyn::generators::stable_diffusion::{Guidance, Pipeline, to_bytes};
 use dpsyn::hub::Checkpoint;
@@ -126,7 +126,7 @@ fn steps(case: &Case) -> Result<usize> {
     Ok(steps.ok_or("no num_inference_steps")? as usize)
 }
 
-fn finish(case: &Case, pipeline: &Pipeline, walk: Denoising, start: Tensor) -> Outcome {
+fn finish(case: &Case, pipeline: &Pipeline, walk: DenoiseLoop, start: Tensor) -> Outcome {
     let (expected, _) = case.f64s("timesteps")?;
     let found: Vec<f64> = walk.timesteps().iter().map(|t| f64::from(*t)).collect();
     Tolerance::absolute(0.0).check("timesteps", &found, &expected)?;

@@ -3,7 +3,7 @@
 use candle_core::{Result as TensorResult, Tensor, bail};
 
 use super::spacing::whole;
-use super::{PredictionType, Scheduler, Solver, TimestepSpacing, Walk, split};
+use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables, split};
 use crate::diffusion::DiffusionError;
 
 struct Ddim {
@@ -13,11 +13,11 @@ struct Ddim {
     clip: Option<f32>,
 }
 
-pub(super) fn walk(
+pub(super) fn tables(
     scheduler: &Scheduler,
     steps: usize,
     skipped: usize,
-) -> Result<Option<Walk>, DiffusionError> {
+) -> Result<Option<TrajectoryTables>, DiffusionError> {
     let config = &scheduler.config;
     let trained = scheduler.alphas_cumprod.len();
     let spacing = config.timestep_spacing.unwrap_or(TimestepSpacing::Leading);
@@ -30,7 +30,7 @@ pub(super) fn walk(
     };
     let stride = (trained / steps) as i64;
     let alpha = scheduler.alpha(first);
-    Ok(Some(Walk {
+    Ok(Some(TrajectoryTables {
         timesteps: timesteps.iter().map(|t| *t as f32).collect(),
         input_divisors: Vec::new(),
         init_noise_sigma: 1.0,

@@ -3,7 +3,7 @@
 use candle_core::{Result as TensorResult, Tensor, bail};
 
 use super::spacing::{interpolate, linspace, whole};
-use super::{PredictionType, Scheduler, Solver, TimestepSpacing, Walk, split};
+use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables, split};
 use crate::diffusion::DiffusionError;
 use crate::diffusion::dpm_solver::{advance, shares};
 
@@ -20,11 +20,11 @@ struct DpmSolver {
     before: Option<Tensor>,
 }
 
-pub(super) fn walk(
+pub(super) fn tables(
     scheduler: &Scheduler,
     steps: usize,
     skipped: usize,
-) -> Result<Option<Walk>, DiffusionError> {
+) -> Result<Option<TrajectoryTables>, DiffusionError> {
     let config = &scheduler.config;
     let trained = scheduler.alphas_cumprod.len();
     let spacing = config.timestep_spacing.unwrap_or(TimestepSpacing::Linspace);
@@ -57,7 +57,7 @@ pub(super) fn walk(
     let Some(&first) = sigmas.first() else {
         return Ok(None);
     };
-    Ok(Some(Walk {
+    Ok(Some(TrajectoryTables {
         timesteps: timesteps.iter().map(|t| *t as f32).collect(),
         input_divisors: Vec::new(),
         init_noise_sigma: 1.0,

@@ -3,7 +3,7 @@
 use candle_core::{Result as TensorResult, Tensor, bail};
 
 use super::spacing::{interpolate, linspace};
-use super::{PredictionType, Scheduler, Solver, TimestepSpacing, Walk};
+use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables};
 use crate::diffusion::DiffusionError;
 
 struct Euler {
@@ -12,11 +12,11 @@ struct Euler {
     prediction: PredictionType,
 }
 
-pub(super) fn walk(
+pub(super) fn tables(
     scheduler: &Scheduler,
     steps: usize,
     skipped: usize,
-) -> Result<Option<Walk>, DiffusionError> {
+) -> Result<Option<TrajectoryTables>, DiffusionError> {
     let config = &scheduler.config;
     let trained = scheduler.alphas_cumprod.len();
     let spacing = config.timestep_spacing.unwrap_or(TimestepSpacing::Linspace);
@@ -46,7 +46,7 @@ pub(super) fn walk(
     let Some(&first) = sigmas.first() else {
         return Ok(None);
     };
-    Ok(Some(Walk {
+    Ok(Some(TrajectoryTables {
         timesteps: timesteps.iter().map(|t| *t as f32).collect(),
         input_divisors: sigmas.iter().map(|s| (s * s + 1.0).sqrt()).collect(),
         init_noise_sigma,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use candle_core::{Result as TensorResult, Tensor, bail};
 
 use super::spacing::whole;
-use super::{PredictionType, Scheduler, Solver, TimestepSpacing, Walk};
+use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables};
 use crate::diffusion::DiffusionError;
 
 struct Pndm {
@@ -18,11 +18,11 @@ struct Pndm {
     first_sample: Option<Tensor>,
 }
 
-pub(super) fn walk(
+pub(super) fn tables(
     scheduler: &Scheduler,
     steps: usize,
     skipped: usize,
-) -> Result<Option<Walk>, DiffusionError> {
+) -> Result<Option<TrajectoryTables>, DiffusionError> {
     let config = &scheduler.config;
     let trained = scheduler.alphas_cumprod.len();
     let spacing = config.timestep_spacing.unwrap_or(TimestepSpacing::Leading);
@@ -55,7 +55,7 @@ pub(super) fn walk(
         return Ok(None);
     };
     let alpha = scheduler.alpha(first);
-    Ok(Some(Walk {
+    Ok(Some(TrajectoryTables {
         timesteps: timesteps.iter().map(|t| *t as f32).collect(),
         input_divisors: Vec::new(),
         init_noise_sigma: 1.0,

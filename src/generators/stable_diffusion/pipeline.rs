@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::diffusion::Denoising;
+use crate::diffusion::DenoiseLoop;
 use crate::models::stable_diffusion::{AutoencoderKl, UNet2DCondition};
 
 /// The two networks that work on images.
@@ -42,7 +42,7 @@ impl Pipeline {
     /// Shapes that do not fit together, and whatever candle or `observe` report.
     pub fn denoise(
         &self,
-        walk: Denoising,
+        denoise_loop: DenoiseLoop,
         sample: Tensor,
         guidance: &Guidance,
         observe: impl FnMut(usize, &Tensor) -> Result<()>,
@@ -55,7 +55,7 @@ impl Pipeline {
         if Guidance::predictions(guidance.scale) == 1 {
             let network =
                 |x: &Tensor, time: f32| self.unet.forward(x, &vec![time; n], &guidance.prompts);
-            return walk.run(sample, network, observe);
+            return denoise_loop.run(sample, network, observe);
         }
         let negative = guidance.negative.broadcast_as((n, tokens, width))?;
         let texts = Tensor::cat(&[&negative.contiguous()?, &guidance.prompts], 0)?;
@@ -66,7 +66,7 @@ impl Pipeline {
             let direction = (prompted.contiguous()? - negative.contiguous()?)?;
             negative.contiguous()? + (direction * guidance.scale)?
         };
-        walk.run(sample, network, observe)
+        denoise_loop.run(sample, network, observe)
     }
 
     /// Draws scaled latents of `images` in [−1, 1], `[n, 3, height, width]`, from their distributions, with
