@@ -5,7 +5,7 @@ use std::path::Path;
 use super::args::EvalArguments;
 use super::evaluation::{against, classifier, digest, open_embedder, space};
 use super::exit::{CliError, codes};
-use super::missing::{Need, check};
+use super::missing::{Requirement, check};
 use super::progress::{Progress, catch_interrupts};
 use crate::config::ConfigError;
 use crate::embedders::{ClipConfig, EmbedderConfig, InceptionConfig, PixelsConfig};
@@ -33,7 +33,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     let config = config(arguments)?;
     let devices = arguments.device.open()?;
     catch_interrupts()?;
-    let need = |path: &Path, code: u8| Need::Path {
+    let need = |path: &Path, code: u8| Requirement::Path {
         path: path.to_owned(),
         code,
     };

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::DeviceError;
-use super::missing::Missing;
+use super::missing::MissingArtifacts;
 use crate::config::ConfigError;
 use crate::embedders::EmbedderError;
 use crate::evolution::EvolutionError;
@@ -53,7 +53,7 @@ pub enum CliError {
     Fetch(#[from] FetchError),
     /// Files that `dpsyn fetch` can get are missing.
     #[error(transparent)]
-    Missing(#[from] Missing),
+    Missing(#[from] MissingArtifacts),
     /// Something that `dpsyn fetch` could have got.
     #[error("{error}: `{command}` gets it")]
     Fetchable {

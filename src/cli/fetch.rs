@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::args::FetchArguments;
 use super::exit::CliError;
-use super::missing::{Need, needs};
+use super::missing::{Requirement, requirements};
 use super::progress::{Progress, stop_on_interrupt};
 use super::units::bytes;
 use crate::config::Settings;
@@ -89,7 +89,7 @@ fn wanted(
         };
         add(&mut wants, want);
     }
-    for need in settings.map(needs).unwrap_or_default() {
+    for need in settings.map(requirements).unwrap_or_default() {
         match want(need, catalogue) {
             Ok(want) => want.into_iter().for_each(|want| add(&mut wants, want)),
             Err(path) => nowhere.push(path),
@@ -112,9 +112,9 @@ fn add(wants: &mut Vec<Want>, want: Want) {
 ///
 /// # Errors
 /// The path, if nothing can get it.
-fn want(need: Need, catalogue: &Catalogue) -> Result<Option<Want>, PathBuf> {
+fn want(need: Requirement, catalogue: &Catalogue) -> Result<Option<Want>, PathBuf> {
     match need {
-        Need::Path { path, .. } => match catalogue.maker(&path) {
+        Requirement::Path { path, .. } => match catalogue.maker(&path) {
             Some(maker) => Ok(Some(Want {
                 item: maker.item.clone(),
                 splits: maker
@@ -127,7 +127,7 @@ fn want(need: Need, catalogue: &Catalogue) -> Result<Option<Want>, PathBuf> {
             None if path.exists() => Ok(None),
             None => Err(path),
         },
-        Need::Repository { id, revision } => {
+        Requirement::Repository { id, revision } => {
             let known = catalogue.items().iter().find(|item| match &item.content {
                 Content::Hub(hub) => hub.repo == id && Some(&hub.revision) == revision.as_ref(),
                 _ => false,
@@ -187,7 +187,7 @@ fn fetch(
         return Err(error.into());
     }
     for error in &errors {
-        super::complain(&format!("error: {error}"));
+        super::eprint_line(&format!("error: {error}"));
     }
     match errors.len() {
         0 => Ok(()),

@@ -13,7 +13,7 @@ use crate::hub::FilesError;
 
 /// Something that a configuration needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Need {
+pub(super) enum Requirement {
     /// A file or folder.
     Path {
         /// Where.
@@ -33,7 +33,7 @@ pub(super) enum Need {
 /// Files that are missing and can be fetched.
 #[derive(Debug, Error)]
 #[error("{} missing: `{command}` gets {}", listed(paths), if paths.len() == 1 { "it" } else { "them" })]
-pub struct Missing {
+pub struct MissingArtifacts {
     paths: Vec<PathBuf>,
     command: String,
     /// The exit code.
@@ -54,8 +54,8 @@ fn listed(paths: &[PathBuf]) -> String {
 }
 
 /// Everything that `settings` name, in the order in which a run opens it.
-pub(super) fn needs(settings: &Settings) -> Vec<Need> {
-    let path = |path: &Path, code: u8| Need::Path {
+pub(super) fn requirements(settings: &Settings) -> Vec<Requirement> {
+    let path = |path: &Path, code: u8| Requirement::Path {
         path: path.to_owned(),
         code,
     };
@@ -67,7 +67,7 @@ pub(super) fn needs(settings: &Settings) -> Vec<Need> {
         ModelConfig::StableDiffusion(config) => {
             needs.push(match Path::new(&config.checkpoint).is_dir() {
                 true => path(Path::new(&config.checkpoint), codes::WEIGHTS),
-                false => Need::Repository {
+                false => Requirement::Repository {
                     id: config.checkpoint.clone(),
                     revision: config.revision().map(str::to_owned),
                 },
@@ -94,12 +94,12 @@ pub(super) fn needs(settings: &Settings) -> Vec<Need> {
 /// Refuses if any of `needs` is missing that can be fetched, naming all of them and the command.
 ///
 /// # Errors
-/// [`CliError::Missing`].
-pub(super) fn check(needs: &[Need]) -> Result<(), CliError> {
+/// [`CliError::MissingArtifacts`].
+pub(super) fn check(needs: &[Requirement]) -> Result<(), CliError> {
     let catalogue = Catalogue::built_in()?;
     let (mut paths, mut makers, mut first) = (Vec::new(), Vec::new(), None);
     for need in needs {
-        let Need::Path { path, code } = need else {
+        let Requirement::Path { path, code } = need else {
             continue;
         };
         if path.exists() || paths.contains(path) {
@@ -114,7 +114,7 @@ pub(super) fn check(needs: &[Need]) -> Result<(), CliError> {
     let Some(code) = first else {
         return Ok(());
     };
-    Err(Missing {
+    Err(MissingArtifacts {
         paths,
         command: command(&makers),
         code,
@@ -167,10 +167,12 @@ pub(super) fn with_command(error: CliError, settings: &Settings, config: &Path) 
     if !of_the_hub {
         return error;
     }
-    let repository = needs(settings).into_iter().find_map(|need| match need {
-        Need::Repository { id, revision } => Some((id, revision)),
-        Need::Path { .. } => None,
-    });
+    let repository = requirements(settings)
+        .into_iter()
+        .find_map(|need| match need {
+            Requirement::Repository { id, revision } => Some((id, revision)),
+            Requirement::Path { .. } => None,
+        });
     let catalogue = Catalogue::built_in().ok();
     let item = catalogue.as_ref().and_then(|catalogue| {
         let (id, revision) = repository.as_ref()?;
@@ -195,9 +197,9 @@ mod tests {
     use crate::generators::stable_diffusion;
 
     fn missing(paths: &[&str]) -> String {
-        let needs: Vec<Need> = paths
+        let needs: Vec<Requirement> = paths
             .iter()
-            .map(|path| Need::Path {
+            .map(|path| Requirement::Path {
                 path: PathBuf::from(path),
                 code: codes::DATA,
             })
@@ -229,7 +231,7 @@ mod tests {
                 .contains(r"`dpsyn fetch cats --root 'it'\''s here'`")
         );
         // Somebody's own files are not ours to get.
-        let own = Need::Path {
+        let own = Requirement::Path {
             path: PathBuf::from("my/photos"),
             code: codes::DATA,
         };

@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("error: {error}"));
+            eprint_line(&format!("error: {error}"));
             ExitCode::from(error.code())
         }
     }
@@ -50,7 +50,7 @@ fn keep_panics_silent() {
         let place = info.location().map_or("an unknown place".to_owned(), |at| {
             format!("{}:{}", at.file(), at.line())
         });
-        complain(&format!("error: a defect in {place}: please report it"));
+        eprint_line(&format!("error: a defect in {place}: please report it"));
     }));
 }
 
@@ -60,6 +60,6 @@ fn print(text: &dyn Display) {
 }
 
 /// A line on standard error. A run that nobody watches any more goes on.
-fn complain(text: &str) {
+fn eprint_line(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

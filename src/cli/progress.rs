@@ -27,7 +27,7 @@ pub fn catch_interrupts() -> Result<(), ctrlc::Error> {
             // Everything finished is on disk already.
             std::process::exit(i32::from(super::codes::INTERRUPTED));
         }
-        super::complain("stopping after the current unit; press Ctrl-C again to stop at once");
+        super::eprint_line("stopping after the current unit; press Ctrl-C again to stop at once");
     })
 }
 
@@ -38,7 +38,7 @@ pub fn catch_interrupts() -> Result<(), ctrlc::Error> {
 /// When the system does not let a handler be set.
 pub fn stop_on_interrupt() -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(|| {
-        super::complain("stopped; the same command goes on from here");
+        super::eprint_line("stopped; the same command goes on from here");
         std::process::exit(i32::from(super::codes::INTERRUPTED));
     })
 }
@@ -198,7 +198,7 @@ impl Observer for Progress {
                 bar.set_position(done);
             } else if stage.printed.elapsed() >= LINE_EVERY {
                 stage.printed = Instant::now();
-                super::complain(&stage.describe(done, stage.started.elapsed()));
+                super::eprint_line(&stage.describe(done, stage.started.elapsed()));
             }
         });
     }
@@ -214,7 +214,7 @@ impl Observer for Progress {
     fn line(&self, text: &str) {
         self.with(|state| match state {
             Some(Stage { bar: Some(bar), .. }) => bar.println(text),
-            _ => super::complain(text),
+            _ => super::eprint_line(text),
         });
     }
 

@@ -25,7 +25,7 @@ use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::Space;
 use crate::metrics::{EvaluationConfig, Sizes};
 use crate::net::Offline;
-use crate::privacy::NonPrivate;
+use crate::privacy::NonPrivateConsent;
 use crate::streams::{Phase, StreamKey};
 
 /// Runs the command.
@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     }
     catch_interrupts()?;
 
-    missing::check(&missing::needs(&loaded.settings))?;
+    missing::check(&missing::requirements(&loaded.settings))?;
     if let (ModelConfig::OpenAiImages(_), Some(by), false) = (
         &loaded.settings.model,
         Offline::of_everything(),
@@ -168,7 +168,7 @@ fn resolve_privacy(
             releases,
             evolution.nearest_neighbors,
             None,
-            non_private.then(NonPrivate::acknowledged),
+            non_private.then(NonPrivateConsent::given),
         )
         .map_err(|error| loaded.locations.error("privacy", error.to_string()))
 }

@@ -10,15 +10,15 @@ use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
 
-/// The texts that a [`Document`] borrows from. Overrides are padded so that every span of every text lies
+/// The sources that a [`Document`] borrows from. Overrides are padded so that every span of every text lies
 /// in a range of its own: one offset tells which text it belongs to.
-pub struct Texts {
+pub struct ConfigSources {
     name: String,
     file: String,
     overrides: Vec<(usize, String)>,
 }
 
-impl Texts {
+impl ConfigSources {
     /// The text of `path` and `key=value` overrides. A value that is no TOML is taken as a string.
     ///
     /// # Errors
@@ -31,7 +31,7 @@ impl Texts {
         Self::new(path.display().to_string(), file, overrides)
     }
 
-    /// [`Texts::read`] with the text at hand.
+    /// [`ConfigSources::read`] with the text at hand.
     ///
     /// # Errors
     /// [`ConfigError::Override`].
@@ -90,7 +90,7 @@ impl Texts {
 
 /// A parsed configuration.
 pub struct Document<'a> {
-    texts: &'a Texts,
+    sources: &'a ConfigSources,
     root: DeTable<'a>,
     locations: Locations,
 }
@@ -126,29 +126,29 @@ impl Locations {
 }
 
 impl<'a> Document<'a> {
-    /// Parses the texts and merges the overrides in, the later the stronger.
+    /// Parses the sources and merges the overrides in, the later the stronger.
     ///
     /// # Errors
     /// [`ConfigError::Text`] for what is not TOML.
-    pub fn parse(texts: &'a Texts) -> Result<Self, ConfigError> {
+    pub fn parse(sources: &'a ConfigSources) -> Result<Self, ConfigError> {
         let parse = |text: &'a str| {
             DeTable::parse(text)
                 .map(Spanned::into_inner)
-                .map_err(|error| text_error(texts, &error, None))
+                .map_err(|error| parse_error(sources, &error, None))
         };
-        let mut root = parse(&texts.file)?;
-        for (_, text) in &texts.overrides {
+        let mut root = parse(&sources.file)?;
+        for (_, text) in &sources.overrides {
             merge(&mut root, parse(text)?);
         }
         let mut locations = Locations {
-            file: texts.name.clone(),
+            file: sources.name.clone(),
             places: HashMap::new(),
         };
         locate(&root, "", &mut |path, span| {
-            locations.places.insert(path, texts.place(&span));
+            locations.places.insert(path, sources.place(&span));
         });
         Ok(Self {
-            texts,
+            sources,
             root,
             locations,
         })
@@ -169,13 +169,13 @@ impl<'a> Document<'a> {
             let name: &str = key.get_ref();
             if !known.contains(&name) {
                 return Err(ConfigError::Text {
-                    place: self.texts.place(&key.span()),
+                    place: self.sources.place(&key.span()),
                     message: unknown(name, "section", known.iter().copied()),
                 });
             }
             if !value.get_ref().is_table() {
                 return Err(ConfigError::Text {
-                    place: self.texts.place(&value.span()),
+                    place: self.sources.place(&value.span()),
                     message: format!("`{name}` must be a section: [{name}]"),
                 });
             }
@@ -196,7 +196,7 @@ impl<'a> Document<'a> {
         let Some((path, span)) = found else {
             return Ok(());
         };
-        let place = self.texts.place(&span);
+        let place = self.sources.place(&span);
         Err(ConfigError::Text {
             // The position alone, not the line.
             place: format!("{}\n", place.lines().next().unwrap_or_default()),
@@ -217,7 +217,7 @@ impl<'a> Document<'a> {
     ///
     /// # Errors
     /// [`ConfigError::Text`] when the key stands for something else.
-    pub fn lift(&mut self, section: &str, key: &str) -> Result<bool, ConfigError> {
+    pub fn promote_table(&mut self, section: &str, key: &str) -> Result<bool, ConfigError> {
         let name = format!("{section}.{key}");
         let Some(DeValue::Table(table)) = self.root.get_mut(section).map(Spanned::get_mut) else {
             return Ok(false);
@@ -227,7 +227,7 @@ impl<'a> Document<'a> {
         };
         if !value.get_ref().is_table() {
             return Err(ConfigError::Text {
-                place: self.texts.place(&value.span()),
+                place: self.sources.place(&value.span()),
                 message: format!("`{name}` must be a section: [{name}]"),
             });
         }
@@ -242,7 +242,7 @@ impl<'a> Document<'a> {
     /// [`ConfigError::Text`] when it is missing or not among `known`.
     pub fn take_type(&mut self, section: &str, known: &[&str]) -> Result<String, ConfigError> {
         let expected = known.join(", ");
-        let file = self.texts.name.clone();
+        let file = self.sources.name.clone();
         let missing = || ConfigError::Text {
             place: file.clone(),
             message: format!("missing key `type` in [{section}]: expected one of {expected}"),
@@ -254,7 +254,7 @@ impl<'a> Document<'a> {
         match value.get_ref().as_str() {
             Some(name) if known.contains(&name) => Ok(name.to_owned()),
             other => Err(ConfigError::Text {
-                place: self.texts.place(&value.span()),
+                place: self.sources.place(&value.span()),
                 message: match other {
                     Some(name) => unknown(name, &format!("{section} type"), known.iter().copied()),
                     None => format!("type must be a string: one of {expected}"),
@@ -280,14 +280,18 @@ impl<'a> Document<'a> {
         };
         let value = Spanned::new(span, table);
         T::deserialize(toml::Deserializer::from(value))
-            .map_err(|error| text_error(self.texts, &error, Some(section)))
+            .map_err(|error| parse_error(self.sources, &error, Some(section)))
     }
 }
 
-fn text_error(texts: &Texts, error: &toml::de::Error, section: Option<&str>) -> ConfigError {
+fn parse_error(
+    sources: &ConfigSources,
+    error: &toml::de::Error,
+    section: Option<&str>,
+) -> ConfigError {
     let place = match error.span() {
-        Some(span) if span != (0..0) => texts.place(&span),
-        _ => texts.name.clone(),
+        Some(span) if span != (0..0) => sources.place(&span),
+        _ => sources.name.clone(),
     };
     let mut names = error.message().split('`').skip(1).step_by(2);
     let message = if error.message().starts_with("unknown field") {
@@ -425,8 +429,8 @@ mod tests {
 
     fn read(text: &str, overrides: &[&str]) -> Result<Section, ConfigError> {
         let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
-        let texts = Texts::new("c.toml".into(), text.into(), &overrides)?;
-        let mut document = Document::parse(&texts)?;
+        let sources = ConfigSources::new("c.toml".into(), text.into(), &overrides)?;
+        let mut document = Document::parse(&sources)?;
         document.only_sections(&["a"])?;
         document.section("a")
     }
@@ -493,8 +497,8 @@ mod tests {
             format!("[a.b]\nx = \"Bearer {secret}\"\n"),
             "[a]\nToken = \"hush\"\n".to_owned(),
         ] {
-            let texts = Texts::new("c.toml".into(), text.clone(), &[]).unwrap();
-            let document = Document::parse(&texts).unwrap();
+            let sources = ConfigSources::new("c.toml".into(), text.clone(), &[]).unwrap();
+            let document = Document::parse(&sources).unwrap();
             let error = document.refuse_secrets().unwrap_err().to_string();
             assert!(
                 error.contains("c.toml:2:") && error.contains("`a."),
@@ -505,24 +509,24 @@ mod tests {
                 "{error}"
             );
         }
-        let texts = Texts::new(
+        let sources = ConfigSources::new(
             "c".into(),
             "[a]\nb = 'sk-short'\n[a.c]\nkey = 'a key'".into(),
             &[],
         )
         .unwrap();
-        Document::parse(&texts).unwrap().refuse_secrets().unwrap();
+        Document::parse(&sources).unwrap().refuse_secrets().unwrap();
     }
 
     #[test]
     fn a_table_within_a_section_can_be_read_by_itself() {
         let text = "[a]\nthreshold = 1\n[a.inner]\ntype = 'x'\nthreshold = 'y'\n";
-        let texts = Texts::new("c.toml".into(), text.into(), &[]).unwrap();
-        let mut document = Document::parse(&texts).unwrap();
+        let sources = ConfigSources::new("c.toml".into(), text.into(), &[]).unwrap();
+        let mut document = Document::parse(&sources).unwrap();
         assert!(document.has("a") && !document.has("b"));
-        assert!(!document.lift("a", "other").unwrap());
-        assert!(!document.lift("b", "inner").unwrap());
-        assert!(document.lift("a", "inner").unwrap());
+        assert!(!document.promote_table("a", "other").unwrap());
+        assert!(!document.promote_table("b", "inner").unwrap());
+        assert!(document.promote_table("a", "inner").unwrap());
         assert_eq!(document.take_type("a.inner", &["x"]).unwrap(), "x");
         let error = document.section::<Section>("a.inner").unwrap_err();
         let error = error.to_string();
@@ -531,15 +535,19 @@ mod tests {
             "{error}"
         );
         document.section::<Section>("a").unwrap();
-        let mut document = Document::parse(&texts).unwrap();
-        let error = document.lift("a", "threshold").unwrap_err().to_string();
+        let mut document = Document::parse(&sources).unwrap();
+        let error = document
+            .promote_table("a", "threshold")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("[a.threshold]"), "{error}");
     }
 
     #[test]
     fn later_checks_can_still_point_at_the_line() {
-        let texts = Texts::new("c.toml".into(), "[a]\n\nthreshold = 9\n".into(), &[]).unwrap();
-        let document = Document::parse(&texts).unwrap();
+        let sources =
+            ConfigSources::new("c.toml".into(), "[a]\n\nthreshold = 9\n".into(), &[]).unwrap();
+        let document = Document::parse(&sources).unwrap();
         let error = document
             .locations()
             .error("a.threshold", "too much")

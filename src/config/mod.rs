@@ -9,6 +9,6 @@ mod document;
 mod error;
 mod settings;
 
-pub use document::{Document, Locations, Texts};
+pub use document::{ConfigSources, Document, Locations};
 pub use error::ConfigError;
 pub use settings::{Loaded, ModelConfig, Settings};

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::document::{Document, Locations, Texts};
+use super::document::{ConfigSources, Document, Locations};
 use super::error::ConfigError;
 use crate::embedders::{EmbedderConfig, EmbedderError, PixelsConfig};
 use crate::evolution::{EvolutionConfig, Generation, OutputConfig};
@@ -141,15 +141,15 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`], pointing at the line.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Loaded, ConfigError> {
-        Self::check(&Texts::read(path, overrides)?)
+        Self::check(&ConfigSources::read(path, overrides)?)
     }
 
     /// [`Settings::load`] with the text at hand.
     ///
     /// # Errors
     /// [`ConfigError`], pointing at the line.
-    pub fn check(texts: &Texts) -> Result<Loaded, ConfigError> {
-        let mut document = Document::parse(texts)?;
+    pub fn check(sources: &ConfigSources) -> Result<Loaded, ConfigError> {
+        let mut document = Document::parse(sources)?;
         document.only_sections(SECTIONS)?;
         let locations = document.locations().clone();
         document.refuse_secrets()?;
@@ -300,7 +300,7 @@ fn evaluation(document: &mut Document<'_>) -> Result<Option<EvaluationConfig>, C
     if !document.has(SECTION) {
         return Ok(None);
     }
-    let own = if document.lift(SECTION, "embedder")? {
+    let own = if document.promote_table(SECTION, "embedder")? {
         Some(embedder(document, "evaluation.embedder")?)
     } else {
         None

@@ -21,7 +21,8 @@ use crate::metrics::{
     measure,
 };
 use crate::privacy::{
-    EvaluationAsked, Fingerprint, PrivateFolder, Sensitive, sha256_hex, show_marked,
+    Fingerprint, PrivateEvaluationConsent, PrivateFolder, Sensitive, print_marked_private,
+    sha256_hex,
 };
 
 /// The file of all rows.
@@ -161,7 +162,7 @@ pub struct Evaluator<'a> {
     pub(super) root: Option<PathBuf>,
     /// `private/` of the root, and `evaluation` in it.
     pub(super) private: Option<(PrivateFolder, PrivateFolder)>,
-    asked: EvaluationAsked,
+    asked: PrivateEvaluationConsent,
     /// Digest of a public reference.
     public_digest: Option<String>,
     /// What the last check for memorisation found.
@@ -200,7 +201,7 @@ impl<'a> Evaluator<'a> {
             known: None,
             root: root.map(Path::to_owned),
             private,
-            asked: EvaluationAsked::by_the_owner(),
+            asked: PrivateEvaluationConsent::given_by_owner(),
             public_digest: None,
             closest: None,
             _lock: lock,
@@ -490,7 +491,7 @@ impl<'a> Evaluator<'a> {
                 }
                 let lines =
                     |all: &Vec<Written>| all.iter().map(|figure| figure.line.clone()).collect();
-                show_marked(&self.asked, &figures, lines, show);
+                print_marked_private(&self.asked, &figures, lines, show);
             }
             Found::Public(found) => {
                 let figures = write(found);

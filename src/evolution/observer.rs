@@ -1,7 +1,7 @@
 //! How a run tells what it is doing, and how it is told to stop.
 
 /// Who watches a run. Only public facts reach an observer: stages, counts of finished work, messages.
-/// The one exception is what [`crate::privacy::show_marked`] shows of an evaluation that was asked for;
+/// The one exception is what [`crate::privacy::print_marked_private`] shows of an evaluation that was asked for;
 /// so an observer writes to a terminal, not into the result folder.
 pub trait Observer: Sync {
     /// A stage of `total` steps begins.

@@ -3,34 +3,34 @@
 use super::sensitive::Sensitive;
 
 /// What stands before every such line.
-pub const MARK: &str = "[private, not for release]";
+pub const PRIVATE_MARK: &str = "[private, not for release]";
 
 /// Says that the owner of the private images asked for figures about them, which no privacy budget
-/// covers. [`show_marked`] takes it, so that nothing is shown by accident.
+/// covers. [`print_marked_private`] takes it, so that nothing is shown by accident.
 #[derive(Debug)]
 #[must_use]
-pub struct EvaluationAsked(());
+pub struct PrivateEvaluationConsent(());
 
-impl EvaluationAsked {
+impl PrivateEvaluationConsent {
     /// Call this only where the configuration or the command line asks for an evaluation.
-    pub fn by_the_owner() -> Self {
+    pub fn given_by_owner() -> Self {
         Self(())
     }
 }
 
-/// Shows lines about a sensitive value to its owner, each behind [`MARK`]. Beside files in the
+/// Shows lines about a sensitive value to its owner, each behind [`PRIVATE_MARK`]. Beside files in the
 /// [`PrivateFolder`](super::PrivateFolder), this is the only way in which an evaluation leaves the
 /// wall. `show` must write to the terminal of whoever asked, never to a file of the result folder.
 ///
 /// `lines` is a plain function, not a closure: it gets the value and can carry nothing else away.
-pub fn show_marked<T>(
-    _asked: &EvaluationAsked,
+pub fn print_marked_private<T>(
+    _asked: &PrivateEvaluationConsent,
     value: &Sensitive<T>,
     lines: fn(&T) -> Vec<String>,
     show: &mut dyn FnMut(&str),
 ) {
-    for line in lines(value.behind_the_wall()) {
-        show(&format!("{MARK} {line}"));
+    for line in lines(value.expose()) {
+        show(&format!("{PRIVATE_MARK} {line}"));
     }
 }
 
@@ -42,8 +42,8 @@ mod tests {
     fn every_line_is_marked() {
         let value = Sensitive::new(vec![1.5, 2.5]);
         let mut shown = Vec::new();
-        show_marked(
-            &EvaluationAsked::by_the_owner(),
+        print_marked_private(
+            &PrivateEvaluationConsent::given_by_owner(),
             &value,
             |numbers| numbers.iter().map(|n: &f64| format!("fid {n}")).collect(),
             &mut |line| shown.push(line.to_owned()),

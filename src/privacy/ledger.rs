@@ -212,7 +212,7 @@ impl Ledger {
     }
 
     /// Says that the histogram of `iteration` is in its place:
-    /// [`Drawn::store`](super::Drawn::store) does, and a resumed run does for every histogram that
+    /// [`UnpublishedHistogram::store`](super::UnpublishedHistogram::store) does, and a resumed run does for every histogram that
     /// it reads back. Records it, or checks that it is the one recorded.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use proptest::prelude::*;
 
 use super::*;
-use crate::privacy::{NonPrivate, PrivacyConfig, release, sha256_hex};
+use crate::privacy::{NonPrivateConsent, PrivacyConfig, release, sha256_hex};
 
 const RELEASES: u32 = 3;
 
@@ -465,7 +465,7 @@ fn a_run_without_noise_is_stamped() {
         ..config()
     };
     let terms = config
-        .resolve(RELEASES, 1, None, Some(NonPrivate::acknowledged()))
+        .resolve(RELEASES, 1, None, Some(NonPrivateConsent::given()))
         .unwrap();
     let mut ledger = folder.open_as(&terms, &sha256_hex(b"config")).unwrap();
     let _charge = ledger.charge(1).unwrap();

@@ -14,9 +14,9 @@
 //!
 //! **Order.** Noise is drawn only against a [`Charge`], which [`Ledger::charge`] hands out after
 //! the charge is on disk; a charge is consumed and cannot be copied. What was drawn cannot be read
-//! before it is on disk either ([`Drawn::store`]).
+//! before it is on disk either ([`UnpublishedHistogram::store`]).
 //!
-//! **Drawing again.** If a run is killed between charge and [`Drawn::store`], the resumed run
+//! **Drawing again.** If a run is killed between charge and [`UnpublishedHistogram::store`], the resumed run
 //! draws again under the same charge. That is one release, not two, because the first draw never
 //! left the process: it existed in memory and at most as a temporary file in the private folder,
 //! which the resumed run deletes before anything else. Had it been written beside its final place,
@@ -101,10 +101,13 @@ impl Charge {
 /// # Errors
 /// [`PrivacyError::Randomness`] when the operating system gives no random bytes. The charge is
 /// then spent in the ledger but may be taken up again by a new process.
-pub fn release(counts: Sensitive<Vec<u64>>, charge: Charge) -> Result<Drawn, PrivacyError> {
+pub fn release(
+    counts: Sensitive<Vec<u64>>,
+    charge: Charge,
+) -> Result<UnpublishedHistogram, PrivacyError> {
     let mut source = charge.origin.open(charge.iteration);
-    let lattice = add_noise(counts.behind_the_wall(), &charge.noise, source.as_mut())?;
-    Ok(Drawn {
+    let lattice = add_noise(counts.expose(), &charge.noise, source.as_mut())?;
+    Ok(UnpublishedHistogram {
         iteration: charge.iteration,
         histogram: NoisyHistogram { lattice },
     })
@@ -145,12 +148,12 @@ fn add_noise(
 
 /// A noisy histogram that is not on disk yet, and so cannot be read.
 #[must_use = "store it: until then it cannot be read, and the charge is spent"]
-pub struct Drawn {
+pub struct UnpublishedHistogram {
     iteration: u32,
     histogram: NoisyHistogram,
 }
 
-impl Drawn {
+impl UnpublishedHistogram {
     /// Writes the histogram to `path` through `fill`, records that in the ledger, and only then
     /// gives it out.
     ///

@@ -1,6 +1,6 @@
 use super::*;
 use crate::privacy::noise_source::TestNoise;
-use crate::privacy::{Adjacency, NonPrivate, PrivacyConfig, Unit};
+use crate::privacy::{Adjacency, NonPrivateConsent, PrivacyConfig, Unit};
 
 fn config(noise_multiplier: f64) -> PrivacyConfig {
     PrivacyConfig {
@@ -13,7 +13,7 @@ fn config(noise_multiplier: f64) -> PrivacyConfig {
 }
 
 fn charge(noise_multiplier: f64, nearest_neighbors: u32) -> Charge {
-    let acknowledged = (noise_multiplier == 0.0).then(NonPrivate::acknowledged);
+    let acknowledged = (noise_multiplier == 0.0).then(NonPrivateConsent::given);
     let privacy = config(noise_multiplier)
         .resolve(1, nearest_neighbors, None, acknowledged)
         .unwrap();

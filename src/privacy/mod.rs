@@ -11,7 +11,7 @@
 //!                                                                    ▼ written and synced first
 //! Sensitive<Vec<u64>> ────────────── release ◄──────────────────── Charge      (not Clone, consumed)
 //!                                       ▼
-//!                                     Drawn ── store ──► NoisyHistogram        (on disk before use)
+//!                                     UnpublishedHistogram ── store ──► NoisyHistogram        (on disk before use)
 //! ```
 //!
 //! | file | job |
@@ -51,14 +51,14 @@ mod statement;
 
 pub use accountant::{Adjacency, epsilon, noise_multiplier};
 pub use error::PrivacyError;
-pub use evaluation::{EvaluationAsked, MARK, show_marked};
+pub use evaluation::{PRIVATE_MARK, PrivateEvaluationConsent, print_marked_private};
 pub use fingerprint::{Fingerprint, same_data, sha256_hex};
 pub use lattice::LATTICE_BITS;
 pub use ledger::Ledger;
-pub use mechanism::{Charge, Drawn, NoisyHistogram, release};
+pub use mechanism::{Charge, NoisyHistogram, UnpublishedHistogram, release};
 pub use private_folder::PrivateFolder;
 pub use report::{Report, ReportRow};
 pub use rounding::round_up;
 pub use sensitive::Sensitive;
-pub use settings::{NonPrivate, PrivacyConfig, ResolvedPrivacy, Unit};
+pub use settings::{NonPrivateConsent, PrivacyConfig, ResolvedPrivacy, Unit};
 pub use statement::{ClassConditions, PublicInputs, Statement, UniformFallback};

@@ -77,7 +77,7 @@ impl PrivateFolder {
             let mut temporary = NamedTempFile::with_prefix_in(TEMPORARY, &self.path)?;
             {
                 let mut writer = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
-                encode(value.behind_the_wall(), &mut writer)?;
+                encode(value.expose(), &mut writer)?;
                 writer.flush()?;
             }
             temporary.as_file().sync_all()?;
@@ -196,7 +196,7 @@ impl PrivateFolder {
             },
             other => other,
         })?;
-        Ok(stored.map(|stored| *stored.behind_the_wall() == present.behind_the_wall().0))
+        Ok(stored.map(|stored| *stored.expose() == present.expose().0))
     }
 
     /// Removes what a killed process left unfinished, above all a noisy histogram that was drawn
@@ -234,7 +234,7 @@ impl PrivateFolder {
 /// A file's name. The fingerprint stays in the folder: the name is used for nothing else.
 fn keyed(name: &str, key: &Sensitive<Fingerprint>) -> String {
     let mut name = format!("{name}-");
-    for byte in key.behind_the_wall().0 {
+    for byte in key.expose().0 {
         // Writing to a String cannot fail.
         let _ = write!(name, "{byte:02x}");
     }
@@ -334,7 +334,7 @@ mod tests {
         let value = Sensitive::new(vec![1.5f32, -2.0]);
         folder.write_sensitive("e.bin", &value, encode).unwrap();
         let back = folder.read_back("e.bin", decode).unwrap().unwrap();
-        assert_eq!(back.behind_the_wall(), &[1.5, -2.0]);
+        assert_eq!(back.expose(), &[1.5, -2.0]);
     }
 
     #[test]
@@ -388,7 +388,7 @@ mod tests {
             .write_keyed("v", &data(b"a"), &value, encode)
             .unwrap();
         let read = |bytes| inside.read_keyed("v", &data(bytes), decode).unwrap();
-        assert_eq!(read(b"a").unwrap().behind_the_wall(), &[4.0]);
+        assert_eq!(read(b"a").unwrap().expose(), &[4.0]);
         assert!(read(b"b").is_none());
     }
 

@@ -9,7 +9,7 @@
 /// 1. [`release`](super::release), which adds calibrated noise and consumes a charge that is
 ///    already in the ledger;
 /// 2. [`PrivateFolder`](super::PrivateFolder), whose files are never published, and, where the owner
-///    asked for an evaluation, [`show_marked`](super::show_marked) on their own terminal.
+///    asked for an evaluation, [`print_marked_private`](super::print_marked_private) on their own terminal.
 ///
 /// Both are in [`crate::privacy`], the only module that can look inside. The closures given to
 /// `map` run in this crate only (`pub(crate)`); whoever reviews the claim reads them by searching
@@ -163,7 +163,7 @@ impl<T> Sensitive<T> {
 
     /// The value, for the doors. Its only callers are in `mechanism.rs`, `private_folder.rs`,
     /// `evaluation.rs` and `fingerprint.rs`.
-    pub(super) fn behind_the_wall(&self) -> &T {
+    pub(super) fn expose(&self) -> &T {
         &self.value
     }
 }
@@ -197,9 +197,9 @@ mod tests {
     fn results_stay_behind_the_wall() {
         let votes = Sensitive::new(vec![1u64, 2]);
         let sum: Sensitive<u64> = votes.map_ref(|v| v.iter().sum());
-        assert_eq!(*sum.behind_the_wall(), 3);
+        assert_eq!(*sum.expose(), 3);
         let failed: Result<Sensitive<()>, &str> = votes.try_map_ref(|_| Err("shape"));
         assert!(failed.is_err_and(|e| e == "shape"));
-        assert_eq!(*votes.map(|v| v.len()).behind_the_wall(), 2);
+        assert_eq!(*votes.map(|v| v.len()).expose(), 2);
     }
 }

@@ -63,11 +63,11 @@ pub struct PrivacyConfig {
 /// ledger and the statement of such a run are stamped.
 #[derive(Debug)]
 #[must_use]
-pub struct NonPrivate(());
+pub struct NonPrivateConsent(());
 
-impl NonPrivate {
+impl NonPrivateConsent {
     /// Call this only on the user's explicit request.
-    pub fn acknowledged() -> Self {
+    pub fn given() -> Self {
         Self(())
     }
 }
@@ -86,7 +86,7 @@ impl PrivacyConfig {
         releases: u32,
         nearest_neighbors: u32,
         private_images: Option<usize>,
-        non_private: Option<NonPrivate>,
+        non_private: Option<NonPrivateConsent>,
     ) -> Result<ResolvedPrivacy, PrivacyError> {
         check_delta(self.delta)?;
         if let Some(n) = private_images {
@@ -268,7 +268,7 @@ impl ResolvedPrivacy {
     }
 
     /// The discrete Gaussian's parameter on the lattice; `None` only in a run without noise, which
-    /// takes [`NonPrivate`].
+    /// takes [`NonPrivateConsent`].
     pub(super) fn lattice_sigma(&self) -> Option<BigUint> {
         if self.noise_multiplier == 0.0 {
             None
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn non_private_must_be_said_and_meant() {
-        let acknowledged = || Some(NonPrivate::acknowledged());
+        let acknowledged = || Some(NonPrivateConsent::given());
         let config = parse("noise_multiplier = 0.0\ndelta = 1e-5").unwrap();
         let resolved = config.resolve(1, 1, None, acknowledged()).unwrap();
         assert!(resolved.non_private().is_some());

@@ -2,7 +2,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::privacy::{
-    Fingerprint, NonPrivate, PrivacyConfig, PrivateFolder, Sensitive, sha256_hex,
+    Fingerprint, NonPrivateConsent, PrivacyConfig, PrivateFolder, Sensitive, sha256_hex,
 };
 
 fn inputs() -> PublicInputs {
@@ -25,7 +25,7 @@ fn inputs() -> PublicInputs {
 }
 
 /// The statement after `executed` of 20 releases, as it is read back from its file.
-fn written(config: &PrivacyConfig, executed: u32, non_private: Option<NonPrivate>) -> Value {
+fn written(config: &PrivacyConfig, executed: u32, non_private: Option<NonPrivateConsent>) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let privacy = config.resolve(20, 4, Some(50_000), non_private).unwrap();
     let private = PrivateFolder::create(folder.path().join("private")).unwrap();
@@ -129,7 +129,7 @@ fn the_mechanism_is_described_by_numbers() {
 
 #[test]
 fn a_run_without_noise_claims_nothing() {
-    let non_private = Some(NonPrivate::acknowledged());
+    let non_private = Some(NonPrivateConsent::given());
     let json = written(&config(0.0, Adjacency::AddRemove), 1, non_private);
     assert!(json["summary"].as_str().unwrap().starts_with("NOT PRIVATE"));
     assert!(json["non_private"].as_str().is_some());

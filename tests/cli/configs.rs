@@ -34,8 +34,9 @@ fn every_shipped_configuration_is_valid_and_survives_its_resolved_form() {
         if path.extension().is_some_and(|e| e == "toml") {
             let loaded = Settings::load(&path, &[]).unwrap();
             let resolved = loaded.settings.to_toml().unwrap();
-            let texts = dpsyn::config::Texts::new("resolved".into(), resolved, &[]).unwrap();
-            let again = Settings::check(&texts).unwrap();
+            let sources =
+                dpsyn::config::ConfigSources::new("resolved".into(), resolved, &[]).unwrap();
+            let again = Settings::check(&sources).unwrap();
             assert_eq!(
                 again.settings.identity().unwrap(),
                 loaded.settings.identity().unwrap()
