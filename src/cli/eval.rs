@@ -9,11 +9,11 @@ use super::missing::{Requirement, check};
 use super::progress::{Progress, catch_interrupts};
 use crate::config::ConfigError;
 use crate::embedders::{ClipConfig, EmbedderConfig, InceptionConfig, PixelsConfig};
-use crate::evaluation::{Evaluation, Evaluator, Samples, Training};
+use crate::evaluation::{Evaluation, Evaluator, SampleSource, Training};
 use crate::evolution::{EvolutionError, Observer};
 use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader};
 use crate::metrics::downstream::{ClassifierKind, DownstreamOptions, match_classes};
-use crate::metrics::features::{SampleFeatures, fid_draw};
+use crate::metrics::features::{SampleFeatures, fid_subsample};
 use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Sizes};
 
 /// Samples read at a time.
@@ -116,7 +116,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     let mut evaluator = Evaluator::new(&evaluation, Some(against), arguments.out.as_deref())?;
 
     let total = reader.len();
-    let times = fid_draw(total, config.num_fid_samples, config.seed, 0);
+    let times = fid_subsample(total, config.num_fid_samples, config.seed, 0);
     let mut features = SampleFeatures::new(&*embedder, config.of_samples(), times);
     let mut done = 0;
     progress.begin("embedding samples", total as u64);
@@ -139,7 +139,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     )?;
     progress.end();
     let features = features.finish().map_err(EvolutionError::from)?;
-    let samples = Samples::File(path, &name);
+    let samples = SampleSource::File(path, &name);
     evaluator.file(&samples, &features, training.as_ref(), &mut |line| {
         super::print(&line);
     })?;

@@ -11,14 +11,14 @@ use crate::embedders::{
     ClipEmbedder, Embedder, EmbedderConfig, EmbedderError, EmbedderFleet, InceptionEmbedder,
     PixelsEmbedder, SharedEmbedder,
 };
-use crate::evaluation::Against;
+use crate::evaluation::ReferenceSource;
 use crate::evolution::{EvolutionError, Observer, PrivateImages};
 use crate::hub::{Checkpoint, sha256_file};
 use crate::images::{DataConfig, ImageSource, OnBadImage};
 use crate::kernels::beside;
 use crate::metrics::frechet::Frechet;
 use crate::metrics::inception_score::Classifier;
-use crate::metrics::table::Space;
+use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Statistics};
 use crate::models::inception::FEATURES;
 use crate::privacy::sha256_hex;
@@ -74,7 +74,7 @@ pub(super) fn space(
     config: &EmbedderConfig,
     weights: Option<&str>,
     image_size: usize,
-) -> Result<Space, CliError> {
+) -> Result<FeatureSpace, CliError> {
     let mut settings = serde_json::to_value(config)
         .map_err(|error| EvolutionError::State(format!("the embedder's settings: {error}")))?;
     if let Some(table) = settings.as_object_mut() {
@@ -90,7 +90,7 @@ pub(super) fn space(
         }
         None => config.name().to_owned(),
     };
-    Ok(Space {
+    Ok(FeatureSpace {
         embedder,
         resolution,
         dtype: config.dtype().name(),
@@ -124,9 +124,9 @@ pub(super) fn against(
     config: &EvaluationConfig,
     image_size: usize,
     embedder: &dyn Embedder,
-    space: &Space,
+    space: &FeatureSpace,
     observer: &dyn Observer,
-) -> Result<Option<Against>, CliError> {
+) -> Result<Option<ReferenceSource>, CliError> {
     let Some(path) = config.path() else {
         return Ok(None);
     };
@@ -138,7 +138,7 @@ pub(super) fn against(
             .map_err(EvolutionError::from)?;
         // A covariance that is none is found out here, where it costs nothing.
         Frechet::new(&statistics.gaussian).map_err(EvolutionError::from)?;
-        return Ok(Some(Against::statistics(statistics, public)));
+        return Ok(Some(ReferenceSource::statistics(statistics, public)));
     }
     let data = DataConfig {
         path: path.to_owned(),
@@ -153,11 +153,11 @@ pub(super) fn against(
             true => Err(EvolutionError::Interrupted),
             false => Ok(()),
         })?;
-        Against::Public(Box::new(source))
+        ReferenceSource::Public(Box::new(source))
     } else {
         let mut images = PrivateImages::open(&data)?;
         let (fingerprint, _) = images.check(observer)?;
-        Against::Private(Box::new(images), fingerprint)
+        ReferenceSource::Private(Box::new(images), fingerprint)
     }))
 }
 

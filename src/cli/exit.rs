@@ -12,7 +12,7 @@ use crate::generators::GeneratorError;
 use crate::images::ImagesError;
 use crate::metrics::MetricsError;
 use crate::metrics::downstream::DownstreamError;
-use crate::metrics::memorisation::MemorisationError;
+use crate::metrics::memorization::MemorizationError;
 use crate::privacy::PrivacyError;
 
 /// The documented exit codes. 0 is success; anything else leaves what was finished on disk.
@@ -147,11 +147,11 @@ fn metrics(error: &MetricsError) -> u8 {
         MetricsError::Config { .. } => codes::USAGE,
         MetricsError::Downstream(DownstreamError::Config { .. }) => codes::USAGE,
         MetricsError::TooFew { .. }
-        | MetricsError::Memorisation(MemorisationError::TooFew { .. })
+        | MetricsError::Memorization(MemorizationError::TooFew { .. })
         | MetricsError::Downstream(DownstreamError::Classes { .. })
         | MetricsError::Covariance { .. }
         | MetricsError::Statistics { .. }
-        | MetricsError::OtherStatistics { .. } => codes::DATA,
+        | MetricsError::StatisticsMismatch { .. } => codes::DATA,
         MetricsError::Classifier { .. } | MetricsError::Embedder(EmbedderError::Checkpoint(_)) => {
             codes::WEIGHTS
         }
@@ -160,7 +160,7 @@ fn metrics(error: &MetricsError) -> u8 {
         | MetricsError::NotFinite { .. }
         | MetricsError::Eigenvalues { .. }
         | MetricsError::Nearest(_)
-        | MetricsError::Memorisation(_)
+        | MetricsError::Memorization(_)
         | MetricsError::Downstream(_)
         | MetricsError::Embedder(_) => codes::COMPUTE,
         MetricsError::Interrupted => codes::INTERRUPTED,

@@ -13,7 +13,7 @@ use super::progress::{Progress, catch_interrupts};
 use crate::config::{ConfigError, Loaded, ModelConfig, Settings};
 use crate::crew::Maker;
 use crate::embedders::Embedder;
-use crate::evaluation::{Against, Evaluation};
+use crate::evaluation::{Evaluation, ReferenceSource};
 use crate::evolution::{
     EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
 };
@@ -22,7 +22,7 @@ use crate::generators::{
     StableDiffusion,
 };
 use crate::metrics::inception_score::Classifier;
-use crate::metrics::table::Space;
+use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, Sizes};
 use crate::net::Offline;
 use crate::privacy::NonPrivateConsent;
@@ -253,9 +253,9 @@ type OwnEmbedder = Option<(Box<dyn Embedder>, Option<String>)>;
 /// Everything that an evaluation needs, opened and checked.
 struct Opened {
     own: OwnEmbedder,
-    space: Space,
+    space: FeatureSpace,
     classifier: Option<Classifier>,
-    against: Option<Against>,
+    against: Option<ReferenceSource>,
 }
 
 fn open_evaluation(

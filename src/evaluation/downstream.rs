@@ -1,6 +1,8 @@
 //! A classifier trained on samples, tested on the reference. It never sees the reference before the test.
 
-use super::evaluator::{Against, CHUNK, Evaluator, Found, Known, Samples, go_on};
+use super::evaluator::{
+    CHUNK, Evaluator, MetricResult, PreparedReference, ReferenceSource, SampleSource, go_on,
+};
 use crate::embedders::Embeddings;
 use crate::evolution::EvolutionError;
 use crate::images::ImageBatch;
@@ -8,7 +10,7 @@ use crate::metrics::downstream::{
     Accuracy, ClassifierKind, Cnn, CnnConfig, DownstreamError, LogisticConfig, LogisticRegression,
     Tally,
 };
-use crate::metrics::{Figure, Measured, MetricKind, MetricsError};
+use crate::metrics::{MetricKind, MetricOutput, MetricValue, MetricsError};
 use crate::privacy::Sensitive;
 
 /// What a classifier learns from, beside vectors.
@@ -29,7 +31,7 @@ impl Evaluator<'_> {
     /// See [`EvolutionError`].
     pub(super) fn downstream(
         &mut self,
-        samples: &Samples<'_>,
+        samples: &SampleSource<'_>,
         vectors: Option<&Embeddings>,
         training: &Training,
         show: &mut dyn FnMut(&str),
@@ -42,9 +44,9 @@ impl Evaluator<'_> {
         let against = self.against.as_ref().ok_or_else(unprepared)?;
         let classes = against.classes().ok_or_else(unprepared)?.len();
         let (config, images) = (self.evaluation.config, against.images());
-        let figure = |predicted: &Answers, labels: &[u32]| -> Result<Measured, MetricsError> {
+        let figure = |predicted: &Answers, labels: &[u32]| -> Result<MetricOutput, MetricsError> {
             let accuracy = accuracy(predicted, labels)?;
-            Ok(Measured::from(vec![Figure {
+            Ok(MetricOutput::from(vec![MetricValue {
                 name: "downstream-accuracy",
                 value: accuracy.mean().unwrap_or(f64::NAN),
                 interval: None,
@@ -67,12 +69,15 @@ impl Evaluator<'_> {
                     Ok(vec![model.predict(vectors)?])
                 };
                 match (&self.known, &self.against) {
-                    (Some(Known::Private(reference)), Some(Against::Private(of, _))) => {
+                    (
+                        Some(PreparedReference::Private(reference)),
+                        Some(ReferenceSource::Private(of, _)),
+                    ) => {
                         let answers = reference.try_map_ref(|known| test(known.vectors()))?;
-                        Found::Private(private(answers, of.labels(), figure)?)
+                        MetricResult::Private(private(answers, of.labels(), figure)?)
                     }
-                    (Some(Known::Public(known)), Some(Against::Public(of))) => {
-                        Found::Public(figure(&test(known.vectors())?, of.labels())?)
+                    (Some(PreparedReference::Public(known)), Some(ReferenceSource::Public(of))) => {
+                        MetricResult::Public(figure(&test(known.vectors())?, of.labels())?)
                     }
                     _ => return Err(unprepared().into()),
                 }
@@ -89,19 +94,19 @@ impl Evaluator<'_> {
                 };
                 let mut answers: Answers = vec![Vec::new(); models.len()];
                 match &mut self.against {
-                    Some(Against::Private(of, fingerprint)) => {
+                    Some(ReferenceSource::Private(of, fingerprint)) => {
                         let mut answers = Sensitive::new(answers);
                         of.each(fingerprint, "testing", observer, |batch| {
                             Ok(answers.try_extend_with(batch, |all, batch| test(all, &batch))?)
                         })?;
-                        Found::Private(private(answers, of.labels(), figure)?)
+                        MetricResult::Private(private(answers, of.labels(), figure)?)
                     }
-                    Some(Against::Public(of)) => {
+                    Some(ReferenceSource::Public(of)) => {
                         of.for_each_batch(CHUNK, |batch| {
                             test(&mut answers, &batch)?;
                             go_on(observer)
                         })?;
-                        Found::Public(figure(&answers, of.labels())?)
+                        MetricResult::Public(figure(&answers, of.labels())?)
                     }
                     _ => return Err(unprepared().into()),
                 }
@@ -146,8 +151,8 @@ impl Evaluator<'_> {
 fn private(
     answers: Sensitive<Answers>,
     labels: &Sensitive<Vec<u32>>,
-    figure: impl Fn(&Answers, &[u32]) -> Result<Measured, MetricsError>,
-) -> Result<Sensitive<Measured>, MetricsError> {
+    figure: impl Fn(&Answers, &[u32]) -> Result<MetricOutput, MetricsError>,
+) -> Result<Sensitive<MetricOutput>, MetricsError> {
     let labels = labels.map_ref(Vec::clone);
     let both = answers.zip(labels, |answers, labels| (answers, labels));
     both.try_map(|(answers, labels)| figure(&answers, &labels))

@@ -13,12 +13,12 @@ use crate::evolution::{
     EvolutionError, MetricsLock, Observer, Population, PrivateImages, embed_all, npz_error,
 };
 use crate::images::ImageSource;
-use crate::metrics::features::{Collector, Features, SampleFeatures, fid_draw};
+use crate::metrics::features::{FeatureAccumulator, Features, SampleFeatures, fid_subsample};
 use crate::metrics::inception_score::Classifier;
-use crate::metrics::table::{Comparison, Space, csv, merged, rows_of, settings_key};
+use crate::metrics::table::{Comparison, FeatureSpace, csv, merged, rows_of, settings_key};
 use crate::metrics::{
-    EvaluationConfig, Measured, Measuring, MetricKind, MetricsError, Needs, Reference, Statistics,
-    measure,
+    EvaluationConfig, FeatureSet, MetricContext, MetricKind, MetricOutput, MetricsError, Reference,
+    Statistics, measure,
 };
 use crate::privacy::{
     Fingerprint, PrivateEvaluationConsent, PrivateFolder, Sensitive, print_marked_private,
@@ -37,7 +37,7 @@ pub struct Evaluation<'a> {
     /// The space of the figures.
     pub embedder: &'a dyn Embedder,
     /// The same in words.
-    pub space: Space,
+    pub space: FeatureSpace,
     /// Where a figure needs one.
     pub classifier: Option<Classifier>,
     /// Whether it is the vote's, so that the private images need not be embedded twice.
@@ -49,7 +49,7 @@ pub struct Evaluation<'a> {
 }
 
 /// Images or statistics that samples are compared with, and who may see what comes of it.
-pub enum Against {
+pub enum ReferenceSource {
     /// Private images, with the fingerprint of their check.
     Private(Box<PrivateImages>, Sensitive<Fingerprint>),
     /// Statistics of private images, with their fingerprint.
@@ -61,24 +61,24 @@ pub enum Against {
 }
 
 /// The reference, ready to be compared with.
-pub(super) enum Known {
+pub(super) enum PreparedReference {
     Private(Sensitive<Reference>),
     Public(Reference),
 }
 
 /// What a metric found, behind the wall unless the reference is public.
-pub(super) enum Found {
-    Private(Sensitive<Measured>),
-    Public(Measured),
+pub(super) enum MetricResult {
+    Private(Sensitive<MetricOutput>),
+    Public(MetricOutput),
 }
 
 /// A figure's row and line, written where the figure is known.
-struct Written {
+struct Row {
     row: String,
     line: String,
 }
 
-impl Against {
+impl ReferenceSource {
     /// Images of the reference; `None` where a file of statistics does not say.
     #[must_use]
     pub fn count(&self) -> Option<usize> {
@@ -145,7 +145,7 @@ pub(crate) struct RunImages<'a> {
 }
 
 /// What is evaluated: where the samples are, and what they are called.
-pub enum Samples<'a> {
+pub enum SampleSource<'a> {
     /// A population of a run.
     Population(u32, &'a Population),
     /// A file of samples, and its digest.
@@ -156,8 +156,8 @@ pub enum Samples<'a> {
 pub struct Evaluator<'a> {
     pub(super) evaluation: &'a Evaluation<'a>,
     /// `None`: the run's own images.
-    pub(super) against: Option<Against>,
-    pub(super) known: Option<Known>,
+    pub(super) against: Option<ReferenceSource>,
+    pub(super) known: Option<PreparedReference>,
     /// `None`: rows are not kept.
     pub(super) root: Option<PathBuf>,
     /// `private/` of the root, and `evaluation` in it.
@@ -166,7 +166,7 @@ pub struct Evaluator<'a> {
     /// Digest of a public reference.
     public_digest: Option<String>,
     /// What the last check for memorisation found.
-    pub(super) closest: Option<Found>,
+    pub(super) closest: Option<MetricResult>,
     /// Held as long as figures may be written.
     _lock: Option<MetricsLock>,
 }
@@ -179,12 +179,12 @@ impl<'a> Evaluator<'a> {
     /// `private/` cannot be used.
     pub fn new(
         evaluation: &'a Evaluation<'a>,
-        against: Option<Against>,
+        against: Option<ReferenceSource>,
         root: Option<&Path>,
     ) -> Result<Self, EvolutionError> {
         let public = matches!(
             against,
-            Some(Against::Public(_) | Against::PublicStatistics(_))
+            Some(ReferenceSource::Public(_) | ReferenceSource::PublicStatistics(_))
         );
         let lock = root.map(lock).transpose()?;
         let private = match root {
@@ -219,12 +219,12 @@ impl<'a> Evaluator<'a> {
         population: &Population,
         mut run: Option<RunImages<'_>>,
     ) -> Result<(), EvolutionError> {
-        let samples = Samples::Population(number, population);
+        let samples = SampleSource::Population(number, population);
         let metrics = self.missing(&samples, &mut run)?;
         if metrics.is_empty() {
             return Ok(());
         }
-        let times = fid_draw(
+        let times = fid_subsample(
             population.len(),
             self.evaluation.config.num_fid_samples,
             self.evaluation.config.seed,
@@ -253,7 +253,7 @@ impl<'a> Evaluator<'a> {
     /// See [`EvolutionError`].
     pub fn file(
         &mut self,
-        samples: &Samples<'_>,
+        samples: &SampleSource<'_>,
         features: &Features,
         training: Option<&Training>,
         show: &mut dyn FnMut(&str),
@@ -272,7 +272,7 @@ impl<'a> Evaluator<'a> {
     /// The metrics whose rows are not there yet.
     fn missing(
         &mut self,
-        samples: &Samples<'_>,
+        samples: &SampleSource<'_>,
         run: &mut Option<RunImages<'_>>,
     ) -> Result<Vec<MetricKind>, EvolutionError> {
         let mut missing = Vec::new();
@@ -286,7 +286,7 @@ impl<'a> Evaluator<'a> {
 
     fn has(
         &mut self,
-        samples: &Samples<'_>,
+        samples: &SampleSource<'_>,
         metric: MetricKind,
         run: &mut Option<RunImages<'_>>,
     ) -> Result<bool, EvolutionError> {
@@ -294,7 +294,10 @@ impl<'a> Evaluator<'a> {
         if let Some((folder, inside)) = &self.private {
             let name = part(samples, metric, &key);
             let own = run.as_ref().map(|run| run.fingerprint);
-            let data = self.against.as_ref().map_or(own, Against::fingerprint);
+            let data = self
+                .against
+                .as_ref()
+                .map_or(own, ReferenceSource::fingerprint);
             let rows = match data {
                 Some(data) => inside.read_keyed(&name, data, decode_rows)?,
                 None => None,
@@ -323,13 +326,13 @@ impl<'a> Evaluator<'a> {
     pub(super) fn key(&mut self, metric: MetricKind) -> Result<String, EvolutionError> {
         let config = self.evaluation.config;
         let reference = match &mut self.against {
-            Some(Against::Public(images)) => {
+            Some(ReferenceSource::Public(images)) => {
                 if self.public_digest.is_none() {
                     self.public_digest = Some(digest(images, self.evaluation.observer)?);
                 }
                 self.public_digest.clone()
             }
-            Some(Against::PublicStatistics(statistics)) => Some(digest_of(statistics)),
+            Some(ReferenceSource::PublicStatistics(statistics)) => Some(digest_of(statistics)),
             _ => None,
         };
         Ok(settings_key(&serde_json::json!([
@@ -342,13 +345,18 @@ impl<'a> Evaluator<'a> {
     }
 
     /// The reference with what the configured metrics need of it.
-    pub(super) fn known(&mut self, run: Option<RunImages<'_>>) -> Result<Known, EvolutionError> {
+    pub(super) fn known(
+        &mut self,
+        run: Option<RunImages<'_>>,
+    ) -> Result<PreparedReference, EvolutionError> {
         let evaluation = self.evaluation;
         let needs = evaluation.config.of_reference();
         let (embedder, space) = (evaluation.embedder, &evaluation.space.digest);
         let cache = self.private.as_ref().map(|(_, inside)| inside);
-        let prepare = |features: Sensitive<Features>| -> Result<Known, EvolutionError> {
-            Ok(Known::Private(features.try_map(Reference::new)?))
+        let prepare = |features: Sensitive<Features>| -> Result<PreparedReference, EvolutionError> {
+            Ok(PreparedReference::Private(
+                features.try_map(Reference::new)?,
+            ))
         };
         match (&mut self.against, run) {
             (None, Some(run)) => {
@@ -365,7 +373,7 @@ impl<'a> Evaluator<'a> {
                 let (embedded, observer) = (run.fingerprint, evaluation.observer);
                 let vectors = run.images.embeddings(embedder, vote, embedded, observer)?;
                 prepare(vectors.try_map(|vectors| {
-                    let mut collector = Collector::new(vectors.dimension(), needs);
+                    let mut collector = FeatureAccumulator::new(vectors.dimension(), needs);
                     collector.push(&vectors)?;
                     collector.finish("reference images")
                 })?)
@@ -373,7 +381,7 @@ impl<'a> Evaluator<'a> {
             (None, None) => Err(EvolutionError::State(
                 "there is no reference to evaluate against".to_owned(),
             )),
-            (Some(Against::Private(images, fingerprint)), _) => prepare(images.features(
+            (Some(ReferenceSource::Private(images, fingerprint)), _) => prepare(images.features(
                 embedder,
                 space,
                 needs,
@@ -381,13 +389,13 @@ impl<'a> Evaluator<'a> {
                 fingerprint,
                 evaluation.observer,
             )?),
-            (Some(Against::PrivateStatistics(statistics, _)), _) => {
+            (Some(ReferenceSource::PrivateStatistics(statistics, _)), _) => {
                 prepare(Sensitive::new(of_statistics(statistics)))
             }
-            (Some(Against::PublicStatistics(statistics)), _) => {
-                Ok(Known::Public(Reference::new(of_statistics(statistics))?))
-            }
-            (Some(Against::Public(images)), _) => {
+            (Some(ReferenceSource::PublicStatistics(statistics)), _) => Ok(
+                PreparedReference::Public(Reference::new(of_statistics(statistics))?),
+            ),
+            (Some(ReferenceSource::Public(images)), _) => {
                 if self.public_digest.is_none() {
                     self.public_digest = Some(digest(images, evaluation.observer)?);
                 }
@@ -396,7 +404,7 @@ impl<'a> Evaluator<'a> {
                     .root
                     .as_ref()
                     .map(|root| root.join(reference_name(&digest, &evaluation.space)));
-                Ok(Known::Public(Reference::new(public_features(
+                Ok(PreparedReference::Public(Reference::new(public_features(
                     images,
                     evaluation,
                     needs,
@@ -408,7 +416,7 @@ impl<'a> Evaluator<'a> {
 
     fn measure(
         &mut self,
-        samples: &Samples<'_>,
+        samples: &SampleSource<'_>,
         metrics: &[MetricKind],
         features: &Features,
         mut run: Option<RunImages<'_>>,
@@ -428,22 +436,24 @@ impl<'a> Evaluator<'a> {
         for &metric in metrics {
             go_on(evaluation.observer)?;
             evaluation.observer.begin(metric.name(), 1);
-            let with = Measuring {
+            let with = MetricContext {
                 config: evaluation.config,
                 classifier: evaluation.classifier.as_ref(),
                 device: evaluation.device,
                 go_on: &|| !evaluation.observer.interrupted(),
             };
             let find = |reference: &Reference| measure(metric, features, reference, count, &with);
-            let found: Result<Found, MetricsError> = match &self.known {
-                Some(Known::Private(known)) => known.try_map_ref(find).map(Found::Private),
-                Some(Known::Public(known)) => find(known).map(Found::Public),
+            let found: Result<MetricResult, MetricsError> = match &self.known {
+                Some(PreparedReference::Private(known)) => {
+                    known.try_map_ref(find).map(MetricResult::Private)
+                }
+                Some(PreparedReference::Public(known)) => find(known).map(MetricResult::Public),
                 None => continue,
             };
             evaluation.observer.end();
             let found = found?;
             self.put(samples, metric, &found, own, show)?;
-            if metric == MetricKind::Memorisation {
+            if metric == MetricKind::Memorization {
                 self.closest = Some(found);
             }
         }
@@ -453,9 +463,9 @@ impl<'a> Evaluator<'a> {
     /// Writes and shows what a metric found, where its reference lets it.
     pub(super) fn put(
         &mut self,
-        samples: &Samples<'_>,
+        samples: &SampleSource<'_>,
         metric: MetricKind,
-        found: &Found,
+        found: &MetricResult,
         own: Option<&Sensitive<Fingerprint>>,
         show: &mut dyn FnMut(&str),
     ) -> Result<(), EvolutionError> {
@@ -467,15 +477,15 @@ impl<'a> Evaluator<'a> {
             space: &self.evaluation.space,
             settings,
         };
-        let write = |found: &Measured| -> Vec<Written> {
-            let written = found.figures.iter().map(|figure| Written {
+        let write = |found: &MetricOutput| -> Vec<Row> {
+            let written = found.figures.iter().map(|figure| Row {
                 row: figure.row(&of),
                 line: figure.line(&of),
             });
             written.collect()
         };
         match found {
-            Found::Private(found) => {
+            MetricResult::Private(found) => {
                 let figures = found.map_ref(write);
                 if let Some((folder, inside)) = &self.private {
                     let rows = figures.map_ref(|all| {
@@ -483,17 +493,19 @@ impl<'a> Evaluator<'a> {
                             .map(|figure| figure.row.clone())
                             .collect::<Vec<_>>()
                     });
-                    let data = self.against.as_ref().map_or(own, Against::fingerprint);
+                    let data = self
+                        .against
+                        .as_ref()
+                        .map_or(own, ReferenceSource::fingerprint);
                     if let Some(data) = data {
                         inside.write_keyed(&name, data, &rows, encode_rows)?;
                     }
                     merge(folder, rows)?;
                 }
-                let lines =
-                    |all: &Vec<Written>| all.iter().map(|figure| figure.line.clone()).collect();
+                let lines = |all: &Vec<Row>| all.iter().map(|figure| figure.line.clone()).collect();
                 print_marked_private(&self.asked, &figures, lines, show);
             }
-            Found::Public(found) => {
+            MetricResult::Public(found) => {
                 let figures = write(found);
                 if let Some(root) = &self.root {
                     let path = root.join(METRICS);
@@ -509,7 +521,7 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-impl Samples<'_> {
+impl SampleSource<'_> {
     /// The first field of a row.
     fn name(&self) -> String {
         match self {
@@ -536,18 +548,18 @@ fn reference_text(config: &EvaluationConfig) -> &str {
 }
 
 /// What the figures need of the samples.
-fn of_samples(metrics: &[MetricKind]) -> Needs {
+fn of_samples(metrics: &[MetricKind]) -> FeatureSet {
     let needs = metrics.iter().map(|metric| metric.of_samples());
-    needs.fold(Needs::default(), Needs::and)
+    needs.fold(FeatureSet::default(), FeatureSet::and)
 }
 
 /// The name of a file of rows.
-fn part(samples: &Samples<'_>, metric: MetricKind, key: &str) -> String {
+fn part(samples: &SampleSource<'_>, metric: MetricKind, key: &str) -> String {
     format!("figures-{}-{metric}-{key}", samples.key())
 }
 
 /// The name under which a public reference's statistics are kept: its images, their size, the embedder.
-fn reference_name(digest: &str, space: &Space) -> String {
+fn reference_name(digest: &str, space: &FeatureSpace) -> String {
     let parts = format!("{digest} {} {}", space.resolution, space.digest);
     let name: String = sha256_hex(parts.as_bytes()).chars().take(32).collect();
     format!("reference-{name}.npz")
@@ -593,14 +605,14 @@ fn digest(images: &mut ImageSource, observer: &dyn Observer) -> Result<String, E
 fn public_features(
     images: &mut ImageSource,
     evaluation: &Evaluation<'_>,
-    needs: Needs,
+    needs: FeatureSet,
     saved: Option<&Path>,
 ) -> Result<Features, EvolutionError> {
     let only_moments = needs.moments && !needs.vectors;
     if let Some(path) = saved.filter(|path| only_moments && path.exists()) {
         return Ok(of_statistics(&Statistics::open(path)?));
     }
-    let mut collector = Collector::new(evaluation.embedder.dimension(), needs);
+    let mut collector = FeatureAccumulator::new(evaluation.embedder.dimension(), needs);
     let (observer, total, mut done) = (evaluation.observer, images.len(), 0);
     observer.begin("embedding the reference", total as u64);
     images.for_each_batch(CHUNK, |batch| {
@@ -678,8 +690,8 @@ fn decode_rows(file: &mut dyn Read) -> io::Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn space(digest: &str, resolution: usize) -> Space {
-        Space {
+    fn space(digest: &str, resolution: usize) -> FeatureSpace {
+        FeatureSpace {
             embedder: "pixels".to_owned(),
             resolution,
             dtype: "f32",

@@ -14,4 +14,4 @@ mod pairs;
 
 pub use downstream::Training;
 pub(crate) use evaluator::RunImages;
-pub use evaluator::{Against, Evaluation, Evaluator, Samples};
+pub use evaluator::{Evaluation, Evaluator, ReferenceSource, SampleSource};

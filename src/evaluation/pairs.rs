@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::evaluator::{Against, CHUNK, Evaluator, Found, Samples, go_on};
+use super::evaluator::{CHUNK, Evaluator, MetricResult, ReferenceSource, SampleSource, go_on};
 use crate::atomic;
 use crate::evolution::EvolutionError;
 use crate::images::ImageBatch;
-use crate::metrics::memorisation::Pairs;
+use crate::metrics::memorization::Pairs;
 use crate::metrics::{MetricKind, MetricsError};
 use crate::privacy::Sensitive;
 
@@ -15,21 +15,24 @@ pub type ReadSamples<'r> =
     dyn FnMut(&mut dyn FnMut(&ImageBatch)) -> Result<(), EvolutionError> + 'r;
 
 impl Evaluator<'_> {
-    /// Draws the pairs that the last [`MetricKind::Memorisation`] found closest, in `private/` unless the
+    /// Draws the pairs that the last [`MetricKind::Memorization`] found closest, in `private/` unless the
     /// reference is public. Returns the file, `None` where nothing was checked or nothing is kept.
     ///
     /// # Errors
     /// See [`EvolutionError`].
     pub fn draw_pairs(
         &mut self,
-        samples: &Samples<'_>,
+        samples: &SampleSource<'_>,
         read: &mut ReadSamples<'_>,
     ) -> Result<Option<PathBuf>, EvolutionError> {
-        let settings = self.key(MetricKind::Memorisation)?;
+        let settings = self.key(MetricKind::Memorization)?;
         let name = format!("closest-{}-{settings}.png", samples.key());
         let observer = self.evaluation.observer;
         match (self.closest.take(), &mut self.against) {
-            (Some(Found::Private(found)), Some(Against::Private(images, fingerprint))) => {
+            (
+                Some(MetricResult::Private(found)),
+                Some(ReferenceSource::Private(images, fingerprint)),
+            ) => {
                 let Some((folder, _)) = &self.private else {
                     return Ok(None);
                 };
@@ -47,7 +50,7 @@ impl Evaluator<'_> {
                 folder.write_sensitive(&name, &picture, |bytes, file| file.write_all(bytes))?;
                 Ok(Some(folder.path().join(name)))
             }
-            (Some(Found::Public(found)), Some(Against::Public(images))) => {
+            (Some(MetricResult::Public(found)), Some(ReferenceSource::Public(images))) => {
                 let Some(root) = &self.root else {
                     return Ok(None);
                 };

@@ -8,10 +8,10 @@ use super::lookahead::embed_all;
 use super::{EvolutionError, Observer};
 use crate::embedders::{Embedder, Embeddings};
 use crate::images::{DataConfig, ImageBatch, ImageSource, Skipped};
-use crate::metrics::Needs;
-use crate::metrics::features::{Collector, Features};
+use crate::metrics::FeatureSet;
+use crate::metrics::features::{FeatureAccumulator, Features};
 use crate::privacy::{Fingerprint, PrivacyError, PrivateFolder, Sensitive, same_data};
-use crate::voting::PrivateVoters;
+use crate::voting::PrivateEmbeddings;
 
 /// Images read at a time, unless they are large.
 const CHUNK: usize = 512;
@@ -124,10 +124,10 @@ impl PrivateImages {
         private: &PrivateFolder,
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
-    ) -> Result<PrivateVoters, EvolutionError> {
+    ) -> Result<PrivateEmbeddings, EvolutionError> {
         let embeddings = self.embeddings(embedder, private, fingerprint, observer)?;
         let classes = self.classes().len();
-        Ok(PrivateVoters::new(
+        Ok(PrivateEmbeddings::new(
             embeddings,
             &self.labels,
             classes,
@@ -179,7 +179,7 @@ impl PrivateImages {
         &mut self,
         embedder: &dyn Embedder,
         space: &str,
-        needs: Needs,
+        needs: FeatureSet,
         cache: Option<&PrivateFolder>,
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
@@ -195,11 +195,12 @@ impl PrivateImages {
         {
             return Ok(cached);
         }
-        let mut collector = Sensitive::new(Collector::new(embedder.dimension(), needs));
+        let mut collector = Sensitive::new(FeatureAccumulator::new(embedder.dimension(), needs));
         self.embed(embedder, fingerprint, observer, |embedded| {
-            let pushed = collector.try_extend_with(embedded, |collector: &mut Collector, batch| {
-                collector.push(&batch)
-            });
+            let pushed = collector
+                .try_extend_with(embedded, |collector: &mut FeatureAccumulator, batch| {
+                    collector.push(&batch)
+                });
             Ok(pushed?)
         })?;
         let features = collector.try_map(|collector| collector.finish("reference images"))?;

@@ -14,7 +14,7 @@ use super::private_set::PrivateImages;
 use super::{EvolutionError, Layout, Observer, Plan, pictures};
 use crate::config::Settings;
 use crate::embedders::Embedder;
-use crate::evaluation::{Against, Evaluation, Evaluator, RunImages};
+use crate::evaluation::{Evaluation, Evaluator, ReferenceSource, RunImages};
 use crate::generators::{Condition, Generator, Slot, Workplace};
 use crate::images::{NpzError, NpzReader, NpzWriter, SamplesReader};
 use crate::privacy::{
@@ -22,7 +22,7 @@ use crate::privacy::{
     Statement, UniformFallback, release, sha256_hex,
 };
 use crate::streams::{Phase, StreamKey};
-use crate::voting::{Poll, PrivateVoters, VotingError, cast_votes, select, threshold};
+use crate::voting::{Poll, PrivateEmbeddings, VotingError, nn_histogram, select, threshold};
 
 /// A run about to happen: everything is loaded and checked, nothing is spent.
 pub struct Run<'a> {
@@ -90,7 +90,7 @@ impl Run<'_> {
         folder: &ResultFolder,
         images: &mut PrivateImages,
         fingerprint: &Sensitive<Fingerprint>,
-        against: Option<Against>,
+        against: Option<ReferenceSource>,
     ) -> Result<PathBuf, EvolutionError> {
         let private = PrivateFolder::create(folder.private())?;
         let ledger = Ledger::open(
@@ -494,7 +494,7 @@ impl Session<'_> {
         iteration: u32,
         before: &Population,
         images: &mut PrivateImages,
-        voters: &mut Option<PrivateVoters>,
+        voters: &mut Option<PrivateEmbeddings>,
     ) -> Result<Population, EvolutionError> {
         self.folder.make(&self.folder.iteration(iteration))?;
         let parents_layout = self.layout(iteration - 1)?.clone();
@@ -532,7 +532,7 @@ impl Session<'_> {
         population: &Population,
         layout: &Layout,
         images: &mut PrivateImages,
-        voters: &mut Option<PrivateVoters>,
+        voters: &mut Option<PrivateEmbeddings>,
     ) -> Result<NoisyHistogram, EvolutionError> {
         let path = self.folder.votes(iteration);
         if path.exists() {
@@ -567,7 +567,7 @@ impl Session<'_> {
             run.observer,
         )?;
         let ranges = layout.ranges();
-        let counts = cast_votes(
+        let counts = nn_histogram(
             &seen,
             &ranges,
             voters,

@@ -8,7 +8,7 @@ use super::downstream::{ClassifierKind, DownstreamOptions};
 use super::frechet::MAX_DIMENSION;
 use super::inception_score::SPLITS;
 use super::kid::KidOptions;
-use super::{MetricKind, Needs};
+use super::{FeatureSet, MetricKind};
 use crate::embedders::EmbedderConfig;
 
 /// The value of `reference` that means the run's own private images.
@@ -151,7 +151,7 @@ impl EvaluationConfig {
                 MetricKind::PrecisionRecall => ("nearest_neighbors", self.nearest_neighbors + 1),
                 MetricKind::Kid => ("metrics", 2),
                 MetricKind::InceptionScore => ("metrics", SPLITS),
-                MetricKind::Memorisation | MetricKind::Downstream => ("metrics", 2),
+                MetricKind::Memorization | MetricKind::Downstream => ("metrics", 2),
             };
             let reference = match metric {
                 MetricKind::InceptionScore => least,
@@ -188,16 +188,16 @@ impl EvaluationConfig {
 
     /// What the figures need of the reference.
     #[must_use]
-    pub fn of_reference(&self) -> Needs {
+    pub fn of_reference(&self) -> FeatureSet {
         let needs = self.of_features().map(MetricKind::of_reference);
-        needs.fold(Needs::default(), Needs::and)
+        needs.fold(FeatureSet::default(), FeatureSet::and)
     }
 
     /// What the figures need of the samples.
     #[must_use]
-    pub fn of_samples(&self) -> Needs {
+    pub fn of_samples(&self) -> FeatureSet {
         let needs = self.of_features().map(MetricKind::of_samples);
-        needs.fold(Needs::default(), Needs::and)
+        needs.fold(FeatureSet::default(), FeatureSet::and)
     }
 
     /// The figures that look at features. A network looks at pixels.
@@ -227,7 +227,7 @@ impl EvaluationConfig {
                 serde_json::json!([self.kid_subsets, self.kid_subset_size, self.seed])
             }
             MetricKind::InceptionScore => serde_json::json!([SPLITS, self.seed]),
-            MetricKind::Memorisation => serde_json::json!([]),
+            MetricKind::Memorization => serde_json::json!([]),
             MetricKind::Downstream => {
                 let options = self.downstream;
                 serde_json::json!([options.classifier.name(), options.seeds, self.seed])

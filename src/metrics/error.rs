@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::downstream::DownstreamError;
-use super::memorisation::MemorisationError;
+use super::memorization::MemorizationError;
 use crate::embedders::EmbedderError;
 use crate::images::NpzError;
 use crate::voting::NearestError;
@@ -80,7 +80,7 @@ pub enum MetricsError {
     },
     /// A file of statistics was made of other images or by another embedder than it is compared with.
     #[error("{}: {message}", path.display())]
-    OtherStatistics {
+    StatisticsMismatch {
         /// The file.
         path: PathBuf,
         /// What does not fit.
@@ -94,7 +94,7 @@ pub enum MetricsError {
     Embedder(#[from] EmbedderError),
     /// The check for memorisation failed.
     #[error("memorisation: {0}")]
-    Memorisation(MemorisationError),
+    Memorization(MemorizationError),
     /// A classifier was not trained or not tested.
     #[error("downstream: {0}")]
     Downstream(DownstreamError),
@@ -103,11 +103,11 @@ pub enum MetricsError {
     Interrupted,
 }
 
-impl From<MemorisationError> for MetricsError {
-    fn from(error: MemorisationError) -> Self {
+impl From<MemorizationError> for MetricsError {
+    fn from(error: MemorizationError) -> Self {
         match error {
-            MemorisationError::Nearest(NearestError::Interrupted) => Self::Interrupted,
-            other => Self::Memorisation(other),
+            MemorizationError::Nearest(NearestError::Interrupted) => Self::Interrupted,
+            other => Self::Memorization(other),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 use super::kid::choose;
 use super::moments::{Gaussian, Moments};
-use super::{MetricsError, Needs};
+use super::{FeatureSet, MetricsError};
 use crate::embedders::{Embedder, Embeddings};
 use crate::images::ImageBatch;
 use crate::streams::{Phase, StreamKey};
@@ -23,17 +23,17 @@ pub struct Features {
 }
 
 /// Takes vectors batch by batch.
-pub struct Collector {
+pub struct FeatureAccumulator {
     count: usize,
     moments: Option<Moments>,
     vectors: Option<Vec<f32>>,
     dimension: usize,
 }
 
-impl Collector {
+impl FeatureAccumulator {
     /// Keeps what is needed of vectors of so many numbers.
     #[must_use]
-    pub fn new(dimension: usize, needs: Needs) -> Self {
+    pub fn new(dimension: usize, needs: FeatureSet) -> Self {
         Self {
             count: 0,
             moments: needs.moments.then(|| Moments::new(dimension)),
@@ -50,7 +50,7 @@ impl Collector {
         self.push_times(vectors, |_| 1)
     }
 
-    /// As [`Collector::push`], with the `i`-th vector counting `times(i)` times in mean and covariance.
+    /// As [`FeatureAccumulator::push`], with the `i`-th vector counting `times(i)` times in mean and covariance.
     fn push_times(
         &mut self,
         vectors: &Embeddings,
@@ -108,7 +108,12 @@ impl Collector {
 /// How often each of `count` samples counts for FID. As `compute_fid` of the original's
 /// `dpsda/metrics.py`: `wanted` of them without replacement, with replacement when there are fewer.
 #[must_use]
-pub fn fid_draw(count: usize, wanted: Option<usize>, seed: u64, population: u32) -> Vec<usize> {
+pub fn fid_subsample(
+    count: usize,
+    wanted: Option<usize>,
+    seed: u64,
+    population: u32,
+) -> Vec<usize> {
     let wanted = wanted.unwrap_or(count);
     if wanted == count || count == 0 {
         return vec![1; count];
@@ -137,7 +142,7 @@ pub fn fid_draw(count: usize, wanted: Option<usize>, seed: u64, population: u32)
 /// Embeds samples batch by batch and collects what the figures need.
 pub struct SampleFeatures<'a> {
     embedder: &'a dyn Embedder,
-    collector: Collector,
+    collector: FeatureAccumulator,
     vectors: bool,
     /// How often each sample counts in mean and covariance.
     times: Vec<usize>,
@@ -145,11 +150,11 @@ pub struct SampleFeatures<'a> {
 }
 
 impl<'a> SampleFeatures<'a> {
-    /// For samples of which FID is to draw as `times` says, see [`fid_draw`].
+    /// For samples of which FID is to draw as `times` says, see [`fid_subsample`].
     #[must_use]
-    pub fn new(embedder: &'a dyn Embedder, needs: Needs, times: Vec<usize>) -> Self {
+    pub fn new(embedder: &'a dyn Embedder, needs: FeatureSet, times: Vec<usize>) -> Self {
         Self {
-            collector: Collector::new(embedder.dimension(), needs),
+            collector: FeatureAccumulator::new(embedder.dimension(), needs),
             embedder,
             vectors: needs.vectors,
             times,
@@ -183,7 +188,7 @@ impl<'a> SampleFeatures<'a> {
     /// What was asked for.
     ///
     /// # Errors
-    /// As [`Collector::finish`].
+    /// As [`FeatureAccumulator::finish`].
     pub fn finish(self) -> Result<Features, MetricsError> {
         let mut features = self.collector.finish("samples")?;
         features.count = self.taken;
@@ -292,33 +297,33 @@ mod tests {
     use super::super::testing::random;
     use super::*;
 
-    const BOTH: Needs = Needs {
+    const BOTH: FeatureSet = FeatureSet {
         moments: true,
         vectors: true,
     };
 
     #[test]
     fn fid_draws_as_the_original_does() {
-        assert_eq!(fid_draw(5, None, 0, 0), [1; 5]);
-        assert_eq!(fid_draw(5, Some(5), 0, 0), [1; 5]);
-        let fewer = fid_draw(50, Some(20), 0, 0);
+        assert_eq!(fid_subsample(5, None, 0, 0), [1; 5]);
+        assert_eq!(fid_subsample(5, Some(5), 0, 0), [1; 5]);
+        let fewer = fid_subsample(50, Some(20), 0, 0);
         assert_eq!(fewer.iter().sum::<usize>(), 20);
         assert!(fewer.iter().all(|times| *times <= 1));
-        let more = fid_draw(50, Some(400), 0, 0);
+        let more = fid_subsample(50, Some(400), 0, 0);
         assert_eq!(more.iter().sum::<usize>(), 400);
         assert!(more.iter().any(|times| *times > 8));
-        assert_ne!(fewer, fid_draw(50, Some(20), 0, 1));
-        assert_eq!(fewer, fid_draw(50, Some(20), 0, 0));
+        assert_ne!(fewer, fid_subsample(50, Some(20), 0, 1));
+        assert_eq!(fewer, fid_subsample(50, Some(20), 0, 0));
     }
 
     #[test]
     fn repeats_count_in_the_moments_and_not_among_the_vectors() {
         let vectors = random(3, 2, 0);
-        let mut collector = Collector::new(2, BOTH);
+        let mut collector = FeatureAccumulator::new(2, BOTH);
         collector.push_times(&vectors, |index| index).unwrap();
         let found = collector.finish("samples").unwrap();
         assert_eq!((found.count, found.drawn), (3, 3));
-        let mut plain = Collector::new(2, BOTH);
+        let mut plain = FeatureAccumulator::new(2, BOTH);
         plain.push(&vectors.gather(&[1, 2, 2])).unwrap();
         let plain = plain.finish("samples").unwrap();
         let mean = |f: &Features| f.gaussian.as_ref().unwrap().mean().to_vec();
@@ -328,7 +333,7 @@ mod tests {
 
     #[test]
     fn features_come_back_and_damage_is_refused() {
-        let mut collector = Collector::new(3, BOTH);
+        let mut collector = FeatureAccumulator::new(3, BOTH);
         collector.push(&random(7, 3, 1)).unwrap();
         let features = collector.finish("samples").unwrap();
         let mut bytes = Vec::new();
@@ -350,7 +355,7 @@ mod tests {
         fn damage_never_panics(
             hits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         ) {
-            let mut collector = Collector::new(2, BOTH);
+            let mut collector = FeatureAccumulator::new(2, BOTH);
             collector.push(&random(4, 2, 1)).unwrap();
             let mut bytes = Vec::new();
             collector.finish("samples").unwrap().encode(&mut bytes).unwrap();

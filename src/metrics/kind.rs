@@ -19,21 +19,22 @@ pub enum MetricKind {
     /// Inception Score; looks at the samples only.
     InceptionScore,
     /// Distances to the nearest reference images.
-    Memorisation,
+    #[serde(rename = "memorisation", alias = "memorization")]
+    Memorization,
     /// Accuracy of a classifier trained on samples, tested on a held-out reference.
     Downstream,
 }
 
 /// What is kept of a set's features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Needs {
+pub struct FeatureSet {
     /// Mean and covariance: memory does not grow with the number of images.
     pub moments: bool,
     /// Every vector.
     pub vectors: bool,
 }
 
-impl Needs {
+impl FeatureSet {
     /// What two figures need together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -44,15 +45,15 @@ impl Needs {
     }
 }
 
-const MOMENTS: Needs = Needs {
+const MOMENTS: FeatureSet = FeatureSet {
     moments: true,
     vectors: false,
 };
-const VECTORS: Needs = Needs {
+const VECTORS: FeatureSet = FeatureSet {
     moments: false,
     vectors: true,
 };
-const NOTHING: Needs = Needs {
+const NOTHING: FeatureSet = FeatureSet {
     moments: false,
     vectors: false,
 };
@@ -64,7 +65,7 @@ impl MetricKind {
         Self::PrecisionRecall,
         Self::Kid,
         Self::InceptionScore,
-        Self::Memorisation,
+        Self::Memorization,
         Self::Downstream,
     ];
 
@@ -76,30 +77,30 @@ impl MetricKind {
             Self::PrecisionRecall => "precision-recall",
             Self::Kid => "kid",
             Self::InceptionScore => "inception-score",
-            Self::Memorisation => "memorisation",
+            Self::Memorization => "memorisation",
             Self::Downstream => "downstream",
         }
     }
 
     /// What it needs of the samples.
     #[must_use]
-    pub fn of_samples(self) -> Needs {
+    pub fn of_samples(self) -> FeatureSet {
         match self {
             Self::Fid => MOMENTS,
             Self::PrecisionRecall
             | Self::Kid
             | Self::InceptionScore
-            | Self::Memorisation
+            | Self::Memorization
             | Self::Downstream => VECTORS,
         }
     }
 
     /// What it needs of the reference.
     #[must_use]
-    pub fn of_reference(self) -> Needs {
+    pub fn of_reference(self) -> FeatureSet {
         match self {
             Self::Fid => MOMENTS,
-            Self::PrecisionRecall | Self::Kid | Self::Memorisation | Self::Downstream => VECTORS,
+            Self::PrecisionRecall | Self::Kid | Self::Memorization | Self::Downstream => VECTORS,
             Self::InceptionScore => NOTHING,
         }
     }

@@ -6,7 +6,7 @@ use super::features::Features;
 use super::frechet::Frechet;
 use super::inception_score::{Classifier, SPLITS, inception_score};
 use super::kid::kernel_distance;
-use super::memorisation::{Distances, QUANTILES, Summary};
+use super::memorization::{Distances, QUANTILES, Summary};
 use super::precision_recall::precision_recall;
 use super::{EvaluationConfig, MetricKind, MetricsError};
 use crate::embedders::Embeddings;
@@ -35,7 +35,7 @@ impl Reference {
 }
 
 /// What a figure is computed with.
-pub struct Measuring<'a> {
+pub struct MetricContext<'a> {
     /// k, subsets, seeds.
     pub config: &'a EvaluationConfig,
     /// Where the embedder's weights have one.
@@ -48,7 +48,7 @@ pub struct Measuring<'a> {
 
 /// One number of quality.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Figure {
+pub struct MetricValue {
     /// What it is called.
     pub name: &'static str,
     /// The number.
@@ -65,15 +65,15 @@ pub struct Figure {
 
 /// What one metric found.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Measured {
+pub struct MetricOutput {
     /// Its figures.
-    pub figures: Vec<Figure>,
-    /// Of [`MetricKind::Memorisation`], the closest pairs: (sample, reference image), the closest first.
+    pub figures: Vec<MetricValue>,
+    /// Of [`MetricKind::Memorization`], the closest pairs: (sample, reference image), the closest first.
     pub closest: Vec<(usize, usize)>,
 }
 
-impl From<Vec<Figure>> for Measured {
-    fn from(figures: Vec<Figure>) -> Self {
+impl From<Vec<MetricValue>> for MetricOutput {
+    fn from(figures: Vec<MetricValue>) -> Self {
         Self {
             figures,
             closest: Vec::new(),
@@ -93,8 +93,8 @@ pub fn measure(
     samples: &Features,
     reference: &Reference,
     reference_images: Option<usize>,
-    with: &Measuring<'_>,
-) -> Result<Measured, MetricsError> {
+    with: &MetricContext<'_>,
+) -> Result<MetricOutput, MetricsError> {
     let unprepared = || MetricsError::Config {
         key: "metrics",
         message: format!("the sets were not prepared for `{metric}`"),
@@ -102,7 +102,7 @@ pub fn measure(
     fn vectors(features: &Features) -> Option<&Embeddings> {
         features.vectors.as_ref()
     }
-    let figure = |name, value, interval, details: String| Figure {
+    let figure = |name, value, interval, details: String| MetricValue {
         name,
         value,
         interval,
@@ -121,7 +121,7 @@ pub fn measure(
                 }
                 drawn => format!("{drawn} of {} samples with replacement", samples.count),
             };
-            vec![Figure {
+            vec![MetricValue {
                 samples: samples.drawn,
                 ..figure("fid", frechet.distance(gaussian)?, None, details)
             }]
@@ -166,12 +166,12 @@ pub fn measure(
                 "mean of {SPLITS} splits; standard deviation {:.3e}",
                 score.deviation
             );
-            vec![Figure {
+            vec![MetricValue {
                 reference: Some(0),
                 ..figure("inception-score", score.mean, None, details)
             }]
         }
-        MetricKind::Memorisation => {
+        MetricKind::Memorization => {
             let distances = Distances::of(
                 vectors(samples).ok_or_else(unprepared)?,
                 reference.vectors().ok_or_else(unprepared)?,
@@ -181,7 +181,7 @@ pub fn measure(
             let found = distances.summary();
             let figures = memorisation_figures(&found)
                 .map(|(name, value, details)| figure(name, value, None, details));
-            return Ok(Measured {
+            return Ok(MetricOutput {
                 figures: figures.into(),
                 closest: distances.closest(PAIRS),
             });
@@ -242,13 +242,13 @@ fn memorisation_figures(found: &Summary) -> [(&'static str, f64, String); 5] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::features::Collector;
+    use super::super::features::FeatureAccumulator;
     use super::super::testing::random;
     use super::*;
-    use crate::metrics::Needs;
+    use crate::metrics::FeatureSet;
 
-    fn features(count: usize, sample: u64, needs: Needs) -> Features {
-        let mut collector = Collector::new(4, needs);
+    fn features(count: usize, sample: u64, needs: FeatureSet) -> Features {
+        let mut collector = FeatureAccumulator::new(4, needs);
         collector.push(&random(count, 4, sample)).unwrap();
         collector.finish("samples").unwrap()
     }
@@ -264,7 +264,7 @@ mod tests {
                 .collect(),
             4,
         );
-        let with = Measuring {
+        let with = MetricContext {
             config: &config,
             classifier: classifier.as_ref(),
             device: &Device::Cpu,
@@ -278,7 +278,7 @@ mod tests {
             let samples = features(40, 1, metric.of_samples());
             let reference = Reference::new(features(50, 2, metric.of_reference())).unwrap();
             let found = measure(metric, &samples, &reference, Some(50), &with).unwrap();
-            let pairs = if metric == MetricKind::Memorisation {
+            let pairs = if metric == MetricKind::Memorization {
                 PAIRS
             } else {
                 0
@@ -307,8 +307,8 @@ mod tests {
                 "distance-within-reference"
             ]
         );
-        let nothing = features(40, 1, Needs::default());
-        let reference = Reference::new(features(50, 2, Needs::default())).unwrap();
+        let nothing = features(40, 1, FeatureSet::default());
+        let reference = Reference::new(features(50, 2, FeatureSet::default())).unwrap();
         assert!(measure(MetricKind::Kid, &nothing, &reference, None, &with).is_err());
     }
 }

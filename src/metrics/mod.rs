@@ -29,7 +29,7 @@ pub mod inception_score;
 pub mod kid;
 mod kind;
 mod measure;
-pub mod memorisation;
+pub mod memorization;
 pub mod moments;
 pub mod precision_recall;
 mod statistics;
@@ -40,6 +40,6 @@ mod testing;
 
 pub use config::{EvaluationConfig, PRIVATE, Sizes};
 pub use error::MetricsError;
-pub use kind::{MetricKind, Needs};
-pub use measure::{Figure, Measured, Measuring, Reference, measure};
+pub use kind::{FeatureSet, MetricKind};
+pub use measure::{MetricContext, MetricOutput, MetricValue, Reference, measure};
 pub use statistics::Statistics;

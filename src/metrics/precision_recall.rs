@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::MetricsError;
 use crate::embedders::Embeddings;
-use crate::voting::{Metric, NearestError, nearest_neighbours};
+use crate::voting::{Metric, NearestError, nearest_neighbors};
 
 /// Points looked up together, and balls they are compared with together.
 const BLOCK: usize = 128;
@@ -91,7 +91,7 @@ fn squared_radii(
     }
     // A point is its own nearest; among copies of it the order does not matter, all are at distance 0.
     let near =
-        nearest_neighbours(set, set, k + 1, Metric::L2, device, go_on).map_err(
+        nearest_neighbors(set, set, k + 1, Metric::L2, device, go_on).map_err(
             |error| match error {
                 NearestError::Interrupted => MetricsError::Interrupted,
                 // Which one it is, is not for a message.

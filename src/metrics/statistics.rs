@@ -30,7 +30,7 @@ impl Statistics {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`MetricsError::Statistics`] naming the array, [`MetricsError::OtherStatistics`] when they are no
+    /// [`MetricsError::Statistics`] naming the array, [`MetricsError::StatisticsMismatch`] when they are no
     /// mean and covariance.
     pub fn open(path: &Path) -> Result<Self, MetricsError> {
         let failed = |source| MetricsError::Statistics {
@@ -48,7 +48,7 @@ impl Statistics {
             }));
         }
         let gaussian =
-            Gaussian::new(mean, &covariance).map_err(|error| MetricsError::OtherStatistics {
+            Gaussian::new(mean, &covariance).map_err(|error| MetricsError::StatisticsMismatch {
                 path: path.to_owned(),
                 message: error.to_string(),
             })?;
@@ -106,7 +106,7 @@ impl Statistics {
     /// `embedder` make.
     ///
     /// # Errors
-    /// [`MetricsError::OtherStatistics`].
+    /// [`MetricsError::StatisticsMismatch`].
     pub fn check(
         &self,
         path: &Path,
@@ -115,7 +115,7 @@ impl Statistics {
         embedder: &str,
     ) -> Result<(), MetricsError> {
         let refuse = |message: String| {
-            Err(MetricsError::OtherStatistics {
+            Err(MetricsError::StatisticsMismatch {
                 path: path.to_owned(),
                 message,
             })

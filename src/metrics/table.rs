@@ -1,6 +1,6 @@
 //! Figures as text: rows of `metrics.csv`, and lines for a terminal. Each says what it compared.
 
-use super::Figure;
+use super::MetricValue;
 use crate::privacy::sha256_hex;
 
 /// The first line of `metrics.csv`.
@@ -9,7 +9,7 @@ pub const HEADER: &str = "population,figure,value,low,high,samples,reference_ima
 
 /// The space that a comparison is made in.
 #[derive(Debug, Clone)]
-pub struct Space {
+pub struct FeatureSpace {
     /// The embedder, with the beginning of its weights' digest.
     pub embedder: String,
     /// Rows and columns that images are brought to first.
@@ -27,7 +27,7 @@ pub struct Comparison<'a> {
     /// What it was compared with.
     pub reference: &'a str,
     /// In which space.
-    pub space: &'a Space,
+    pub space: &'a FeatureSpace,
     /// Tells rows of other settings apart.
     pub settings: String,
 }
@@ -40,7 +40,7 @@ pub fn settings_key(parts: &serde_json::Value) -> String {
     digest
 }
 
-impl Figure {
+impl MetricValue {
     /// A row of `metrics.csv`, without the line's end.
     #[must_use]
     pub fn row(&self, of: &Comparison<'_>) -> String {
@@ -149,8 +149,8 @@ pub fn csv(rows: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn space() -> Space {
-        Space {
+    fn space() -> FeatureSpace {
+        FeatureSpace {
             embedder: "pixels".to_owned(),
             resolution: 8,
             dtype: "f32",
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_row_has_as_many_fields_as_the_header_and_a_line_says_what_was_compared() {
-        let figure = Figure {
+        let figure = MetricValue {
             name: "kid",
             value: 0.125,
             interval: Some((0.0625, 0.1875)),

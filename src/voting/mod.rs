@@ -5,10 +5,10 @@
 //! only [`crate::privacy`] can turn it into something that may be used. After that,
 //! [`threshold`] and the [`selection`](Selection) are post-processing.
 
-mod ballot;
+mod histogram;
 mod nearest;
 mod select;
 
-pub use ballot::{Poll, PrivateVoters, VotingError, cast_votes};
-pub use nearest::{Metric, NearestError, nearest_neighbours};
+pub use histogram::{Poll, PrivateEmbeddings, VotingError, nn_histogram};
+pub use nearest::{Metric, NearestError, nearest_neighbors};
 pub use select::{Selection, SelectionMode, select, threshold};

@@ -20,7 +20,7 @@
 //! the processor. Memory beyond the arguments: one copy of the candidates (of 16 bits half of one, and
 //! another where `f32` is needed), and a few MB a thread.
 
-mod rough;
+mod coarse;
 mod shortlist;
 mod space;
 
@@ -30,9 +30,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::embedders::Embeddings;
-use rough::{Pass, Products, Rough};
+use coarse::{CoarseScorer, Pass, Products};
 use shortlist::Shortlist;
-use space::Space;
+use space::MetricTransform;
 
 /// Which candidate is near.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ const DEVICE_BLOCK: usize = 1024;
 ///
 /// # Errors
 /// See [`NearestError`].
-pub fn nearest_neighbours(
+pub fn nearest_neighbors(
     queries: &Embeddings,
     candidates: &Embeddings,
     k: usize,
@@ -125,7 +125,7 @@ pub(super) struct Queries<'a> {
     pub members: &'a [usize],
 }
 
-/// [`nearest_neighbours`] among `candidates`: rows, and numbers in one row.
+/// [`nearest_neighbors`] among `candidates`: rows, and numbers in one row.
 pub(super) fn search(
     queries: &Queries<'_>,
     candidates: (&[f32], usize),
@@ -163,8 +163,8 @@ fn search_by(
     if k == 0 || k > candidates || candidates > u32::MAX as usize {
         return Err(NearestError::TooFew { k, candidates });
     }
-    let space = Space::new(vectors, dimension, metric)?;
-    let mut rough = Rough::new(&space, products)?;
+    let space = MetricTransform::new(vectors, dimension, metric)?;
+    let mut rough = CoarseScorer::new(&space, products)?;
     let first = rough.first();
     rough.prepare(first)?;
     let total = queries.members.len();
@@ -183,17 +183,17 @@ fn search_by(
             return Err(NearestError::Interrupted);
         }
         let vectors = queries.vectors;
-        let unsure = pass(first, (vectors, members), &space, &rough, in_block, ids)?;
-        if unsure.is_empty() {
+        let unresolved = pass(first, (vectors, members), &space, &rough, in_block, ids)?;
+        if unresolved.is_empty() {
             continue;
         }
         rough.prepare(Pass::Fine)?;
-        let places = unsure.iter().filter_map(|place| members.get(*place));
+        let places = unresolved.iter().filter_map(|place| members.get(*place));
         let members: Vec<usize> = places.copied().collect();
         let mut found = vec![0u32; members.len() * k];
         let members = (vectors, members.as_slice());
         pass(Pass::Fine, members, &space, &rough, in_block, &mut found)?;
-        for (place, found) in unsure.into_iter().zip(found.chunks_exact(k)) {
+        for (place, found) in unresolved.into_iter().zip(found.chunks_exact(k)) {
             if let Some(ids) = ids.get_mut(place * k..(place + 1) * k) {
                 ids.copy_from_slice(found);
             }
@@ -207,8 +207,8 @@ fn search_by(
 fn pass(
     pass: Pass,
     (vectors, members): (&Embeddings, &[usize]),
-    space: &Space<'_>,
-    rough: &Rough<'_>,
+    space: &MetricTransform<'_>,
+    rough: &CoarseScorer<'_>,
     in_block: usize,
     ids: &mut [u32],
 ) -> Result<Vec<usize>, NearestError> {
@@ -223,7 +223,7 @@ fn pass(
         block
     };
     // Whether the shortlist does for the query; then its nearest are written.
-    let settle = |shortlist: Shortlist, member: usize, ids: &mut [u32]| {
+    let rerank = |shortlist: Shortlist, member: usize, ids: &mut [u32]| {
         let shortlist = shortlist.finish();
         if shortlist.is_none() && pass == Pass::Coarse {
             return false;
@@ -232,10 +232,12 @@ fn pass(
         true
     };
     let blocks = || members.chunks(in_block).zip(0..);
-    let unsure = |block: usize, settled: Vec<bool>| -> Vec<usize> {
+    let unresolved = |block: usize, settled: Vec<bool>| -> Vec<usize> {
         let places = settled.into_iter().enumerate();
-        let unsure = places.filter(|(_, settled)| !settled);
-        unsure.map(|(place, _)| block * in_block + place).collect()
+        let unresolved = places.filter(|(_, settled)| !settled);
+        unresolved
+            .map(|(place, _)| block * in_block + place)
+            .collect()
     };
     let mut all = Vec::new();
     if rough.is_tiled() {
@@ -245,9 +247,9 @@ fn pass(
                 .shortlists(&placed(members), k, pass)?
                 .into_par_iter()
                 .zip(members.par_iter().zip(ids.par_chunks_exact_mut(k)))
-                .map(|(shortlist, (&member, ids))| settle(shortlist, member, ids))
+                .map(|(shortlist, (&member, ids))| rerank(shortlist, member, ids))
                 .collect();
-            all.extend(unsure(block, settled));
+            all.extend(unresolved(block, settled));
         }
         return Ok(all);
     }
@@ -261,8 +263,8 @@ fn pass(
             let settled = shortlists
                 .into_iter()
                 .zip(rows)
-                .map(|(shortlist, (&member, ids))| settle(shortlist, member, ids));
-            Ok(unsure(block, settled.collect()))
+                .map(|(shortlist, (&member, ids))| rerank(shortlist, member, ids));
+            Ok(unresolved(block, settled.collect()))
         })
         .collect::<Result<Vec<_>, NearestError>>()?;
     Ok(found.concat())
@@ -380,7 +382,7 @@ mod tests {
         for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
             for k in [1, 4] {
                 let found =
-                    nearest_neighbours(&queries, &candidates, k, metric, &Device::Cpu, &|| true)
+                    nearest_neighbors(&queries, &candidates, k, metric, &Device::Cpu, &|| true)
                         .unwrap();
                 assert!(
                     found == brute_force(&queries, &candidates, k, metric),
@@ -426,13 +428,17 @@ mod tests {
         greys.extend([210.0, 215.0]);
         let (queries, candidates) = (flat(&[210.0]), flat(&greys));
         on_each_path(|| {
-            let space = Space::new(candidates.data(), dimension, Metric::L2).unwrap();
-            let mut rough = Rough::new(&space, &Products::Packed).unwrap();
+            let space = MetricTransform::new(candidates.data(), dimension, Metric::L2).unwrap();
+            let mut rough = CoarseScorer::new(&space, &Products::Packed).unwrap();
             for kind in [rough.first(), Pass::Fine] {
                 rough.prepare(kind).unwrap();
                 let mut found = [0];
-                let unsure = pass(kind, (&queries, &[0]), &space, &rough, 1, &mut found).unwrap();
-                assert!(!unsure.is_empty() || found == [129], "{kind:?} {found:?}");
+                let unresolved =
+                    pass(kind, (&queries, &[0]), &space, &rough, 1, &mut found).unwrap();
+                assert!(
+                    !unresolved.is_empty() || found == [129],
+                    "{kind:?} {found:?}"
+                );
             }
         });
     }
@@ -548,7 +554,7 @@ mod tests {
         let (a, b) = (random(3, 4, 0), random(3, 5, 1));
         let go = || true;
         let run = |q: &Embeddings, c: &Embeddings, k: usize| {
-            nearest_neighbours(q, c, k, Metric::L2, &Device::Cpu, &go)
+            nearest_neighbors(q, c, k, Metric::L2, &Device::Cpu, &go)
         };
         assert!(matches!(
             run(&a, &b, 1),
@@ -560,7 +566,7 @@ mod tests {
             run(&a, &nan, 1),
             Err(NearestError::NotFinite { index: 0 })
         ));
-        let stopped = nearest_neighbours(&a, &a, 1, Metric::L2, &Device::Cpu, &|| false);
+        let stopped = nearest_neighbors(&a, &a, 1, Metric::L2, &Device::Cpu, &|| false);
         assert!(matches!(stopped, Err(NearestError::Interrupted)));
     }
 }

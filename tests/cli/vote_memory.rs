@@ -7,7 +7,7 @@ use candle_core::Device;
 use dpsyn::embedders::Embeddings;
 use dpsyn::privacy::Sensitive;
 use dpsyn::streams::{Phase, StreamKey};
-use dpsyn::voting::{Metric, Poll, PrivateVoters, VotingError, cast_votes};
+use dpsyn::voting::{Metric, Poll, PrivateEmbeddings, VotingError, nn_histogram};
 
 use crate::memory::of_this_process as memory;
 
@@ -57,7 +57,8 @@ impl Poll for StopAfter {
 fn camelyon17_votes_in_bounded_memory() {
     let (private, population) = (vectors(0), vectors(1));
     let labels = (0..IMAGES as u32).map(|image| image % 2).collect();
-    let voters = PrivateVoters::new(Sensitive::new(private), &Sensitive::new(labels), 2, IMAGES);
+    let voters =
+        PrivateEmbeddings::new(Sensitive::new(private), &Sensitive::new(labels), 2, IMAGES);
     let ranges = [0..IMAGES / 2, IMAGES / 2..IMAGES];
     let before = memory().1;
     let rounds = std::env::var("DPSYN_VOTE_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
@@ -67,7 +68,7 @@ fn camelyon17_votes_in_bounded_memory() {
         done: Cell::new(0),
     };
     let begun = Instant::now();
-    let voted = cast_votes(
+    let voted = nn_histogram(
         &population,
         &ranges,
         &voters,

@@ -5,7 +5,7 @@
 
 use candle_core::Device;
 use dpsyn::embedders::Embeddings;
-use dpsyn::voting::{Metric, SelectionMode, nearest_neighbours, select, threshold};
+use dpsyn::voting::{Metric, SelectionMode, nearest_neighbors, select, threshold};
 
 use super::{Case, Outcome, Tolerance};
 use dpsyn::streams::{Phase, StreamKey};
@@ -47,7 +47,7 @@ pub fn check(case: &Case) -> Outcome {
             }
             return Err(format!("`{group}` is of no known form").into());
         };
-        let ids = nearest_neighbours(
+        let ids = nearest_neighbors(
             &private,
             &public,
             vote.k,

@@ -22,7 +22,7 @@ struct Point {
 ///
 /// # Errors
 /// Whatever `function` returns.
-pub(super) fn minimise<E>(
+pub(super) fn minimize<E>(
     start: Vec<f64>,
     max_iterations: usize,
     tolerance: f64,
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn an_ill_conditioned_valley_is_followed_to_its_bottom() {
         // Rosenbrock's function: 0 at (1, 1).
-        let minimum = minimise(vec![-1.2, 1.0], 500, 1e-9, |x| {
+        let minimum = minimize(vec![-1.2, 1.0], 500, 1e-9, |x| {
             let (a, b) = (1.0 - x[0], x[1] - x[0] * x[0]);
             let gradient = vec![-2.0 * a - 400.0 * x[0] * b, 200.0 * b];
             Ok::<_, ()>((a * a + 100.0 * b * b, gradient))
@@ -143,7 +143,7 @@ mod tests {
     fn a_quadratic_of_many_scales_is_solved() {
         let centre = |i: usize| i as f64 - 10.0;
         let scale = |i: usize| 10f64.powi(i as i32 % 5);
-        let minimum = minimise(vec![0.0; 20], 1000, 1e-8, |x| {
+        let minimum = minimize(vec![0.0; 20], 1000, 1e-8, |x| {
             let far: Vec<f64> = x.iter().enumerate().map(|(i, x)| x - centre(i)).collect();
             let value = far.iter().enumerate().map(|(i, d)| scale(i) * d * d / 2.0);
             let gradient = far.iter().enumerate().map(|(i, d)| scale(i) * d);
@@ -157,6 +157,6 @@ mod tests {
 
     #[test]
     fn errors_end_it() {
-        assert_eq!(minimise(vec![0.0], 5, 1e-3, |_| Err("no")), Err("no"));
+        assert_eq!(minimize(vec![0.0], 5, 1e-3, |_| Err("no")), Err("no"));
     }
 }

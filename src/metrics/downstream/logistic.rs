@@ -73,7 +73,7 @@ impl LogisticRegression {
         let scaling = Scaling::of(vectors)?;
         let scaled = scaling.apply(vectors);
         let weights = classes * vectors.dimension();
-        let parameters = lbfgs::minimise(
+        let parameters = lbfgs::minimize(
             vec![0.0; weights + classes],
             config.max_iterations,
             config.tolerance,

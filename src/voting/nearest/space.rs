@@ -7,7 +7,7 @@ use crate::kernels::{Narrow, Taken};
 
 /// The candidates, and how a vector is placed among them: centred for L2 (distances do not change,
 /// rounding shrinks with the norms), of unit length for cosine.
-pub(super) struct Space<'a> {
+pub(super) struct MetricTransform<'a> {
     metric: Metric,
     dimension: usize,
     /// As they came: `[candidates, dimension]`.
@@ -23,7 +23,7 @@ pub(super) struct Space<'a> {
     coarsest: f64,
 }
 
-impl<'a> Space<'a> {
+impl<'a> MetricTransform<'a> {
     /// # Errors
     /// [`NearestError::NotFinite`].
     pub(super) fn new(
@@ -121,7 +121,7 @@ impl<'a> Space<'a> {
         }
     }
 
-    /// The slack of rough scores from narrow products: that of their sums ([`Space::slack`]), and what making both
+    /// The slack of rough scores from narrow products: that of their sums ([`MetricTransform::slack`]), and what making both
     /// vectors narrow adds. Infinite where there are no such products.
     ///
     /// With what they become marked by ', `|q·p − q'·p'| ≤ |q − q'||p| + |q'||p − p'|` (Cauchy and Schwarz), and

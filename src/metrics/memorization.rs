@@ -17,14 +17,14 @@ use crate::embedders::Embeddings;
 use crate::images::{
     BatchError, Filter, ImageBatch, PictureError, Resampler, ResizeError, grid, png,
 };
-use crate::voting::{Metric, NearestError, nearest_neighbours};
+use crate::voting::{Metric, NearestError, nearest_neighbors};
 
 /// Quantiles that a summary gives.
 pub const QUANTILES: [f64; 8] = [0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0];
 
 /// Why the check failed. No text is made of anything private.
 #[derive(Debug, Error)]
-pub enum MemorisationError {
+pub enum MemorizationError {
     /// There must be a synthetic image, and a private one with a fellow.
     #[error(
         "{synthetic} synthetic and {private} reference images cannot be compared: expected at least 1 and 2"
@@ -55,7 +55,7 @@ pub enum MemorisationError {
     Incomplete,
 }
 
-impl From<NearestError> for MemorisationError {
+impl From<NearestError> for MemorizationError {
     fn from(error: NearestError) -> Self {
         match error {
             // The candidates are private here, unlike in a vote.
@@ -107,21 +107,21 @@ impl Distances {
     /// it by returning `false`.
     ///
     /// # Errors
-    /// [`MemorisationError::TooFew`], [`MemorisationError::NotFinite`] and [`MemorisationError::Nearest`].
+    /// [`MemorizationError::TooFew`], [`MemorizationError::NotFinite`] and [`MemorizationError::Nearest`].
     pub fn of(
         synthetic: &Embeddings,
         private: &Embeddings,
         device: &Device,
         keep_going: &dyn Fn() -> bool,
-    ) -> Result<Self, MemorisationError> {
+    ) -> Result<Self, MemorizationError> {
         if synthetic.is_empty() || private.len() < 2 {
-            return Err(MemorisationError::TooFew {
+            return Err(MemorizationError::TooFew {
                 synthetic: synthetic.len(),
                 private: private.len(),
             });
         }
         let search =
-            |queries, k| nearest_neighbours(queries, private, k, Metric::L2, device, keep_going);
+            |queries, k| nearest_neighbors(queries, private, k, Metric::L2, device, keep_going);
         let nearest = search(synthetic, 1)?;
         let fellows = search(private, 2)?;
         let of_synthetic = nearest
@@ -253,13 +253,13 @@ impl Pairs {
     /// the size of the synthetic images. A PNG file's bytes.
     ///
     /// # Errors
-    /// [`MemorisationError::Incomplete`] when fewer images were handed over than there are; others when the
+    /// [`MemorizationError::Incomplete`] when fewer images were handed over than there are; others when the
     /// picture cannot be drawn.
-    pub fn picture(&self) -> Result<Vec<u8>, MemorisationError> {
+    pub fn picture(&self) -> Result<Vec<u8>, MemorizationError> {
         let mut all: Option<ImageBatch> = None;
         for pair in &self.wanted {
             let [Some(synthetic), Some(private)] = &pair.pictures else {
-                return Err(MemorisationError::Incomplete);
+                return Err(MemorizationError::Incomplete);
             };
             let size = (synthetic.height(), synthetic.width());
             let from = (private.height(), private.width());
@@ -272,7 +272,7 @@ impl Pairs {
             all.extend(synthetic)?;
             all.extend(&private)?;
         }
-        let all = all.ok_or(MemorisationError::Incomplete)?;
+        let all = all.ok_or(MemorizationError::Incomplete)?;
         Ok(png(&grid(&all, 2, 2)?)?)
     }
 }
@@ -310,7 +310,7 @@ mod tests {
     fn search(
         synthetic: &Embeddings,
         private: &Embeddings,
-    ) -> Result<Distances, MemorisationError> {
+    ) -> Result<Distances, MemorizationError> {
         Distances::of(synthetic, private, &Device::Cpu, &|| true)
     }
 
@@ -373,18 +373,18 @@ mod tests {
         pairs.add_synthetic(&flat(&[1, 2, 3, 4], 4));
         assert!(matches!(
             pairs.picture(),
-            Err(MemorisationError::Incomplete)
+            Err(MemorizationError::Incomplete)
         ));
         let compare = |synthetic: &[(f32, f32)], private: &[(f32, f32)]| {
             search(&plane(synthetic), &plane(private)).err()
         };
         assert!(matches!(
             compare(&[], &PRIVATE),
-            Some(MemorisationError::TooFew { .. })
+            Some(MemorizationError::TooFew { .. })
         ));
         assert!(matches!(
             compare(&SYNTHETIC, &PRIVATE[..1]),
-            Some(MemorisationError::TooFew { .. })
+            Some(MemorizationError::TooFew { .. })
         ));
         let error = compare(&SYNTHETIC, &[(0.0, 0.0), (f32::NAN, 0.0)]).unwrap();
         assert_eq!(

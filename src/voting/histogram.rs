@@ -29,20 +29,20 @@ pub enum VotingError {
 }
 
 /// The private embeddings and which of them are in which class: those who vote.
-pub struct PrivateVoters {
+pub struct PrivateEmbeddings {
     classes: usize,
     /// Voters of all classes together: declared public.
     count: usize,
-    electorate: Sensitive<Electorate>,
+    partition: Sensitive<ClassPartition>,
 }
 
-struct Electorate {
+struct ClassPartition {
     embeddings: Embeddings,
     /// Rows of `embeddings`, one list a class.
     members: Vec<Vec<usize>>,
 }
 
-impl PrivateVoters {
+impl PrivateEmbeddings {
     /// Splits the embeddings of `count` private images by class label (`labels[i] < classes` for image `i`),
     /// without copying them.
     #[must_use]
@@ -61,14 +61,14 @@ impl PrivateVoters {
             }
             members
         });
-        let electorate = embeddings.zip(members, |embeddings, members| Electorate {
+        let partition = embeddings.zip(members, |embeddings, members| ClassPartition {
             embeddings,
             members,
         });
         Self {
             classes,
             count,
-            electorate,
+            partition,
         }
     }
 
@@ -79,34 +79,34 @@ impl PrivateVoters {
     }
 }
 
-/// The most rounds of a vote.
-const MOST_ROUNDS: u64 = 10;
-/// Multiplications that a round is worth: some seconds on a few cores. In each round every class' candidates are
+/// The most passes of a vote.
+const MAX_PASSES: u64 = 10;
+/// Multiplications that a pass is worth: some seconds on a few cores. In each pass every class' candidates are
 /// prepared anew, which takes as long as some hundred voters.
-const WORTH_A_ROUND: f64 = 2e12;
+const MULTIPLY_ADDS_PER_PASS: f64 = 2e12;
 
 /// Who hears of the vote's progress and can stop it.
 pub trait Poll {
-    /// A vote of so many rounds begins.
-    fn begin(&self, rounds: u64);
-    /// So many rounds are over.
+    /// A vote of so many passes begins.
+    fn begin(&self, passes: u64);
+    /// So many passes are over.
     fn round(&self, done: u64);
     /// Whether to go on.
     fn keep_going(&self) -> bool;
 }
 
-/// How many rounds a vote of `voters` for `samples` takes. Of public numbers alone: classes of equal size are
+/// How many passes a vote of `voters` for `samples` takes. Of public numbers alone: classes of equal size are
 /// assumed, whatever they are.
-fn rounds(voters: &PrivateVoters, samples: usize, dimension: usize) -> u64 {
+fn passes(voters: &PrivateEmbeddings, samples: usize, dimension: usize) -> u64 {
     let products = voters.count as f64 * samples as f64 / voters.classes.max(1) as f64;
-    ((products * dimension as f64 / WORTH_A_ROUND) as u64).clamp(1, MOST_ROUNDS)
+    ((products * dimension as f64 / MULTIPLY_ADDS_PER_PASS) as u64).clamp(1, MAX_PASSES)
 }
 
-/// Those of `members` who vote in this round.
-fn turn(members: &[usize], round: u64, rounds: u64) -> &[usize] {
+/// Those of `members` who vote in this pass.
+fn chunk(members: &[usize], pass: u64, passes: u64) -> &[usize] {
     // At most 2⁶⁴/10 images: far more than memory holds.
-    let at = |round: u64| (members.len() as u64 * round / rounds) as usize;
-    members.get(at(round)..at(round + 1)).unwrap_or_default()
+    let at = |pass: u64| (members.len() as u64 * pass / passes) as usize;
+    members.get(at(pass)..at(pass + 1)).unwrap_or_default()
 }
 
 /// Lets every private image vote for its `k` nearest samples of its own class.
@@ -115,15 +115,15 @@ fn turn(members: &[usize], round: u64, rounds: u64) -> &[usize] {
 /// order, covering all). The result is one count a sample. Each private image adds 1 to exactly `k` bins:
 /// the histogram's L2 sensitivity is √k under adding or removing one image.
 ///
-/// In each round an equal part of every class votes. So rounds take equally long, and what `poll` hears and
+/// In each pass an equal part of every class votes. So passes take equally long, and what `poll` hears and
 /// when says nothing of how the images are divided among the classes.
 ///
 /// # Errors
 /// See [`VotingError`]. The errors depend on public shapes alone.
-pub fn cast_votes(
+pub fn nn_histogram(
     population: &Embeddings,
     ranges: &[Range<usize>],
-    voters: &PrivateVoters,
+    voters: &PrivateEmbeddings,
     k: usize,
     metric: Metric,
     device: &Device,
@@ -146,16 +146,16 @@ pub fn cast_votes(
         )));
     }
     let mut histogram = Sensitive::new(vec![0u64; population.len()]);
-    let rounds = rounds(voters, population.len(), population.dimension());
-    poll.begin(rounds);
-    for round in 0..rounds {
+    let passes = passes(voters, population.len(), population.dimension());
+    poll.begin(passes);
+    for pass in 0..passes {
         for (class, range) in ranges.iter().enumerate() {
             let candidates = (population.rows(range.clone()), population.dimension());
-            let ids = voters.electorate.try_map_ref(|electorate| {
-                let members = electorate.members.get(class).map_or(&[][..], Vec::as_slice);
+            let ids = voters.partition.try_map_ref(|partition| {
+                let members = partition.members.get(class).map_or(&[][..], Vec::as_slice);
                 let queries = Queries {
-                    vectors: &electorate.embeddings,
-                    members: turn(members, round, rounds),
+                    vectors: &partition.embeddings,
+                    members: chunk(members, pass, passes),
                 };
                 search(&queries, candidates, k, metric, device, &|| {
                     poll.keep_going()
@@ -175,7 +175,7 @@ pub fn cast_votes(
                 counts
             });
         }
-        poll.round(round + 1);
+        poll.round(pass + 1);
     }
     Ok(histogram)
 }
@@ -187,15 +187,15 @@ mod tests {
 
     #[derive(Default)]
     struct Heard {
-        rounds: Cell<u64>,
+        passes: Cell<u64>,
         told: RefCell<Vec<u64>>,
         asked: Cell<usize>,
         stop_at: Option<usize>,
     }
 
     impl Poll for Heard {
-        fn begin(&self, rounds: u64) {
-            self.rounds.set(rounds);
+        fn begin(&self, passes: u64) {
+            self.passes.set(passes);
         }
 
         fn round(&self, done: u64) {
@@ -214,14 +214,14 @@ mod tests {
         let count = voters.len();
         let positions = voters.iter().map(|v| v.0).collect();
         let labels = voters.iter().map(|v| v.1).collect();
-        let voters = PrivateVoters::new(
+        let voters = PrivateEmbeddings::new(
             Sensitive::new(Embeddings::new(positions, 1).unwrap()),
             &Sensitive::new(labels),
             2,
             count,
         );
         let population = Embeddings::new(vec![0.0, 10.0, 0.0, 10.0], 1).unwrap();
-        cast_votes(
+        nn_histogram(
             &population,
             &[0..2, 2..4],
             &voters,
@@ -248,7 +248,7 @@ mod tests {
                 .map(|i| (i as f32, u32::from(i % 100 < share)))
                 .collect();
             let _votes = vote(&voters, &heard).unwrap();
-            (heard.rounds.get(), heard.told.take())
+            (heard.passes.get(), heard.told.take())
         };
         assert_eq!(heard(50), (1, vec![1]));
         assert_eq!(heard(3), heard(50));
@@ -258,16 +258,16 @@ mod tests {
     fn every_member_has_one_turn_and_turns_are_equal() {
         for count in [0, 1, 7, 19, 20, 61, 1000] {
             let members: Vec<usize> = (0..count).map(|i| 3 * i).collect();
-            for rounds in [1, 2, 20] {
-                let turns: Vec<&[usize]> = (0..rounds)
-                    .map(|round| turn(&members, round, rounds))
+            for passes in [1, 2, 20] {
+                let turns: Vec<&[usize]> = (0..passes)
+                    .map(|pass| chunk(&members, pass, passes))
                     .collect();
                 assert_eq!(turns.concat(), members);
-                let each = count / rounds as usize;
+                let each = count / passes as usize;
                 assert!(
                     turns
                         .iter()
-                        .all(|turn| (each..=each + 1).contains(&turn.len()))
+                        .all(|chunk| (each..=each + 1).contains(&chunk.len()))
                 );
             }
         }
@@ -275,14 +275,14 @@ mod tests {
 
     #[test]
     fn large_votes_take_rounds_by_public_numbers_alone() {
-        let rounds = |count, samples, dimension, classes| {
+        let passes = |count, samples, dimension, classes| {
             let none = Sensitive::new(Embeddings::new(Vec::new(), dimension).unwrap());
-            let voters = PrivateVoters::new(none, &Sensitive::new(Vec::new()), classes, count);
-            super::rounds(&voters, samples, dimension)
+            let voters = PrivateEmbeddings::new(none, &Sensitive::new(Vec::new()), classes, count);
+            super::passes(&voters, samples, dimension)
         };
-        assert_eq!(rounds(1_000, 1_000, 2048, 1), 1);
-        assert_eq!(rounds(50_000, 50_000, 2048, 1), 2);
-        assert_eq!(rounds(302_436, 302_436, 2048, 2), 10);
+        assert_eq!(passes(1_000, 1_000, 2048, 1), 1);
+        assert_eq!(passes(50_000, 50_000, 2048, 1), 2);
+        assert_eq!(passes(302_436, 302_436, 2048, 2), 10);
     }
 
     /// Rounds change nothing of the votes: with as many, by hand.
@@ -296,7 +296,7 @@ mod tests {
         let (private, samples) = (vectors(50, 0.7), vectors(9, 1.3));
         let labels = (0..50).map(|i| u32::from(i % 3 == 0)).collect();
         let count = |count| {
-            let voters = PrivateVoters::new(
+            let voters = PrivateEmbeddings::new(
                 Sensitive::new(private.clone()),
                 &Sensitive::new(Vec::clone(&labels)),
                 2,
@@ -305,13 +305,13 @@ mod tests {
             let heard = Heard::default();
             let ranges = [0..4, 4..9];
             let metric = Metric::L2;
-            let votes = cast_votes(&samples, &ranges, &voters, 2, metric, &Device::Cpu, &heard);
-            (heard.rounds.get(), votes.unwrap())
+            let votes = nn_histogram(&samples, &ranges, &voters, 2, metric, &Device::Cpu, &heard);
+            (heard.passes.get(), votes.unwrap())
         };
         let (one, alone) = count(50);
-        // As if there were so many voters that the vote took rounds.
+        // As if there were so many voters that the vote took passes.
         let (many, together) = count(1_000_000_000_000_000);
-        assert_eq!((one, many), (1, MOST_ROUNDS));
+        assert_eq!((one, many), (1, MAX_PASSES));
         let _checked = alone.zip(together, |alone, together| {
             assert_eq!(alone, together);
             assert_eq!(alone.iter().sum::<u64>(), 100);

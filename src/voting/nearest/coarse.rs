@@ -1,4 +1,4 @@
-//! Rough scores of all candidates, by matrix products: on a CPU that can, first of 16 bits, which tells the
+//! Coarse scores of all candidates, by matrix products: on a CPU that can, first of 16 bits, which tells the
 //! near ones from the far ones for nearly every query in half of the time, then in `f32` for the others.
 //! On a device, in `f32` by tiles that are multiplied and sorted there.
 
@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::NearestError;
 use super::shortlist::{MOST, Shortlist};
-use super::space::Space;
+use super::space::MetricTransform;
 use crate::kernels::PackedColumns;
 
 /// Candidates in one tile on a device. A GPU sorts a row within one block, which holds 1024 entries.
@@ -30,8 +30,8 @@ pub(super) enum Pass {
 }
 
 /// The candidates in the form that the product wants, packed once.
-pub(super) struct Rough<'a> {
-    space: &'a Space<'a>,
+pub(super) struct CoarseScorer<'a> {
+    space: &'a MetricTransform<'a>,
     tiles: Tiles,
 }
 
@@ -60,7 +60,7 @@ impl Products {
 struct Tile {
     /// Their places, `[dimension, n]`.
     columns: Tensor,
-    /// [`Space::offsets`], `[1, n]`.
+    /// [`MetricTransform::offsets`], `[1, n]`.
     offsets: Tensor,
 }
 
@@ -75,10 +75,13 @@ enum Tiles {
     Device(Vec<Tile>, Device),
 }
 
-impl<'a> Rough<'a> {
+impl<'a> CoarseScorer<'a> {
     /// # Errors
     /// [`NearestError::Product`] when the device has no room.
-    pub(super) fn new(space: &'a Space<'a>, products: &Products) -> Result<Self, NearestError> {
+    pub(super) fn new(
+        space: &'a MetricTransform<'a>,
+        products: &Products,
+    ) -> Result<Self, NearestError> {
         let dimension = space.dimension();
         let tiles = match products {
             Products::Packed => {
@@ -247,7 +250,7 @@ impl<'a> Rough<'a> {
 }
 
 /// Places candidate `index` and writes it.
-fn column(space: &Space<'_>, index: usize, to: &mut [f32]) {
+fn column(space: &MetricTransform<'_>, index: usize, to: &mut [f32]) {
     let dimension = space.dimension();
     let row = space
         .candidates()
@@ -259,7 +262,7 @@ fn column(space: &Space<'_>, index: usize, to: &mut [f32]) {
 }
 
 /// `rows`, each placed.
-fn placed(space: &Space<'_>, rows: &[f32]) -> Vec<f32> {
+fn placed(space: &MetricTransform<'_>, rows: &[f32]) -> Vec<f32> {
     let mut placed = rows.to_vec();
     placed
         .par_chunks_exact_mut(space.dimension())
