@@ -12,6 +12,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`cli`] | command line, progress, exit codes |
+//! | [`fuzzing`] | entry points of the fuzz targets |
 //! | [`config`] | TOML text to checked [`config::Settings`] |
 //! | [`evolution`] | the PE loop, its units of work, checkpoints and the result folder |
 //! | [`evaluation`] | metrics of a population or of a file of samples, written where they may be written |
@@ -43,6 +44,8 @@ pub mod embedders;
 pub mod evaluation;
 pub mod evolution;
 pub mod fetch;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generators;
 pub mod hub;
 pub mod images;

@@ -127,7 +127,7 @@ pub(super) fn each_file(
     result
 }
 
-fn walk(
+pub(super) fn walk(
     unpacked: impl Read,
     advance: &dyn Fn(),
     take: &mut dyn FnMut(&mut Found<'_>) -> Result<ControlFlow<()>, Problem>,

@@ -13,6 +13,7 @@ mod cifar10;
 mod download;
 mod error;
 mod fetcher;
+pub(crate) mod fuzzing;
 mod growing;
 mod lock;
 mod mirrors;

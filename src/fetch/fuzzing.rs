@@ -1,0 +1,37 @@
+//! Entry points of the fuzz targets into readers that are private to this room.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+
+use super::archive;
+use super::cats;
+use super::growing::{Growing, Wanted};
+use crate::net::Silent;
+
+/// Reads `data` as a `.tar.gz`, as the `.tar` inside one, and as the `.zip` archive of the cats.
+pub(crate) fn archive(data: &[u8], limit: u64) {
+    let mut take = |found: &mut archive::Found<'_>| {
+        found.read(limit)?;
+        Ok(ControlFlow::Continue(()))
+    };
+    // Gzip has a checksum, which hides the tar reader from a fuzzer.
+    let _ = archive::walk(data, &|| (), &mut take);
+    let Ok(folder) = tempfile::tempdir() else {
+        return;
+    };
+    let path = folder.path().join("archive");
+    let written = std::fs::File::create(&path).and_then(|mut file| file.write_all(data));
+    if written.is_err() {
+        return;
+    }
+    let _ = archive::each_file(&path, limit, &Silent, &mut take);
+    let Ok(partial) = Growing::begin(&folder.path().join("cookie")) else {
+        return;
+    };
+    let wanted = [Wanted {
+        split: "cookie".to_owned(),
+        images: 1,
+        folder: partial,
+    }];
+    let _ = cats::unpack(&path, limit, &wanted, &Silent);
+}
