@@ -11,7 +11,7 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use crate::config::{Settings, Texts};
+use crate::config::{Settings, ConfigSources};
 use crate::fetch::fuzzing as fetch;
 use crate::hub::Checkpoint;
 use crate::images::{NpzReader, SamplesReader, decode};
@@ -63,7 +63,7 @@ pub fn config(data: &[u8]) {
     let mut parts = text.split(char::from(SEPARATOR)).map(str::to_owned);
     let file = parts.next().unwrap_or_default();
     let overrides: Vec<String> = parts.collect();
-    let loaded = Texts::new("fuzz.toml".to_owned(), file, &overrides)
+    let loaded = ConfigSources::new("fuzz.toml".to_owned(), file, &overrides)
         .and_then(|texts| Settings::check(&texts));
     if let Ok(loaded) = loaded {
         let _ = loaded.settings.to_toml();
