@@ -11,7 +11,7 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use crate::config::{Settings, ConfigSources};
+use crate::config::{ConfigSources, Settings};
 use crate::fetch::fuzzing as fetch;
 use crate::hub::Checkpoint;
 use crate::images::{NpzReader, SamplesReader, decode};
