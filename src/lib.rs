@@ -27,7 +27,7 @@
 //! | [`hub`] | where weights come from, and reading them strictly |
 //! | [`images`] | image batches, folders and npz files, PIL-exact resampling, grids |
 //! | [`kernels`] | the layers every network is written against, and fast CPU operators behind them |
-//! | [`crew`] | several devices at one queue of work |
+//! | [`device_pool`] | thread pool with one worker per device |
 //! | [`streams`] | counter-based random streams of the generation side |
 //! | [`net`] | proxies, retries, downloads that go on where they broke off, and whether the network may be used at all |
 //! | [`atomic`] | files that are whole or absent |
@@ -38,7 +38,7 @@
 pub mod atomic;
 pub mod cli;
 pub mod config;
-pub mod crew;
+pub mod device_pool;
 pub mod diffusion;
 pub mod embedders;
 pub mod evaluation;

@@ -4,7 +4,7 @@
 //! iteration, lookahead index, sample index). Two addresses never share a stream, and what a sample
 //! draws does not depend on batch size, device, order or interruption.
 //!
-//! Privacy noise has another source and another type ([`crate::privacy`]); a [`SampleStream`] cannot
+//! Privacy noise has another source and another type ([`crate::privacy`]); a [`KeyedRng`] cannot
 //! be passed where that one is wanted.
 
 use rand::{Rng, RngCore, SeedableRng};
@@ -35,7 +35,7 @@ pub enum Phase {
 
 /// The address of one random stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct StreamKey {
+pub struct RngKey {
     /// The run's generation seed.
     pub seed: u64,
     /// What is drawn.
@@ -48,24 +48,24 @@ pub struct StreamKey {
     pub sample: u64,
 }
 
-impl StreamKey {
+impl RngKey {
     /// Opens the stream at its beginning.
     #[must_use]
-    pub fn open(&self) -> SampleStream {
+    pub fn rng(&self) -> KeyedRng {
         let mut key = [0u8; 32];
         key[0..8].copy_from_slice(&self.seed.to_le_bytes());
         key[8..12].copy_from_slice(&(self.phase as u32).to_le_bytes());
         key[12..16].copy_from_slice(&self.iteration.to_le_bytes());
         key[16..20].copy_from_slice(&self.repeat.to_le_bytes());
         key[20..28].copy_from_slice(&self.sample.to_le_bytes());
-        SampleStream(ChaCha12Rng::from_seed(key))
+        KeyedRng(ChaCha12Rng::from_seed(key))
     }
 }
 
 /// One sample's random numbers, reproducible on every machine.
-pub struct SampleStream(ChaCha12Rng);
+pub struct KeyedRng(ChaCha12Rng);
 
-impl SampleStream {
+impl KeyedRng {
     /// Fills `out` with independent standard normal numbers.
     pub fn fill_normal(&mut self, out: &mut [f32]) {
         for value in out {
@@ -92,7 +92,7 @@ impl SampleStream {
 mod tests {
     use super::*;
 
-    const KEY: StreamKey = StreamKey {
+    const KEY: RngKey = RngKey {
         seed: 7,
         phase: Phase::Random,
         iteration: 0,
@@ -102,20 +102,20 @@ mod tests {
 
     #[test]
     fn every_part_of_the_address_changes_the_stream() {
-        let first = |key: StreamKey| key.open().below(u64::MAX);
+        let first = |key: RngKey| key.rng().below(u64::MAX);
         let keys = [
             KEY,
-            StreamKey { seed: 8, ..KEY },
-            StreamKey {
+            RngKey { seed: 8, ..KEY },
+            RngKey {
                 phase: Phase::Vary,
                 ..KEY
             },
-            StreamKey {
+            RngKey {
                 iteration: 1,
                 ..KEY
             },
-            StreamKey { repeat: 1, ..KEY },
-            StreamKey { sample: 4, ..KEY },
+            RngKey { repeat: 1, ..KEY },
+            RngKey { sample: 4, ..KEY },
         ];
         let mut draws: Vec<u64> = keys.iter().map(|key| first(*key)).collect();
         assert_eq!(first(KEY), draws[0]);
@@ -128,7 +128,7 @@ mod tests {
     fn normal_numbers_have_the_right_moments() {
         // 40,000 draws: the mean's standard error is 0.005, the variance's 0.0071; five of them each.
         let mut values = vec![0f32; 40_000];
-        KEY.open().fill_normal(&mut values);
+        KEY.rng().fill_normal(&mut values);
         let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / 40_000.0;
         let var = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / 40_000.0;
         assert!(mean.abs() < 0.025, "{mean}");

@@ -6,10 +6,10 @@ use candle_core::Device;
 
 use super::device::Devices;
 use super::exit::CliError;
-use crate::crew::Maker;
+use crate::device_pool::WorkerFactory;
 use crate::embedders::{
-    ClipEmbedder, Embedder, EmbedderConfig, EmbedderError, EmbedderFleet, InceptionEmbedder,
-    PixelsEmbedder, SharedEmbedder,
+    BoxedEmbedder, ClipEmbedder, Embedder, EmbedderConfig, EmbedderError, InceptionEmbedder,
+    PixelsEmbedder, ReplicatedEmbedder,
 };
 use crate::evaluation::ReferenceSource;
 use crate::evolution::{EvolutionError, Observer, PrivateImages};
@@ -36,11 +36,13 @@ pub(super) fn open_embedder(
     let many = !devices.others.is_empty() || devices.first.is_cuda();
     let shared = many && config.weights().is_some();
     let embedder: Box<dyn Embedder> = if shared {
-        let makers = devices.iter().map(|device| -> Maker<_, EmbedderError> {
-            let (config, device) = (config.clone(), device.clone());
-            Box::new(move || embedder_on(&config, image_size, &beside(&device)?))
-        });
-        Box::new(EmbedderFleet::start(makers.collect())?)
+        let factories = devices
+            .iter()
+            .map(|device| -> WorkerFactory<_, EmbedderError> {
+                let (config, device) = (config.clone(), device.clone());
+                Box::new(move || embedder_on(&config, image_size, &beside(&device)?))
+            });
+        Box::new(ReplicatedEmbedder::start(factories.collect()).map_err(EmbedderError::from)?)
     } else {
         embedder_on(config, image_size, &devices.first)?
     };
@@ -51,8 +53,8 @@ fn embedder_on(
     config: &EmbedderConfig,
     image_size: (usize, usize),
     device: &Device,
-) -> Result<SharedEmbedder, EmbedderError> {
-    let embedder: SharedEmbedder = match config {
+) -> Result<BoxedEmbedder, EmbedderError> {
+    let embedder: BoxedEmbedder = match config {
         EmbedderConfig::Inception(config) => Box::new(InceptionEmbedder::open(config, device)?),
         EmbedderConfig::Clip(config) => Box::new(ClipEmbedder::open(config, device)?),
         EmbedderConfig::Pixels(config) => Box::new(PixelsEmbedder::new(config, image_size)?),

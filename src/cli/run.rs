@@ -11,22 +11,22 @@ use super::exit::CliError;
 use super::missing;
 use super::progress::{Progress, catch_interrupts};
 use crate::config::{ConfigError, Loaded, ModelConfig, Settings};
-use crate::crew::Maker;
+use crate::device_pool::WorkerFactory;
 use crate::embedders::Embedder;
 use crate::evaluation::{Evaluation, ReferenceSource};
 use crate::evolution::{
     EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
 };
 use crate::generators::{
-    Fleet, Generator, GeneratorError, ImprovedDiffusion, OpenAiImages, Operation, Shared, Slot,
-    StableDiffusion,
+    BoxedGenerator, ConditionRequest, Generator, GeneratorError, ImprovedDiffusion, OpenAiImages,
+    Operation, ReplicatedGenerator, StableDiffusion,
 };
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, Sizes};
 use crate::net::Offline;
 use crate::privacy::NonPrivateConsent;
-use crate::streams::{Phase, StreamKey};
+use crate::streams::{Phase, RngKey};
 
 /// Runs the command.
 pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
@@ -213,16 +213,18 @@ fn open_generator(
 /// A model that `load` puts on a device; on several devices, a copy on each.
 fn on_all(
     devices: &Devices,
-    load: impl Fn(&Device) -> Result<Shared, GeneratorError> + Clone + Send + 'static,
+    load: impl Fn(&Device) -> Result<BoxedGenerator, GeneratorError> + Clone + Send + 'static,
 ) -> Result<Box<dyn Generator>, GeneratorError> {
     if devices.others.is_empty() {
         return Ok(load(&devices.first)?);
     }
-    let makers = devices.iter().map(|device| -> Maker<_, GeneratorError> {
-        let (load, device) = (load.clone(), device.clone());
-        Box::new(move || load(&device))
-    });
-    Ok(Box::new(Fleet::start(makers.collect())?))
+    let factories = devices
+        .iter()
+        .map(|device| -> WorkerFactory<_, GeneratorError> {
+            let (load, device) = (load.clone(), device.clone());
+            Box::new(move || load(&device))
+        });
+    Ok(Box::new(ReplicatedGenerator::start(factories.collect())?))
 }
 
 /// What the model has to say about the plan, or the key of `[model]` that forbids it.
@@ -232,7 +234,7 @@ fn announce(
     plan: &Plan,
 ) -> Result<Vec<String>, CliError> {
     generator
-        .announce(&plan.demands(loaded))
+        .preflight(&plan.demands(loaded))
         .map_err(|error| model_error(loaded, error))
 }
 
@@ -338,9 +340,9 @@ fn describe(config: &EvaluationConfig) -> String {
 fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result<(), CliError> {
     let conditional = loaded.settings.data.class_conditional;
     for class in &plan.classes {
-        let slot = Slot {
+        let slot = ConditionRequest {
             class: Some(class.as_str()).filter(|_| conditional),
-            stream: StreamKey {
+            rng_key: RngKey {
                 seed: 0,
                 phase: Phase::Condition,
                 iteration: 0,

@@ -394,7 +394,7 @@ mod tests {
 
     use super::*;
     use crate::diffusion::NoiseSchedule;
-    use crate::streams::{Phase, StreamKey};
+    use crate::streams::{Phase, RngKey};
 
     const OPTIONS: SamplerOptions = SamplerOptions {
         method: Method::Ddim { eta: 0.0 },
@@ -411,7 +411,7 @@ mod tests {
     }
 
     fn normal(shape: (usize, usize, usize, usize), sample: u64) -> Tensor {
-        let key = StreamKey {
+        let key = RngKey {
             seed: 1,
             phase: Phase::Random,
             iteration: 0,
@@ -419,7 +419,7 @@ mod tests {
             sample,
         };
         let mut values = vec![0f32; shape.0 * shape.1 * shape.2 * shape.3];
-        key.open().fill_normal(&mut values);
+        key.rng().fill_normal(&mut values);
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     }
 

@@ -3,16 +3,16 @@
 mod clip;
 mod config;
 mod embeddings;
-mod fleet;
 mod inception;
 mod pixels;
+mod replicated;
 
 pub use clip::{ClipConfig, ClipEmbedder};
 pub use config::EmbedderConfig;
 pub use embeddings::Embeddings;
-pub use fleet::{EmbedderFleet, SharedEmbedder};
 pub use inception::{InceptionConfig, InceptionEmbedder};
 pub use pixels::{PixelsConfig, PixelsEmbedder};
+pub use replicated::{BoxedEmbedder, ReplicatedEmbedder};
 
 use thiserror::Error;
 

@@ -8,9 +8,9 @@ use super::population::Population;
 use super::units::Units;
 use super::writing::Writing;
 use super::{EvolutionError, Layout, Observer};
-use crate::generators::{Condition, Draw, Generator};
+use crate::generators::{Condition, Generator, SampleRequest};
 use crate::images::ImageBatch;
-use crate::streams::{Phase, StreamKey};
+use crate::streams::{Phase, RngKey};
 
 /// One sample of a population to be: where it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl Brood<'_> {
         observer.begin(stage, total as u64);
         observer.resume(done as u64);
         thread::scope(|scope| {
-            let mut writing = Writing::new(scope, &units, self.generator.apart());
+            let mut writing = Writing::new(scope, &units, self.generator.overlaps_host_work());
             for range in Units::missing(&finished, total, self.generator.batch_size()) {
                 if observer.interrupted() {
                     writing.finish()?;
@@ -106,7 +106,7 @@ impl Brood<'_> {
                     return Err(EvolutionError::Interrupted);
                 }
                 let images = self.unit(range.clone(), parents)?;
-                for note in self.generator.notes() {
+                for note in self.generator.drain_warnings() {
                     observer.line(&note);
                 }
                 done += writing.write(range, images)?;
@@ -129,9 +129,13 @@ impl Brood<'_> {
         let (mut random, mut varied, mut varied_parents) = (Vec::new(), Vec::new(), Vec::new());
         let mut kept = Vec::new();
         for sample in range.clone() {
-            let draw = |phase, repeat| Draw {
-                condition: self.conditions.get(sample).copied().unwrap_or(Condition(0)),
-                stream: StreamKey {
+            let draw = |phase, repeat| SampleRequest {
+                condition: self
+                    .conditions
+                    .get(sample)
+                    .copied()
+                    .unwrap_or(Condition::UNCONDITIONAL),
+                rng_key: RngKey {
                     seed: self.seed,
                     phase,
                     iteration: self.iteration,

@@ -15,9 +15,9 @@ use super::units::Units;
 use super::{EvolutionError, Observer};
 use crate::atomic;
 use crate::embedders::{Embedder, EmbedderError, Embeddings};
-use crate::generators::{Condition, Draw, Generator};
+use crate::generators::{Condition, Generator, SampleRequest};
 use crate::images::ImageBatch;
-use crate::streams::{Phase, StreamKey};
+use crate::streams::{Phase, RngKey};
 
 /// Everything that the embeddings of one population depend on.
 pub struct Lookahead<'a> {
@@ -110,7 +110,7 @@ impl Lookahead<'_> {
                 } else {
                     self.vary(population, &images, range, round + given)?
                 };
-                for note in self.generator.notes() {
+                for note in self.generator.drain_warnings() {
                     observer.line(&note);
                 }
                 embedding.give(seen);
@@ -150,11 +150,11 @@ impl Lookahead<'_> {
         range: &Range<usize>,
         round: u32,
     ) -> Result<ImageBatch, EvolutionError> {
-        let draws: Vec<Draw> = range
+        let draws: Vec<SampleRequest> = range
             .clone()
-            .map(|sample| Draw {
+            .map(|sample| SampleRequest {
                 condition: population.condition(sample),
-                stream: StreamKey {
+                rng_key: RngKey {
                     seed: self.seed,
                     phase: Phase::Lookahead,
                     iteration: self.iteration,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Generation, Layout};
 use crate::config::{ConfigError, Loaded};
-use crate::generators::{Demand, Generator, GeneratorError, Operation};
+use crate::generators::{Generator, GeneratorError, Operation, PlannedWork};
 use crate::privacy::{Adjacency, ResolvedPrivacy, round_up};
 
 /// A run in numbers.
@@ -110,13 +110,13 @@ impl Plan {
 
     /// Everything that the run will ask of its model, in order.
     #[must_use]
-    pub fn demands(&self, loaded: &Loaded) -> Vec<Demand> {
+    pub fn demands(&self, loaded: &Loaded) -> Vec<PlannedWork> {
         let evolution = &loaded.settings.evolution;
         let mut demands = Vec::new();
         let mut before = 0;
         for (index, generation) in self.generations.iter().enumerate() {
             let n = generation.num_samples;
-            let vary = |images, each| Demand {
+            let vary = |images, each| PlannedWork {
                 operation: Operation::Vary(generation.variation_degree),
                 images,
                 each,
@@ -124,7 +124,7 @@ impl Plan {
             if index == 0 {
                 let random = n / evolution.initial_fold();
                 if evolution.initial_samples.is_none() {
-                    demands.push(Demand {
+                    demands.push(PlannedWork {
                         operation: Operation::Random,
                         images: random,
                         each: 1,

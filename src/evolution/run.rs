@@ -15,13 +15,13 @@ use super::{EvolutionError, Layout, Observer, Plan, pictures};
 use crate::config::Settings;
 use crate::embedders::Embedder;
 use crate::evaluation::{Evaluation, Evaluator, ReferenceSource, RunImages};
-use crate::generators::{Condition, Generator, Slot, Workplace};
+use crate::generators::{Condition, ConditionRequest, Generator, RunPaths};
 use crate::images::{NpzError, NpzReader, NpzWriter, SamplesReader};
 use crate::privacy::{
     ClassConditions, Fingerprint, Ledger, NoisyHistogram, PrivateFolder, PublicInputs, Sensitive,
     Statement, UniformFallback, release, sha256_hex,
 };
-use crate::streams::{Phase, StreamKey};
+use crate::streams::{Phase, RngKey};
 use crate::voting::{Poll, PrivateEmbeddings, VotingError, nn_histogram, select, threshold};
 
 /// A run about to happen: everything is loaded and checked, nothing is spent.
@@ -102,7 +102,7 @@ impl Run<'_> {
         )?;
         // Only now is the folder this process' own.
         folder.sweep()?;
-        self.generator.attach(&Workplace {
+        self.generator.begin_run(&RunPaths {
             root: folder.root().to_owned(),
             work: folder.work(),
             lookahead_degree: self.settings.evolution.lookahead_degree,
@@ -376,9 +376,9 @@ impl Session<'_> {
         let mut slots = Vec::with_capacity(layout.total() as usize);
         for (sample, label) in layout.labels().into_iter().enumerate() {
             let class = self.run.plan.classes.get(label as usize);
-            slots.push(Slot {
+            slots.push(ConditionRequest {
                 class: class.map(String::as_str).filter(|_| conditional),
-                stream: StreamKey {
+                rng_key: RngKey {
                     seed: self.run.seed(),
                     phase: Phase::Condition,
                     iteration: 0,
@@ -420,7 +420,7 @@ impl Session<'_> {
             .iter()
             .map(|origin| match origin {
                 Origin::Variation(parent, _) | Origin::Kept(parent) => parents.condition(*parent),
-                Origin::Random => Condition(0),
+                Origin::Random => Condition::UNCONDITIONAL,
             })
             .collect();
         let brood = Brood {
@@ -617,14 +617,14 @@ impl Session<'_> {
         let evolution = &self.run.settings.evolution;
         let mut parents = Vec::new();
         for (class, (range, count)) in before.ranges().into_iter().zip(after.counts()).enumerate() {
-            let mut stream = StreamKey {
+            let mut stream = RngKey {
                 seed: self.run.seed(),
                 phase: Phase::Select,
                 iteration,
                 repeat: 0,
                 sample: class as u64,
             }
-            .open();
+            .rng();
             let chosen = select(
                 votes.get(range).unwrap_or_default(),
                 (count / evolution.next_fold()) as usize,
@@ -709,7 +709,7 @@ impl InitialSamples {
             let accepted: Vec<Condition> = numbers
                 .iter()
                 .filter_map(|number| u32::try_from(*number).ok().map(Condition))
-                .filter(|condition| generator.accepts(*condition))
+                .filter(|condition| generator.supports_condition(*condition))
                 .collect();
             if accepted.len() as u64 != layout.total() || accepted.len() != numbers.len() {
                 return refuse(

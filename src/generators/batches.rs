@@ -48,7 +48,7 @@ impl Batches {
 
     /// What there is to tell since the last time.
     #[must_use]
-    pub fn notes(&self) -> Vec<String> {
+    pub fn drain_warnings(&self) -> Vec<String> {
         std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -140,12 +140,12 @@ mod tests {
         let covered: Vec<usize> = done.into_iter().flatten().collect();
         assert_eq!(covered, (0..70).collect::<Vec<_>>());
         assert_eq!(batches.size(), 18);
-        let notes = batches.notes();
+        let notes = batches.drain_warnings();
         assert_eq!(notes.len(), 2);
         assert!(notes[1].contains("no room for 35") && notes[1].contains("trying 18"));
         // It is remembered, and told once.
         assert_eq!(run(&batches, 40, 20).0, [18, 18, 4]);
-        assert!(batches.notes().is_empty());
+        assert!(batches.drain_warnings().is_empty());
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
             "variation_batch_size: 10 images at once"
         );
         batches.halve(9);
-        let notes = batches.notes();
+        let notes = batches.drain_warnings();
         assert!(
             notes[0].contains("model.variation_batch_size = 5"),
             "{notes:?}"

@@ -20,7 +20,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 use super::{
-    BatchNoise, Batches, Condition, Demand, Draw, Generator, GeneratorError, Operation, Slot,
+    BatchNoise, Batches, Condition, ConditionRequest, Generator, GeneratorError, Operation,
+    PlannedWork, SampleRequest, check_pairs,
 };
 use crate::diffusion::Sampler;
 use crate::hub::Checkpoint;
@@ -80,10 +81,10 @@ impl ImprovedDiffusion {
     }
 
     /// The labels for the network, or `None` if it takes none.
-    fn labels(&self, draws: &[Draw]) -> Result<Option<Vec<u32>>, GeneratorError> {
+    fn labels(&self, requests: &[SampleRequest]) -> Result<Option<Vec<u32>>, GeneratorError> {
         let classes = self.unet.config().num_classes;
         let valid = |condition: u32| (condition as usize) < classes.unwrap_or(1);
-        if let Some(draw) = draws.iter().find(|draw| !valid(draw.condition.0)) {
+        if let Some(draw) = requests.iter().find(|draw| !valid(draw.condition.0)) {
             return Err(GeneratorError::Input(match classes {
                 Some(classes) => format!(
                     "class label {} where the model has {classes} classes",
@@ -95,28 +96,28 @@ impl ImprovedDiffusion {
                 ),
             }));
         }
-        Ok(classes.map(|_| draws.iter().map(|draw| draw.condition.0).collect()))
+        Ok(classes.map(|_| requests.iter().map(|draw| draw.condition.0).collect()))
     }
 
     /// One batch: noise, or `images` noised, taken back without the `skipped` noisiest steps;
-    /// float32 `[draws, 3, height, width]`.
+    /// float32 `[requests, 3, height, width]`.
     fn samples(
         &self,
         images: Option<&ImageBatch>,
-        draws: &[Draw],
+        requests: &[SampleRequest],
         skipped: usize,
     ) -> Result<Tensor, GeneratorError> {
-        let labels = self.labels(draws)?;
+        let labels = self.labels(requests)?;
         // Each stream's order: the initial noise, then one draw for each noisy step.
         let shape = (3, self.image_size, self.image_size);
-        let mut noise = BatchNoise::new(draws, shape, &self.device);
+        let mut noise = BatchNoise::new(requests, shape, &self.device);
         let mut x = noise.draw()?;
         if let Some(images) = images {
             let images = to_signed(images, &self.device)?;
             x = self.sampler.noised(&images, &x, skipped)?;
         }
         let network = |x: &Tensor, time: f32| {
-            let times = vec![time; draws.len()];
+            let times = vec![time; requests.len()];
             self.unet.forward(x, &times, labels.as_deref())
         };
         let trajectory = self
@@ -125,37 +126,37 @@ impl ImprovedDiffusion {
         Ok(trajectory.finish()?)
     }
 
-    /// All draws, a batch at a time.
+    /// All requests, a batch at a time.
     fn batches(
         &self,
         images: Option<&ImageBatch>,
-        draws: &[Draw],
+        requests: &[SampleRequest],
         skipped: usize,
     ) -> Result<ImageBatch, GeneratorError> {
         let mut made = ImageBatch::empty(self.image_size, self.image_size);
-        self.batches.cover(draws.len(), |range| {
+        self.batches.cover(requests.len(), |range| {
             let images = images.map(|images| images.slice(range.clone()));
-            let draws = draws.get(range).unwrap_or_default();
-            let samples = self.samples(images.as_ref(), draws, skipped)?;
+            let requests = requests.get(range).unwrap_or_default();
+            let samples = self.samples(images.as_ref(), requests, skipped)?;
             made.extend(&to_bytes(&samples)?)?;
             Ok(())
         })?;
         Ok(made)
     }
 
-    fn condition(&self, slot: &Slot<'_>) -> Result<Condition, GeneratorError> {
+    fn condition(&self, request: &ConditionRequest<'_>) -> Result<Condition, GeneratorError> {
         let Some(classes) = self.unet.config().num_classes else {
-            return Ok(Condition(0));
+            return Ok(Condition::UNCONDITIONAL);
         };
         let Some(map) = &self.class_labels else {
-            let label = slot.stream.open().below(classes as u64);
+            let label = request.rng_key.rng().below(classes as u64);
             return Ok(Condition(label as u32));
         };
         let missing = |message: String| GeneratorError::Config {
             key: "class_labels".to_owned(),
             message,
         };
-        let class = slot.class.ok_or_else(|| {
+        let class = request.class.ok_or_else(|| {
             missing("is given, but the run does not keep the classes apart".to_owned())
         })?;
         let labels = map.get(class).ok_or_else(|| {
@@ -164,7 +165,7 @@ impl ImprovedDiffusion {
                 "has no entry for class \"{class}\", only for {known:?}"
             ))
         })?;
-        let chosen = slot.stream.open().below(labels.len() as u64);
+        let chosen = request.rng_key.rng().below(labels.len() as u64);
         labels
             .get(chosen as usize)
             .map(|&label| Condition(label))
@@ -181,11 +182,17 @@ impl Generator for ImprovedDiffusion {
         self.batches.size()
     }
 
-    fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError> {
-        slots.iter().map(|slot| self.condition(slot)).collect()
+    fn initial_conditions(
+        &self,
+        requests: &[ConditionRequest<'_>],
+    ) -> Result<Vec<Condition>, GeneratorError> {
+        requests
+            .iter()
+            .map(|request| self.condition(request))
+            .collect()
     }
 
-    fn accepts(&self, condition: Condition) -> bool {
+    fn supports_condition(&self, condition: Condition) -> bool {
         match self.unet.config().num_classes {
             Some(classes) => (condition.0 as usize) < classes,
             None => condition.0 == 0,
@@ -206,35 +213,29 @@ impl Generator for ImprovedDiffusion {
         }
     }
 
-    fn announce(&self, _: &[Demand]) -> Result<Vec<String>, GeneratorError> {
+    fn preflight(&self, _: &[PlannedWork]) -> Result<Vec<String>, GeneratorError> {
         Ok(vec![self.batches.to_string()])
     }
 
-    fn apart(&self) -> bool {
+    fn overlaps_host_work(&self) -> bool {
         !self.device.is_cpu()
     }
 
-    fn notes(&self) -> Vec<String> {
-        self.batches.notes()
+    fn drain_warnings(&self) -> Vec<String> {
+        self.batches.drain_warnings()
     }
 
-    fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError> {
-        self.batches(None, draws, 0)
+    fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
+        self.batches(None, requests, 0)
     }
 
     fn vary(
         &self,
         images: &ImageBatch,
-        draws: &[Draw],
+        requests: &[SampleRequest],
         degree: f64,
     ) -> Result<ImageBatch, GeneratorError> {
-        if images.len() != draws.len() {
-            return Err(GeneratorError::Input(format!(
-                "{} images for {} draws",
-                images.len(),
-                draws.len()
-            )));
-        }
+        check_pairs(images, requests)?;
         if (images.height(), images.width()) != self.image_size() {
             return Err(GeneratorError::Input(format!(
                 "images of {}x{} for a model of {size}x{size}",
@@ -244,7 +245,7 @@ impl Generator for ImprovedDiffusion {
             )));
         }
         let skipped = skipped_steps(self.sampler.diffusion().num_timesteps(), degree)?;
-        self.batches(Some(images), draws, skipped)
+        self.batches(Some(images), requests, skipped)
     }
 
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {

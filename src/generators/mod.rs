@@ -1,23 +1,23 @@
-//! Foundation models as PE sees them: random images, and variations of images.
+//! Foundation models: generation of random images and of variations of images.
 //!
-//! A generator is public: it never sees a private image. It draws all randomness from the streams
-//! that it is handed, one per image, so that its output depends on nothing else.
+//! Generators are public: none ever receives a private image. All randomness of an image comes from
+//! the [`RngKey`] of its request, so an image is independent of the batch and device it is made in.
 
 mod batches;
-mod fleet;
 pub mod improved_diffusion;
 mod noise;
 pub mod openai_images;
 mod prompts;
+mod replicated;
 pub mod stable_diffusion;
 
 pub use crate::models::Precision;
 pub use batches::Batches;
-pub use fleet::{Fleet, Shared};
 pub use improved_diffusion::ImprovedDiffusion;
 pub use noise::BatchNoise;
 pub use openai_images::OpenAiImages;
 pub use prompts::{ClassPrompts, Prompts, PromptsConfig};
+pub use replicated::{BoxedGenerator, ReplicatedGenerator};
 pub use stable_diffusion::StableDiffusion;
 
 use std::path::PathBuf;
@@ -26,59 +26,69 @@ use thiserror::Error;
 
 use crate::images::{BatchError, ImageBatch};
 use crate::models::ConfigError;
-use crate::streams::StreamKey;
+use crate::streams::RngKey;
 
-/// The public condition that an image is made under and that its descendants keep: a class label of
-/// the model, or the index of a prompt.
+/// The public condition of an image, inherited by its variations: a class label of the model, or
+/// the index of a prompt. An unconditional model has the single condition
+/// [`Condition::UNCONDITIONAL`].
+///
+/// It is the number that a population's `conditions` array stores for each sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Condition(pub u32);
 
-/// One image to make: under which condition, with which randomness.
+impl Condition {
+    /// The only condition of an unconditional model. Result folders store it as 0, like the first
+    /// label or prompt of other models.
+    pub const UNCONDITIONAL: Self = Self(0);
+}
+
+/// A request for one image.
 #[derive(Debug, Clone, Copy)]
-pub struct Draw {
-    /// The public condition; [`Condition`]`(0)` for an unconditional model.
+pub struct SampleRequest {
+    /// The public condition of the image.
     pub condition: Condition,
-    /// Where its random numbers come from.
-    pub stream: StreamKey,
+    /// Key of the image's random numbers.
+    pub rng_key: RngKey,
 }
 
-/// A place in the initial population that wants a condition.
+/// A request for the condition of one sample of the initial population.
 #[derive(Debug, Clone, Copy)]
-pub struct Slot<'a> {
-    /// The private class that the sample will stand for, by name; `None` in an unconditional run.
+pub struct ConditionRequest<'a> {
+    /// Name of the private class that the sample represents; `None` in an unconditional run.
     pub class: Option<&'a str>,
-    /// Where a random choice comes from.
-    pub stream: StreamKey,
+    /// Key of the random numbers of this choice.
+    pub rng_key: RngKey,
 }
 
-/// What a generator is asked to do, for cost estimates.
+/// An operation of a generator, for cost estimates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Operation {
-    /// An image from nothing.
+    /// Generation of a new image.
     Random,
-    /// A variation of an image at this degree.
+    /// A variation of an image, of this degree.
     Vary(f64),
 }
 
-/// A part of what a run will ask of its model, for prices.
+/// A number of equal operations that a run is going to request, for cost estimates.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Demand {
-    /// What is asked for.
+pub struct PlannedWork {
+    /// The operation.
     pub operation: Operation,
-    /// Of how many images, or how many random ones.
+    /// Number of images to vary, or of random images to generate.
     pub images: u64,
-    /// How many variations of each; 1 for random images.
+    /// Number of variations of each image; 1 for random images.
     pub each: u32,
 }
 
-/// Where a generator may keep what must outlive the process.
+/// Folders of a run in which a generator may store state that must survive an interruption.
 #[derive(Debug, Clone)]
-pub struct Workplace {
+pub struct RunPaths {
     /// The result folder, for records of the whole run. It is published.
     pub root: PathBuf,
-    /// Unfinished work: `<iteration>/` below it goes when the iteration is complete.
+    /// The folder for unfinished work. Its subfolder `<iteration>/` is deleted when the iteration
+    /// is complete.
     pub work: PathBuf,
-    /// How many lookahead variations of each sample will be asked for, repeat by repeat.
+    /// Number of lookahead variations of each sample. They are requested one repeat at a time.
     pub lookahead_degree: u32,
 }
 
@@ -130,83 +140,103 @@ impl From<ConfigError> for GeneratorError {
     }
 }
 
+/// Returns an error unless there is one request for each image.
+fn check_pairs(images: &ImageBatch, requests: &[SampleRequest]) -> Result<(), GeneratorError> {
+    if images.len() == requests.len() {
+        return Ok(());
+    }
+    Err(GeneratorError::Input(format!(
+        "{} images for {} requests",
+        images.len(),
+        requests.len()
+    )))
+}
+
 /// A foundation model.
 pub trait Generator {
-    /// Rows and columns of every image that it makes.
+    /// Returns the (height, width) of every generated image, in pixels.
     fn image_size(&self) -> (usize, usize);
 
-    /// How many images it likes to be asked for at once.
+    /// Returns the preferred number of requests per call.
     fn batch_size(&self) -> usize;
 
-    /// Chooses the public conditions of an initial population.
+    /// Returns the conditions of an initial population, one for each request.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] when a class has no condition.
-    fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError>;
+    /// [`GeneratorError::Config`] if a class has no condition.
+    fn initial_conditions(
+        &self,
+        requests: &[ConditionRequest<'_>],
+    ) -> Result<Vec<Condition>, GeneratorError>;
 
-    /// Whether the model can work under this condition.
-    fn accepts(&self, condition: Condition) -> bool;
+    /// Returns true if the model knows this condition.
+    fn supports_condition(&self, condition: Condition) -> bool;
 
-    /// What stands for a private class (`None`: the whole unconditional run), for the privacy statement.
+    /// Describes the conditions that represent a private class (`None`: the whole unconditional
+    /// run), for the privacy statement.
     fn describe_conditions(&self, class: Option<&str>) -> Vec<String>;
 
-    /// The prompts that conditions are indices into; none for a model that takes labels. They are public
-    /// inputs and go into the privacy statement.
+    /// Returns the prompts that conditions index; none for a model that takes labels. Prompts are
+    /// public inputs and are listed in the privacy statement.
     fn prompts(&self) -> &[String] {
         &[]
     }
 
-    /// What a user should know before a run that asks for `demands`, a line each: what it costs, what is
-    /// ignored.
+    /// Returns messages for the user about a run that requests `work`, such as an estimate of its
+    /// cost or the batch size.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming a cap that the demands exceed.
-    fn announce(&self, demands: &[Demand]) -> Result<Vec<String>, GeneratorError> {
-        let _ = demands;
+    /// [`GeneratorError::Config`] naming the limit that `work` exceeds.
+    fn preflight(&self, work: &[PlannedWork]) -> Result<Vec<String>, GeneratorError> {
+        let _ = work;
         Ok(Vec::new())
     }
 
-    /// Called once by a run that begins or goes on, before the first image is asked for.
+    /// Opens the state that the generator keeps in the folders of a run. A new or resumed run calls
+    /// it once, before the first request.
     ///
     /// # Errors
-    /// [`GeneratorError::Service`] when what is needed to reach the model is missing.
-    fn attach(&self, workplace: &Workplace) -> Result<(), GeneratorError> {
-        let _ = workplace;
+    /// [`GeneratorError::Service`] if the access key of a hosted model is missing or its journal
+    /// cannot be opened.
+    fn begin_run(&self, paths: &RunPaths) -> Result<(), GeneratorError> {
+        let _ = paths;
         Ok(())
     }
 
-    /// Whether images are made elsewhere than on the CPU and without a record on disk, so that those before can be written
-    /// meanwhile.
-    fn apart(&self) -> bool {
+    /// Returns true if generation does not occupy the CPU and keeps no journal, so the previous
+    /// shard may be written concurrently.
+    fn overlaps_host_work(&self) -> bool {
         false
     }
 
-    /// What there is to tell since the last time, a line each: that a batch did not fit, say.
-    fn notes(&self) -> Vec<String> {
+    /// Returns the warnings since the last call, such as a batch that did not fit into memory.
+    fn drain_warnings(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Makes one image for each draw, `uint8[draws, height, width, 3]`.
+    /// Generates one image for each request: `uint8 [requests, height, width, 3]`.
     ///
     /// # Errors
-    /// [`GeneratorError::Network`] when the network fails.
-    fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError>;
+    /// [`GeneratorError::Input`] if a request has an unknown condition; [`GeneratorError::Network`]
+    /// or [`GeneratorError::Service`] if the model fails.
+    fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError>;
 
-    /// Makes one variation of each image. What `degree` means, and whether more of it is closer or
-    /// further, is the model's own matter.
+    /// Generates one variation of each image. The meaning of `degree`, and whether a larger degree
+    /// changes the image more or less, depends on the model.
     ///
     /// # Errors
-    /// [`GeneratorError::Degree`], [`GeneratorError::Input`] or [`GeneratorError::Network`].
+    /// [`GeneratorError::Degree`] if the model does not support `degree`, and those of
+    /// [`Generator::random`].
     fn vary(
         &self,
         images: &ImageBatch,
-        draws: &[Draw],
+        requests: &[SampleRequest],
         degree: f64,
     ) -> Result<ImageBatch, GeneratorError>;
 
-    /// Network evaluations that one image costs.
+    /// Returns the number of network evaluations (or HTTP requests) that one image costs.
     ///
     /// # Errors
-    /// [`GeneratorError::Degree`] for a degree that the model does not know.
+    /// [`GeneratorError::Degree`] if the model does not support the degree.
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError>;
 }

@@ -3,23 +3,23 @@
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::Draw;
-use crate::streams::SampleStream;
+use super::SampleRequest;
+use crate::streams::KeyedRng;
 
 /// The streams of a batch of images, read side by side: the i-th tensor holds every image's i-th
 /// draw, whatever else is in the batch.
 pub struct BatchNoise {
-    streams: Vec<SampleStream>,
+    streams: Vec<KeyedRng>,
     shape: (usize, usize, usize),
     device: Device,
 }
 
 impl BatchNoise {
-    /// Opens the streams of `draws`; each tensor's images have `shape` (channels, height, width).
+    /// Opens the streams of `requests`; each tensor's images have `shape` (channels, height, width).
     #[must_use]
-    pub fn new(draws: &[Draw], shape: (usize, usize, usize), device: &Device) -> Self {
+    pub fn new(requests: &[SampleRequest], shape: (usize, usize, usize), device: &Device) -> Self {
         Self {
-            streams: draws.iter().map(|draw| draw.stream.open()).collect(),
+            streams: requests.iter().map(|draw| draw.rng_key.rng()).collect(),
             shape,
             device: device.clone(),
         }
@@ -46,12 +46,12 @@ impl BatchNoise {
 mod tests {
     use super::*;
     use crate::generators::Condition;
-    use crate::streams::{Phase, StreamKey};
+    use crate::streams::{Phase, RngKey};
 
-    fn draw(sample: u64) -> Draw {
-        Draw {
-            condition: Condition(0),
-            stream: StreamKey {
+    fn draw(sample: u64) -> SampleRequest {
+        SampleRequest {
+            condition: Condition::UNCONDITIONAL,
+            rng_key: RngKey {
                 seed: 3,
                 phase: Phase::Vary,
                 iteration: 1,

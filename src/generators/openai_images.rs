@@ -12,11 +12,11 @@
 //! private images is a [`Sensitive`](crate::privacy::Sensitive) one, which does not turn into it.
 //!
 //! ```compile_fail,E0308
-//! use dpsyn::generators::{Draw, Generator};
+//! use dpsyn::generators::{SampleRequest, Generator};
 //! use dpsyn::images::ImageBatch;
 //! use dpsyn::privacy::Sensitive;
 //!
-//! fn send(model: &dyn Generator, private: &Sensitive<ImageBatch>, draws: &[Draw]) {
+//! fn send(model: &dyn Generator, private: &Sensitive<ImageBatch>, draws: &[SampleRequest]) {
 //!     let _ = model.vary(private, draws, 0.0);
 //! }
 //! ```
@@ -54,7 +54,8 @@ use self::key::ApiKey;
 use self::picture::{Sides, upload};
 use self::spool::{Spool, Ticket};
 use super::{
-    Condition, Demand, Draw, Generator, GeneratorError, Operation, Prompts, Slot, Workplace,
+    Condition, ConditionRequest, Generator, GeneratorError, Operation, PlannedWork, Prompts,
+    RunPaths, SampleRequest, check_pairs,
 };
 use crate::images::ImageBatch;
 use crate::privacy::sha256_hex;
@@ -79,7 +80,7 @@ struct Office {
 
 impl OpenAiImages {
     /// Checks the configuration. Neither the key nor the network is touched before
-    /// [`Generator::attach`].
+    /// [`Generator::begin_run`].
     ///
     /// # Errors
     /// [`GeneratorError::Config`] naming the key that is out of range.
@@ -215,11 +216,14 @@ impl Generator for OpenAiImages {
         self.config.batch_size
     }
 
-    fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError> {
+    fn initial_conditions(
+        &self,
+        slots: &[ConditionRequest<'_>],
+    ) -> Result<Vec<Condition>, GeneratorError> {
         self.prompts.assign(slots)
     }
 
-    fn accepts(&self, condition: Condition) -> bool {
+    fn supports_condition(&self, condition: Condition) -> bool {
         self.prompts.text(condition).is_some()
     }
 
@@ -231,8 +235,8 @@ impl Generator for OpenAiImages {
         self.prompts.texts()
     }
 
-    fn announce(&self, demands: &[Demand]) -> Result<Vec<String>, GeneratorError> {
-        let mut lines = self.config.bill(demands)?;
+    fn preflight(&self, work: &[PlannedWork]) -> Result<Vec<String>, GeneratorError> {
+        let mut lines = self.config.bill(work)?;
         if self.address.exposes_key() && !self.config.api_key_env.is_empty() {
             lines.push(format!(
                 "warning: the key travels unencrypted to {} (http)",
@@ -242,7 +246,7 @@ impl Generator for OpenAiImages {
         Ok(lines)
     }
 
-    fn attach(&self, workplace: &Workplace) -> Result<(), GeneratorError> {
+    fn begin_run(&self, workplace: &RunPaths) -> Result<(), GeneratorError> {
         let key = ApiKey::read(&self.config.api_key_env)?;
         let timeout = Config::seconds(self.config.timeout);
         let caps = Caps {
@@ -263,14 +267,14 @@ impl Generator for OpenAiImages {
             .map_err(|_| GeneratorError::Input("attached twice".to_owned()))
     }
 
-    fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError> {
+    fn random(&self, draws: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
         let spool = &self.office()?.spool;
         let mut orders = Orders::default();
         let mut tickets = Vec::with_capacity(draws.len());
         for draw in draws {
             let prompt = self.prompt(draw.condition)?;
             let origin = self.origin(prompt, &[]);
-            let ticket = Ticket::new(&draw.stream, &origin);
+            let ticket = Ticket::new(&draw.rng_key, &origin);
             if !spool.has(&ticket) {
                 orders.add(&origin, [ticket.clone()], || Ok((prompt.to_owned(), None)))?;
             }
@@ -282,17 +286,11 @@ impl Generator for OpenAiImages {
     fn vary(
         &self,
         images: &ImageBatch,
-        draws: &[Draw],
+        draws: &[SampleRequest],
         degree: f64,
     ) -> Result<ImageBatch, GeneratorError> {
         self.evaluations(Operation::Vary(degree))?;
-        if images.len() != draws.len() {
-            return Err(GeneratorError::Input(format!(
-                "{} images for {} draws",
-                images.len(),
-                draws.len()
-            )));
-        }
+        check_pairs(images, draws)?;
         if (images.height(), images.width()) != self.image_size() {
             return Err(GeneratorError::Input(format!(
                 "images of {}x{} where {side}x{side} was expected",
@@ -313,14 +311,14 @@ impl Generator for OpenAiImages {
             };
             let origin = self.origin(&words, pixels);
             // The lookahead will ask for further variations of this image: one request gets them all.
-            let repeats = match draw.stream.phase {
+            let repeats = match draw.rng_key.phase {
                 Phase::Lookahead => {
-                    draw.stream.repeat..office.lookahead_degree.max(draw.stream.repeat + 1)
+                    draw.rng_key.repeat..office.lookahead_degree.max(draw.rng_key.repeat + 1)
                 }
-                _ => draw.stream.repeat..draw.stream.repeat + 1,
+                _ => draw.rng_key.repeat..draw.rng_key.repeat + 1,
             };
             let wanted = repeats.map(|repeat| {
-                let mut stream = draw.stream;
+                let mut stream = draw.rng_key;
                 stream.repeat = repeat;
                 Ticket::new(&stream, &origin)
             });
@@ -332,7 +330,7 @@ impl Generator for OpenAiImages {
                     Ok((words, Some(upload(&image, limit)?)))
                 })?;
             }
-            tickets.push(Ticket::new(&draw.stream, &origin));
+            tickets.push(Ticket::new(&draw.rng_key, &origin));
         }
         self.gather(&tickets, &orders.cut(self.config.max_images_per_call))
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, GeneratorError, Slot};
+use super::{Condition, ConditionRequest, GeneratorError};
 
 /// The key `prompts` as it is written: one text, a list of them, or a table by private class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,23 +134,28 @@ impl Prompts {
     /// # Errors
     /// [`GeneratorError::Config`] naming `prompts` when they are given by class and a class has none, or the
     /// run does not keep the classes apart.
-    pub fn assign(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError> {
+    pub fn assign(
+        &self,
+        requests: &[ConditionRequest<'_>],
+    ) -> Result<Vec<Condition>, GeneratorError> {
         let PromptsConfig::PerClass(classes) = &self.config else {
-            let share = shares(slots.len(), self.texts.len());
+            let share = shares(requests.len(), self.texts.len());
             return Ok(share.map(Condition).collect());
         };
         // Where each class's prompts begin, and what is left of its images' share.
         let mut first = 0;
         let mut left = BTreeMap::new();
         for (class, prompts) in classes {
-            let images = slots.iter().filter(|slot| slot.class == Some(class));
+            let images = requests
+                .iter()
+                .filter(|request| request.class == Some(class));
             let count = prompts.texts().len();
             left.insert(class.as_str(), (first, shares(images.count(), count)));
             first += count as u32;
         }
-        let mut conditions = Vec::with_capacity(slots.len());
-        for slot in slots {
-            let class = slot.class.ok_or_else(|| {
+        let mut conditions = Vec::with_capacity(requests.len());
+        for request in requests {
+            let class = request.class.ok_or_else(|| {
                 let message = "are given by class, but the run does not keep the classes apart";
                 wrong("prompts", message)
             })?;
@@ -195,12 +200,12 @@ fn shares(images: usize, prompts: usize) -> impl Iterator<Item = u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::streams::{Phase, StreamKey};
+    use crate::streams::{Phase, RngKey};
 
-    fn slot(class: Option<&str>) -> Slot<'_> {
-        Slot {
+    fn request(class: Option<&str>) -> ConditionRequest<'_> {
+        ConditionRequest {
             class,
-            stream: StreamKey {
+            rng_key: RngKey {
                 seed: 0,
                 phase: Phase::Condition,
                 iteration: 0,
@@ -219,8 +224,9 @@ mod tests {
     }
 
     fn indices(prompts: &Prompts, classes: &[Option<&str>]) -> Vec<u32> {
-        let slots: Vec<Slot<'_>> = classes.iter().map(|class| slot(*class)).collect();
-        let conditions = prompts.assign(&slots).unwrap();
+        let requests: Vec<ConditionRequest<'_>> =
+            classes.iter().map(|class| request(*class)).collect();
+        let conditions = prompts.assign(&requests).unwrap();
         conditions.iter().map(|condition| condition.0).collect()
     }
 
@@ -255,7 +261,7 @@ mod tests {
         assert_eq!(indices(&table, &classes), [2, 0, 1, 1, 2]);
         assert_eq!(table.describe(Some("a")), ["prompt \"y\"", "prompt \"z\""]);
         for (class, expected) in [(Some("c"), "class \"c\""), (None, "classes apart")] {
-            let error = table.assign(&[slot(class)]).unwrap_err().to_string();
+            let error = table.assign(&[request(class)]).unwrap_err().to_string();
             assert!(error.starts_with("prompts: "), "{error}");
             assert!(error.contains(expected), "{error}");
         }

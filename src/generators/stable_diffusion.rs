@@ -22,8 +22,8 @@ use candle_core::{Device, Tensor};
 
 use super::improved_diffusion::{bytes_there, to_signed};
 use super::{
-    BatchNoise, Batches, Condition, Demand, Draw, Generator, GeneratorError, Operation, Prompts,
-    Slot,
+    BatchNoise, Batches, Condition, ConditionRequest, Generator, GeneratorError, Operation,
+    PlannedWork, Prompts, SampleRequest, check_pairs,
 };
 use crate::diffusion::{DiffusionError, Scheduler};
 use crate::images::{Filter, ImageBatch, Resampler};
@@ -118,15 +118,15 @@ impl StableDiffusion {
         }
     }
 
-    fn guidance(&self, draws: &[Draw], scale: f64) -> Result<Guidance, GeneratorError> {
+    fn guidance(&self, requests: &[SampleRequest], scale: f64) -> Result<Guidance, GeneratorError> {
         let count = self.prompts.texts().len();
-        let indices: Vec<u32> = draws.iter().map(|draw| draw.condition.0).collect();
+        let indices: Vec<u32> = requests.iter().map(|draw| draw.condition.0).collect();
         if let Some(index) = indices.iter().find(|index| **index as usize >= count) {
             return Err(GeneratorError::Input(format!(
                 "prompt {index} where there are {count}"
             )));
         }
-        let indices = Tensor::from_vec(indices, draws.len(), &self.device)?;
+        let indices = Tensor::from_vec(indices, requests.len(), &self.device)?;
         Ok(Guidance {
             prompts: self.states.index_select(&indices, 0)?,
             negative: self.negative.clone(),
@@ -138,13 +138,13 @@ impl StableDiffusion {
     fn batch(
         &self,
         images: Option<(&ImageBatch, usize)>,
-        draws: &[Draw],
+        requests: &[SampleRequest],
     ) -> Result<ImageBatch, GeneratorError> {
         let vae = self.pipeline.vae.config();
         let side = self.config.image_size / vae.downsampling();
-        // Each stream's order: what the encoder draws, if there is an image, then the noise.
+        // Each stream's order: what the encoder requests, if there is an image, then the noise.
         let shape = (vae.latent_channels, side, side);
-        let mut noise = BatchNoise::new(draws, shape, &self.device);
+        let mut noise = BatchNoise::new(requests, shape, &self.device);
         let (steps, skipped, scale) = match images {
             None => (
                 self.config.random_sampling_num_inference_steps,
@@ -169,7 +169,7 @@ impl StableDiffusion {
                 walk.noised(&latents, &noise.draw()?)?
             }
         };
-        let guidance = self.guidance(draws, scale)?;
+        let guidance = self.guidance(requests, scale)?;
         let latents = self
             .pipeline
             .denoise(walk, start, &guidance, |_, _| Ok(()))?;
@@ -237,11 +237,14 @@ impl Generator for StableDiffusion {
         random.size().max(varied.size())
     }
 
-    fn initial_conditions(&self, slots: &[Slot<'_>]) -> Result<Vec<Condition>, GeneratorError> {
-        self.prompts.assign(slots)
+    fn initial_conditions(
+        &self,
+        requests: &[ConditionRequest<'_>],
+    ) -> Result<Vec<Condition>, GeneratorError> {
+        self.prompts.assign(requests)
     }
 
-    fn accepts(&self, condition: Condition) -> bool {
+    fn supports_condition(&self, condition: Condition) -> bool {
         self.prompts.text(condition).is_some()
     }
 
@@ -253,24 +256,27 @@ impl Generator for StableDiffusion {
         self.prompts.texts()
     }
 
-    fn announce(&self, _: &[Demand]) -> Result<Vec<String>, GeneratorError> {
+    fn preflight(&self, _: &[PlannedWork]) -> Result<Vec<String>, GeneratorError> {
         Ok(self.batches.iter().map(Batches::to_string).collect())
     }
 
-    fn apart(&self) -> bool {
+    fn overlaps_host_work(&self) -> bool {
         !self.device.is_cpu()
     }
 
-    fn notes(&self) -> Vec<String> {
-        self.batches.iter().flat_map(Batches::notes).collect()
+    fn drain_warnings(&self) -> Vec<String> {
+        self.batches
+            .iter()
+            .flat_map(Batches::drain_warnings)
+            .collect()
     }
 
-    fn random(&self, draws: &[Draw]) -> Result<ImageBatch, GeneratorError> {
+    fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
         let mut made = ImageBatch::empty(self.config.image_size, self.config.image_size);
         let [batches, _] = &self.batches;
-        batches.cover(draws.len(), |range| {
-            let draws = draws.get(range).unwrap_or_default();
-            Ok(made.extend(&self.batch(None, draws)?)?)
+        batches.cover(requests.len(), |range| {
+            let requests = requests.get(range).unwrap_or_default();
+            Ok(made.extend(&self.batch(None, requests)?)?)
         })?;
         Ok(made)
     }
@@ -278,23 +284,17 @@ impl Generator for StableDiffusion {
     fn vary(
         &self,
         images: &ImageBatch,
-        draws: &[Draw],
+        requests: &[SampleRequest],
         degree: f64,
     ) -> Result<ImageBatch, GeneratorError> {
-        if images.len() != draws.len() {
-            return Err(GeneratorError::Input(format!(
-                "{} images for {} draws",
-                images.len(),
-                draws.len()
-            )));
-        }
+        check_pairs(images, requests)?;
         let skipped = self.skipped(degree)?;
         let [_, batches] = &self.batches;
         let mut made = ImageBatch::empty(self.config.image_size, self.config.image_size);
-        batches.cover(draws.len(), |range| {
+        batches.cover(requests.len(), |range| {
             let images = self.resized(&images.slice(range.clone()))?;
-            let draws = draws.get(range).unwrap_or_default();
-            Ok(made.extend(&self.batch(Some((&images, skipped)), draws)?)?)
+            let requests = requests.get(range).unwrap_or_default();
+            Ok(made.extend(&self.batch(Some((&images, skipped)), requests)?)?)
         })?;
         Ok(made)
     }

@@ -7,7 +7,7 @@ use super::moments::{Gaussian, Moments};
 use super::{FeatureSet, MetricsError};
 use crate::embedders::{Embedder, Embeddings};
 use crate::images::ImageBatch;
-use crate::streams::{Phase, StreamKey};
+use crate::streams::{Phase, RngKey};
 
 /// A set of images as the figures see it.
 pub struct Features {
@@ -118,14 +118,14 @@ pub fn fid_subsample(
     if wanted == count || count == 0 {
         return vec![1; count];
     }
-    let key = StreamKey {
+    let key = RngKey {
         seed,
         phase: Phase::Evaluate,
         iteration: population,
         repeat: 2,
         sample: 0,
     };
-    let mut stream = key.open();
+    let mut stream = key.rng();
     let mut times = vec![0; count];
     if wanted < count {
         for index in choose(count, wanted, &mut stream) {

@@ -13,7 +13,7 @@ use super::MetricsError;
 use super::kid::choose;
 use crate::embedders::Embeddings;
 use crate::hub::{Checkpoint, CheckpointError};
-use crate::streams::{Phase, StreamKey};
+use crate::streams::{Phase, RngKey};
 
 /// Parts of the samples that are scored one by one.
 pub const SPLITS: usize = 10;
@@ -146,14 +146,14 @@ pub fn inception_score(
             found: count,
         });
     }
-    let key = StreamKey {
+    let key = RngKey {
         seed,
         phase: Phase::Evaluate,
         iteration: 1,
         repeat: 0,
         sample: 0,
     };
-    let order = choose(count, count, &mut key.open());
+    let order = choose(count, count, &mut key.rng());
     let scores: Vec<f64> = (0..SPLITS)
         .map(|split| {
             let (from, to) = (split * count / SPLITS, (split + 1) * count / SPLITS);

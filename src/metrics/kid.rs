@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::MetricsError;
 use crate::embedders::Embeddings;
-use crate::streams::{Phase, SampleStream, StreamKey};
+use crate::streams::{KeyedRng, Phase, RngKey};
 
 /// Two-sided 95 % quantile of the normal distribution.
 const QUANTILE: f64 = 1.959_963_984_540_054;
@@ -96,14 +96,14 @@ pub fn kernel_distance(
                 return Err(MetricsError::Interrupted);
             }
             let drawn = |set: &Embeddings, side| {
-                let key = StreamKey {
+                let key = RngKey {
                     seed: options.seed,
                     phase: Phase::Evaluate,
                     iteration: 0,
                     repeat: side,
                     sample: subset as u64,
                 };
-                columns(set, &choose(set.len(), size, &mut key.open()))
+                columns(set, &choose(set.len(), size, &mut key.rng()))
             };
             Ok(discrepancy(
                 &drawn(reference, 0),
@@ -129,7 +129,7 @@ pub fn kernel_distance(
 }
 
 /// `size` different numbers below `count`, the first of a Fisher-Yates shuffle.
-pub(super) fn choose(count: usize, size: usize, stream: &mut SampleStream) -> Vec<usize> {
+pub(super) fn choose(count: usize, size: usize, stream: &mut KeyedRng) -> Vec<usize> {
     let mut all: Vec<usize> = (0..count).collect();
     for place in 0..size.min(count) {
         let other = place + stream.below((count - place) as u64) as usize;
@@ -254,14 +254,14 @@ mod tests {
 
     #[test]
     fn a_choice_has_no_repeats() {
-        let key = StreamKey {
+        let key = RngKey {
             seed: 0,
             phase: Phase::Evaluate,
             iteration: 0,
             repeat: 0,
             sample: 0,
         };
-        let mut chosen = choose(50, 50, &mut key.open());
+        let mut chosen = choose(50, 50, &mut key.rng());
         assert_ne!(chosen, (0..50).collect::<Vec<_>>());
         chosen.sort_unstable();
         assert_eq!(chosen, (0..50).collect::<Vec<_>>());

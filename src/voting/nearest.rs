@@ -275,7 +275,7 @@ mod tests {
     use super::space::squared_norm;
     use super::*;
     use crate::kernels::testing::on_each_path;
-    use crate::streams::{Phase, StreamKey};
+    use crate::streams::{Phase, RngKey};
     use proptest::prelude::*;
 
     fn sort(entries: &mut [(f64, u32)]) {
@@ -284,14 +284,14 @@ mod tests {
 
     fn random(count: usize, dimension: usize, sample: u64) -> Embeddings {
         let mut data = vec![0.0; count * dimension];
-        let key = StreamKey {
+        let key = RngKey {
             seed: 1,
             phase: Phase::Random,
             iteration: 0,
             repeat: 0,
             sample,
         };
-        key.open().fill_normal(&mut data);
+        key.rng().fill_normal(&mut data);
         Embeddings::new(data, dimension).unwrap()
     }
 

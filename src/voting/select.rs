@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::streams::SampleStream;
+use crate::streams::KeyedRng;
 
 /// How parents are chosen within a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub fn select(
     votes: &[f64],
     count: usize,
     mode: SelectionMode,
-    stream: &mut SampleStream,
+    stream: &mut KeyedRng,
 ) -> Selection {
     let total: f64 = votes.iter().sum();
     if votes.is_empty() {
@@ -74,7 +74,7 @@ pub fn select(
 }
 
 /// Inverse transform sampling, with replacement.
-fn sample(votes: &[f64], total: f64, count: usize, stream: &mut SampleStream) -> Vec<usize> {
+fn sample(votes: &[f64], total: f64, count: usize, stream: &mut KeyedRng) -> Vec<usize> {
     let mut cumulative = Vec::with_capacity(votes.len());
     let mut sum = 0.0;
     for vote in votes {
@@ -95,17 +95,17 @@ fn sample(votes: &[f64], total: f64, count: usize, stream: &mut SampleStream) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::streams::{Phase, StreamKey};
+    use crate::streams::{Phase, RngKey};
 
-    fn stream() -> SampleStream {
-        StreamKey {
+    fn stream() -> KeyedRng {
+        RngKey {
             seed: 11,
             phase: Phase::Select,
             iteration: 1,
             repeat: 0,
             sample: 0,
         }
-        .open()
+        .rng()
     }
 
     #[test]

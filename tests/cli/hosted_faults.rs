@@ -5,9 +5,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dpsyn::generators::openai_images::{Config, ServiceError};
-use dpsyn::generators::{Condition, Draw, Generator, GeneratorError, OpenAiImages, Workplace};
+use dpsyn::generators::{
+    Condition, Generator, GeneratorError, OpenAiImages, RunPaths, SampleRequest,
+};
 use dpsyn::images::ImageBatch;
-use dpsyn::streams::{Phase, StreamKey};
+use dpsyn::streams::{Phase, RngKey};
 
 use crate::support::image_server::{ImageServer, Reply, Rules, Seen, numbers, picture};
 
@@ -21,20 +23,20 @@ fn model(server: &ImageServer, folder: &Path, extra: &str) -> OpenAiImages {
     );
     let config: Config = toml::from_str(&text).unwrap();
     let model = OpenAiImages::new(&config).unwrap();
-    let workplace = Workplace {
+    let workplace = RunPaths {
         root: folder.to_owned(),
         work: folder.join(".work"),
         lookahead_degree: 0,
     };
-    model.attach(&workplace).unwrap();
+    model.begin_run(&workplace).unwrap();
     model
 }
 
-fn draws(phase: Phase, count: usize) -> Vec<Draw> {
+fn draws(phase: Phase, count: usize) -> Vec<SampleRequest> {
     (0..count as u64)
-        .map(|sample| Draw {
+        .map(|sample| SampleRequest {
             condition: Condition(0),
-            stream: StreamKey {
+            rng_key: RngKey {
                 seed: 0,
                 phase,
                 iteration: 1,

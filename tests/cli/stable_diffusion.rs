@@ -5,9 +5,9 @@ use std::process::Stdio;
 
 use candle_core::{Device, Tensor};
 use dpsyn::generators::stable_diffusion::Config;
-use dpsyn::generators::{Condition, Draw, Generator, Operation, StableDiffusion};
+use dpsyn::generators::{Condition, Generator, Operation, SampleRequest, StableDiffusion};
 use dpsyn::images::{ImageBatch, SamplesReader};
-use dpsyn::streams::{Phase, StreamKey};
+use dpsyn::streams::{Phase, RngKey};
 
 use crate::support::stable_diffusion::world;
 use crate::support::{World, private_image, released, wait_for};
@@ -289,11 +289,11 @@ fn model(world: &World, options: &str) -> StableDiffusion {
     model
 }
 
-fn draws(count: usize, phase: Phase) -> Vec<Draw> {
+fn draws(count: usize, phase: Phase) -> Vec<SampleRequest> {
     (0..count)
-        .map(|sample| Draw {
+        .map(|sample| SampleRequest {
             condition: Condition(sample as u32 % 2),
-            stream: StreamKey {
+            rng_key: RngKey {
                 seed: 7,
                 phase,
                 iteration: 1,
@@ -334,8 +334,9 @@ fn prompts_guidance_and_degrees_matter() {
     let world = world();
     let plain = model(&world, "");
     let mut other = draws(2, Phase::Random);
-    let random =
-        |model: &StableDiffusion, draws: &[Draw]| model.random(draws).unwrap().data().to_vec();
+    let random = |model: &StableDiffusion, draws: &[SampleRequest]| {
+        model.random(draws).unwrap().data().to_vec()
+    };
     let first = random(&plain, &other);
     for options in [
         "random_sampling_guidance_scale = 1.0",
@@ -361,7 +362,7 @@ fn prompts_guidance_and_degrees_matter() {
     assert!(first[..192] != second[..192] && first[192..] == second[192..]);
     other[0].condition = Condition(2);
     assert!(plain.random(&other).is_err());
-    assert!(plain.accepts(Condition(1)) && !plain.accepts(Condition(2)));
+    assert!(plain.supports_condition(Condition(1)) && !plain.supports_condition(Condition(2)));
 
     let image = ImageBatch::new(private_image(0, 1), 1, 8, 8).unwrap();
     let vary = |degree: f64| plain.vary(&image, &draws(1, Phase::Vary), degree);

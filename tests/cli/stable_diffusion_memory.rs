@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device};
 use dpsyn::generators::stable_diffusion::Config;
-use dpsyn::generators::{Condition, Draw, Generator, StableDiffusion};
-use dpsyn::streams::{Phase, StreamKey};
+use dpsyn::generators::{Condition, Generator, SampleRequest, StableDiffusion};
+use dpsyn::streams::{Phase, RngKey};
 use serde_json::json;
 
 use crate::memory::of_this_process as memory;
@@ -46,10 +46,10 @@ fn memory_at_512() {
         Err(_) => vec![1, 10],
     };
     for count in counts {
-        let draws: Vec<Draw> = (0..count as u64)
-            .map(|sample| Draw {
+        let draws: Vec<SampleRequest> = (0..count as u64)
+            .map(|sample| SampleRequest {
                 condition: Condition(0),
-                stream: StreamKey {
+                rng_key: RngKey {
                     seed: 1,
                     phase: Phase::Random,
                     iteration: 0,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use candle_core::Device;
 use dpsyn::embedders::Embeddings;
 use dpsyn::privacy::Sensitive;
-use dpsyn::streams::{Phase, StreamKey};
+use dpsyn::streams::{Phase, RngKey};
 use dpsyn::voting::{Metric, Poll, PrivateEmbeddings, VotingError, nn_histogram};
 
 use crate::memory::of_this_process as memory;
@@ -18,14 +18,14 @@ const DIMENSION: usize = 2048;
 
 fn vectors(sample: u64) -> Embeddings {
     let mut data = vec![0.0; IMAGES * DIMENSION];
-    let key = StreamKey {
+    let key = RngKey {
         seed: 1,
         phase: Phase::Random,
         iteration: 0,
         repeat: 0,
         sample,
     };
-    key.open().fill_normal(&mut data);
+    key.rng().fill_normal(&mut data);
     Embeddings::new(data, DIMENSION).unwrap()
 }
 

@@ -8,7 +8,7 @@ use dpsyn::embedders::Embeddings;
 use dpsyn::voting::{Metric, SelectionMode, nearest_neighbors, select, threshold};
 
 use super::{Case, Outcome, Tolerance};
-use dpsyn::streams::{Phase, StreamKey};
+use dpsyn::streams::{Phase, RngKey};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -167,14 +167,14 @@ fn check_key(
         _ if key.starts_with("rank_selected_") => {
             let limit = key.trim_start_matches("rank_selected_").parse()?;
             let votes = at(limit);
-            let mut stream = StreamKey {
+            let mut stream = RngKey {
                 seed: 0,
                 phase: Phase::Select,
                 iteration: 1,
                 repeat: 0,
                 sample: 0,
             }
-            .open();
+            .rng();
             let chosen = select(&votes, expected.len(), SelectionMode::Rank, &mut stream);
             let chosen: Vec<f64> = chosen.indices.iter().map(|i| *i as f64).collect();
             EXACT.check(name, &chosen, &expected)

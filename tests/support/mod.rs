@@ -17,7 +17,7 @@ use dpsyn::images::{ImageBatch, png};
 use dpsyn::models::clip::{ClipVision, ClipVisionConfig};
 use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
 use dpsyn::models::inception::{FEATURES, Inception};
-use dpsyn::streams::{Phase, StreamKey};
+use dpsyn::streams::{Phase, RngKey};
 
 /// Rows and columns of all images here.
 pub const SIZE: usize = 8;
@@ -229,14 +229,14 @@ impl SimpleBackend for Maker {
     ) -> candle_core::Result<Tensor> {
         let mut made = self.made.lock().unwrap();
         let mut values = vec![0f32; shape.elem_count()];
-        StreamKey {
+        RngKey {
             seed: self.seed,
             phase: Phase::Random,
             iteration: 0,
             repeat: 0,
             sample: made.len() as u64,
         }
-        .open()
+        .rng()
         .fill_normal(&mut values);
         let fan_in = shape.elem_count() / shape.dims().first().copied().unwrap_or(1).max(1);
         let scale = match shape.rank() {

@@ -8,9 +8,9 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
 use super::*;
-use crate::crew::Maker;
-use crate::generators::{Fleet, Shared};
-use crate::streams::{Phase, StreamKey};
+use crate::device_pool::WorkerFactory;
+use crate::generators::{BoxedGenerator, ReplicatedGenerator};
+use crate::streams::{Phase, RngKey};
 
 /// Weights drawn by the tensor's name.
 struct Drawn;
@@ -28,8 +28,8 @@ impl SimpleBackend for Drawn {
             hash.wrapping_mul(1_099_511_628_211) ^ u64::from(byte)
         });
         let mut values = vec![0f32; shape.elem_count()];
-        let key = StreamKey { sample, ..KEY };
-        key.open().fill_normal(&mut values);
+        let key = RngKey { sample, ..KEY };
+        key.rng().fill_normal(&mut values);
         let fan_in: usize = shape.dims().iter().skip(1).product();
         let (centre, width) = match (shape.rank(), name.ends_with("weight")) {
             (1, true) => (1.0, 0.1),
@@ -84,7 +84,7 @@ impl SimpleBackend for Recorded {
     }
 }
 
-const KEY: StreamKey = StreamKey {
+const KEY: RngKey = RngKey {
     seed: 11,
     phase: Phase::Random,
     iteration: 0,
@@ -115,10 +115,10 @@ fn generator(more: &str) -> ImprovedDiffusion {
     ImprovedDiffusion::new(&config, unet, &Device::Cpu).unwrap()
 }
 
-fn draw(sample: u64) -> Draw {
-    Draw {
+fn draw(sample: u64) -> SampleRequest {
+    SampleRequest {
         condition: Condition(sample as u32 % 10),
-        stream: StreamKey { sample, ..KEY },
+        rng_key: RngKey { sample, ..KEY },
     }
 }
 
@@ -207,7 +207,7 @@ fn a_model_is_loaded_from_a_file_or_refused() {
 
 #[test]
 fn the_size_of_the_batches_does_not_matter() {
-    let draws: Vec<Draw> = (0..5).map(draw).collect();
+    let draws: Vec<SampleRequest> = (0..5).map(draw).collect();
     for method in METHODS {
         let (two, five) = (generator(method), {
             let mut generator = generator(method);
@@ -225,7 +225,7 @@ fn the_size_of_the_batches_does_not_matter() {
 /// Several devices share the work; who did what cannot be seen.
 #[test]
 fn the_number_of_devices_does_not_matter() {
-    let draws: Vec<Draw> = (0..9).map(draw).collect();
+    let draws: Vec<SampleRequest> = (0..9).map(draw).collect();
     let more = METHODS[0];
     let alone = generator(more);
     let (random, varied) = (
@@ -233,22 +233,22 @@ fn the_number_of_devices_does_not_matter() {
         alone.vary(&images(9), &draws, 2.0).unwrap(),
     );
     for copies in [1, 2, 3] {
-        let maker = |_| -> Maker<Shared, GeneratorError> {
-            Box::new(move || Ok(Box::new(generator(more)) as Shared))
+        let factory = |_| -> WorkerFactory<BoxedGenerator, GeneratorError> {
+            Box::new(move || Ok(Box::new(generator(more)) as BoxedGenerator))
         };
-        let fleet = Fleet::start((0..copies).map(maker).collect()).unwrap();
-        assert_eq!(fleet.batch_size(), 2 * copies);
-        assert!(fleet.random(&draws).unwrap() == random);
-        assert!(fleet.vary(&images(9), &draws, 2.0).unwrap() == varied);
-        assert!(fleet.random(&[]).unwrap().is_empty());
+        let replicated = ReplicatedGenerator::start((0..copies).map(factory).collect()).unwrap();
+        assert_eq!(replicated.batch_size(), 2 * copies);
+        assert!(replicated.random(&draws).unwrap() == random);
+        assert!(replicated.vary(&images(9), &draws, 2.0).unwrap() == varied);
+        assert!(replicated.random(&[]).unwrap().is_empty());
         // What one refuses, all refuse.
         let mut wrong = draws.clone();
         wrong[7].condition = Condition(10);
         assert!(matches!(
-            fleet.random(&wrong),
+            replicated.random(&wrong),
             Err(GeneratorError::Input(_))
         ));
-        let degree = fleet.vary(&images(9), &draws, 7.5);
+        let degree = replicated.vary(&images(9), &draws, 7.5);
         assert!(matches!(degree, Err(GeneratorError::Degree { .. })));
     }
 }
@@ -259,12 +259,12 @@ fn streams_conditions_and_images_make_a_difference() {
         let generator = generator(method);
         let first = generator.random(&[draw(0)]).unwrap();
         assert!(first == generator.random(&[draw(0)]).unwrap());
-        let other_stream = Draw {
-            stream: draw(1).stream,
+        let other_stream = SampleRequest {
+            rng_key: draw(1).rng_key,
             ..draw(0)
         };
         assert!(first != generator.random(&[other_stream]).unwrap());
-        let other_class = Draw {
+        let other_class = SampleRequest {
             condition: Condition(3),
             ..draw(0)
         };
@@ -308,7 +308,7 @@ fn wrong_requests_are_refused() {
     };
     assert!(refused(generator.vary(&images(2), &[draw(0)], 0.0)));
     assert!(refused(generator.vary(&ImageBatch::empty(8, 4), &[], 0.0)));
-    let out_of_range = Draw {
+    let out_of_range = SampleRequest {
         condition: Condition(10),
         ..draw(0)
     };
@@ -317,15 +317,15 @@ fn wrong_requests_are_refused() {
 
 #[test]
 fn initial_conditions_follow_the_map_and_the_streams() {
-    let slots = |class: Option<&'static str>| -> Vec<Slot<'static>> {
-        let stream = |sample| StreamKey {
+    let slots = |class: Option<&'static str>| -> Vec<ConditionRequest<'static>> {
+        let stream = |sample| RngKey {
             phase: Phase::Condition,
             sample,
             ..KEY
         };
-        let slot = |sample| Slot {
+        let slot = |sample| ConditionRequest {
             class,
-            stream: stream(sample),
+            rng_key: stream(sample),
         };
         (0..400).map(slot).collect()
     };
@@ -364,9 +364,9 @@ fn an_unconditional_model_has_one_condition() {
     let vb = VarBuilder::from_backend(Box::new(Drawn), DType::F32, Device::Cpu);
     let unet = UNet::new(&config.unet().unwrap(), &vb).unwrap();
     let generator = ImprovedDiffusion::new(&config, unet, &Device::Cpu).unwrap();
-    let slot = Slot {
+    let slot = ConditionRequest {
         class: Some("cat"),
-        stream: KEY,
+        rng_key: KEY,
     };
     assert_eq!(
         generator.initial_conditions(&[slot]).unwrap(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
-use crate::generators::{Demand, GeneratorError, Operation, PromptsConfig};
+use crate::generators::{GeneratorError, Operation, PlannedWork, PromptsConfig};
 
 /// A model behind the OpenAI images protocol: the vendor's own, or a server that speaks it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -400,12 +400,12 @@ impl Config {
     }
 
     /// Images, and requests at most if none fails.
-    pub(super) fn requests(&self, demands: &[Demand]) -> (u64, u64) {
+    pub(super) fn requests(&self, work: &[PlannedWork]) -> (u64, u64) {
         let (mut images, mut requests) = (0_u64, 0_u64);
         let per_call = self.max_images_per_call.max(1) as u64;
         let prompts = crate::generators::Prompts::new(&self.prompts);
         let prompts = prompts.map_or(1, |prompts| prompts.texts().len() as u64);
-        for demand in demands {
+        for demand in work {
             let all = demand.images * u64::from(demand.each);
             images += all;
             requests += match demand.operation {
@@ -429,8 +429,8 @@ impl Config {
     ///
     /// # Errors
     /// [`GeneratorError::Config`] naming `max_requests` or `max_cost`.
-    pub(super) fn bill(&self, demands: &[Demand]) -> Result<Vec<String>, GeneratorError> {
-        let (images, requests) = self.requests(demands);
+    pub(super) fn bill(&self, work: &[PlannedWork]) -> Result<Vec<String>, GeneratorError> {
+        let (images, requests) = self.requests(work);
         let mut lines = vec![format!(
             "hosted model {}: {images} images by at most {requests} requests if none fails{}",
             self.model,
@@ -463,9 +463,9 @@ impl Config {
         }
         lines.push(format!(
             "disk: up to {:.1} MB more while it runs, for what was bought",
-            self.spool_bytes(demands) as f64 / 1e6
+            self.spool_bytes(work) as f64 / 1e6
         ));
-        if demands
+        if work
             .iter()
             .any(|demand| matches!(demand.operation, Operation::Vary(_)))
         {
@@ -476,10 +476,10 @@ impl Config {
 
     /// Bytes that bought images take at most until their iteration is complete: its lookahead and its
     /// variations, as PNGs that are hardly larger than the pixels.
-    fn spool_bytes(&self, demands: &[Demand]) -> u64 {
-        let images = |demand: &Demand| demand.images * u64::from(demand.each);
-        let pairs = demands.windows(2).map(|pair| pair.iter().map(images).sum());
-        let most: u64 = pairs.chain(demands.iter().map(images)).max().unwrap_or(0);
+    fn spool_bytes(&self, work: &[PlannedWork]) -> u64 {
+        let images = |demand: &PlannedWork| demand.images * u64::from(demand.each);
+        let pairs = work.windows(2).map(|pair| pair.iter().map(images).sum());
+        let most: u64 = pairs.chain(work.iter().map(images)).max().unwrap_or(0);
         let side = self.image_size() as u64;
         most * (side * side * 3 + 4096)
     }
@@ -582,18 +582,18 @@ mod tests {
 
     #[test]
     fn the_bill_counts_images_and_bounds_requests() {
-        let demands = [
-            Demand {
+        let work = [
+            PlannedWork {
                 operation: Operation::Random,
                 images: 100,
                 each: 1,
             },
-            Demand {
+            PlannedWork {
                 operation: Operation::Vary(1.0),
                 images: 100,
                 each: 8,
             },
-            Demand {
+            PlannedWork {
                 operation: Operation::Vary(1.0),
                 images: 100,
                 each: 1,
@@ -601,13 +601,13 @@ mod tests {
         ];
         let mut config = parse("model = \"m\"\nbatch_size = 40").unwrap();
         // Units of 40, 40, 20 of one prompt; 100 lookaheads of 8; 100 single variations.
-        assert_eq!(config.requests(&demands), (1000, 4 + 4 + 2 + 100 + 100));
+        assert_eq!(config.requests(&work), (1000, 4 + 4 + 2 + 100 + 100));
         config.prompts = PromptsConfig::List(vec!["a".to_owned(), "b".to_owned()]);
-        assert_eq!(config.requests(&demands), (1000, 5 + 5 + 3 + 100 + 100));
+        assert_eq!(config.requests(&work), (1000, 5 + 5 + 3 + 100 + 100));
         config.max_images_per_call = 3;
-        assert_eq!(config.requests(&demands).1, 15 + 15 + 8 + 300 + 100);
+        assert_eq!(config.requests(&work).1, 15 + 15 + 8 + 300 + 100);
         config.price_per_image = Some(0.02);
-        let lines = config.bill(&demands).unwrap().join("\n");
+        let lines = config.bill(&work).unwrap().join("\n");
         assert!(
             lines.contains("1000 images") && lines.contains("price: 20.00"),
             "{lines}"
@@ -616,14 +616,14 @@ mod tests {
         // 800 + 100 images of 1024².
         assert!(lines.contains("disk: up to 2834.8 MB"), "{lines}");
         config.max_cost = Some(19.99);
-        let error = config.bill(&demands).unwrap_err().to_string();
+        let error = config.bill(&work).unwrap_err().to_string();
         assert!(error.starts_with("max_cost: "), "{error}");
         config.max_cost = Some(20.0);
         config.max_requests = Some(437);
-        let error = config.bill(&demands).unwrap_err().to_string();
+        let error = config.bill(&work).unwrap_err().to_string();
         assert!(error.starts_with("max_requests: "), "{error}");
         config.max_requests = Some(438);
-        config.bill(&demands).unwrap();
+        config.bill(&work).unwrap();
         assert_eq!(config.requests(&[]), (0, 0));
     }
 

@@ -11,7 +11,7 @@ use super::error::ServiceError;
 use crate::atomic;
 use crate::images::{ImageBatch, decode, png};
 use crate::privacy::sha256_hex;
-use crate::streams::{Phase, StreamKey};
+use crate::streams::{Phase, RngKey};
 
 /// The name of one image that is wanted: which place in which population, and made from what.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -22,7 +22,7 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// `origin`: digest of everything that the image is made from.
-    pub(super) fn new(stream: &StreamKey, origin: &str) -> Self {
+    pub(super) fn new(stream: &RngKey, origin: &str) -> Self {
         let phase = match stream.phase {
             Phase::Condition => "condition",
             Phase::Random => "random",
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     fn ticket(sample: u64) -> Ticket {
-        let stream = StreamKey {
+        let stream = RngKey {
             seed: 1,
             phase: Phase::Vary,
             iteration: 3,

@@ -1,6 +1,6 @@
 //! Small random changes of training images: a shift, and a reflection on request.
 
-use crate::streams::SampleStream;
+use crate::streams::KeyedRng;
 
 /// Which changes are drawn.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +17,7 @@ impl Augment {
     pub fn apply(
         self,
         (height, width): (usize, usize),
-        stream: &mut SampleStream,
+        stream: &mut KeyedRng,
         mut put: impl FnMut(usize, usize),
     ) {
         let range = 2 * self.shift as u64 + 1;
@@ -43,12 +43,12 @@ impl Augment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::streams::{Phase, StreamKey};
+    use crate::streams::{Phase, RngKey};
 
     fn results(augment: Augment) -> Vec<Vec<Option<usize>>> {
         (0..200)
             .map(|sample| {
-                let key = StreamKey {
+                let key = RngKey {
                     seed: 1,
                     phase: Phase::Downstream,
                     iteration: 0,
@@ -56,7 +56,7 @@ mod tests {
                     sample,
                 };
                 let mut out = vec![None; 6];
-                augment.apply((2, 3), &mut key.open(), |to, from| out[to] = Some(from));
+                augment.apply((2, 3), &mut key.rng(), |to, from| out[to] = Some(from));
                 out
             })
             .collect()

@@ -11,7 +11,7 @@ use super::augment::Augment;
 use super::layers::{BatchNorm, Conv, Dense, Parameters};
 use super::{DownstreamError, check_training, largest};
 use crate::images::ImageBatch;
-use crate::streams::{Phase, SampleStream, StreamKey};
+use crate::streams::{KeyedRng, Phase, RngKey};
 
 /// Channels of the first convolution, and of the first group in a network of width 1.
 const BASE: usize = 16;
@@ -123,14 +123,14 @@ impl Cnn {
         config.validate()?;
         check_training(images.len(), labels, classes)?;
         let stream = |repeat, epoch: usize, sample: usize| {
-            StreamKey {
+            RngKey {
                 seed,
                 phase: Phase::Downstream,
                 iteration: u32::try_from(epoch).unwrap_or(u32::MAX),
                 repeat,
                 sample: sample as u64,
             }
-            .open()
+            .rng()
         };
         let mut parameters = Parameters::default();
         let mut initial = stream(INITIAL, 0, 0);
@@ -207,7 +207,7 @@ impl Cnn {
     }
 }
 
-fn shuffle(order: &mut [usize], stream: &mut SampleStream) {
+fn shuffle(order: &mut [usize], stream: &mut KeyedRng) {
     for last in (1..order.len()).rev() {
         order.swap(last, stream.below(last as u64 + 1) as usize);
     }
@@ -251,7 +251,7 @@ impl Pixels {
         images: &ImageBatch,
         chosen: &[usize],
         device: &Device,
-        augment: impl Fn(usize) -> Option<(Augment, SampleStream)>,
+        augment: impl Fn(usize) -> Option<(Augment, KeyedRng)>,
     ) -> Result<Tensor> {
         let (height, width) = self.size;
         let area = height * width;
@@ -304,7 +304,7 @@ impl Network {
     fn new(
         config: &CnnConfig,
         classes: usize,
-        stream: &mut SampleStream,
+        stream: &mut KeyedRng,
         parameters: &mut Parameters,
         device: &Device,
     ) -> Result<Self> {
@@ -412,14 +412,14 @@ mod tests {
         let mut data = Vec::new();
         let mut labels = Vec::new();
         for sample in 0..count as u64 {
-            let mut stream = StreamKey {
+            let mut stream = RngKey {
                 seed: 9,
                 phase: Phase::Downstream,
                 iteration: 0,
                 repeat: 9,
                 sample: first + sample,
             }
-            .open();
+            .rng();
             let label = stream.below(2) as u32;
             let at = stream.below(SIDE as u64) as usize;
             for pixel in 0..SIDE * SIDE {

@@ -6,7 +6,7 @@
 use candle_core::{Device, Result, Tensor, Var};
 
 use super::unfold::Windows;
-use crate::streams::SampleStream;
+use crate::streams::KeyedRng;
 
 /// Everything that is trained.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +24,7 @@ impl Parameters {
 fn he_normal(
     shape: (usize, usize),
     fan_in: usize,
-    stream: &mut SampleStream,
+    stream: &mut KeyedRng,
     device: &Device,
 ) -> Result<Tensor> {
     let mut values = vec![0f32; shape.0 * shape.1];
@@ -51,7 +51,7 @@ impl Conv {
         channels: (usize, usize),
         kernel: usize,
         stride: usize,
-        stream: &mut SampleStream,
+        stream: &mut KeyedRng,
         parameters: &mut Parameters,
         device: &Device,
     ) -> Result<Self> {
@@ -105,7 +105,7 @@ pub(super) struct Dense {
 impl Dense {
     pub fn new(
         size: (usize, usize),
-        stream: &mut SampleStream,
+        stream: &mut KeyedRng,
         parameters: &mut Parameters,
         device: &Device,
     ) -> Result<Self> {

@@ -264,7 +264,7 @@ fn softmax_minus_one_hot(row: &mut [f32], label: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::streams::{Phase, StreamKey};
+    use crate::streams::{Phase, RngKey};
 
     fn softmax(scores: &[f32]) -> Vec<f64> {
         let powers: Vec<f64> = scores.iter().map(|s| f64::from(*s).exp()).collect();
@@ -337,14 +337,14 @@ mod tests {
     fn blobs(count: usize, sample: u64) -> (Embeddings, Vec<u32>) {
         let (dimension, classes) = (7, 3);
         let mut data = vec![0f32; count * dimension];
-        StreamKey {
+        RngKey {
             seed: 5,
             phase: Phase::Downstream,
             iteration: 0,
             repeat: 0,
             sample,
         }
-        .open()
+        .rng()
         .fill_normal(&mut data);
         let labels: Vec<u32> = (0..count as u32).map(|i| i % classes).collect();
         for (row, label) in data.chunks_exact_mut(dimension).zip(&labels) {
