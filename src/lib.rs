@@ -31,6 +31,7 @@
 //! | [`streams`] | counter-based random streams of the generation side |
 //! | [`net`] | proxies, retries, downloads that go on where they broke off, and whether the network may be used at all |
 //! | [`atomic`] | files that are whole or absent |
+//! | [`exit_code`] | the documented exit codes, and the trait by which each error names its own |
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 #![warn(rust_2018_idioms)]
@@ -43,6 +44,7 @@ pub mod diffusion;
 pub mod embedders;
 pub mod evaluation;
 pub mod evolution;
+pub mod exit_code;
 pub mod fetch;
 #[doc(hidden)]
 pub mod fuzzing;

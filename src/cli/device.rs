@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::exit_code::{self, ExitCode};
 use candle_core::Device;
 use thiserror::Error;
 
@@ -40,6 +41,12 @@ pub enum DeviceError {
         /// Why.
         message: String,
     },
+}
+
+impl ExitCode for DeviceError {
+    fn exit_code(&self) -> u8 {
+        exit_code::DEVICE
+    }
 }
 
 /// Devices that are open.

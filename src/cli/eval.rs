@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use super::args::EvalArguments;
+use super::error::CliError;
 use super::evaluation::{against, classifier, digest, open_embedder, space};
-use super::exit::{CliError, codes};
 use super::missing::{Requirement, check};
 use super::progress::{Progress, catch_interrupts};
 use crate::config::ConfigError;
 use crate::embedders::{ClipConfig, EmbedderConfig, InceptionConfig, PixelsConfig};
 use crate::evaluation::{Evaluation, Evaluator, SampleSource, Training};
 use crate::evolution::{EvolutionError, Observer};
+use crate::exit_code;
+use crate::fetch::Catalogue;
 use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader};
 use crate::metrics::downstream::{ClassifierKind, DownstreamOptions, match_classes};
 use crate::metrics::features::{SampleFeatures, fid_subsample};
@@ -37,14 +39,14 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
         path: path.to_owned(),
         code,
     };
-    let mut needs = vec![need(&arguments.against, codes::DATA)];
+    let mut needs = vec![need(&arguments.against, exit_code::DATA)];
     needs.extend(
         arguments
             .weights
             .iter()
-            .map(|path| need(path, codes::WEIGHTS)),
+            .map(|path| need(path, exit_code::WEIGHTS)),
     );
-    check(&needs)?;
+    check(&Catalogue::built_in()?, &needs)?;
     let path = &arguments.samples;
     let failed = |source: NpzError| ImagesError::Npz {
         path: path.clone(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::Device;
 
 use super::device::Devices;
-use super::exit::CliError;
+use super::error::CliError;
 use crate::device_pool::WorkerFactory;
 use crate::embedders::{
     BoxedEmbedder, ClipEmbedder, Embedder, EmbedderConfig, EmbedderError, InceptionEmbedder,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::args::FetchArguments;
-use super::exit::CliError;
+use super::error::CliError;
 use super::missing::{Requirement, requirements};
 use super::progress::{Progress, stop_on_interrupt};
 use super::units::bytes;

@@ -4,12 +4,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::exit::{CliError, codes};
 use crate::config::{ModelConfig, Settings};
-use crate::evolution::EvolutionError;
+use crate::exit_code::{self, ExitCode};
 use crate::fetch::{Catalogue, Content, Maker};
-use crate::generators::GeneratorError;
-use crate::hub::FilesError;
 
 /// Something that a configuration needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +33,14 @@ pub(super) enum Requirement {
 pub struct MissingArtifacts {
     paths: Vec<PathBuf>,
     command: String,
-    /// The exit code.
-    pub(super) code: u8,
+    code: u8,
+}
+
+impl ExitCode for MissingArtifacts {
+    /// The code of the first missing file: what opening it would have ended with.
+    fn exit_code(&self) -> u8 {
+        self.code
+    }
 }
 
 fn listed(paths: &[PathBuf]) -> String {
@@ -59,14 +62,14 @@ pub(super) fn requirements(settings: &Settings) -> Vec<Requirement> {
         path: path.to_owned(),
         code,
     };
-    let mut needs = vec![path(&settings.data.path, codes::DATA)];
+    let mut needs = vec![path(&settings.data.path, exit_code::DATA)];
     match &settings.model {
         ModelConfig::ImprovedDiffusion(config) => {
-            needs.push(path(&config.checkpoint, codes::WEIGHTS));
+            needs.push(path(&config.checkpoint, exit_code::WEIGHTS));
         }
         ModelConfig::StableDiffusion(config) => {
             needs.push(match Path::new(&config.checkpoint).is_dir() {
-                true => path(Path::new(&config.checkpoint), codes::WEIGHTS),
+                true => path(Path::new(&config.checkpoint), exit_code::WEIGHTS),
                 false => Requirement::Repository {
                     id: config.checkpoint.clone(),
                     revision: config.revision().map(str::to_owned),
@@ -76,27 +79,26 @@ pub(super) fn requirements(settings: &Settings) -> Vec<Requirement> {
         ModelConfig::OpenAiImages(_) => {}
     }
     let weights = settings.embedder.weights();
-    needs.extend(weights.map(|weights| path(weights, codes::WEIGHTS)));
+    needs.extend(weights.map(|weights| path(weights, exit_code::WEIGHTS)));
     if let Some(evaluation) = &settings.evaluation {
         let own = evaluation.embedder.as_ref().and_then(|own| own.weights());
-        needs.extend(own.map(|weights| path(weights, codes::WEIGHTS)));
+        needs.extend(own.map(|weights| path(weights, exit_code::WEIGHTS)));
         needs.extend(
             evaluation
                 .path()
-                .map(|reference| path(reference, codes::DATA)),
+                .map(|reference| path(reference, exit_code::DATA)),
         );
     }
     let initial = settings.evolution.initial_samples.as_deref();
-    needs.extend(initial.map(|initial| path(initial, codes::USAGE)));
+    needs.extend(initial.map(|initial| path(initial, exit_code::USAGE)));
     needs
 }
 
 /// Refuses if any of `needs` is missing that can be fetched, naming all of them and the command.
 ///
 /// # Errors
-/// [`CliError::MissingArtifacts`].
-pub(super) fn check(needs: &[Requirement]) -> Result<(), CliError> {
-    let catalogue = Catalogue::built_in()?;
+/// [`MissingArtifacts`].
+pub(super) fn check(catalogue: &Catalogue, needs: &[Requirement]) -> Result<(), MissingArtifacts> {
     let (mut paths, mut makers, mut first) = (Vec::new(), Vec::new(), None);
     for need in needs {
         let Requirement::Path { path, code } = need else {
@@ -118,8 +120,7 @@ pub(super) fn check(needs: &[Requirement]) -> Result<(), CliError> {
         paths,
         command: command(&makers),
         code,
-    }
-    .into())
+    })
 }
 
 /// What to type to get all of `makers`.
@@ -156,20 +157,11 @@ fn quoted(path: &Path) -> String {
     }
 }
 
-/// Adds the command that gets the model to an error which says that the hub may not be asked.
-pub(super) fn with_command(error: CliError, settings: &Settings, config: &Path) -> CliError {
-    let of_the_hub = matches!(
-        &error,
-        CliError::Run(EvolutionError::Generator(GeneratorError::Files(
-            FilesError::Offline { .. }
-        )))
-    );
-    if !of_the_hub {
-        return error;
-    }
+/// The command that fetches the foundation model of `settings`, which were read from `config`.
+pub(super) fn model_command(settings: &Settings, config: &Path) -> String {
     let repository = requirements(settings)
         .into_iter()
-        .find_map(|need| match need {
+        .find_map(|requirement| match requirement {
             Requirement::Repository { id, revision } => Some((id, revision)),
             Requirement::Path { .. } => None,
         });
@@ -181,13 +173,9 @@ pub(super) fn with_command(error: CliError, settings: &Settings, config: &Path) 
             _ => false,
         })
     });
-    let command = match item {
+    match item {
         Some(item) => format!("dpsyn fetch {}", item.name),
         None => format!("dpsyn fetch --for {}", quoted(config)),
-    };
-    CliError::Fetchable {
-        error: Box::new(error),
-        command,
     }
 }
 
@@ -201,10 +189,12 @@ mod tests {
             .iter()
             .map(|path| Requirement::Path {
                 path: PathBuf::from(path),
-                code: codes::DATA,
+                code: exit_code::DATA,
             })
             .collect();
-        check(&needs).unwrap_err().to_string()
+        check(&Catalogue::built_in().unwrap(), &needs)
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -233,9 +223,9 @@ mod tests {
         // Somebody's own files are not ours to get.
         let own = Requirement::Path {
             path: PathBuf::from("my/photos"),
-            code: codes::DATA,
+            code: exit_code::DATA,
         };
-        assert!(check(&[own]).is_ok());
+        assert!(check(&Catalogue::built_in().unwrap(), &[own]).is_ok());
     }
 
     /// The catalogue says again what the loader asks for, so that people can read it there.

@@ -2,9 +2,9 @@
 
 mod args;
 mod device;
+mod error;
 mod eval;
 mod evaluation;
-mod exit;
 mod fetch;
 mod missing;
 mod privacy;
@@ -14,7 +14,7 @@ mod units;
 
 pub use args::{Arguments, Command};
 pub use device::{DeviceChoice, DeviceError, Devices};
-pub use exit::{CliError, codes};
+pub use error::CliError;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -22,7 +22,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Runs the program on the process' arguments and returns its exit code (see [`codes`]).
+use crate::exit_code::ExitCode as _;
+
+/// Runs the program on the process' arguments and returns its exit code (see [`exit_code`](crate::exit_code)).
 pub fn main() -> ExitCode {
     keep_panics_silent();
     let arguments = Arguments::parse();
@@ -39,7 +41,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprint_line(&format!("error: {error}"));
-            ExitCode::from(error.code())
+            ExitCode::from(error.exit_code())
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `dpsyn privacy`: what noise costs, without running anything.
 
 use super::args::PrivacyArguments;
-use super::exit::CliError;
+use super::error::CliError;
 use crate::config::Settings;
 use crate::privacy::{PrivacyConfig, Report};
 

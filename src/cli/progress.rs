@@ -25,7 +25,7 @@ pub fn catch_interrupts() -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             // Everything finished is on disk already.
-            std::process::exit(i32::from(super::codes::INTERRUPTED));
+            std::process::exit(i32::from(crate::exit_code::INTERRUPTED));
         }
         super::eprint_line("stopping after the current unit; press Ctrl-C again to stop at once");
     })
@@ -39,7 +39,7 @@ pub fn catch_interrupts() -> Result<(), ctrlc::Error> {
 pub fn stop_on_interrupt() -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(|| {
         super::eprint_line("stopped; the same command goes on from here");
-        std::process::exit(i32::from(super::codes::INTERRUPTED));
+        std::process::exit(i32::from(crate::exit_code::INTERRUPTED));
     })
 }
 

@@ -1,13 +1,14 @@
 //! `dpsyn run`: puts configuration, data, weights and device together, then runs the plan.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Device;
 
 use super::args::RunArguments;
 use super::device::Devices;
+use super::error::CliError;
 use super::evaluation::{against, check_public, classifier, digest, open_embedder, space};
-use super::exit::CliError;
 use super::missing;
 use super::progress::{Progress, catch_interrupts};
 use crate::config::{ConfigError, Loaded, ModelConfig, Settings};
@@ -17,10 +18,12 @@ use crate::evaluation::{Evaluation, ReferenceSource};
 use crate::evolution::{
     EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
 };
+use crate::fetch::Catalogue;
 use crate::generators::{
     BoxedGenerator, ConditionRequest, Generator, GeneratorError, ImprovedDiffusion, OpenAiImages,
     Operation, ReplicatedGenerator, StableDiffusion,
 };
+use crate::hub::FilesError;
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, Sizes};
@@ -49,7 +52,10 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     }
     catch_interrupts()?;
 
-    missing::check(&missing::requirements(&loaded.settings))?;
+    missing::check(
+        &Catalogue::built_in()?,
+        &missing::requirements(&loaded.settings),
+    )?;
     if let (ModelConfig::OpenAiImages(_), Some(by), false) = (
         &loaded.settings.model,
         Offline::of_everything(),
@@ -61,7 +67,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let mut images = PrivateImages::open(&loaded.settings.data)?;
     let plan = Plan::new(&loaded, images.classes().to_vec(), images.len(), privacy)?;
     let (generator, generator_digest) = open_generator(&loaded, &devices, &progress)
-        .map_err(|error| missing::with_command(error, &loaded.settings, &arguments.config))?;
+        .map_err(|error| with_command(error, &loaded.settings, &arguments.config))?;
     check_plan(&loaded, &*generator, &plan)?;
     let image_size = generator.image_size();
     let (embedder, embedder_digest) =
@@ -153,6 +159,19 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let samples = run.execute(&folder, &mut images, &fingerprint, against)?;
     super::print(&samples.display());
     Ok(())
+}
+
+/// Adds the command that fetches the model to the error that the hub may not be asked.
+fn with_command(error: CliError, settings: &Settings, config: &Path) -> CliError {
+    match error {
+        CliError::Run(EvolutionError::Generator(GeneratorError::Files(FilesError::Offline {
+            ..
+        }))) => CliError::Fetchable {
+            error: Box::new(error),
+            command: missing::model_command(settings, config),
+        },
+        other => other,
+    }
 }
 
 fn resolve_privacy(

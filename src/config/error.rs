@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::exit_code::{self, ExitCode};
 use thiserror::Error;
 
 /// Why a configuration was refused.
@@ -40,4 +41,10 @@ pub enum ConfigError {
         /// What was given.
         text: String,
     },
+}
+
+impl ExitCode for ConfigError {
+    fn exit_code(&self) -> u8 {
+        exit_code::USAGE
+    }
 }

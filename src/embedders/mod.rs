@@ -16,6 +16,7 @@ pub use replicated::{BoxedEmbedder, ReplicatedEmbedder};
 
 use thiserror::Error;
 
+use crate::exit_code::{self, ExitCode};
 use crate::images::{BatchError, ImageBatch, ResizeError};
 use crate::models::ConfigError;
 
@@ -49,6 +50,16 @@ impl From<ConfigError> for EmbedderError {
         Self::Config {
             key: error.key.to_owned(),
             message: error.message,
+        }
+    }
+}
+
+impl ExitCode for EmbedderError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config { .. } => exit_code::USAGE,
+            Self::Checkpoint(_) => exit_code::WEIGHTS,
+            Self::Network(_) | Self::Resize(_) | Self::Batch(_) => exit_code::COMPUTE,
         }
     }
 }

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::config::ConfigError;
 use crate::embedders::EmbedderError;
+use crate::exit_code::{self, ExitCode};
 use crate::generators::GeneratorError;
 use crate::images::{ImagesError, NpzError};
 use crate::metrics::MetricsError;
@@ -66,6 +67,22 @@ impl From<MetricsError> for EvolutionError {
         match error {
             MetricsError::Interrupted => Self::Interrupted,
             other => Self::Metrics(other),
+        }
+    }
+}
+
+impl ExitCode for EvolutionError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(error) => error.exit_code(),
+            Self::Images(error) => error.exit_code(),
+            Self::Generator(error) => error.exit_code(),
+            Self::Embedder(error) => error.exit_code(),
+            Self::Metrics(error) => error.exit_code(),
+            Self::Voting(error) => error.exit_code(),
+            Self::Privacy(error) => error.exit_code(),
+            Self::Npz { .. } | Self::Io { .. } | Self::State(_) => exit_code::OUTPUT,
+            Self::Interrupted => exit_code::INTERRUPTED,
         }
     }
 }

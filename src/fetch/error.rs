@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::exit_code::{self, ExitCode};
 use crate::hub::FilesError;
 use crate::net::{EnvironmentError, Offline, TransferError};
 
@@ -140,6 +141,15 @@ pub enum FetchError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl ExitCode for FetchError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Unknown { .. } | Self::Catalogue { .. } => exit_code::USAGE,
+            _ => exit_code::FETCH,
+        }
+    }
 }
 
 impl FetchError {

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::exit_code::{self, ExitCode};
 use crate::images::{BatchError, ImageBatch};
 use crate::models::ConfigError;
 use crate::streams::RngKey;
@@ -150,6 +151,17 @@ fn check_pairs(images: &ImageBatch, requests: &[SampleRequest]) -> Result<(), Ge
         images.len(),
         requests.len()
     )))
+}
+
+impl ExitCode for GeneratorError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config { .. } | Self::Degree { .. } => exit_code::USAGE,
+            Self::Checkpoint(_) | Self::Files(_) => exit_code::WEIGHTS,
+            Self::Service(_) => exit_code::SERVICE,
+            Self::Input(_) | Self::Network(_) | Self::Batch(_) => exit_code::COMPUTE,
+        }
+    }
 }
 
 /// A foundation model.

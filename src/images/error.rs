@@ -9,6 +9,7 @@ use super::batch::BatchError;
 use super::decode::DecodeError;
 use super::npz::NpzError;
 use super::resize::ResizeError;
+use crate::exit_code::{self, ExitCode};
 
 /// Why images could not be read.
 #[derive(Debug, Error)]
@@ -84,6 +85,12 @@ pub enum ImagesError {
     /// A batch could not be formed.
     #[error(transparent)]
     Batch(#[from] BatchError),
+}
+
+impl ExitCode for ImagesError {
+    fn exit_code(&self) -> u8 {
+        exit_code::DATA
+    }
 }
 
 impl ImagesError {

@@ -7,6 +7,7 @@ use thiserror::Error;
 use super::downstream::DownstreamError;
 use super::memorization::MemorizationError;
 use crate::embedders::EmbedderError;
+use crate::exit_code::{self, ExitCode};
 use crate::images::NpzError;
 use crate::voting::NearestError;
 
@@ -117,6 +118,27 @@ impl From<DownstreamError> for MetricsError {
         match error {
             DownstreamError::Interrupted => Self::Interrupted,
             other => Self::Downstream(other),
+        }
+    }
+}
+
+impl ExitCode for MetricsError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config { .. } => exit_code::USAGE,
+            Self::TooFew { .. }
+            | Self::Covariance { .. }
+            | Self::Statistics { .. }
+            | Self::StatisticsMismatch { .. } => exit_code::DATA,
+            Self::Classifier { .. } => exit_code::WEIGHTS,
+            Self::Embedder(error) => error.exit_code(),
+            Self::Memorization(error) => error.exit_code(),
+            Self::Downstream(error) => error.exit_code(),
+            Self::Dimension { .. }
+            | Self::NotFinite { .. }
+            | Self::Eigenvalues { .. }
+            | Self::Nearest(_) => exit_code::COMPUTE,
+            Self::Interrupted => exit_code::INTERRUPTED,
         }
     }
 }

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 use crate::embedders::Embeddings;
+use crate::exit_code::{self, ExitCode};
 use crate::images::{
     BatchError, Filter, ImageBatch, PictureError, Resampler, ResizeError, grid, png,
 };
@@ -53,6 +54,15 @@ pub enum MemorizationError {
     /// Not every image of a pair was handed over.
     #[error("the pairs lack an image: expected all synthetic and all reference images")]
     Incomplete,
+}
+
+impl ExitCode for MemorizationError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::TooFew { .. } => exit_code::DATA,
+            _ => exit_code::COMPUTE,
+        }
+    }
 }
 
 impl From<NearestError> for MemorizationError {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::exit_code::{self, ExitCode};
 use thiserror::Error;
 
 /// Why the privacy machinery refused or failed. No message contains anything derived from private
@@ -107,6 +108,23 @@ pub enum PrivacyError {
         /// What does not match.
         message: String,
     },
+}
+
+impl ExitCode for PrivacyError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config { .. } => exit_code::USAGE,
+            Self::Io { .. } | Self::PrivateFolder { .. } => exit_code::OUTPUT,
+            Self::Randomness { .. }
+            | Self::PrivateFile { .. }
+            | Self::LedgerLocked { .. }
+            | Self::LedgerLine { .. }
+            | Self::LedgerTerms { .. }
+            | Self::Order { .. }
+            | Self::LedgerBroken { .. }
+            | Self::PrivateData { .. } => exit_code::PRIVACY,
+        }
+    }
 }
 
 impl PrivacyError {

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::nearest::{Metric, NearestError, Queries, search};
 use crate::embedders::Embeddings;
+use crate::exit_code::{self, ExitCode};
 use crate::privacy::Sensitive;
 
 /// Why votes could not be cast.
@@ -26,6 +27,15 @@ pub enum VotingError {
     /// The population's class ranges do not fit the voters or the embeddings.
     #[error("{0}")]
     Shape(String),
+}
+
+impl ExitCode for VotingError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Interrupted => exit_code::INTERRUPTED,
+            Self::Class { .. } | Self::Shape(_) => exit_code::COMPUTE,
+        }
+    }
 }
 
 /// The private embeddings and which of them are in which class: those who vote.

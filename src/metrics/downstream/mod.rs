@@ -26,6 +26,8 @@ pub use options::{ClassifierKind, DownstreamOptions};
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::exit_code::{self, ExitCode};
+
 /// Why a classifier was not trained or not tested.
 #[derive(Debug, Error)]
 pub enum DownstreamError {
@@ -88,6 +90,16 @@ pub enum DownstreamError {
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl ExitCode for DownstreamError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config { .. } => exit_code::USAGE,
+            Self::Classes { .. } => exit_code::DATA,
+            _ => exit_code::COMPUTE,
+        }
+    }
 }
 
 /// Accuracies of classifiers that differ by their seed, on one test set.

@@ -1,0 +1,89 @@
+//! The error of a command: one type over the errors of all rooms.
+
+use thiserror::Error;
+
+use super::DeviceError;
+use super::missing::MissingArtifacts;
+use crate::config::ConfigError;
+use crate::embedders::EmbedderError;
+use crate::evolution::EvolutionError;
+use crate::exit_code::{self, ExitCode};
+use crate::fetch::FetchError;
+use crate::generators::GeneratorError;
+use crate::images::ImagesError;
+use crate::privacy::PrivacyError;
+
+/// Any error that reaches the command line.
+#[derive(Debug, Error)]
+pub enum CliError {
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Everything else.
+    #[error(transparent)]
+    Run(#[from] EvolutionError),
+    /// `dpsyn fetch`.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// Files that `dpsyn fetch` can get are missing.
+    #[error(transparent)]
+    Missing(#[from] MissingArtifacts),
+    /// Something that `dpsyn fetch` could have got.
+    #[error("{error}: `{command}` gets it")]
+    Fetchable {
+        /// What is wrong.
+        error: Box<CliError>,
+        /// What to type.
+        command: String,
+    },
+    /// Ctrl-C where there is nothing to resume.
+    #[error("interrupted")]
+    Stopped,
+    /// The signal handler.
+    #[error("failed to set the Ctrl-C handler: {0}")]
+    Signals(#[from] ctrlc::Error),
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl From<PrivacyError> for CliError {
+    fn from(error: PrivacyError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl From<ImagesError> for CliError {
+    fn from(error: ImagesError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl From<GeneratorError> for CliError {
+    fn from(error: GeneratorError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl From<EmbedderError> for CliError {
+    fn from(error: EmbedderError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl ExitCode for CliError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Device(error) => error.exit_code(),
+            Self::Run(error) => error.exit_code(),
+            Self::Fetch(error) => error.exit_code(),
+            Self::Missing(error) => error.exit_code(),
+            Self::Fetchable { error, .. } => error.exit_code(),
+            Self::Stopped => exit_code::INTERRUPTED,
+            Self::Signals(_) => exit_code::COMPUTE,
+        }
+    }
+}
