@@ -14,8 +14,10 @@
 //! | [`cli`] | command line, progress, exit codes |
 //! | [`fuzzing`] | entry points of the fuzz targets |
 //! | [`config`] | TOML text to checked [`config::Settings`] |
-//! | [`evolution`] | the PE loop, its units of work, checkpoints and the result folder |
+//! | [`pe`] | Algorithm 1: its iteration, plan and settings |
 //! | [`evaluation`] | metrics of a population or of a file of samples, written where they may be written |
+//! | [`artifacts`] | the result folder: populations, votes, pictures, shards of unfinished work |
+//! | [`dataset`] | the private images, wrapped in `Sensitive` as they are read |
 //! | [`metrics`] | how good samples are: FID, KID, precision and recall, downstream accuracy, memorisation |
 //! | [`generators`] | foundation models: random images and variations |
 //! | [`embedders`] | images to vectors |
@@ -36,14 +38,15 @@
 #![deny(unsafe_code)]
 #![warn(rust_2018_idioms)]
 
+pub mod artifacts;
 pub mod atomic;
 pub mod cli;
 pub mod config;
+pub mod dataset;
 pub mod device_pool;
 pub mod diffusion;
 pub mod embedders;
 pub mod evaluation;
-pub mod evolution;
 pub mod exit_code;
 pub mod fetch;
 #[doc(hidden)]
@@ -56,6 +59,7 @@ pub mod locking;
 pub mod metrics;
 pub mod models;
 pub mod net;
+pub mod pe;
 pub mod privacy;
 pub mod streams;
 pub mod voting;

@@ -6,11 +6,11 @@ use super::DeviceError;
 use super::missing::MissingArtifacts;
 use crate::config::ConfigError;
 use crate::embedders::EmbedderError;
-use crate::evolution::EvolutionError;
 use crate::exit_code::{self, ExitCode};
 use crate::fetch::FetchError;
 use crate::generators::GeneratorError;
 use crate::images::ImagesError;
+use crate::pe::PeError;
 use crate::privacy::PrivacyError;
 
 /// Any error that reaches the command line.
@@ -21,7 +21,7 @@ pub enum CliError {
     Device(#[from] DeviceError),
     /// Everything else.
     #[error(transparent)]
-    Run(#[from] EvolutionError),
+    Run(#[from] PeError),
     /// `dpsyn fetch`.
     #[error(transparent)]
     Fetch(#[from] FetchError),

@@ -10,13 +10,13 @@ use super::progress::{Progress, catch_interrupts};
 use crate::config::ConfigError;
 use crate::embedders::{ClipConfig, EmbedderConfig, InceptionConfig, PixelsConfig};
 use crate::evaluation::{Evaluation, Evaluator, SampleSource, Training};
-use crate::evolution::{EvolutionError, Observer};
 use crate::exit_code;
 use crate::fetch::Catalogue;
 use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader};
 use crate::metrics::downstream::{ClassifierKind, DownstreamOptions, match_classes};
 use crate::metrics::features::{SampleFeatures, fid_subsample};
 use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Sizes};
+use crate::pe::{Observer, PeError};
 
 /// Samples read at a time.
 const CHUNK: usize = 512;
@@ -25,7 +25,7 @@ const CHUNK: usize = 512;
 pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
     evaluate(arguments).map_err(|error| match error {
         // There is nothing to resume.
-        CliError::Run(EvolutionError::Interrupted) => CliError::Stopped,
+        CliError::Run(PeError::Interrupted) => CliError::Stopped,
         other => other,
     })
 }
@@ -94,13 +94,13 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
         let names = class_names(path)?;
         training = Some(Training {
             labels: match_classes(&labels, names.as_deref(), classes)
-                .map_err(|error| EvolutionError::from(MetricsError::from(error)))?,
+                .map_err(|error| PeError::from(MetricsError::from(error)))?,
             images: pixels.then(|| ImageBatch::empty(height, width)),
         });
     }
     let name = digest(path)?;
     if let Some(out) = &arguments.out {
-        std::fs::create_dir_all(out).map_err(|source| EvolutionError::Io {
+        std::fs::create_dir_all(out).map_err(|source| PeError::Io {
             path: out.clone(),
             source,
         })?;
@@ -125,10 +125,10 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     reader.for_each_batch(
         total,
         CHUNK,
-        |source| EvolutionError::from(failed(source)),
+        |source| PeError::from(failed(source)),
         |batch| {
             if progress.interrupted() {
-                return Err(EvolutionError::Interrupted);
+                return Err(PeError::Interrupted);
             }
             features.take(&batch)?;
             if let Some(images) = training.as_mut().and_then(|t| t.images.as_mut()) {
@@ -140,7 +140,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
         },
     )?;
     progress.end();
-    let features = features.finish().map_err(EvolutionError::from)?;
+    let features = features.finish().map_err(PeError::from)?;
     let samples = SampleSource::File(path, &name);
     evaluator.file(&samples, &features, training.as_ref(), &mut |line| {
         super::print(&line);
@@ -149,7 +149,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
         reader.for_each_batch(
             total,
             CHUNK,
-            |source| EvolutionError::from(failed(source)),
+            |source| PeError::from(failed(source)),
             |batch| {
                 take(&batch);
                 Ok(())
@@ -172,7 +172,7 @@ fn class_names(samples: &Path) -> Result<Option<Vec<String>>, CliError> {
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(EvolutionError::Io { path, source }.into()),
+        Err(source) => return Err(PeError::Io { path, source }.into()),
     };
     let names = serde_json::from_str::<serde_json::Value>(&text)
         .ok()
@@ -180,7 +180,7 @@ fn class_names(samples: &Path) -> Result<Option<Vec<String>>, CliError> {
         .and_then(|names| serde_json::from_value(names).ok());
     match names {
         Some(names) => Ok(Some(names)),
-        None => Err(EvolutionError::State(format!(
+        None => Err(PeError::State(format!(
             "{}: expected a run's privacy statement with declared_public.class_names",
             path.display()
         ))
@@ -227,7 +227,7 @@ fn config(arguments: &EvalArguments) -> Result<EvaluationConfig, CliError> {
     }
     let classifier = arguments.classifier.unwrap_or_default();
     config.downstream = DownstreamOptions::new(classifier, arguments.seeds)
-        .map_err(|error| EvolutionError::from(MetricsError::from(error)))?;
+        .map_err(|error| PeError::from(MetricsError::from(error)))?;
     config
         .validate()
         .map_err(|(key, message)| refuse(flag(key), message))?;

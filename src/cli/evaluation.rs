@@ -6,13 +6,13 @@ use candle_core::Device;
 
 use super::device::Devices;
 use super::error::CliError;
+use crate::dataset::PrivateImages;
 use crate::device_pool::WorkerFactory;
 use crate::embedders::{
     BoxedEmbedder, ClipEmbedder, Embedder, EmbedderConfig, EmbedderError, InceptionEmbedder,
     PixelsEmbedder, ReplicatedEmbedder,
 };
 use crate::evaluation::ReferenceSource;
-use crate::evolution::{EvolutionError, Observer, PrivateImages};
 use crate::hub::{Checkpoint, sha256_file};
 use crate::images::{DataConfig, ImageSource, OnBadImage};
 use crate::kernels::beside;
@@ -21,6 +21,7 @@ use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Statistics};
 use crate::models::inception::FEATURES;
+use crate::pe::{Observer, PeError};
 use crate::privacy::sha256_hex;
 
 /// Digits of a digest that a figure shows.
@@ -64,8 +65,8 @@ fn embedder_on(
     Ok(embedder)
 }
 
-pub(super) fn digest(path: &Path) -> Result<String, EvolutionError> {
-    sha256_file(path).map_err(|source| EvolutionError::Io {
+pub(super) fn digest(path: &Path) -> Result<String, PeError> {
+    sha256_file(path).map_err(|source| PeError::Io {
         path: path.to_owned(),
         source,
     })
@@ -78,7 +79,7 @@ pub(super) fn space(
     image_size: usize,
 ) -> Result<FeatureSpace, CliError> {
     let mut settings = serde_json::to_value(config)
-        .map_err(|error| EvolutionError::State(format!("the embedder's settings: {error}")))?;
+        .map_err(|error| PeError::State(format!("the embedder's settings: {error}")))?;
     if let Some(table) = settings.as_object_mut() {
         table.remove("weights");
         table.remove("batch_size");
@@ -134,12 +135,12 @@ pub(super) fn against(
     };
     let public = config.reference_is_public;
     if Statistics::are_in(path) {
-        let statistics = Statistics::open(path).map_err(EvolutionError::from)?;
+        let statistics = Statistics::open(path).map_err(PeError::from)?;
         statistics
             .check(path, embedder.dimension(), space.resolution, &space.digest)
-            .map_err(EvolutionError::from)?;
+            .map_err(PeError::from)?;
         // A covariance that is none is found out here, where it costs nothing.
-        Frechet::new(&statistics.gaussian).map_err(EvolutionError::from)?;
+        Frechet::new(&statistics.gaussian).map_err(PeError::from)?;
         return Ok(Some(ReferenceSource::statistics(statistics, public)));
     }
     let data = DataConfig {
@@ -151,8 +152,8 @@ pub(super) fn against(
     };
     Ok(Some(if public {
         let mut source = ImageSource::open(&data)?;
-        source.check::<EvolutionError>(512, |_| match observer.interrupted() {
-            true => Err(EvolutionError::Interrupted),
+        source.check::<PeError>(512, |_| match observer.interrupted() {
+            true => Err(PeError::Interrupted),
             false => Ok(()),
         })?;
         ReferenceSource::Public(Box::new(source))
@@ -179,10 +180,10 @@ pub(super) fn classifier(
                 config.name()
             ),
         };
-        return Err(EvolutionError::from(error).into());
+        return Err(PeError::from(error).into());
     };
-    let checkpoint = Checkpoint::open(&inception.weights)
-        .map_err(|error| EvolutionError::Embedder(error.into()))?;
-    let classifier = Classifier::open(&checkpoint, FEATURES).map_err(EvolutionError::from)?;
+    let checkpoint =
+        Checkpoint::open(&inception.weights).map_err(|error| PeError::Embedder(error.into()))?;
+    let classifier = Classifier::open(&checkpoint, FEATURES).map_err(PeError::from)?;
     Ok(Some(classifier))
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use super::units::bytes;
-use crate::evolution::Observer;
 use crate::net::Watch;
+use crate::pe::Observer;
 
 /// Set by Ctrl-C; the run stops after the unit that it is in.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);

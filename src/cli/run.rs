@@ -11,13 +11,12 @@ use super::error::CliError;
 use super::evaluation::{against, check_public, classifier, digest, open_embedder, space};
 use super::missing;
 use super::progress::{Progress, catch_interrupts};
+use crate::artifacts::{Existing, RunDir};
 use crate::config::{ConfigError, Loaded, ModelConfig, Settings};
+use crate::dataset::PrivateImages;
 use crate::device_pool::WorkerFactory;
 use crate::embedders::Embedder;
 use crate::evaluation::{Evaluation, ReferenceSource};
-use crate::evolution::{
-    EvolutionError, Existing, InitialSamples, Observer, Plan, PrivateImages, ResultFolder, Run,
-};
 use crate::fetch::Catalogue;
 use crate::generators::{
     BoxedGenerator, ConditionRequest, Generator, GeneratorError, ImprovedDiffusion, OpenAiImages,
@@ -28,6 +27,7 @@ use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, Sizes};
 use crate::net::Offline;
+use crate::pe::{InitialSamples, Observer, PeError, Plan, Run};
 use crate::privacy::NonPrivateConsent;
 use crate::streams::{Phase, RngKey};
 
@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let root = loaded.settings.output.folder.clone();
     if !arguments.dry_run {
         // A folder that may not be touched is refused before the data are read.
-        ResultFolder::examine(&root, existing)?;
+        RunDir::examine(&root, existing)?;
     }
     catch_interrupts()?;
 
@@ -101,7 +101,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     if arguments.dry_run {
         let cost = plan
             .cost(&loaded, &*generator, embedder.dimension())
-            .map_err(EvolutionError::from)?;
+            .map_err(PeError::from)?;
         super::print(&plan.describe(&cost));
         for line in announce(&loaded, &*generator, &plan)? {
             super::print(&line);
@@ -119,7 +119,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     loaded.settings.identity()?;
     let initial = &loaded.settings.evolution.initial_samples;
     let initial_digest = initial.as_deref().map(digest).transpose()?;
-    let (folder, moved) = ResultFolder::prepare(&root, existing)?;
+    let (folder, moved) = RunDir::prepare(&root, existing)?;
     if let Some(moved) = moved {
         progress.line(&format!(
             "the earlier run is kept as {}; what it released still counts against the private images",
@@ -164,7 +164,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
 /// Adds the command that fetches the model to the error that the hub may not be asked.
 fn with_command(error: CliError, settings: &Settings, config: &Path) -> CliError {
     match error {
-        CliError::Run(EvolutionError::Generator(GeneratorError::Files(FilesError::Offline {
+        CliError::Run(PeError::Generator(GeneratorError::Files(FilesError::Offline {
             ..
         }))) => CliError::Fetchable {
             error: Box::new(error),

@@ -8,13 +8,13 @@ use serde::Serialize;
 use super::document::{ConfigSources, Document, Locations};
 use super::error::ConfigError;
 use crate::embedders::{EmbedderConfig, EmbedderError, PixelsConfig};
-use crate::evolution::{EvolutionConfig, Generation, OutputConfig};
 use crate::fetch::Mirrors;
 use crate::generators::{
     GeneratorError, Operation, improved_diffusion, openai_images, stable_diffusion,
 };
 use crate::images::DataConfig;
 use crate::metrics::{EvaluationConfig, MetricKind};
+use crate::pe::{EvolutionConfig, OutputConfig, PopulationSpec};
 use crate::privacy::PrivacyConfig;
 
 /// `[model]`: the foundation model, told apart by `type`.
@@ -119,7 +119,7 @@ pub struct Loaded {
     /// The values.
     pub settings: Settings,
     /// `1 + T` populations.
-    pub generations: Vec<Generation>,
+    pub generations: Vec<PopulationSpec>,
     /// Where each value stands, for later complaints.
     pub locations: Locations,
 }
@@ -175,7 +175,7 @@ impl Settings {
     }
 
     /// Every check that needs neither data nor weights.
-    fn validate(&self, locations: &Locations) -> Result<Vec<Generation>, ConfigError> {
+    fn validate(&self, locations: &Locations) -> Result<Vec<PopulationSpec>, ConfigError> {
         self.data
             .validate()
             .map_err(|(key, message)| locations.error(&format!("data.{key}"), message))?;

@@ -1,16 +1,20 @@
 //! Images to vectors: the space in which private images vote.
 
+mod batching;
 mod clip;
 mod config;
 mod embeddings;
 mod inception;
+mod pipeline;
 mod pixels;
 mod replicated;
 
+pub use batching::embed_all;
 pub use clip::{ClipConfig, ClipEmbedder};
 pub use config::EmbedderConfig;
 pub use embeddings::Embeddings;
 pub use inception::{InceptionConfig, InceptionEmbedder};
+pub use pipeline::EmbedPipeline;
 pub use pixels::{PixelsConfig, PixelsEmbedder};
 pub use replicated::{BoxedEmbedder, ReplicatedEmbedder};
 
@@ -43,6 +47,12 @@ pub enum EmbedderError {
     /// The images have another size than the embedder was made for.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// The embedder returned vectors of another dimension than it declared.
+    #[error("the embedder returned vectors of another dimension than it declared")]
+    Dimension,
+    /// The pipeline has no images to embed, or its thread ended.
+    #[error("the embedding pipeline stopped: {0}")]
+    Pipeline(&'static str),
 }
 
 impl From<ConfigError> for EmbedderError {
@@ -59,7 +69,11 @@ impl ExitCode for EmbedderError {
         match self {
             Self::Config { .. } => exit_code::USAGE,
             Self::Checkpoint(_) => exit_code::WEIGHTS,
-            Self::Network(_) | Self::Resize(_) | Self::Batch(_) => exit_code::COMPUTE,
+            Self::Network(_)
+            | Self::Resize(_)
+            | Self::Batch(_)
+            | Self::Dimension
+            | Self::Pipeline(_) => exit_code::COMPUTE,
         }
     }
 }

@@ -4,13 +4,13 @@ use super::evaluator::{
     CHUNK, Evaluator, MetricResult, PreparedReference, ReferenceSource, SampleSource, go_on,
 };
 use crate::embedders::Embeddings;
-use crate::evolution::EvolutionError;
 use crate::images::ImageBatch;
 use crate::metrics::downstream::{
     Accuracy, ClassifierKind, Cnn, CnnConfig, DownstreamError, LogisticConfig, LogisticRegression,
     Tally,
 };
 use crate::metrics::{MetricKind, MetricOutput, MetricValue, MetricsError};
+use crate::pe::PeError;
 use crate::privacy::Sensitive;
 
 /// What a classifier learns from, beside vectors.
@@ -28,14 +28,14 @@ impl Evaluator<'_> {
     /// Trains on samples and tests on the reference.
     ///
     /// # Errors
-    /// See [`EvolutionError`].
+    /// See [`PeError`].
     pub(super) fn downstream(
         &mut self,
         samples: &SampleSource<'_>,
         vectors: Option<&Embeddings>,
         training: &Training,
         show: &mut dyn FnMut(&str),
-    ) -> Result<(), EvolutionError> {
+    ) -> Result<(), PeError> {
         let metric = MetricKind::Downstream;
         let unprepared = || MetricsError::Config {
             key: "metrics",
@@ -120,7 +120,7 @@ impl Evaluator<'_> {
         &self,
         training: (&ImageBatch, &[u32]),
         classes: usize,
-    ) -> Result<Vec<Cnn>, EvolutionError> {
+    ) -> Result<Vec<Cnn>, PeError> {
         let (config, observer) = (self.evaluation.config, self.evaluation.observer);
         let settings = CnnConfig::default();
         let seeds = config.downstream.seeds;

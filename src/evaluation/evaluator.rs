@@ -7,11 +7,11 @@ use candle_core::Device;
 use sha2::{Digest, Sha256};
 
 use super::Training;
+use crate::artifacts::{MetricsLock, Population, npz_error};
 use crate::atomic;
+use crate::dataset::PrivateImages;
 use crate::embedders::Embedder;
-use crate::evolution::{
-    EvolutionError, MetricsLock, Observer, Population, PrivateImages, embed_all, npz_error,
-};
+use crate::embedders::embed_all;
 use crate::images::ImageSource;
 use crate::metrics::features::{FeatureAccumulator, Features, SampleFeatures, fid_subsample};
 use crate::metrics::inception_score::Classifier;
@@ -20,6 +20,7 @@ use crate::metrics::{
     EvaluationConfig, FeatureSet, MetricContext, MetricKind, MetricOutput, MetricsError, Reference,
     Statistics, measure,
 };
+use crate::pe::{Observer, PeError};
 use crate::privacy::{
     Fingerprint, PrivateEvaluationConsent, PrivateFolder, Sensitive, print_marked_private,
     sha256_hex,
@@ -175,13 +176,13 @@ impl<'a> Evaluator<'a> {
     /// Figures go into the folder `root`, or nowhere but to `observer`.
     ///
     /// # Errors
-    /// [`EvolutionError::State`] when another process writes figures there, [`EvolutionError::Privacy`] when
+    /// [`PeError::State`] when another process writes figures there, [`PeError::Privacy`] when
     /// `private/` cannot be used.
     pub fn new(
         evaluation: &'a Evaluation<'a>,
         against: Option<ReferenceSource>,
         root: Option<&Path>,
-    ) -> Result<Self, EvolutionError> {
+    ) -> Result<Self, PeError> {
         let public = matches!(
             against,
             Some(ReferenceSource::Public(_) | ReferenceSource::PublicStatistics(_))
@@ -212,13 +213,13 @@ impl<'a> Evaluator<'a> {
     /// a public reference, and the marked ones about a private one.
     ///
     /// # Errors
-    /// See [`EvolutionError`].
+    /// See [`PeError`].
     pub(crate) fn population(
         &mut self,
         number: u32,
         population: &Population,
         mut run: Option<RunImages<'_>>,
-    ) -> Result<(), EvolutionError> {
+    ) -> Result<(), PeError> {
         let samples = SampleSource::Population(number, population);
         let metrics = self.missing(&samples, &mut run)?;
         if metrics.is_empty() {
@@ -250,14 +251,14 @@ impl<'a> Evaluator<'a> {
     /// where the reference is private. `training` is for [`MetricKind::Downstream`].
     ///
     /// # Errors
-    /// See [`EvolutionError`].
+    /// See [`PeError`].
     pub fn file(
         &mut self,
         samples: &SampleSource<'_>,
         features: &Features,
         training: Option<&Training>,
         show: &mut dyn FnMut(&str),
-    ) -> Result<(), EvolutionError> {
+    ) -> Result<(), PeError> {
         for metric in self.evaluation.config.metrics.clone() {
             match (metric, training) {
                 (MetricKind::Downstream, Some(training)) => {
@@ -274,7 +275,7 @@ impl<'a> Evaluator<'a> {
         &mut self,
         samples: &SampleSource<'_>,
         run: &mut Option<RunImages<'_>>,
-    ) -> Result<Vec<MetricKind>, EvolutionError> {
+    ) -> Result<Vec<MetricKind>, PeError> {
         let mut missing = Vec::new();
         for metric in &self.evaluation.config.metrics {
             if !self.has(samples, *metric, run)? {
@@ -289,7 +290,7 @@ impl<'a> Evaluator<'a> {
         samples: &SampleSource<'_>,
         metric: MetricKind,
         run: &mut Option<RunImages<'_>>,
-    ) -> Result<bool, EvolutionError> {
+    ) -> Result<bool, PeError> {
         let key = self.key(metric)?;
         if let Some((folder, inside)) = &self.private {
             let name = part(samples, metric, &key);
@@ -323,7 +324,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Tells the rows of one comparison from those of another. Of the reference, only what is public.
-    pub(super) fn key(&mut self, metric: MetricKind) -> Result<String, EvolutionError> {
+    pub(super) fn key(&mut self, metric: MetricKind) -> Result<String, PeError> {
         let config = self.evaluation.config;
         let reference = match &mut self.against {
             Some(ReferenceSource::Public(images)) => {
@@ -348,12 +349,12 @@ impl<'a> Evaluator<'a> {
     pub(super) fn known(
         &mut self,
         run: Option<RunImages<'_>>,
-    ) -> Result<PreparedReference, EvolutionError> {
+    ) -> Result<PreparedReference, PeError> {
         let evaluation = self.evaluation;
         let needs = evaluation.config.of_reference();
         let (embedder, space) = (evaluation.embedder, &evaluation.space.digest);
         let cache = self.private.as_ref().map(|(_, inside)| inside);
-        let prepare = |features: Sensitive<Features>| -> Result<PreparedReference, EvolutionError> {
+        let prepare = |features: Sensitive<Features>| -> Result<PreparedReference, PeError> {
             Ok(PreparedReference::Private(
                 features.try_map(Reference::new)?,
             ))
@@ -378,7 +379,7 @@ impl<'a> Evaluator<'a> {
                     collector.finish("reference images")
                 })?)
             }
-            (None, None) => Err(EvolutionError::State(
+            (None, None) => Err(PeError::State(
                 "there is no reference to evaluate against".to_owned(),
             )),
             (Some(ReferenceSource::Private(images, fingerprint)), _) => prepare(images.features(
@@ -421,7 +422,7 @@ impl<'a> Evaluator<'a> {
         features: &Features,
         mut run: Option<RunImages<'_>>,
         show: &mut dyn FnMut(&str),
-    ) -> Result<(), EvolutionError> {
+    ) -> Result<(), PeError> {
         let evaluation = self.evaluation;
         let count = match (&self.against, &run) {
             (Some(against), _) => against.count(),
@@ -468,7 +469,7 @@ impl<'a> Evaluator<'a> {
         found: &MetricResult,
         own: Option<&Sensitive<Fingerprint>>,
         show: &mut dyn FnMut(&str),
-    ) -> Result<(), EvolutionError> {
+    ) -> Result<(), PeError> {
         let settings = self.key(metric)?;
         let name = part(samples, metric, &settings);
         let of = Comparison {
@@ -511,8 +512,7 @@ impl<'a> Evaluator<'a> {
                     let path = root.join(METRICS);
                     let rows = figures.iter().map(|figure| figure.row.clone()).collect();
                     let rows = merged(read_rows(&path)?, rows);
-                    atomic::write(&path, csv(&rows).as_bytes())
-                        .map_err(EvolutionError::io(&path))?;
+                    atomic::write(&path, csv(&rows).as_bytes()).map_err(PeError::io(&path))?;
                 }
                 figures.iter().for_each(|figure| show(&figure.line));
             }
@@ -586,7 +586,7 @@ fn digest_of(statistics: &Statistics) -> String {
 }
 
 /// SHA-256 over a public set's images.
-fn digest(images: &mut ImageSource, observer: &dyn Observer) -> Result<String, EvolutionError> {
+fn digest(images: &mut ImageSource, observer: &dyn Observer) -> Result<String, PeError> {
     let mut hasher = Sha256::new();
     let (total, mut done) = (images.len(), 0);
     observer.begin("reading the reference", total as u64);
@@ -607,7 +607,7 @@ fn public_features(
     evaluation: &Evaluation<'_>,
     needs: FeatureSet,
     saved: Option<&Path>,
-) -> Result<Features, EvolutionError> {
+) -> Result<Features, PeError> {
     let only_moments = needs.moments && !needs.vectors;
     if let Some(path) = saved.filter(|path| only_moments && path.exists()) {
         return Ok(of_statistics(&Statistics::open(path)?));
@@ -632,23 +632,23 @@ fn public_features(
         };
         let mut bytes = io::Cursor::new(Vec::new());
         statistics.write(&mut bytes).map_err(npz_error(path))?;
-        atomic::write(path, bytes.get_ref()).map_err(EvolutionError::io(path))?;
+        atomic::write(path, bytes.get_ref()).map_err(PeError::io(path))?;
     }
     Ok(features)
 }
 
-pub(super) fn go_on(observer: &dyn Observer) -> Result<(), EvolutionError> {
+pub(super) fn go_on(observer: &dyn Observer) -> Result<(), PeError> {
     if observer.interrupted() {
         observer.end();
-        return Err(EvolutionError::Interrupted);
+        return Err(PeError::Interrupted);
     }
     Ok(())
 }
 
-fn lock(root: &Path) -> Result<MetricsLock, EvolutionError> {
-    let lock = MetricsLock::acquire(root).map_err(EvolutionError::io(root))?;
+fn lock(root: &Path) -> Result<MetricsLock, PeError> {
+    let lock = MetricsLock::acquire(root).map_err(PeError::io(root))?;
     lock.ok_or_else(|| {
-        EvolutionError::State(format!(
+        PeError::State(format!(
             "another process is writing figures into {}: wait for it, or choose another folder",
             root.display()
         ))
@@ -656,16 +656,16 @@ fn lock(root: &Path) -> Result<MetricsLock, EvolutionError> {
 }
 
 /// The rows of a `metrics.csv` that may be read by everybody.
-fn read_rows(path: &Path) -> Result<Vec<String>, EvolutionError> {
+fn read_rows(path: &Path) -> Result<Vec<String>, PeError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(rows_of(&text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(EvolutionError::io(path)(error)),
+        Err(error) => Err(PeError::io(path)(error)),
     }
 }
 
 /// Adds rows to `private/metrics.csv`.
-fn merge(folder: &PrivateFolder, rows: Sensitive<Vec<String>>) -> Result<(), EvolutionError> {
+fn merge(folder: &PrivateFolder, rows: Sensitive<Vec<String>>) -> Result<(), PeError> {
     let all = match folder.read_back(METRICS, decode_rows)? {
         Some(before) => before.zip(rows, merged),
         None => rows.map(|rows| merged(Vec::new(), rows)),

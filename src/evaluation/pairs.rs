@@ -4,27 +4,26 @@ use std::path::PathBuf;
 
 use super::evaluator::{CHUNK, Evaluator, MetricResult, ReferenceSource, SampleSource, go_on};
 use crate::atomic;
-use crate::evolution::EvolutionError;
 use crate::images::ImageBatch;
 use crate::metrics::memorization::Pairs;
 use crate::metrics::{MetricKind, MetricsError};
+use crate::pe::PeError;
 use crate::privacy::Sensitive;
 
 /// Hands a function all samples, in order.
-pub type ReadSamples<'r> =
-    dyn FnMut(&mut dyn FnMut(&ImageBatch)) -> Result<(), EvolutionError> + 'r;
+pub type ReadSamples<'r> = dyn FnMut(&mut dyn FnMut(&ImageBatch)) -> Result<(), PeError> + 'r;
 
 impl Evaluator<'_> {
     /// Draws the pairs that the last [`MetricKind::Memorization`] found closest, in `private/` unless the
     /// reference is public. Returns the file, `None` where nothing was checked or nothing is kept.
     ///
     /// # Errors
-    /// See [`EvolutionError`].
+    /// See [`PeError`].
     pub fn draw_pairs(
         &mut self,
         samples: &SampleSource<'_>,
         read: &mut ReadSamples<'_>,
-    ) -> Result<Option<PathBuf>, EvolutionError> {
+    ) -> Result<Option<PathBuf>, PeError> {
         let settings = self.key(MetricKind::Memorization)?;
         let name = format!("closest-{}-{settings}.png", samples.key());
         let observer = self.evaluation.observer;
@@ -62,7 +61,7 @@ impl Evaluator<'_> {
                 })?;
                 let path = root.join(name);
                 let picture = pairs.picture().map_err(MetricsError::from)?;
-                atomic::write(&path, &picture).map_err(EvolutionError::io(&path))?;
+                atomic::write(&path, &picture).map_err(PeError::io(&path))?;
                 Ok(Some(path))
             }
             _ => Ok(None),

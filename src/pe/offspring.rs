@@ -4,37 +4,35 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::thread;
 
-use super::population::Population;
-use super::units::Units;
-use super::writing::Writing;
-use super::{EvolutionError, Layout, Observer};
+use super::{Observer, PeError};
+use crate::artifacts::{ClassLayout, Population, ShardStore, ShardWriter};
 use crate::generators::{Condition, Generator, SampleRequest};
 use crate::images::ImageBatch;
 use crate::streams::{Phase, RngKey};
 
 /// One sample of a population to be: where it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum Lineage {
     /// A random image.
     Random,
     /// A variation of this parent; the second number counts its variations.
     Variation(usize, u32),
     /// The parent itself.
-    Kept(usize),
+    Elite(usize),
 }
 
 /// A population to be made.
-pub struct Brood<'a> {
+pub struct Offspring<'a> {
     /// Makes the images.
     pub generator: &'a dyn Generator,
-    /// Generation seed.
+    /// PopulationSpec seed.
     pub seed: u64,
     /// The iteration that the population belongs to.
     pub iteration: u32,
     /// How far variations go.
     pub variation_degree: f64,
     /// Where each sample comes from.
-    pub origins: Vec<Origin>,
+    pub origins: Vec<Lineage>,
     /// The public condition of each sample.
     pub conditions: Vec<Condition>,
 }
@@ -42,14 +40,14 @@ pub struct Brood<'a> {
 /// The children of the chosen parents, class by class: first every parent's first variation, then every
 /// parent's second, …, then the parents themselves if they are kept.
 #[must_use]
-pub fn origins(parents: &[Vec<usize>], variations: u32, keep: bool) -> Vec<Origin> {
+pub fn origins(parents: &[Vec<usize>], variations: u32, keep: bool) -> Vec<Lineage> {
     let mut origins = Vec::new();
     for parents in parents {
         for fold in 0..variations {
-            origins.extend(parents.iter().map(|p| Origin::Variation(*p, fold)));
+            origins.extend(parents.iter().map(|p| Lineage::Variation(*p, fold)));
         }
         if keep {
-            origins.extend(parents.iter().map(|p| Origin::Kept(*p)));
+            origins.extend(parents.iter().map(|p| Lineage::Elite(*p)));
         }
     }
     origins
@@ -57,12 +55,12 @@ pub fn origins(parents: &[Vec<usize>], variations: u32, keep: bool) -> Vec<Origi
 
 /// The initial population: class by class the random images, then their first variations, and so on.
 #[must_use]
-pub fn initial_origins(base: &[Vec<usize>], variations: u32) -> Vec<Origin> {
+pub fn initial_origins(base: &[Vec<usize>], variations: u32) -> Vec<Lineage> {
     let mut origins = Vec::new();
     for parents in base {
-        origins.extend(parents.iter().map(|p| Origin::Kept(*p)));
+        origins.extend(parents.iter().map(|p| Lineage::Elite(*p)));
         for fold in 0..variations {
-            origins.extend(parents.iter().map(|p| Origin::Variation(*p, fold)));
+            origins.extend(parents.iter().map(|p| Lineage::Variation(*p, fold)));
         }
     }
     origins
@@ -70,7 +68,7 @@ pub fn initial_origins(base: &[Vec<usize>], variations: u32) -> Vec<Origin> {
 
 /// Each class' parents as indices into the whole population.
 #[must_use]
-pub fn global(layout: &Layout, per_class: &[Vec<usize>]) -> Vec<Vec<usize>> {
+pub fn global(layout: &ClassLayout, per_class: &[Vec<usize>]) -> Vec<Vec<usize>> {
     layout
         .ranges()
         .iter()
@@ -79,31 +77,31 @@ pub fn global(layout: &Layout, per_class: &[Vec<usize>]) -> Vec<Vec<usize>> {
         .collect()
 }
 
-impl Brood<'_> {
+impl Offspring<'_> {
     /// Makes the missing units in `folder`; afterwards `0..origins.len()` is covered.
     ///
     /// # Errors
-    /// See [`EvolutionError`].
+    /// See [`PeError`].
     pub fn make(
         &self,
         parents: Option<&Population>,
         folder: PathBuf,
         stage: &str,
         observer: &dyn Observer,
-    ) -> Result<Units, EvolutionError> {
-        let units = Units::open(folder, "u8")?;
+    ) -> Result<ShardStore, PeError> {
+        let units = ShardStore::open(folder, "u8")?;
         let total = self.origins.len();
         let finished = units.finished(total)?;
         let mut done: usize = finished.iter().map(Range::len).sum();
         observer.begin(stage, total as u64);
         observer.resume(done as u64);
         thread::scope(|scope| {
-            let mut writing = Writing::new(scope, &units, self.generator.overlaps_host_work());
-            for range in Units::missing(&finished, total, self.generator.batch_size()) {
+            let mut writing = ShardWriter::new(scope, &units, self.generator.overlaps_host_work());
+            for range in ShardStore::missing(&finished, total, self.generator.batch_size()) {
                 if observer.interrupted() {
                     writing.finish()?;
                     observer.end();
-                    return Err(EvolutionError::Interrupted);
+                    return Err(PeError::Interrupted);
                 }
                 let images = self.unit(range.clone(), parents)?;
                 for note in self.generator.drain_warnings() {
@@ -114,7 +112,7 @@ impl Brood<'_> {
             }
             done += writing.finish()?;
             observer.advance(done as u64);
-            Ok::<(), EvolutionError>(())
+            Ok::<(), PeError>(())
         })?;
         observer.end();
         Ok(units)
@@ -124,7 +122,7 @@ impl Brood<'_> {
         &self,
         range: Range<usize>,
         parents: Option<&Population>,
-    ) -> Result<ImageBatch, EvolutionError> {
+    ) -> Result<ImageBatch, PeError> {
         let (height, width) = self.generator.image_size();
         let (mut random, mut varied, mut varied_parents) = (Vec::new(), Vec::new(), Vec::new());
         let mut kept = Vec::new();
@@ -144,8 +142,8 @@ impl Brood<'_> {
                 },
             };
             match self.origins.get(sample) {
-                Some(Origin::Random) => random.push(draw(Phase::Random, 0)),
-                Some(Origin::Variation(parent, fold)) => {
+                Some(Lineage::Random) => random.push(draw(Phase::Random, 0)),
+                Some(Lineage::Variation(parent, fold)) => {
                     let phase = if self.iteration == 0 {
                         Phase::InitialVary
                     } else {
@@ -154,13 +152,12 @@ impl Brood<'_> {
                     varied.push(draw(phase, *fold));
                     varied_parents.push(*parent);
                 }
-                Some(Origin::Kept(parent)) => kept.push(*parent),
+                Some(Lineage::Elite(parent)) => kept.push(*parent),
                 None => {}
             }
         }
-        let parents = || {
-            parents.ok_or_else(|| EvolutionError::State("variations without parents".to_owned()))
-        };
+        let parents =
+            || parents.ok_or_else(|| PeError::State("variations without parents".to_owned()));
         let empty = ImageBatch::empty(height, width);
         let random = if random.is_empty() {
             empty.clone()
@@ -184,14 +181,14 @@ impl Brood<'_> {
         let mut data = Vec::with_capacity(range.len() * empty.image_len());
         for origin in self.origins.get(range.clone()).unwrap_or_default() {
             let image = match origin {
-                Origin::Random => random.next(),
-                Origin::Variation(..) => varied.next(),
-                Origin::Kept(_) => kept.next(),
+                Lineage::Random => random.next(),
+                Lineage::Variation(..) => varied.next(),
+                Lineage::Elite(_) => kept.next(),
             };
             data.extend_from_slice(image.unwrap_or_default());
         }
         ImageBatch::new(data, range.len(), height, width)
-            .map_err(|error| EvolutionError::Generator(error.into()))
+            .map_err(|error| PeError::Generator(error.into()))
     }
 }
 
@@ -201,27 +198,27 @@ mod tests {
 
     #[test]
     fn children_stand_fold_by_fold_in_their_class() {
-        use Origin::{Kept, Variation};
+        use Lineage::{Elite, Variation};
         let made = origins(&[vec![4, 4], vec![9]], 2, true);
         let expected = [
             Variation(4, 0),
             Variation(4, 0),
             Variation(4, 1),
             Variation(4, 1),
-            Kept(4),
-            Kept(4),
+            Elite(4),
+            Elite(4),
             Variation(9, 0),
             Variation(9, 1),
-            Kept(9),
+            Elite(9),
         ];
         assert_eq!(made, expected);
         assert_eq!(origins(&[vec![1]], 1, false), [Variation(1, 0)]);
         let initial = initial_origins(&[vec![0], vec![1, 2]], 1);
         let expected = [
-            Kept(0),
+            Elite(0),
             Variation(0, 0),
-            Kept(1),
-            Kept(2),
+            Elite(1),
+            Elite(2),
             Variation(1, 0),
             Variation(2, 0),
         ];
@@ -230,7 +227,7 @@ mod tests {
 
     #[test]
     fn class_indices_become_population_indices() {
-        let layout = Layout::new(6, &["a".into(), "b".into()], None, 1).unwrap();
+        let layout = ClassLayout::new(6, &["a".into(), "b".into()], None, 1).unwrap();
         assert_eq!(
             global(&layout, &[vec![2], vec![0, 1]]),
             [vec![2], vec![3, 4]]

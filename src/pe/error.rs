@@ -16,7 +16,7 @@ use crate::voting::VotingError;
 
 /// Why a run ended early. What was finished by then is on disk.
 #[derive(Debug, Error)]
-pub enum EvolutionError {
+pub enum PeError {
     /// The configuration does not fit the data or the model.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -62,7 +62,7 @@ pub enum EvolutionError {
     Interrupted,
 }
 
-impl From<MetricsError> for EvolutionError {
+impl From<MetricsError> for PeError {
     fn from(error: MetricsError) -> Self {
         match error {
             MetricsError::Interrupted => Self::Interrupted,
@@ -71,7 +71,7 @@ impl From<MetricsError> for EvolutionError {
     }
 }
 
-impl ExitCode for EvolutionError {
+impl ExitCode for PeError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(error) => error.exit_code(),
@@ -87,8 +87,8 @@ impl ExitCode for EvolutionError {
     }
 }
 
-impl EvolutionError {
-    /// For `map_err`: an [`EvolutionError::Io`] about `path`.
+impl PeError {
+    /// For `map_err`: an [`PeError::Io`] about `path`.
     pub(crate) fn io(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
         move |source| Self::Io {
             path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! Writing one unit while the next one's images are made.
+//! ShardWriter one unit while the next one's images are made.
 //!
 //! Where a GPU makes them, the disk need not be waited for. Elsewhere a unit is on disk before the next one is begun,
 //! which a hosted model's bookkeeping counts on.
@@ -6,22 +6,22 @@
 use std::ops::Range;
 use std::thread::{Scope, ScopedJoinHandle};
 
-use super::EvolutionError;
-use super::units::Units;
+use super::shards::ShardStore;
 use crate::images::ImageBatch;
+use crate::pe::PeError;
 
 /// Writes units, at most one at a time.
-pub struct Writing<'scope, 'env> {
+pub struct ShardWriter<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
-    units: &'scope Units,
+    units: &'scope ShardStore,
     apart: bool,
     /// On its way to the disk: so many images.
-    pending: Option<ScopedJoinHandle<'scope, Result<usize, EvolutionError>>>,
+    pending: Option<ScopedJoinHandle<'scope, Result<usize, PeError>>>,
 }
 
-impl<'scope, 'env> Writing<'scope, 'env> {
+impl<'scope, 'env> ShardWriter<'scope, 'env> {
     /// Into `units`; on a thread of its own in `scope` if the images are made `apart`.
-    pub fn new(scope: &'scope Scope<'scope, 'env>, units: &'scope Units, apart: bool) -> Self {
+    pub fn new(scope: &'scope Scope<'scope, 'env>, units: &'scope ShardStore, apart: bool) -> Self {
         Self {
             scope,
             units,
@@ -34,12 +34,8 @@ impl<'scope, 'env> Writing<'scope, 'env> {
     /// call.
     ///
     /// # Errors
-    /// [`EvolutionError::Io`], of this unit or the one before.
-    pub fn write(
-        &mut self,
-        range: Range<usize>,
-        images: ImageBatch,
-    ) -> Result<usize, EvolutionError> {
+    /// [`PeError::Io`], of this unit or the one before.
+    pub fn write(&mut self, range: Range<usize>, images: ImageBatch) -> Result<usize, PeError> {
         let before = self.finish()?;
         let units = self.units;
         let write = move || {
@@ -57,12 +53,12 @@ impl<'scope, 'env> Writing<'scope, 'env> {
     /// Waits for what is on its way; the result is how many images that were.
     ///
     /// # Errors
-    /// [`EvolutionError::Io`].
-    pub fn finish(&mut self) -> Result<usize, EvolutionError> {
+    /// [`PeError::Io`].
+    pub fn finish(&mut self) -> Result<usize, PeError> {
         self.pending.take().map_or(Ok(0), |thread| {
             thread.join().unwrap_or_else(|_| {
                 let message = "the thread that writes units has stopped";
-                Err(EvolutionError::State(message.to_owned()))
+                Err(PeError::State(message.to_owned()))
             })
         })
     }
@@ -80,10 +76,10 @@ mod tests {
     fn every_unit_is_written_and_counted_once() {
         for apart in [false, true] {
             let folder = tempfile::tempdir().unwrap();
-            let units = Units::open(folder.path().to_owned(), "u8").unwrap();
+            let units = ShardStore::open(folder.path().to_owned(), "u8").unwrap();
             let mut done = 0;
             std::thread::scope(|scope| {
-                let mut writing = Writing::new(scope, &units, apart);
+                let mut writing = ShardWriter::new(scope, &units, apart);
                 for unit in 0..5 {
                     let range = 2 * unit..2 * unit + 2;
                     done += writing.write(range, images(2, unit as u8)).unwrap();
@@ -104,10 +100,10 @@ mod tests {
         for apart in [false, true] {
             let folder = tempfile::tempdir().unwrap();
             let gone = folder.path().join("units");
-            let units = Units::open(gone.clone(), "u8").unwrap();
+            let units = ShardStore::open(gone.clone(), "u8").unwrap();
             std::fs::remove_dir(&gone).unwrap();
             std::thread::scope(|scope| {
-                let mut writing = Writing::new(scope, &units, apart);
+                let mut writing = ShardWriter::new(scope, &units, apart);
                 let first = writing.write(0..1, images(1, 0));
                 let last = writing.finish();
                 assert!(first.is_err() != last.is_err());

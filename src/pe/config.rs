@@ -71,7 +71,7 @@ pub struct OutputConfig {
 
 /// One population's public shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Generation {
+pub struct PopulationSpec {
     /// Images in it.
     pub num_samples: u64,
     /// Degree of the variations that lead to it.
@@ -84,12 +84,12 @@ const MAX_FOLD: u32 = 10_000;
 const MAX_SAMPLES: u64 = 1_000_000_000;
 
 impl EvolutionConfig {
-    /// Checks what can be checked without data and expands the schedules: one [`Generation`] for each of
+    /// Checks what can be checked without data and expands the schedules: one [`PopulationSpec`] for each of
     /// `1 + T` populations.
     ///
     /// # Errors
     /// The key and what is wrong with it.
-    pub fn generations(&self) -> Result<Vec<Generation>, (&'static str, String)> {
+    pub fn generations(&self) -> Result<Vec<PopulationSpec>, (&'static str, String)> {
         let lengths = [
             ("num_samples", self.num_samples.populations()),
             ("variation_degree", self.variation_degree.populations()),
@@ -164,7 +164,7 @@ impl EvolutionConfig {
         Ok(counts
             .into_iter()
             .zip(degrees)
-            .map(|(num_samples, variation_degree)| Generation {
+            .map(|(num_samples, variation_degree)| PopulationSpec {
                 num_samples,
                 variation_degree,
             })

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 /// The samples of a population, class by class: class `c` has the contiguous range `ranges()[c]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
+pub struct ClassLayout {
     counts: Vec<u64>,
 }
 
-impl Layout {
+impl ClassLayout {
     /// Splits `num_samples` among `classes`, each class' share a multiple of `fold`.
     ///
     /// Without `shares` all classes get the same number, which must come out even. With `shares`, largest
@@ -156,11 +156,11 @@ mod tests {
 
     #[test]
     fn equal_shares_must_come_out_even() {
-        let layout = Layout::new(12, &names(3), None, 2).unwrap();
+        let layout = ClassLayout::new(12, &names(3), None, 2).unwrap();
         assert_eq!(layout.ranges(), [0..4, 4..8, 8..12]);
         assert_eq!(layout.labels()[3..5], [0, 1]);
         for (n, fold, message) in [(10, 1, "3 classes"), (12, 5, "by 5"), (9, 9, "9 images")] {
-            let error = Layout::new(n, &names(3), None, fold).unwrap_err();
+            let error = ClassLayout::new(n, &names(3), None, fold).unwrap_err();
             assert!(error.contains(message), "{error}");
         }
     }
@@ -168,15 +168,15 @@ mod tests {
     #[test]
     fn declared_shares_use_largest_remainders() {
         let shares = BTreeMap::from([("c0".into(), 1.0), ("c1".into(), 2.0)]);
-        let layout = Layout::new(10, &names(2), Some(&shares), 1).unwrap();
+        let layout = ClassLayout::new(10, &names(2), Some(&shares), 1).unwrap();
         assert_eq!(layout.counts(), [3, 7]);
-        let layout = Layout::new(20, &names(2), Some(&shares), 2).unwrap();
+        let layout = ClassLayout::new(20, &names(2), Some(&shares), 2).unwrap();
         assert_eq!(layout.counts(), [6, 14]);
         let tiny = BTreeMap::from([("c0".into(), 1e-9), ("c1".into(), 2.0)]);
-        assert!(Layout::new(10, &names(2), Some(&tiny), 1).is_err());
+        assert!(ClassLayout::new(10, &names(2), Some(&tiny), 1).is_err());
         let stranger = BTreeMap::from([("x".into(), 1.0)]);
-        assert!(Layout::new(10, &names(2), Some(&stranger), 1).is_err());
+        assert!(ClassLayout::new(10, &names(2), Some(&stranger), 1).is_err());
         let missing = BTreeMap::from([("c0".into(), 1.0)]);
-        assert!(Layout::new(10, &names(2), Some(&missing), 1).is_err());
+        assert!(ClassLayout::new(10, &names(2), Some(&missing), 1).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Units of work: ranges of samples, one file each once finished.
+//! ShardStore of work: ranges of samples, one file each once finished.
 //!
 //! The files lie in `.work/<iteration>/<phase>/` and go when the iteration is complete. They hold model
 //! output and its embeddings only, nothing private. Ranges found on disk are kept whatever the batch size
@@ -8,22 +8,22 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::EvolutionError;
 use crate::atomic;
+use crate::pe::PeError;
 
 /// The finished units of one phase of one iteration.
-pub struct Units {
+pub struct ShardStore {
     folder: PathBuf,
     extension: &'static str,
 }
 
-impl Units {
+impl ShardStore {
     /// Opens (or makes) the phase's folder.
     ///
     /// # Errors
-    /// [`EvolutionError::Io`].
-    pub fn open(folder: PathBuf, extension: &'static str) -> Result<Self, EvolutionError> {
-        fs::create_dir_all(&folder).map_err(EvolutionError::io(&folder))?;
+    /// [`PeError::Io`].
+    pub fn open(folder: PathBuf, extension: &'static str) -> Result<Self, PeError> {
+        fs::create_dir_all(&folder).map_err(PeError::io(&folder))?;
         Ok(Self { folder, extension })
     }
 
@@ -35,9 +35,9 @@ impl Units {
     /// The finished ranges below `total`, in order and disjoint.
     ///
     /// # Errors
-    /// [`EvolutionError::Io`].
-    pub fn finished(&self, total: usize) -> Result<Vec<Range<usize>>, EvolutionError> {
-        let io = EvolutionError::io(&self.folder);
+    /// [`PeError::Io`].
+    pub fn finished(&self, total: usize) -> Result<Vec<Range<usize>>, PeError> {
+        let io = PeError::io(&self.folder);
         let mut ranges = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(&io)? {
             let path = entry.map_err(&io)?.path();
@@ -81,21 +81,21 @@ impl Units {
     /// Stores a finished unit.
     ///
     /// # Errors
-    /// [`EvolutionError::Io`].
-    pub fn write(&self, range: &Range<usize>, bytes: &[u8]) -> Result<(), EvolutionError> {
+    /// [`PeError::Io`].
+    pub fn write(&self, range: &Range<usize>, bytes: &[u8]) -> Result<(), PeError> {
         let path = self.path(range);
-        atomic::write(&path, bytes).map_err(EvolutionError::io(&path))
+        atomic::write(&path, bytes).map_err(PeError::io(&path))
     }
 
     /// Reads a finished unit back; it must have `len` bytes.
     ///
     /// # Errors
-    /// [`EvolutionError::Io`], or [`EvolutionError::State`] for another length.
-    pub fn read(&self, range: &Range<usize>, len: usize) -> Result<Vec<u8>, EvolutionError> {
+    /// [`PeError::Io`], or [`PeError::State`] for another length.
+    pub fn read(&self, range: &Range<usize>, len: usize) -> Result<Vec<u8>, PeError> {
         let path = self.path(range);
-        let bytes = fs::read(&path).map_err(EvolutionError::io(&path))?;
+        let bytes = fs::read(&path).map_err(PeError::io(&path))?;
         if bytes.len() != len {
-            return Err(EvolutionError::State(format!(
+            return Err(PeError::State(format!(
                 "{} has {} bytes where {len} were expected: remove it and resume",
                 path.display(),
                 bytes.len()
@@ -119,16 +119,19 @@ mod tests {
 
     #[test]
     fn gaps_are_found_whatever_the_size() {
-        assert_eq!(Units::missing(&[], 5, 2), [0..2, 2..4, 4..5]);
-        assert_eq!(Units::missing(&[1..3, 4..6], 8, 10), [0..1, 3..4, 6..8]);
+        assert_eq!(ShardStore::missing(&[], 5, 2), [0..2, 2..4, 4..5]);
+        assert_eq!(
+            ShardStore::missing(&[1..3, 4..6], 8, 10),
+            [0..1, 3..4, 6..8]
+        );
         let all = 0..8;
-        assert!(Units::missing(&[all], 8, 3).is_empty());
+        assert!(ShardStore::missing(&[all], 8, 3).is_empty());
     }
 
     #[test]
     fn finished_units_survive_and_overlaps_are_left_out() {
         let folder = tempfile::tempdir().unwrap();
-        let units = Units::open(folder.path().join("a/b"), "u8").unwrap();
+        let units = ShardStore::open(folder.path().join("a/b"), "u8").unwrap();
         units.write(&(0..2), &[1, 2]).unwrap();
         units.write(&(1..4), &[1, 2, 3]).unwrap();
         units.write(&(4..9), &[0; 5]).unwrap();

@@ -1,4 +1,4 @@
-//! Embedding one round's images while the next round's are made.
+//! EmbedPipeline one round's images while the next round's are made.
 //!
 //! Where the embedder works on a GPU, the host's part of it (resampling, mostly) and the two devices' work need not wait for
 //! each other. On a CPU they would only take each other's cores.
@@ -6,14 +6,12 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 
-use super::EvolutionError;
-use super::lookahead::embed_all;
-use crate::embedders::{Embedder, EmbedderError, Embeddings};
+use super::{Embedder, EmbedderError, Embeddings, embed_all};
 use crate::images::ImageBatch;
 use crate::kernels::is_out_of_memory;
 
 /// An embedder that is given images and asked for the vectors later.
-pub struct Embedding<'a> {
+pub struct EmbedPipeline<'a> {
     embedder: &'a dyn Embedder,
     thread: Option<Thread>,
     given: Option<ImageBatch>,
@@ -25,9 +23,9 @@ struct Thread {
 }
 
 /// The vectors, or why there are none and the images again.
-type Embedded = Result<Embeddings, (EvolutionError, ImageBatch)>;
+type Embedded = Result<Embeddings, (EmbedderError, ImageBatch)>;
 
-impl<'a> Embedding<'a> {
+impl<'a> EmbedPipeline<'a> {
     /// With a thread of its own in `scope` if the embedder works [apart](Embedder::apart).
     pub fn new<'scope>(embedder: &'a dyn Embedder, scope: &'scope Scope<'scope, '_>) -> Self
     where
@@ -58,7 +56,7 @@ impl<'a> Embedding<'a> {
         self.thread.is_some()
     }
 
-    /// Gives images, once before each [`Embedding::take`].
+    /// Gives images, once before each [`EmbedPipeline::take`].
     pub fn give(&mut self, images: ImageBatch) {
         match &self.thread {
             // That nobody takes them any more, `take` finds out.
@@ -71,8 +69,8 @@ impl<'a> Embedding<'a> {
     /// meanwhile, they are embedded now.
     ///
     /// # Errors
-    /// [`EvolutionError::Embedder`]; [`EvolutionError::State`] when no images were given or the thread is gone.
-    pub fn take(&mut self) -> Result<Embeddings, EvolutionError> {
+    /// [`EmbedderError`], also when no images were given or the thread ended.
+    pub fn take(&mut self) -> Result<Embeddings, EmbedderError> {
         match (&self.thread, self.given.take()) {
             (Some(thread), _) => match thread.vectors.recv() {
                 Ok(Ok(embedded)) => Ok(embedded),
@@ -80,21 +78,18 @@ impl<'a> Embedding<'a> {
                     embed_all(self.embedder, &images)
                 }
                 Ok(Err((error, _))) => Err(error),
-                Err(_) => {
-                    let message = "the embedder's thread has stopped";
-                    Err(EvolutionError::State(message.to_owned()))
-                }
+                Err(_) => Err(EmbedderError::Pipeline("its thread has ended")),
             },
             (None, Some(images)) => embed_all(self.embedder, &images),
-            (None, None) => Err(EvolutionError::State("no images to embed".to_owned())),
+            (None, None) => Err(EmbedderError::Pipeline("no images were given")),
         }
     }
 }
 
-fn lacked_room(error: &EvolutionError) -> bool {
+fn lacked_room(error: &EmbedderError) -> bool {
     matches!(
         error,
-        EvolutionError::Embedder(EmbedderError::Network(error)) if is_out_of_memory(error)
+        EmbedderError::Network(error) if is_out_of_memory(error)
     )
 }
 
@@ -155,7 +150,7 @@ mod tests {
         for apart in [false, true] {
             let first = First::new(apart);
             std::thread::scope(|scope| {
-                let mut embedding = Embedding::new(&first, scope);
+                let mut embedding = EmbedPipeline::new(&first, scope);
                 assert_eq!(embedding.is_apart(), apart);
                 for round in 0..20u8 {
                     embedding.give(images(&[round, round + 1, round + 2]));
@@ -175,7 +170,7 @@ mod tests {
     fn what_had_no_room_beside_others_is_embedded_when_they_are_done() {
         let first = First::new(true);
         std::thread::scope(|scope| {
-            let mut embedding = Embedding::new(&first, scope);
+            let mut embedding = EmbedPipeline::new(&first, scope);
             embedding.give(images(&[254, 3]));
             assert_eq!(embedding.take().unwrap().data(), [254.0, 3.0]);
             assert!(!first.full.load(Ordering::Relaxed));

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
-use super::breed::{Brood, Origin, global, initial_origins, origins};
-use super::folder::ResultFolder;
 use super::lookahead::Lookahead;
-use super::population::{Population, npz_error, store};
-use super::private_set::PrivateImages;
-use super::{EvolutionError, Layout, Observer, Plan, pictures};
+use super::offspring::{Lineage, Offspring, global, initial_origins, origins};
+use super::{Observer, PeError, Plan};
+use crate::artifacts::{ClassLayout, Population, RunDir, ShardStore, npz_error, pictures, store};
 use crate::config::Settings;
+use crate::dataset::PrivateImages;
 use crate::embedders::Embedder;
 use crate::evaluation::{Evaluation, Evaluator, ReferenceSource, RunImages};
 use crate::generators::{Condition, ConditionRequest, Generator, RunPaths};
@@ -68,7 +67,7 @@ impl Poll for Watched<'_> {
 /// What stays open during a run.
 struct Session<'a> {
     run: &'a Run<'a>,
-    folder: &'a ResultFolder,
+    folder: &'a RunDir,
     private: PrivateFolder,
     ledger: Ledger,
     fallbacks: Vec<UniformFallback>,
@@ -84,14 +83,14 @@ impl Run<'_> {
     /// compares with `against`, or with the run's own private images.
     ///
     /// # Errors
-    /// See [`EvolutionError`]. Whatever was finished before is on disk and is not done again.
+    /// See [`PeError`]. Whatever was finished before is on disk and is not done again.
     pub fn execute(
         &self,
-        folder: &ResultFolder,
+        folder: &RunDir,
         images: &mut PrivateImages,
         fingerprint: &Sensitive<Fingerprint>,
         against: Option<ReferenceSource>,
-    ) -> Result<PathBuf, EvolutionError> {
+    ) -> Result<PathBuf, PeError> {
         let private = PrivateFolder::create(folder.private())?;
         let ledger = Ledger::open(
             folder.root(),
@@ -108,7 +107,7 @@ impl Run<'_> {
             lookahead_degree: self.settings.evolution.lookahead_degree,
         })?;
         crate::atomic::write(&folder.config(), self.resolved()?.as_bytes())
-            .map_err(EvolutionError::io(&folder.config()))?;
+            .map_err(PeError::io(&folder.config()))?;
         let evaluator = match self.evaluation {
             Some(evaluation) => Some(Evaluator::new(evaluation, against, Some(folder.root()))?),
             None => None,
@@ -147,7 +146,7 @@ impl Run<'_> {
         Ok(folder.samples(self.plan.iterations()))
     }
 
-    fn resolved(&self) -> Result<String, EvolutionError> {
+    fn resolved(&self) -> Result<String, PeError> {
         let text = self.settings.to_toml()?;
         Ok(match self.plan.privacy.non_private() {
             Some(reason) => format!("# NOT PRIVATE: {reason}\n{text}"),
@@ -156,7 +155,7 @@ impl Run<'_> {
     }
 
     /// Everything public that the samples depend on.
-    fn identity(&self) -> Result<serde_json::Value, EvolutionError> {
+    fn identity(&self) -> Result<serde_json::Value, PeError> {
         Ok(serde_json::json!({
             // To be raised when the same settings come to mean other samples.
             "algorithm": 1,
@@ -178,14 +177,14 @@ impl Run<'_> {
 
 impl Session<'_> {
     /// A line for the log and for whoever watches. Public facts only.
-    fn say(&self, text: &str) -> Result<(), EvolutionError> {
+    fn say(&self, text: &str) -> Result<(), PeError> {
         self.folder.log(text)?;
         self.run.observer.line(text);
         Ok(())
     }
 
     /// The fallbacks of a run that is resumed, from the histograms that it released.
-    fn recall_fallbacks(&mut self) -> Result<(), EvolutionError> {
+    fn recall_fallbacks(&mut self) -> Result<(), PeError> {
         for iteration in 1..=self.ledger.charged() {
             let path = self.folder.votes(iteration);
             if !path.exists() {
@@ -217,11 +216,11 @@ impl Session<'_> {
     }
 
     /// Writes the privacy statement as it stands.
-    fn state(&self) -> Result<Statement, EvolutionError> {
+    fn state(&self) -> Result<Statement, PeError> {
         let plan = self.run.plan;
         let layout = plan.layouts.last();
-        let total = layout.map_or(0, Layout::total);
-        let shares = layout.map_or(&[][..], Layout::counts);
+        let total = layout.map_or(0, ClassLayout::total);
+        let shares = layout.map_or(&[][..], ClassLayout::counts);
         let conditional = self.run.class_conditional();
         let image_size = self.run.settings.data.image_size;
         let public = PublicInputs {
@@ -268,7 +267,7 @@ impl Session<'_> {
             .collect()
     }
 
-    fn open(&self, iteration: u32) -> Result<Population, EvolutionError> {
+    fn open(&self, iteration: u32) -> Result<Population, PeError> {
         Population::open(
             &self.folder.samples(iteration),
             self.layout(iteration)?,
@@ -276,12 +275,12 @@ impl Session<'_> {
         )
     }
 
-    fn layout(&self, iteration: u32) -> Result<&Layout, EvolutionError> {
+    fn layout(&self, iteration: u32) -> Result<&ClassLayout, PeError> {
         self.run
             .plan
             .layouts
             .get(iteration as usize)
-            .ok_or_else(|| EvolutionError::State(format!("no population {iteration} is planned")))
+            .ok_or_else(|| PeError::State(format!("no population {iteration} is planned")))
     }
 
     fn degree(&self, iteration: u32) -> f64 {
@@ -292,7 +291,7 @@ impl Session<'_> {
             .map_or(0.0, |generation| generation.variation_degree)
     }
 
-    fn initial(&mut self) -> Result<Population, EvolutionError> {
+    fn initial(&mut self) -> Result<Population, PeError> {
         let layout = self.layout(0)?.clone();
         if !self.folder.samples(0).exists() {
             self.folder.make(&self.folder.iteration(0))?;
@@ -307,20 +306,20 @@ impl Session<'_> {
     }
 
     /// Random images, and variations of them if the configuration asks for some.
-    fn draw(&self, layout: &Layout) -> Result<(), EvolutionError> {
+    fn draw(&self, layout: &ClassLayout) -> Result<(), PeError> {
         let evolution = &self.run.settings.evolution;
         let fold = evolution.initial_fold();
-        let base = Layout::of_counts(layout.counts().iter().map(|n| n / fold).collect());
+        let base = ClassLayout::of_counts(layout.counts().iter().map(|n| n / fold).collect());
         let conditions = self.conditions(&base)?;
-        let brood = Brood {
+        let offspring = Offspring {
             generator: self.run.generator,
             seed: self.run.seed(),
             iteration: 0,
             variation_degree: self.degree(0),
-            origins: vec![Origin::Random; base.total() as usize],
+            origins: vec![Lineage::Random; base.total() as usize],
             conditions: conditions.clone(),
         };
-        let units = brood.make(
+        let units = offspring.make(
             None,
             self.folder.phase(0, "random"),
             "initial population",
@@ -350,7 +349,7 @@ impl Session<'_> {
     }
 
     /// Somebody's samples in the place of random images.
-    fn adopt(&self, layout: &Layout) -> Result<(), EvolutionError> {
+    fn adopt(&self, layout: &ClassLayout) -> Result<(), PeError> {
         let Some(path) = &self.run.settings.evolution.initial_samples else {
             return Ok(());
         };
@@ -361,7 +360,7 @@ impl Session<'_> {
             Some(conditions) => conditions,
             None => self.conditions(layout)?,
         };
-        let units = super::units::Units::open(self.folder.phase(0, "adopted"), "u8")?;
+        let units = ShardStore::open(self.folder.phase(0, "adopted"), "u8")?;
         let step = self.run.generator.batch_size().max(1);
         for start in (0..reader.len()).step_by(step) {
             let range = start..(start + step).min(reader.len());
@@ -371,7 +370,7 @@ impl Session<'_> {
     }
 
     /// The public conditions of an initial population.
-    fn conditions(&self, layout: &Layout) -> Result<Vec<Condition>, EvolutionError> {
+    fn conditions(&self, layout: &ClassLayout) -> Result<Vec<Condition>, PeError> {
         let conditional = self.run.class_conditional();
         let mut slots = Vec::with_capacity(layout.total() as usize);
         for (sample, label) in layout.labels().into_iter().enumerate() {
@@ -393,10 +392,10 @@ impl Session<'_> {
     fn store(
         &self,
         iteration: u32,
-        layout: &Layout,
-        units: &super::units::Units,
+        layout: &ClassLayout,
+        units: &ShardStore,
         conditions: &[Condition],
-    ) -> Result<(), EvolutionError> {
+    ) -> Result<(), PeError> {
         store(
             &self.folder.samples(iteration),
             &self.folder.phase(iteration, ""),
@@ -411,19 +410,21 @@ impl Session<'_> {
     fn breed(
         &self,
         iteration: u32,
-        layout: &Layout,
+        layout: &ClassLayout,
         parents: &Population,
-        origins: Vec<Origin>,
+        origins: Vec<Lineage>,
         stage: &str,
-    ) -> Result<(), EvolutionError> {
+    ) -> Result<(), PeError> {
         let conditions: Vec<Condition> = origins
             .iter()
             .map(|origin| match origin {
-                Origin::Variation(parent, _) | Origin::Kept(parent) => parents.condition(*parent),
-                Origin::Random => Condition::UNCONDITIONAL,
+                Lineage::Variation(parent, _) | Lineage::Elite(parent) => {
+                    Condition(parents.condition(*parent))
+                }
+                Lineage::Random => Condition::UNCONDITIONAL,
             })
             .collect();
-        let brood = Brood {
+        let offspring = Offspring {
             generator: self.run.generator,
             seed: self.run.seed(),
             iteration,
@@ -431,17 +432,17 @@ impl Session<'_> {
             origins,
             conditions,
         };
-        let units = brood.make(
+        let units = offspring.make(
             Some(parents),
             self.folder.phase(iteration, "vary"),
             stage,
             self.run.observer,
         )?;
-        self.store(iteration, layout, &units, &brood.conditions)
+        self.store(iteration, layout, &units, &offspring.conditions)
     }
 
     /// Pictures, and the end of the iteration's unfinished work; nothing where that is done already.
-    fn finish(&self, iteration: u32, layout: &Layout) -> Result<(), EvolutionError> {
+    fn finish(&self, iteration: u32, layout: &ClassLayout) -> Result<(), PeError> {
         let folder = self.folder.iteration(iteration);
         let work = self.folder.work().join(iteration.to_string());
         let (grid, plot) = (
@@ -473,7 +474,7 @@ impl Session<'_> {
         number: u32,
         population: &Population,
         images: &mut PrivateImages,
-    ) -> Result<(), EvolutionError> {
+    ) -> Result<(), PeError> {
         let (Some(evaluation), Some(evaluator)) = (self.run.evaluation, &mut self.evaluator) else {
             return Ok(());
         };
@@ -495,7 +496,7 @@ impl Session<'_> {
         before: &Population,
         images: &mut PrivateImages,
         voters: &mut Option<PrivateEmbeddings>,
-    ) -> Result<Population, EvolutionError> {
+    ) -> Result<Population, PeError> {
         self.folder.make(&self.folder.iteration(iteration))?;
         let parents_layout = self.layout(iteration - 1)?.clone();
         let layout = self.layout(iteration)?.clone();
@@ -530,10 +531,10 @@ impl Session<'_> {
         &mut self,
         iteration: u32,
         population: &Population,
-        layout: &Layout,
+        layout: &ClassLayout,
         images: &mut PrivateImages,
         voters: &mut Option<PrivateEmbeddings>,
-    ) -> Result<NoisyHistogram, EvolutionError> {
+    ) -> Result<NoisyHistogram, PeError> {
         let path = self.folder.votes(iteration);
         if path.exists() {
             let noisy = read_votes(&path, population.len())?;
@@ -578,7 +579,7 @@ impl Session<'_> {
         );
         run.observer.end();
         let counts = counts.map_err(|error| match error {
-            VotingError::Interrupted => EvolutionError::Interrupted,
+            VotingError::Interrupted => PeError::Interrupted,
             other => other.into(),
         })?;
         let charge = self.ledger.charge(iteration)?;
@@ -610,10 +611,10 @@ impl Session<'_> {
     fn select(
         &mut self,
         iteration: u32,
-        before: &Layout,
-        after: &Layout,
+        before: &ClassLayout,
+        after: &ClassLayout,
         votes: &[f64],
-    ) -> Result<Vec<Vec<usize>>, EvolutionError> {
+    ) -> Result<Vec<Vec<usize>>, PeError> {
         let evolution = &self.run.settings.evolution;
         let mut parents = Vec::new();
         for (class, (range, count)) in before.ranges().into_iter().zip(after.counts()).enumerate() {
@@ -663,20 +664,16 @@ impl InitialSamples {
     /// not private, as it must be if the samples are.
     ///
     /// # Errors
-    /// [`EvolutionError::Npz`], or [`EvolutionError::State`] saying what does not fit.
+    /// [`PeError::Npz`], or [`PeError::State`] saying what does not fit.
     pub fn open(
         path: &Path,
-        layout: &Layout,
+        layout: &ClassLayout,
         generator: &dyn Generator,
         stamp: bool,
-    ) -> Result<Self, EvolutionError> {
+    ) -> Result<Self, PeError> {
         let npz = npz_error(path);
-        let refuse = |message: String| {
-            Err(EvolutionError::State(format!(
-                "{}: {message}",
-                path.display()
-            )))
-        };
+        let refuse =
+            |message: String| Err(PeError::State(format!("{}: {message}", path.display())));
         let mut reader = SamplesReader::open(path).map_err(&npz)?;
         let (height, width) = generator.image_size();
         let found = (reader.len() as u64, reader.height(), reader.width());
@@ -746,14 +743,14 @@ fn write_votes(
     write().map_err(io::Error::other)
 }
 
-fn read_votes(path: &Path, expected: usize) -> Result<NoisyHistogram, EvolutionError> {
+fn read_votes(path: &Path, expected: usize) -> Result<NoisyHistogram, PeError> {
     let npz = npz_error(path);
     let (_, lattice) = NpzReader::open(path)
         .map_err(&npz)?
         .i64s("lattice")
         .map_err(npz)?;
     if lattice.len() != expected {
-        return Err(EvolutionError::State(format!(
+        return Err(PeError::State(format!(
             "{}: `lattice` has {} values where {expected} were expected",
             path.display(),
             lattice.len()

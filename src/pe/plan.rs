@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Generation, Layout};
+use super::PopulationSpec;
+use crate::artifacts::ClassLayout;
 use crate::config::{ConfigError, Loaded};
 use crate::generators::{Generator, GeneratorError, Operation, PlannedWork};
 use crate::privacy::{Adjacency, ResolvedPrivacy, round_up};
@@ -11,9 +12,9 @@ use crate::privacy::{Adjacency, ResolvedPrivacy, round_up};
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// `1 + T` populations.
-    pub generations: Vec<Generation>,
+    pub generations: Vec<PopulationSpec>,
     /// Their classes' samples.
-    pub layouts: Vec<Layout>,
+    pub layouts: Vec<ClassLayout>,
     /// The classes by name, in label order.
     pub classes: Vec<String>,
     /// Number of private images (declared public).
@@ -77,7 +78,7 @@ impl Plan {
             } else {
                 evolution.next_fold()
             };
-            let layout = Layout::new(generation.num_samples, &classes, shares, fold)
+            let layout = ClassLayout::new(generation.num_samples, &classes, shares, fold)
                 .map_err(|message| error(key, format!("population {index}: {message}")))?;
             let smallest = layout.counts().iter().copied().min().unwrap_or(0);
             // Nobody votes on the last population.
@@ -190,7 +191,7 @@ impl Plan {
     pub fn describe(&self, cost: &Cost) -> String {
         let mut text = String::new();
         let privacy = &self.privacy;
-        // Writing to a String cannot fail.
+        // ShardWriter to a String cannot fail.
         let _ = writeln!(
             text,
             "private images: {} in {} {}",

@@ -17,9 +17,9 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::EvolutionError;
 use super::lock::MetricsLock;
 use crate::locking;
+use crate::pe::PeError;
 
 /// What to do with a result folder that already has a run in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,20 +34,20 @@ pub enum Existing {
 
 /// A result folder.
 #[derive(Debug, Clone)]
-pub struct ResultFolder {
+pub struct RunDir {
     root: PathBuf,
 }
 
-impl ResultFolder {
-    /// Checks that [`ResultFolder::prepare`] will succeed, without touching anything.
+impl RunDir {
+    /// Checks that [`RunDir::prepare`] will succeed, without touching anything.
     ///
     /// # Errors
-    /// [`EvolutionError::State`] when it holds something and may not be touched.
-    pub fn examine(root: &Path, existing: Existing) -> Result<bool, EvolutionError> {
+    /// [`PeError::State`] when it holds something and may not be touched.
+    pub fn examine(root: &Path, existing: Existing) -> Result<bool, PeError> {
         let occupied = match fs::read_dir(root) {
             Ok(mut entries) => entries.next().is_some(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-            Err(error) => return Err(EvolutionError::io(root)(error)),
+            Err(error) => return Err(PeError::io(root)(error)),
         };
         let folder = Self {
             root: root.to_owned(),
@@ -57,11 +57,11 @@ impl ResultFolder {
         let ours = marks.iter().any(|path| path.exists());
         match existing {
             _ if !occupied => Ok(false),
-            Existing::Refuse => Err(EvolutionError::State(format!(
+            Existing::Refuse => Err(PeError::State(format!(
                 "{} is not empty: --resume goes on with the run in it, --fresh moves it aside and starts anew",
                 root.display()
             ))),
-            Existing::Resume | Existing::MoveAside if !ours => Err(EvolutionError::State(format!(
+            Existing::Resume | Existing::MoveAside if !ours => Err(PeError::State(format!(
                 "{} is not empty and holds no run (no config.toml): choose another folder",
                 root.display()
             ))),
@@ -74,11 +74,8 @@ impl ResultFolder {
     /// Returns the folder and, where one was moved aside, its new name.
     ///
     /// # Errors
-    /// [`EvolutionError::State`] when it holds something and may not be touched.
-    pub fn prepare(
-        root: &Path,
-        existing: Existing,
-    ) -> Result<(Self, Option<PathBuf>), EvolutionError> {
+    /// [`PeError::State`] when it holds something and may not be touched.
+    pub fn prepare(root: &Path, existing: Existing) -> Result<(Self, Option<PathBuf>), PeError> {
         let folder = Self {
             root: root.to_owned(),
         };
@@ -91,7 +88,7 @@ impl ResultFolder {
         // The names of new folders must outlive a power loss, as what is charged in them does.
         let parent = root.parent().unwrap_or(Path::new(""));
         for folder in [parent, root] {
-            crate::atomic::sync_folder(folder).map_err(EvolutionError::io(folder))?;
+            crate::atomic::sync_folder(folder).map_err(PeError::io(folder))?;
         }
         Ok((folder, moved))
     }
@@ -159,20 +156,20 @@ impl ResultFolder {
     /// Makes a folder of this run.
     ///
     /// # Errors
-    /// [`EvolutionError::Io`].
-    pub fn make(&self, folder: &Path) -> Result<(), EvolutionError> {
-        fs::create_dir_all(folder).map_err(EvolutionError::io(folder))?;
-        crate::atomic::sync_folder(&self.root).map_err(EvolutionError::io(&self.root))
+    /// [`PeError::Io`].
+    pub fn make(&self, folder: &Path) -> Result<(), PeError> {
+        fs::create_dir_all(folder).map_err(PeError::io(folder))?;
+        crate::atomic::sync_folder(&self.root).map_err(PeError::io(&self.root))
     }
 
     /// Removes finished work.
     ///
     /// # Errors
-    /// [`EvolutionError::Io`].
-    pub fn clear(&self, folder: &Path) -> Result<(), EvolutionError> {
+    /// [`PeError::Io`].
+    pub fn clear(&self, folder: &Path) -> Result<(), PeError> {
         match fs::remove_dir_all(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(EvolutionError::io(folder)(error))
+                Err(PeError::io(folder)(error))
             }
             _ => Ok(()),
         }
@@ -181,13 +178,13 @@ impl ResultFolder {
     /// Removes temporary files that a killed process left. Only for the process that holds the ledger.
     ///
     /// # Errors
-    /// [`EvolutionError::Io`].
-    pub fn sweep(&self) -> Result<(), EvolutionError> {
+    /// [`PeError::Io`].
+    pub fn sweep(&self) -> Result<(), PeError> {
         // `dpsyn eval` may be writing figures there.
-        let evaluated = MetricsLock::is_held(&self.root).map_err(EvolutionError::io(&self.root))?;
+        let evaluated = MetricsLock::is_held(&self.root).map_err(PeError::io(&self.root))?;
         let mut folders = vec![self.root.clone()];
         while let Some(folder) = folders.pop() {
-            let io = EvolutionError::io(&folder);
+            let io = PeError::io(&folder);
             for entry in fs::read_dir(&folder).map_err(&io)? {
                 let entry = entry.map_err(&io)?;
                 let name = entry.file_name();
@@ -205,10 +202,10 @@ impl ResultFolder {
     }
 
     /// A run that holds its ledger's lock is still going on.
-    fn refuse_if_running(&self) -> Result<(), EvolutionError> {
+    fn refuse_if_running(&self) -> Result<(), PeError> {
         let path = self.ledger();
-        if locking::is_locked(&path).map_err(EvolutionError::io(&path))? {
-            return Err(EvolutionError::State(format!(
+        if locking::is_locked(&path).map_err(PeError::io(&path))? {
+            return Err(PeError::State(format!(
                 "{} belongs to a run that is going on",
                 self.root.display()
             )));
@@ -219,10 +216,10 @@ impl ResultFolder {
     /// Appends a line to `log.txt`.
     ///
     /// # Errors
-    /// [`EvolutionError::Io`].
-    pub fn log(&self, line: &str) -> Result<(), EvolutionError> {
+    /// [`PeError::Io`].
+    pub fn log(&self, line: &str) -> Result<(), PeError> {
         let path = self.root.join("log.txt");
-        let io = EvolutionError::io(&path);
+        let io = PeError::io(&path);
         let mut file = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -232,18 +229,18 @@ impl ResultFolder {
     }
 }
 
-fn move_aside(root: &Path) -> Result<PathBuf, EvolutionError> {
+fn move_aside(root: &Path) -> Result<PathBuf, PeError> {
     let name = root.file_name().unwrap_or_default().to_owned();
     for number in 1..10_000 {
         let mut aside = name.clone();
         aside.push(format!(".old-{number}"));
         let aside = root.with_file_name(aside);
         if !aside.exists() {
-            fs::rename(root, &aside).map_err(EvolutionError::io(root))?;
+            fs::rename(root, &aside).map_err(PeError::io(root))?;
             return Ok(aside);
         }
     }
-    Err(EvolutionError::State(format!(
+    Err(PeError::State(format!(
         "{}: too many earlier runs beside it",
         root.display()
     )))
@@ -258,31 +255,28 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("r");
         fs::create_dir(&root).unwrap();
-        assert!(!ResultFolder::examine(&root, Existing::Refuse).unwrap());
+        assert!(!RunDir::examine(&root, Existing::Refuse).unwrap());
         fs::write(root.join("photo.jpg"), "x").unwrap();
         for existing in [Existing::Refuse, Existing::Resume, Existing::MoveAside] {
-            assert!(
-                ResultFolder::prepare(&root, existing).is_err(),
-                "{existing:?}"
-            );
+            assert!(RunDir::prepare(&root, existing).is_err(), "{existing:?}");
         }
         fs::write(root.join("config.toml"), "").unwrap();
-        assert!(ResultFolder::prepare(&root, Existing::Refuse).is_err());
-        let (_, moved) = ResultFolder::prepare(&root, Existing::Resume).unwrap();
+        assert!(RunDir::prepare(&root, Existing::Refuse).is_err());
+        let (_, moved) = RunDir::prepare(&root, Existing::Resume).unwrap();
         assert_eq!(moved, None);
-        let (_, moved) = ResultFolder::prepare(&root, Existing::MoveAside).unwrap();
+        let (_, moved) = RunDir::prepare(&root, Existing::MoveAside).unwrap();
         assert_eq!(moved, Some(top.path().join("r.old-1")));
         assert!(top.path().join("r.old-1/photo.jpg").exists());
         assert!(!root.join("photo.jpg").exists());
         // Killed right after it was made: still ours.
-        ResultFolder::prepare(&root, Existing::Resume).unwrap();
+        RunDir::prepare(&root, Existing::Resume).unwrap();
     }
 
     #[test]
     fn sweeping_takes_temporary_files_only() {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("r");
-        let (folder, _) = ResultFolder::prepare(&root, Existing::Refuse).unwrap();
+        let (folder, _) = RunDir::prepare(&root, Existing::Refuse).unwrap();
         fs::create_dir_all(root.join("3")).unwrap();
         for name in [".tmpA1", "3/.tmpB2", "3/grid.png", "log.txt"] {
             fs::write(root.join(name), "").unwrap();
@@ -296,12 +290,12 @@ mod tests {
     fn a_running_run_is_not_moved() {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("r");
-        let (folder, _) = ResultFolder::prepare(&root, Existing::Refuse).unwrap();
+        let (folder, _) = RunDir::prepare(&root, Existing::Refuse).unwrap();
         let ledger = fs::File::create(folder.ledger()).unwrap();
         ledger.lock().unwrap();
-        let refused = ResultFolder::prepare(&root, Existing::MoveAside);
+        let refused = RunDir::prepare(&root, Existing::MoveAside);
         assert!(refused.unwrap_err().to_string().contains("going on"));
         drop(ledger);
-        ResultFolder::prepare(&root, Existing::MoveAside).unwrap();
+        RunDir::prepare(&root, Existing::MoveAside).unwrap();
     }
 }

@@ -9,11 +9,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use super::embedding::Embedding;
-use super::population::Population;
-use super::units::Units;
-use super::{EvolutionError, Observer};
+use super::{Observer, PeError};
+use crate::artifacts::{Population, ShardStore};
 use crate::atomic;
+use crate::embedders::EmbedPipeline;
 use crate::embedders::{Embedder, EmbedderError, Embeddings};
 use crate::generators::{Condition, Generator, SampleRequest};
 use crate::images::ImageBatch;
@@ -25,7 +24,7 @@ pub struct Lookahead<'a> {
     pub generator: &'a dyn Generator,
     /// Embeds them.
     pub embedder: &'a dyn Embedder,
-    /// Generation seed.
+    /// PopulationSpec seed.
     pub seed: u64,
     /// The iteration whose vote this is for.
     pub iteration: u32,
@@ -39,15 +38,15 @@ impl Lookahead<'_> {
     /// The mean embedding of every sample, `float32[samples, dimension]`; resumes from `folder`.
     ///
     /// # Errors
-    /// See [`EvolutionError`].
+    /// See [`PeError`].
     pub fn embed(
         &self,
         population: &Population,
         folder: PathBuf,
         observer: &dyn Observer,
-    ) -> Result<Embeddings, EvolutionError> {
+    ) -> Result<Embeddings, PeError> {
         let dimension = self.embedder.dimension();
-        let units = Units::open(folder.clone(), "mean")?;
+        let units = ShardStore::open(folder.clone(), "mean")?;
         let total = population.len();
         let rounds = u64::from(self.degree.max(1));
         let mut ranges = units.finished(total)?;
@@ -55,8 +54,8 @@ impl Lookahead<'_> {
         observer.begin("lookahead", total as u64 * rounds);
         observer.resume(done);
         thread::scope(|scope| {
-            let mut embedding = Embedding::new(self.embedder, scope);
-            for range in Units::missing(&ranges, total, self.generator.batch_size()) {
+            let mut embedding = EmbedPipeline::new(self.embedder, scope);
+            for range in ShardStore::missing(&ranges, total, self.generator.batch_size()) {
                 let partial = Partial::new(&folder, &range);
                 let unit = (population, &range, &partial);
                 let sum = self.unit(unit, &mut embedding, &mut done, observer)?;
@@ -67,7 +66,7 @@ impl Lookahead<'_> {
                 units.write(&range, &mean)?;
                 partial.remove()?;
             }
-            Ok::<(), EvolutionError>(())
+            Ok::<(), PeError>(())
         })?;
         observer.end();
         ranges = units.finished(total)?;
@@ -78,7 +77,7 @@ impl Lookahead<'_> {
         }
         match Embeddings::new(data, dimension) {
             Some(embeddings) if embeddings.len() == total => Ok(embeddings),
-            _ => Err(EvolutionError::State(format!(
+            _ => Err(PeError::State(format!(
                 "{} does not hold one embedding for each of {total} samples",
                 folder.display()
             ))),
@@ -90,10 +89,10 @@ impl Lookahead<'_> {
     fn unit(
         &self,
         (population, range, partial): (&Population, &Range<usize>, &Partial),
-        embedding: &mut Embedding<'_>,
+        embedding: &mut EmbedPipeline<'_>,
         done: &mut u64,
         observer: &dyn Observer,
-    ) -> Result<Vec<f64>, EvolutionError> {
+    ) -> Result<Vec<f64>, PeError> {
         let images = population.images(range.clone())?;
         let rounds = self.degree.max(1);
         let (mut round, mut sum) = partial.read(range.len() * self.embedder.dimension())?;
@@ -103,7 +102,7 @@ impl Lookahead<'_> {
             if round + given < rounds {
                 if observer.interrupted() {
                     observer.end();
-                    return Err(EvolutionError::Interrupted);
+                    return Err(PeError::Interrupted);
                 }
                 let seen = if self.degree == 0 {
                     images.clone()
@@ -149,11 +148,11 @@ impl Lookahead<'_> {
         images: &ImageBatch,
         range: &Range<usize>,
         round: u32,
-    ) -> Result<ImageBatch, EvolutionError> {
+    ) -> Result<ImageBatch, PeError> {
         let draws: Vec<SampleRequest> = range
             .clone()
             .map(|sample| SampleRequest {
-                condition: population.condition(sample),
+                condition: Condition(population.condition(sample)),
                 rng_key: RngKey {
                     seed: self.seed,
                     phase: Phase::Lookahead,
@@ -165,25 +164,6 @@ impl Lookahead<'_> {
             .collect();
         Ok(self.generator.vary(images, &draws, self.variation_degree)?)
     }
-}
-
-/// Embeds any number of images in the embedder's own batches.
-///
-/// # Errors
-/// [`EvolutionError::Embedder`].
-pub fn embed_all(
-    embedder: &dyn Embedder,
-    images: &ImageBatch,
-) -> Result<Embeddings, EvolutionError> {
-    let size = embedder.batch_size().max(1);
-    let mut data = Vec::with_capacity(images.len() * embedder.dimension());
-    for start in (0..images.len()).step_by(size) {
-        let batch = images.slice(start..start + size);
-        data.extend_from_slice(embedder.embed(&batch)?.data());
-    }
-    Embeddings::new(data, embedder.dimension()).ok_or_else(|| {
-        EvolutionError::State("the embedder returned vectors of another dimension".to_owned())
-    })
 }
 
 fn le_f32(bytes: &[u8]) -> f32 {
@@ -202,13 +182,13 @@ impl Partial {
         }
     }
 
-    fn read(&self, len: usize) -> Result<(u32, Vec<f64>), EvolutionError> {
+    fn read(&self, len: usize) -> Result<(u32, Vec<f64>), PeError> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok((0, vec![0.0; len]));
             }
-            Err(error) => return Err(EvolutionError::io(&self.path)(error)),
+            Err(error) => return Err(PeError::io(&self.path)(error)),
         };
         match bytes.split_first_chunk::<4>() {
             Some((round, sums)) if sums.len() == len * 8 => Ok((
@@ -222,25 +202,18 @@ impl Partial {
         }
     }
 
-    fn write(&self, round: u32, sum: &[f64]) -> Result<(), EvolutionError> {
+    fn write(&self, round: u32, sum: &[f64]) -> Result<(), PeError> {
         let mut bytes = round.to_le_bytes().to_vec();
         bytes.extend(sum.iter().flat_map(|s| s.to_le_bytes()));
-        atomic::write(&self.path, &bytes).map_err(EvolutionError::io(&self.path))
+        atomic::write(&self.path, &bytes).map_err(PeError::io(&self.path))
     }
 
-    fn remove(&self) -> Result<(), EvolutionError> {
+    fn remove(&self) -> Result<(), PeError> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(EvolutionError::io(&self.path)(error))
+                Err(PeError::io(&self.path)(error))
             }
             _ => Ok(()),
         }
-    }
-}
-
-impl Population {
-    /// The public condition of a sample.
-    pub(super) fn condition(&self, sample: usize) -> Condition {
-        Condition(self.conditions().get(sample).copied().unwrap_or(0))
     }
 }

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use super::ClassLayout;
 use super::population::Population;
-use super::{EvolutionError, Layout};
 use crate::images::{ImageBatch, ImagesError, PictureError, grid, png};
+use crate::pe::PeError;
 
 /// Classes that a picture shows at most, and samples of each.
 const ROWS: usize = 20;
@@ -16,13 +17,13 @@ const PADDING: usize = 2;
 /// The first samples of each class, a row a class (of one class: several rows).
 ///
 /// # Errors
-/// [`EvolutionError::Images`] or [`EvolutionError::Io`].
+/// [`PeError::Images`] or [`PeError::Io`].
 pub fn overview(
     population: &Population,
-    layout: &Layout,
+    layout: &ClassLayout,
     stamp: bool,
     path: &Path,
-) -> Result<(), EvolutionError> {
+) -> Result<(), PeError> {
     let ranges = layout.ranges();
     let per_class = if ranges.len() == 1 {
         COLUMNS * 10
@@ -39,15 +40,15 @@ pub fn overview(
 /// The samples of each class with the most votes (or the fewest), by the noisy histogram.
 ///
 /// # Errors
-/// [`EvolutionError::Images`] or [`EvolutionError::Io`].
+/// [`PeError::Images`] or [`PeError::Io`].
 pub fn by_votes(
     population: &Population,
-    layout: &Layout,
+    layout: &ClassLayout,
     votes: &[f64],
     most: bool,
     stamp: bool,
     path: &Path,
-) -> Result<(), EvolutionError> {
+) -> Result<(), PeError> {
     let vote = |sample: &usize| votes.get(*sample).copied().unwrap_or(0.0);
     let rows = layout.ranges().into_iter().take(ROWS).map(|range| {
         let mut samples: Vec<usize> = range.collect();
@@ -66,7 +67,7 @@ fn draw(
     rows: Vec<Vec<usize>>,
     stamp: bool,
     path: &Path,
-) -> Result<(), EvolutionError> {
+) -> Result<(), PeError> {
     let columns = rows
         .iter()
         .map(Vec::len)
@@ -82,18 +83,18 @@ fn draw(
 /// Writes a batch of one image as PNG, in a red frame where nothing is private.
 ///
 /// # Errors
-/// [`EvolutionError::Io`] or [`EvolutionError::State`].
-pub fn write(picture: &ImageBatch, stamp: bool, path: &Path) -> Result<(), EvolutionError> {
+/// [`PeError::Io`] or [`PeError::State`].
+pub fn write(picture: &ImageBatch, stamp: bool, path: &Path) -> Result<(), PeError> {
     let framed = if stamp { Some(framed(picture)?) } else { None };
     let bytes = png(framed.as_ref().unwrap_or(picture)).map_err(|error| match error {
-        PictureError::Io(source) => EvolutionError::io(path)(source),
-        other => EvolutionError::State(format!("{}: {other}", path.display())),
+        PictureError::Io(source) => PeError::io(path)(source),
+        other => PeError::State(format!("{}: {other}", path.display())),
     })?;
-    crate::atomic::write(path, &bytes).map_err(EvolutionError::io(path))
+    crate::atomic::write(path, &bytes).map_err(PeError::io(path))
 }
 
 /// A red frame: what is inside is not private.
-fn framed(picture: &ImageBatch) -> Result<ImageBatch, EvolutionError> {
+fn framed(picture: &ImageBatch) -> Result<ImageBatch, PeError> {
     const FRAME: usize = 6;
     let (height, width) = (picture.height(), picture.width());
     let (tall, wide) = (height + 2 * FRAME, width + 2 * FRAME);

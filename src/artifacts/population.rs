@@ -6,11 +6,12 @@ use std::io::{BufReader, BufWriter};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::units::Units;
-use super::{EvolutionError, Layout};
+use super::ClassLayout;
+use super::shards::ShardStore;
 use crate::atomic;
 use crate::generators::Condition;
 use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader, SamplesWriter};
+use crate::pe::PeError;
 
 /// A population whose images stay on disk until they are asked for.
 pub struct Population {
@@ -25,18 +26,18 @@ impl Population {
     /// Opens a `samples.npz` that [`store`] wrote.
     ///
     /// # Errors
-    /// [`EvolutionError::Images`], or [`EvolutionError::State`] when it is not `layout`'s population.
+    /// [`PeError::Images`], or [`PeError::State`] when it is not `layout`'s population.
     pub fn open(
         path: &Path,
-        layout: &Layout,
+        layout: &ClassLayout,
         image_size: (usize, usize),
-    ) -> Result<Self, EvolutionError> {
+    ) -> Result<Self, PeError> {
         let npz = npz_error(path);
         let mut reader = SamplesReader::open(path).map_err(&npz)?;
         let expected = (layout.total() as usize, image_size.0, image_size.1);
         let found = (reader.len(), reader.height(), reader.width());
         if found != expected {
-            return Err(EvolutionError::State(format!(
+            return Err(PeError::State(format!(
                 "{}: {} images of {}x{} where {} of {}x{} were expected",
                 path.display(),
                 found.0,
@@ -55,7 +56,7 @@ impl Population {
             .map_while(|c| u32::try_from(c).ok())
             .collect();
         if conditions.len() != reader.len() {
-            return Err(EvolutionError::State(format!(
+            return Err(PeError::State(format!(
                 "{}: `conditions` does not give one non-negative number for each sample",
                 path.display()
             )));
@@ -80,11 +81,17 @@ impl Population {
         &self.conditions
     }
 
+    /// Returns the public condition of a sample.
+    #[must_use]
+    pub fn condition(&self, sample: usize) -> u32 {
+        self.conditions.get(sample).copied().unwrap_or(0)
+    }
+
     /// The images of a range.
     ///
     /// # Errors
-    /// [`EvolutionError::Images`].
-    pub fn images(&self, range: Range<usize>) -> Result<ImageBatch, EvolutionError> {
+    /// [`PeError::Images`].
+    pub fn images(&self, range: Range<usize>) -> Result<ImageBatch, PeError> {
         let images = self.reader.borrow_mut().read(range);
         images.map_err(npz_error(&self.path))
     }
@@ -92,8 +99,8 @@ impl Population {
     /// The chosen images, in this order.
     ///
     /// # Errors
-    /// [`EvolutionError::Images`].
-    pub fn gather(&self, indices: &[usize]) -> Result<ImageBatch, EvolutionError> {
+    /// [`PeError::Images`].
+    pub fn gather(&self, indices: &[usize]) -> Result<ImageBatch, PeError> {
         let mut images: Option<ImageBatch> = None;
         for &index in indices {
             let image = self.images(index..index + 1)?;
@@ -109,21 +116,21 @@ impl Population {
 /// Writes finished units as `samples.npz`: `samples`, `labels` (class of each), `conditions`.
 ///
 /// # Errors
-/// [`EvolutionError::Images`] or [`EvolutionError::Io`].
+/// [`PeError::Images`] or [`PeError::Io`].
 pub fn store(
     path: &Path,
     scratch: &Path,
-    layout: &Layout,
+    layout: &ClassLayout,
     image_size: (usize, usize),
-    units: &Units,
+    units: &ShardStore,
     conditions: &[Condition],
     non_private: bool,
-) -> Result<(), EvolutionError> {
+) -> Result<(), PeError> {
     let total = layout.total() as usize;
     let (height, width) = image_size;
     let ranges = units.finished(total)?;
-    if !Units::missing(&ranges, total, total).is_empty() {
-        return Err(EvolutionError::State(format!(
+    if !ShardStore::missing(&ranges, total, total).is_empty() {
+        return Err(PeError::State(format!(
             "{}: not every sample is there",
             path.display()
         )));
@@ -147,14 +154,14 @@ pub fn store(
         Ok::<(), StoreError>(())
     })
     .map_err(|error| match error {
-        StoreError::Io(source) => EvolutionError::io(path)(source),
+        StoreError::Io(source) => PeError::io(path)(source),
         StoreError::Other(error) => error,
     })
 }
 
-/// For `map_err`: an [`EvolutionError::Npz`] about `path`.
-pub(crate) fn npz_error(path: &Path) -> impl Fn(NpzError) -> EvolutionError + '_ {
-    move |source| EvolutionError::Npz {
+/// For `map_err`: an [`PeError::Npz`] about `path`.
+pub(crate) fn npz_error(path: &Path) -> impl Fn(NpzError) -> PeError + '_ {
+    move |source| PeError::Npz {
         path: path.to_owned(),
         source,
     }
@@ -163,7 +170,7 @@ pub(crate) fn npz_error(path: &Path) -> impl Fn(NpzError) -> EvolutionError + '_
 /// Lets [`atomic::write_via`] report both kinds of failure.
 enum StoreError {
     Io(std::io::Error),
-    Other(EvolutionError),
+    Other(PeError),
 }
 
 impl From<std::io::Error> for StoreError {
@@ -178,8 +185,8 @@ impl From<ImagesError> for StoreError {
     }
 }
 
-impl From<EvolutionError> for StoreError {
-    fn from(error: EvolutionError) -> Self {
+impl From<PeError> for StoreError {
+    fn from(error: PeError) -> Self {
         Self::Other(error)
     }
 }

@@ -4,12 +4,11 @@ use std::io::{self, Read, Write};
 
 use sha2::{Digest, Sha256};
 
-use super::lookahead::embed_all;
-use super::{EvolutionError, Observer};
-use crate::embedders::{Embedder, Embeddings};
+use crate::embedders::{Embedder, Embeddings, embed_all};
 use crate::images::{DataConfig, ImageBatch, ImageSource, Skipped};
 use crate::metrics::FeatureSet;
 use crate::metrics::features::{FeatureAccumulator, Features};
+use crate::pe::{Observer, PeError};
 use crate::privacy::{Fingerprint, PrivacyError, PrivateFolder, Sensitive, same_data};
 use crate::voting::PrivateEmbeddings;
 
@@ -30,8 +29,8 @@ impl PrivateImages {
     /// Lists the images, reads none.
     ///
     /// # Errors
-    /// [`EvolutionError::Images`].
-    pub fn open(config: &DataConfig) -> Result<Self, EvolutionError> {
+    /// [`PeError::Images`].
+    pub fn open(config: &DataConfig) -> Result<Self, PeError> {
         let source = ImageSource::open(config)?;
         let image_bytes = config.image_size.pow(2) * 3;
         Ok(Self {
@@ -79,11 +78,11 @@ impl PrivateImages {
     /// fingerprints the lot. Files that may be and were left out are returned.
     ///
     /// # Errors
-    /// [`EvolutionError::Images`] naming the file.
+    /// [`PeError::Images`] naming the file.
     pub fn check(
         &mut self,
         observer: &dyn Observer,
-    ) -> Result<(Sensitive<Fingerprint>, Vec<Skipped>), EvolutionError> {
+    ) -> Result<(Sensitive<Fingerprint>, Vec<Skipped>), PeError> {
         let (total, chunk) = (self.len(), self.chunk);
         observer.begin("checking private images", total as u64);
         let mut digests = Sensitive::new(Vec::new());
@@ -117,14 +116,14 @@ impl PrivateImages {
     /// computed and put there.
     ///
     /// # Errors
-    /// See [`EvolutionError`].
+    /// See [`PeError`].
     pub fn voters(
         &mut self,
         embedder: &dyn Embedder,
         private: &PrivateFolder,
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
-    ) -> Result<PrivateEmbeddings, EvolutionError> {
+    ) -> Result<PrivateEmbeddings, PeError> {
         let embeddings = self.embeddings(embedder, private, fingerprint, observer)?;
         let classes = self.classes().len();
         Ok(PrivateEmbeddings::new(
@@ -141,14 +140,14 @@ impl PrivateImages {
     /// those that it began with; so the embeddings are, too.
     ///
     /// # Errors
-    /// See [`EvolutionError`].
+    /// See [`PeError`].
     pub(crate) fn embeddings(
         &mut self,
         embedder: &dyn Embedder,
         private: &PrivateFolder,
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
-    ) -> Result<Sensitive<Embeddings>, EvolutionError> {
+    ) -> Result<Sensitive<Embeddings>, PeError> {
         // Number and dimension are public; in the name, they need no look through the wall.
         let (total, dimension) = (self.len(), embedder.dimension());
         let name = format!("embeddings-{total}x{dimension}");
@@ -174,7 +173,7 @@ impl PrivateImages {
     /// `space` (a digest of what an image's vector depends on), else computed and put there.
     ///
     /// # Errors
-    /// See [`EvolutionError`].
+    /// See [`PeError`].
     pub fn features(
         &mut self,
         embedder: &dyn Embedder,
@@ -183,7 +182,7 @@ impl PrivateImages {
         cache: Option<&PrivateFolder>,
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
-    ) -> Result<Sensitive<Features>, EvolutionError> {
+    ) -> Result<Sensitive<Features>, PeError> {
         let kept = match (needs.moments, needs.vectors) {
             (true, true) => "both",
             (true, false) => "moments",
@@ -221,8 +220,8 @@ impl PrivateImages {
         embedder: &dyn Embedder,
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
-        mut take: impl FnMut(Sensitive<Embeddings>) -> Result<(), EvolutionError>,
-    ) -> Result<(), EvolutionError> {
+        mut take: impl FnMut(Sensitive<Embeddings>) -> Result<(), PeError>,
+    ) -> Result<(), PeError> {
         self.each(fingerprint, "embedding private images", observer, |batch| {
             take(batch.try_map_ref(|batch| embed_all(embedder, batch))?)
         })
@@ -232,14 +231,14 @@ impl PrivateImages {
     ///
     /// # Errors
     /// [`PrivacyError::PrivateData`] when they are not those of the fingerprint any more; see the others in
-    /// [`EvolutionError`].
+    /// [`PeError`].
     pub(crate) fn each(
         &mut self,
         fingerprint: &Sensitive<Fingerprint>,
         stage: &str,
         observer: &dyn Observer,
-        mut take: impl FnMut(Sensitive<ImageBatch>) -> Result<(), EvolutionError>,
-    ) -> Result<(), EvolutionError> {
+        mut take: impl FnMut(Sensitive<ImageBatch>) -> Result<(), PeError>,
+    ) -> Result<(), PeError> {
         let (total, chunk) = (self.len(), self.chunk);
         observer.begin(stage, total as u64);
         let mut digests = Sensitive::new(Vec::new());
@@ -254,7 +253,7 @@ impl PrivateImages {
         })?;
         observer.end();
         if !same_data(fingerprint, &self.fingerprint(digests)) {
-            return Err(EvolutionError::Privacy(PrivacyError::PrivateData {
+            return Err(PeError::Privacy(PrivacyError::PrivateData {
                 message:
                     "the private images changed while they were read: leave them alone during \
                           a run"
@@ -276,10 +275,10 @@ fn add_digests(digests: &mut Sensitive<Vec<u8>>, batch: &Sensitive<ImageBatch>) 
     digests.extend_with(of_batch, |all, batch| all.extend(batch));
 }
 
-fn go_on(observer: &dyn Observer) -> Result<(), EvolutionError> {
+fn go_on(observer: &dyn Observer) -> Result<(), PeError> {
     if observer.interrupted() {
         observer.end();
-        return Err(EvolutionError::Interrupted);
+        return Err(PeError::Interrupted);
     }
     Ok(())
 }
