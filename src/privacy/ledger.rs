@@ -35,10 +35,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::accountant::Adjacency;
+use super::charge::Charge;
 use super::error::PrivacyError;
 use super::fingerprint::Fingerprint;
+use super::histogram::NoisyHistogram;
 use super::lattice::LATTICE_BITS;
-use super::mechanism::{Charge, NoisyHistogram};
 use super::private_folder::PrivateFolder;
 use super::rounding::ShownEpsilon;
 use super::sensitive::Sensitive;

@@ -1,28 +1,32 @@
-//! The release: from clean counts behind the wall to a noisy histogram that may be published.
+//! The release mechanism: from sensitive vote counts to a noisy histogram that may be published.
 //!
-//! **Statement.** Let one private image (the unit) vote 1 for each of k distinct bins, and let a
-//! histogram hold all bins of all classes. Under add-remove adjacency two neighbouring histograms
-//! differ by at most √k in L2 norm, under replace-one by at most √(2k), also when the exchanged
-//! image is of another class. [`release`] adds to every bin independent discrete Gaussian noise of
-//! parameter at least σ·√k (in votes) on the lattice 2⁻²⁰. One release is therefore (1/2σ²)-zCDP,
-//! or (1/σ²)-zCDP, exactly, and T of them are (ε, δ)-DP with the ε that
-//! [`epsilon`](super::epsilon) returns; see `lattice` for the argument and `accountant` for the
-//! composition.
+//! **Statement.** Let one private image (the unit) add 1 to each of k distinct bins, and let one
+//! histogram hold all bins of all classes. Two neighboring data sets then give histograms that
+//! differ by at most √k in L2 norm under add-remove adjacency, and by at most √(2k) under
+//! replace-one adjacency, also if the replaced image and its replacement are of different classes.
+//! [`release`] adds to every bin independent discrete Gaussian noise of parameter at least σ·√k
+//! (in votes) on the lattice of multiples of 2⁻²⁰. One release is therefore (1/2σ²)-zCDP under
+//! add-remove adjacency and (1/σ²)-zCDP under replace-one adjacency, without any approximation
+//! (Canonne, Kamath, Steinke 2020, Theorem 4). T releases are (ε, δ)-DP with the ε that
+//! [`epsilon`](super::epsilon) returns. The module `lattice` proves the step from the discrete to
+//! the continuous Gaussian, and the module `accountant` covers the composition.
 //!
-//! Classes need no composition of their own: one release is the concatenation of all classes' bins,
-//! and an image votes only among its own class's.
+//! The classes need no composition theorem: one release is the concatenation of the bins of all
+//! classes, and an image votes only for samples of its own class.
 //!
-//! **Order.** Noise is drawn only against a [`Charge`], which [`Ledger::charge`] hands out after
-//! the charge is on disk; a charge is consumed and cannot be copied. What was drawn cannot be read
-//! before it is on disk either ([`UnpublishedHistogram::store`]).
+//! **Order.** Noise is sampled only in exchange for a [`Charge`], which
+//! [`Ledger::charge`] returns after the entry is on disk. A charge is consumed and cannot be
+//! copied. The sampled histogram, in turn, cannot be read before it is on disk
+//! ([`UnpublishedHistogram::store`]).
 //!
-//! **Drawing again.** If a run is killed between charge and [`UnpublishedHistogram::store`], the resumed run
-//! draws again under the same charge. That is one release, not two, because the first draw never
-//! left the process: it existed in memory and at most as a temporary file in the private folder,
-//! which the resumed run deletes before anything else. Had it been written beside its final place,
-//! somebody could have seen both draws, which together have √2 times less noise than was accounted
-//! for. Once a histogram is in place, the ledger says so with its digest, and a further draw for
-//! that iteration is refused.
+//! **Sampling again after a crash.** If a process is killed between the charge and
+//! [`UnpublishedHistogram::store`], the resumed process samples again under the same charge. This
+//! is one release, not two, because the first sample never left its process: it existed in memory
+//! and at most as a temporary file in the private folder, and the resumed process deletes such
+//! files before anything else. A temporary file next to the final path would not be safe: an
+//! observer could read both samples, whose mean has √2 times less noise than was accounted for.
+//! Once a histogram is at its final path, the ledger records its digest and refuses another sample
+//! for that iteration.
 
 use std::fs::File;
 use std::io::{self, BufWriter};
@@ -30,94 +34,44 @@ use std::path::Path;
 
 use num_bigint::{BigInt, BigUint};
 
+use super::charge::{Charge, Noise};
 use super::discrete_gaussian::DiscreteGaussian;
 use super::error::PrivacyError;
-use super::fingerprint::sha256_hex;
+use super::histogram::NoisyHistogram;
 use super::lattice::LATTICE_BITS;
 use super::ledger::Ledger;
-use super::noise_source::{NoiseOrigin, NoiseSource};
+use super::noise_source::NoiseSource;
 use super::private_folder::PrivateFolder;
 use super::sensitive::Sensitive;
-use super::settings::ResolvedPrivacy;
 use crate::atomic;
 
-/// Proof that one release is in the ledger and on disk. Neither `Clone` nor constructible
-/// elsewhere.
+/// Adds noise to the counts. This is the only function that turns sensitive counts into a value
+/// that may be published.
 ///
-/// ```compile_fail,E0599
-/// # fn charge() -> dpsyn::privacy::Charge { unimplemented!() }
-/// let charge = charge();
-/// let again = charge.clone();
-/// ```
-#[must_use = "the charge is in the ledger: use it for a release"]
-pub struct Charge {
-    iteration: u32,
-    resumed: bool,
-    noise: Noise,
-    origin: NoiseOrigin,
-}
-
-/// What is added to each count.
-enum Noise {
-    /// Nothing: the run is stamped as not private.
-    Nothing,
-    /// The discrete Gaussian with this parameter on the lattice.
-    DiscreteGaussian(BigUint),
-}
-
-impl Charge {
-    /// Only the ledger calls this, after syncing.
-    pub(super) fn new(iteration: u32, resumed: bool, privacy: &ResolvedPrivacy) -> Self {
-        Self {
-            iteration,
-            resumed,
-            noise: privacy
-                .lattice_sigma()
-                .map_or(Noise::Nothing, Noise::DiscreteGaussian),
-            origin: privacy.noise,
-        }
-    }
-
-    /// The iteration charged for.
-    #[must_use]
-    pub fn iteration(&self) -> u32 {
-        self.iteration
-    }
-
-    /// Whether the charge was in the ledger already, from a run that ended before its histogram was
-    /// stored.
-    #[must_use]
-    pub fn is_resumed(&self) -> bool {
-        self.resumed
-    }
-}
-
-/// Adds the noise and opens the wall: the only way from counts to something that may be published.
-///
-/// `counts` holds the votes of every bin of every class, one after the other. The bins, their
-/// number and order must not depend on private images, and each image must have voted for at most
-/// k distinct bins, once each.
+/// `counts` holds the votes of every bin of every class, one class after the other. The caller
+/// guarantees the two premises of the module's statement: the bins, their number and their order
+/// do not depend on private images, and each image voted for at most k distinct bins, once each.
 ///
 /// # Errors
-/// [`PrivacyError::Randomness`] when the operating system gives no random bytes. The charge is
-/// then spent in the ledger but may be taken up again by a new process.
+/// Returns [`PrivacyError::Randomness`] if the operating system supplies no random bytes. The
+/// charge then stays in the ledger, and a new process may use it.
 pub fn release(
     counts: Sensitive<Vec<u64>>,
     charge: Charge,
 ) -> Result<UnpublishedHistogram, PrivacyError> {
-    let mut source = charge.origin.open(charge.iteration);
+    let mut source = charge.origin.open(charge.iteration());
     let lattice = add_noise(counts.expose(), &charge.noise, source.as_mut())?;
     Ok(UnpublishedHistogram {
-        iteration: charge.iteration,
-        histogram: NoisyHistogram { lattice },
+        iteration: charge.iteration(),
+        histogram: NoisyHistogram::from_lattice(lattice),
     })
 }
 
-/// count·2^g + Z for every count.
+/// Returns count·2^g + Z for every count, where each Z is an independent sample of `noise`.
 ///
-/// What does not fit 64 bits is cut to the nearest that does. That depends on the noisy value
-/// only, so it is post-processing; with fewer than 2^42 votes in a bin and any noise multiplier
-/// allowed, it never happens.
+/// A result outside of `i64` is clamped. Clamping depends on the noisy value only, so it is
+/// post-processing; with fewer than 2⁴² votes in a bin and any permitted noise multiplier it never
+/// occurs.
 fn add_noise(
     counts: &[u64],
     noise: &Noise,
@@ -146,7 +100,7 @@ fn add_noise(
     Ok(lattice)
 }
 
-/// A noisy histogram that is not on disk yet, and so cannot be read.
+/// A noisy histogram that is not on disk yet and therefore cannot be read.
 #[must_use = "store it: until then it cannot be read, and the charge is spent"]
 pub struct UnpublishedHistogram {
     iteration: u32,
@@ -154,14 +108,16 @@ pub struct UnpublishedHistogram {
 }
 
 impl UnpublishedHistogram {
-    /// Writes the histogram to `path` through `fill`, records that in the ledger, and only then
-    /// gives it out.
+    /// Writes the histogram to `path` with `fill`, records its digest in the ledger, and only then
+    /// returns it.
     ///
-    /// The file is written inside the private folder, synced, and renamed to `path`, which must
-    /// be on the same file system: a process killed on the way leaves nothing outside.
+    /// The file is written inside the private folder, synced, and renamed to `path`, which must be
+    /// on the same file system. A process that is killed on the way leaves no file outside of the
+    /// private folder.
     ///
     /// # Errors
-    /// [`PrivacyError::Io`] when the file cannot be written, or an error of the ledger.
+    /// Returns [`PrivacyError::Io`] if the file cannot be written, or the error of
+    /// [`Ledger::confirm_stored`].
     pub fn store(
         self,
         ledger: &mut Ledger,
@@ -173,47 +129,6 @@ impl UnpublishedHistogram {
             .map_err(PrivacyError::io("write", path))?;
         ledger.confirm_stored(self.iteration, &self.histogram)?;
         Ok(self.histogram)
-    }
-}
-
-/// A histogram of votes with noise: may be published, and anything may be computed from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoisyHistogram {
-    lattice: Vec<i64>,
-}
-
-impl NoisyHistogram {
-    /// Takes up a histogram that was released before, in units of [`NoisyHistogram::spacing`]
-    /// votes.
-    #[must_use]
-    pub fn from_lattice(lattice: Vec<i64>) -> Self {
-        Self { lattice }
-    }
-
-    /// The noisy counts in units of [`NoisyHistogram::spacing`] votes, one a bin.
-    #[must_use]
-    pub fn lattice(&self) -> &[i64] {
-        &self.lattice
-    }
-
-    /// The distance of two neighbouring values, in votes: 2⁻²⁰.
-    #[must_use]
-    pub fn spacing() -> f64 {
-        1.0 / f64::from(1u32 << LATTICE_BITS)
-    }
-
-    /// The noisy counts in votes, one a bin; exact below 2^33 votes.
-    #[must_use]
-    pub fn values(&self) -> Vec<f64> {
-        let spacing = Self::spacing();
-        let value = |lattice: &i64| *lattice as f64 * spacing;
-        self.lattice.iter().map(value).collect()
-    }
-
-    /// SHA-256 over the values, by which the ledger knows the histogram again.
-    pub(super) fn digest(&self) -> String {
-        let bytes: Vec<u8> = self.lattice.iter().flat_map(|v| v.to_le_bytes()).collect();
-        sha256_hex(&bytes)
     }
 }
 

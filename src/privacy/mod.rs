@@ -1,42 +1,53 @@
-//! What makes the privacy claim true: the wall, the mechanism, the accountant, the ledger.
+//! The privacy core: the `Sensitive` type, the noise mechanism, the accountant and the ledger.
 //!
-//! In: vote counts behind the [`Sensitive`] wall, and a [`PrivacyConfig`]. Out: a
-//! [`NoisyHistogram`] that may be published, the ledger of charges, and the run's [`Statement`].
+//! Input: vote counts wrapped in [`Sensitive`], and a [`PrivacyConfig`]. Output: a
+//! [`NoisyHistogram`] that may be published, the ledger of charges (`ledger.jsonl`), and the
+//! [`Statement`] of the run (`privacy.json`).
 //!
-//! One release goes through here like this, and the types allow no other order:
+//! A release passes through this module in one order, and the types permit no other:
 //!
 //! ```text
-//! PrivacyConfig ── resolve ──► ResolvedPrivacy ── Ledger::open ──► Ledger      (locked, validated)
+//! PrivacyConfig ── resolve ──► ResolvedPrivacy ── Ledger::open ──► Ledger    (locked, validated)
 //!                                                                    │ charge(iteration)
-//!                                                                    ▼ written and synced first
-//! Sensitive<Vec<u64>> ────────────── release ◄──────────────────── Charge      (not Clone, consumed)
+//!                                                                    ▼ on disk before use
+//! Sensitive<Vec<u64>> ────────────── release ◄──────────────────── Charge    (consumed, not Clone)
 //!                                       ▼
-//!                                     UnpublishedHistogram ── store ──► NoisyHistogram        (on disk before use)
+//!                            UnpublishedHistogram ── store ──► NoisyHistogram    (on disk, public)
 //! ```
 //!
-//! | file | job |
+//! | file | content |
 //! |---|---|
-//! | `sensitive` | the wall around everything derived from private images |
-//! | `private_folder` | the only folder into which sensitive bytes can be written |
-//! | `evaluation` | figures about private images, shown to their owner and marked |
-//! | `fingerprint` | recognising the private data without revealing them |
-//! | `noise_source` | where random bits of the noise come from: the operating system |
-//! | `discrete_gaussian` | the exact sampler, integer arithmetic only |
-//! | `lattice` | the grid that counts and noise live on, and what it costs (nothing) |
-//! | `mechanism` | `release`: adds the noise; what it guarantees and why |
-//! | `normal_tail` | the normal distribution's tail, accurate to the last digits |
-//! | `accountant` | ε from (σ, T, δ), σ from (ε, T, δ), never rounded in the wrong direction |
+//! | `sensitive` | the type around everything derived from private images |
+//! | `private_folder` | the only folder that receives sensitive bytes |
+//! | `evaluation` | metrics of private images, printed for their owner and marked |
+//! | `fingerprint` | a hash that recognizes the private data without revealing them |
+//! | `noise_source` | the source of random bits: the operating system |
+//! | `discrete_gaussian` | the exact sampler (Canonne, Kamath, Steinke 2020), integers only |
+//! | `lattice` | the grid of counts and noise, and the proof that it costs no privacy |
+//! | `charge` | the proof that one release is in the ledger |
+//! | `histogram` | counts with noise |
+//! | `mechanism` | `release`: its guarantee, and the reason why it holds |
+//! | `normal_tail` | δ(ε) of the Gaussian mechanism (Balle, Wang 2018) with an error bound |
+//! | `accountant` | ε from (σ, T, δ) and σ from (ε, T, δ), rounded in the safe direction |
 //! | `settings` | the `[privacy]` table of the configuration, validated |
-//! | `ledger` | charges, on disk before noise is drawn |
-//! | `statement` | `privacy.json`: what is claimed, under which assumptions |
-//! | `report` | the answer of `dpsyn privacy` |
+//! | `ledger` | the charges, on disk before noise is sampled |
+//! | `statement` | `privacy.json`: the claim and its assumptions |
+//! | `report` | the table of `dpsyn privacy` |
 //! | `rounding` | numbers as text, rounded in the safe direction |
+//!
+//! The sampler and the accountant are written here although OpenDP (Rust crate `opendp`, 0.16) has
+//! both. Its default features build OpenSSL, it brings about 60 further crates, and without
+//! OpenSSL its samplers read a user-space generator; here, noise must come from the operating
+//! system's generator and from nothing else, the rounding of ε must be directed, and each function
+//! must stand beside its proof, so that a reviewer reads some 600 lines and no more.
 
 mod accountant;
+mod charge;
 mod discrete_gaussian;
 mod error;
 mod evaluation;
 mod fingerprint;
+mod histogram;
 mod lattice;
 mod ledger;
 mod mechanism;
@@ -50,12 +61,14 @@ mod settings;
 mod statement;
 
 pub use accountant::{Adjacency, epsilon, noise_multiplier};
+pub use charge::Charge;
 pub use error::PrivacyError;
 pub use evaluation::{PRIVATE_MARK, PrivateEvaluationConsent, print_marked_private};
 pub use fingerprint::{Fingerprint, same_data, sha256_hex};
+pub use histogram::NoisyHistogram;
 pub use lattice::LATTICE_BITS;
 pub use ledger::Ledger;
-pub use mechanism::{Charge, NoisyHistogram, UnpublishedHistogram, release};
+pub use mechanism::{UnpublishedHistogram, release};
 pub use private_folder::PrivateFolder;
 pub use report::{Report, ReportRow};
 pub use rounding::round_up;

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::accountant::{Adjacency, zcdp_rho};
 use super::error::PrivacyError;
+use super::histogram::NoisyHistogram;
 use super::lattice::{LATTICE_BITS, deviation};
 use super::ledger::Ledger;
-use super::mechanism::NoisyHistogram;
 use super::rounding::{ShownEpsilon, round_up};
 use super::settings::{ResolvedPrivacy, Unit};
 use crate::atomic;
