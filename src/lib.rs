@@ -32,6 +32,7 @@
 //! | [`device_pool`] | thread pool with one worker per device |
 //! | [`streams`] | counter-based random streams of the generation side |
 //! | [`net`] | proxies, retries, downloads that go on where they broke off, and whether the network may be used at all |
+//! | [`progress`] | progress reports and cancellation |
 //! | [`atomic`] | files that are whole or absent |
 //! | [`exit_code`] | the documented exit codes, and the trait by which each error names its own |
 #![deny(missing_docs)]
@@ -61,5 +62,6 @@ pub mod models;
 pub mod net;
 pub mod pe;
 pub mod privacy;
+pub mod progress;
 pub mod streams;
 pub mod voting;

@@ -16,7 +16,8 @@ use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader};
 use crate::metrics::downstream::{ClassifierKind, DownstreamOptions, match_classes};
 use crate::metrics::features::{SampleFeatures, fid_subsample};
 use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Sizes};
-use crate::pe::{Observer, PeError};
+use crate::pe::PeError;
+use crate::progress::{Cancellation as _, Progress as _, Unit};
 
 /// Samples read at a time.
 const CHUNK: usize = 512;
@@ -105,7 +106,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
             source,
         })?;
     }
-    progress.line(&format!("device: {}", devices.chosen));
+    progress.message(&format!("device: {}", devices.chosen));
     let evaluation = Evaluation {
         config: &config,
         embedder: &*embedder,
@@ -121,15 +122,13 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     let times = fid_subsample(total, config.num_fid_samples, config.seed, 0);
     let mut features = SampleFeatures::new(&*embedder, config.of_samples(), times);
     let mut done = 0;
-    progress.begin("embedding samples", total as u64);
+    progress.begin("embedding samples", Some(total as u64), Unit::Steps);
     reader.for_each_batch(
         total,
         CHUNK,
         |source| PeError::from(failed(source)),
         |batch| {
-            if progress.interrupted() {
-                return Err(PeError::Interrupted);
-            }
+            progress.check()?;
             features.take(&batch)?;
             if let Some(images) = training.as_mut().and_then(|t| t.images.as_mut()) {
                 images.extend(&batch).map_err(ImagesError::from)?;
@@ -157,7 +156,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
         )
     })?;
     if let Some(drawn) = drawn {
-        progress.line(&format!("closest pairs: {}", drawn.display()));
+        progress.message(&format!("closest pairs: {}", drawn.display()));
     }
     Ok(())
 }

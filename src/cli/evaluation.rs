@@ -21,8 +21,9 @@ use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Statistics};
 use crate::models::inception::FEATURES;
-use crate::pe::{Observer, PeError};
+use crate::pe::PeError;
 use crate::privacy::sha256_hex;
+use crate::progress::Observer;
 
 /// Digits of a digest that a figure shows.
 const SHOWN: usize = 12;
@@ -152,10 +153,7 @@ pub(super) fn against(
     };
     Ok(Some(if public {
         let mut source = ImageSource::open(&data)?;
-        source.check::<PeError>(512, |_| match observer.interrupted() {
-            true => Err(PeError::Interrupted),
-            false => Ok(()),
-        })?;
+        source.check::<PeError>(512, |_| Ok(observer.check()?))?;
         ReferenceSource::Public(Box::new(source))
     } else {
         let mut images = PrivateImages::open(&data)?;

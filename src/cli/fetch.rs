@@ -13,7 +13,8 @@ use crate::fetch::{
     Verdict,
 };
 use crate::generators::stable_diffusion;
-use crate::net::{Offline, Watch};
+use crate::net::Offline;
+use crate::progress::Progress as _;
 
 /// Something that is asked for.
 struct Want {
@@ -175,7 +176,7 @@ fn fetch(
         };
         let splits: Vec<&str> = want.splits.iter().map(String::as_str).collect();
         let result = Fetcher::new(&options, progress).fetch(&want.item, Some(&splits));
-        Watch::end(progress);
+        progress.end();
         if let Err(error) = result {
             errors.push(error);
         }

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use super::units::bytes;
-use crate::net::Watch;
-use crate::pe::Observer;
+use crate::progress::{Cancellation, Progress as Report, Unit};
 
 /// Set by Ctrl-C; the run stops after the unit that it is in.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -43,40 +42,31 @@ pub fn stop_on_interrupt() -> Result<(), ctrlc::Error> {
     })
 }
 
-/// What a stage counts.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Unit {
-    Steps,
-    Bytes,
+fn show(unit: Unit, count: u64) -> String {
+    match unit {
+        Unit::Steps => count.to_string(),
+        Unit::Bytes => bytes(count),
+    }
 }
 
-impl Unit {
-    fn show(self, count: u64) -> String {
-        match self {
-            Self::Steps => count.to_string(),
-            Self::Bytes => bytes(count),
+fn template(unit: Unit, bounded: bool) -> &'static str {
+    match (unit, bounded) {
+        (Unit::Steps, _) => "{msg:>22} [{bar:32}] {pos}/{len} {elapsed} elapsed, {eta} left",
+        (Unit::Bytes, true) => {
+            "{msg:>22} [{bar:32}] {decimal_bytes}/{decimal_total_bytes} {eta} left"
         }
-    }
-
-    fn template(self, bounded: bool) -> &'static str {
-        match (self, bounded) {
-            (Self::Steps, _) => "{msg:>22} [{bar:32}] {pos}/{len} {elapsed} elapsed, {eta} left",
-            (Self::Bytes, true) => {
-                "{msg:>22} [{bar:32}] {decimal_bytes}/{decimal_total_bytes} {eta} left"
-            }
-            (Self::Bytes, false) => "{msg:>22} {spinner} {decimal_bytes} {elapsed} elapsed",
-        }
+        (Unit::Bytes, false) => "{msg:>22} {spinner} {decimal_bytes} {elapsed} elapsed",
     }
 }
 
 impl Stage {
     /// A plain line: what is done after so much time, and, from what this run did itself, how long the rest takes.
     fn describe(&self, done: u64, after: Duration) -> String {
-        let shown = self.unit.show(done);
+        let shown = show(self.unit, done);
         let Some(total) = self.total else {
             return format!("{}: {shown}", self.name);
         };
-        let line = format!("{}: {shown} of {}", self.name, self.unit.show(total));
+        let line = format!("{}: {shown} of {}", self.name, show(self.unit, total));
         let share = total.saturating_sub(done) as f64 / done.saturating_sub(self.before) as f64;
         // What is not a duration: nothing was done yet, or it takes longer than the universe has existed.
         match Duration::try_from_secs_f64(after.as_secs_f64() * share) {
@@ -124,15 +114,15 @@ impl Progress {
     }
 }
 
-impl Progress {
-    fn start(&self, stage: &str, total: Option<u64>, unit: Unit) {
+impl Report for Progress {
+    fn begin(&self, stage: &str, total: Option<u64>, unit: Unit) {
         let bar = self.terminal.then(|| {
             let bar = match total {
                 Some(total) => ProgressBar::new(total),
                 None => ProgressBar::no_length(),
             };
             let bar = bar.with_message(stage.to_owned());
-            if let Ok(style) = ProgressStyle::with_template(unit.template(total.is_some())) {
+            if let Ok(style) = ProgressStyle::with_template(template(unit, total.is_some())) {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar.enable_steady_tick(Duration::from_millis(500));
@@ -150,34 +140,6 @@ impl Progress {
                 bar,
             });
         });
-    }
-}
-
-impl Watch for Progress {
-    fn begin(&self, what: &str, total: Option<u64>) {
-        self.start(what, total, Unit::Bytes);
-    }
-
-    fn resume(&self, done: u64) {
-        Observer::resume(self, done);
-    }
-
-    fn advance(&self, done: u64) {
-        Observer::advance(self, done);
-    }
-
-    fn end(&self) {
-        Observer::end(self);
-    }
-
-    fn line(&self, text: &str) {
-        Observer::line(self, text);
-    }
-}
-
-impl Observer for Progress {
-    fn begin(&self, stage: &str, total: u64) {
-        self.start(stage, Some(total), Unit::Steps);
     }
 
     fn resume(&self, done: u64) {
@@ -211,14 +173,16 @@ impl Observer for Progress {
         });
     }
 
-    fn line(&self, text: &str) {
+    fn message(&self, text: &str) {
         self.with(|state| match state {
             Some(Stage { bar: Some(bar), .. }) => bar.println(text),
             _ => super::eprint_line(text),
         });
     }
+}
 
-    fn interrupted(&self) -> bool {
+impl Cancellation for Progress {
+    fn is_cancelled(&self) -> bool {
         INTERRUPTED.load(Ordering::SeqCst)
     }
 }

@@ -27,8 +27,9 @@ use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, Sizes};
 use crate::net::Offline;
-use crate::pe::{InitialSamples, Observer, PeError, Plan, Run};
+use crate::pe::{InitialSamples, PeError, Plan, Run};
 use crate::privacy::NonPrivateConsent;
+use crate::progress::{Observer, Progress as _};
 use crate::streams::{Phase, RngKey};
 
 /// Runs the command.
@@ -72,7 +73,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let image_size = generator.image_size();
     let (embedder, embedder_digest) =
         open_embedder(&loaded.settings.embedder, image_size, &devices)?;
-    progress.line(&format!("device: {}", devices.chosen));
+    progress.message(&format!("device: {}", devices.chosen));
     let (fingerprint, skipped) = images.check(&progress)?;
     // Files that were skipped change what the plan stands on.
     let plan = if images.len() == plan.private_images {
@@ -96,7 +97,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         &progress,
     )?;
     for (path, reason) in skipped {
-        progress.line(&format!("skipped {}: {reason}", path.display()));
+        progress.message(&format!("skipped {}: {reason}", path.display()));
     }
     if arguments.dry_run {
         let cost = plan
@@ -112,7 +113,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         return Ok(());
     }
     for line in announce(&loaded, &*generator, &plan)? {
-        progress.line(&line);
+        progress.message(&line);
     }
     // What cannot be written down is found before there is a folder.
     loaded.settings.to_toml()?;
@@ -121,7 +122,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let initial_digest = initial.as_deref().map(digest).transpose()?;
     let (folder, moved) = RunDir::prepare(&root, existing)?;
     if let Some(moved) = moved {
-        progress.line(&format!(
+        progress.message(&format!(
             "the earlier run is kept as {}; what it released still counts against the private images",
             moved.display()
         ));
@@ -222,7 +223,7 @@ fn open_generator(
             let generator = generator.map_err(wrong)?;
             let (warnings, digest) = told.get().cloned().unwrap_or_default();
             for warning in warnings {
-                progress.line(&format!("warning: {warning}"));
+                progress.message(&format!("warning: {warning}"));
             }
             (generator, Some(digest))
         }

@@ -8,8 +8,9 @@ use crate::embedders::{Embedder, Embeddings, embed_all};
 use crate::images::{DataConfig, ImageBatch, ImageSource, Skipped};
 use crate::metrics::FeatureSet;
 use crate::metrics::features::{FeatureAccumulator, Features};
-use crate::pe::{Observer, PeError};
+use crate::pe::PeError;
 use crate::privacy::{Fingerprint, PrivacyError, PrivateFolder, Sensitive, same_data};
+use crate::progress::{Observer, Unit};
 use crate::voting::PrivateEmbeddings;
 
 /// Images read at a time, unless they are large.
@@ -84,14 +85,14 @@ impl PrivateImages {
         observer: &dyn Observer,
     ) -> Result<(Sensitive<Fingerprint>, Vec<Skipped>), PeError> {
         let (total, chunk) = (self.len(), self.chunk);
-        observer.begin("checking private images", total as u64);
+        observer.begin("checking private images", Some(total as u64), Unit::Steps);
         let mut digests = Sensitive::new(Vec::new());
         let mut done = 0;
         let skipped = self.source.check(chunk, |batch| {
             add_digests(&mut digests, &Sensitive::new(batch));
             done += chunk;
             observer.advance(done.min(total) as u64);
-            go_on(observer)
+            observer.end_if_cancelled().map_err(PeError::from)
         })?;
         observer.end();
         self.labels = Sensitive::new(self.source.labels().to_vec());
@@ -240,7 +241,7 @@ impl PrivateImages {
         mut take: impl FnMut(Sensitive<ImageBatch>) -> Result<(), PeError>,
     ) -> Result<(), PeError> {
         let (total, chunk) = (self.len(), self.chunk);
-        observer.begin(stage, total as u64);
+        observer.begin(stage, Some(total as u64), Unit::Steps);
         let mut digests = Sensitive::new(Vec::new());
         let mut done = 0;
         self.source.for_each_batch(chunk, |batch| {
@@ -249,7 +250,7 @@ impl PrivateImages {
             take(batch)?;
             done += chunk;
             observer.advance(done.min(total) as u64);
-            go_on(observer)
+            observer.end_if_cancelled().map_err(PeError::from)
         })?;
         observer.end();
         if !same_data(fingerprint, &self.fingerprint(digests)) {
@@ -273,14 +274,6 @@ fn add_digests(digests: &mut Sensitive<Vec<u8>>, batch: &Sensitive<ImageBatch>) 
             .collect::<Vec<u8>>()
     });
     digests.extend_with(of_batch, |all, batch| all.extend(batch));
-}
-
-fn go_on(observer: &dyn Observer) -> Result<(), PeError> {
-    if observer.interrupted() {
-        observer.end();
-        return Err(PeError::Interrupted);
-    }
-    Ok(())
 }
 
 /// Number and dimension as u64, then all numbers, little-endian.

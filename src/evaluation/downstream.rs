@@ -1,7 +1,7 @@
 //! A classifier trained on samples, tested on the reference. It never sees the reference before the test.
 
 use super::evaluator::{
-    CHUNK, Evaluator, MetricResult, PreparedReference, ReferenceSource, SampleSource, go_on,
+    CHUNK, Evaluator, MetricResult, PreparedReference, ReferenceSource, SampleSource,
 };
 use crate::embedders::Embeddings;
 use crate::images::ImageBatch;
@@ -12,6 +12,7 @@ use crate::metrics::downstream::{
 use crate::metrics::{MetricKind, MetricOutput, MetricValue, MetricsError};
 use crate::pe::PeError;
 use crate::privacy::Sensitive;
+use crate::progress::Unit;
 
 /// What a classifier learns from, beside vectors.
 pub struct Training {
@@ -104,7 +105,7 @@ impl Evaluator<'_> {
                     Some(ReferenceSource::Public(of)) => {
                         of.for_each_batch(CHUNK, |batch| {
                             test(&mut answers, &batch)?;
-                            go_on(observer)
+                            observer.end_if_cancelled().map_err(PeError::from)
                         })?;
                         MetricResult::Public(figure(&answers, of.labels())?)
                     }
@@ -127,7 +128,8 @@ impl Evaluator<'_> {
         let train = |run: u32| {
             observer.begin(
                 &format!("training, seed {} of {seeds}", run + 1),
-                settings.epochs as u64,
+                Some(settings.epochs as u64),
+                Unit::Steps,
             );
             let trained = Cnn::train(
                 &settings,
@@ -137,7 +139,7 @@ impl Evaluator<'_> {
                 self.evaluation.device,
                 &|done, _| {
                     observer.advance(done as u64);
-                    !observer.interrupted()
+                    !observer.is_cancelled()
                 },
             );
             observer.end();

@@ -20,11 +20,12 @@ use crate::metrics::{
     EvaluationConfig, FeatureSet, MetricContext, MetricKind, MetricOutput, MetricsError, Reference,
     Statistics, measure,
 };
-use crate::pe::{Observer, PeError};
+use crate::pe::PeError;
 use crate::privacy::{
     Fingerprint, PrivateEvaluationConsent, PrivateFolder, Sensitive, print_marked_private,
     sha256_hex,
 };
+use crate::progress::{Observer, Unit};
 
 /// The file of all rows.
 pub const METRICS: &str = "metrics.csv";
@@ -235,15 +236,15 @@ impl<'a> Evaluator<'a> {
         let mut features =
             SampleFeatures::new(self.evaluation.embedder, of_samples(&metrics), times);
         let total = population.len();
-        observer.begin("embedding samples", total as u64);
+        observer.begin("embedding samples", Some(total as u64), Unit::Steps);
         for start in (0..total).step_by(CHUNK) {
             let end = (start + CHUNK).min(total);
             features.take(&population.images(start..end)?)?;
             observer.advance(end as u64);
-            go_on(observer)?;
+            observer.end_if_cancelled()?;
         }
         observer.end();
-        let line = &mut |text: &str| observer.line(text);
+        let line = &mut |text: &str| observer.message(text);
         self.measure(&samples, &metrics, &features.finish()?, run, line)
     }
 
@@ -435,13 +436,15 @@ impl<'a> Evaluator<'a> {
             self.known = Some(self.known(run.take())?);
         }
         for &metric in metrics {
-            go_on(evaluation.observer)?;
-            evaluation.observer.begin(metric.name(), 1);
+            evaluation.observer.end_if_cancelled()?;
+            evaluation
+                .observer
+                .begin(metric.name(), Some(1), Unit::Steps);
             let with = MetricContext {
                 config: evaluation.config,
                 classifier: evaluation.classifier.as_ref(),
                 device: evaluation.device,
-                go_on: &|| !evaluation.observer.interrupted(),
+                cancellation: evaluation.observer,
             };
             let find = |reference: &Reference| measure(metric, features, reference, count, &with);
             let found: Result<MetricResult, MetricsError> = match &self.known {
@@ -589,12 +592,12 @@ fn digest_of(statistics: &Statistics) -> String {
 fn digest(images: &mut ImageSource, observer: &dyn Observer) -> Result<String, PeError> {
     let mut hasher = Sha256::new();
     let (total, mut done) = (images.len(), 0);
-    observer.begin("reading the reference", total as u64);
+    observer.begin("reading the reference", Some(total as u64), Unit::Steps);
     images.for_each_batch(CHUNK, |batch| {
         hasher.update(batch.data());
         done += batch.len();
         observer.advance(done as u64);
-        go_on(observer)
+        observer.end_if_cancelled().map_err(PeError::from)
     })?;
     observer.end();
     let bytes = hasher.finalize();
@@ -614,12 +617,12 @@ fn public_features(
     }
     let mut collector = FeatureAccumulator::new(evaluation.embedder.dimension(), needs);
     let (observer, total, mut done) = (evaluation.observer, images.len(), 0);
-    observer.begin("embedding the reference", total as u64);
+    observer.begin("embedding the reference", Some(total as u64), Unit::Steps);
     images.for_each_batch(CHUNK, |batch| {
         collector.push(&embed_all(evaluation.embedder, &batch)?)?;
         done += batch.len();
         observer.advance(done as u64);
-        go_on(observer)
+        observer.end_if_cancelled().map_err(PeError::from)
     })?;
     observer.end();
     let features = collector.finish("reference images")?;
@@ -635,14 +638,6 @@ fn public_features(
         atomic::write(path, bytes.get_ref()).map_err(PeError::io(path))?;
     }
     Ok(features)
-}
-
-pub(super) fn go_on(observer: &dyn Observer) -> Result<(), PeError> {
-    if observer.interrupted() {
-        observer.end();
-        return Err(PeError::Interrupted);
-    }
-    Ok(())
 }
 
 fn lock(root: &Path) -> Result<MetricsLock, PeError> {

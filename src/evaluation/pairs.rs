@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::evaluator::{CHUNK, Evaluator, MetricResult, ReferenceSource, SampleSource, go_on};
+use super::evaluator::{CHUNK, Evaluator, MetricResult, ReferenceSource, SampleSource};
 use crate::atomic;
 use crate::images::ImageBatch;
 use crate::metrics::memorization::Pairs;
@@ -57,7 +57,7 @@ impl Evaluator<'_> {
                 read(&mut |batch| pairs.add_synthetic(batch))?;
                 images.for_each_batch(CHUNK, |batch| {
                     pairs.add_private(&batch);
-                    go_on(observer)
+                    observer.end_if_cancelled().map_err(PeError::from)
                 })?;
                 let path = root.join(name);
                 let picture = pairs.picture().map_err(MetricsError::from)?;

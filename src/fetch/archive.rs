@@ -14,7 +14,7 @@ use flate2::read::MultiGzDecoder;
 use tar::{Archive, EntryType};
 
 use super::error::FetchError;
-use crate::net::Watch;
+use crate::progress::{Progress, Unit};
 
 /// Longest name of an entry, and longest header that may hold one.
 const MAX_NAME: u64 = 4096;
@@ -101,7 +101,7 @@ impl Problem {
 pub(super) fn each_file(
     path: &Path,
     limit: u64,
-    watch: &dyn Watch,
+    progress: &dyn Progress,
     take: &mut dyn FnMut(&mut Found<'_>) -> Result<ControlFlow<()>, Problem>,
 ) -> Result<(), Problem> {
     let failed = FetchError::io(path);
@@ -114,16 +114,17 @@ pub(super) fn each_file(
         left: limit,
         limit,
     };
-    watch.begin(
+    progress.begin(
         &format!("unpacking {}", super::download::file_name(path)),
         Some(size),
+        Unit::Bytes,
     );
     let result = walk(
         unpacked,
-        &|| watch.advance(done.load(Ordering::Relaxed)),
+        &|| progress.advance(done.load(Ordering::Relaxed)),
         take,
     );
-    watch.end();
+    progress.end();
     result
 }
 
@@ -312,7 +313,7 @@ impl<R: Read> Read for Bounded<R> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::net::Silent;
+    use crate::progress::Silent;
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use proptest::prelude::*;

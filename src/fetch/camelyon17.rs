@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use super::archive::{Problem, each_file};
 use super::growing::Wanted;
 use crate::images::{ImageBatch, png};
-use crate::net::Watch;
+use crate::progress::Progress;
 
 /// The table's name.
 const TABLE: &str = "metadata.csv";
@@ -47,9 +47,9 @@ pub(super) fn unpack(
     archive: &Path,
     limit: u64,
     wanted: &[Wanted],
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(), Problem> {
-    let (prefix, mut places) = table(archive, limit, wanted, watch)?;
+    let (prefix, mut places) = table(archive, limit, wanted, progress)?;
     for (index, wanted) in wanted.iter().enumerate() {
         let found = places.values().filter(|place| place.0 == index).count();
         let expected = wanted.images;
@@ -61,7 +61,7 @@ pub(super) fn unpack(
         }
     }
     let mut waiting: Vec<(Place, Vec<u8>)> = Vec::new();
-    each_file(archive, limit, watch, &mut |found| {
+    each_file(archive, limit, progress, &mut |found| {
         let patch = found.name.strip_prefix(&prefix);
         if let Some(place) = patch.and_then(|name| places.remove(name)) {
             waiting.push((place, found.read(MAX_PATCH)?));
@@ -87,10 +87,10 @@ fn table(
     archive: &Path,
     limit: u64,
     wanted: &[Wanted],
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(String, HashMap<String, Place>), Problem> {
     let mut read = None;
-    each_file(archive, limit, watch, &mut |found| {
+    each_file(archive, limit, progress, &mut |found| {
         let prefix = found.name.strip_suffix(TABLE);
         // At the root or in one folder.
         let prefix = prefix.filter(|prefix| {
@@ -255,7 +255,7 @@ mod tests {
     use super::super::growing::Growing;
     use super::*;
     use crate::images::decode;
-    use crate::net::Silent;
+    use crate::progress::Silent;
     use image::{ExtendedColorType, ImageEncoder};
     use proptest::prelude::*;
 

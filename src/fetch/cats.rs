@@ -15,7 +15,8 @@ use super::archive::Problem;
 use super::error::FetchError;
 use super::growing::Wanted;
 use crate::images::{EXTENSIONS, decode};
-use crate::net::{Watch, clean, shorten};
+use crate::net::{clean, shorten};
+use crate::progress::{Progress, Unit};
 
 /// More bytes than a photo has.
 const MAX_PHOTO: u64 = 1 << 27;
@@ -34,7 +35,7 @@ pub(super) fn unpack(
     archive: &Path,
     limit: u64,
     wanted: &[Wanted],
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(), Problem> {
     let file = File::open(archive).map_err(FetchError::io(archive))?;
     let mut zip = ZipArchive::new(file).map_err(|error| {
@@ -48,9 +49,10 @@ pub(super) fn unpack(
     let size = std::fs::metadata(archive)
         .map_err(FetchError::io(archive))?
         .len();
-    watch.begin(
+    progress.begin(
         &format!("unpacking {}", super::download::file_name(archive)),
         Some(size),
+        Unit::Bytes,
     );
     let (mut packed, mut left) = (0, limit);
     let mut names = HashSet::new();
@@ -60,7 +62,7 @@ pub(super) fn unpack(
             |error: &dyn Display| Problem::Wrong(format!("entry {index} is damaged: {error}"));
         let entry = zip.by_index(index).map_err(|error| damaged(&error))?;
         packed += entry.compressed_size();
-        watch.advance(packed);
+        progress.advance(packed);
         if entry.is_dir() {
             continue;
         }
@@ -94,7 +96,7 @@ pub(super) fn unpack(
         }
     }
     write(&mut waiting)?;
-    watch.end();
+    progress.end();
     enough(wanted)
 }
 
@@ -145,7 +147,7 @@ mod tests {
     use super::super::growing::Growing;
     use super::*;
     use crate::images::{ImageBatch, png};
-    use crate::net::Silent;
+    use crate::progress::Silent;
     use proptest::prelude::*;
     use std::io::{Cursor, Write};
     use zip::ZipWriter;

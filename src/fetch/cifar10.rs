@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::archive::{Problem, each_file};
 use super::growing::Wanted;
 use crate::images::{ImageBatch, png};
-use crate::net::Watch;
+use crate::progress::Progress;
 
 /// Rows and columns.
 const SIDE: usize = 32;
@@ -36,9 +36,9 @@ pub(super) fn unpack(
     archive: &Path,
     limit: u64,
     wanted: &[Wanted],
-    watch: &dyn Watch,
+    progress: &dyn Progress,
 ) -> Result<(), Problem> {
-    each_file(archive, limit, watch, &mut |found| {
+    each_file(archive, limit, progress, &mut |found| {
         let Some((split, batch)) = batch(&found.name) else {
             return Ok(ControlFlow::Continue(()));
         };
@@ -123,7 +123,7 @@ mod tests {
     use super::super::growing::Growing;
     use super::*;
     use crate::images::decode;
-    use crate::net::Silent;
+    use crate::progress::Silent;
     use proptest::prelude::*;
 
     /// A record with a known texture.

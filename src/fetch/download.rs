@@ -13,8 +13,9 @@ use super::mirrors::Mirrors;
 use super::record::{self, Basis, FileRecord};
 use crate::hub::sha256_watched;
 use crate::net::{
-    Agents, Extent, Limits, Origin, Part, Patience, Setback, Source, Transfer, TransferError, Watch,
+    Agents, Extent, Limits, Origin, Part, Patience, Setback, Source, Transfer, TransferError,
 };
+use crate::progress::{Progress, Unit};
 
 /// Releases are often redirected, and more than once.
 const MAX_REDIRECTS: u32 = 8;
@@ -57,12 +58,12 @@ impl<'a> Downloader<'a> {
     pub(super) fn new(
         mirrors: &'a Mirrors,
         patience: Patience,
-        watch: &'a dyn Watch,
+        progress: &'a dyn Progress,
     ) -> Result<Self, FetchError> {
         Ok(Self {
             agents: Agents::new(Limits::Silence(patience.silence), MAX_REDIRECTS)?,
             mirrors,
-            transfer: Transfer { patience, watch },
+            transfer: Transfer { patience, progress },
         })
     }
 
@@ -80,7 +81,7 @@ impl<'a> Downloader<'a> {
         for url in self.mirrors.of(&remote.url, &file_name(path)) {
             if let Some(error) = &problem {
                 let line = format!("{error}; trying the next address");
-                self.transfer.watch.line(&line);
+                self.transfer.progress.message(&line);
             }
             match self.download_from(&url, item, remote, path) {
                 Ok(()) => return Ok(()),
@@ -123,7 +124,7 @@ impl<'a> Downloader<'a> {
         }
         // What an earlier call brought may be of another version, or of a mirror that has another file.
         let line = format!("{name}: what was here does not fit the rest: beginning anew");
-        self.transfer.watch.line(&line);
+        self.transfer.progress.message(&line);
         self.transfer.fill(&source, extent, &part, &name)?;
         self.finish(item, url, remote, &part, path)
     }
@@ -139,7 +140,7 @@ impl<'a> Downloader<'a> {
     ) -> Result<(), FetchError> {
         part.sync()?;
         let size = part.len()?;
-        let found = checksum(part.path(), &file_name(path), self.transfer.watch)?;
+        let found = checksum(part.path(), &file_name(path), self.transfer.progress)?;
         if let Some(expected) = &remote.sha256
             && *expected != found
         {
@@ -169,12 +170,16 @@ impl<'a> Downloader<'a> {
 }
 
 /// SHA-256 of a file, watched.
-pub(super) fn checksum(path: &Path, name: &str, watch: &dyn Watch) -> Result<String, FetchError> {
+pub(super) fn checksum(
+    path: &Path,
+    name: &str,
+    progress: &dyn Progress,
+) -> Result<String, FetchError> {
     let failed = FetchError::io(path);
     let size = fs::metadata(path).map_err(&failed)?.len();
-    watch.begin(&format!("checking {name}"), Some(size));
-    let sum = sha256_watched(path, &mut |done| watch.advance(done));
-    watch.end();
+    progress.begin(&format!("checking {name}"), Some(size), Unit::Bytes);
+    let sum = sha256_watched(path, &mut |done| progress.advance(done));
+    progress.end();
     sum.map_err(failed)
 }
 

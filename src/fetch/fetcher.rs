@@ -13,7 +13,8 @@ use super::mirrors::Mirrors;
 use super::record::{self, Basis, FileRecord, FolderRecord, IN_FOLDER};
 use super::{camelyon17, cats, cifar10};
 use crate::hub::ModelFiles;
-use crate::net::{Offline, Patience, Watch};
+use crate::net::{Offline, Patience};
+use crate::progress::Progress;
 
 /// How to fetch.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +34,7 @@ pub struct Options {
 /// Brings items of a catalogue into their places.
 pub struct Fetcher<'a> {
     options: &'a Options,
-    watch: &'a dyn Watch,
+    progress: &'a dyn Progress,
 }
 
 /// How much of an item is in its place.
@@ -50,8 +51,8 @@ pub enum Presence {
 impl<'a> Fetcher<'a> {
     /// Fetches as `options` say; `watch` is told of it.
     #[must_use]
-    pub fn new(options: &'a Options, watch: &'a dyn Watch) -> Self {
-        Self { options, watch }
+    pub fn new(options: &'a Options, progress: &'a dyn Progress) -> Self {
+        Self { options, progress }
     }
 
     /// Where a path of the catalogue is.
@@ -106,10 +107,10 @@ impl<'a> Fetcher<'a> {
                         to: path,
                     });
                 }
-                let digest = checksum(&path, &file_name(&path), self.watch)?;
+                let digest = checksum(&path, &file_name(&path), self.progress)?;
                 // It is the user's: it stays.
                 self.unpack(item, &missing, &digest, |wanted| {
-                    cats::unpack(&path, *unpacked, wanted, self.watch)
+                    cats::unpack(&path, *unpacked, wanted, self.progress)
                 })
                 .map_err(|problem| problem.about(&path))
             }
@@ -130,7 +131,7 @@ impl<'a> Fetcher<'a> {
             Layout::Camelyon17 => camelyon17::unpack,
         };
         let result = self.unpack(item, missing, digest, |wanted| {
-            unpack(path, unpacked, wanted, self.watch)
+            unpack(path, unpacked, wanted, self.progress)
         });
         if let Err(Problem::Truncated) = result {
             // The next call asks for the rest.
@@ -173,7 +174,8 @@ impl<'a> Fetcher<'a> {
                     message: format!("has {there} files where {} are expected", folder.images),
                 });
             }
-            self.watch.line(&format!("{} is here", path.display()));
+            self.progress
+                .message(&format!("{} is here", path.display()));
         }
         let absent = |folder: &&Folder| lacking && !self.place(&folder.path).exists();
         Ok(item.folders().iter().filter(absent).collect())
@@ -206,7 +208,7 @@ impl<'a> Fetcher<'a> {
             wanted.folder.finish(&item.name, digest)?;
             let path = self.place(&folder.path);
             let line = format!("{}: {count} images", path.display());
-            self.watch.line(&line);
+            self.progress.message(&line);
         }
         Ok(())
     }
@@ -227,10 +229,11 @@ impl<'a> Fetcher<'a> {
     fn file(&self, item: &Item, remote: &Remote, path: &Path) -> Result<String, FetchError> {
         if path.exists() {
             if let Some(digest) = self.inspect(item, remote, path)? {
-                self.watch.line(&format!("{} is here", path.display()));
+                self.progress
+                    .message(&format!("{} is here", path.display()));
                 return Ok(digest);
             }
-            self.watch.line(&format!(
+            self.progress.message(&format!(
                 "{} ends too early: getting the rest",
                 path.display()
             ));
@@ -242,7 +245,7 @@ impl<'a> Fetcher<'a> {
                 by,
             });
         }
-        Downloader::new(&self.options.mirrors, self.options.patience, self.watch)?
+        Downloader::new(&self.options.mirrors, self.options.patience, self.progress)?
             .download(&item.name, remote, path)?;
         let known: Option<FileRecord> = record::read(&record::of_file(path))?;
         match known {
@@ -251,7 +254,7 @@ impl<'a> Fetcher<'a> {
                     Basis::Catalogue => "as published",
                     _ => "nobody publishes one: from now on, this is what --verify expects",
                 };
-                self.watch.line(&format!(
+                self.progress.message(&format!(
                     "{}: {} bytes, SHA-256 {} ({why})",
                     path.display(),
                     known.size,
@@ -259,7 +262,7 @@ impl<'a> Fetcher<'a> {
                 ));
                 Ok(known.sha256)
             }
-            None => checksum(path, &file_name(path), self.watch),
+            None => checksum(path, &file_name(path), self.progress),
         }
     }
 
@@ -294,7 +297,7 @@ impl<'a> Fetcher<'a> {
         {
             return Ok(Some(known.sha256));
         }
-        let found = checksum(path, &file_name(path), self.watch)?;
+        let found = checksum(path, &file_name(path), self.progress)?;
         if let Some(published) = published
             && *published != found
         {
@@ -323,12 +326,12 @@ impl<'a> Fetcher<'a> {
         for names in &hub.files {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let here = files.has(&names);
-            let path = files.get(&names, self.watch)?;
+            let path = files.get(&names, self.progress)?;
             if !here {
-                self.watch.line(&format!("{}", path.display()));
+                self.progress.message(&format!("{}", path.display()));
             }
         }
-        self.watch.line(&format!("{} is here", hub.repo));
+        self.progress.message(&format!("{} is here", hub.repo));
         Ok(())
     }
 
@@ -359,7 +362,7 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    pub(super) fn watch(&self) -> &dyn Watch {
-        self.watch
+    pub(super) fn progress(&self) -> &dyn Progress {
+        self.progress
     }
 }

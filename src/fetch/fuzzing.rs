@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::archive;
 use super::cats;
 use super::growing::{Growing, Wanted};
-use crate::net::Silent;
+use crate::progress::Silent;
 
 /// Reads `data` as a `.tar.gz`, as the `.tar` inside one, and as the `.zip` archive of the cats.
 pub(crate) fn archive(data: &[u8], limit: u64) {

@@ -9,6 +9,7 @@ use super::error::FetchError;
 use super::fetcher::Fetcher;
 use super::record::{self, FileRecord, FolderRecord, IN_FOLDER};
 use crate::hub::{FilesError, ModelFiles, State};
+use crate::progress::Unit;
 
 /// What is known about something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Fetcher<'_> {
                 "has {size} bytes where {expected} were expected"
             )));
         }
-        let found = checksum(path, &file_name(path), self.watch())?;
+        let found = checksum(path, &file_name(path), self.progress())?;
         let published = remote.sha256.as_ref();
         let expected = published.or(known.as_ref().map(|known| &known.sha256));
         Ok(match expected {
@@ -126,10 +127,10 @@ impl Fetcher<'_> {
                 known.files
             )));
         }
-        let watch = self.watch();
-        watch.begin(&format!("checking {}", file_name(path)), None);
-        let result = record::digest_folder(path, &|bytes| watch.advance(bytes));
-        watch.end();
+        let progress = self.progress();
+        progress.begin(&format!("checking {}", file_name(path)), None, Unit::Bytes);
+        let result = record::digest_folder(path, &|bytes| progress.advance(bytes));
+        progress.end();
         let (files, found) = result?;
         Ok(match found == known.digest {
             true => Verdict::Sound(format!("{files} files as they were made")),

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::diffusion::{DiffusionError, Scheduler};
 use crate::images::{Filter, ImageBatch, Resampler};
-use crate::net::{Silent, Watch};
+use crate::progress::{Progress, Silent};
 use config::{skipped, wrong};
 use files::Files;
 
@@ -71,9 +71,9 @@ impl StableDiffusion {
     ///
     /// # Errors
     /// [`GeneratorError::Config`] naming the key that is out of range; [`GeneratorError::Files`].
-    pub fn download(config: &Config, watch: &dyn Watch) -> Result<(), GeneratorError> {
+    pub fn download(config: &Config, progress: &dyn Progress) -> Result<(), GeneratorError> {
         config.validate()?;
-        Files::find(config, None, watch).map(drop)
+        Files::find(config, None, progress).map(drop)
     }
 
     /// What the user should know although it stops nothing: prompts that were cut.

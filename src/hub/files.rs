@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::net::{Offline, Watch};
+use crate::net::Offline;
+use crate::progress::Progress;
 
 #[cfg(feature = "hub")]
 use repository::Repository;
@@ -169,14 +170,14 @@ impl ModelFiles {
     /// # Errors
     /// [`FilesError::Missing`] when there is none; [`FilesError::Offline`] and [`FilesError::Download`] from a
     /// repository.
-    pub fn get(&self, names: &[&str], watch: &dyn Watch) -> Result<PathBuf, FilesError> {
+    pub fn get(&self, names: &[&str], progress: &dyn Progress) -> Result<PathBuf, FilesError> {
         let found = match &self.place {
             Place::Folder(folder) => in_folder(folder, names).map(|(path, _)| path),
             #[cfg(feature = "hub")]
-            Place::Repository(repository) => repository.get(names, watch)?,
+            Place::Repository(repository) => repository.get(names, progress)?,
         };
         #[cfg(not(feature = "hub"))]
-        let _ = watch;
+        let _ = progress;
         found.ok_or_else(|| FilesError::Missing {
             place: self.name.clone(),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
@@ -246,7 +247,7 @@ fn is_id(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Silent;
+    use crate::progress::Silent;
 
     #[test]
     fn a_folder_gives_the_first_file_that_it_has() {

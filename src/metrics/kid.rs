@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use super::MetricsError;
 use crate::embedders::Embeddings;
+use crate::progress::Cancellation;
 use crate::streams::{KeyedRng, Phase, RngKey};
 
 /// Two-sided 95 % quantile of the normal distribution.
@@ -59,12 +60,12 @@ pub struct Kid {
 /// # Errors
 /// [`MetricsError::TooFew`] for less than two images in either set, [`MetricsError::Dimension`],
 /// [`MetricsError::Config`] for no subsets, [`MetricsError::NotFinite`], and
-/// [`MetricsError::Interrupted`] when `go_on` says so.
+/// [`MetricsError::Interrupted`] when `cancellation` requests it.
 pub fn kernel_distance(
     reference: &Embeddings,
     samples: &Embeddings,
     options: KidOptions,
-    go_on: &(dyn Fn() -> bool + Sync),
+    cancellation: &dyn Cancellation,
 ) -> Result<Kid, MetricsError> {
     if reference.dimension() != samples.dimension() {
         return Err(MetricsError::Dimension {
@@ -92,7 +93,7 @@ pub fn kernel_distance(
     let estimates = (0..options.subsets)
         .into_par_iter()
         .map(|subset| {
-            if !go_on() {
+            if cancellation.is_cancelled() {
                 return Err(MetricsError::Interrupted);
             }
             let drawn = |set: &Embeddings, side| {
@@ -195,6 +196,7 @@ fn discrepancy(a: &[f64], b: &[f64], dimension: usize) -> f64 {
 mod tests {
     use super::super::testing::random;
     use super::*;
+    use crate::progress::{AlwaysCancelled, Silent};
 
     fn kid(a: &Embeddings, b: &Embeddings, subsets: usize, subset_size: usize) -> Kid {
         let options = KidOptions {
@@ -202,7 +204,7 @@ mod tests {
             subset_size,
             seed: 3,
         };
-        kernel_distance(a, b, options, &|| true).unwrap()
+        kernel_distance(a, b, options, &Silent).unwrap()
     }
 
     #[test]
@@ -239,15 +241,15 @@ mod tests {
         let options = KidOptions::default();
         let one = random(1, 4, 0);
         let set = random(5, 4, 0);
-        assert!(kernel_distance(&one, &set, options, &|| true).is_err());
-        assert!(kernel_distance(&set, &random(5, 3, 0), options, &|| true).is_err());
+        assert!(kernel_distance(&one, &set, options, &Silent).is_err());
+        assert!(kernel_distance(&set, &random(5, 3, 0), options, &Silent).is_err());
         assert!(matches!(
-            kernel_distance(&set, &set, options, &|| false),
+            kernel_distance(&set, &set, options, &AlwaysCancelled),
             Err(MetricsError::Interrupted)
         ));
         let nan = Embeddings::new(vec![f32::NAN; 20], 4).unwrap();
         assert!(matches!(
-            kernel_distance(&set, &nan, options, &|| true),
+            kernel_distance(&set, &nan, options, &Silent),
             Err(MetricsError::NotFinite { .. })
         ));
     }

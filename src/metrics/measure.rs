@@ -10,6 +10,7 @@ use super::memorization::{Distances, QUANTILES, Summary};
 use super::precision_recall::precision_recall;
 use super::{EvaluationConfig, MetricKind, MetricsError};
 use crate::embedders::Embeddings;
+use crate::progress::Cancellation;
 
 /// A reference with everything that can be computed from it alone.
 pub struct Reference {
@@ -42,8 +43,8 @@ pub struct MetricContext<'a> {
     pub classifier: Option<&'a Classifier>,
     /// Where neighbours are searched.
     pub device: &'a Device,
-    /// Asked now and then.
-    pub go_on: &'a (dyn Fn() -> bool + Sync),
+    /// Checked between blocks of work.
+    pub cancellation: &'a dyn Cancellation,
 }
 
 /// One number of quality.
@@ -133,7 +134,7 @@ pub fn measure(
                 vectors(samples).ok_or_else(unprepared)?,
                 k,
                 with.device,
-                with.go_on,
+                with.cancellation,
             )?;
             let details = format!("k = {k}");
             vec![
@@ -147,7 +148,7 @@ pub fn measure(
                 vectors(&reference.features).ok_or_else(unprepared)?,
                 vectors(samples).ok_or_else(unprepared)?,
                 options,
-                with.go_on,
+                with.cancellation,
             )?;
             let details = format!(
                 "mean of {} subsets of {}; standard deviation {:.3e}; 95 % interval of the mean over subsets",
@@ -176,7 +177,7 @@ pub fn measure(
                 vectors(samples).ok_or_else(unprepared)?,
                 reference.vectors().ok_or_else(unprepared)?,
                 with.device,
-                with.go_on,
+                with.cancellation,
             )?;
             let found = distances.summary();
             let figures = memorisation_figures(&found)
@@ -246,6 +247,7 @@ mod tests {
     use super::super::testing::random;
     use super::*;
     use crate::metrics::FeatureSet;
+    use crate::progress::Silent;
 
     fn features(count: usize, sample: u64, needs: FeatureSet) -> Features {
         let mut collector = FeatureAccumulator::new(4, needs);
@@ -268,7 +270,7 @@ mod tests {
             config: &config,
             classifier: classifier.as_ref(),
             device: &Device::Cpu,
-            go_on: &|| true,
+            cancellation: &Silent,
         };
         let mut names = Vec::new();
         for metric in MetricKind::ALL {

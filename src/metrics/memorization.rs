@@ -18,6 +18,7 @@ use crate::exit_code::{self, ExitCode};
 use crate::images::{
     BatchError, Filter, ImageBatch, PictureError, Resampler, ResizeError, grid, png,
 };
+use crate::progress::Cancellation;
 use crate::voting::{Metric, NearestError, nearest_neighbors};
 
 /// Quantiles that a summary gives.
@@ -113,8 +114,7 @@ fn distance(a: &Embeddings, index: usize, b: &Embeddings, id: u32) -> f64 {
 
 impl Distances {
     /// Finds the nearest private image of each synthetic one, and of each private one. Exact, by Euclidean
-    /// distance; ties go to the lower index. `device` does the matrix products; `keep_going` stops
-    /// it by returning `false`.
+    /// distance; ties go to the lower index. `device` does the matrix products; `cancellation` stops it.
     ///
     /// # Errors
     /// [`MemorizationError::TooFew`], [`MemorizationError::NotFinite`] and [`MemorizationError::Nearest`].
@@ -122,7 +122,7 @@ impl Distances {
         synthetic: &Embeddings,
         private: &Embeddings,
         device: &Device,
-        keep_going: &dyn Fn() -> bool,
+        cancellation: &dyn Cancellation,
     ) -> Result<Self, MemorizationError> {
         if synthetic.is_empty() || private.len() < 2 {
             return Err(MemorizationError::TooFew {
@@ -131,7 +131,7 @@ impl Distances {
             });
         }
         let search =
-            |queries, k| nearest_neighbors(queries, private, k, Metric::L2, device, keep_going);
+            |queries, k| nearest_neighbors(queries, private, k, Metric::L2, device, cancellation);
         let nearest = search(synthetic, 1)?;
         let fellows = search(private, 2)?;
         let of_synthetic = nearest
@@ -298,6 +298,7 @@ fn keep(place: &mut Option<ImageBatch>, wanted: usize, first: usize, batch: &Ima
 mod tests {
     use super::*;
     use crate::images::decode;
+    use crate::progress::Silent;
 
     fn plane(points: &[(f32, f32)]) -> Embeddings {
         let data = points.iter().flat_map(|(x, y)| [*x, *y]).collect();
@@ -321,7 +322,7 @@ mod tests {
         synthetic: &Embeddings,
         private: &Embeddings,
     ) -> Result<Distances, MemorizationError> {
-        Distances::of(synthetic, private, &Device::Cpu, &|| true)
+        Distances::of(synthetic, private, &Device::Cpu, &Silent)
     }
 
     #[test]

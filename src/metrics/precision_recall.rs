@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use super::MetricsError;
 use crate::embedders::Embeddings;
+use crate::progress::{Cancellation, Silent};
 use crate::voting::{Metric, NearestError, nearest_neighbors};
 
 /// Points looked up together, and balls they are compared with together.
@@ -37,13 +38,13 @@ pub struct PrecisionRecall {
 /// # Errors
 /// [`MetricsError::TooFew`] when a set has not more than `k` points, [`MetricsError::Dimension`],
 /// [`MetricsError::NotFinite`], [`MetricsError::Nearest`], and [`MetricsError::Interrupted`] when
-/// `go_on` says so.
+/// `cancellation` requests it.
 pub fn precision_recall(
     reference: &Embeddings,
     samples: &Embeddings,
     k: usize,
     device: &Device,
-    go_on: &(dyn Fn() -> bool + Sync),
+    cancellation: &dyn Cancellation,
 ) -> Result<PrecisionRecall, MetricsError> {
     if reference.dimension() != samples.dimension() {
         return Err(MetricsError::Dimension {
@@ -51,11 +52,11 @@ pub fn precision_recall(
             reference: reference.dimension(),
         });
     }
-    let around_reference = squared_radii(reference, "reference images", k, device, go_on)?;
-    let around_samples = squared_radii(samples, "samples", k, device, go_on)?;
+    let around_reference = squared_radii(reference, "reference images", k, device, cancellation)?;
+    let around_samples = squared_radii(samples, "samples", k, device, cancellation)?;
     Ok(PrecisionRecall {
-        precision: covered(samples, reference, &around_reference, go_on)?,
-        recall: covered(reference, samples, &around_samples, go_on)?,
+        precision: covered(samples, reference, &around_reference, cancellation)?,
+        recall: covered(reference, samples, &around_samples, cancellation)?,
     })
 }
 
@@ -64,7 +65,7 @@ pub fn precision_recall(
 /// # Errors
 /// As [`precision_recall`].
 pub fn radii(set: &Embeddings, k: usize, device: &Device) -> Result<Vec<f64>, MetricsError> {
-    let squared = squared_radii(set, "points", k, device, &|| true)?;
+    let squared = squared_radii(set, "points", k, device, &Silent)?;
     Ok(squared.into_iter().map(f64::sqrt).collect())
 }
 
@@ -73,7 +74,7 @@ fn squared_radii(
     what: &'static str,
     k: usize,
     device: &Device,
-    go_on: &(dyn Fn() -> bool + Sync),
+    cancellation: &dyn Cancellation,
 ) -> Result<Vec<f64>, MetricsError> {
     if k == 0 {
         return Err(MetricsError::Config {
@@ -91,14 +92,14 @@ fn squared_radii(
     }
     // A point is its own nearest; among copies of it the order does not matter, all are at distance 0.
     let near =
-        nearest_neighbors(set, set, k + 1, Metric::L2, device, go_on).map_err(
-            |error| match error {
+        nearest_neighbors(set, set, k + 1, Metric::L2, device, cancellation).map_err(|error| {
+            match error {
                 NearestError::Interrupted => MetricsError::Interrupted,
                 // Which one it is, is not for a message.
                 NearestError::NotFinite { .. } => MetricsError::NotFinite { what },
                 other => other.into(),
-            },
-        )?;
+            }
+        })?;
     let farthest = near.chunks_exact(k + 1).enumerate().map(|(point, near)| {
         let last = near.last().map_or(point, |index| *index as usize);
         squared_distance(set.rows(point..point + 1), set.rows(last..last + 1))
@@ -111,7 +112,7 @@ fn covered(
     points: &Embeddings,
     centres: &Embeddings,
     squared_radii: &[f64],
-    go_on: &(dyn Fn() -> bool + Sync),
+    cancellation: &dyn Cancellation,
 ) -> Result<f64, MetricsError> {
     let d = points.dimension();
     let lengths: Vec<f64> = centres
@@ -123,7 +124,7 @@ fn covered(
         .data()
         .par_chunks(BLOCK * d)
         .map(|block| {
-            if !go_on() {
+            if cancellation.is_cancelled() {
                 return Err(MetricsError::Interrupted);
             }
             Ok(covered_in_block(block, centres, &lengths, squared_radii))
@@ -196,13 +197,14 @@ fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
 mod tests {
     use super::super::testing::random;
     use super::*;
+    use crate::progress::AlwaysCancelled;
 
     fn line(values: &[f32]) -> Embeddings {
         Embeddings::new(values.to_vec(), 1).unwrap()
     }
 
     fn measure(reference: &Embeddings, samples: &Embeddings, k: usize) -> PrecisionRecall {
-        precision_recall(reference, samples, k, &Device::Cpu, &|| true).unwrap()
+        precision_recall(reference, samples, k, &Device::Cpu, &Silent).unwrap()
     }
 
     #[test]
@@ -249,19 +251,18 @@ mod tests {
     #[test]
     fn bad_requests_are_named() {
         let set = random(4, 2, 0);
-        let run = |reference: &Embeddings, k| {
-            precision_recall(reference, &set, k, &Device::Cpu, &|| true)
-        };
+        let run =
+            |reference: &Embeddings, k| precision_recall(reference, &set, k, &Device::Cpu, &Silent);
         assert!(matches!(run(&set, 4), Err(MetricsError::TooFew { .. })));
         assert!(matches!(run(&set, 0), Err(MetricsError::Config { .. })));
         assert!(run(&random(9, 3, 0), 1).is_err());
         let nan = line(&[f32::NAN, 1.0, 2.0]);
         assert!(matches!(
-            precision_recall(&nan, &line(&[1.0, 2.0]), 1, &Device::Cpu, &|| true),
+            precision_recall(&nan, &line(&[1.0, 2.0]), 1, &Device::Cpu, &Silent),
             Err(MetricsError::NotFinite { .. })
         ));
         assert!(matches!(
-            precision_recall(&set, &set, 1, &Device::Cpu, &|| false),
+            precision_recall(&set, &set, 1, &Device::Cpu, &AlwaysCancelled),
             Err(MetricsError::Interrupted)
         ));
     }

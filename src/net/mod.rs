@@ -11,7 +11,6 @@ mod range;
 mod retry;
 mod text;
 mod transfer;
-mod watch;
 
 pub(crate) use agents::{Agents, Limits, is_lasting};
 pub use error::{EnvironmentError, TransferError};
@@ -25,4 +24,3 @@ pub use transfer::Patience;
 pub(crate) use transfer::{Extent, Setback, Source, Transfer};
 #[cfg(feature = "hub")]
 pub(crate) use transfer::{call, header, refusal};
-pub use watch::{Silent, Watch};

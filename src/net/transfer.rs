@@ -15,7 +15,7 @@ use super::part::{Origin, Part};
 use super::range::ContentRange;
 use super::retry::{Backoff, jitter, retry_after};
 use super::text::{clean, shorten};
-use super::watch::Watch;
+use crate::progress::{Progress, Unit};
 
 /// Bytes of an error that are read.
 const MAX_ERROR_BODY: u64 = 1 << 12;
@@ -106,7 +106,7 @@ pub(crate) struct Extent {
 /// Downloads, told to somebody.
 pub(crate) struct Transfer<'a> {
     pub(crate) patience: Patience,
-    pub(crate) watch: &'a dyn Watch,
+    pub(crate) progress: &'a dyn Progress,
 }
 
 /// How a request was answered.
@@ -133,7 +133,7 @@ impl Transfer<'_> {
     ) -> Result<(), TransferError> {
         self.persist(source.url(), name, &|| part.len(), &mut || {
             let result = self.attempt(source, extent, part, name);
-            self.watch.end();
+            self.progress.end();
             result
         })
     }
@@ -167,7 +167,8 @@ impl Transfer<'_> {
                     message,
                 });
             }
-            self.watch.line(&format!("{name}: {message}; trying again"));
+            self.progress
+                .message(&format!("{name}: {message}; trying again"));
             let pause = self.patience.backoff.wait(failures, jitter());
             std::thread::sleep(pause.max(wait.unwrap_or_default()));
         }
@@ -230,7 +231,7 @@ impl Transfer<'_> {
         if start == 0 {
             if have > 0 {
                 let line = "the server begins anew: it has another file now, or cannot resume";
-                self.watch.line(&format!("{name}: {line}"));
+                self.progress.message(&format!("{name}: {line}"));
                 part.restart()?;
             }
             part.begin(&Origin {
@@ -239,8 +240,9 @@ impl Transfer<'_> {
             })?;
         }
         let whole = extent.size.or(total);
-        self.watch.begin(name, whole.or(extent.about));
-        self.watch.resume(start);
+        self.progress
+            .begin(name, whole.or(extent.about), Unit::Bytes);
+        self.progress.resume(start);
         let most = whole.unwrap_or(extent.most);
         let arrived = self.store(response.into_body().into_reader(), part, start, most)?;
         match whole {
@@ -284,7 +286,7 @@ impl Transfer<'_> {
             let bytes = buffer.get(..count).unwrap_or_default();
             file.write_all(bytes).map_err(&failed)?;
             done += count as u64;
-            self.watch.advance(done);
+            self.progress.advance(done);
         }
         Ok(done)
     }

@@ -12,6 +12,7 @@ use crate::generators::GeneratorError;
 use crate::images::{ImagesError, NpzError};
 use crate::metrics::MetricsError;
 use crate::privacy::PrivacyError;
+use crate::progress::Cancelled;
 use crate::voting::VotingError;
 
 /// Why a run ended early. What was finished by then is on disk.
@@ -84,6 +85,12 @@ impl ExitCode for PeError {
             Self::Npz { .. } | Self::Io { .. } | Self::State(_) => exit_code::OUTPUT,
             Self::Interrupted => exit_code::INTERRUPTED,
         }
+    }
+}
+
+impl From<Cancelled> for PeError {
+    fn from(_: Cancelled) -> Self {
+        Self::Interrupted
     }
 }
 

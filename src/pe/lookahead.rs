@@ -9,13 +9,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use super::{Observer, PeError};
+use super::PeError;
 use crate::artifacts::{Population, ShardStore};
 use crate::atomic;
 use crate::embedders::EmbedPipeline;
 use crate::embedders::{Embedder, EmbedderError, Embeddings};
 use crate::generators::{Condition, Generator, SampleRequest};
 use crate::images::ImageBatch;
+use crate::progress::{Observer, Unit};
 use crate::streams::{Phase, RngKey};
 
 /// Everything that the embeddings of one population depend on.
@@ -51,7 +52,7 @@ impl Lookahead<'_> {
         let rounds = u64::from(self.degree.max(1));
         let mut ranges = units.finished(total)?;
         let mut done: u64 = ranges.iter().map(|r| r.len() as u64 * rounds).sum();
-        observer.begin("lookahead", total as u64 * rounds);
+        observer.begin("lookahead", Some(total as u64 * rounds), Unit::Steps);
         observer.resume(done);
         thread::scope(|scope| {
             let mut embedding = EmbedPipeline::new(self.embedder, scope);
@@ -100,17 +101,14 @@ impl Lookahead<'_> {
         let mut given = 0;
         while round < rounds {
             if round + given < rounds {
-                if observer.interrupted() {
-                    observer.end();
-                    return Err(PeError::Interrupted);
-                }
+                observer.end_if_cancelled()?;
                 let seen = if self.degree == 0 {
                     images.clone()
                 } else {
                     self.vary(population, &images, range, round + given)?
                 };
                 for note in self.generator.drain_warnings() {
-                    observer.line(&note);
+                    observer.message(&note);
                 }
                 embedding.give(seen);
                 given += 1;

@@ -3,7 +3,6 @@
 mod config;
 mod error;
 mod lookahead;
-mod observer;
 mod offspring;
 mod plan;
 mod run;
@@ -11,7 +10,6 @@ mod schedule;
 
 pub use config::{EvolutionConfig, OutputConfig, PopulationSpec};
 pub use error::PeError;
-pub use observer::Observer;
 pub use plan::{Cost, Plan};
 pub use run::{InitialSamples, Run};
 pub use schedule::{Schedule, Scheduled};

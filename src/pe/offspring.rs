@@ -4,10 +4,11 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::thread;
 
-use super::{Observer, PeError};
+use super::PeError;
 use crate::artifacts::{ClassLayout, Population, ShardStore, ShardWriter};
 use crate::generators::{Condition, Generator, SampleRequest};
 use crate::images::ImageBatch;
+use crate::progress::{Observer, Unit};
 use crate::streams::{Phase, RngKey};
 
 /// One sample of a population to be: where it comes from.
@@ -93,19 +94,19 @@ impl Offspring<'_> {
         let total = self.origins.len();
         let finished = units.finished(total)?;
         let mut done: usize = finished.iter().map(Range::len).sum();
-        observer.begin(stage, total as u64);
+        observer.begin(stage, Some(total as u64), Unit::Steps);
         observer.resume(done as u64);
         thread::scope(|scope| {
             let mut writing = ShardWriter::new(scope, &units, self.generator.overlaps_host_work());
             for range in ShardStore::missing(&finished, total, self.generator.batch_size()) {
-                if observer.interrupted() {
+                if observer.is_cancelled() {
                     writing.finish()?;
                     observer.end();
                     return Err(PeError::Interrupted);
                 }
                 let images = self.unit(range.clone(), parents)?;
                 for note in self.generator.drain_warnings() {
-                    observer.line(&note);
+                    observer.message(&note);
                 }
                 done += writing.write(range, images)?;
                 observer.advance(done as u64);

@@ -8,7 +8,7 @@ use candle_core::Device;
 
 use super::lookahead::Lookahead;
 use super::offspring::{Lineage, Offspring, global, initial_origins, origins};
-use super::{Observer, PeError, Plan};
+use super::{PeError, Plan};
 use crate::artifacts::{ClassLayout, Population, RunDir, ShardStore, npz_error, pictures, store};
 use crate::config::Settings;
 use crate::dataset::PrivateImages;
@@ -20,8 +20,9 @@ use crate::privacy::{
     ClassConditions, Fingerprint, Ledger, NoisyHistogram, PrivateFolder, PublicInputs, Sensitive,
     Statement, UniformFallback, release, sha256_hex,
 };
+use crate::progress::Observer;
 use crate::streams::{Phase, RngKey};
-use crate::voting::{Poll, PrivateEmbeddings, VotingError, nn_histogram, select, threshold};
+use crate::voting::{PrivateEmbeddings, VotingError, nn_histogram, select, threshold};
 
 /// A run about to happen: everything is loaded and checked, nothing is spent.
 pub struct Run<'a> {
@@ -45,23 +46,6 @@ pub struct Run<'a> {
     pub device: &'a Device,
     /// Who watches.
     pub observer: &'a dyn Observer,
-}
-
-/// The observer of a vote.
-struct Watched<'a>(&'a dyn Observer);
-
-impl Poll for Watched<'_> {
-    fn begin(&self, rounds: u64) {
-        self.0.begin("vote", rounds);
-    }
-
-    fn round(&self, done: u64) {
-        self.0.advance(done);
-    }
-
-    fn keep_going(&self) -> bool {
-        !self.0.interrupted()
-    }
 }
 
 /// What stays open during a run.
@@ -179,7 +163,7 @@ impl Session<'_> {
     /// A line for the log and for whoever watches. Public facts only.
     fn say(&self, text: &str) -> Result<(), PeError> {
         self.folder.log(text)?;
-        self.run.observer.line(text);
+        self.run.observer.message(text);
         Ok(())
     }
 
@@ -575,7 +559,7 @@ impl Session<'_> {
             evolution.nearest_neighbors as usize,
             evolution.metric,
             run.device,
-            &Watched(run.observer),
+            run.observer,
         );
         run.observer.end();
         let counts = counts.map_err(|error| match error {

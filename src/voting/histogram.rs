@@ -9,6 +9,7 @@ use super::nearest::{Metric, NearestError, Queries, search};
 use crate::embedders::Embeddings;
 use crate::exit_code::{self, ExitCode};
 use crate::privacy::Sensitive;
+use crate::progress::{Observer, Unit};
 
 /// Why votes could not be cast.
 #[derive(Debug, Error)]
@@ -95,16 +96,6 @@ const MAX_PASSES: u64 = 10;
 /// prepared anew, which takes as long as some hundred voters.
 const MULTIPLY_ADDS_PER_PASS: f64 = 2e12;
 
-/// Who hears of the vote's progress and can stop it.
-pub trait Poll {
-    /// A vote of so many passes begins.
-    fn begin(&self, passes: u64);
-    /// So many passes are over.
-    fn round(&self, done: u64);
-    /// Whether to go on.
-    fn keep_going(&self) -> bool;
-}
-
 /// How many passes a vote of `voters` for `samples` takes. Of public numbers alone: classes of equal size are
 /// assumed, whatever they are.
 fn passes(voters: &PrivateEmbeddings, samples: usize, dimension: usize) -> u64 {
@@ -125,7 +116,7 @@ fn chunk(members: &[usize], pass: u64, passes: u64) -> &[usize] {
 /// order, covering all). The result is one count a sample. Each private image adds 1 to exactly `k` bins:
 /// the histogram's L2 sensitivity is √k under adding or removing one image.
 ///
-/// In each pass an equal part of every class votes. So passes take equally long, and what `poll` hears and
+/// In each pass an equal part of every class votes. So passes take equally long, and what `observer` hears and
 /// when says nothing of how the images are divided among the classes.
 ///
 /// # Errors
@@ -137,7 +128,7 @@ pub fn nn_histogram(
     k: usize,
     metric: Metric,
     device: &Device,
-    poll: &dyn Poll,
+    observer: &dyn Observer,
 ) -> Result<Sensitive<Vec<u64>>, VotingError> {
     if ranges.len() != voters.classes {
         return Err(VotingError::Shape(format!(
@@ -157,7 +148,7 @@ pub fn nn_histogram(
     }
     let mut histogram = Sensitive::new(vec![0u64; population.len()]);
     let passes = passes(voters, population.len(), population.dimension());
-    poll.begin(passes);
+    observer.begin("vote", Some(passes), Unit::Steps);
     for pass in 0..passes {
         for (class, range) in ranges.iter().enumerate() {
             let candidates = (population.rows(range.clone()), population.dimension());
@@ -167,9 +158,7 @@ pub fn nn_histogram(
                     vectors: &partition.embeddings,
                     members: chunk(members, pass, passes),
                 };
-                search(&queries, candidates, k, metric, device, &|| {
-                    poll.keep_going()
-                })
+                search(&queries, candidates, k, metric, device, observer)
             });
             let ids = ids.map_err(|source| match source {
                 NearestError::Interrupted => VotingError::Interrupted,
@@ -185,7 +174,7 @@ pub fn nn_histogram(
                 counts
             });
         }
-        poll.round(pass + 1);
+        observer.advance(pass + 1);
     }
     Ok(histogram)
 }
@@ -193,34 +182,44 @@ pub fn nn_histogram(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::{Cell, RefCell};
+    use crate::progress::{Cancellation, Progress};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
     #[derive(Default)]
     struct Heard {
-        passes: Cell<u64>,
-        told: RefCell<Vec<u64>>,
-        asked: Cell<usize>,
+        passes: AtomicU64,
+        told: Mutex<Vec<u64>>,
+        asked: AtomicUsize,
         stop_at: Option<usize>,
     }
 
-    impl Poll for Heard {
-        fn begin(&self, passes: u64) {
-            self.passes.set(passes);
+    impl Progress for Heard {
+        fn begin(&self, _: &str, passes: Option<u64>, _: Unit) {
+            self.passes.store(passes.unwrap(), SeqCst);
         }
 
-        fn round(&self, done: u64) {
-            self.told.borrow_mut().push(done);
+        fn resume(&self, _: u64) {}
+
+        fn advance(&self, done: u64) {
+            self.told.lock().unwrap().push(done);
         }
 
-        fn keep_going(&self) -> bool {
-            self.asked.set(self.asked.get() + 1);
-            self.stop_at.is_none_or(|stop| self.asked.get() < stop)
+        fn end(&self) {}
+
+        fn message(&self, _: &str) {}
+    }
+
+    impl Cancellation for Heard {
+        fn is_cancelled(&self) -> bool {
+            let asked = self.asked.fetch_add(1, SeqCst) + 1;
+            self.stop_at.is_some_and(|stop| asked >= stop)
         }
     }
 
     /// Voters on a line, `(position, class)`, and four samples: 0 and 10 of the first class, 0 and 10 of
     /// the second.
-    fn vote(voters: &[(f32, u32)], poll: &Heard) -> Result<Sensitive<Vec<u64>>, VotingError> {
+    fn vote(voters: &[(f32, u32)], observer: &Heard) -> Result<Sensitive<Vec<u64>>, VotingError> {
         let count = voters.len();
         let positions = voters.iter().map(|v| v.0).collect();
         let labels = voters.iter().map(|v| v.1).collect();
@@ -238,7 +237,7 @@ mod tests {
             1,
             Metric::L2,
             &Device::Cpu,
-            poll,
+            observer,
         )
     }
 
@@ -258,7 +257,10 @@ mod tests {
                 .map(|i| (i as f32, u32::from(i % 100 < share)))
                 .collect();
             let _votes = vote(&voters, &heard).unwrap();
-            (heard.passes.get(), heard.told.take())
+            (
+                heard.passes.load(SeqCst),
+                heard.told.lock().unwrap().clone(),
+            )
         };
         assert_eq!(heard(50), (1, vec![1]));
         assert_eq!(heard(3), heard(50));
@@ -316,7 +318,7 @@ mod tests {
             let ranges = [0..4, 4..9];
             let metric = Metric::L2;
             let votes = nn_histogram(&samples, &ranges, &voters, 2, metric, &Device::Cpu, &heard);
-            (heard.passes.get(), votes.unwrap())
+            (heard.passes.load(SeqCst), votes.unwrap())
         };
         let (one, alone) = count(50);
         // As if there were so many voters that the vote took passes.

@@ -9,6 +9,6 @@ mod histogram;
 mod nearest;
 mod select;
 
-pub use histogram::{Poll, PrivateEmbeddings, VotingError, nn_histogram};
+pub use histogram::{PrivateEmbeddings, VotingError, nn_histogram};
 pub use nearest::{Metric, NearestError, nearest_neighbors};
 pub use select::{Selection, SelectionMode, select, threshold};

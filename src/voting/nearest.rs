@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::embedders::Embeddings;
+use crate::progress::Cancellation;
 use coarse::{CoarseScorer, Pass, Products};
 use shortlist::Shortlist;
 use space::MetricTransform;
@@ -90,7 +91,7 @@ const DEVICE_BLOCK: usize = 1024;
 /// The `k` nearest candidates of each query, nearest first: `u32[queries, k]`, row-major; the same on
 /// every device.
 ///
-/// `device` does the matrix products; `keep_going` is asked between blocks and stops the
+/// `device` does the matrix products; `cancellation` is checked between blocks and stops the
 /// search by returning `false`.
 ///
 /// # Errors
@@ -101,7 +102,7 @@ pub fn nearest_neighbors(
     k: usize,
     metric: Metric,
     device: &Device,
-    keep_going: &dyn Fn() -> bool,
+    cancellation: &dyn Cancellation,
 ) -> Result<Vec<u32>, NearestError> {
     let everyone: Vec<usize> = (0..queries.len()).collect();
     let queries = Queries {
@@ -115,7 +116,7 @@ pub fn nearest_neighbors(
         k,
         metric,
         device,
-        keep_going,
+        cancellation,
     )
 }
 
@@ -132,7 +133,7 @@ pub(super) fn search(
     k: usize,
     metric: Metric,
     device: &Device,
-    keep_going: &dyn Fn() -> bool,
+    cancellation: &dyn Cancellation,
 ) -> Result<Vec<u32>, NearestError> {
     search_by(
         queries,
@@ -140,7 +141,7 @@ pub(super) fn search(
         k,
         metric,
         &Products::on(device),
-        keep_going,
+        cancellation,
     )
 }
 
@@ -150,7 +151,7 @@ fn search_by(
     k: usize,
     metric: Metric,
     products: &Products,
-    keep_going: &dyn Fn() -> bool,
+    cancellation: &dyn Cancellation,
 ) -> Result<Vec<u32>, NearestError> {
     let (vectors, dimension) = candidates;
     if queries.vectors.dimension() != dimension {
@@ -179,7 +180,7 @@ fn search_by(
     let wave = at_once * in_block;
     let waves = queries.members.chunks(wave).zip(ids.chunks_mut(wave * k));
     for (members, ids) in waves {
-        if !keep_going() {
+        if cancellation.is_cancelled() {
             return Err(NearestError::Interrupted);
         }
         let vectors = queries.vectors;
@@ -275,6 +276,7 @@ mod tests {
     use super::space::squared_norm;
     use super::*;
     use crate::kernels::testing::on_each_path;
+    use crate::progress::{AlwaysCancelled, Silent};
     use crate::streams::{Phase, RngKey};
     use proptest::prelude::*;
 
@@ -343,7 +345,7 @@ mod tests {
                 members: &everyone,
             };
             let candidates = (candidates.data(), candidates.dimension());
-            search_by(&queries, candidates, k, metric, products, &|| true)
+            search_by(&queries, candidates, k, metric, products, &Silent)
         };
         let tiled = by(&Products::Tiled(Device::Cpu))?;
         on_each_path(|| {
@@ -382,7 +384,7 @@ mod tests {
         for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
             for k in [1, 4] {
                 let found =
-                    nearest_neighbors(&queries, &candidates, k, metric, &Device::Cpu, &|| true)
+                    nearest_neighbors(&queries, &candidates, k, metric, &Device::Cpu, &Silent)
                         .unwrap();
                 assert!(
                     found == brute_force(&queries, &candidates, k, metric),
@@ -552,9 +554,8 @@ mod tests {
     #[test]
     fn bad_requests_are_named() {
         let (a, b) = (random(3, 4, 0), random(3, 5, 1));
-        let go = || true;
         let run = |q: &Embeddings, c: &Embeddings, k: usize| {
-            nearest_neighbors(q, c, k, Metric::L2, &Device::Cpu, &go)
+            nearest_neighbors(q, c, k, Metric::L2, &Device::Cpu, &Silent)
         };
         assert!(matches!(
             run(&a, &b, 1),
@@ -566,7 +567,7 @@ mod tests {
             run(&a, &nan, 1),
             Err(NearestError::NotFinite { index: 0 })
         ));
-        let stopped = nearest_neighbors(&a, &a, 1, Metric::L2, &Device::Cpu, &|| false);
+        let stopped = nearest_neighbors(&a, &a, 1, Metric::L2, &Device::Cpu, &AlwaysCancelled);
         assert!(matches!(stopped, Err(NearestError::Interrupted)));
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use dpsyn::fetch::{Catalogue, FetchError, Fetcher, Options, Patience};
-use dpsyn::net::{Backoff, Watch};
+use dpsyn::net::Backoff;
+use dpsyn::progress::{Progress, Unit};
 
 use crate::support::file_server::{Asked, FileServer, Reply, Served};
 use crate::support::shop::{
@@ -15,12 +16,12 @@ use crate::support::shop::{
 #[derive(Default)]
 struct Lines(Mutex<Vec<String>>);
 
-impl Watch for Lines {
-    fn begin(&self, _: &str, _: Option<u64>) {}
+impl Progress for Lines {
+    fn begin(&self, _: &str, _: Option<u64>, _: Unit) {}
     fn resume(&self, _: u64) {}
     fn advance(&self, _: u64) {}
     fn end(&self) {}
-    fn line(&self, text: &str) {
+    fn message(&self, text: &str) {
         self.0.lock().unwrap().push(text.to_owned());
     }
 }

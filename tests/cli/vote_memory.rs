@@ -1,13 +1,14 @@
 //! What a vote of Camelyon17's size holds in memory.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Instant;
 
 use candle_core::Device;
 use dpsyn::embedders::Embeddings;
 use dpsyn::privacy::Sensitive;
+use dpsyn::progress::{Cancellation, Progress, Unit};
 use dpsyn::streams::{Phase, RngKey};
-use dpsyn::voting::{Metric, Poll, PrivateEmbeddings, VotingError, nn_histogram};
+use dpsyn::voting::{Metric, PrivateEmbeddings, VotingError, nn_histogram};
 
 use crate::memory::of_this_process as memory;
 
@@ -32,21 +33,29 @@ fn vectors(sample: u64) -> Embeddings {
 /// Stops the vote after so many rounds.
 struct StopAfter {
     rounds: u64,
-    all: Cell<u64>,
-    done: Cell<u64>,
+    all: AtomicU64,
+    done: AtomicU64,
 }
 
-impl Poll for StopAfter {
-    fn begin(&self, rounds: u64) {
-        self.all.set(rounds);
+impl Progress for StopAfter {
+    fn begin(&self, _: &str, rounds: Option<u64>, _: Unit) {
+        self.all.store(rounds.unwrap_or(0), SeqCst);
     }
 
-    fn round(&self, done: u64) {
-        self.done.set(done);
+    fn resume(&self, _: u64) {}
+
+    fn advance(&self, done: u64) {
+        self.done.store(done, SeqCst);
     }
 
-    fn keep_going(&self) -> bool {
-        self.done.get() < self.rounds
+    fn end(&self) {}
+
+    fn message(&self, _: &str) {}
+}
+
+impl Cancellation for StopAfter {
+    fn is_cancelled(&self) -> bool {
+        self.done.load(SeqCst) >= self.rounds
     }
 }
 
@@ -64,8 +73,8 @@ fn camelyon17_votes_in_bounded_memory() {
     let rounds = std::env::var("DPSYN_VOTE_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
     let poll = StopAfter {
         rounds,
-        all: Cell::new(0),
-        done: Cell::new(0),
+        all: AtomicU64::new(0),
+        done: AtomicU64::new(0),
     };
     let begun = Instant::now();
     let voted = nn_histogram(
@@ -79,7 +88,7 @@ fn camelyon17_votes_in_bounded_memory() {
     );
     let seconds = begun.elapsed().as_secs_f64();
     let (peak, _) = memory();
-    let (done, all) = (poll.done.get(), poll.all.get());
+    let (done, all) = (poll.done.load(SeqCst), poll.all.load(SeqCst));
     println!("{done} of {all} rounds in {seconds:.1} s; {before} MB before, peak {peak} MB");
     assert!(matches!(voted, Err(VotingError::Interrupted)) || (voted.is_ok() && done == all));
     // One copy of one class' candidates, and little else.

@@ -3,6 +3,7 @@
 use candle_core::Device;
 use dpsyn::embedders::Embeddings;
 use dpsyn::metrics::precision_recall::{precision_recall, radii};
+use dpsyn::progress::Silent;
 
 use super::{Case, Outcome, Tolerance};
 
@@ -25,7 +26,7 @@ pub fn check(case: &Case) -> Outcome {
             let (expected, _) = case.f64s(&name)?;
             RADII.check(&name, &radii(set, k, &Device::Cpu)?, &expected)?;
         }
-        let found = precision_recall(&real, &generated, k, &Device::Cpu, &|| true)?;
+        let found = precision_recall(&real, &generated, k, &Device::Cpu, &Silent)?;
         let share = |key: &str| row[key].as_f64().ok_or(format!("a row without {key}"));
         SHARES.check(
             &format!("{index}, k = {k}: precision and recall"),

@@ -15,8 +15,8 @@ use crate::models::clip::{ClipText, ClipTextConfig};
 use crate::models::stable_diffusion::{
     AutoencoderKl, AutoencoderKlConfig, UNet2DCondition, UNet2DConditionConfig,
 };
-use crate::net::Watch;
 use crate::privacy::sha256_hex;
+use crate::progress::Progress;
 
 /// Every file that a run reads.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Files {
     pub fn find(
         config: &Config,
         base: Option<&Path>,
-        watch: &dyn Watch,
+        progress: &dyn Progress,
     ) -> Result<Self, GeneratorError> {
         // A relative folder starts at `base`; an id of the hub does not.
         let based = base
@@ -83,7 +83,7 @@ impl Files {
             unet,
             vae,
         ] = FILES;
-        let get = |names: &[&str]| files.get(names, watch);
+        let get = |names: &[&str]| files.get(names, progress);
         Ok(Self {
             scheduler: get(scheduler)?,
             vocab: get(vocab)?,

@@ -13,7 +13,8 @@ use super::{Checked, FilesError, State};
 use crate::atomic;
 use crate::hub::digest::{git_blob_file, sha256_file};
 use crate::locking;
-use crate::net::{Extent, Offline, Part, Patience, Transfer, TransferError, Watch};
+use crate::net::{Extent, Offline, Part, Patience, Transfer, TransferError};
+use crate::progress::Progress;
 
 /// More bytes than a file has, where the hub does not tell its length.
 const MAX_FILE: u64 = 1 << 36;
@@ -89,7 +90,7 @@ impl Repository {
     pub(super) fn get(
         &self,
         names: &[&str],
-        watch: &dyn Watch,
+        progress: &dyn Progress,
     ) -> Result<Option<PathBuf>, FilesError> {
         if let Some(path) = self.cached(names) {
             return Ok(Some(path));
@@ -100,7 +101,7 @@ impl Repository {
             by: *by,
         })?;
         for name in names {
-            match self.download(server, name, watch) {
+            match self.download(server, name, progress) {
                 Ok(path) => return Ok(Some(path)),
                 Err(TransferError::Refused {
                     status: Some(404), ..
@@ -122,12 +123,12 @@ impl Repository {
         &self,
         server: &Server,
         name: &str,
-        watch: &dyn Watch,
+        progress: &dyn Progress,
     ) -> Result<PathBuf, TransferError> {
         let url = server.address(&self.id, &self.revision, name);
         let transfer = Transfer {
             patience: self.patience,
-            watch,
+            progress,
         };
         let card = transfer.persist(&url, name, &|| Ok(0), &mut || server.card(&url))?;
         if is_commit(&self.revision) && card.commit != self.revision {
@@ -139,7 +140,7 @@ impl Repository {
         let _lock = lock(&blob)?;
         if !blob.is_file() {
             // Off a terminal, nothing else tells for a while that minutes pass with this.
-            watch.line(&format!("downloading {name} of {}", self.id));
+            progress.message(&format!("downloading {name} of {}", self.id));
             fetch(&transfer, server, (&url, name), &card, &blob)?;
         }
         let path = snapshot.join(name);
@@ -242,8 +243,8 @@ fn fetch(
             return Err(TransferError::refused(url, message));
         }
         transfer
-            .watch
-            .line(&format!("{name}: {message}: beginning anew"));
+            .progress
+            .message(&format!("{name}: {message}: beginning anew"));
     }
 }
 
@@ -294,7 +295,8 @@ fn link(snapshot: &Path, name: &str, blob: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{Backoff, Silent};
+    use crate::net::Backoff;
+    use crate::progress::Silent;
     use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
     use std::time::Duration;
