@@ -68,6 +68,8 @@ pub enum Reply {
 }
 
 /// A request.
+// Only the hub's tests read all fields.
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// From 0.

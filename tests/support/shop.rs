@@ -11,6 +11,7 @@ use flate2::write::GzEncoder;
 use super::file_server::{FileServer, Served, sha256};
 
 /// The hub's commit in all tests.
+#[cfg(feature = "hub")]
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// Images of each training batch, and of the test batch.
 pub const BATCH: usize = 4;
