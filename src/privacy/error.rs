@@ -1,4 +1,4 @@
-//! Everything that can go wrong in this module.
+//! [`PrivacyError`]: every failure of the privacy core.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,45 +6,45 @@ use std::path::{Path, PathBuf};
 use crate::exit_code::{self, ExitCode};
 use thiserror::Error;
 
-/// Why the privacy machinery refused or failed. No message contains anything derived from private
-/// images.
+/// The reason why the privacy core refused or failed. No message contains anything that is derived
+/// from private images.
 #[derive(Debug, Error)]
 pub enum PrivacyError {
-    /// A configured value is out of range; names the key.
+    /// A configured value is out of range.
     #[error("{key}: {message}")]
     Config {
         /// The configuration key, as in `delta`.
         key: &'static str,
-        /// What is wrong and what was expected.
+        /// The fault, and the expected value.
         message: String,
     },
-    /// The operating system gave no random bytes.
+    /// The operating system supplied no random bytes.
     #[error("the operating system's random generator failed: {source}")]
     Randomness {
-        /// What it reported.
+        /// The error of the operating system.
         source: getrandom::Error,
     },
     /// A file operation failed.
     #[error("failed to {action} {}: {source}", path.display())]
     Io {
-        /// What was attempted.
+        /// The attempted action, as a verb: `write`.
         action: &'static str,
-        /// On which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the file system reported.
+        /// The error of the file system.
         source: io::Error,
     },
-    /// The private folder is not what it has to be.
+    /// The private folder is not a folder of mode 0700.
     #[error("private folder {}: {message}", path.display())]
     PrivateFolder {
         /// The folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         message: String,
     },
-    /// A file in the private folder cannot be read back. Says nothing about its content.
+    /// A file in the private folder cannot be read back. The message does not quote its content.
     #[error(
-        "{} is damaged or in another format ({kind}): delete it to have it made again",
+        "{} is damaged or has another format ({kind}): delete it, and dpsyn creates it again",
         path.display()
     )]
     PrivateFile {
@@ -53,59 +53,59 @@ pub enum PrivacyError {
         /// The kind of failure.
         kind: io::ErrorKind,
     },
-    /// Another process works in the same folder.
-    #[error("{} is in use by another process: only one run may write to a folder", path.display())]
+    /// Another process holds the ledger.
+    #[error("{} is in use by another process: only one run at a time may write to a result folder", path.display())]
     LedgerLocked {
         /// The ledger.
         path: PathBuf,
     },
-    /// A line of the ledger is not what this program would have written there.
+    /// A line of the ledger differs from the one that this program writes at that position.
     #[error("{}, line {line}: {message}", path.display())]
     LedgerLine {
         /// The ledger.
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault.
         message: String,
     },
-    /// The ledger belongs to a run with other parameters.
+    /// The ledger belongs to a run with other terms.
     #[error(
-        "{}: `{key}` is {ledger} in the ledger and {present} now: \
-         a run continues only under the terms that it began with; use another output folder",
+        "{}: `{key}` was {ledger} at the start of the run and is {present} now: \
+         restore the value to resume the run, or use another output folder",
         path.display()
     )]
     LedgerTerms {
         /// The ledger.
         path: PathBuf,
-        /// The header's key that differs.
+        /// The key of the header with different values.
         key: String,
-        /// Its value in the ledger.
+        /// The value in the ledger, as JSON.
         ledger: String,
-        /// Its value in the present run.
+        /// The value of the present command, as JSON.
         present: String,
     },
-    /// A charge or a release out of turn.
+    /// A charge or a release out of order.
     #[error("iteration {iteration}: {message}")]
     Order {
-        /// The iteration asked for.
+        /// The requested iteration.
         iteration: u32,
-        /// Why not.
+        /// The reason for the refusal.
         message: String,
     },
-    /// An earlier write to the ledger failed, so its state on disk is unknown.
+    /// An earlier write to the ledger failed, so its content on disk is unknown.
     #[error(
-        "{}: an earlier write failed, so what is on disk is unknown: run the command again",
+        "{}: an earlier write failed, so its content on disk is unknown: run the command again",
         path.display()
     )]
     LedgerBroken {
         /// The ledger.
         path: PathBuf,
     },
-    /// The private data are not those that the run began with.
+    /// The private data differ from those at the start of the run.
     #[error("{message}")]
     PrivateData {
-        /// What does not match.
+        /// The mismatch, and how to proceed.
         message: String,
     },
 }
@@ -128,7 +128,7 @@ impl ExitCode for PrivacyError {
 }
 
 impl PrivacyError {
-    /// A configuration error.
+    /// Returns a [`PrivacyError::Config`].
     pub(super) fn config(key: &'static str, message: impl Into<String>) -> Self {
         Self::Config {
             key,
@@ -136,7 +136,7 @@ impl PrivacyError {
         }
     }
 
-    /// For `map_err` on file operations.
+    /// Returns a closure for `map_err` that creates a [`PrivacyError::Io`] about `path`.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io {

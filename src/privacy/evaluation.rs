@@ -1,36 +1,39 @@
-//! The door for figures about private images: to their owner's terminal, marked.
+//! Metrics of private images on their owner's terminal, each line marked as private.
 
 use super::sensitive::Sensitive;
 
-/// What stands before every such line.
+/// The prefix of every line about a private value.
 pub const PRIVATE_MARK: &str = "[private, not for release]";
 
-/// Says that the owner of the private images asked for figures about them, which no privacy budget
-/// covers. [`print_marked_private`] takes it, so that nothing is shown by accident.
+/// Proof that the owner of the private images requested metrics of them, which no privacy budget
+/// covers. [`print_marked_private`] requires it, so that no value is printed by accident.
 #[derive(Debug)]
 #[must_use]
 pub struct PrivateEvaluationConsent(());
 
 impl PrivateEvaluationConsent {
-    /// Call this only where the configuration or the command line asks for an evaluation.
+    /// Creates the proof. For callers that have read the request from the configuration or from the
+    /// command line.
     pub fn given_by_owner() -> Self {
         Self(())
     }
 }
 
-/// Shows lines about a sensitive value to its owner, each behind [`PRIVATE_MARK`]. Beside files in the
-/// [`PrivateFolder`](super::PrivateFolder), this is the only way in which an evaluation leaves the
-/// wall. `show` must write to the terminal of whoever asked, never to a file of the result folder.
+/// Prints lines about a sensitive value for its owner, each with the prefix [`PRIVATE_MARK`].
 ///
-/// `lines` is a plain function, not a closure: it gets the value and can carry nothing else away.
+/// Apart from files in the [`PrivateFolder`](super::PrivateFolder), this is the only output of an
+/// evaluation against private images. `print` must write to the owner's terminal or into the
+/// private folder, never into another file of the result folder.
+///
+/// `lines` is a plain function and not a closure, so it cannot store the value elsewhere.
 pub fn print_marked_private<T>(
-    _asked: &PrivateEvaluationConsent,
+    _consent: &PrivateEvaluationConsent,
     value: &Sensitive<T>,
     lines: fn(&T) -> Vec<String>,
-    show: &mut dyn FnMut(&str),
+    print: &mut dyn FnMut(&str),
 ) {
     for line in lines(value.expose()) {
-        show(&format!("{PRIVATE_MARK} {line}"));
+        print(&format!("{PRIVATE_MARK} {line}"));
     }
 }
 

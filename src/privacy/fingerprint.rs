@@ -1,4 +1,4 @@
-//! Recognising the private data without revealing them.
+//! A hash that recognizes the private data without revealing them.
 
 use std::fmt::Write as _;
 
@@ -6,14 +6,14 @@ use sha2::{Digest, Sha256};
 
 use super::sensitive::Sensitive;
 
-/// SHA-256 of private data. A hash of private data is itself derived from them (whoever can guess a
-/// candidate data set can test it), so it exists only as `Sensitive<Fingerprint>` and is stored
-/// only in the private folder.
+/// SHA-256 of private data. The hash is itself derived from the private data: an observer who can
+/// guess a candidate data set could test the guess. It therefore exists only as
+/// `Sensitive<Fingerprint>` and is stored only in the private folder.
 pub struct Fingerprint(pub(super) [u8; 32]);
 
 impl Fingerprint {
-    /// Hashes `parts` in order, each preceded by its length, so that moving a boundary between
-    /// parts gives another fingerprint.
+    /// Hashes `parts` in order, each preceded by its length (8 bytes, little-endian), so that
+    /// moving a boundary between two parts changes the fingerprint.
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hasher = Sha256::new();
         for part in parts {
@@ -24,14 +24,15 @@ impl Fingerprint {
     }
 }
 
-/// Whether two readings of the private data gave the same. One bit leaves the wall, and it is the
-/// same for all data sets as long as nobody changes files during a run.
+/// Returns true if two readings of the private data gave the same bytes. This one bit is not
+/// sensitive: it is true for every data set as long as no file changes during a run.
 #[must_use]
 pub fn same_data(before: &Sensitive<Fingerprint>, now: &Sensitive<Fingerprint>) -> bool {
     before.expose().0 == now.expose().0
 }
 
-/// SHA-256 of *public* bytes (a configuration, a released histogram) as 64 hexadecimal digits.
+/// Returns the SHA-256 of *public* bytes (a configuration, a released histogram) as 64 hexadecimal
+/// digits.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes)

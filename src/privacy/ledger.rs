@@ -1,33 +1,34 @@
-//! `ledger.jsonl`: every charge, on disk before noise is drawn.
+//! `ledger.jsonl`: every charge, on disk before its noise is sampled.
 //!
-//! The file is public and append-only, one JSON object a line:
+//! The file is public and append-only, with one JSON object per line:
 //!
 //! 1. the header: the terms of the run (mechanism, σ, k, T, δ, adjacency, unit, digest of the
 //!    public configuration);
-//! 2. `charge`, before an iteration's noise is drawn, with ε so far;
-//! 3. `stored`, after the noisy histogram is in its place, with its SHA-256; then the next
+//! 2. `charge`, before the noise of an iteration is sampled, with the ε so far;
+//! 3. `stored`, after the noisy histogram is at its final path, with its SHA-256; then the next
 //!    `charge`.
 //!
-//! **What opening checks.** Every line must be, byte for byte, the one that this program writes
-//! there: a header is determined by the present terms and the run's id, a charge by the header and
-//! its number. So a ledger of other terms, an edited one, one with a missing, repeated or
-//! additional line refuses, and says where.
+//! **Checks on opening.** Every line must equal, byte for byte, the line that this program writes
+//! at that position: the present terms and the id of the run determine the header, and the header
+//! and a number determine a charge. A ledger of other terms, an edited ledger, or one with a
+//! missing, repeated or additional line is refused with the number of the line.
 //!
-//! **A torn last line** (one without its newline) is what a crash while appending leaves. The
-//! newline is part of the same write as the line, and a charge is only handed out after that write
-//! was synced. So no noise can have been drawn against a torn charge, and a torn `stored` line
-//! says nothing that the stored file does not: either may be cut off, provided that it is the
-//! beginning of the line that was due. A *complete* charge always stands, even if the crash came
+//! **Torn last line.** A crash while appending leaves a last line without its newline. The newline
+//! is part of the same write as the line, and a charge is handed out only after that write was
+//! synced. No noise can therefore have been sampled against a torn charge, and a torn `stored`
+//! line contains nothing that the stored file does not. Either may be cut off, provided that it is
+//! a prefix of the line that was due. A *complete* charge always stands, even if the crash came
 //! before the sync returned.
 //!
-//! **No second draw for a histogram that is out.** A charge without its `stored` line is handed
-//! out again by the next process (the first draw never left the process that made it; see
-//! `mechanism`). With its `stored` line it is not, even if the file is gone: a histogram that
-//! somebody deleted because they did not like it has been seen.
+//! **No second sample for a published histogram.** A charge without its `stored` line is handed
+//! out again by the next process (the first sample never left its process; see `mechanism`). A
+//! charge with its `stored` line is not, even if the histogram file no longer exists: a user who
+//! deleted an unwelcome histogram has seen it.
 //!
-//! **One process.** The open ledger is locked; the lock ends with the process, however it ends.
+//! **One process.** The open ledger is locked. The operating system releases the lock when the
+//! process ends, in whichever way it ends.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -44,15 +45,15 @@ use super::private_folder::PrivateFolder;
 use super::rounding::ShownEpsilon;
 use super::sensitive::Sensitive;
 use super::settings::{ResolvedPrivacy, Unit};
-use crate::atomic;
+use crate::{atomic, locking};
 
-/// The ledger's name in the result folder.
+/// File name of the ledger in the result folder.
 const LEDGER: &str = "ledger.jsonl";
 
-/// The fingerprint's name in the private folder.
+/// File name of the fingerprint in the private folder.
 const FINGERPRINT: &str = "fingerprint";
 
-/// How every header begins.
+/// The bytes with which every header begins.
 const TITLE: &str = "{\"ledger\":\"dpsyn privacy ledger\",\"version\":1,";
 
 #[derive(Serialize)]
@@ -92,34 +93,36 @@ enum Record<'a> {
     },
 }
 
-/// The open, locked, validated ledger of a run.
+/// The ledger of a run: open, locked and validated.
 pub struct Ledger {
     file: File,
     path: PathBuf,
     privacy: ResolvedPrivacy,
     config_sha256: String,
     run_id: String,
-    /// For each charged iteration, from 1: the digest of its stored histogram. Only the last may
-    /// lack one.
+    /// The digest of the stored histogram of each charged iteration, from iteration 1 on. Only the
+    /// last entry may be `None`.
     stored: Vec<Option<String>>,
-    /// The iteration whose charge this process handed out last.
+    /// The iteration whose charge this process handed out last: it hands out each charge once.
     handed_out: Option<u32>,
+    /// True after a failed write: the content of the file on disk is then unknown.
     broken: bool,
 }
 
 impl Ledger {
-    /// Opens `folder/ledger.jsonl` for the run with these terms, making it if the folder has none,
-    /// and removes what a killed process left unfinished in the private folder.
+    /// Opens `folder/ledger.jsonl` for a run with these terms, or creates it if the folder has
+    /// none, and deletes unfinished files of a killed process from the private folder.
     ///
-    /// `config_sha256` is the digest of the run's *public* configuration
-    /// ([`sha256_hex`](super::sha256_hex)); `data` the fingerprint of the private images.
+    /// `config_sha256` is the digest of the *public* configuration of the run
+    /// ([`sha256_hex`](super::sha256_hex)); `data` is the fingerprint of the private images.
     ///
     /// # Errors
-    /// [`PrivacyError::LedgerLocked`] when another process has it; [`PrivacyError::LedgerTerms`]
-    /// when it was begun under other terms; [`PrivacyError::LedgerLine`] when a line is not what
-    /// it must be; [`PrivacyError::PrivateData`] when the private images are not those it was
-    /// begun with, or when the ledger or the fingerprint was removed; [`PrivacyError::Io`] from
-    /// the file system.
+    /// Returns [`PrivacyError::LedgerLocked`] if another process holds the ledger,
+    /// [`PrivacyError::LedgerTerms`] if the ledger was begun under other terms,
+    /// [`PrivacyError::LedgerLine`] if a line differs from the expected one,
+    /// [`PrivacyError::PrivateData`] if the private images differ from those at the start of the
+    /// run or if the ledger or the fingerprint was removed, and [`PrivacyError::Io`] from the file
+    /// system.
     pub fn open(
         folder: &Path,
         privacy: &ResolvedPrivacy,
@@ -128,18 +131,10 @@ impl Ledger {
         data: &Sensitive<Fingerprint>,
     ) -> Result<Self, PrivacyError> {
         let path = folder.join(LEDGER);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(PrivacyError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(PrivacyError::LedgerLocked { path }),
-            Err(TryLockError::Error(error)) => return Err(PrivacyError::io("lock", &path)(error)),
-        }
+        let Some(file) = locking::lock(&path).map_err(PrivacyError::io("open and lock", &path))?
+        else {
+            return Err(PrivacyError::LedgerLocked { path });
+        };
         let mut ledger = Self {
             file,
             path,
@@ -150,7 +145,7 @@ impl Ledger {
             handed_out: None,
             broken: false,
         };
-        let begun = ledger.take_up()?;
+        let begun = ledger.replay()?;
         ledger.check_data(begun, private, data)?;
         if !begun {
             ledger.begin(folder)?;
@@ -162,17 +157,17 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Charges the release of `iteration` (counted from 1) and hands out the permission to draw its
-    /// noise. The charge is on disk when this returns.
+    /// Charges the release of `iteration` (counted from 1) and returns the permission to sample its
+    /// noise. The entry is on disk when this function returns.
     ///
-    /// An iteration whose charge is in the ledger without its histogram having been stored is not
-    /// charged again. Look for the stored histogram first: if it is there, give it to
-    /// [`Ledger::confirm_stored`] instead.
+    /// An iteration with an entry in the ledger and without a stored histogram is not charged a
+    /// second time. Callers look for the stored histogram first: if it exists, they pass it to
+    /// [`Ledger::confirm_stored`] instead of calling this function.
     ///
     /// # Errors
-    /// [`PrivacyError::Order`] when it is not this iteration's turn, when its histogram is out
-    /// already, or when the plan is exhausted; [`PrivacyError::Io`] when the charge could not be
-    /// written, after which the ledger refuses everything else.
+    /// Returns [`PrivacyError::Order`] if another iteration is due, if the histogram of this one
+    /// was already released, or if all planned releases are charged; [`PrivacyError::Io`] if the
+    /// entry could not be written, after which the ledger refuses all further calls.
     pub fn charge(&mut self, iteration: u32) -> Result<Charge, PrivacyError> {
         self.check_usable()?;
         let refuse = |message: String| Err(PrivacyError::Order { iteration, message });
@@ -180,23 +175,23 @@ impl Ledger {
         if (1..=charged).contains(&iteration) {
             if self.digest_of(iteration).is_some() {
                 return refuse(
-                    "its noisy histogram was released already; put the file back, \
-                     or begin again in another output folder"
+                    "its noisy histogram was already released: restore the file votes.npz, \
+                     or start a new run in another output folder"
                         .to_owned(),
                 );
             }
             if self.handed_out == Some(iteration) {
-                return refuse("its charge was used already".to_owned());
+                return refuse("its charge was already used".to_owned());
             }
             self.handed_out = Some(iteration);
             return Ok(Charge::new(iteration, true, &self.privacy));
         }
         if iteration != charged + 1 {
-            return refuse(format!("out of turn: the next is {}", charged + 1));
+            return refuse(format!("out of order: iteration {} is due", charged + 1));
         }
         if self.awaits_storing() {
             return refuse(format!(
-                "out of turn: the noisy histogram of iteration {charged} is not stored"
+                "out of order: the noisy histogram of iteration {charged} is not stored yet"
             ));
         }
         if iteration > self.privacy.releases {
@@ -212,13 +207,15 @@ impl Ledger {
         Ok(Charge::new(iteration, false, &self.privacy))
     }
 
-    /// Says that the histogram of `iteration` is in its place:
-    /// [`UnpublishedHistogram::store`](super::UnpublishedHistogram::store) does, and a resumed run does for every histogram that
-    /// it reads back. Records it, or checks that it is the one recorded.
+    /// Records that the histogram of `iteration` is at its final path, or, if a digest is recorded
+    /// already, checks that the histogram has this digest.
+    ///
+    /// [`UnpublishedHistogram::store`](super::UnpublishedHistogram::store) calls this function for
+    /// a new histogram, and a resumed run calls it for every histogram that it reads back.
     ///
     /// # Errors
-    /// [`PrivacyError::Order`] when its release was never charged, or when another histogram was
-    /// released; [`PrivacyError::Io`] when the record could not be written.
+    /// Returns [`PrivacyError::Order`] if the release was never charged or if another histogram
+    /// was released, and [`PrivacyError::Io`] if the record could not be written.
     pub fn confirm_stored(
         &mut self,
         iteration: u32,
@@ -232,7 +229,7 @@ impl Ledger {
             })
         };
         if !(1..=self.charged()).contains(&iteration) {
-            return refuse("there is a noisy histogram but no charge for it in the ledger");
+            return refuse("a noisy histogram exists, but the ledger has no charge for it");
         }
         let digest = histogram.digest();
         match self.digest_of(iteration) {
@@ -249,26 +246,26 @@ impl Ledger {
         }
     }
 
-    /// How many releases have been charged.
+    /// Returns the number of charged releases.
     #[must_use]
     pub fn charged(&self) -> u32 {
         // Opening and charging keep it at most `privacy.releases`, a u32.
         u32::try_from(self.stored.len()).unwrap_or(u32::MAX)
     }
 
-    /// The terms.
+    /// Returns the terms of the run.
     #[must_use]
     pub fn privacy(&self) -> &ResolvedPrivacy {
         &self.privacy
     }
 
-    /// A random name for this run, the same in ledger and statement.
+    /// Returns the id of this run: 32 random hexadecimal digits, the same in ledger and statement.
     #[must_use]
     pub fn run_id(&self) -> &str {
         &self.run_id
     }
 
-    /// The digest of the public configuration.
+    /// Returns the SHA-256 of the public configuration, as hexadecimal digits.
     #[must_use]
     pub fn config_sha256(&self) -> &str {
         &self.config_sha256
@@ -279,7 +276,7 @@ impl Ledger {
         self.stored.get(index)?.as_deref()
     }
 
-    /// Whether the last charge has no `stored` line yet.
+    /// Returns true if the last charge has no `stored` line yet.
     fn awaits_storing(&self) -> bool {
         self.stored.last().is_some_and(Option::is_none)
     }
@@ -293,7 +290,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes the header of a new run.
+    /// Writes the header of a new run and syncs the folder, so that the ledger's name is durable.
     fn begin(&mut self, folder: &Path) -> Result<(), PrivacyError> {
         let mut id = [0u8; 16];
         getrandom::fill(&mut id).map_err(|source| PrivacyError::Randomness { source })?;
@@ -303,9 +300,10 @@ impl Ledger {
         atomic::sync_folder(folder).map_err(PrivacyError::io("sync", folder))
     }
 
-    /// The private images must be those that the run began with. A missing half of the pair
-    /// (ledger, fingerprint) means that somebody removed it; the header is written first, so that
-    /// no crash looks like that.
+    /// Checks that the private images are those of the start of the run.
+    ///
+    /// Ledger and fingerprint belong together. If one of them is missing, it was removed by hand:
+    /// the header is written before the fingerprint, so a crash cannot have this effect.
     fn check_data(
         &self,
         begun: bool,
@@ -317,18 +315,18 @@ impl Ledger {
             (true, Some(true)) | (false, None) => Ok(()),
             (true, None) if self.stored.is_empty() => Ok(()),
             (true, None) => refuse(format!(
-                "{} has charges, but {} is gone, so it cannot be checked that the private images \
-                 are the same; use another output folder",
+                "{} has charges, but {} is missing, so dpsyn cannot check that the private images \
+                 are the same: use another output folder",
                 self.path.display(),
                 private.path().join(FINGERPRINT).display()
             )),
             (true, Some(false)) => refuse(format!(
-                "the private images are not those that {} was begun with; \
-                 use another output folder",
+                "the private images differ from those with which {} was started: \
+                 restore them, or use another output folder",
                 self.path.display()
             )),
             (false, Some(_)) => refuse(format!(
-                "{} is gone although a run was begun here, so its charges are unknown; \
+                "{} is missing although a run was started here, so its charges are unknown: \
                  use another output folder",
                 self.path.display()
             )),
@@ -342,15 +340,16 @@ impl Ledger {
             self.file.sync_all()
         };
         write().map_err(|error| {
-            // After a failed sync, the system may take the data for written: nothing can be
-            // trusted.
+            // After a failed sync, the kernel may have dropped the dirty pages and report success
+            // for the next sync: the state on disk is unknown.
             self.broken = true;
             PrivacyError::io("write", &self.path)(error)
         })
     }
 
-    /// Reads and validates the file, and cuts a torn last line off. False when no header is there.
-    fn take_up(&mut self) -> Result<bool, PrivacyError> {
+    /// Reads and validates the file, and cuts off a torn last line. Returns false if the file has
+    /// no header.
+    fn replay(&mut self) -> Result<bool, PrivacyError> {
         let mut bytes = Vec::new();
         self.file
             .read_to_end(&mut bytes)
@@ -368,9 +367,9 @@ impl Ledger {
                 .map_err(|_| self.line_error(number, "is not text"))?
                 .trim_end_matches('\n');
             if begun {
-                self.take_up_record(number, line)?;
+                self.replay_record(number, line)?;
             } else {
-                self.take_up_header(line)?;
+                self.replay_header(line)?;
                 begun = true;
             }
         }
@@ -384,23 +383,23 @@ impl Ledger {
             if !self.may_be_torn(begun, text)? {
                 return Err(self.line_error(
                     number + 1,
-                    "is incomplete, and not the beginning of the line that was due",
+                    "is incomplete and is not a prefix of the expected line",
                 ));
             }
             self.file
                 .set_len(whole as u64)
                 .map_err(PrivacyError::io("shorten", &self.path))?;
         }
-        // Lines that a killed process wrote without living to see the sync.
+        // A killed process may have written complete lines that were never synced.
         self.file
             .sync_all()
             .map_err(PrivacyError::io("sync", &self.path))?;
         Ok(begun)
     }
 
-    fn take_up_header(&mut self, line: &str) -> Result<(), PrivacyError> {
+    fn replay_header(&mut self, line: &str) -> Result<(), PrivacyError> {
         let found: Value = serde_json::from_str(line)
-            .map_err(|error| self.line_error(1, format!("is no JSON object: {error}")))?;
+            .map_err(|error| self.line_error(1, format!("is not a JSON object: {error}")))?;
         let run_id = found.get("run_id").and_then(Value::as_str).unwrap_or("");
         if run_id.len() != 32 || !run_id.bytes().all(is_lower_hex) {
             return Err(self.line_error(1, "`run_id` is not 32 hexadecimal digits"));
@@ -416,7 +415,8 @@ impl Ledger {
             let object = value.as_object();
             object.map_or(Vec::new(), |o| o.keys().cloned().collect())
         };
-        // In the header's order, so that what was set is named before what follows from it.
+        // In the order of the header, so that the message names a configured value rather than one
+        // that is derived from it.
         let mut all: Vec<String> = keys(&expected).into_iter().chain(keys(&found)).collect();
         all.sort_by_key(|key| {
             expected_line
@@ -435,10 +435,13 @@ impl Ledger {
                 });
             }
         }
-        Err(self.line_error(1, "is not written as this program writes it"))
+        Err(self.line_error(
+            1,
+            "has the expected values but other bytes: the file was edited",
+        ))
     }
 
-    fn take_up_record(&mut self, number: usize, line: &str) -> Result<(), PrivacyError> {
+    fn replay_record(&mut self, number: usize, line: &str) -> Result<(), PrivacyError> {
         let last = self.charged();
         if self.awaits_storing() {
             let digest = line
@@ -460,7 +463,7 @@ impl Ledger {
             return Err(self.line_error(
                 number,
                 format!(
-                    "more lines than {} planned releases make",
+                    "is one line too many for {} planned releases",
                     self.privacy.releases
                 ),
             ));
@@ -473,14 +476,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether `text` is the beginning of the line that was due.
+    /// Returns true if `text` is a prefix of the line that was due.
     fn may_be_torn(&self, begun: bool, text: &[u8]) -> Result<bool, PrivacyError> {
         let last = self.charged();
         if text.is_empty() {
             return Ok(true);
         }
         if !begun {
-            // The run's id, and so the rest, is not known.
+            // The id of the run is unknown, and so is the rest of the line.
             return Ok(TITLE.as_bytes().starts_with(text) || text.starts_with(TITLE.as_bytes()));
         }
         if self.awaits_storing() {
@@ -540,7 +543,7 @@ impl Ledger {
         self.render(&Record::Stored { iteration, sha256 })
     }
 
-    /// A `stored` line up to its digest.
+    /// Returns a `stored` line up to its digest.
     fn stored_line_start(&self, iteration: u32) -> Result<String, PrivacyError> {
         let line = self.stored_line(iteration, "")?;
         Ok(line.strip_suffix("\"}").unwrap_or(&line).to_owned())

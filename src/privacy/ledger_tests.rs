@@ -322,10 +322,10 @@ fn other_terms_are_refused_by_name() {
 fn charges_come_in_order_and_within_the_plan() {
     let folder = Folder::new();
     let mut ledger = folder.open().unwrap();
-    assert!(error_of(ledger.charge(0)).contains("out of turn"));
+    assert!(error_of(ledger.charge(0)).contains("out of order"));
     assert!(error_of(ledger.charge(2)).contains("the next is 1"));
     let _first = ledger.charge(1).unwrap();
-    assert!(error_of(ledger.charge(1)).contains("used already"));
+    assert!(error_of(ledger.charge(1)).contains("already used"));
     assert!(error_of(ledger.charge(2)).contains("is not stored"));
     assert!(ledger.confirm_stored(2, &histogram(2)).is_err());
     ledger.confirm_stored(1, &histogram(1)).unwrap();
@@ -340,7 +340,7 @@ fn a_released_histogram_is_not_drawn_again() {
     finish(&mut folder.open().unwrap(), 0);
     let mut ledger = folder.open().unwrap();
     for iteration in 1..=RELEASES {
-        assert!(error_of(ledger.charge(iteration)).contains("released already"));
+        assert!(error_of(ledger.charge(iteration)).contains("already released"));
     }
     let error = error_of(ledger.confirm_stored(2, &histogram(1)));
     assert!(
@@ -377,11 +377,11 @@ fn other_private_images_are_refused() {
         let private = folder.private();
         Ledger::open(folder.path(), &terms(), &digest, &private, &data(bytes))
     };
-    assert!(error_of(open(b"others")).contains("the private images are not those"));
+    assert!(error_of(open(b"others")).contains("the private images differ from those"));
     open(b"images").unwrap();
 
     fs::remove_file(folder.path().join("private").join(FINGERPRINT)).unwrap();
-    assert!(error_of(open(b"images")).contains("is gone"));
+    assert!(error_of(open(b"images")).contains("is missing, so"));
 }
 
 #[test]
@@ -454,7 +454,7 @@ fn a_whole_release_and_its_resumption() {
     let mut ledger = folder.open().unwrap();
     ledger.confirm_stored(1, &histogram).unwrap();
     fs::remove_file(&path).unwrap();
-    assert!(error_of(ledger.charge(1)).contains("released already"));
+    assert!(error_of(ledger.charge(1)).contains("already released"));
 }
 
 #[test]

@@ -1,13 +1,14 @@
-//! Where the random bits of the privacy noise come from.
+//! The source of the random bits of the privacy noise.
 //!
 //! The trait is private to [`crate::privacy`] and unrelated to [`crate::streams`]: a generation
-//! stream cannot be passed where noise is drawn, nor the other way round, and no caller can choose
-//! the source. A shipped binary has one source, the operating system's cryptographic generator.
+//! stream cannot be passed to the noise sampler, nor the reverse, and no caller can choose the
+//! source. A released binary has a single source, the cryptographically secure generator of the
+//! operating system.
 //!
 //! A seeded source exists for tests only. The feature `insecure-test-noise`, off by default and
-//! never part of a release, compiles in the environment variable `DPSYN_TEST_NOISE_SEED`; when
-//! that is set, the noise is known to whoever knows the seed, so the ledger, the statement and
-//! everything written beside them are stamped as not private, exactly as with `--non-private`.
+//! never part of a released binary, compiles in the environment variable `DPSYN_TEST_NOISE_SEED`.
+//! If the variable is set, the noise is known to anyone who knows the seed; the ledger, the
+//! statement and every other output are then marked as non-private, as with `--non-private`.
 
 #[cfg(any(test, feature = "insecure-test-noise"))]
 use rand_chacha::ChaCha12Rng;
@@ -20,18 +21,18 @@ pub(super) trait NoiseSource {
     fn fill(&mut self, out: &mut [u8]) -> Result<(), PrivacyError>;
 }
 
-/// Which source a run draws its noise from.
+/// The source of a run's noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoiseOrigin {
-    /// The operating system's cryptographically secure generator.
+    /// The cryptographically secure generator of the operating system.
     OperatingSystem,
-    /// A seed known to the tester: no privacy whatsoever.
+    /// A seed that is known to the tester: no privacy at all.
     #[cfg(any(test, feature = "insecure-test-noise"))]
     FixedTestSeed(u64),
 }
 
 impl NoiseOrigin {
-    /// The operating system, unless a test build is told otherwise.
+    /// Returns the operating system, or, in a test build with the variable set, the test seed.
     pub(super) fn from_environment() -> Result<Self, PrivacyError> {
         #[cfg(feature = "insecure-test-noise")]
         if let Some(seed) = std::env::var_os("DPSYN_TEST_NOISE_SEED") {
@@ -40,7 +41,8 @@ impl NoiseOrigin {
         Ok(Self::OperatingSystem)
     }
 
-    /// An unreadable seed is an error: falling back would make a test that looks fixed and is not.
+    /// Parses a test seed. An unreadable seed is an error and not a fallback, which would leave a
+    /// test that looks deterministic and is not.
     #[cfg(any(test, feature = "insecure-test-noise"))]
     fn from_test_seed(seed: &std::ffi::OsStr) -> Result<Self, PrivacyError> {
         let seed = seed.to_str().and_then(|text| text.parse().ok());
@@ -49,7 +51,7 @@ impl NoiseOrigin {
         })
     }
 
-    /// The name that ledger and statement use.
+    /// Returns the name that ledger and statement use.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::OperatingSystem => "operating system (cryptographically secure)",
@@ -58,12 +60,12 @@ impl NoiseOrigin {
         }
     }
 
-    /// Opens the source for one release. A test seed is keyed by the iteration, so that a resumed
-    /// test draws what the uninterrupted one draws.
+    /// Opens the source for one release. A test seed is combined with the iteration, so that a
+    /// resumed test has the same noise as an uninterrupted one.
     pub(super) fn open(self, iteration: u32) -> Box<dyn NoiseSource> {
         match self {
             Self::OperatingSystem => {
-                // Only the seeded source needs it.
+                // Only the seeded source uses the iteration.
                 let _ = iteration;
                 Box::new(OperatingSystemNoise::new())
             }
@@ -73,17 +75,18 @@ impl NoiseOrigin {
     }
 }
 
-/// The operating system's generator, read in blocks: a system call for every few bytes would
-/// dominate the time.
+/// The generator of the operating system, read in blocks: one system call for every few bytes would
+/// take most of the time.
 ///
-/// Bytes are erased once handed out. The program never forks, so no second process can hold the
-/// same unread block.
+/// Bytes are erased when they are handed out. The program never forks, so no second process can
+/// hold the same unread block.
 struct OperatingSystemNoise {
     block: Vec<u8>,
     used: usize,
 }
 
 impl OperatingSystemNoise {
+    /// Bytes per system call: one page, so that the call's fixed cost is small per byte.
     const BLOCK: usize = 4096;
 
     fn new() -> Self {
@@ -114,7 +117,7 @@ impl NoiseSource for OperatingSystemNoise {
     }
 }
 
-/// Reproducible bits for tests.
+/// A reproducible source for tests.
 #[cfg(any(test, feature = "insecure-test-noise"))]
 pub(super) struct TestNoise(ChaCha12Rng);
 
@@ -122,7 +125,7 @@ pub(super) struct TestNoise(ChaCha12Rng);
 impl TestNoise {
     pub(super) fn new(seed: u64, iteration: u32) -> Self {
         use rand::SeedableRng;
-        // The tag keeps these keys apart from those of the generation streams, whose tail is zero.
+        // The tag separates these keys from those of the generation streams, whose tail is zero.
         let mut key = *b"........dpsyn insecure testnoise";
         key[0..8].copy_from_slice(&seed.to_le_bytes());
         let mut generator = ChaCha12Rng::from_seed(key);
@@ -147,8 +150,8 @@ mod tests {
     fn operating_system_noise_is_fresh_across_block_borders() {
         let mut source = OperatingSystemNoise::new();
         let mut seen = std::collections::HashSet::new();
-        // 1,000 draws of 24 bytes cross the border of 4,096 several times within a draw. A repeated
-        // 192-bit value has probability below 2^-170.
+        // 1,000 reads of 24 bytes cross the block border of 4,096 several times within a read. A
+        // repeated 192-bit value has probability below 2^-170.
         for _ in 0..1000 {
             let mut out = [0u8; 24];
             source.fill(&mut out).unwrap();

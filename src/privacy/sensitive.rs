@@ -1,24 +1,25 @@
-//! The wall around everything derived from private images.
+//! [`Sensitive`]: the type of every value that is derived from private images.
 
-/// A value derived from private images: pixels, embeddings, votes, their fingerprint.
+/// A value derived from private images: pixels, embeddings, votes, or their fingerprint.
 ///
-/// The type is the wall. It implements none of the traits through which a value slips into a log, a
-/// file or a comparison, and its field is out of reach. Computation happens inside, through
-/// `map` and its sisters, whose result is behind the wall again. Two doors lead out:
+/// The type implements none of the traits through which a value could enter a log, a file or a
+/// comparison, and its field is inaccessible. Computation takes place through `map` and related
+/// methods, whose result is `Sensitive` again. A value leaves the type in two ways only:
 ///
-/// 1. [`release`](super::release), which adds calibrated noise and consumes a charge that is
-///    already in the ledger;
-/// 2. [`PrivateFolder`](super::PrivateFolder), whose files are never published, and, where the owner
-///    asked for an evaluation, [`print_marked_private`](super::print_marked_private) on their own terminal.
+/// 1. through [`release`](super::release), which adds calibrated noise and consumes a charge that
+///    is already in the ledger;
+/// 2. into a [`PrivateFolder`](super::PrivateFolder), whose files are never published, and, if the
+///    owner requested an evaluation, onto the owner's terminal
+///    ([`print_marked_private`](super::print_marked_private)).
 ///
-/// Both are in [`crate::privacy`], the only module that can look inside. The closures given to
-/// `map` run in this crate only (`pub(crate)`); whoever reviews the claim reads them by searching
-/// for `map(`, `map_ref(` and `try_map(` on a `Sensitive`: none may write, log, or branch on what
-/// it sees in a way visible outside.
+/// Both are implemented in [`crate::privacy`], the only module with access to the value. The
+/// closures that are passed to `map` are code of this crate only (`pub(crate)`). A reviewer finds
+/// them by searching for `map(`, `map_ref(`, `zip(`, `extend_with(` and their `try_` forms on a
+/// `Sensitive`: no closure may write, log, or branch on the value with an effect outside.
 ///
 /// # What the compiler refuses
 ///
-/// Anything may be declared sensitive,
+/// Any value can be declared sensitive,
 ///
 /// ```
 /// use dpsyn::privacy::Sensitive;
@@ -26,7 +27,7 @@
 /// # drop(votes);
 /// ```
 ///
-/// and is then neither printed for debugging,
+/// and can then neither be formatted for debugging,
 ///
 /// ```compile_fail,E0277
 /// use dpsyn::privacy::Sensitive;
@@ -34,7 +35,7 @@
 /// println!("{votes:?}");
 /// ```
 ///
-/// nor displayed,
+/// nor be displayed,
 ///
 /// ```compile_fail,E0277
 /// use dpsyn::privacy::Sensitive;
@@ -42,7 +43,7 @@
 /// println!("{votes}");
 /// ```
 ///
-/// nor dereferenced,
+/// nor be dereferenced,
 ///
 /// ```compile_fail,E0614
 /// use dpsyn::privacy::Sensitive;
@@ -50,7 +51,7 @@
 /// let leaked: u64 = *votes;
 /// ```
 ///
-/// nor serialized,
+/// nor be serialized,
 ///
 /// ```compile_fail,E0277
 /// use dpsyn::privacy::Sensitive;
@@ -58,7 +59,7 @@
 /// let leaked = serde_json::to_string(&votes);
 /// ```
 ///
-/// nor copied,
+/// nor be cloned,
 ///
 /// ```compile_fail,E0599
 /// use dpsyn::privacy::Sensitive;
@@ -66,14 +67,14 @@
 /// let second = votes.clone();
 /// ```
 ///
-/// nor compared,
+/// nor be compared,
 ///
 /// ```compile_fail,E0369
 /// use dpsyn::privacy::Sensitive;
 /// let leaked: bool = Sensitive::new(3_u64) == Sensitive::new(4_u64);
 /// ```
 ///
-/// nor opened by its field,
+/// nor be read through its field,
 ///
 /// ```compile_fail,E0616
 /// use dpsyn::privacy::Sensitive;
@@ -81,14 +82,14 @@
 /// let leaked: u64 = votes.value;
 /// ```
 ///
-/// nor taken apart,
+/// nor be destructured,
 ///
 /// ```compile_fail,E0451
 /// use dpsyn::privacy::Sensitive;
 /// let Sensitive { value: leaked } = Sensitive::new(3_u64);
 /// ```
 ///
-/// nor computed with from outside of this crate.
+/// nor be used in a computation outside of this crate.
 ///
 /// ```compile_fail,E0624
 /// use dpsyn::privacy::Sensitive;
@@ -100,25 +101,25 @@ pub struct Sensitive<T> {
 }
 
 impl<T> Sensitive<T> {
-    /// Puts a value behind the wall. There is no way back but the two doors.
+    /// Declares a value sensitive. It leaves the type only in the two ways listed above.
     #[must_use]
     pub fn new(value: T) -> Self {
         Self { value }
     }
 
-    /// Computes inside the wall, consuming the value.
+    /// Applies `compute` to the value, which it consumes.
     #[must_use]
     pub(crate) fn map<U>(self, compute: impl FnOnce(T) -> U) -> Sensitive<U> {
         Sensitive::new(compute(self.value))
     }
 
-    /// Computes inside the wall.
+    /// Applies `compute` to a reference to the value.
     #[must_use]
     pub(crate) fn map_ref<U>(&self, compute: impl FnOnce(&T) -> U) -> Sensitive<U> {
         Sensitive::new(compute(&self.value))
     }
 
-    /// Computes from two sensitive values inside the wall; what comes out is sensitive.
+    /// Applies `compute` to two sensitive values; the result is sensitive.
     #[must_use]
     pub(crate) fn zip<U, V>(
         self,
@@ -128,14 +129,14 @@ impl<T> Sensitive<T> {
         Sensitive::new(compute(self.value, other.value))
     }
 
-    /// Takes another sensitive value into this one.
+    /// Adds another sensitive value to this one.
     pub(crate) fn extend_with<U>(&mut self, other: Sensitive<U>, add: impl FnOnce(&mut T, U)) {
         add(&mut self.value, other.value);
     }
 
-    /// Computes something that may fail. The error crosses the wall: its text may be made of
-    /// shapes, names and configuration (all declared public), never of values. A failed run
-    /// publishes no further release.
+    /// Applies a fallible `compute` to a reference to the value. The error is not sensitive: its
+    /// text may contain shapes, names and configuration (all declared public), never values. After
+    /// an error, the run publishes no further release.
     pub(crate) fn try_map_ref<U, E>(
         &self,
         compute: impl FnOnce(&T) -> Result<U, E>,
@@ -143,7 +144,8 @@ impl<T> Sensitive<T> {
         compute(&self.value).map(Sensitive::new)
     }
 
-    /// As [`Sensitive::try_map_ref`], consuming the value.
+    /// Applies a fallible `compute` to the value, which it consumes; the error is as in
+    /// [`Sensitive::try_map_ref`].
     pub(crate) fn try_map<U, E>(
         self,
         compute: impl FnOnce(T) -> Result<U, E>,
@@ -151,7 +153,7 @@ impl<T> Sensitive<T> {
         compute(self.value).map(Sensitive::new)
     }
 
-    /// Takes another sensitive value into this one where that may fail; the error crosses the wall as in
+    /// Adds another sensitive value to this one with a fallible `add`; the error is as in
     /// [`Sensitive::try_map_ref`].
     pub(crate) fn try_extend_with<U, E>(
         &mut self,
@@ -161,7 +163,7 @@ impl<T> Sensitive<T> {
         add(&mut self.value, other.value)
     }
 
-    /// The value, for the doors. Its only callers are in `mechanism.rs`, `private_folder.rs`,
+    /// Returns the value. The only callers are in `mechanism.rs`, `private_folder.rs`,
     /// `evaluation.rs` and `fingerprint.rs`.
     pub(super) fn expose(&self) -> &T {
         &self.value
@@ -194,7 +196,7 @@ mod tests {
     assert_lacks!(Sensitive<u64>: serde::Serialize);
 
     #[test]
-    fn results_stay_behind_the_wall() {
+    fn results_stay_sensitive() {
         let votes = Sensitive::new(vec![1u64, 2]);
         let sum: Sensitive<u64> = votes.map_ref(|v| v.iter().sum());
         assert_eq!(*sum.expose(), 3);

@@ -228,15 +228,15 @@ fn a_run_goes_on_only_under_its_own_terms() {
     std::fs::write(&votes, other).unwrap();
     refuse(&[], "not the one that was released");
     std::fs::remove_file(&votes).unwrap();
-    refuse(&[], "released already");
+    refuse(&[], "already released");
     std::fs::write(&votes, kept).unwrap();
     world.succeed(&["--resume"]);
     // Another image is other data.
     let image = std::fs::read(world.path("data/nested/cat_00.png")).unwrap();
     std::fs::write(world.path("data/nested/cat_01.png"), image).unwrap();
-    refuse(&[], "private images are not those");
+    refuse(&[], "private images differ from those");
     std::fs::remove_file(world.path("out/ledger.jsonl")).unwrap();
-    refuse(&[], "is gone");
+    refuse(&[], "is missing although");
 }
 
 #[test]
