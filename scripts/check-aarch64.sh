@@ -1,27 +1,30 @@
 #!/bin/sh
-# Builds the library for 64-bit ARM and runs the kernels' and the resampler's tests, so also those of the
-# NEON path, under qemu's emulation of the instructions. For a Debian machine of another architecture; on
-# an ARM machine `cargo test --release` does the same.
+# Builds the library for 64-bit ARM and runs the tests of the kernels and of the resampler, including
+# those of the NEON path, under qemu's instruction emulation. For a Debian machine of another
+# architecture; on an ARM machine, `cargo test --release` is enough.
 #
 #   scripts/check-aarch64.sh                  # tests of `kernels` and `images::resize`
-#   scripts/check-aarch64.sh kernels::cpu     # tests whose names begin so
+#   scripts/check-aarch64.sh kernels::cpu     # tests whose names begin with this
 #
-# Needs the cross linker, its C library and the emulator,
+# Requires the cross linker, its C library and the emulator,
 #   apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
-# and a standard library for aarch64-unknown-linux-gnu that fits the compiler, either
+# and a standard library for aarch64-unknown-linux-gnu that matches the compiler, either
 #   rustup target add aarch64-unknown-linux-gnu
-# or Debian's, whose packages need not be installed and fit a compiler from the same packages: unpack
+# or Debian's, which need not be installed and match a compiler from the same packages: unpack
 # (`apt-get download`, `dpkg -x`) rustc-web, libstd-rust-web-1.96, libstd-rust-web-dev of this
 # architecture and of arm64, and libllvm22 into one folder, and set RUSTC to a script that runs
 # FOLDER/usr/bin/rustc with LD_LIBRARY_PATH=FOLDER/usr/lib/x86_64-linux-gnu.
 #
-# It is not part of the gate, for it compiles every dependency again,
-# and the emulator takes its time as well. What it shows is that results are right, not that they come fast.
+# Not part of the gate, because it compiles every dependency again and the emulator is slow. It shows
+# that results are right, not that they are fast.
 set -eu
 cd "$(dirname "$0")/.."
 
 for program in aarch64-linux-gnu-gcc qemu-aarch64; do
-    command -v "$program" >/dev/null || { echo "$0: $program is missing, see the comment in this file" >&2; exit 2; }
+    command -v "$program" >/dev/null || {
+        echo "$0: $program is missing; the comment in this file lists the packages" >&2
+        exit 2
+    }
 done
 
 target=aarch64-unknown-linux-gnu

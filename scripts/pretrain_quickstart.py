@@ -1,29 +1,33 @@
 #!/usr/bin/env python3
-"""Pre-trains the quickstart's public foundation model: a small class-conditional diffusion UNet of typed glyphs.
+"""Trains the public foundation model of the quickstart: a small class-conditional diffusion UNet
+of typed glyphs.
 
-Private Evolution never trains on private data. It needs a generator that was trained on *public* data, and the
-quickstart ships a tiny one: 62 characters (classes 0-9 digits, 10-35 capitals, 36-61 small letters) drawn from free
-fonts, 32x32, white on black. No handwriting dataset, MNIST least of all, is used anywhere in this script; only the
-general framing of such images (size of the glyph's box, centring by mass, stroke width) is imitated.
+Private Evolution never trains on private data. It needs a generator that was trained on *public*
+data, and the quickstart ships a small one: 62 characters (classes 0-9 digits, 10-35 capitals, 36-61
+small letters) rendered from free fonts, 32x32, white on black. This script uses no handwriting
+dataset, and MNIST in particular is not used. It imitates only the general framing of such images:
+size of the glyph's box, centering by mass, stroke width.
 
-The network is the UNet of OpenAI's improved-diffusion, written anew here with the original's parameter names, so the
-result is a checkpoint in the original `.pt` format. Its hyper-parameters in the original's vocabulary:
+The network is the UNet of OpenAI's improved-diffusion, reimplemented here with the original's
+parameter names, so that the result is a checkpoint in the original `.pt` format. Its
+hyper-parameters, by the original's names:
 
-    image_size 32, num_channels 32, num_res_blocks 1, attention_resolutions 8, num_heads 4, use_scale_shift_norm True,
-    class_cond True (62 classes), learn_sigma True, diffusion_steps 1000, noise_schedule cosine, predict_xstart True,
-    rescale_timesteps False
+    image_size 32, num_channels 32, num_res_blocks 1, attention_resolutions 8, num_heads 4,
+    use_scale_shift_norm True, class_cond True (62 classes), learn_sigma True,
+    diffusion_steps 1000, noise_schedule cosine, predict_xstart True, rescale_timesteps False
 
-Needs Python 3.10+, torch, numpy, pillow and safetensors, and the Debian font packages of
+Requires Python 3.10+, torch, numpy, pillow and safetensors, and the Debian font packages of
 `pretrain_quickstart.fonts.txt`. Sub-commands:
 
     glyphs   render the training set (a few minutes on two cores)
-    train    train, or go on with --resume; the length may be changed when resuming
-    grid     draw samples of every digit with few-step DDIM to a PNG
+    train    train, or resume with --resume; the length may be changed when resuming
+    grid     sample every digit with few-step DDIM and write a PNG
     check    compare the network with a reference checkpoint and its recorded outputs
     bench    time training steps in several numeric formats
 
-Everything is seeded. The rendered set is reproducible bit by bit for the same font files and Pillow; training is
-reproducible up to the floating-point differences between machines. The shipped weights are `final.pt` of
+Everything is seeded. The rendered set is reproducible bit by bit for the same font files and
+Pillow; training is reproducible up to the floating-point differences between machines. The shipped
+weights are `final.pt` of
 
     pretrain_quickstart.py glyphs --out DATA
     pretrain_quickstart.py train --data DATA --out RUN --steps 3400 --decay 650 --stop 3250
@@ -50,27 +54,73 @@ CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 NUM_CLASSES = len(CHARACTERS)
 DIFFUSION_STEPS = 1000
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Glyphs
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 FRAME = 128  # rendering resolution; 4 rendered pixels per pixel of the result
 BOX = FRAME * 20 / 28  # longer side of a glyph's box
 FONT_SIZE = 100
-CANVAS = 192  # room for the glyph while it is turned and sheared
+CANVAS = 192  # space for the glyph while it is rotated and sheared
 MESH = 8  # cells per side of the warping mesh
-SKIP_NAMES = ("math", "symbol", "dingbat", "emoji", "ornament", "initial", "d050000l", "standardsymbols", "braille",
-              "icons", "outline", "stencil", "keyboard", "mirror", "upsidedown", "sketch", "webdings")
-# Fonts that imitate a hand are few; they are drawn this much more often than the others.
-HAND_NAMES = ("handwriting", "breip", "bwht", "ecolier", "femkeklaver", "humor", "kristi", "rufscript", "sjfonts",
-              "tomsontalks", "comic", "dancing", "kaushan", "leckerli", "klee", "yusei", "havana", "bajaderka",
-              "chilanka", "karumbi", "isabella", "domestic", "junkyard", "wargames", "chancery", "delphine", "steve",
-              "essays", "script", "andika", "routed")
+SKIP_NAMES = (
+    "math",
+    "symbol",
+    "dingbat",
+    "emoji",
+    "ornament",
+    "initial",
+    "d050000l",
+    "standardsymbols",
+    "braille",
+    "icons",
+    "outline",
+    "stencil",
+    "keyboard",
+    "mirror",
+    "upsidedown",
+    "sketch",
+    "webdings",
+)
+# Fonts that imitate handwriting are few; they are sampled this much more often than the others.
+HAND_NAMES = (
+    "handwriting",
+    "breip",
+    "bwht",
+    "ecolier",
+    "femkeklaver",
+    "humor",
+    "kristi",
+    "rufscript",
+    "sjfonts",
+    "tomsontalks",
+    "comic",
+    "dancing",
+    "kaushan",
+    "leckerli",
+    "klee",
+    "yusei",
+    "havana",
+    "bajaderka",
+    "chilanka",
+    "karumbi",
+    "isabella",
+    "domestic",
+    "junkyard",
+    "wargames",
+    "chancery",
+    "delphine",
+    "steve",
+    "essays",
+    "script",
+    "andika",
+    "routed",
+)
 HAND_WEIGHT = 3.0
 
 
 def find_fonts(folder: Path) -> list[Path]:
-    """TrueType and OpenType files below `folder`, one of each content, in a fixed order."""
+    """Lists TrueType and OpenType files below `folder`, without duplicates, in a fixed order."""
     seen, fonts = set(), []
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".ttf", ".otf")):
         if any(word in path.name.lower() for word in SKIP_NAMES):
@@ -83,17 +133,22 @@ def find_fonts(folder: Path) -> list[Path]:
 
 
 def glyph_mask(font, text: str, stroke: float = 0.0):
-    """The glyph as a tight greyscale image, or None if it is blank."""
+    """Renders the glyph as a tight grayscale image; None if it is blank."""
     from PIL import Image, ImageDraw
 
     image = Image.new("L", (3 * FONT_SIZE, 3 * FONT_SIZE))
-    ImageDraw.Draw(image).text((FONT_SIZE, FONT_SIZE // 2), text, fill=255, font=font, stroke_width=stroke)
+    ImageDraw.Draw(image).text(
+        (FONT_SIZE, FONT_SIZE // 2), text, fill=255, font=font, stroke_width=stroke
+    )
     box = image.getbbox()
     return image.crop(box) if box else None
 
 
 def thickness(mask) -> float:
-    """Mean stroke width of a tight glyph image scaled to the box: twice the area over the length of the outline."""
+    """Mean stroke width of a tight glyph image scaled to the box.
+
+    It is twice the area over the length of the outline.
+    """
     ink = np.pad(np.asarray(mask, dtype=np.float32) / 255, 1)
     dy, dx = np.gradient(ink)
     outline = np.hypot(dx, dy).sum()
@@ -101,7 +156,7 @@ def thickness(mask) -> float:
 
 
 def examine_font(path: Path):
-    """{character: (thickness, 16x16 thumbnail)} of the glyphs that a font really has."""
+    """Returns {character: (thickness, 16x16 thumbnail)} of the glyphs that a font contains."""
     from PIL import Image, ImageFont
 
     try:
@@ -110,7 +165,12 @@ def examine_font(path: Path):
         found, images = {}, {}
         for char in CHARACTERS:
             mask = glyph_mask(font, char)
-            if mask is None or mask.tobytes() in missing or max(mask.size) < 20 or max(mask.size) > 1.9 * FONT_SIZE:
+            if (
+                mask is None
+                or mask.tobytes() in missing
+                or max(mask.size) < 20
+                or max(mask.size) > 1.9 * FONT_SIZE
+            ):
                 continue
             if char.isdigit() and mask.tobytes() in images.values():
                 return {}  # placeholders: two digits that look the same
@@ -126,10 +186,11 @@ def examine_font(path: Path):
 
 
 def select_glyphs(fonts: list[Path], workers: int):
-    """Per character: the usable (font index, thickness) pairs and the probabilities to draw them with.
+    """Selects, per character, the usable (font index, thickness) pairs and their probabilities.
 
-    Pictures in a letter's place and unreadable ornaments are recognised by their poor correlation with the mean of
-    the character over all fonts. Heavy faces, far from what a pen draws, become rare.
+    Pictures in place of a letter and unreadable ornaments correlate poorly with the mean of the
+    character over all fonts; these are left out. Heavy faces, which look least like strokes of a
+    pen, become rare.
     """
     with multiprocessing.Pool(workers) as pool:
         found = pool.map(examine_font, fonts, chunksize=8)
@@ -147,7 +208,7 @@ def select_glyphs(fonts: list[Path], workers: int):
             if like < 0.45 or width > 24:
                 continue
             if char == "0" and found[owner][char][1][6:10, 6:10].mean() > 40:
-                continue  # a programmer's zero, slashed or dotted
+                continue  # a slashed or dotted zero
             hand = any(word in str(fonts[owner]).lower() for word in HAND_NAMES)
             entries.append((owner, width))
             weights.append((HAND_WEIGHT if hand else 1.0) * (1.0 if width < 15 else 0.2))
@@ -163,7 +224,12 @@ def cubic_upsampling(coarse: int, fine: int) -> np.ndarray:
         at = row * (coarse - 1) / (fine - 1)
         base = min(int(at), coarse - 2)
         t = at - base
-        taps = (-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3)
+        taps = (
+            -t + 2 * t**2 - t**3,
+            2 - 5 * t**2 + 3 * t**3,
+            t + 4 * t**2 - 3 * t**3,
+            -(t**2) + t**3,
+        )
         for offset, tap in zip((-1, 0, 1, 2), taps):
             matrix[row, min(max(base + offset, 0), coarse - 1)] += tap / 2
     return matrix
@@ -173,18 +239,21 @@ WARP = cubic_upsampling(6, MESH + 1)
 
 
 def draw_glyph(rng: np.random.Generator, char: str, font, width: float) -> np.ndarray | None:
-    """One augmented glyph as uint8 [32, 32]; None when nothing usable came out."""
+    """Renders one augmented glyph as uint8 [32, 32]; None if the result is not usable."""
     from PIL import Image, ImageFilter
 
-    # Draw, thickened towards the stroke that a pen would leave.
+    # Render, thickened towards the stroke width of a pen.
     plain = font.getbbox(char)
-    unit = max(plain[2] - plain[0], plain[3] - plain[1], 1) / BOX  # font pixels per pixel of the frame
+    unit = (
+        max(plain[2] - plain[0], plain[3] - plain[1], 1) / BOX
+    )  # font pixels per pixel of the frame
     target = rng.uniform(6.0, 14.5)
     stroke = float(np.clip((target - width) / 2, 0, 4.5)) * unit
     glyph = glyph_mask(font, char, round(stroke, 2))
     if glyph is None:
         return None
-    # Turn, shear, stretch and warp in a single resampling: each mesh cell shows a quadrilateral of the source.
+    # Rotate, shear, stretch and warp in a single resampling, which blurs less than four: each
+    # mesh cell shows a quadrilateral of the source.
     angle = math.radians(rng.uniform(-18, 18))
     shear = rng.uniform(-0.35, 0.35)
     stretch = math.exp(rng.uniform(-0.25, 0.25))
@@ -206,13 +275,17 @@ def draw_glyph(rng: np.random.Generator, char: str, font, width: float) -> np.nd
     for i in range(MESH):
         for j in range(MESH):
             quad = (source[i, j], source[i + 1, j], source[i + 1, j + 1], source[i, j + 1])
-            cells.append(((j * step, i * step, (j + 1) * step, (i + 1) * step), tuple(np.concatenate(quad))))
-    image = glyph.transform((CANVAS, CANVAS), Image.Transform.MESH, cells, Image.Resampling.BILINEAR)
+            cells.append(
+                ((j * step, i * step, (j + 1) * step, (i + 1) * step), tuple(np.concatenate(quad)))
+            )
+    image = glyph.transform(
+        (CANVAS, CANVAS), Image.Transform.MESH, cells, Image.Resampling.BILINEAR
+    )
     box = image.getbbox()
     if box is None:
         return None
     image = image.crop(box)
-    # The longer side fills the box; the centre of mass goes to the centre of the frame.
+    # The longer side fills the box; the center of mass goes to the center of the frame.
     scale = BOX * rng.uniform(0.92, 1.02) / max(image.size)
     image = image.resize([max(4, round(s * scale)) for s in image.size], Image.Resampling.BILINEAR)
     ink = np.asarray(image, dtype=np.float64)
@@ -223,7 +296,9 @@ def draw_glyph(rng: np.random.Generator, char: str, font, width: float) -> np.nd
     mass_y = (ink.sum(1) * (np.arange(ink.shape[0]) + 0.5)).sum() / total
     frame = Image.new("L", (FRAME, FRAME))
     jitter = rng.normal(0, 1.2, 2)
-    frame.paste(image, (round(FRAME / 2 - mass_x + jitter[0]), round(FRAME / 2 - mass_y + jitter[1])))
+    frame.paste(
+        image, (round(FRAME / 2 - mass_x + jitter[0]), round(FRAME / 2 - mass_y + jitter[1]))
+    )
     frame = frame.filter(ImageFilter.GaussianBlur(rng.uniform(0.6, 2.6)))
     small = np.asarray(frame.reduce(FRAME // IMAGE_SIZE), dtype=np.float32)
     peak = small.max()
@@ -246,18 +321,25 @@ def _font(index: int):
 
     if index not in _worker["open"]:
         _worker["open"][index] = ImageFont.truetype(
-            str(_worker["fonts"][index]), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+            str(_worker["fonts"][index]), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC
+        )
     return _worker["open"][index]
 
 
 def _draw_indexed(index: int):
-    """Sample `index`: depends on the seed and the index alone, not on the worker that draws it."""
+    """Renders sample `index`. It depends on the seed and the index only, not on the worker."""
     rng = np.random.default_rng([_worker["seed"], index])
     while True:
-        label = int(rng.integers(10)) if rng.random() < _worker["digit_share"] else int(rng.integers(10, NUM_CLASSES))
+        label = (
+            int(rng.integers(10))
+            if rng.random() < _worker["digit_share"]
+            else int(rng.integers(10, NUM_CLASSES))
+        )
         char = CHARACTERS[label]
         if char == "1" and rng.random() < 0.3:
-            char = "I" if rng.random() < 0.5 else "l"  # a bare bar is a usual way to write a one
+            char = (
+                "I" if rng.random() < 0.5 else "l"
+            )  # a vertical bar is a common way to write a one
         entries, weights = _worker["table"][char]
         font, width = entries[rng.choice(len(entries), p=weights)]
         image = draw_glyph(rng, char, _font(font), width)
@@ -269,12 +351,19 @@ def command_glyphs(args):
     fonts = find_fonts(args.fonts)
     table = select_glyphs(fonts, args.workers)
     used = sorted({owner for entries, _ in table.values() for owner, _ in entries})
-    print(f"{len(fonts)} font files, {len(used)} used, {sum(len(e) for e, _ in table.values())} distinct glyphs")
+    print(
+        f"{len(fonts)} font files, {len(used)} used, "
+        f"{sum(len(e) for e, _ in table.values())} distinct glyphs"
+    )
     images = np.empty((args.count, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     labels = np.empty(args.count, np.uint8)
     start = time.time()
-    with multiprocessing.Pool(args.workers, _start_worker, (fonts, table, args.seed, args.digit_share)) as pool:
-        for i, (image, label) in enumerate(pool.imap(_draw_indexed, range(args.count), chunksize=256)):
+    with multiprocessing.Pool(
+        args.workers, _start_worker, (fonts, table, args.seed, args.digit_share)
+    ) as pool:
+        for i, (image, label) in enumerate(
+            pool.imap(_draw_indexed, range(args.count), chunksize=256)
+        ):
             images[i], labels[i] = image, label
             if i % 20000 == 19999:
                 print(f"{i + 1} glyphs, {time.time() - start:.0f} s", flush=True)
@@ -285,15 +374,15 @@ def command_glyphs(args):
     print(f"{args.count} glyphs, sha256 {hashlib.sha256(images.tobytes()).hexdigest()}")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Network
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 try:
     import torch
     from torch import nn
     from torch.nn import functional as F
-except ImportError:  # rendering alone does without
+except ImportError:  # rendering does not need torch
     torch = None
     nn = None
 
@@ -310,7 +399,7 @@ if torch is not None:
             return super().forward(x.float()).to(x.dtype)
 
     def zeroed(layer):
-        """The layer with all parameters set to zero, so that its branch starts as nothing."""
+        """Sets all parameters of the layer to zero, so that its branch initially adds nothing."""
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
         return layer
@@ -318,18 +407,25 @@ if torch is not None:
     def timestep_embedding(t, width):
         """Sinusoids of t, cosines first."""
         half = width // 2
-        freqs = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half).to(t.device)
+        freqs = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half).to(
+            t.device
+        )
         phase = t.float()[:, None] * freqs[None]
         return torch.cat([phase.cos(), phase.sin()], dim=-1)
 
     class ResBlock(nn.Module):
         def __init__(self, channels, out_channels, emb_channels):
             super().__init__()
-            self.in_layers = nn.Sequential(Norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+            self.in_layers = nn.Sequential(
+                Norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            )
             self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
             self.out_layers = nn.Sequential(
-                Norm(out_channels), nn.SiLU(), nn.Identity(),
-                zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)))
+                Norm(out_channels),
+                nn.SiLU(),
+                nn.Identity(),
+                zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            )
             same = channels == out_channels
             self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
 
@@ -352,9 +448,15 @@ if torch is not None:
         def forward(self, x, emb):
             n, c, height, width = x.shape
             flat = x.reshape(n, c, height * width)
-            qkv = self.qkv(self.norm(flat)).reshape(n, self.heads, 3, c // self.heads, height * width)
+            qkv = self.qkv(self.norm(flat)).reshape(
+                n, self.heads, 3, c // self.heads, height * width
+            )
             q, k, v = (part.transpose(-1, -2) for part in qkv.unbind(2))
-            h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(n, c, height * width)
+            h = (
+                F.scaled_dot_product_attention(q, k, v)
+                .transpose(-1, -2)
+                .reshape(n, c, height * width)
+            )
             return (flat + self.proj_out(h)).reshape(n, c, height, width)
 
     class Downsample(nn.Module):
@@ -384,14 +486,24 @@ if torch is not None:
             return x
 
     class UNet(nn.Module):
-        """improved-diffusion's UNetModel with scale-shift norm, under the original's parameter names."""
+        """UNetModel of improved-diffusion with scale-shift norm, with the original's names."""
 
-        def __init__(self, channels=32, mult=(1, 2, 2, 2), blocks=1, attention=(4,), heads=4,
-                     num_classes: int | None = NUM_CLASSES, out_channels=6):
+        def __init__(
+            self,
+            channels=32,
+            mult=(1, 2, 2, 2),
+            blocks=1,
+            attention=(4,),
+            heads=4,
+            num_classes: int | None = NUM_CLASSES,
+            out_channels=6,
+        ):
             super().__init__()
             self.channels = channels
             emb = 4 * channels
-            self.time_embed = nn.Sequential(nn.Linear(channels, emb), nn.SiLU(), nn.Linear(emb, emb))
+            self.time_embed = nn.Sequential(
+                nn.Linear(channels, emb), nn.SiLU(), nn.Linear(emb, emb)
+            )
             if num_classes is not None:
                 self.label_emb = nn.Embedding(num_classes, emb)
             self.input_blocks = nn.ModuleList([Block(Stem(3, channels, 3, padding=1))])
@@ -408,7 +520,9 @@ if torch is not None:
                     self.input_blocks.append(Block(Downsample(ch)))
                     widths.append(ch)
                     rate *= 2
-            self.middle_block = Block(ResBlock(ch, ch, emb), Attention(ch, heads), ResBlock(ch, ch, emb))
+            self.middle_block = Block(
+                ResBlock(ch, ch, emb), Attention(ch, heads), ResBlock(ch, ch, emb)
+            )
             self.output_blocks = nn.ModuleList()
             for level, m in reversed(list(enumerate(mult))):
                 for i in range(blocks + 1):
@@ -420,7 +534,9 @@ if torch is not None:
                         layers.append(Upsample(ch))
                         rate //= 2
                     self.output_blocks.append(Block(*layers))
-            self.out = nn.Sequential(Norm(ch), nn.SiLU(), zeroed(nn.Conv2d(ch, out_channels, 3, padding=1)))
+            self.out = nn.Sequential(
+                Norm(ch), nn.SiLU(), zeroed(nn.Conv2d(ch, out_channels, 3, padding=1))
+            )
 
         def forward(self, x, t, y=None):
             emb = self.time_embed(timestep_embedding(t, self.channels))
@@ -453,13 +569,16 @@ def command_check(args):
     print(f"parameters of the quickstart's model: {sum(p.numel() for p in UNet().parameters())}")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Diffusion
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 class Schedule:
-    """Cosine schedule of 1000 steps and the posterior's coefficients (float64, stored as float32 tensors)."""
+    """Cosine schedule of 1000 steps and the coefficients of the posterior.
+
+    They are computed in float64 and stored as float32 tensors.
+    """
 
     def __init__(self):
         def level(u):
@@ -485,14 +604,19 @@ def at(values, t):
 
 
 def variance_bound(schedule: Schedule, x0, x_t, t, predicted, fraction):
-    """Variational bound of one step in bits per value, per image; the predicted mean gets no gradient."""
+    """Variational bound of one step, in bits per value, for each image.
+
+    The predicted mean gets no gradient.
+    """
     target = at(schedule.from_start, t) * x0 + at(schedule.from_noisy, t) * x_t
     mean = at(schedule.from_start, t) * predicted.detach() + at(schedule.from_noisy, t) * x_t
     low, high = at(schedule.low, t), at(schedule.high, t)
     share = (fraction + 1) / 2
     log_var = share * high + (1 - share) * low
-    kl = 0.5 * (log_var - low - 1 + torch.exp(low - log_var) + (target - mean) ** 2 * torch.exp(-log_var))
-    # At t = 0 the step is a likelihood of 8-bit values instead.
+    kl = 0.5 * (
+        log_var - low - 1 + torch.exp(low - log_var) + (target - mean) ** 2 * torch.exp(-log_var)
+    )
+    # At t = 0 the term is the likelihood of 8-bit values instead.
     deviation = torch.exp(-0.5 * log_var)
     cdf = lambda v: 0.5 * (1 + torch.erf(v / math.sqrt(2)))  # noqa: E731
     above = torch.where(x0 > 0.999, torch.ones_like(x0), cdf((x0 - mean + 1 / 255) * deviation))
@@ -502,7 +626,7 @@ def variance_bound(schedule: Schedule, x0, x_t, t, predicted, fraction):
 
 
 def losses(net, schedule: Schedule, x0, labels, t, noise, bf16: bool):
-    """Weighted error of the predicted image, plain error per image, and the capped variance term."""
+    """Weighted error of the predicted image, error per image, and the capped variance term."""
     x_t = at(schedule.signal, t) * x0 + at(schedule.noise, t) * noise
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         out = net(x_t, t, labels)
@@ -510,14 +634,24 @@ def losses(net, schedule: Schedule, x0, labels, t, noise, bf16: bool):
     error = ((predicted - x0) ** 2).mean((1, 2, 3))
     weight = schedule.snr[t].clamp(1.0, 5.0)
     bound = variance_bound(schedule, x0, x_t, t, predicted, fraction)
-    # Early on the bound is huge where the variance is tiny; a smooth cap keeps it from ruling the gradient.
-    return (weight * error).mean(), error.detach(), (bound / (1 + bound.detach().clamp(min=0))).mean()
+    # At first the bound is very large where the variance is small; a smooth cap keeps it from
+    # dominating the gradient.
+    return (
+        (weight * error).mean(),
+        error.detach(),
+        (bound / (1 + bound.detach().clamp(min=0))).mean(),
+    )
 
 
 @torch.no_grad() if torch is not None else (lambda f: f)
 def ddim(net, schedule: Schedule, noise, labels, steps: int):
-    """Deterministic DDIM over "ddim<steps>": an even stride from 0, the predicted image clipped to [-1, 1]."""
-    stride = next(s for s in range(1, DIFFUSION_STEPS) if len(range(0, DIFFUSION_STEPS, s)) == steps)
+    """Deterministic DDIM over "ddim<steps>".
+
+    The steps have an even stride from 0, and the predicted image is clipped to [-1, 1].
+    """
+    stride = next(
+        s for s in range(1, DIFFUSION_STEPS) if len(range(0, DIFFUSION_STEPS, s)) == steps
+    )
     times = list(range(0, DIFFUSION_STEPS, stride))
     x = noise
     for i in reversed(range(steps)):
@@ -541,15 +675,19 @@ def command_grid(args):
     labels = torch.tensor(classes).repeat_interleave(args.columns)
     noise = torch.randn(len(labels), 3, IMAGE_SIZE, IMAGE_SIZE)
     images = ddim(net, Schedule(), noise, labels, args.ddim)
-    pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pixels = (
+        ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    )
     rows = pixels.reshape(len(classes), args.columns, IMAGE_SIZE, IMAGE_SIZE, 3)
-    sheet = rows.transpose(0, 2, 1, 3, 4).reshape(len(classes) * IMAGE_SIZE, args.columns * IMAGE_SIZE, 3)
+    sheet = rows.transpose(0, 2, 1, 3, 4).reshape(
+        len(classes) * IMAGE_SIZE, args.columns * IMAGE_SIZE, 3
+    )
     Image.fromarray(sheet).save(args.out)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Training
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 class Data:
@@ -566,7 +704,7 @@ class Data:
 
 
 def learning_rate(args, step):
-    """Short warm-up, constant, then linear to zero over the last `decay` steps."""
+    """Learning rate: short warm-up, constant, then linear to zero over the last `decay` steps."""
     return args.lr * min(1.0, (step + 1) / args.warmup, (args.steps - step) / max(args.decay, 1))
 
 
@@ -577,7 +715,7 @@ def write_atomically(path: Path, save):
 
 
 def export(folder: Path, ema, name: str):
-    """The averaged weights as <name>.pt (the original's format) and <name>.safetensors."""
+    """Writes the averaged weights as <name>.pt (the original's format) and <name>.safetensors."""
     from safetensors.torch import save_file
 
     plain = {k: v.detach().float().contiguous().clone() for k, v in ema.state_dict().items()}
@@ -588,8 +726,9 @@ def export(folder: Path, ema, name: str):
 class Replicas:
     """Copies of the network, one per thread, that share each batch.
 
-    One synchronisation per step instead of one per operation: as fast as threaded operations on an idle machine and
-    several times faster on a busy one. The gradient is that of the whole batch.
+    The threads synchronize once per step instead of once per operation: as fast as threaded
+    operations on an idle machine and several times faster on a busy one. The gradient is that of
+    the whole batch.
     """
 
     def __init__(self, net, threads):
@@ -611,9 +750,11 @@ class Replicas:
         return main.item(), error, bound.item()
 
     def gradients(self, schedule, batch, args):
-        """Leaves the mean gradient in the first network; returns the losses."""
+        """Puts the mean gradient into the first network and returns the losses."""
         parts = zip(*(tensor.chunk(len(self.nets)) for tensor in batch))
-        results = list(self.pool.map(lambda n, b: self.part(n, schedule, b, args), self.nets, parts))
+        results = list(
+            self.pool.map(lambda n, b: self.part(n, schedule, b, args), self.nets, parts)
+        )
         total = [p.grad for p in self.parameters[0]]
         for others in self.parameters[1:]:
             torch._foreach_add_(total, [p.grad for p in others])
@@ -623,7 +764,7 @@ class Replicas:
 
     @torch.no_grad() if torch is not None else (lambda f: f)
     def spread(self):
-        """Hands the first network's weights to the others."""
+        """Copies the first network's weights to the others."""
         for others in self.parameters[1:]:
             torch._foreach_copy_(others, self.parameters[0])
 
@@ -649,7 +790,9 @@ def build(args):
     if args.channels_last:
         net = net.to(memory_format=torch.channels_last)
         ema = ema.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01
+    )
     return net, ema, optimizer
 
 
@@ -687,12 +830,21 @@ def command_train(args):
             taken = (time.time() - began) / args.log_every
             per_t = " ".join(f"{v:.4f}" for v in sums / np.maximum(counts, 1))
             main, bound, norm = totals / args.log_every
-            print(f"step {done} loss {main:.4f} bound {bound:.3f} grad {norm:.2f} mse by fifth of t: {per_t} "
-                  f"lr {learning_rate(args, step):.2e} {taken:.3f} s/step", flush=True)
+            print(
+                f"step {done} loss {main:.4f} bound {bound:.3f} grad {norm:.2f} "
+                f"mse by fifth of t: {per_t} "
+                f"lr {learning_rate(args, step):.2e} {taken:.3f} s/step",
+                flush=True,
+            )
             sums[:], counts[:], totals[:], began = 0, 0, 0, time.time()
         if done % args.save_every == 0 or done == last:
-            state = dict(net=net.state_dict(), ema=ema.state_dict(), optimizer=optimizer.state_dict(),
-                         generator=generator.get_state(), step=done)
+            state = dict(
+                net=net.state_dict(),
+                ema=ema.state_dict(),
+                optimizer=optimizer.state_dict(),
+                generator=generator.get_state(),
+                step=done,
+            )
             write_atomically(state_file, lambda p: torch.save(state, p))
             export(args.out, ema, "ema")
     export(args.out, ema, "final")
@@ -700,7 +852,12 @@ def command_train(args):
 
 def command_bench(args):
     data, schedule = Data(args.data), Schedule()
-    for args.precision, args.channels_last in (("fp32", False), ("fp32", True), ("bf16", False), ("bf16", True)):
+    for args.precision, args.channels_last in (
+        ("fp32", False),
+        ("fp32", True),
+        ("bf16", False),
+        ("bf16", True),
+    ):
         net, ema, optimizer = build(args)
         replicas = Replicas(net, args.threads)
         generator = torch.Generator().manual_seed(args.seed)
@@ -710,17 +867,24 @@ def command_bench(args):
             began = time.time()
             main, *_ = train_step(replicas, ema, optimizer, schedule, batch, step, args)
             times.append(time.time() - began)
-        print(f"{args.precision} channels_last {args.channels_last}: median {np.median(times):.3f} s/step, "
-              f"fastest {min(times):.3f}, loss {main:.4f}", flush=True)
+        print(
+            f"{args.precision} channels_last {args.channels_last}: "
+            f"median {np.median(times):.3f} s/step, fastest {min(times):.3f}, loss {main:.4f}",
+            flush=True,
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     glyphs = commands.add_parser("glyphs", help="render the training set")
     glyphs.add_argument("--fonts", type=Path, default=Path("/usr/share/fonts"))
-    glyphs.add_argument("--out", type=Path, required=True, help="folder for images.npy and labels.npy")
+    glyphs.add_argument(
+        "--out", type=Path, required=True, help="folder for images.npy and labels.npy"
+    )
     glyphs.add_argument("--count", type=int, default=131072)
     glyphs.add_argument("--digit-share", type=float, default=0.6)
     glyphs.add_argument("--workers", type=int, default=2)
@@ -731,20 +895,30 @@ def main():
         train = commands.add_parser(name)
         train.add_argument("--data", type=Path, required=True, help="folder written by `glyphs`")
         train.add_argument("--steps", type=int, default=5000)
-        train.add_argument("--decay", type=int, default=1000, help="last steps, over which the rate falls to zero")
+        train.add_argument(
+            "--decay", type=int, default=1000, help="last steps, over which the rate falls to zero"
+        )
         train.add_argument("--batch", type=int, default=64)
         train.add_argument("--lr", type=float, default=1e-3)
         train.add_argument("--warmup", type=int, default=100)
         train.add_argument("--ema", type=float, default=0.998)
         train.add_argument("--bound-weight", type=float, default=0.01)
-        train.add_argument("--threads", type=int, default=2, help="replicas that share a batch, one thread each")
+        train.add_argument(
+            "--threads", type=int, default=2, help="replicas that share a batch, one thread each"
+        )
         train.add_argument("--seed", type=int, default=1)
-        train.add_argument("--precision", choices=("fp32", "bf16"), default="bf16",
-                           help="bf16: mixed precision; weights, norms, loss and the last convolution stay float32")
+        train.add_argument(
+            "--precision",
+            choices=("fp32", "bf16"),
+            default="bf16",
+            help="bf16: mixed precision; weights, norms, loss and last convolution stay float32",
+        )
         train.add_argument("--channels-last", action="store_true")
         if name == "train":
             train.add_argument("--out", type=Path, required=True)
-            train.add_argument("--resume", action="store_true", help="go on from <out>/state.pt if there is one")
+            train.add_argument(
+                "--resume", action="store_true", help="go on from <out>/state.pt if there is one"
+            )
             train.add_argument("--stop", type=int, help="stop at this step of the schedule")
             train.add_argument("--save-every", type=int, default=250)
             train.add_argument("--log-every", type=int, default=50)
