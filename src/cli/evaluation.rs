@@ -19,7 +19,7 @@ use crate::kernels::beside;
 use crate::metrics::frechet::Frechet;
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
-use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Statistics};
+use crate::metrics::{EvaluationConfig, InvalidSetting, MetricKind, MetricsError, Statistics};
 use crate::models::inception::FEATURES;
 use crate::pe::PeError;
 use crate::privacy::sha256_hex;
@@ -135,7 +135,7 @@ pub(super) fn against(
         return Ok(None);
     };
     let public = config.reference_is_public;
-    if Statistics::are_in(path) {
+    if Statistics::is_file(path) {
         let statistics = Statistics::open(path).map_err(PeError::from)?;
         statistics
             .check(path, embedder.dimension(), space.resolution, &space.digest)
@@ -171,14 +171,14 @@ pub(super) fn classifier(
         return Ok(None);
     }
     let EmbedderConfig::Inception(inception) = config else {
-        let error = MetricsError::Config {
+        let error = InvalidSetting {
             key: "metrics",
             message: format!(
-                "`inception-score` needs Inception's classifier, and the embedder is {}",
+                "`inception-score` needs Inception's classifier, but the embedder is {}",
                 config.name()
             ),
         };
-        return Err(PeError::from(error).into());
+        return Err(PeError::from(MetricsError::from(error)).into());
     };
     let checkpoint =
         Checkpoint::open(&inception.weights).map_err(|error| PeError::Embedder(error.into()))?;

@@ -214,9 +214,10 @@ impl Settings {
         };
         embedder("embedder", &self.embedder)?;
         if let Some(evaluation) = &self.evaluation {
-            evaluation
-                .validate()
-                .map_err(|(key, message)| locations.error(&format!("evaluation.{key}"), message))?;
+            evaluation.validate().map_err(|error| {
+                let key = format!("evaluation.{}", error.key);
+                locations.error(&key, error.message)
+            })?;
             if evaluation.metrics.contains(&MetricKind::Downstream) {
                 let message = "`downstream` needs labelled images that took no part in the run: \
                                use `dpsyn eval SAMPLES.npz --against TEST_SET --metrics downstream`";

@@ -218,7 +218,10 @@ mod tests {
 
     impl Recorder {
         fn reports(&self) -> (Option<u64>, Vec<u64>) {
-            (*self.total.lock().unwrap(), self.done.lock().unwrap().clone())
+            (
+                *self.total.lock().unwrap(),
+                self.done.lock().unwrap().clone(),
+            )
         }
     }
 

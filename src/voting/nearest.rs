@@ -156,7 +156,12 @@ pub(super) fn search(
     candidates: Candidates<'_>,
     options: &SearchOptions<'_>,
 ) -> Result<Vec<u32>, NearestError> {
-    search_with(queries, candidates, options, &ProductBackend::new(options.device))
+    search_with(
+        queries,
+        candidates,
+        options,
+        &ProductBackend::new(options.device),
+    )
 }
 
 fn search_with(
@@ -200,7 +205,12 @@ fn search_with(
     for (indices, ids) in groups {
         options.cancellation.check()?;
         let rows = Rows { indices, ..queries };
-        let unresolved = BlockSearch { scorer: &scorer, block, k }.run(first_pass, rows, ids)?;
+        let unresolved = BlockSearch {
+            scorer: &scorer,
+            block,
+            k,
+        }
+        .run(first_pass, rows, ids)?;
         if unresolved.is_empty() {
             continue;
         }
@@ -212,7 +222,12 @@ fn search_with(
             ..queries
         };
         let mut found = vec![0u32; indices.len() * k];
-        BlockSearch { scorer: &scorer, block, k }.run(Pass::Fine, rows, &mut found)?;
+        BlockSearch {
+            scorer: &scorer,
+            block,
+            k,
+        }
+        .run(Pass::Fine, rows, &mut found)?;
         for (place, found) in unresolved.into_iter().zip(found.chunks_exact(k)) {
             if let Some(ids) = ids.get_mut(place * k..(place + 1) * k) {
                 ids.copy_from_slice(found);

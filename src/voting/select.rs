@@ -38,12 +38,7 @@ pub fn threshold(votes: &[f64], threshold: f64) -> Vec<f64> {
 /// and [`Selection::uniform_fallback`] is set. [`SelectionMode::Rank`] breaks ties towards the lower index
 /// and, if `count` exceeds the number of samples, starts over with the best.
 #[must_use]
-pub fn select(
-    votes: &[f64],
-    count: usize,
-    mode: SelectionMode,
-    rng: &mut KeyedRng,
-) -> Selection {
+pub fn select(votes: &[f64], count: usize, mode: SelectionMode, rng: &mut KeyedRng) -> Selection {
     let total: f64 = votes.iter().sum();
     if votes.is_empty() {
         return Selection {

@@ -3,17 +3,9 @@
 use super::transform::squared_norm;
 use super::*;
 use crate::kernels::testing::on_each_path;
-use crate::progress::Silent;
+use crate::progress::{AlwaysCancelled, Silent};
 use crate::streams::{Phase, RngKey};
 use proptest::prelude::*;
-
-struct AlwaysCancelled;
-
-impl Cancellation for AlwaysCancelled {
-    fn is_cancelled(&self) -> bool {
-        true
-    }
-}
 
 fn sort(entries: &mut [(f64, u32)]) {
     entries.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -130,8 +122,7 @@ fn agrees_with_brute_force_across_tiles() {
     let (queries, candidates) = (random(1100, 5, 0), random(2100, 5, 1));
     for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
         for k in [1, 4] {
-            let found =
-                nearest_neighbors(&queries, &candidates, &options(k, metric)).unwrap();
+            let found = nearest_neighbors(&queries, &candidates, &options(k, metric)).unwrap();
             assert!(
                 found == brute_force(&queries, &candidates, k, metric),
                 "{metric:?} {k}"
@@ -308,9 +299,8 @@ fn queries_and_candidates_beyond_f32s_range_are_searched_exactly() {
 #[test]
 fn invalid_requests_are_refused() {
     let (a, b) = (random(3, 4, 0), random(3, 5, 1));
-    let run = |q: &Embeddings, c: &Embeddings, k: usize| {
-        nearest_neighbors(q, c, &options(k, Metric::L2))
-    };
+    let run =
+        |q: &Embeddings, c: &Embeddings, k: usize| nearest_neighbors(q, c, &options(k, Metric::L2));
     assert!(matches!(
         run(&a, &b, 1),
         Err(NearestError::Dimension { .. })
