@@ -33,6 +33,7 @@
 //! | [`streams`] | counter-based random streams of the generation side |
 //! | [`net`] | proxies, retries, downloads that go on where they broke off, and whether the network may be used at all |
 //! | [`progress`] | progress reports and cancellation |
+//! | [`sections`] | configuration sections: the invalid key, sections that `type` distinguishes |
 //! | [`atomic`] | files that are whole or absent |
 //! | [`exit_code`] | the documented exit codes, and the trait by which each error names its own |
 #![deny(missing_docs)]
@@ -63,5 +64,6 @@ pub mod net;
 pub mod pe;
 pub mod privacy;
 pub mod progress;
+pub mod sections;
 pub mod streams;
 pub mod voting;

@@ -69,9 +69,12 @@ impl Devices {
         }
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Device> {
-        std::iter::once(&self.first).chain(&self.others)
+    /// Returns all devices, the first one first.
+    pub fn all(&self) -> Vec<Device> {
+        std::iter::once(&self.first)
+            .chain(&self.others)
+            .cloned()
+            .collect()
     }
 }
 

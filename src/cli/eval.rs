@@ -4,18 +4,21 @@ use std::path::Path;
 
 use super::args::EvalArguments;
 use super::error::CliError;
-use super::evaluation::{against, classifier, digest, open_embedder, space};
-use super::missing::{Requirement, check};
+use super::evaluation::{against, classifier, digest, space};
+use super::missing::check;
 use super::progress::{Progress, catch_interrupts};
 use crate::config::ConfigError;
-use crate::embedders::{ClipConfig, EmbedderConfig, InceptionConfig, PixelsConfig};
+use crate::embedders::{
+    ClipConfig, EmbedderConfig, EmbedderError, InceptionConfig, OpenedEmbedder, PixelsConfig,
+};
 use crate::evaluation::{Evaluation, Evaluator, SampleSource, Training};
 use crate::exit_code;
 use crate::fetch::Catalogue;
+use crate::hub::Requirement;
 use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader};
 use crate::metrics::downstream::{ClassifierKind, DownstreamOptions, match_classes};
 use crate::metrics::features::{SampleFeatures, fid_subsample};
-use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, SetSizes};
+use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Sizes};
 use crate::pe::PeError;
 use crate::progress::{Cancellation as _, Progress as _, Unit};
 
@@ -36,10 +39,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     let config = config(arguments)?;
     let devices = arguments.device.open()?;
     catch_interrupts()?;
-    let need = |path: &Path, code: u8| Requirement::Path {
-        path: path.to_owned(),
-        code,
-    };
+    let need = |path: &Path, code: u8| (Requirement::path(path), code);
     let mut needs = vec![need(&arguments.against, exit_code::DATA)];
     needs.extend(
         arguments
@@ -77,19 +77,25 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
         false => Vec::new(),
     };
     let embedder_config = embedder(arguments, resolution)?;
-    embedder_config.validate()?;
-    let (embedder, weights) = open_embedder(&embedder_config, (height, width), &devices)?;
+    embedder_config
+        .section()
+        .validate()
+        .map_err(EmbedderError::from)?;
+    let OpenedEmbedder {
+        embedder,
+        weights_digest: weights,
+    } = embedder_config.open((height, width), &devices.all())?;
     let space = space(&embedder_config, weights.as_deref(), resolution)?;
     let classifier = classifier(&config.metrics, &embedder_config)?;
     let against = against(&config, resolution, &*embedder, &space, &progress)?
         .ok_or_else(|| refuse("--against", "is a path".to_owned()))?;
     config
-        .check_sizes(SetSizes {
+        .check_sizes(Sizes {
             samples: reader.len(),
             reference: against.images(),
             dimension: embedder.dimension(),
         })
-        .map_err(|error| refuse(flag(error.key), error.message))?;
+        .map_err(|error| refuse(flag(&error.key), error.message))?;
     let mut training = None;
     if let Some(classes) = against.classes().filter(|_| downstream) {
         let names = class_names(path)?;
@@ -120,7 +126,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
 
     let total = reader.len();
     let times = fid_subsample(total, config.num_fid_samples, config.seed, 0);
-    let mut features = SampleFeatures::new(&*embedder, config.sample_features(), times);
+    let mut features = SampleFeatures::new(&*embedder, config.of_samples(), times);
     let mut done = 0;
     progress.begin("embedding samples", Some(total as u64), Unit::Steps);
     reader.for_each_batch(
@@ -129,7 +135,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
         |source| PeError::from(failed(source)),
         |batch| {
             progress.check()?;
-            features.push(&batch)?;
+            features.take(&batch)?;
             if let Some(images) = training.as_mut().and_then(|t| t.images.as_mut()) {
                 images.extend(&batch).map_err(ImagesError::from)?;
             }
@@ -207,7 +213,7 @@ fn config(arguments: &EvalArguments) -> Result<EvaluationConfig, CliError> {
         )?,
         reference_is_public: arguments.public,
         num_fid_samples: arguments.num_fid_samples,
-        ..EvaluationConfig::with_metrics(arguments.metrics.clone())
+        ..EvaluationConfig::of(arguments.metrics.clone())
     };
     config.nearest_neighbors = arguments
         .nearest_neighbors
@@ -229,7 +235,7 @@ fn config(arguments: &EvalArguments) -> Result<EvaluationConfig, CliError> {
         .map_err(|error| PeError::from(MetricsError::from(error)))?;
     config
         .validate()
-        .map_err(|error| refuse(flag(error.key), error.message))?;
+        .map_err(|error| refuse(flag(&error.key), error.message))?;
     Ok(config)
 }
 

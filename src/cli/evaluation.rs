@@ -2,24 +2,16 @@
 
 use std::path::Path;
 
-use candle_core::Device;
-
-use super::device::Devices;
 use super::error::CliError;
 use crate::dataset::PrivateImages;
-use crate::device_pool::WorkerFactory;
-use crate::embedders::{
-    BoxedEmbedder, ClipEmbedder, Embedder, EmbedderConfig, EmbedderError, InceptionEmbedder,
-    PixelsEmbedder, ReplicatedEmbedder,
-};
+use crate::embedders::{Embedder, EmbedderConfig};
 use crate::evaluation::ReferenceSource;
 use crate::hub::{Checkpoint, sha256_file};
 use crate::images::{DataConfig, ImageSource, OnBadImage};
-use crate::kernels::beside;
 use crate::metrics::frechet::Frechet;
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
-use crate::metrics::{EvaluationConfig, InvalidSetting, MetricKind, MetricsError, Statistics};
+use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Statistics};
 use crate::models::inception::FEATURES;
 use crate::pe::PeError;
 use crate::privacy::sha256_hex;
@@ -27,44 +19,6 @@ use crate::progress::Observer;
 
 /// Digits of a digest that a figure shows.
 const SHOWN: usize = 12;
-
-/// An embedder, and the digest of its weights if it has any.
-pub(super) fn open_embedder(
-    config: &EmbedderConfig,
-    image_size: (usize, usize),
-    devices: &Devices,
-) -> Result<(Box<dyn Embedder>, Option<String>), CliError> {
-    // Pixels are not embedded on any device. A GPU's embedder works beside the generator: on a thread of its own.
-    let many = !devices.others.is_empty() || devices.first.is_cuda();
-    let shared = many && config.weights().is_some();
-    let embedder: Box<dyn Embedder> = if shared {
-        let factories = devices
-            .iter()
-            .map(|device| -> WorkerFactory<_, EmbedderError> {
-                let (config, device) = (config.clone(), device.clone());
-                Box::new(move || embedder_on(&config, image_size, &beside(&device)?))
-            });
-        Box::new(ReplicatedEmbedder::start(factories.collect()).map_err(EmbedderError::from)?)
-    } else {
-        embedder_on(config, image_size, &devices.first)?
-    };
-    Ok((embedder, config.weights().map(digest).transpose()?))
-}
-
-fn embedder_on(
-    config: &EmbedderConfig,
-    image_size: (usize, usize),
-    device: &Device,
-) -> Result<BoxedEmbedder, EmbedderError> {
-    let embedder: BoxedEmbedder = match config {
-        EmbedderConfig::Inception(config) => Box::new(InceptionEmbedder::open(config, device)?),
-        EmbedderConfig::Clip(config) => Box::new(ClipEmbedder::open(config, device)?),
-        EmbedderConfig::Pixels(config) => Box::new(PixelsEmbedder::new(config, image_size)?),
-    };
-    // Another thread may use it, whose work Metal does not order after this one's by itself.
-    device.synchronize()?;
-    Ok(embedder)
-}
 
 pub(super) fn digest(path: &Path) -> Result<String, PeError> {
     sha256_file(path).map_err(|source| PeError::Io {
@@ -79,25 +33,27 @@ pub(super) fn space(
     weights: Option<&str>,
     image_size: usize,
 ) -> Result<FeatureSpace, CliError> {
+    let section = config.section();
     let mut settings = serde_json::to_value(config)
         .map_err(|error| PeError::State(format!("the embedder's settings: {error}")))?;
     if let Some(table) = settings.as_object_mut() {
-        table.remove("weights");
-        table.remove("batch_size");
+        for key in config.non_identity_keys() {
+            table.remove(*key);
+        }
     }
-    let resolution = config.resolution().unwrap_or(image_size);
+    let resolution = section.resolution().unwrap_or(image_size);
     let identity = serde_json::json!([settings, weights, resolution]);
     let embedder = match weights {
         Some(digest) => {
             let shown: String = digest.chars().take(SHOWN).collect();
-            format!("{} (weights {shown})", config.name())
+            format!("{} (weights {shown})", section.name())
         }
-        None => config.name().to_owned(),
+        None => section.name().to_owned(),
     };
     Ok(FeatureSpace {
         embedder,
         resolution,
-        dtype: config.dtype().name(),
+        dtype: section.dtype().name(),
         digest: sha256_hex(identity.to_string().as_bytes()),
     })
 }
@@ -135,7 +91,7 @@ pub(super) fn against(
         return Ok(None);
     };
     let public = config.reference_is_public;
-    if Statistics::is_file(path) {
+    if Statistics::are_in(path) {
         let statistics = Statistics::open(path).map_err(PeError::from)?;
         statistics
             .check(path, embedder.dimension(), space.resolution, &space.digest)
@@ -171,14 +127,14 @@ pub(super) fn classifier(
         return Ok(None);
     }
     let EmbedderConfig::Inception(inception) = config else {
-        let error = InvalidSetting {
+        let error = MetricsError::Config {
             key: "metrics",
             message: format!(
-                "`inception-score` needs Inception's classifier, but the embedder is {}",
-                config.name()
+                "`inception-score` needs Inception's classifier, and the embedder is {}",
+                config.section().name()
             ),
         };
-        return Err(PeError::from(MetricsError::from(error)).into());
+        return Err(PeError::from(error).into());
     };
     let checkpoint =
         Checkpoint::open(&inception.weights).map_err(|error| PeError::Embedder(error.into()))?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::args::FetchArguments;
 use super::error::CliError;
-use super::missing::{Requirement, requirements};
+use super::missing::requirements;
 use super::progress::{Progress, stop_on_interrupt};
 use super::units::bytes;
 use crate::config::Settings;
@@ -12,7 +12,7 @@ use crate::fetch::{
     Catalogue, Content, FetchError, Fetcher, Hub, Item, Mirrors, Options, Patience, Presence,
     Verdict,
 };
-use crate::generators::stable_diffusion;
+use crate::hub::Requirement;
 use crate::net::Offline;
 use crate::progress::Progress as _;
 
@@ -90,7 +90,7 @@ fn wanted(
         };
         add(&mut wants, want);
     }
-    for need in settings.map(requirements).unwrap_or_default() {
+    for (need, _) in settings.map(requirements).unwrap_or_default() {
         match want(need, catalogue) {
             Ok(want) => want.into_iter().for_each(|want| add(&mut wants, want)),
             Err(path) => nowhere.push(path),
@@ -115,7 +115,7 @@ fn add(wants: &mut Vec<Want>, want: Want) {
 /// The path, if nothing can get it.
 fn want(need: Requirement, catalogue: &Catalogue) -> Result<Option<Want>, PathBuf> {
     match need {
-        Requirement::Path { path, .. } => match catalogue.maker(&path) {
+        Requirement::Path(path) => match catalogue.maker(&path) {
             Some(maker) => Ok(Some(Want {
                 item: maker.item.clone(),
                 splits: maker
@@ -128,12 +128,16 @@ fn want(need: Requirement, catalogue: &Catalogue) -> Result<Option<Want>, PathBu
             None if path.exists() => Ok(None),
             None => Err(path),
         },
-        Requirement::Repository { id, revision } => {
+        Requirement::Repository {
+            id,
+            revision,
+            files,
+        } => {
             let known = catalogue.items().iter().find(|item| match &item.content {
                 Content::Hub(hub) => hub.repo == id && Some(&hub.revision) == revision.as_ref(),
                 _ => false,
             });
-            let files = stable_diffusion::FILES.iter();
+            let files = files.iter();
             let files = files.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
             let item = match (known, revision) {
                 (Some(item), _) => item.clone(),

@@ -4,28 +4,13 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::config::{ModelConfig, Settings};
+use crate::config::Settings;
 use crate::exit_code::{self, ExitCode};
 use crate::fetch::{Catalogue, Content, Maker};
+use crate::hub::Requirement;
 
-/// Something that a configuration needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Requirement {
-    /// A file or folder.
-    Path {
-        /// Where.
-        path: PathBuf,
-        /// The exit code if it is missing.
-        code: u8,
-    },
-    /// A repository of the hub.
-    Repository {
-        /// `owner/name`.
-        id: String,
-        /// Its revision, if one is given.
-        revision: Option<String>,
-    },
-}
+/// An artifact that a configuration refers to, and the exit code if it is missing.
+pub(super) type Needed = (Requirement, u8);
 
 /// Files that are missing and can be fetched.
 #[derive(Debug, Error)]
@@ -56,52 +41,39 @@ fn listed(paths: &[PathBuf]) -> String {
     }
 }
 
-/// Everything that `settings` name, in the order in which a run opens it.
-pub(super) fn requirements(settings: &Settings) -> Vec<Requirement> {
-    let path = |path: &Path, code: u8| Requirement::Path {
-        path: path.to_owned(),
-        code,
-    };
-    let mut needs = vec![path(&settings.data.path, exit_code::DATA)];
-    match &settings.model {
-        ModelConfig::ImprovedDiffusion(config) => {
-            needs.push(path(&config.checkpoint, exit_code::WEIGHTS));
-        }
-        ModelConfig::StableDiffusion(config) => {
-            needs.push(match Path::new(&config.checkpoint).is_dir() {
-                true => path(Path::new(&config.checkpoint), exit_code::WEIGHTS),
-                false => Requirement::Repository {
-                    id: config.checkpoint.clone(),
-                    revision: config.revision().map(str::to_owned),
-                },
-            });
-        }
-        ModelConfig::OpenAiImages(_) => {}
-    }
-    let weights = settings.embedder.weights();
-    needs.extend(weights.map(|weights| path(weights, exit_code::WEIGHTS)));
+/// Returns everything that `settings` refer to, in the order in which a run opens it.
+pub(super) fn requirements(settings: &Settings) -> Vec<Needed> {
+    let data = |path: &Path| (Requirement::path(path), exit_code::DATA);
+    let weights = |requirement| (requirement, exit_code::WEIGHTS);
+    let mut needed = vec![data(&settings.data.path)];
+    needed.extend(
+        settings
+            .model
+            .section()
+            .requirements()
+            .into_iter()
+            .map(weights),
+    );
+    needed.extend(settings.embedder.requirements().into_iter().map(weights));
     if let Some(evaluation) = &settings.evaluation {
-        let own = evaluation.embedder.as_ref().and_then(|own| own.weights());
-        needs.extend(own.map(|weights| path(weights, exit_code::WEIGHTS)));
-        needs.extend(
-            evaluation
-                .path()
-                .map(|reference| path(reference, exit_code::DATA)),
-        );
+        let own = evaluation.embedder.as_ref();
+        let own = own.map(|own| own.requirements()).unwrap_or_default();
+        needed.extend(own.into_iter().map(weights));
+        needed.extend(evaluation.path().map(data));
     }
     let initial = settings.evolution.initial_samples.as_deref();
-    needs.extend(initial.map(|initial| path(initial, exit_code::USAGE)));
-    needs
+    needed.extend(initial.map(|initial| (Requirement::path(initial), exit_code::USAGE)));
+    needed
 }
 
 /// Refuses if any of `needs` is missing that can be fetched, naming all of them and the command.
 ///
 /// # Errors
 /// [`MissingArtifacts`].
-pub(super) fn check(catalogue: &Catalogue, needs: &[Requirement]) -> Result<(), MissingArtifacts> {
+pub(super) fn check(catalogue: &Catalogue, needs: &[Needed]) -> Result<(), MissingArtifacts> {
     let (mut paths, mut makers, mut first) = (Vec::new(), Vec::new(), None);
     for need in needs {
-        let Requirement::Path { path, code } = need else {
+        let (Requirement::Path(path), code) = need else {
             continue;
         };
         if path.exists() || paths.contains(path) {
@@ -161,9 +133,9 @@ fn quoted(path: &Path) -> String {
 pub(super) fn model_command(settings: &Settings, config: &Path) -> String {
     let repository = requirements(settings)
         .into_iter()
-        .find_map(|requirement| match requirement {
-            Requirement::Repository { id, revision } => Some((id, revision)),
-            Requirement::Path { .. } => None,
+        .find_map(|(requirement, _)| match requirement {
+            Requirement::Repository { id, revision, .. } => Some((id, revision)),
+            Requirement::Path(_) => None,
         });
     let catalogue = Catalogue::built_in().ok();
     let item = catalogue.as_ref().and_then(|catalogue| {
@@ -185,12 +157,9 @@ mod tests {
     use crate::generators::stable_diffusion;
 
     fn missing(paths: &[&str]) -> String {
-        let needs: Vec<Requirement> = paths
+        let needs: Vec<Needed> = paths
             .iter()
-            .map(|path| Requirement::Path {
-                path: PathBuf::from(path),
-                code: exit_code::DATA,
-            })
+            .map(|path| (Requirement::path(path), exit_code::DATA))
             .collect();
         check(&Catalogue::built_in().unwrap(), &needs)
             .unwrap_err()
@@ -221,10 +190,7 @@ mod tests {
                 .contains(r"`dpsyn fetch cats --root 'it'\''s here'`")
         );
         // Somebody's own files are not ours to get.
-        let own = Requirement::Path {
-            path: PathBuf::from("my/photos"),
-            code: exit_code::DATA,
-        };
+        let own = (Requirement::path("my/photos"), exit_code::DATA);
         assert!(check(&Catalogue::built_in().unwrap(), &[own]).is_ok());
     }
 

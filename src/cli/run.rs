@@ -1,31 +1,24 @@
 //! `dpsyn run`: puts configuration, data, weights and device together, then runs the plan.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
-
-use candle_core::Device;
 
 use super::args::RunArguments;
 use super::device::Devices;
 use super::error::CliError;
-use super::evaluation::{against, check_public, classifier, digest, open_embedder, space};
+use super::evaluation::{against, check_public, classifier, digest, space};
 use super::missing;
 use super::progress::{Progress, catch_interrupts};
 use crate::artifacts::{Existing, RunDir};
-use crate::config::{ConfigError, Loaded, ModelConfig, Settings};
+use crate::config::{ConfigError, Loaded, Settings};
 use crate::dataset::PrivateImages;
-use crate::device_pool::WorkerFactory;
-use crate::embedders::Embedder;
+use crate::embedders::{Embedder, OpenedEmbedder};
 use crate::evaluation::{Evaluation, ReferenceSource};
 use crate::fetch::Catalogue;
-use crate::generators::{
-    BoxedGenerator, ConditionRequest, Generator, GeneratorError, ImprovedDiffusion, OpenAiImages,
-    Operation, ReplicatedGenerator, StableDiffusion,
-};
+use crate::generators::{ConditionRequest, Generator, GeneratorError, OpenedGenerator, Operation};
 use crate::hub::FilesError;
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
-use crate::metrics::{EvaluationConfig, SetSizes};
+use crate::metrics::{EvaluationConfig, Sizes};
 use crate::net::Offline;
 use crate::pe::{InitialSamples, PeError, Plan, Run};
 use crate::privacy::NonPrivateConsent;
@@ -57,8 +50,8 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         &Catalogue::built_in()?,
         &missing::requirements(&loaded.settings),
     )?;
-    if let (ModelConfig::OpenAiImages(_), Some(by), false) = (
-        &loaded.settings.model,
+    if let (true, Some(by), false) = (
+        loaded.settings.model.section().is_hosted(),
         Offline::of_everything(),
         arguments.dry_run,
     ) {
@@ -67,12 +60,19 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     }
     let mut images = PrivateImages::open(&loaded.settings.data)?;
     let plan = Plan::new(&loaded, images.classes().to_vec(), images.len(), privacy)?;
-    let (generator, generator_digest) = open_generator(&loaded, &devices, &progress)
+    let OpenedGenerator {
+        generator,
+        weights_digest: generator_digest,
+        ..
+    } = open_generator(&loaded, &devices, &progress)
         .map_err(|error| with_command(error, &loaded.settings, &arguments.config))?;
     check_plan(&loaded, &*generator, &plan)?;
     let image_size = generator.image_size();
-    let (embedder, embedder_digest) =
-        open_embedder(&loaded.settings.embedder, image_size, &devices)?;
+    let embedder_config = &loaded.settings.embedder;
+    let OpenedEmbedder {
+        embedder,
+        weights_digest: embedder_digest,
+    } = embedder_config.open(image_size, &devices.all())?;
     progress.message(&format!("device: {}", devices.chosen));
     let (fingerprint, skipped) = images.check(&progress)?;
     // Files that were skipped change what the plan stands on.
@@ -136,7 +136,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
             Some(Evaluation {
                 config,
                 shares_vote: own.is_none(),
-                embedder: own.as_ref().map_or(&*embedder, |(own, _)| &**own),
+                embedder: own.as_ref().map_or(&*embedder, |own| &*own.embedder),
                 space: opened.space,
                 classifier: opened.classifier,
                 device: &devices.first,
@@ -197,54 +197,15 @@ fn open_generator(
     loaded: &Loaded,
     devices: &Devices,
     progress: &Progress,
-) -> Result<(Box<dyn Generator>, Option<String>), CliError> {
-    let wrong = |error| model_error(loaded, error);
-    Ok(match &loaded.settings.model {
-        ModelConfig::ImprovedDiffusion(config) => {
-            let copied = config.clone();
-            let generator = on_all(devices, move |device| {
-                Ok(Box::new(ImprovedDiffusion::load(&copied, None, device)?))
-            });
-            (generator.map_err(wrong)?, Some(digest(&config.checkpoint)?))
-        }
-        ModelConfig::OpenAiImages(config) => {
-            (Box::new(OpenAiImages::new(config).map_err(wrong)?), None)
-        }
-        ModelConfig::StableDiffusion(config) => {
-            StableDiffusion::download(config, progress).map_err(wrong)?;
-            let (config, told) = (config.clone(), Arc::new(OnceLock::new()));
-            let tell = Arc::clone(&told);
-            let generator = on_all(devices, move |device| {
-                let (model, digest) = StableDiffusion::load(&config, None, device)?;
-                // Every copy would say the same.
-                let _ = tell.set((model.warnings().to_vec(), digest));
-                Ok(Box::new(model))
-            });
-            let generator = generator.map_err(wrong)?;
-            let (warnings, digest) = told.get().cloned().unwrap_or_default();
-            for warning in warnings {
-                progress.message(&format!("warning: {warning}"));
-            }
-            (generator, Some(digest))
-        }
-    })
-}
-
-/// A model that `load` puts on a device; on several devices, a copy on each.
-fn on_all(
-    devices: &Devices,
-    load: impl Fn(&Device) -> Result<BoxedGenerator, GeneratorError> + Clone + Send + 'static,
-) -> Result<Box<dyn Generator>, GeneratorError> {
-    if devices.others.is_empty() {
-        return Ok(load(&devices.first)?);
+) -> Result<OpenedGenerator, CliError> {
+    let model = loaded.settings.model.section();
+    let opened = model
+        .open(&devices.all(), progress)
+        .map_err(|error| model_error(loaded, error))?;
+    for warning in &opened.warnings {
+        progress.message(&format!("warning: {warning}"));
     }
-    let factories = devices
-        .iter()
-        .map(|device| -> WorkerFactory<_, GeneratorError> {
-            let (load, device) = (load.clone(), device.clone());
-            Box::new(move || load(&device))
-        });
-    Ok(Box::new(ReplicatedGenerator::start(factories.collect())?))
+    Ok(opened)
 }
 
 /// What the model has to say about the plan, or the key of `[model]` that forbids it.
@@ -261,16 +222,13 @@ fn announce(
 /// Points at the key of `[model]` that the model complains about.
 fn model_error(loaded: &Loaded, error: GeneratorError) -> CliError {
     match error {
-        GeneratorError::Config { key, message } => {
-            let error = loaded.locations.error(&format!("model.{key}"), message);
-            error.into()
-        }
+        GeneratorError::Config(error) => loaded.locations.invalid("model", error).into(),
         other => other.into(),
     }
 }
 
 /// The evaluation's embedder, where it has its own.
-type OwnEmbedder = Option<(Box<dyn Embedder>, Option<String>)>;
+type OwnEmbedder = Option<OpenedEmbedder>;
 
 /// Everything that an evaluation needs, opened and checked.
 struct Opened {
@@ -299,11 +257,11 @@ fn open_evaluation(
     let size = loaded.settings.data.image_size;
     let chosen = config.embedder.as_ref();
     let own = chosen
-        .map(|config| open_embedder(config, image_size, devices))
+        .map(|config| config.open(image_size, &devices.all()))
         .transpose()?;
     let embedder = chosen.unwrap_or(&loaded.settings.embedder);
     let (opened, weights) = match &own {
-        Some((own, weights)) => (&**own, weights.as_deref()),
+        Some(own) => (&*own.embedder, own.weights_digest.as_deref()),
         None => vote,
     };
     let space = space(embedder, weights, size)?;
@@ -314,11 +272,11 @@ fn open_evaluation(
     let last = plan.iterations();
     let evaluated = plan.generations.iter().zip(0..);
     let smallest = evaluated
-        .filter(|(_, number)| config.is_due(*number, last))
+        .filter(|(_, number)| config.wants(*number, last))
         .map(|(generation, _)| generation.num_samples as usize)
         .min();
     config
-        .check_sizes(SetSizes {
+        .check_sizes(Sizes {
             samples: smallest.unwrap_or(0),
             reference: match &against {
                 Some(against) => against.images(),
@@ -326,7 +284,7 @@ fn open_evaluation(
             },
             dimension: opened.dimension(),
         })
-        .map_err(|invalid| error(invalid.key, invalid.message))?;
+        .map_err(|invalid| loaded.locations.invalid("evaluation", invalid))?;
     Ok(Some(Opened {
         own,
         space,

@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
+use crate::sections::InvalidKey;
 
 /// The sources that a [`Document`] borrows from. Overrides are padded so that every span of every text lies
 /// in a range of its own: one offset tells which text it belongs to.
@@ -122,6 +123,14 @@ impl Locations {
             key: key.to_owned(),
             message: message.into(),
         }
+    }
+}
+
+impl Locations {
+    /// Returns [`Locations::error`] for a key of `section` that the section itself refused.
+    #[must_use]
+    pub fn invalid(&self, section: &str, error: InvalidKey) -> ConfigError {
+        self.error(&format!("{section}.{}", error.key), error.message)
     }
 }
 

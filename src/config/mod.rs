@@ -11,4 +11,4 @@ mod settings;
 
 pub use document::{ConfigSources, Document, Locations};
 pub use error::ConfigError;
-pub use settings::{Loaded, ModelConfig, Settings};
+pub use settings::{Loaded, Settings};

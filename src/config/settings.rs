@@ -4,91 +4,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::document::{ConfigSources, Document, Locations};
 use super::error::ConfigError;
-use crate::embedders::{EmbedderConfig, EmbedderError, PixelsConfig};
+use crate::embedders::EmbedderConfig;
 use crate::fetch::Mirrors;
-use crate::generators::{
-    GeneratorError, Operation, improved_diffusion, openai_images, stable_diffusion,
-};
+use crate::generators::{GeneratorError, ModelConfig, Operation};
 use crate::images::DataConfig;
 use crate::metrics::{EvaluationConfig, MetricKind};
 use crate::pe::{EvolutionConfig, OutputConfig, PopulationSpec};
 use crate::privacy::PrivacyConfig;
+use crate::sections::{ReadSection, Section};
 
-/// `[model]`: the foundation model, told apart by `type`.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
-pub enum ModelConfig {
-    /// `type = "improved-diffusion"`.
-    ImprovedDiffusion(improved_diffusion::Config),
-    /// `type = "openai-images"`.
-    #[serde(rename = "openai-images")]
-    OpenAiImages(openai_images::Config),
-    /// `type = "stable-diffusion"`.
-    StableDiffusion(stable_diffusion::Config),
-}
-
-/// The words for `model.type`.
-const MODELS: &[&str] = &["improved-diffusion", "openai-images", "stable-diffusion"];
-
-impl ModelConfig {
-    fn read(document: &mut Document<'_>) -> Result<Self, ConfigError> {
-        Ok(match document.take_type("model", MODELS)?.as_str() {
-            "stable-diffusion" => Self::StableDiffusion(document.section("model")?),
-            "openai-images" => Self::OpenAiImages(document.section("model")?),
-            _ => Self::ImprovedDiffusion(document.section("model")?),
-        })
-    }
-
-    fn validate(&self) -> Result<(), GeneratorError> {
-        match self {
-            Self::ImprovedDiffusion(config) => config.validate(),
-            Self::StableDiffusion(config) => config.validate(),
-            Self::OpenAiImages(config) => config.validate(),
-        }
-    }
-
-    /// Rows and columns of its images.
-    fn image_size(&self) -> usize {
-        match self {
-            Self::ImprovedDiffusion(config) => config.image_size,
-            Self::StableDiffusion(config) => config.image_size,
-            Self::OpenAiImages(config) => config.image_size(),
-        }
-    }
-
-    /// Refuses what the model cannot do.
-    fn check(&self, operation: Operation) -> Result<(), GeneratorError> {
-        match self {
-            Self::ImprovedDiffusion(config) => config.evaluations(operation).map(drop),
-            Self::StableDiffusion(config) => config.check(operation),
-            Self::OpenAiImages(config) => config.evaluations(operation).map(drop),
-        }
-    }
-}
-
-/// Keys of `[model]` that no result depends on.
-const WITHOUT_EFFECT: &[&str] = &[
-    "checkpoint",
-    "batch_size",
-    "api_key_env",
-    "backoff",
-    "concurrency",
-    "max_attempts",
-    "max_backoff",
-    "max_cost",
-    "max_images_per_call",
-    "max_requests",
-    "max_retry_after",
-    "price_per_image",
-    "random_sampling_batch_size",
-    "response_format",
-    "revision",
-    "timeout",
-    "variation_batch_size",
-];
 /// A configuration with all defaults filled in.
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
@@ -153,7 +81,7 @@ impl Settings {
         document.only_sections(SECTIONS)?;
         let locations = document.locations().clone();
         document.refuse_secrets()?;
-        let model = ModelConfig::read(&mut document)?;
+        let model = model(&mut document)?;
         let embedder = embedder(&mut document, "embedder")?;
         let evaluation = evaluation(&mut document)?;
         let settings = Self {
@@ -178,30 +106,20 @@ impl Settings {
     fn validate(&self, locations: &Locations) -> Result<Vec<PopulationSpec>, ConfigError> {
         self.data
             .validate()
-            .map_err(|(key, message)| locations.error(&format!("data.{key}"), message))?;
+            .map_err(|error| locations.invalid("data", error))?;
         Mirrors::check(&self.mirrors)
             .map_err(|(from, message)| locations.error("mirrors", format!("{from}: {message}")))?;
-        let model_error = |key: Option<String>| {
-            move |error: GeneratorError| match (error, key) {
-                (GeneratorError::Config { key, message }, _) => {
-                    locations.error(&format!("model.{key}"), message)
-                }
-                (error, Some(key)) => locations.error(&key, error.to_string()),
-                (error, None) => locations.error("model", error.to_string()),
-            }
-        };
-        self.model.validate().map_err(model_error(None))?;
-        let model_size = self.model.image_size();
+        let model = self.model.section();
+        model
+            .validate()
+            .map_err(|error| locations.invalid("model", error))?;
+        let model_size = model.image_size();
         let embedder = |section: &str, config: &EmbedderConfig| -> Result<(), ConfigError> {
-            config.validate().map_err(|error| match error {
-                EmbedderError::Config { key, message } => {
-                    locations.error(&format!("{section}.{key}"), message)
-                }
-                other => locations.error(section, other.to_string()),
-            })?;
-            if let EmbedderConfig::Pixels(PixelsConfig { size: None, .. }) = config
-                && self.data.image_size != model_size
-            {
+            let config = config.section();
+            config
+                .validate()
+                .map_err(|error| locations.invalid(section, error))?;
+            if config.resolution().is_none() && self.data.image_size != model_size {
                 return Err(locations.error(
                     &format!("{section}.size"),
                     format!(
@@ -214,10 +132,9 @@ impl Settings {
         };
         embedder("embedder", &self.embedder)?;
         if let Some(evaluation) = &self.evaluation {
-            evaluation.validate().map_err(|error| {
-                let key = format!("evaluation.{}", error.key);
-                locations.error(&key, error.message)
-            })?;
+            evaluation
+                .validate()
+                .map_err(|error| locations.invalid("evaluation", error))?;
             if evaluation.metrics.contains(&MetricKind::Downstream) {
                 let message = "`downstream` needs labelled images that took no part in the run: \
                                use `dpsyn eval SAMPLES.npz --against TEST_SET --metrics downstream`";
@@ -230,13 +147,15 @@ impl Settings {
         let generations = self
             .evolution
             .generations()
-            .map_err(|(key, message)| locations.error(&format!("evolution.{key}"), message))?;
+            .map_err(|error| locations.invalid("evolution", error))?;
         // The first degree is only used for the initial population's variations.
         let unused = usize::from(self.evolution.initial_variations == 0);
         for generation in generations.iter().skip(unused) {
-            self.model
-                .check(Operation::Vary(generation.variation_degree))
-                .map_err(model_error(Some("evolution.variation_degree".to_owned())))?;
+            let vary = Operation::Vary(generation.variation_degree);
+            model.check_operation(vary).map_err(|error| match error {
+                GeneratorError::Config(error) => locations.invalid("model", error),
+                error => locations.error("evolution.variation_degree", error.to_string()),
+            })?;
         }
         Ok(generations)
     }
@@ -264,10 +183,10 @@ impl Settings {
             message: error.to_string(),
         })?;
         for (section, keys) in [
-            ("data", &["path", "on_bad_image"][..]),
-            ("model", WITHOUT_EFFECT),
-            ("embedder", &["weights", "batch_size"]),
-            ("evolution", &["initial_samples"]),
+            ("data", DataConfig::NON_IDENTITY_KEYS),
+            ("model", self.model.non_identity_keys()),
+            ("embedder", self.embedder.non_identity_keys()),
+            ("evolution", EvolutionConfig::NON_IDENTITY_KEYS),
         ] {
             if let Some(table) = value.get_mut(section).and_then(|v| v.as_object_mut()) {
                 for key in keys {
@@ -284,15 +203,32 @@ impl Settings {
     }
 }
 
-/// An embedder's section.
+/// One section of a document whose `type` has been taken out.
+struct SectionOf<'a, 'd>(&'a mut Document<'d>, &'a str);
+
+impl ReadSection for SectionOf<'_, '_> {
+    type Error = ConfigError;
+
+    fn read<T: DeserializeOwned>(self) -> Result<T, ConfigError> {
+        self.0.section(self.1)
+    }
+}
+
+/// Reads `[model]`.
+fn model(document: &mut Document<'_>) -> Result<ModelConfig, ConfigError> {
+    const SECTION: &str = "model";
+    let tag = document.take_type(SECTION, ModelConfig::TYPES)?;
+    ModelConfig::read(&tag, SectionOf(document, SECTION))
+        .unwrap_or_else(|| Err(document.locations().error("model.type", "is not known")))
+}
+
+/// Reads an embedder's section.
 fn embedder(document: &mut Document<'_>, section: &str) -> Result<EmbedderConfig, ConfigError> {
-    Ok(
-        match document.take_type(section, EmbedderConfig::TYPES)?.as_str() {
-            "inception" => EmbedderConfig::Inception(document.section(section)?),
-            "clip" => EmbedderConfig::Clip(document.section(section)?),
-            _ => EmbedderConfig::Pixels(document.section(section)?),
-        },
-    )
+    let tag = document.take_type(section, EmbedderConfig::TYPES)?;
+    EmbedderConfig::read(&tag, SectionOf(document, section)).unwrap_or_else(|| {
+        let key = format!("{section}.type");
+        Err(document.locations().error(&key, "is not known"))
+    })
 }
 
 /// `[evaluation]` with `[evaluation.embedder]`; no metrics are no evaluation.

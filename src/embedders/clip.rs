@@ -1,15 +1,16 @@
 //! CLIP's image embeddings with clean-fid's preprocessing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::inception::{at_least_one, resize_rounded};
-use super::{Embedder, EmbedderError, Embeddings};
+use super::{BoxedEmbedder, Embedder, EmbedderError, EmbedderSection, Embeddings};
 use crate::images::{Filter, ImageBatch, ResizeError, Rgb, center_crop, resize_shorter_side};
 use crate::models::clip::{ClipVision, HiddenAct};
+use crate::sections::{InvalidKey, Section};
 
 /// Mean and standard deviation of the channels red, green, blue of the images that CLIP was trained on
 /// (`_transform` in `clip/clip.py` of openai/CLIP).
@@ -51,15 +52,33 @@ impl ClipConfig {
             hidden_act: HiddenAct::default(),
         }
     }
+}
 
-    /// Checks the values, without reading the weights.
-    ///
-    /// # Errors
-    /// [`EmbedderError::Config`] naming the key.
-    pub fn validate(&self) -> Result<(), EmbedderError> {
+impl Section for ClipConfig {
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &["weights", "batch_size"];
+}
+
+impl EmbedderSection for ClipConfig {
+    fn validate(&self) -> Result<(), InvalidKey> {
         at_least_one("resolution", self.resolution)?;
         at_least_one("batch_size", self.batch_size)?;
         at_least_one("num_attention_heads", self.num_attention_heads.unwrap_or(1))
+    }
+
+    fn name(&self) -> &'static str {
+        "clip"
+    }
+
+    fn weights(&self) -> Option<&Path> {
+        Some(&self.weights)
+    }
+
+    fn resolution(&self) -> Option<usize> {
+        Some(self.resolution)
+    }
+
+    fn open_on(&self, _: (usize, usize), device: &Device) -> Result<BoxedEmbedder, EmbedderError> {
+        Ok(Box::new(ClipEmbedder::open(self, device)?))
     }
 }
 

@@ -1,15 +1,16 @@
 //! Inception features with clean-fid's preprocessing, the paper's embedding.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{Embedder, EmbedderError, Embeddings};
+use super::{BoxedEmbedder, Embedder, EmbedderError, EmbedderSection, Embeddings};
 use crate::hub::Checkpoint;
 use crate::images::{Filter, ImageBatch, Resampler};
 use crate::models::Precision;
 use crate::models::inception::{FEATURES, IGNORED, INPUT_SIZE, Inception};
+use crate::sections::{InvalidKey, Section};
 
 /// Configuration of the Inception embedder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,23 +43,43 @@ impl InceptionConfig {
             dtype: Precision::default(),
         }
     }
+}
 
-    /// Checks the values, without reading the weights.
-    ///
-    /// # Errors
-    /// [`EmbedderError::Config`] naming the key.
-    pub fn validate(&self) -> Result<(), EmbedderError> {
+impl Section for InceptionConfig {
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &["weights", "batch_size"];
+}
+
+impl EmbedderSection for InceptionConfig {
+    fn validate(&self) -> Result<(), InvalidKey> {
         at_least_one("resolution", self.resolution)?;
         at_least_one("batch_size", self.batch_size)
     }
+
+    fn name(&self) -> &'static str {
+        "inception"
+    }
+
+    fn weights(&self) -> Option<&Path> {
+        Some(&self.weights)
+    }
+
+    fn resolution(&self) -> Option<usize> {
+        Some(self.resolution)
+    }
+
+    fn dtype(&self) -> Precision {
+        self.dtype
+    }
+
+    fn open_on(&self, _: (usize, usize), device: &Device) -> Result<BoxedEmbedder, EmbedderError> {
+        Ok(Box::new(InceptionEmbedder::open(self, device)?))
+    }
 }
 
-pub(super) fn at_least_one(key: &str, value: usize) -> Result<(), EmbedderError> {
+/// Returns an error if `value`, the value of `key`, is 0.
+pub(super) fn at_least_one(key: &str, value: usize) -> Result<(), InvalidKey> {
     if value == 0 {
-        return Err(EmbedderError::Config {
-            key: key.to_owned(),
-            message: "is 0: expected at least 1".to_owned(),
-        });
+        return Err(InvalidKey::new(key, "is 0: expected at least 1"));
     }
     Ok(())
 }

@@ -2,39 +2,36 @@
 
 mod batching;
 mod clip;
-mod config;
 mod embeddings;
 mod inception;
+mod open;
 mod pipeline;
 mod pixels;
 mod replicated;
+mod section;
 
 pub use batching::embed_all;
 pub use clip::{ClipConfig, ClipEmbedder};
-pub use config::EmbedderConfig;
 pub use embeddings::Embeddings;
 pub use inception::{InceptionConfig, InceptionEmbedder};
+pub use open::{EmbedderConfig, OpenedEmbedder};
 pub use pipeline::EmbedPipeline;
 pub use pixels::{PixelsConfig, PixelsEmbedder};
 pub use replicated::{BoxedEmbedder, ReplicatedEmbedder};
+pub use section::EmbedderSection;
 
 use thiserror::Error;
 
 use crate::exit_code::{self, ExitCode};
 use crate::images::{BatchError, ImageBatch, ResizeError};
-use crate::models::ConfigError;
+use crate::sections::InvalidKey;
 
 /// Why embedding failed.
 #[derive(Debug, Error)]
 pub enum EmbedderError {
-    /// A configured value is out of range; names the key.
-    #[error("{key}: {message}")]
-    Config {
-        /// The configuration key below `[embedder]`.
-        key: String,
-        /// What is wrong and what was expected.
-        message: String,
-    },
+    /// A value of the embedder's section is out of range.
+    #[error(transparent)]
+    Config(#[from] InvalidKey),
     /// The weights could not be read.
     #[error(transparent)]
     Checkpoint(#[from] crate::hub::CheckpointError),
@@ -53,15 +50,6 @@ pub enum EmbedderError {
     /// The pipeline has no images to embed, or its thread ended.
     #[error("the embedding pipeline stopped: {0}")]
     Pipeline(&'static str),
-}
-
-impl From<ConfigError> for EmbedderError {
-    fn from(error: ConfigError) -> Self {
-        Self::Config {
-            key: error.key.to_owned(),
-            message: error.message,
-        }
-    }
 }
 
 impl ExitCode for EmbedderError {

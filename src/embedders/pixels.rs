@@ -1,11 +1,15 @@
 //! The pixels themselves as an embedding (`original` in the paper's code).
 
+use std::path::Path;
+
+use candle_core::Device;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::inception::resize_rounded;
-use super::{Embedder, EmbedderError, Embeddings};
+use super::{BoxedEmbedder, Embedder, EmbedderError, EmbedderSection, Embeddings};
 use crate::images::{BatchError, ImageBatch};
+use crate::sections::{InvalidKey, Section};
 
 /// Configuration of the pixel embedder.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,20 +23,41 @@ pub struct PixelsConfig {
     pub grayscale: bool,
 }
 
-impl PixelsConfig {
-    /// Checks the values.
-    ///
-    /// # Errors
-    /// [`EmbedderError::Config`] naming the key.
-    pub fn validate(&self) -> Result<(), EmbedderError> {
+impl Section for PixelsConfig {
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &[];
+}
+
+impl EmbedderSection for PixelsConfig {
+    fn validate(&self) -> Result<(), InvalidKey> {
         if self.size == Some(0) {
-            return Err(EmbedderError::Config {
-                key: "size".to_owned(),
-                message: "is 0: expected at least 1, or nothing to leave images as they are"
-                    .to_owned(),
-            });
+            let message = "is 0: expected at least 1, or no value to keep the size of the images";
+            return Err(InvalidKey::new("size", message));
         }
         Ok(())
+    }
+
+    fn name(&self) -> &'static str {
+        if self.grayscale {
+            "gray pixels"
+        } else {
+            "pixels"
+        }
+    }
+
+    fn weights(&self) -> Option<&Path> {
+        None
+    }
+
+    fn resolution(&self) -> Option<usize> {
+        self.size
+    }
+
+    fn open_on(
+        &self,
+        image_size: (usize, usize),
+        _: &Device,
+    ) -> Result<BoxedEmbedder, EmbedderError> {
+        Ok(Box::new(PixelsEmbedder::new(self, image_size)?))
     }
 }
 
@@ -53,10 +78,7 @@ impl PixelsEmbedder {
     pub fn new(config: &PixelsConfig, image_size: (usize, usize)) -> Result<Self, EmbedderError> {
         let (height, width) = config.size.map_or(image_size, |size| (size, size));
         if height == 0 || width == 0 {
-            return Err(EmbedderError::Config {
-                key: "size".to_owned(),
-                message: format!("{height}x{width} is no image"),
-            });
+            return Err(InvalidKey::new("size", format!("{height}x{width} is no image")).into());
         }
         Ok(Self {
             height,
@@ -99,9 +121,9 @@ impl Embedder for PixelsEmbedder {
         } else {
             bytes.par_iter().map(|v| f32::from(*v)).collect()
         };
-        Embeddings::new(data, self.dimension()).ok_or_else(|| EmbedderError::Config {
-            key: "size".to_owned(),
-            message: format!("{}x{} is no image", self.height, self.width),
+        Embeddings::new(data, self.dimension()).ok_or_else(|| {
+            let message = format!("{}x{} is no image", self.height, self.width);
+            InvalidKey::new("size", message).into()
         })
     }
 }

@@ -6,10 +6,10 @@ use super::evaluator::{
 use crate::embedders::Embeddings;
 use crate::images::ImageBatch;
 use crate::metrics::downstream::{
-    Accuracy, ClassifierKind, Cnn, CnnConfig, DownstreamError, LabeledImages, LogisticConfig,
-    LogisticRegression, Tally,
+    Accuracy, ClassifierKind, Cnn, CnnConfig, DownstreamError, LogisticConfig, LogisticRegression,
+    Tally,
 };
-use crate::metrics::{MetricKind, MetricOutput, MetricValue, MetricsError, missing_features};
+use crate::metrics::{MetricKind, MetricOutput, MetricValue, MetricsError};
 use crate::pe::PeError;
 use crate::privacy::Sensitive;
 use crate::progress::Unit;
@@ -38,7 +38,10 @@ impl Evaluator<'_> {
         show: &mut dyn FnMut(&str),
     ) -> Result<(), PeError> {
         let metric = MetricKind::Downstream;
-        let unprepared = || MetricsError::from(missing_features(metric));
+        let unprepared = || MetricsError::Config {
+            key: "metrics",
+            message: format!("the sets were not prepared for `{metric}`"),
+        };
         let against = self.against.as_ref().ok_or_else(unprepared)?;
         let classes = against.classes().ok_or_else(unprepared)?.len();
         let (config, images) = (self.evaluation.config, against.images());
@@ -49,7 +52,7 @@ impl Evaluator<'_> {
                 value: accuracy.mean().unwrap_or(f64::NAN),
                 interval: None,
                 samples: training.labels.len(),
-                reference: images.into(),
+                reference: images,
                 details: details(config.downstream.classifier, &accuracy),
             }]))
         };
@@ -82,11 +85,7 @@ impl Evaluator<'_> {
             }
             ClassifierKind::Cnn => {
                 let pixels = training.images.as_ref().ok_or_else(unprepared)?;
-                let models = self.networks(LabeledImages {
-                    images: pixels,
-                    labels: &training.labels,
-                    classes,
-                })?;
+                let models = self.networks((pixels, &training.labels), classes)?;
                 let observer = self.evaluation.observer;
                 let test = |answers: &mut Answers, batch: &ImageBatch| {
                     for (answers, model) in answers.iter_mut().zip(&models) {
@@ -118,7 +117,11 @@ impl Evaluator<'_> {
     }
 
     /// A network for each seed.
-    fn networks(&self, set: LabeledImages<'_>) -> Result<Vec<Cnn>, PeError> {
+    fn networks(
+        &self,
+        training: (&ImageBatch, &[u32]),
+        classes: usize,
+    ) -> Result<Vec<Cnn>, PeError> {
         let (config, observer) = (self.evaluation.config, self.evaluation.observer);
         let settings = CnnConfig::default();
         let seeds = config.downstream.seeds;
@@ -130,10 +133,14 @@ impl Evaluator<'_> {
             );
             let trained = Cnn::train(
                 &settings,
-                set,
+                training,
+                classes,
                 config.seed.wrapping_add(u64::from(run)),
                 self.evaluation.device,
-                observer,
+                &|done, _| {
+                    observer.advance(done as u64);
+                    !observer.is_cancelled()
+                },
             );
             observer.end();
             Ok(trained.map_err(MetricsError::from)?)

@@ -20,13 +20,15 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 use super::{
-    BatchNoise, Batches, Condition, ConditionRequest, Generator, GeneratorError, Operation,
-    PlannedWork, SampleRequest, check_pairs,
+    BatchNoise, Batches, Condition, ConditionRequest, Generator, GeneratorError, GeneratorSection,
+    OpenedGenerator, Operation, PlannedWork, SampleRequest, check_pairs, section::open_on_all,
 };
 use crate::diffusion::Sampler;
-use crate::hub::Checkpoint;
+use crate::hub::{Checkpoint, Requirement, weights_digest};
 use crate::images::ImageBatch;
 use crate::models::improved_diffusion::UNet;
+use crate::progress::Progress;
+use crate::sections::{InvalidKey, Section};
 use config::{evaluations, skipped_steps};
 
 /// A loaded model.
@@ -152,10 +154,8 @@ impl ImprovedDiffusion {
             let label = request.rng_key.rng().below(classes as u64);
             return Ok(Condition(label as u32));
         };
-        let missing = |message: String| GeneratorError::Config {
-            key: "class_labels".to_owned(),
-            message,
-        };
+        let missing =
+            |message: String| GeneratorError::from(InvalidKey::new("class_labels", message));
         let class = request.class.ok_or_else(|| {
             missing("is given, but the run does not keep the classes apart".to_owned())
         })?;
@@ -170,6 +170,44 @@ impl ImprovedDiffusion {
             .get(chosen as usize)
             .map(|&label| Condition(label))
             .ok_or_else(|| missing(format!("is empty for class \"{class}\"")))
+    }
+}
+
+impl Section for Config {
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &["checkpoint", "batch_size"];
+}
+
+impl GeneratorSection for Config {
+    fn validate(&self) -> Result<(), InvalidKey> {
+        Self::validate(self)
+    }
+
+    fn image_size(&self) -> usize {
+        self.image_size
+    }
+
+    fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
+        self.evaluations(operation).map(drop)
+    }
+
+    fn requirements(&self) -> Vec<Requirement> {
+        vec![Requirement::path(&self.checkpoint)]
+    }
+
+    fn open(
+        &self,
+        devices: &[Device],
+        _: &dyn Progress,
+    ) -> Result<OpenedGenerator, GeneratorError> {
+        let config = self.clone();
+        let generator = open_on_all(devices, move |device| {
+            Ok(Box::new(ImprovedDiffusion::load(&config, None, device)?))
+        })?;
+        Ok(OpenedGenerator {
+            generator,
+            weights_digest: Some(weights_digest(&self.checkpoint)?),
+            warnings: Vec::new(),
+        })
     }
 }
 

@@ -6,18 +6,22 @@
 mod batches;
 pub mod improved_diffusion;
 mod noise;
+mod open;
 pub mod openai_images;
 mod prompts;
 mod replicated;
+mod section;
 pub mod stable_diffusion;
 
 pub use crate::models::Precision;
 pub use batches::Batches;
 pub use improved_diffusion::ImprovedDiffusion;
 pub use noise::BatchNoise;
+pub use open::ModelConfig;
 pub use openai_images::OpenAiImages;
 pub use prompts::{ClassPrompts, Prompts, PromptsConfig};
 pub use replicated::{BoxedGenerator, ReplicatedGenerator};
+pub use section::{GeneratorSection, OpenedGenerator};
 pub use stable_diffusion::StableDiffusion;
 
 use std::path::PathBuf;
@@ -26,7 +30,7 @@ use thiserror::Error;
 
 use crate::exit_code::{self, ExitCode};
 use crate::images::{BatchError, ImageBatch};
-use crate::models::ConfigError;
+use crate::sections::InvalidKey;
 use crate::streams::RngKey;
 
 /// The public condition of an image, inherited by its variations: a class label of the model, or
@@ -107,14 +111,9 @@ pub enum GeneratorError {
     /// The numbers of images and draws differ, or images have the wrong size.
     #[error("{0}")]
     Input(String),
-    /// A configured value is out of range; names the key.
-    #[error("{key}: {message}")]
-    Config {
-        /// The configuration key below `[model]`.
-        key: String,
-        /// What is wrong and what was expected.
-        message: String,
-    },
+    /// A value of the `[model]` section is out of range.
+    #[error(transparent)]
+    Config(#[from] InvalidKey),
     /// The weights could not be read.
     #[error(transparent)]
     Checkpoint(#[from] crate::hub::CheckpointError),
@@ -130,15 +129,6 @@ pub enum GeneratorError {
     /// The result does not have the promised shape.
     #[error(transparent)]
     Batch(#[from] BatchError),
-}
-
-impl From<ConfigError> for GeneratorError {
-    fn from(error: ConfigError) -> Self {
-        Self::Config {
-            key: error.key.to_owned(),
-            message: error.message,
-        }
-    }
 }
 
 /// Returns an error unless there is one request for each image.

@@ -54,12 +54,16 @@ use self::key::ApiKey;
 use self::picture::{Sides, upload};
 use self::spool::{Spool, Ticket};
 use super::{
-    Condition, ConditionRequest, Generator, GeneratorError, Operation, PlannedWork, Prompts,
-    RunPaths, SampleRequest, check_pairs,
+    Condition, ConditionRequest, Generator, GeneratorError, GeneratorSection, OpenedGenerator,
+    Operation, PlannedWork, Prompts, RunPaths, SampleRequest, check_pairs,
 };
+use crate::hub::Requirement;
 use crate::images::ImageBatch;
 use crate::privacy::sha256_hex;
+use crate::progress::Progress;
+use crate::sections::{InvalidKey, Section};
 use crate::streams::Phase;
+use candle_core::Device;
 
 /// A hosted model.
 pub struct OpenAiImages {
@@ -207,6 +211,54 @@ impl Orders {
     }
 }
 
+impl Section for Config {
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &[
+        "api_key_env",
+        "backoff",
+        "batch_size",
+        "concurrency",
+        "max_attempts",
+        "max_backoff",
+        "max_cost",
+        "max_images_per_call",
+        "max_requests",
+        "max_retry_after",
+        "price_per_image",
+        "response_format",
+        "timeout",
+    ];
+}
+
+impl GeneratorSection for Config {
+    fn validate(&self) -> Result<(), InvalidKey> {
+        Self::validate(self)
+    }
+
+    fn image_size(&self) -> usize {
+        Self::image_size(self)
+    }
+
+    fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
+        self.evaluations(operation).map(drop)
+    }
+
+    fn requirements(&self) -> Vec<Requirement> {
+        Vec::new()
+    }
+
+    fn is_hosted(&self) -> bool {
+        true
+    }
+
+    fn open(&self, _: &[Device], _: &dyn Progress) -> Result<OpenedGenerator, GeneratorError> {
+        Ok(OpenedGenerator {
+            generator: Box::new(OpenAiImages::new(self)?),
+            weights_digest: None,
+            warnings: Vec::new(),
+        })
+    }
+}
+
 impl Generator for OpenAiImages {
     fn image_size(&self) -> (usize, usize) {
         (self.sides.wanted, self.sides.wanted)
@@ -220,7 +272,7 @@ impl Generator for OpenAiImages {
         &self,
         slots: &[ConditionRequest<'_>],
     ) -> Result<Vec<Condition>, GeneratorError> {
-        self.prompts.assign(slots)
+        Ok(self.prompts.assign(slots)?)
     }
 
     fn supports_condition(&self, condition: Condition) -> bool {

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, ConditionRequest, GeneratorError};
+use super::{Condition, ConditionRequest};
+use crate::sections::InvalidKey;
 
 /// The key `prompts` as it is written: one text, a list of them, or a table by private class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,8 +49,8 @@ impl PromptsConfig {
     /// Checks that there is a prompt wherever one is promised.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming `prompts` or `prompts.<class>`.
-    pub fn validate(&self) -> Result<(), GeneratorError> {
+    /// [`InvalidKey`] naming `prompts` or `prompts.<class>`.
+    pub fn validate(&self) -> Result<(), InvalidKey> {
         match self {
             Self::One(text) => check("prompts", std::slice::from_ref(text)),
             Self::List(texts) => check("prompts", texts),
@@ -61,25 +62,21 @@ impl PromptsConfig {
     }
 }
 
-fn check(key: &str, texts: &[String]) -> Result<(), GeneratorError> {
+fn check(key: &str, texts: &[String]) -> Result<(), InvalidKey> {
     if texts.is_empty() {
-        return Err(wrong(key, "is empty: expected at least one prompt"));
+        return Err(InvalidKey::new(
+            key,
+            "is empty: expected at least one prompt",
+        ));
     }
     if texts.iter().any(|text| text.trim().is_empty()) {
-        return Err(wrong(key, "has an empty prompt: expected words"));
+        return Err(InvalidKey::new(key, "has an empty prompt: expected words"));
     }
     Ok(())
 }
 
 fn key_of(class: &str) -> String {
     format!("prompts.{class}")
-}
-
-fn wrong(key: &str, message: impl Into<String>) -> GeneratorError {
-    GeneratorError::Config {
-        key: key.to_owned(),
-        message: message.into(),
-    }
 }
 
 /// The prompts of a run in the order of their indices, and who gets which.
@@ -94,7 +91,7 @@ impl Prompts {
     ///
     /// # Errors
     /// As [`PromptsConfig::validate`].
-    pub fn new(config: &PromptsConfig) -> Result<Self, GeneratorError> {
+    pub fn new(config: &PromptsConfig) -> Result<Self, InvalidKey> {
         config.validate()?;
         let texts = match config {
             PromptsConfig::One(text) => vec![text.clone()],
@@ -132,12 +129,9 @@ impl Prompts {
     /// same way.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming `prompts` when they are given by class and a class has none, or the
+    /// [`InvalidKey`] naming `prompts` when they are given by class and a class has none, or the
     /// run does not keep the classes apart.
-    pub fn assign(
-        &self,
-        requests: &[ConditionRequest<'_>],
-    ) -> Result<Vec<Condition>, GeneratorError> {
+    pub fn assign(&self, requests: &[ConditionRequest<'_>]) -> Result<Vec<Condition>, InvalidKey> {
         let PromptsConfig::PerClass(classes) = &self.config else {
             let share = shares(requests.len(), self.texts.len());
             return Ok(share.map(Condition).collect());
@@ -157,7 +151,7 @@ impl Prompts {
         for request in requests {
             let class = request.class.ok_or_else(|| {
                 let message = "are given by class, but the run does not keep the classes apart";
-                wrong("prompts", message)
+                InvalidKey::new("prompts", message)
             })?;
             let next = left
                 .get_mut(class)
@@ -165,7 +159,7 @@ impl Prompts {
             let Some(index) = next else {
                 let known: Vec<&String> = classes.keys().collect();
                 let message = format!("has no entry for class \"{class}\", only for {known:?}");
-                return Err(wrong("prompts", message));
+                return Err(InvalidKey::new("prompts", message));
             };
             conditions.push(Condition(index));
         }

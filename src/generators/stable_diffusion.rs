@@ -17,18 +17,22 @@ pub use files::FILES;
 pub use pipeline::{Guidance, Pipeline};
 
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 
 use super::improved_diffusion::{bytes_there, to_signed};
 use super::{
-    BatchNoise, Batches, Condition, ConditionRequest, Generator, GeneratorError, Operation,
-    PlannedWork, Prompts, SampleRequest, check_pairs,
+    BatchNoise, Batches, Condition, ConditionRequest, Generator, GeneratorError, GeneratorSection,
+    OpenedGenerator, Operation, PlannedWork, Prompts, SampleRequest, check_pairs,
+    section::open_on_all,
 };
 use crate::diffusion::{DiffusionError, Scheduler};
+use crate::hub::Requirement;
 use crate::images::{Filter, ImageBatch, Resampler};
 use crate::progress::{Progress, Silent};
-use config::{skipped, wrong};
+use crate::sections::{InvalidKey, Section};
+use config::skipped;
 use files::Files;
 
 /// A loaded model.
@@ -96,7 +100,7 @@ impl StableDiffusion {
         ] {
             self.scheduler
                 .timesteps(steps, 0)
-                .map_err(|error| wrong(key, error.to_string()))?;
+                .map_err(|error| InvalidKey::new(key, error.to_string()))?;
         }
         Ok(())
     }
@@ -114,7 +118,9 @@ impl StableDiffusion {
                     1.0 / steps as f64
                 ),
             }),
-            Err(error) => Err(wrong("variation_num_inference_steps", error.to_string())),
+            Err(error) => {
+                Err(InvalidKey::new("variation_num_inference_steps", error.to_string()).into())
+            }
         }
     }
 
@@ -227,6 +233,71 @@ pub fn to_bytes(images: &Tensor) -> Result<ImageBatch, GeneratorError> {
     Ok(ImageBatch::new(bytes, count, height, width)?)
 }
 
+impl Section for Config {
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &[
+        "checkpoint",
+        "random_sampling_batch_size",
+        "revision",
+        "variation_batch_size",
+    ];
+}
+
+impl GeneratorSection for Config {
+    fn validate(&self) -> Result<(), InvalidKey> {
+        Self::validate(self)
+    }
+
+    fn image_size(&self) -> usize {
+        self.image_size
+    }
+
+    // The scheduler of the checkpoint may allow fewer degrees.
+    fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
+        match operation {
+            Operation::Random => Ok(()),
+            Operation::Vary(degree) => {
+                skipped(self.variation_num_inference_steps, degree).map(drop)
+            }
+        }
+    }
+
+    fn requirements(&self) -> Vec<Requirement> {
+        let folder = Path::new(&self.checkpoint);
+        vec![if folder.is_dir() {
+            Requirement::path(folder)
+        } else {
+            Requirement::Repository {
+                id: self.checkpoint.clone(),
+                revision: self.revision().map(str::to_owned),
+                files: &FILES,
+            }
+        }]
+    }
+
+    fn open(
+        &self,
+        devices: &[Device],
+        progress: &dyn Progress,
+    ) -> Result<OpenedGenerator, GeneratorError> {
+        // Downloads once; the copies then find every file in the cache.
+        StableDiffusion::download(self, progress)?;
+        // All copies report the same warnings and the same digest.
+        let (config, report) = (self.clone(), Arc::new(OnceLock::new()));
+        let sender = Arc::clone(&report);
+        let generator = open_on_all(devices, move |device| {
+            let (model, digest) = StableDiffusion::load(&config, None, device)?;
+            let _ = sender.set((model.warnings().to_vec(), digest));
+            Ok(Box::new(model))
+        })?;
+        let (warnings, digest) = report.get().cloned().unwrap_or_default();
+        Ok(OpenedGenerator {
+            generator,
+            weights_digest: Some(digest),
+            warnings,
+        })
+    }
+}
+
 impl Generator for StableDiffusion {
     fn image_size(&self) -> (usize, usize) {
         (self.config.image_size, self.config.image_size)
@@ -241,7 +312,7 @@ impl Generator for StableDiffusion {
         &self,
         requests: &[ConditionRequest<'_>],
     ) -> Result<Vec<Condition>, GeneratorError> {
-        self.prompts.assign(requests)
+        Ok(self.prompts.assign(requests)?)
     }
 
     fn supports_condition(&self, condition: Condition) -> bool {

@@ -7,12 +7,25 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use super::CheckpointError;
+
 /// SHA-256 of a file's bytes, in lower-case hexadecimal.
 ///
 /// # Errors
 /// Whatever reading it reports.
 pub fn sha256_file(path: &Path) -> io::Result<String> {
     sha256_watched(path, &mut |_| {})
+}
+
+/// Returns [`sha256_file`] of a file of weights.
+///
+/// # Errors
+/// [`CheckpointError::Io`] naming the file.
+pub fn weights_digest(path: &Path) -> Result<String, CheckpointError> {
+    sha256_file(path).map_err(|source| CheckpointError::Io {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// [`sha256_file`]; `read` is told how many bytes were read so far.

@@ -7,8 +7,10 @@
 mod checkpoint;
 mod digest;
 mod files;
+mod requirement;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Mismatch, Misshapen, TensorInfo};
-pub use digest::sha256_file;
 pub(crate) use digest::{hexadecimal, sha256_watched};
+pub use digest::{sha256_file, weights_digest};
 pub use files::{Checked, FilesError, ModelFiles, State};
+pub use requirement::Requirement;

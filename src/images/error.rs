@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::sections::InvalidKey;
+
 use super::batch::BatchError;
 use super::decode::DecodeError;
 use super::npz::NpzError;
@@ -74,14 +76,9 @@ pub enum ImagesError {
         /// Why.
         source: NpzError,
     },
-    /// `image_size` or `num_samples` is out of range; names the key.
-    #[error("{key} {message}")]
-    Config {
-        /// The key below `[data]`.
-        key: &'static str,
-        /// What is wrong and what was expected.
-        message: String,
-    },
+    /// `image_size` or `num_samples` is out of range.
+    #[error(transparent)]
+    Config(#[from] InvalidKey),
     /// A batch could not be formed.
     #[error(transparent)]
     Batch(#[from] BatchError),

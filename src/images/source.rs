@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::sections::{InvalidKey, Section};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -77,19 +78,23 @@ enum SourceKind {
     Npz(Box<SamplesReader<std::io::BufReader<File>>>),
 }
 
+impl Section for DataConfig {
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &["path", "on_bad_image"];
+}
+
 impl DataConfig {
     /// Checks the values by themselves.
     ///
     /// # Errors
-    /// The key, and what is wrong with it.
-    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+    /// The first key that is out of range.
+    pub fn validate(&self) -> Result<(), InvalidKey> {
         if !(1..=MAX_IMAGE_SIZE).contains(&self.image_size) {
             let message = format!("is {}: expected 1 to {MAX_IMAGE_SIZE}", self.image_size);
-            return Err(("image_size", message));
+            return Err(InvalidKey::new("image_size", message));
         }
         if self.num_samples == Some(0) {
             let message = "is 0: expected 1 or more, or nothing for all";
-            return Err(("num_samples", message.to_owned()));
+            return Err(InvalidKey::new("num_samples", message));
         }
         Ok(())
     }
@@ -101,9 +106,7 @@ impl ImageSource {
     /// # Errors
     /// [`ImagesError`] when there is nothing to read, or a file name has no class.
     pub fn open(config: &DataConfig) -> Result<Self, ImagesError> {
-        config
-            .validate()
-            .map_err(|(key, message)| ImagesError::Config { key, message })?;
+        config.validate()?;
         let metadata = std::fs::metadata(&config.path).map_err(|source| ImagesError::Read {
             path: config.path.clone(),
             source,
@@ -566,7 +569,7 @@ mod tests {
                 num_samples,
                 ..config(root.path())
             };
-            assert_eq!(config.validate().unwrap_err().0, key);
+            assert_eq!(config.validate().unwrap_err().key, key);
             assert!(matches!(read(&config), Err(ImagesError::Config { .. })));
         }
     }

@@ -8,48 +8,48 @@ use super::downstream::{ClassifierKind, DownstreamOptions};
 use super::frechet::MAX_DIMENSION;
 use super::inception_score::SPLITS;
 use super::kid::KidOptions;
-use super::{FeatureSet, InvalidSetting, MetricKind};
+use super::{FeatureSet, MetricKind};
 use crate::embedders::EmbedderConfig;
+use crate::sections::InvalidKey;
 
 /// The value of `reference` that means the run's own private images.
 pub const PRIVATE: &str = "private";
 
-/// `[evaluation]`: metrics of each population; off unless `metrics` names some.
+/// `[evaluation]`: figures of each population, off unless `metrics` names some.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationConfig {
-    /// Metrics to compute.
+    /// Which figures.
     pub metrics: Vec<MetricKind>,
     /// Populations 0, `every`, 2·`every`, … and the last are evaluated.
     #[serde(default = "one")]
     pub every: u32,
-    /// Samples that FID is computed on; all of a population by default. Fewer are chosen without
-    /// replacement, more with replacement, as in the authors' implementation.
+    /// Samples that FID is computed on; all of a population by default. Fewer than it has are drawn
+    /// without replacement, more with, as the original's code does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_fid_samples: Option<usize>,
-    /// Number of neighbors (k) of precision and recall.
+    /// k of precision and recall.
     #[serde(default = "three")]
     pub nearest_neighbors: usize,
-    /// Number of random subsets that KID is averaged over.
+    /// Random subsets that KID is averaged over.
     #[serde(default = "default_subsets")]
     pub kid_subsets: usize,
-    /// Largest number of images of each set in one subset.
+    /// Images of each set in one of them, at most.
     #[serde(default = "default_subset_size")]
     pub kid_subset_size: usize,
-    /// [`PRIVATE`], a folder, an `.npz` of images, or an `.npz` with `mu` and `sigma`.
+    /// [`PRIVATE`], or a folder, an `.npz` of images, or an `.npz` with `mu` and `sigma`.
     #[serde(default = "default_reference")]
     pub reference: String,
-    /// Declaration by the user that the reference at that path is public. Without it, the reference counts
-    /// as private.
+    /// The user's declaration that the reference at that path is public. Otherwise it counts as private.
     #[serde(default)]
     pub reference_is_public: bool,
-    /// Seed of the random subsets and splits.
+    /// Which subsets are drawn.
     #[serde(default)]
     pub seed: u64,
-    /// Classifier of [`MetricKind::Downstream`]; available in `dpsyn eval` only.
+    /// What [`MetricKind::Downstream`] trains; only `dpsyn eval` has it.
     #[serde(skip)]
     pub downstream: DownstreamOptions,
-    /// Embedder of the metrics; that of the vote by default. It is read as a section of its own.
+    /// The space of the figures; the vote's one by default. Read as a section of its own.
     #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub embedder: Option<EmbedderConfig>,
 }
@@ -74,21 +74,21 @@ fn default_reference() -> String {
     PRIVATE.to_owned()
 }
 
-/// Sizes of the two sets, known before either is read, so that sets that do not fit are refused early.
+/// What is known of the two sets before either is read, to say early what will not do.
 #[derive(Debug, Clone, Copy)]
-pub struct SetSizes {
-    /// Number of samples in the smallest population that is evaluated.
+pub struct Sizes {
+    /// Samples in the smallest set that is evaluated.
     pub samples: usize,
-    /// Number of reference images; `None` where only their statistics are given.
+    /// Images of the reference; `None` where only its statistics are given.
     pub reference: Option<usize>,
-    /// Dimension of a feature vector.
+    /// Numbers in a feature vector.
     pub dimension: usize,
 }
 
 impl EvaluationConfig {
-    /// Returns the default configuration of these metrics.
+    /// These figures, everything else by default.
     #[must_use]
-    pub fn with_metrics(metrics: Vec<MetricKind>) -> Self {
+    pub fn of(metrics: Vec<MetricKind>) -> Self {
         Self {
             metrics,
             every: one(),
@@ -104,15 +104,17 @@ impl EvaluationConfig {
         }
     }
 
-    /// Checks each value by itself, the embedder's excluded.
+    /// Checks the values by themselves (not the embedder's).
     ///
     /// # Errors
-    /// [`InvalidSetting`] naming the key.
-    pub fn validate(&self) -> Result<(), InvalidSetting> {
+    /// The first key that is out of range.
+    pub fn validate(&self) -> Result<(), InvalidKey> {
         let at_least = |key, value: usize, least: usize| {
             if value < least {
-                let message = format!("is {value}: expected at least {least}");
-                return Err(InvalidSetting { key, message });
+                return Err(InvalidKey::new(
+                    key,
+                    format!("is {value}: expected at least {least}"),
+                ));
             }
             Ok(())
         };
@@ -123,42 +125,36 @@ impl EvaluationConfig {
         at_least("kid_subset_size", self.kid_subset_size, 2)?;
         for (index, metric) in self.metrics.iter().enumerate() {
             if self.metrics.iter().take(index).any(|m| m == metric) {
-                return Err(InvalidSetting {
-                    key: "metrics",
-                    message: format!("`{metric}` is listed twice"),
-                });
+                return Err(InvalidKey::new(
+                    "metrics",
+                    format!("`{metric}` is listed twice"),
+                ));
             }
         }
         if self.path().is_none() && self.reference_is_public {
-            return Err(InvalidSetting {
-                key: "reference_is_public",
-                message: "the run's own private images cannot be declared public".to_owned(),
-            });
+            let message = "the run's own private images cannot be declared public";
+            return Err(InvalidKey::new("reference_is_public", message.to_owned()));
         }
         if self.seed > i64::MAX as u64 {
-            // TOML has no larger integers, and the resolved configuration must be readable again.
-            return Err(InvalidSetting {
-                key: "seed",
-                message: format!("expected at most {}", i64::MAX),
-            });
+            return Err(InvalidKey::new(
+                "seed",
+                format!("expected at most {}", i64::MAX),
+            ));
         }
         Ok(())
     }
 
-    /// Checks the values that depend on the sizes of the sets.
+    /// Checks what depends on the sets' sizes.
     ///
     /// # Errors
-    /// [`InvalidSetting`] naming the key.
-    pub fn check_sizes(&self, sizes: SetSizes) -> Result<(), InvalidSetting> {
+    /// The first key that is out of range.
+    pub fn check_sizes(&self, sizes: Sizes) -> Result<(), InvalidKey> {
         for metric in &self.metrics {
-            if metric.reference_features().vectors && sizes.reference.is_none() {
+            if metric.of_reference().vectors && sizes.reference.is_none() {
                 let message = format!(
-                    "`{metric}` compares images, but the reference is a mean and a covariance"
+                    "`{metric}` compares images, and the reference is a mean and a covariance"
                 );
-                return Err(InvalidSetting {
-                    key: "metrics",
-                    message,
-                });
+                return Err(InvalidKey::new("metrics", message));
             }
             let (key, least) = match metric {
                 MetricKind::Fid => ("metrics", 2),
@@ -174,58 +170,54 @@ impl EvaluationConfig {
             for (what, count) in [("samples", sizes.samples), ("reference images", reference)] {
                 if count < least {
                     let message = format!("`{metric}` needs at least {least} {what}, not {count}");
-                    return Err(InvalidSetting { key, message });
+                    return Err(InvalidKey::new(key, message));
                 }
             }
-            if metric.sample_features().moments && sizes.dimension > MAX_DIMENSION {
+            if metric.of_samples().moments && sizes.dimension > MAX_DIMENSION {
                 let message = format!(
-                    "`{metric}` of {} features: expected at most {MAX_DIMENSION}; give the embedder a \
-                     smaller size",
+                    "`{metric}` of {} features: expected at most {MAX_DIMENSION} (give the embedder a smaller size)",
                     sizes.dimension
                 );
-                return Err(InvalidSetting {
-                    key: "metrics",
-                    message,
-                });
+                return Err(InvalidKey::new("metrics", message));
             }
         }
         Ok(())
     }
 
-    /// Path of the reference; `None` for the run's own private images.
+    /// Where the reference lies; `None` for the run's own private images.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         (self.reference != PRIVATE).then_some(Path::new(&self.reference))
     }
 
-    /// Returns true if population number `population` is evaluated; `last` is the number of the last one.
+    /// Whether a population is evaluated.
     #[must_use]
-    pub fn is_due(&self, population: u32, last: u32) -> bool {
+    pub fn wants(&self, population: u32, last: u32) -> bool {
         population == last || population.is_multiple_of(self.every.max(1))
     }
 
-    /// Features that the metrics need of the reference.
+    /// What the figures need of the reference.
     #[must_use]
-    pub fn reference_features(&self) -> FeatureSet {
-        let sets = self.feature_metrics().map(MetricKind::reference_features);
-        sets.fold(FeatureSet::default(), FeatureSet::union)
+    pub fn of_reference(&self) -> FeatureSet {
+        let needs = self.of_features().map(MetricKind::of_reference);
+        needs.fold(FeatureSet::default(), FeatureSet::and)
     }
 
-    /// Features that the metrics need of the samples.
+    /// What the figures need of the samples.
     #[must_use]
-    pub fn sample_features(&self) -> FeatureSet {
-        let sets = self.feature_metrics().map(MetricKind::sample_features);
-        sets.fold(FeatureSet::default(), FeatureSet::union)
+    pub fn of_samples(&self) -> FeatureSet {
+        let needs = self.of_features().map(MetricKind::of_samples);
+        needs.fold(FeatureSet::default(), FeatureSet::and)
     }
 
-    /// The metrics that use features. A downstream network uses pixels instead.
-    fn feature_metrics(&self) -> impl Iterator<Item = MetricKind> {
+    /// The figures that look at features. A network looks at pixels.
+    fn of_features(&self) -> impl Iterator<Item = MetricKind> {
         let pixels = self.downstream.classifier == ClassifierKind::Cnn;
         let metrics = self.metrics.iter().copied();
         metrics.filter(move |metric| !(pixels && *metric == MetricKind::Downstream))
     }
 
-    /// Options of [`kernel_distance`](super::kid::kernel_distance).
+    /// The options of KID.
     #[must_use]
     pub fn kid(&self) -> KidOptions {
         KidOptions {
@@ -235,7 +227,7 @@ impl EvaluationConfig {
         }
     }
 
-    /// Settings that the values of `metric` depend on, beside the two sets and the embedder.
+    /// What a figure depends on beside the two sets and the embedder.
     #[must_use]
     pub fn identity(&self, metric: MetricKind) -> serde_json::Value {
         match metric {
@@ -261,7 +253,7 @@ mod tests {
     #[test]
     fn values_out_of_range_name_their_key() {
         let refused = |change: fn(&mut EvaluationConfig)| {
-            let mut config = EvaluationConfig::with_metrics(vec![MetricKind::Fid]);
+            let mut config = EvaluationConfig::of(vec![MetricKind::Fid]);
             config.validate().unwrap();
             change(&mut config);
             config.validate().unwrap_err().key
@@ -279,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn sets_that_are_too_small_are_refused_early() {
+    fn sizes_that_do_not_suffice_are_found_early() {
         let check = |metric, samples, reference, dimension| {
-            let sizes = SetSizes {
+            let sizes = Sizes {
                 samples,
                 reference,
                 dimension,
             };
-            EvaluationConfig::with_metrics(vec![metric]).check_sizes(sizes)
+            EvaluationConfig::of(vec![metric]).check_sizes(sizes)
         };
         assert!(check(MetricKind::Fid, 2, None, 8).is_ok());
         assert!(check(MetricKind::Fid, 1, None, 8).is_err());
@@ -304,10 +296,10 @@ mod tests {
     }
 
     #[test]
-    fn every_third_population_and_the_last_are_due() {
-        let mut config = EvaluationConfig::with_metrics(vec![MetricKind::Fid]);
+    fn every_so_many_and_the_last() {
+        let mut config = EvaluationConfig::of(vec![MetricKind::Fid]);
         config.every = 3;
-        let due: Vec<u32> = (0..=8).filter(|p| config.is_due(*p, 8)).collect();
-        assert_eq!(due, [0, 3, 6, 8]);
+        let wanted: Vec<u32> = (0..=8).filter(|p| config.wants(*p, 8)).collect();
+        assert_eq!(wanted, [0, 3, 6, 8]);
     }
 }

@@ -1,4 +1,4 @@
-//! Errors of the metrics.
+//! Why a figure cannot be computed.
 
 use std::path::PathBuf;
 
@@ -9,39 +9,33 @@ use super::memorization::MemorizationError;
 use crate::embedders::EmbedderError;
 use crate::exit_code::{self, ExitCode};
 use crate::images::NpzError;
-use crate::progress::Cancelled;
 use crate::voting::NearestError;
 
-/// A configured value that is out of range, or does not fit another value or the data.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{key}: {message}")]
-pub struct InvalidSetting {
-    /// Key below `[evaluation]`.
-    pub key: &'static str,
-    /// The fault, and what was expected.
-    pub message: String,
-}
-
-/// Reason why a metric could not be computed. No message contains anything derived from the images of
-/// either set but their number and their shape.
+/// Why a figure cannot be computed. No message contains anything derived from the images of either set
+/// but their number and their shape.
 #[derive(Debug, Error)]
 pub enum MetricsError {
-    /// A configured value is invalid.
-    #[error(transparent)]
-    Config(#[from] InvalidSetting),
+    /// A configured value is out of range, or does not fit another; names the key.
+    #[error("{key}: {message}")]
+    Config {
+        /// The key below `[evaluation]`.
+        key: &'static str,
+        /// What is wrong and what was expected.
+        message: String,
+    },
     /// A set is too small.
     #[error("{metric} needs at least {needed} {what}, there are {found}")]
     TooFew {
         /// The metric.
         metric: &'static str,
-        /// Name of the set.
+        /// Of which set.
         what: &'static str,
-        /// Smallest number of images.
+        /// How many it takes.
         needed: usize,
-        /// Number of images in the set.
+        /// How many there are.
         found: usize,
     },
-    /// The two sets have features of different dimensions.
+    /// The two sets are not embedded in one space.
     #[error("samples have {samples} features where the reference has {reference}")]
     Dimension {
         /// Features of a sample.
@@ -52,72 +46,86 @@ pub enum MetricsError {
     /// A feature is a NaN or an infinity.
     #[error("the features of the {what} are not all finite")]
     NotFinite {
-        /// Name of the set.
+        /// Of which set.
         what: &'static str,
     },
-    /// A matrix is not a covariance.
-    #[error("`sigma` is not a covariance: {message}")]
+    /// Statistics that are no mean and covariance.
+    #[error("`sigma` is no covariance: {message}")]
     Covariance {
-        /// The fault.
+        /// What is wrong with it.
         message: String,
     },
-    /// The computation of eigenvalues did not converge.
+    /// The eigenvalues did not converge.
     #[error("the eigenvalues of a {dimension}x{dimension} covariance did not converge")]
     Eigenvalues {
         /// Features of an image.
         dimension: usize,
     },
     /// The weights have no classifier.
-    #[error(
-        "{}: the inception score needs the classifier `fc.weight` [classes, {features}], but the weights \
-         {found}",
-        path.display()
-    )]
+    #[error("{}: the inception score needs the classifier, `fc.weight` [classes, {features}], and the weights {found}", path.display())]
     Classifier {
-        /// File of the weights.
+        /// The weights.
         path: PathBuf,
         /// Features that the classifier takes.
         features: usize,
-        /// What the file has instead.
+        /// What there is instead.
         found: String,
     },
-    /// A file of statistics cannot be read.
+    /// A file of statistics cannot be used.
     #[error("{}: {source}", path.display())]
     Statistics {
-        /// File of the statistics.
+        /// The file.
         path: PathBuf,
-        /// Error of the reader.
+        /// Why.
         source: NpzError,
     },
-    /// A file of statistics belongs to other images or to another embedder than the samples.
+    /// A file of statistics was made of other images or by another embedder than it is compared with.
     #[error("{}: {message}", path.display())]
     StatisticsMismatch {
-        /// File of the statistics.
+        /// The file.
         path: PathBuf,
-        /// The difference.
+        /// What does not fit.
         message: String,
     },
-    /// The nearest-neighbor search failed.
+    /// The search for neighbours failed.
     #[error(transparent)]
-    Nearest(NearestError),
-    /// The embedder failed.
-    #[error("the embedder of the evaluation failed: {0}")]
+    Nearest(#[from] NearestError),
+    /// Embedding failed.
+    #[error("the evaluation's embedder failed: {0}")]
     Embedder(#[from] EmbedderError),
-    /// The check for memorization failed.
-    #[error("memorization: {0}")]
+    /// The check for memorisation failed.
+    #[error("memorisation: {0}")]
     Memorization(MemorizationError),
-    /// Training or testing a downstream classifier failed.
+    /// A classifier was not trained or not tested.
     #[error("downstream: {0}")]
     Downstream(DownstreamError),
-    /// The user requested to stop.
-    #[error(transparent)]
-    Cancelled(#[from] Cancelled),
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl From<MemorizationError> for MetricsError {
+    fn from(error: MemorizationError) -> Self {
+        match error {
+            MemorizationError::Nearest(NearestError::Interrupted) => Self::Interrupted,
+            other => Self::Memorization(other),
+        }
+    }
+}
+
+impl From<DownstreamError> for MetricsError {
+    fn from(error: DownstreamError) -> Self {
+        match error {
+            DownstreamError::Interrupted => Self::Interrupted,
+            other => Self::Downstream(other),
+        }
+    }
 }
 
 impl ExitCode for MetricsError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => exit_code::USAGE,
+            Self::Config { .. } => exit_code::USAGE,
             Self::TooFew { .. }
             | Self::Covariance { .. }
             | Self::Statistics { .. }
@@ -130,34 +138,7 @@ impl ExitCode for MetricsError {
             | Self::NotFinite { .. }
             | Self::Eigenvalues { .. }
             | Self::Nearest(_) => exit_code::COMPUTE,
-            Self::Cancelled(_) => exit_code::INTERRUPTED,
-        }
-    }
-}
-
-impl From<NearestError> for MetricsError {
-    fn from(error: NearestError) -> Self {
-        match error {
-            NearestError::Cancelled(cancelled) => Self::Cancelled(cancelled),
-            other => Self::Nearest(other),
-        }
-    }
-}
-
-impl From<MemorizationError> for MetricsError {
-    fn from(error: MemorizationError) -> Self {
-        match error {
-            MemorizationError::Cancelled(cancelled) => Self::Cancelled(cancelled),
-            other => Self::Memorization(other),
-        }
-    }
-}
-
-impl From<DownstreamError> for MetricsError {
-    fn from(error: DownstreamError) -> Self {
-        match error {
-            DownstreamError::Cancelled(cancelled) => Self::Cancelled(cancelled),
-            other => Self::Downstream(other),
+            Self::Interrupted => exit_code::INTERRUPTED,
         }
     }
 }

@@ -1,44 +1,43 @@
-//! The list of metrics, and the features that each needs of the two sets.
+//! Which figures there are, and what each needs to know of the two sets.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A metric. A new one needs a variant, its rows in the tables of this file, and an arm in
+/// A figure of quality. Adding one takes a variant, its rows in the tables here, and an arm in
 /// [`measure`](super::measure).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MetricKind {
-    /// Fréchet distance (FID) of the features.
+    /// Fréchet distance of the features.
     Fid,
     /// Improved precision and recall.
     PrecisionRecall,
-    /// Kernel distance (KID).
+    /// Kernel distance.
     Kid,
-    /// Inception Score; it uses the samples only.
+    /// Inception Score; looks at the samples only.
     InceptionScore,
     /// Distances to the nearest reference images.
-    // Configurations and result folders have the British spelling; both are accepted.
     #[serde(rename = "memorisation", alias = "memorization")]
     Memorization,
-    /// Accuracy of a classifier that is trained on samples and tested on a held-out reference.
+    /// Accuracy of a classifier trained on samples, tested on a held-out reference.
     Downstream,
 }
 
-/// Features of a set that a metric needs.
+/// What is kept of a set's features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FeatureSet {
     /// Mean and covariance: memory does not grow with the number of images.
     pub moments: bool,
-    /// All feature vectors.
+    /// Every vector.
     pub vectors: bool,
 }
 
 impl FeatureSet {
-    /// Returns the features that two metrics need together.
+    /// What two figures need together.
     #[must_use]
-    pub fn union(self, other: Self) -> Self {
+    pub fn and(self, other: Self) -> Self {
         Self {
             moments: self.moments || other.moments,
             vectors: self.vectors || other.vectors,
@@ -54,13 +53,13 @@ const VECTORS: FeatureSet = FeatureSet {
     moments: false,
     vectors: true,
 };
-const NO_FEATURES: FeatureSet = FeatureSet {
+const NOTHING: FeatureSet = FeatureSet {
     moments: false,
     vectors: false,
 };
 
 impl MetricKind {
-    /// All metrics, in the order of the documentation.
+    /// All of them.
     pub const ALL: [Self; 6] = [
         Self::Fid,
         Self::PrecisionRecall,
@@ -70,7 +69,7 @@ impl MetricKind {
         Self::Downstream,
     ];
 
-    /// Name in configurations, on the command line and in file names.
+    /// What it is called.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -83,9 +82,9 @@ impl MetricKind {
         }
     }
 
-    /// Features that the metric needs of the samples.
+    /// What it needs of the samples.
     #[must_use]
-    pub fn sample_features(self) -> FeatureSet {
+    pub fn of_samples(self) -> FeatureSet {
         match self {
             Self::Fid => MOMENTS,
             Self::PrecisionRecall
@@ -96,13 +95,13 @@ impl MetricKind {
         }
     }
 
-    /// Features that the metric needs of the reference.
+    /// What it needs of the reference.
     #[must_use]
-    pub fn reference_features(self) -> FeatureSet {
+    pub fn of_reference(self) -> FeatureSet {
         match self {
             Self::Fid => MOMENTS,
             Self::PrecisionRecall | Self::Kid | Self::Memorization | Self::Downstream => VECTORS,
-            Self::InceptionScore => NO_FEATURES,
+            Self::InceptionScore => NOTHING,
         }
     }
 }
@@ -117,10 +116,6 @@ impl FromStr for MetricKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let text = match text {
-            "memorization" => "memorisation",
-            other => other,
-        };
         let found = Self::ALL.into_iter().find(|kind| kind.name() == text);
         found.ok_or_else(|| {
             let names = Self::ALL.map(Self::name);
@@ -141,12 +136,6 @@ mod tests {
                 serde_json::to_value(kind).unwrap(),
                 serde_json::Value::from(kind.name())
             );
-        }
-        for spelling in ["memorisation", "memorization"] {
-            let kind = MetricKind::Memorization;
-            assert_eq!(spelling.parse::<MetricKind>().unwrap(), kind);
-            let value = serde_json::Value::from(spelling);
-            assert_eq!(serde_json::from_value::<MetricKind>(value).unwrap(), kind);
         }
         let error = "fd".parse::<MetricKind>().unwrap_err();
         assert!(error.contains("fid, precision-recall"), "{error}");

@@ -1,24 +1,24 @@
-//! Metrics that compare synthetic samples with a reference set.
+//! How good synthetic images are: figures that compare samples with a reference set.
 //!
-//! In: two sets of images as feature vectors (see [`crate::embedders`]). Out: values, each with a
-//! description of the sets that it compares. The functions are pure; [`crate::evaluation`] decides
-//! whether the reference is private, and so where the values may be written.
+//! In: two sets of images as feature vectors (see [`crate::embedders`]). Out: figures, each with what it
+//! compared. The functions are pure; whether the reference is private, and so where the figures may
+//! go, is decided by whoever calls them.
 //!
 //! | file | job |
 //! |---|---|
-//! | `kind` | the list of metrics, and the features that each needs |
+//! | `kind` | which figures there are, and what each needs |
 //! | `config` | the `[evaluation]` section |
-//! | `features` | features of a set: mean and covariance, vectors, or both |
+//! | `features` | what is kept of a set: mean and covariance, vectors, or both |
 //! | `moments` | mean and covariance, streamed |
-//! | `statistics` | files of means and covariances |
+//! | `statistics` | means and covariances as files |
 //! | `frechet` | Fréchet distance (FID) |
 //! | `kid` | kernel distance (KID) with its interval |
 //! | `precision_recall` | improved precision and recall |
 //! | `inception_score` | Inception Score, where the weights have a classifier |
-//! | `measure` | the values of a metric from two sets |
+//! | `measure` | two sets to figures |
 //! | `downstream` | classifiers trained on samples |
-//! | `memorization` | distances to the nearest reference images |
-//! | `table` | rows of `metrics.csv`, lines for a terminal |
+//! | `memorisation` | distances to the nearest private images |
+//! | `table` | figures as text |
 
 mod config;
 pub mod downstream;
@@ -38,11 +38,8 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 
-pub use config::{EvaluationConfig, PRIVATE, SetSizes};
-pub use error::{InvalidSetting, MetricsError};
+pub use config::{EvaluationConfig, PRIVATE, Sizes};
+pub use error::MetricsError;
 pub use kind::{FeatureSet, MetricKind};
-pub use measure::{
-    ComparedSets, Interval, MetricContext, MetricOutput, MetricValue, Reference, ReferenceCount,
-    measure, missing_features,
-};
+pub use measure::{MetricContext, MetricOutput, MetricValue, Reference, measure};
 pub use statistics::Statistics;

@@ -1,38 +1,38 @@
-//! Values as text: rows of `metrics.csv` and lines for a terminal. Each describes the compared sets.
+//! Figures as text: rows of `metrics.csv`, and lines for a terminal. Each says what it compared.
 
-use super::{MetricValue, ReferenceCount};
+use super::MetricValue;
 use crate::privacy::sha256_hex;
 
-/// First line of `metrics.csv`.
+/// The first line of `metrics.csv`.
 pub const HEADER: &str = "population,figure,value,low,high,samples,reference_images,reference,\
                           embedder,resolution,dtype,details,settings";
 
-/// Feature space of a comparison.
+/// The space that a comparison is made in.
 #[derive(Debug, Clone)]
 pub struct FeatureSpace {
-    /// Name of the embedder, with the first digits of its weights' digest.
+    /// The embedder, with the beginning of its weights' digest.
     pub embedder: String,
-    /// Rows and columns to which images are resized before embedding.
+    /// Rows and columns that images are brought to first.
     pub resolution: usize,
-    /// Number type of the embedder's computation.
+    /// The number type that the embedder computes in.
     pub dtype: &'static str,
-    /// Digest of everything that the vector of an image depends on.
+    /// Digest of everything that an image's vector depends on.
     pub digest: String,
 }
 
-/// Description of a comparison.
+/// What was compared, beside the figure's own numbers.
 pub struct Comparison<'a> {
-    /// Number of the population, or file of the samples.
+    /// The population's number, or the samples' file.
     pub population: String,
-    /// Name of the reference.
+    /// What it was compared with.
     pub reference: &'a str,
-    /// Feature space.
+    /// In which space.
     pub space: &'a FeatureSpace,
-    /// Digest of the settings, see [`settings_key`].
+    /// Tells rows of other settings apart.
     pub settings: String,
 }
 
-/// Returns a short digest of the settings that a value depends on.
+/// A short digest of what a figure depends on, beside the images.
 #[must_use]
 pub fn settings_key(parts: &serde_json::Value) -> String {
     let mut digest = sha256_hex(parts.to_string().as_bytes());
@@ -41,24 +41,20 @@ pub fn settings_key(parts: &serde_json::Value) -> String {
 }
 
 impl MetricValue {
-    /// Returns the row of `metrics.csv`, without the line break.
+    /// A row of `metrics.csv`, without the line's end.
     #[must_use]
     pub fn row(&self, of: &Comparison<'_>) -> String {
         let number = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
-        let reference_images = match self.reference {
-            ReferenceCount::Unused => "0".to_owned(),
-            ReferenceCount::Unknown => "unknown".to_owned(),
-            ReferenceCount::Images(count) => count.to_string(),
-        };
+        let count = |value: Option<usize>| value.map_or("unknown".to_owned(), |v| v.to_string());
         let fields = [
             of.population.clone(),
             self.name.to_owned(),
             number(Some(self.value)),
-            number(self.interval.map(|interval| interval.low)),
-            number(self.interval.map(|interval| interval.high)),
+            number(self.interval.map(|i| i.0)),
+            number(self.interval.map(|i| i.1)),
             self.samples.to_string(),
-            reference_images,
-            self.reference_name(of).to_owned(),
+            count(self.reference),
+            self.against(of).to_owned(),
             of.space.embedder.clone(),
             of.space.resolution.to_string(),
             of.space.dtype.to_owned(),
@@ -68,16 +64,16 @@ impl MetricValue {
         fields.map(|field| quoted(&field)).join(",")
     }
 
-    /// Returns the line for a terminal.
+    /// A line for people.
     #[must_use]
     pub fn line(&self, of: &Comparison<'_>) -> String {
-        let interval = self.interval.map_or(String::new(), |interval| {
-            format!(" [{:.6}, {:.6}]", interval.low, interval.high)
+        let interval = self.interval.map_or(String::new(), |(low, high)| {
+            format!(" [{low:.6}, {high:.6}]")
         });
         let against = match self.reference {
-            ReferenceCount::Unused => String::new(),
-            ReferenceCount::Images(count) => format!(" against {count} images of {}", of.reference),
-            ReferenceCount::Unknown => format!(" against {}", of.reference),
+            Some(0) => String::new(),
+            Some(count) => format!(" against {count} images of {}", self.against(of)),
+            None => format!(" against {}", self.against(of)),
         };
         let details = if self.details.is_empty() {
             String::new()
@@ -96,8 +92,8 @@ impl MetricValue {
         )
     }
 
-    fn reference_name<'a>(&self, of: &Comparison<'a>) -> &'a str {
-        if self.reference == ReferenceCount::Unused {
+    fn against<'a>(&self, of: &Comparison<'a>) -> &'a str {
+        if self.reference == Some(0) {
             "none"
         } else {
             of.reference
@@ -105,7 +101,6 @@ impl MetricValue {
     }
 }
 
-/// Quotes a field of a CSV file where it needs quotes (RFC 4180).
 fn quoted(field: &str) -> String {
     if field.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", field.replace('"', "\"\""))
@@ -114,7 +109,7 @@ fn quoted(field: &str) -> String {
     }
 }
 
-/// Merges rows of a `metrics.csv`: without duplicates, in the order of the populations.
+/// Adds rows to those of a `metrics.csv`, none twice, in the populations' order.
 #[must_use]
 pub fn merged(mut rows: Vec<String>, more: Vec<String>) -> Vec<String> {
     for row in more {
@@ -130,7 +125,7 @@ pub fn merged(mut rows: Vec<String>, more: Vec<String>) -> Vec<String> {
     rows
 }
 
-/// Returns the rows of a `metrics.csv`, without its header.
+/// The rows of a `metrics.csv`.
 #[must_use]
 pub fn rows_of(text: &str) -> Vec<String> {
     let rows = text.lines().filter(|line| !line.is_empty());
@@ -139,7 +134,7 @@ pub fn rows_of(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns the text of a `metrics.csv` of these rows.
+/// A `metrics.csv` of these rows.
 #[must_use]
 pub fn csv(rows: &[String]) -> String {
     let mut text = format!("{HEADER}\n");
@@ -152,7 +147,6 @@ pub fn csv(rows: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Interval;
     use super::*;
 
     fn space() -> FeatureSpace {
@@ -165,16 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn rows_match_the_header_and_lines_name_both_sets() {
-        let value = MetricValue {
+    fn a_row_has_as_many_fields_as_the_header_and_a_line_says_what_was_compared() {
+        let figure = MetricValue {
             name: "kid",
             value: 0.125,
-            interval: Some(Interval {
-                low: 0.0625,
-                high: 0.1875,
-            }),
+            interval: Some((0.0625, 0.1875)),
             samples: 16,
-            reference: ReferenceCount::Images(24),
+            reference: Some(24),
             details: "mean; of \"5\"".to_owned(),
         };
         let space = space();
@@ -184,13 +175,13 @@ mod tests {
             space: &space,
             settings: "key".to_owned(),
         };
-        let row = value.row(&of);
+        let row = figure.row(&of);
         assert_eq!(
             row,
             "3,kid,0.125,0.0625,0.1875,16,24,\"a,b\",pixels,8,f32,\"mean; of \"\"5\"\"\",key"
         );
         assert_eq!(HEADER.split(',').count(), 13);
-        let line = value.line(&of);
+        let line = figure.line(&of);
         assert!(
             line.contains("16 samples against 24 images of a,b"),
             "{line}"

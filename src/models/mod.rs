@@ -13,24 +13,3 @@ pub mod stable_diffusion;
 pub(crate) mod testing;
 
 pub use precision::Precision;
-
-use thiserror::Error;
-
-/// A network's configuration that makes no sense; names the key.
-#[derive(Debug, Error)]
-#[error("{key}: {message}")]
-pub struct ConfigError {
-    /// The configuration key.
-    pub key: &'static str,
-    /// What is wrong and what was expected.
-    pub message: String,
-}
-
-impl ConfigError {
-    pub(crate) fn new(key: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            key,
-            message: message.into(),
-        }
-    }
-}

@@ -3,8 +3,8 @@
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
 use crate::kernels;
+use crate::sections::InvalidKey;
 
 /// The number type that a network computes in. Everything around the network stays in float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -35,8 +35,8 @@ impl Precision {
     /// # Errors
     /// Names `dtype` and says what is missing: a CPU has no `f16`, and `bf16` only with AVX512_BF16,
     /// which `DPSYN_CPU` must not turn off.
-    pub fn on(self, device: &Device) -> Result<DType, ConfigError> {
-        let refused = |message: String| ConfigError::new("dtype", message);
+    pub fn on(self, device: &Device) -> Result<DType, InvalidKey> {
+        let refused = |message: String| InvalidKey::new("dtype", message);
         match self {
             Self::F32 => Ok(DType::F32),
             Self::Bf16 if device.is_cpu() => match kernels::check_bf16_on_cpu() {

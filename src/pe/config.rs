@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Schedule;
+use crate::sections::{InvalidKey, Section};
 use crate::voting::{Metric, SelectionMode};
 
 /// `[evolution]`: the PE loop. Paper: Algorithm 1 and 2 of arXiv 2305.15560.
@@ -83,19 +84,26 @@ const MAX_ITERATIONS: u32 = 100_000;
 const MAX_FOLD: u32 = 10_000;
 const MAX_SAMPLES: u64 = 1_000_000_000;
 
+impl Section for EvolutionConfig {
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &["initial_samples"];
+}
+
 impl EvolutionConfig {
     /// Checks what can be checked without data and expands the schedules: one [`PopulationSpec`] for each of
     /// `1 + T` populations.
     ///
     /// # Errors
-    /// The key and what is wrong with it.
-    pub fn generations(&self) -> Result<Vec<PopulationSpec>, (&'static str, String)> {
+    /// The first key that is out of range.
+    pub fn generations(&self) -> Result<Vec<PopulationSpec>, InvalidKey> {
         let lengths = [
             ("num_samples", self.num_samples.populations()),
             ("variation_degree", self.variation_degree.populations()),
         ];
         if self.iterations.is_some_and(|t| t > MAX_ITERATIONS) {
-            return Err(("iterations", format!("expected at most {MAX_ITERATIONS}")));
+            return Err(InvalidKey::new(
+                "iterations",
+                format!("expected at most {MAX_ITERATIONS}"),
+            ));
         }
         for (key, fold) in [
             ("lookahead_degree", self.lookahead_degree),
@@ -103,14 +111,17 @@ impl EvolutionConfig {
             ("next_variations", self.next_variations),
         ] {
             if fold > MAX_FOLD {
-                return Err((key, format!("is {fold}: expected at most {MAX_FOLD}")));
+                return Err(InvalidKey::new(
+                    key,
+                    format!("is {fold}: expected at most {MAX_FOLD}"),
+                ));
             }
         }
         let mut populations = self.iterations.map(|t| t as usize + 1);
         for (key, length) in lengths {
             match (populations, length) {
                 (Some(expected), Some(found)) if expected != found => {
-                    return Err((
+                    return Err(InvalidKey::new(
                         key,
                         format!(
                             "{found} entries where {expected} were expected: the initial population's and one for each of {} iterations",
@@ -118,16 +129,18 @@ impl EvolutionConfig {
                         ),
                     ));
                 }
-                (None, Some(0)) => return Err((key, "an empty list".to_owned())),
+                (None, Some(0)) => return Err(InvalidKey::new(key, "an empty list".to_owned())),
                 (None, Some(found)) => populations = Some(found),
                 _ => {}
             }
         }
-        let populations = populations.ok_or((
-            "iterations",
-            "missing: needed when no schedule is a list or a range".to_owned(),
-        ))?;
-        let expand = |key: &'static str| move || (key, "wrong number of entries".to_owned());
+        let populations = populations.ok_or_else(|| {
+            InvalidKey::new(
+                "iterations",
+                "missing: needed when no schedule is a list or a range",
+            )
+        })?;
+        let expand = |key: &'static str| move || InvalidKey::new(key, "wrong number of entries");
         let counts = self
             .num_samples
             .expand(populations)
@@ -138,13 +151,16 @@ impl EvolutionConfig {
             .ok_or_else(expand("variation_degree"))?;
         if let Some(count) = counts.iter().find(|n| !(1..=MAX_SAMPLES).contains(*n)) {
             let message = format!("is {count}: expected 1 to {MAX_SAMPLES} in every population");
-            return Err(("num_samples", message));
+            return Err(InvalidKey::new("num_samples", message));
         }
         if self.nearest_neighbors == 0 {
-            return Err(("nearest_neighbors", "expected at least 1".to_owned()));
+            return Err(InvalidKey::new(
+                "nearest_neighbors",
+                "expected at least 1".to_owned(),
+            ));
         }
         if !(self.threshold.is_finite() && self.threshold >= 0.0) {
-            return Err((
+            return Err(InvalidKey::new(
                 "threshold",
                 format!(
                     "{} where a number of at least 0 was expected",
@@ -153,13 +169,16 @@ impl EvolutionConfig {
             ));
         }
         if self.next_variations == 0 && !self.keep_selected {
-            return Err((
+            return Err(InvalidKey::new(
                 "next_variations",
                 "0 without keep_selected leaves no next population".to_owned(),
             ));
         }
         if self.seed > i64::MAX as u64 {
-            return Err(("seed", format!("expected at most {}", i64::MAX)));
+            return Err(InvalidKey::new(
+                "seed",
+                format!("expected at most {}", i64::MAX),
+            ));
         }
         Ok(counts
             .into_iter()

@@ -1,44 +1,49 @@
-//! Selection of parents by the noisy histogram. It is post-processing: it costs no privacy budget.
+//! From the noisy histogram to the parents of the next generation: post-processing, so free of charge.
 
 use serde::{Deserialize, Serialize};
 
 use crate::streams::KeyedRng;
 
-/// Rule that selects parents within a class.
+/// How parents are chosen within a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SelectionMode {
-    /// Sampling with replacement, in proportion to the thresholded votes (the paper's Algorithm 1).
+    /// Draw with replacement, in proportion to the thresholded votes (the paper's Algorithm 1).
     #[default]
     Sample,
-    /// The samples with the most votes, each once.
+    /// Take those with the most votes, each once.
     Rank,
 }
 
-/// Parents selected in one class.
+/// The parents that were chosen in one class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
-    /// Indices into the samples of the class.
+    /// Indices into the class' samples.
     pub indices: Vec<usize>,
-    /// True if no vote passed the threshold, so that parents were sampled uniformly.
+    /// Whether no vote passed the threshold, so that parents were drawn uniformly.
     pub uniform_fallback: bool,
 }
 
 /// Clips at the threshold from below and subtracts it: `max(votes, threshold) − threshold`.
 ///
-/// Source: `dp_nn_histogram` of the authors' implementation.
+/// Source: `dp_nn_histogram` of the original.
 #[must_use]
 pub fn threshold(votes: &[f64], threshold: f64) -> Vec<f64> {
     votes.iter().map(|v| v.max(threshold) - threshold).collect()
 }
 
-/// Selects `count` parents in one class by its thresholded votes.
+/// Chooses `count` parents in one class by its thresholded votes.
 ///
-/// If every vote is zero (where the authors' implementation divides by zero), parents are sampled uniformly
-/// and [`Selection::uniform_fallback`] is set. [`SelectionMode::Rank`] breaks ties towards the lower index
-/// and, if `count` exceeds the number of samples, starts over with the best.
+/// Where every vote is zero there is nothing to go by (the original divides by zero): parents are then
+/// drawn uniformly and the result says so. [`SelectionMode::Rank`] breaks ties towards the lower index
+/// and, wanting more than there are samples, starts over with the best.
 #[must_use]
-pub fn select(votes: &[f64], count: usize, mode: SelectionMode, rng: &mut KeyedRng) -> Selection {
+pub fn select(
+    votes: &[f64],
+    count: usize,
+    mode: SelectionMode,
+    stream: &mut KeyedRng,
+) -> Selection {
     let total: f64 = votes.iter().sum();
     if votes.is_empty() {
         return Selection {
@@ -49,13 +54,13 @@ pub fn select(votes: &[f64], count: usize, mode: SelectionMode, rng: &mut KeyedR
     if total <= 0.0 {
         return Selection {
             indices: (0..count)
-                .map(|_| rng.below(votes.len() as u64) as usize)
+                .map(|_| stream.below(votes.len() as u64) as usize)
                 .collect(),
             uniform_fallback: true,
         };
     }
     let indices = match mode {
-        SelectionMode::Sample => sample(votes, total, count, rng),
+        SelectionMode::Sample => sample(votes, total, count, stream),
         SelectionMode::Rank => {
             let mut order: Vec<usize> = (0..votes.len()).collect();
             order.sort_by(|a, b| votes[*b].total_cmp(&votes[*a]).then(a.cmp(b)));
@@ -68,21 +73,21 @@ pub fn select(votes: &[f64], count: usize, mode: SelectionMode, rng: &mut KeyedR
     }
 }
 
-/// Samples indices in proportion to `votes` with replacement, by inverse transform sampling.
-fn sample(votes: &[f64], total: f64, count: usize, rng: &mut KeyedRng) -> Vec<usize> {
+/// Inverse transform sampling, with replacement.
+fn sample(votes: &[f64], total: f64, count: usize, stream: &mut KeyedRng) -> Vec<usize> {
     let mut cumulative = Vec::with_capacity(votes.len());
     let mut sum = 0.0;
     for vote in votes {
         sum += vote;
         cumulative.push(sum);
     }
-    // Rounding can leave the last sum slightly below `total`; a number beyond it selects the last sample
+    // Rounding can leave the last sum a hair from `total`; a draw beyond it belongs to the last sample
     // that has votes.
     let last = votes.iter().rposition(|v| *v > 0.0).unwrap_or(0);
     (0..count)
         .map(|_| {
-            let point = rng.uniform() * total;
-            cumulative.partition_point(|c| *c <= point).min(last)
+            let draw = stream.uniform() * total;
+            cumulative.partition_point(|c| *c <= draw).min(last)
         })
         .collect()
 }
@@ -92,7 +97,7 @@ mod tests {
     use super::*;
     use crate::streams::{Phase, RngKey};
 
-    fn rng() -> KeyedRng {
+    fn stream() -> KeyedRng {
         RngKey {
             seed: 11,
             phase: Phase::Select,
@@ -109,11 +114,11 @@ mod tests {
     }
 
     #[test]
-    fn sampling_is_in_proportion_to_the_votes() {
+    fn draws_are_in_proportion_and_never_of_the_voteless() {
         // Chi-square with 2 degrees of freedom; 20 is exceeded by chance once in 22,000 times.
         let votes = [0.0, 1.0, 0.0, 3.0, 6.0, 0.0];
         let n = 20_000;
-        let chosen = select(&votes, n, SelectionMode::Sample, &mut rng());
+        let chosen = select(&votes, n, SelectionMode::Sample, &mut stream());
         let mut counts = [0usize; 6];
         for index in chosen.indices {
             counts[index] += 1;
@@ -130,15 +135,15 @@ mod tests {
     }
 
     #[test]
-    fn rank_selects_the_best_once_and_starts_over() {
-        let chosen = select(&[1.0, 5.0, 5.0, 0.0], 6, SelectionMode::Rank, &mut rng());
+    fn rank_takes_the_best_once_and_starts_over() {
+        let chosen = select(&[1.0, 5.0, 5.0, 0.0], 6, SelectionMode::Rank, &mut stream());
         assert_eq!(chosen.indices, [1, 2, 0, 3, 1, 2]);
     }
 
     #[test]
-    fn without_votes_parents_are_uniform() {
+    fn no_votes_at_all_fall_back_to_uniform_and_say_so() {
         for mode in [SelectionMode::Sample, SelectionMode::Rank] {
-            let chosen = select(&[0.0; 4], 400, mode, &mut rng());
+            let chosen = select(&[0.0; 4], 400, mode, &mut stream());
             assert!(chosen.uniform_fallback);
             assert!((0..4).all(|i| chosen.indices.contains(&i)));
         }

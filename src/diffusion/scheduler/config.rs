@@ -91,8 +91,8 @@ impl SchedulerConfig {
             .map_err(|error| DiffusionError::Scheduler(error.key.to_owned(), error.message))
     }
 
-    fn read(value: &Value) -> Result<Self, crate::models::ConfigError> {
-        use crate::models::ConfigError;
+    fn read(value: &Value) -> Result<Self, crate::sections::InvalidKey> {
+        use crate::sections::InvalidKey;
         let mut fields = Fields::new(value)?;
         let class: String = fields.need("_class_name")?;
         let kind = match class.as_str() {
@@ -101,7 +101,7 @@ impl SchedulerConfig {
             "EulerDiscreteScheduler" => SchedulerKind::Euler,
             "DPMSolverMultistepScheduler" => SchedulerKind::DpmSolver,
             other => {
-                return Err(ConfigError::new(
+                return Err(InvalidKey::new(
                     "_class_name",
                     format!(
                         "is \"{other}\": expected PNDMScheduler, DDIMScheduler, \
@@ -113,7 +113,7 @@ impl SchedulerConfig {
         };
         let steps: usize = fields.or("num_train_timesteps", 1000)?;
         if !(2..=MAX_TRAIN_TIMESTEPS).contains(&steps) {
-            return Err(ConfigError::new(
+            return Err(InvalidKey::new(
                 "num_train_timesteps",
                 format!("is {steps}: expected 2 to {MAX_TRAIN_TIMESTEPS}"),
             ));
@@ -127,17 +127,17 @@ impl SchedulerConfig {
             Some(betas) if betas.len() == steps => betas,
             Some(betas) => {
                 let message = format!("has {} entries: expected {steps}", betas.len());
-                return Err(ConfigError::new("trained_betas", message));
+                return Err(InvalidKey::new("trained_betas", message));
             }
             None => betas(schedule, ends, steps),
         };
         if betas.iter().any(|beta| !(0.0..1.0).contains(beta)) {
             let message = format!("{ends:?} leads to a beta that is not in [0, 1)");
-            return Err(ConfigError::new("beta_end", message));
+            return Err(InvalidKey::new("beta_end", message));
         }
         // What only PNDM, Euler or DPM-Solver++ have, at the values that are implemented.
         if kind == SchedulerKind::Pndm && !fields.or("skip_prk_steps", false)? {
-            return Err(ConfigError::new(
+            return Err(InvalidKey::new(
                 "skip_prk_steps",
                 "is false: only true is supported",
             ));
@@ -155,12 +155,12 @@ impl SchedulerConfig {
             "sigma_min" => true,
             other => {
                 let message = format!("is \"{other}\": expected \"zero\" or \"sigma_min\"");
-                return Err(ConfigError::new("final_sigmas_type", message));
+                return Err(InvalidKey::new("final_sigmas_type", message));
             }
         };
         if let Some(limit) = fields.take::<f64>("lambda_min_clipped")? {
             let message = format!("is {limit}: only no limit is supported");
-            return Err(ConfigError::new("lambda_min_clipped", message));
+            return Err(InvalidKey::new("lambda_min_clipped", message));
         }
         // Of effect only with an option that is refused, or none at all.
         fields.ignore(&[
@@ -184,11 +184,11 @@ impl SchedulerConfig {
         };
         if !(0..steps as i64).contains(&config.steps_offset) {
             let message = format!("is {}: expected 0 to {}", config.steps_offset, steps - 1);
-            return Err(ConfigError::new("steps_offset", message));
+            return Err(InvalidKey::new("steps_offset", message));
         }
         if !(config.clip_sample_range.is_finite() && config.clip_sample_range > 0.0) {
             let message = format!("is {}: expected a number above 0", config.clip_sample_range);
-            return Err(ConfigError::new("clip_sample_range", message));
+            return Err(InvalidKey::new("clip_sample_range", message));
         }
         // Thresholding, Karras sigmas, rescaled betas and the like are false or refused.
         fields.finish()?;

@@ -12,6 +12,7 @@ use crate::diffusion::{
 };
 use crate::generators::{GeneratorError, Operation, Precision};
 use crate::models::improved_diffusion::UNetConfig;
+use crate::sections::InvalidKey;
 
 /// An unconditional or class-conditional diffusion model of openai/improved-diffusion.
 ///
@@ -172,49 +173,46 @@ fn list_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>
     }
 }
 
-fn wrong(key: &str, message: impl Into<String>) -> GeneratorError {
-    GeneratorError::Config {
-        key: key.to_owned(),
-        message: message.into(),
-    }
-}
-
 impl Config {
-    /// Checks every key, without reading the weights.
+    /// Checks every key as far as this is possible without the model's files.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming the first key that is out of range.
-    pub fn validate(&self) -> Result<(), GeneratorError> {
+    /// The first key that is out of range.
+    pub fn validate(&self) -> Result<(), InvalidKey> {
         if self.checkpoint.as_os_str().is_empty() {
-            return Err(wrong("checkpoint", "is empty: expected a file of weights"));
+            let message = "is empty: expected a file of weights";
+            return Err(InvalidKey::new("checkpoint", message));
         }
         self.unet()?;
         self.validate_classes()?;
         if self.batch_size == Some(0) {
-            return Err(wrong("batch_size", "is 0: expected at least 1"));
+            return Err(InvalidKey::new("batch_size", "is 0: expected at least 1"));
         }
         self.sampler().map(drop)
     }
 
-    fn validate_classes(&self) -> Result<(), GeneratorError> {
+    fn validate_classes(&self) -> Result<(), InvalidKey> {
         let Some(labels) = &self.class_labels else {
             return Ok(());
         };
         if !self.class_cond {
             let message = "has no meaning for a model without class_cond";
-            return Err(wrong("class_labels", message));
+            return Err(InvalidKey::new("class_labels", message));
         }
         for (class, labels) in labels {
             let key = || format!("class_labels.{class}");
             if labels.is_empty() {
-                return Err(wrong(&key(), "is empty: expected at least one label"));
+                return Err(InvalidKey::new(
+                    &key(),
+                    "is empty: expected at least one label",
+                ));
             }
             if let Some(label) = labels.iter().find(|&&label| label >= self.num_classes) {
                 let message = format!(
                     "has label {label}: expected labels below num_classes, {}",
                     self.num_classes
                 );
-                return Err(wrong(&key(), message));
+                return Err(InvalidKey::new(&key(), message));
             }
         }
         Ok(())
@@ -223,13 +221,13 @@ impl Config {
     /// The network that the configuration describes.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming the key that is out of range.
-    pub fn unet(&self) -> Result<UNetConfig, GeneratorError> {
+    /// [`InvalidKey`] naming the key that is out of range.
+    pub fn unet(&self) -> Result<UNetConfig, InvalidKey> {
         let num_heads_upsample = match self.num_heads_upsample {
             -1 => None,
             heads => Some(usize::try_from(heads).map_err(|_| {
                 let message = format!("is {heads}: expected at least 1, or -1 for num_heads");
-                wrong("num_heads_upsample", message)
+                InvalidKey::new("num_heads_upsample", message)
             })?),
         };
         let config = UNetConfig {
@@ -249,28 +247,30 @@ impl Config {
             Ok(()) => Ok(config),
             // The network calls this one by another name than the command line.
             Err(error) if error.key == "model_channels" => {
-                Err(wrong("num_channels", error.message))
+                Err(InvalidKey::new("num_channels", error.message))
             }
-            Err(error) => Err(wrong(error.key, error.message)),
+            Err(error) => Err(InvalidKey::new(error.key, error.message)),
         }
     }
 
     /// The process and the sampler that the configuration describes.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming `timestep_respacing` or `diffusion_steps`.
-    pub fn sampler(&self) -> Result<Sampler, GeneratorError> {
+    /// [`InvalidKey`] naming `timestep_respacing` or `diffusion_steps`.
+    pub fn sampler(&self) -> Result<Sampler, InvalidKey> {
         let steps = self.diffusion_steps;
         if steps > MAX_DIFFUSION_STEPS {
             let message = format!("is {steps}: expected at most {MAX_DIFFUSION_STEPS}");
-            return Err(wrong("diffusion_steps", message));
+            return Err(InvalidKey::new("diffusion_steps", message));
         }
-        let respacing: Respacing = self
-            .timestep_respacing
-            .parse()
-            .map_err(|error: DiffusionError| wrong("timestep_respacing", error.to_string()))?;
+        let respacing: Respacing =
+            self.timestep_respacing
+                .parse()
+                .map_err(|error: DiffusionError| {
+                    InvalidKey::new("timestep_respacing", error.to_string())
+                })?;
         let diffusion = GaussianDiffusion::new(self.noise_schedule, steps, &respacing)
-            .map_err(|error| wrong(key_of(&error, &respacing), error.to_string()))?;
+            .map_err(|error| InvalidKey::new(key_of(&error, &respacing), error.to_string()))?;
         let options = SamplerOptions {
             method: match (self.sampler, self.use_ddim) {
                 (Some(SamplerKind::Ddim), _) | (None, true) => Method::Ddim { eta: 0.0 },
@@ -297,7 +297,7 @@ impl Config {
     ///
     /// # Errors
     /// [`GeneratorError::Degree`] for a degree that the model does not know, or
-    /// [`GeneratorError::Config`] as [`Config::sampler`].
+    /// [`InvalidKey`] as [`Config::sampler`].
     pub fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
         evaluations(self.sampler()?.diffusion().num_timesteps(), operation)
     }
@@ -462,7 +462,7 @@ mod tests {
             ),
         ] {
             match parse(text).unwrap().validate() {
-                Err(GeneratorError::Config { key: found, .. }) => assert_eq!(found, key, "{text}"),
+                Err(InvalidKey { key: found, .. }) => assert_eq!(found, key, "{text}"),
                 other => panic!("{text}: {other:?}"),
             }
         }

@@ -351,7 +351,7 @@ fn initial_conditions_follow_the_map_and_the_streams() {
     assert!(generator("").describe_conditions(None)[0].contains("10 class labels"));
     for class in [Some("bird"), None] {
         match mapped.initial_conditions(&slots(class)) {
-            Err(GeneratorError::Config { key, .. }) => assert_eq!(key, "class_labels"),
+            Err(GeneratorError::Config(error)) => assert_eq!(error.key, "class_labels"),
             other => panic!("{class:?}: {other:?}"),
         }
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use crate::generators::{GeneratorError, Operation, PlannedWork, PromptsConfig};
+use crate::sections::InvalidKey;
 
 /// A model behind the OpenAI images protocol: the vendor's own, or a server that speaks it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -164,13 +165,6 @@ enum Family {
     Other,
 }
 
-fn wrong(key: &str, message: impl Into<String>) -> GeneratorError {
-    GeneratorError::Config {
-        key: key.to_owned(),
-        message: message.into(),
-    }
-}
-
 impl Config {
     fn family(&self) -> Family {
         match self.model.as_str() {
@@ -183,13 +177,16 @@ impl Config {
         }
     }
 
-    /// Checks every key, without a call and without the key.
+    /// Checks every key as far as this is possible without the model's files.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming the first key that is out of range.
-    pub fn validate(&self) -> Result<(), GeneratorError> {
+    /// The first key that is out of range.
+    pub fn validate(&self) -> Result<(), InvalidKey> {
         if self.model.trim().is_empty() {
-            return Err(wrong("model", "is empty: expected a model's name"));
+            return Err(InvalidKey::new(
+                "model",
+                "is empty: expected a model's name",
+            ));
         }
         self.address()?;
         self.validate_prompts()?;
@@ -202,12 +199,12 @@ impl Config {
     /// Where the server is.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming `base_url`.
-    pub(super) fn address(&self) -> Result<Address, GeneratorError> {
-        Address::parse(&self.base_url).map_err(|message| wrong("base_url", message))
+    /// [`InvalidKey`] naming `base_url`.
+    pub(super) fn address(&self) -> Result<Address, InvalidKey> {
+        Address::parse(&self.base_url).map_err(|message| InvalidKey::new("base_url", message))
     }
 
-    fn validate_prompts(&self) -> Result<(), GeneratorError> {
+    fn validate_prompts(&self) -> Result<(), InvalidKey> {
         let limit = match self.family() {
             Family::DallE2 => 1_000,
             Family::DallE3 => 4_000,
@@ -222,40 +219,40 @@ impl Config {
                     "has a prompt of {characters} characters: {} takes at most {limit}",
                     self.model
                 );
-                return Err(wrong("prompts", message));
+                return Err(InvalidKey::new("prompts", message));
             }
         }
         if self.variation == Variation::Edits && self.edit_prompt.trim().is_empty() {
-            return Err(wrong("edit_prompt", "is empty: expected words"));
+            return Err(InvalidKey::new("edit_prompt", "is empty: expected words"));
         }
         Ok(())
     }
 
-    fn validate_key_name(&self) -> Result<(), GeneratorError> {
+    fn validate_key_name(&self) -> Result<(), InvalidKey> {
         let name = &self.api_key_env;
         let fine = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.chars().all(fine) && !name.starts_with(|c: char| c.is_ascii_digit()) {
             return Ok(());
         }
         // Whoever wrote the key itself here must not see it in a log.
-        Err(wrong(
+        Err(InvalidKey::new(
             "api_key_env",
             "is not the name of an environment variable: expected one such as \"OPENAI_API_KEY\", never the key itself",
         ))
     }
 
-    fn validate_sizes(&self) -> Result<(), GeneratorError> {
+    fn validate_sizes(&self) -> Result<(), InvalidKey> {
         let side = self.side()?;
         if let Some(size) = self.image_size
             && !(1..=side).contains(&size)
         {
             let message = format!("is {size}: expected 1 to {side}, the side of `size`");
-            return Err(wrong("image_size", message));
+            return Err(InvalidKey::new("image_size", message));
         }
         Ok(())
     }
 
-    fn validate_family(&self) -> Result<(), GeneratorError> {
+    fn validate_family(&self) -> Result<(), InvalidKey> {
         let family = self.family();
         let model = &self.model;
         let sides: &[usize] = match family {
@@ -267,22 +264,22 @@ impl Config {
         if !sides.is_empty() && !sides.contains(&side) {
             let sizes: Vec<String> = sides.iter().map(|side| format!("{side}x{side}")).collect();
             let message = format!("is \"{}\": {model} makes {}", self.size, sizes.join(", "));
-            return Err(wrong("size", message));
+            return Err(InvalidKey::new("size", message));
         }
         match (family, self.variation) {
-            (Family::DallE2, Variation::Edits) => Err(wrong(
+            (Family::DallE2, Variation::Edits) => Err(InvalidKey::new(
                 "variation",
                 "is \"edits\": dall-e-2 needs a mask for it and has \"variations\"",
             )),
-            (Family::DallE3, _) => Err(wrong(
+            (Family::DallE3, _) => Err(InvalidKey::new(
                 "model",
                 "is \"dall-e-3\", which can neither vary nor edit an image",
             )),
-            (Family::GptImage, Variation::Variations) => Err(wrong(
+            (Family::GptImage, Variation::Variations) => Err(InvalidKey::new(
                 "variation",
                 format!("is \"variations\": {model} has \"edits\" only"),
             )),
-            (Family::GptImage, _) if self.response_format.is_some() => Err(wrong(
+            (Family::GptImage, _) if self.response_format.is_some() => Err(InvalidKey::new(
                 "response_format",
                 format!("is given: {model} takes none and always sends the images themselves"),
             )),
@@ -290,13 +287,13 @@ impl Config {
         }
     }
 
-    fn validate_numbers(&self) -> Result<(), GeneratorError> {
+    fn validate_numbers(&self) -> Result<(), InvalidKey> {
         if !(1..=MAX_N).contains(&self.max_images_per_call) {
             let message = format!(
                 "is {}: expected 1 to {MAX_N}, the protocol's limit",
                 self.max_images_per_call
             );
-            return Err(wrong("max_images_per_call", message));
+            return Err(InvalidKey::new("max_images_per_call", message));
         }
         for (key, count, most) in [
             ("concurrency", self.concurrency, 256),
@@ -304,7 +301,10 @@ impl Config {
             ("max_attempts", self.max_attempts as usize, 1_000),
         ] {
             if !(1..=most).contains(&count) {
-                return Err(wrong(key, format!("is {count}: expected 1 to {most}")));
+                return Err(InvalidKey::new(
+                    key,
+                    format!("is {count}: expected 1 to {most}"),
+                ));
             }
         }
         for (key, seconds, least) in [
@@ -316,7 +316,7 @@ impl Config {
             // Also refuses NaN.
             if !(least..=MAX_SECONDS).contains(&seconds) {
                 let message = format!("is {seconds}: expected {least} to {MAX_SECONDS} seconds");
-                return Err(wrong(key, message));
+                return Err(InvalidKey::new(key, message));
             }
         }
         for (key, money) in [
@@ -324,11 +324,14 @@ impl Config {
             ("max_cost", self.max_cost),
         ] {
             if money.is_some_and(|money| !(money.is_finite() && money >= 0.0)) {
-                return Err(wrong(key, "expected a number of at least 0"));
+                return Err(InvalidKey::new(key, "expected a number of at least 0"));
             }
         }
         if self.max_cost.is_some() && self.price_per_image.is_none() {
-            return Err(wrong("max_cost", "needs price_per_image to count with"));
+            return Err(InvalidKey::new(
+                "max_cost",
+                "needs price_per_image to count with",
+            ));
         }
         Ok(())
     }
@@ -336,8 +339,8 @@ impl Config {
     /// The side of the images that are asked for.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming `size`.
-    pub(super) fn side(&self) -> Result<usize, GeneratorError> {
+    /// [`InvalidKey`] naming `size`.
+    pub(super) fn side(&self) -> Result<usize, InvalidKey> {
         let parsed = self.size.split_once('x').and_then(|(width, height)| {
             let digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
             let side = |text: &str| digits(text).then(|| text.parse::<usize>().ok()).flatten();
@@ -347,7 +350,7 @@ impl Config {
             Some((width, height)) if width == height && (1..=MAX_SIDE).contains(&width) => {
                 Ok(width)
             }
-            _ => Err(wrong(
+            _ => Err(InvalidKey::new(
                 "size",
                 format!(
                     "is \"{}\": expected two equal numbers such as \"512x512\" (the private images are square)",
@@ -357,7 +360,8 @@ impl Config {
         }
     }
 
-    /// Rows and columns of the images that come out; 0 where [`Config::validate`] refuses `size`.
+    /// Returns the height and width of the generated images; 0 if [`Config::validate`] refuses
+    /// `size`.
     #[must_use]
     pub fn image_size(&self) -> usize {
         self.image_size.unwrap_or(self.side().unwrap_or(0))
@@ -428,8 +432,8 @@ impl Config {
     /// Checks the plan against the caps and says what it costs.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming `max_requests` or `max_cost`.
-    pub(super) fn bill(&self, work: &[PlannedWork]) -> Result<Vec<String>, GeneratorError> {
+    /// [`InvalidKey`] naming `max_requests` or `max_cost`.
+    pub(super) fn bill(&self, work: &[PlannedWork]) -> Result<Vec<String>, InvalidKey> {
         let (images, requests) = self.requests(work);
         let mut lines = vec![format!(
             "hosted model {}: {images} images by at most {requests} requests if none fails{}",
@@ -450,7 +454,7 @@ impl Config {
                 && cost > most
             {
                 let message = format!("is {most}, but the plan costs {cost:.2}");
-                return Err(wrong("max_cost", message));
+                return Err(InvalidKey::new("max_cost", message));
             }
         } else {
             lines.push("price: unknown (price_per_image is not set)".to_owned());
@@ -459,7 +463,7 @@ impl Config {
             && requests > most
         {
             let message = format!("is {most}, but the plan needs up to {requests}");
-            return Err(wrong("max_requests", message));
+            return Err(InvalidKey::new("max_requests", message));
         }
         lines.push(format!(
             "disk: up to {:.1} MB more while it runs, for what was bought",
@@ -571,7 +575,7 @@ mod tests {
             ("model = \"m\"\nmax_cost = 1", "max_cost"),
         ] {
             match parse(text).unwrap().validate() {
-                Err(GeneratorError::Config { key: found, .. }) => assert_eq!(found, key, "{text}"),
+                Err(InvalidKey { key: found, .. }) => assert_eq!(found, key, "{text}"),
                 other => panic!("{text}: {other:?}"),
             }
         }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::diffusion::{SchedulerKind, skipped_steps};
-use crate::generators::{GeneratorError, Operation, Precision, PromptsConfig};
+use crate::generators::{GeneratorError, Precision, PromptsConfig};
+use crate::sections::InvalidKey;
 
 /// The checkpoint of the paper's experiments, and the revision of it that is meant.
 const CHECKPOINT: &str = "CompVis/stable-diffusion-v1-4";
@@ -111,32 +112,25 @@ mod defaults {
     }
 }
 
-pub(super) fn wrong(key: &str, message: impl Into<String>) -> GeneratorError {
-    GeneratorError::Config {
-        key: key.to_owned(),
-        message: message.into(),
-    }
-}
-
 /// Far above any model that fits into a memory.
 const MAX_IMAGE_SIZE: usize = 8192;
 
 impl Config {
-    /// Checks every key as far as that is possible without the checkpoint.
+    /// Checks every key as far as this is possible without the model's files.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming the first key that is out of range.
-    pub fn validate(&self) -> Result<(), GeneratorError> {
+    /// The first key that is out of range.
+    pub fn validate(&self) -> Result<(), InvalidKey> {
         if self.checkpoint.is_empty() {
-            return Err(wrong("checkpoint", "is empty: expected a folder"));
+            return Err(InvalidKey::new("checkpoint", "is empty: expected a folder"));
         }
         if self.revision.as_ref().is_some_and(String::is_empty) {
-            return Err(wrong("revision", "is empty: expected a commit"));
+            return Err(InvalidKey::new("revision", "is empty: expected a commit"));
         }
         let size = self.image_size;
         if !(8..=MAX_IMAGE_SIZE).contains(&size) {
             let message = format!("is {size}: expected 8 to {MAX_IMAGE_SIZE}");
-            return Err(wrong("image_size", message));
+            return Err(InvalidKey::new("image_size", message));
         }
         for (key, steps) in [
             (
@@ -150,7 +144,7 @@ impl Config {
         ] {
             // How many there are to choose from is the checkpoint's matter.
             if steps == 0 {
-                return Err(wrong(key, "is 0: expected at least 1"));
+                return Err(InvalidKey::new(key, "is 0: expected at least 1"));
             }
         }
         for (key, scale) in [
@@ -162,7 +156,7 @@ impl Config {
         ] {
             if !(scale.is_finite() && scale >= 0.0) {
                 let message = format!("is {scale}: expected a number of at least 0");
-                return Err(wrong(key, message));
+                return Err(InvalidKey::new(key, message));
             }
         }
         for (key, size) in [
@@ -173,7 +167,7 @@ impl Config {
             ("variation_batch_size", self.variation_batch_size),
         ] {
             if size == 0 {
-                return Err(wrong(key, "is 0: expected at least 1"));
+                return Err(InvalidKey::new(key, "is 0: expected at least 1"));
             }
         }
         self.prompts.validate()
@@ -184,20 +178,6 @@ impl Config {
     pub fn revision(&self) -> Option<&str> {
         let pinned = (self.checkpoint == CHECKPOINT).then_some(REVISION);
         self.revision.as_deref().or(pinned)
-    }
-
-    /// Checks the degree of `operation` as far as that is possible without the checkpoint, whose scheduler
-    /// may want more.
-    ///
-    /// # Errors
-    /// [`GeneratorError::Degree`].
-    pub fn check(&self, operation: Operation) -> Result<(), GeneratorError> {
-        match operation {
-            Operation::Random => Ok(()),
-            Operation::Vary(degree) => {
-                skipped(self.variation_num_inference_steps, degree).map(drop)
-            }
-        }
     }
 }
 
@@ -216,6 +196,7 @@ pub(super) fn skipped(steps: usize, degree: f64) -> Result<usize, GeneratorError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generators::{GeneratorSection, Operation};
 
     fn parse(text: &str) -> Result<Config, toml::de::Error> {
         toml::from_str(&format!("prompts = \"a cat\"\n{text}"))
@@ -267,7 +248,7 @@ mod tests {
             ("variation_batch_size = 0", "variation_batch_size"),
         ] {
             match parse(text).unwrap().validate() {
-                Err(GeneratorError::Config { key: found, .. }) => assert_eq!(found, key, "{text}"),
+                Err(InvalidKey { key: found, .. }) => assert_eq!(found, key, "{text}"),
                 other => panic!("{text}: {other:?}"),
             }
         }
@@ -283,10 +264,10 @@ mod tests {
     fn degrees_are_strengths() {
         let config = parse("").unwrap();
         for degree in [0.0, 0.4, 1.0] {
-            config.check(Operation::Vary(degree)).unwrap();
+            config.check_operation(Operation::Vary(degree)).unwrap();
         }
         for degree in [-0.1, 1.1, f64::NAN] {
-            let error = config.check(Operation::Vary(degree)).unwrap_err();
+            let error = config.check_operation(Operation::Vary(degree)).unwrap_err();
             assert!(error.to_string().contains("from 0"), "{error}");
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
-use super::config::{Config, wrong};
+use super::config::Config;
 use super::tokenizer::ClipTokenizer;
 use super::{Pipeline, StableDiffusion};
 use crate::diffusion::{Scheduler, SchedulerConfig};
@@ -17,6 +17,7 @@ use crate::models::stable_diffusion::{
 };
 use crate::privacy::sha256_hex;
 use crate::progress::Progress;
+use crate::sections::InvalidKey;
 
 /// Every file that a run reads.
 #[derive(Debug)]
@@ -134,13 +135,14 @@ impl Files {
         let mut unet_config = read(&self.unet_config, UNet2DConditionConfig::from_json)?;
         let multiple = vae_config.downsampling() * unet_config.size_multiple();
         if !config.image_size.is_multiple_of(multiple) {
-            return Err(wrong(
+            return Err(InvalidKey::new(
                 "image_size",
                 format!(
                     "is {}: expected a multiple of {multiple} for this model",
                     config.image_size
                 ),
-            ));
+            )
+            .into());
         }
         unet_config.sample_size = config.image_size / vae_config.downsampling();
         let prompts = Prompts::new(&config.prompts)?;
@@ -223,7 +225,7 @@ impl Files {
         let mut ids = |key: &str, text: &str| -> Result<Vec<u32>, GeneratorError> {
             let tokens = tokenizer
                 .encode(text, length)
-                .map_err(|error| wrong(key, format!("\"{text}\": {error}")))?;
+                .map_err(|error| InvalidKey::new(key, format!("\"{text}\": {error}")))?;
             if let Some(left_out) = tokens.left_out {
                 warnings.push(format!(
                     "model.{key}: \"{text}\" is longer than the text encoder's {length} tokens; it does \

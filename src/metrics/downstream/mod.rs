@@ -19,23 +19,26 @@ mod options;
 mod unfold;
 
 pub use classes::match_classes;
-pub use cnn::{Cnn, CnnConfig, LabeledImages};
+pub use cnn::{Cnn, CnnConfig};
 pub use logistic::{LogisticConfig, LogisticRegression};
 pub use options::{ClassifierKind, DownstreamOptions};
 
 use serde::Serialize;
 use thiserror::Error;
 
-use super::InvalidSetting;
 use crate::exit_code::{self, ExitCode};
-use crate::progress::Cancelled;
 
 /// Why a classifier was not trained or not tested.
 #[derive(Debug, Error)]
 pub enum DownstreamError {
-    /// A setting is out of range.
-    #[error(transparent)]
-    Config(#[from] InvalidSetting),
+    /// A setting is out of range; names the key.
+    #[error("{key}: {message}")]
+    Config {
+        /// The setting.
+        key: &'static str,
+        /// What is wrong and what was expected.
+        message: String,
+    },
     /// Images or embeddings and labels do not belong together.
     #[error("{images} images have {labels} labels")]
     Labels {
@@ -84,17 +87,16 @@ pub enum DownstreamError {
     /// candle failed.
     #[error("network evaluation failed: {0}")]
     Network(#[from] candle_core::Error),
-    /// The user requested to stop.
-    #[error(transparent)]
-    Cancelled(#[from] Cancelled),
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 impl ExitCode for DownstreamError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => exit_code::USAGE,
+            Self::Config { .. } => exit_code::USAGE,
             Self::Classes { .. } => exit_code::DATA,
-            Self::Cancelled(_) => exit_code::INTERRUPTED,
             _ => exit_code::COMPUTE,
         }
     }

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::{gelu, quick_gelu};
-use crate::models::ConfigError;
+use crate::sections::InvalidKey;
 
 /// The activation between a layer's two projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ impl ClipTextConfig {
     ///
     /// # Errors
     /// Names the first key whose value makes no sense.
-    pub fn validate(&self) -> std::result::Result<(), ConfigError> {
+    pub fn validate(&self) -> std::result::Result<(), InvalidKey> {
         at_least_one("vocab_size", self.vocab_size)?;
         at_least_one("max_position_embeddings", self.max_position_embeddings)?;
         self.shape().validate()
@@ -133,7 +133,7 @@ impl ClipVisionConfig {
     ///
     /// # Errors
     /// Names the first key whose value makes no sense.
-    pub fn validate(&self) -> std::result::Result<(), ConfigError> {
+    pub fn validate(&self) -> std::result::Result<(), InvalidKey> {
         at_least_one("projection_dim", self.projection_dim)?;
         at_least_one("patch_size", self.patch_size)?;
         if self.image_size < self.patch_size {
@@ -141,7 +141,7 @@ impl ClipVisionConfig {
                 "{} is smaller than a patch of {}",
                 self.image_size, self.patch_size
             );
-            return Err(ConfigError::new("image_size", message));
+            return Err(InvalidKey::new("image_size", message));
         }
         self.shape().validate()
     }
@@ -175,7 +175,7 @@ pub(super) struct EncoderShape {
 }
 
 impl EncoderShape {
-    pub fn validate(&self) -> std::result::Result<(), ConfigError> {
+    pub fn validate(&self) -> std::result::Result<(), InvalidKey> {
         at_least_one("hidden_size", self.hidden_size)?;
         at_least_one("intermediate_size", self.intermediate_size)?;
         at_least_one("num_attention_heads", self.num_attention_heads)?;
@@ -184,25 +184,22 @@ impl EncoderShape {
                 "{} heads do not divide {} channels",
                 self.num_attention_heads, self.hidden_size
             );
-            return Err(ConfigError::new("num_attention_heads", message));
+            return Err(InvalidKey::new("num_attention_heads", message));
         }
         if !(self.layer_norm_eps > 0.0 && self.layer_norm_eps.is_finite()) {
             let message = format!(
                 "is {}: expected a small positive number",
                 self.layer_norm_eps
             );
-            return Err(ConfigError::new("layer_norm_eps", message));
+            return Err(InvalidKey::new("layer_norm_eps", message));
         }
         Ok(())
     }
 }
 
-pub(super) fn at_least_one(
-    key: &'static str,
-    value: usize,
-) -> std::result::Result<(), ConfigError> {
+pub(super) fn at_least_one(key: &'static str, value: usize) -> std::result::Result<(), InvalidKey> {
     if value == 0 {
-        return Err(ConfigError::new(key, "is 0: expected at least 1"));
+        return Err(InvalidKey::new(key, "is 0: expected at least 1"));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::models::ConfigError;
+use crate::sections::InvalidKey;
 
 /// Groups of every group norm.
 pub(super) const GROUPS: usize = 32;
@@ -75,7 +75,7 @@ impl UNetConfig {
     ///
     /// # Errors
     /// Names the first key whose value makes no sense.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self) -> Result<(), InvalidKey> {
         self.layout().map(|_| ())
     }
 
@@ -93,7 +93,7 @@ impl UNetConfig {
     }
 
     /// The levels, the finest first.
-    pub(super) fn layout(&self) -> Result<Vec<Level>, ConfigError> {
+    pub(super) fn layout(&self) -> Result<Vec<Level>, InvalidKey> {
         let positive = [
             ("image_size", self.image_size),
             ("in_channels", self.in_channels),
@@ -106,16 +106,13 @@ impl UNetConfig {
         for (key, value) in positive {
             // Far above any model, and low enough that no product overflows.
             if value == 0 || value > 1 << 16 {
-                return Err(ConfigError::new(
-                    key,
-                    format!("{value} is not in 1..=65536"),
-                ));
+                return Err(InvalidKey::new(key, format!("{value} is not in 1..=65536")));
             }
         }
         let mult: &[usize] = match &self.channel_mult {
             Some(mult) => mult,
             None => default_channel_mult(self.image_size).ok_or_else(|| {
-                ConfigError::new(
+                InvalidKey::new(
                     "channel_mult",
                     format!(
                         "has no default for image_size {}: only 32, 64 and 256 have one",
@@ -125,14 +122,14 @@ impl UNetConfig {
             })?,
         };
         if mult.is_empty() || mult.len() > 16 || mult.iter().any(|m| *m == 0 || *m > 1 << 10) {
-            return Err(ConfigError::new(
+            return Err(InvalidKey::new(
                 "channel_mult",
                 format!("{mult:?} is not a list of 1 to 16 multiples between 1 and 1024"),
             ));
         }
         let multiple = 1 << (mult.len() - 1);
         if !self.image_size.is_multiple_of(multiple) {
-            return Err(ConfigError::new(
+            return Err(InvalidKey::new(
                 "image_size",
                 format!(
                     "{} cannot be halved between the {} levels of channel_mult: expected a multiple of {multiple}",
@@ -148,9 +145,9 @@ impl UNetConfig {
             .map(|(level, mult)| {
                 self.level(mult * self.model_channels, rates.contains(&(1 << level)))
             })
-            .collect::<Result<Vec<Level>, ConfigError>>()?;
+            .collect::<Result<Vec<Level>, InvalidKey>>()?;
         if !self.model_channels.is_multiple_of(GROUPS) {
-            return Err(ConfigError::new(
+            return Err(InvalidKey::new(
                 "model_channels",
                 format!("{} is not a multiple of {GROUPS}", self.model_channels),
             ));
@@ -162,7 +159,7 @@ impl UNetConfig {
         Ok(levels)
     }
 
-    fn level(&self, channels: usize, attention: bool) -> Result<Level, ConfigError> {
+    fn level(&self, channels: usize, attention: bool) -> Result<Level, InvalidKey> {
         if attention {
             check_heads("num_heads", self.num_heads, channels)?;
             if let Some(heads) = self.num_heads_upsample {
@@ -177,7 +174,7 @@ impl UNetConfig {
 
     /// By how much images are scaled down where there is attention: `image_size // resolution`, which
     /// the original computes without asking whether it exists.
-    fn attention_rates(&self, levels: usize) -> Result<Vec<usize>, ConfigError> {
+    fn attention_rates(&self, levels: usize) -> Result<Vec<usize>, InvalidKey> {
         self.attention_resolutions
             .iter()
             .map(|resolution| {
@@ -187,7 +184,7 @@ impl UNetConfig {
                     return Ok(rate);
                 }
                 let sides: Vec<usize> = (0..levels).map(|level| self.image_size >> level).collect();
-                Err(ConfigError::new(
+                Err(InvalidKey::new(
                     "attention_resolutions",
                     format!(
                         "{resolution} is not the side of a feature map: expected among {sides:?}"
@@ -198,11 +195,11 @@ impl UNetConfig {
     }
 }
 
-fn check_heads(key: &'static str, heads: usize, channels: usize) -> Result<(), ConfigError> {
+fn check_heads(key: &'static str, heads: usize, channels: usize) -> Result<(), InvalidKey> {
     if channels.is_multiple_of(heads) {
         return Ok(());
     }
-    Err(ConfigError::new(
+    Err(InvalidKey::new(
         key,
         format!("{channels} channels do not divide into {heads} heads"),
     ))

@@ -4,7 +4,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::models::ConfigError;
+use crate::sections::InvalidKey;
 
 /// The keys of a configuration that nobody has taken yet.
 pub(crate) struct Fields(Map<String, Value>);
@@ -14,10 +14,10 @@ impl Fields {
     ///
     /// # Errors
     /// A value that is no object.
-    pub(crate) fn new(value: &Value) -> Result<Self, ConfigError> {
+    pub(crate) fn new(value: &Value) -> Result<Self, InvalidKey> {
         match value {
             Value::Object(map) => Ok(Self(map.clone())),
-            _ => Err(ConfigError::new("config", "is no JSON object")),
+            _ => Err(InvalidKey::new("config", "is no JSON object")),
         }
     }
 
@@ -28,12 +28,12 @@ impl Fields {
     pub(crate) fn take<T: DeserializeOwned>(
         &mut self,
         key: &'static str,
-    ) -> Result<Option<T>, ConfigError> {
+    ) -> Result<Option<T>, InvalidKey> {
         match self.0.remove(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => serde_json::from_value(value.clone())
                 .map(Some)
-                .map_err(|error| ConfigError::new(key, format!("is {value}: {error}"))),
+                .map_err(|error| InvalidKey::new(key, format!("is {value}: {error}"))),
         }
     }
 
@@ -45,7 +45,7 @@ impl Fields {
         &mut self,
         key: &'static str,
         default: T,
-    ) -> Result<T, ConfigError> {
+    ) -> Result<T, InvalidKey> {
         Ok(self.take(key)?.unwrap_or(default))
     }
 
@@ -53,12 +53,9 @@ impl Fields {
     ///
     /// # Errors
     /// A key that is missing or null, or a value of another type.
-    pub(crate) fn need<T: DeserializeOwned>(
-        &mut self,
-        key: &'static str,
-    ) -> Result<T, ConfigError> {
+    pub(crate) fn need<T: DeserializeOwned>(&mut self, key: &'static str) -> Result<T, InvalidKey> {
         self.take(key)?
-            .ok_or_else(|| ConfigError::new(key, "is missing"))
+            .ok_or_else(|| InvalidKey::new(key, "is missing"))
     }
 
     /// Accepts `key` with this one value only.
@@ -69,12 +66,12 @@ impl Fields {
         &mut self,
         key: &'static str,
         expected: impl Into<Value>,
-    ) -> Result<(), ConfigError> {
+    ) -> Result<(), InvalidKey> {
         let expected = expected.into();
         match self.0.remove(key) {
             None | Some(Value::Null) => Ok(()),
             Some(found) if same(&found, &expected) => Ok(()),
-            Some(found) => Err(ConfigError::new(
+            Some(found) => Err(InvalidKey::new(
                 key,
                 format!("is {found}: only {expected} is supported"),
             )),
@@ -92,13 +89,13 @@ impl Fields {
     ///
     /// # Errors
     /// A key that nobody took and whose value is neither null nor false.
-    pub(crate) fn finish(self) -> Result<(), ConfigError> {
+    pub(crate) fn finish(self) -> Result<(), InvalidKey> {
         let strange = self.0.into_iter().find(|(key, value)| {
             !key.starts_with('_') && !matches!(value, Value::Null | Value::Bool(false))
         });
         match strange {
             None => Ok(()),
-            Some((key, value)) => Err(ConfigError::new(
+            Some((key, value)) => Err(InvalidKey::new(
                 "config",
                 format!("`{key}` is {value}, which is not supported"),
             )),
@@ -115,24 +112,24 @@ fn same(found: &Value, expected: &Value) -> bool {
 }
 
 /// Refuses a number outside `1..=65536`: far above any model, and low enough that no product overflows.
-pub(super) fn in_range(values: &[(&'static str, usize)]) -> Result<(), ConfigError> {
+pub(super) fn in_range(values: &[(&'static str, usize)]) -> Result<(), InvalidKey> {
     match values
         .iter()
         .find(|(_, value)| !(1..=1 << 16).contains(value))
     {
         None => Ok(()),
-        Some((key, value)) => Err(ConfigError::new(
-            key,
+        Some((key, value)) => Err(InvalidKey::new(
+            *key,
             format!("{value} is not in 1..=65536"),
         )),
     }
 }
 
 /// Checks the channels of the levels and that they divide into the groups of the norms.
-pub(super) fn check_channels(channels: &[usize], groups: usize) -> Result<(), ConfigError> {
+pub(super) fn check_channels(channels: &[usize], groups: usize) -> Result<(), InvalidKey> {
     let key = "block_out_channels";
     if channels.is_empty() || channels.len() > 16 {
-        return Err(ConfigError::new(
+        return Err(InvalidKey::new(
             key,
             format!("has {} levels: expected 1 to 16", channels.len()),
         ));
@@ -141,7 +138,7 @@ pub(super) fn check_channels(channels: &[usize], groups: usize) -> Result<(), Co
     for channels in channels {
         in_range(&[(key, *channels)])?;
         if !channels.is_multiple_of(groups) {
-            return Err(ConfigError::new(
+            return Err(InvalidKey::new(
                 key,
                 format!("{channels} do not divide into norm_num_groups, {groups}"),
             ));
@@ -194,7 +191,7 @@ mod tests {
         fields.only("act_fn", "silu").unwrap();
         fields.finish().unwrap();
 
-        let error = |value: Value, act: fn(&mut Fields) -> Result<(), ConfigError>| {
+        let error = |value: Value, act: fn(&mut Fields) -> Result<(), InvalidKey>| {
             let mut fields = Fields::new(&value).unwrap();
             act(&mut fields)
                 .and_then(|()| fields.finish())

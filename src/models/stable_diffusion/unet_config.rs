@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::fields::{Fields, check_channels, in_range};
-use crate::models::ConfigError;
+use crate::sections::InvalidKey;
 
 /// The UNet's hyper-parameters, under the names of its `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,8 +36,8 @@ impl UNet2DConditionConfig {
     /// Reads a `config.json` of diffusers. Missing keys have the values that diffusers gives them.
     ///
     /// # Errors
-    /// [`ConfigError`] naming a key that is wrong, or that this network has not.
-    pub fn from_json(value: &Value) -> Result<Self, ConfigError> {
+    /// [`InvalidKey`] naming a key that is wrong, or that this network has not.
+    pub fn from_json(value: &Value) -> Result<Self, InvalidKey> {
         let mut fields = Fields::new(value)?;
         fields.only("act_fn", "silu")?;
         fields.only("addition_embed_type_num_heads", 64)?;
@@ -86,8 +86,8 @@ impl UNet2DConditionConfig {
     /// Checks everything that the network's shape rests on.
     ///
     /// # Errors
-    /// [`ConfigError`] naming the key.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    /// [`InvalidKey`] naming the key.
+    pub fn validate(&self) -> Result<(), InvalidKey> {
         in_range(&[
             ("sample_size", self.sample_size),
             ("in_channels", self.in_channels),
@@ -104,7 +104,7 @@ impl UNet2DConditionConfig {
         ] {
             if blocks.len() != levels {
                 let message = format!("has {} blocks for {levels} levels", blocks.len());
-                return Err(ConfigError::new(key, message));
+                return Err(InvalidKey::new(key, message));
             }
         }
         let heads = self.num_heads;
@@ -114,7 +114,7 @@ impl UNet2DConditionConfig {
             .find(|channels| !channels.is_multiple_of(heads))
         {
             None => Ok(()),
-            Some(channels) => Err(ConfigError::new(
+            Some(channels) => Err(InvalidKey::new(
                 "attention_head_dim",
                 format!("{channels} channels do not divide into {heads} heads"),
             )),
@@ -134,7 +134,7 @@ fn attention(
     key: &'static str,
     names: [&str; 2],
     default: &[bool],
-) -> Result<Vec<bool>, ConfigError> {
+) -> Result<Vec<bool>, InvalidKey> {
     let Some(blocks) = fields.take::<Vec<String>>(key)? else {
         return Ok(default.to_vec());
     };
@@ -142,7 +142,7 @@ fn attention(
         .iter()
         .map(|block| match names.iter().position(|name| name == block) {
             Some(index) => Ok(index == 1),
-            None => Err(ConfigError::new(
+            None => Err(InvalidKey::new(
                 key,
                 format!(
                     "has \"{block}\": expected \"{}\" or \"{}\"",

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::fields::{Fields, check_channels, in_range};
-use crate::models::ConfigError;
+use crate::sections::InvalidKey;
 
 /// The autoencoder's hyper-parameters, under the names of its `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,8 +29,8 @@ impl AutoencoderKlConfig {
     /// the channels, which every file of SD gives.
     ///
     /// # Errors
-    /// [`ConfigError`] naming a key that is wrong, or that this network has not.
-    pub fn from_json(value: &Value) -> Result<Self, ConfigError> {
+    /// [`InvalidKey`] naming a key that is wrong, or that this network has not.
+    pub fn from_json(value: &Value) -> Result<Self, InvalidKey> {
         let mut fields = Fields::new(value)?;
         fields.only("act_fn", "silu")?;
         fields.only("use_quant_conv", true)?;
@@ -58,7 +58,7 @@ impl AutoencoderKlConfig {
             if blocks.len() != levels || blocks.iter().any(|block| block != name) {
                 let message =
                     format!("is {blocks:?}: expected \"{name}\" for each of {levels} levels");
-                return Err(ConfigError::new(key, message));
+                return Err(InvalidKey::new(key, message));
             }
         }
         fields.finish()?;
@@ -69,8 +69,8 @@ impl AutoencoderKlConfig {
     /// Checks everything that the network's shape rests on.
     ///
     /// # Errors
-    /// [`ConfigError`] naming the key.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    /// [`InvalidKey`] naming the key.
+    pub fn validate(&self) -> Result<(), InvalidKey> {
         in_range(&[
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),
@@ -80,7 +80,7 @@ impl AutoencoderKlConfig {
         check_channels(&self.block_out_channels, self.norm_num_groups)?;
         if !(self.scaling_factor.is_finite() && self.scaling_factor > 0.0) {
             let message = format!("is {}: expected a number above 0", self.scaling_factor);
-            return Err(ConfigError::new("scaling_factor", message));
+            return Err(InvalidKey::new("scaling_factor", message));
         }
         Ok(())
     }

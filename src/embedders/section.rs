@@ -1,0 +1,44 @@
+//! The configuration of an embedder: what every type of `[embedder]` section can do.
+
+use std::path::Path;
+
+use candle_core::Device;
+
+use super::{BoxedEmbedder, EmbedderError};
+use crate::models::Precision;
+use crate::sections::InvalidKey;
+
+/// The configuration of one type of embedder.
+pub trait EmbedderSection {
+    /// Checks the values without reading weights.
+    ///
+    /// # Errors
+    /// The first key that is out of range.
+    fn validate(&self) -> Result<(), InvalidKey>;
+
+    /// Returns the display name of the embedder.
+    fn name(&self) -> &'static str;
+
+    /// Returns the file of the weights; `None` for an embedder without weights.
+    fn weights(&self) -> Option<&Path>;
+
+    /// Returns the height and width, in pixels, to which every image is resized first; `None` if
+    /// images are embedded at their own size, which then must be the same for all images.
+    fn resolution(&self) -> Option<usize>;
+
+    /// Returns the number type that the network computes in.
+    fn dtype(&self) -> Precision {
+        Precision::F32
+    }
+
+    /// Opens the embedder on one device, for images of `image_size` (height, width).
+    ///
+    /// # Errors
+    /// [`EmbedderError::Checkpoint`] if the weights cannot be read; [`EmbedderError::Config`] for a
+    /// key that does not fit the device.
+    fn open_on(
+        &self,
+        image_size: (usize, usize),
+        device: &Device,
+    ) -> Result<BoxedEmbedder, EmbedderError>;
+}
