@@ -104,6 +104,30 @@ def archives():
     write("archive", "cats-deflated.zip", archive(members, zipfile.ZIP_DEFLATED))
 
 
+def texts():
+    write("text", "catalogue.toml", (ROOT / "src" / "fetch" / "catalogue.toml").read_bytes())
+    head = ",patient,node,x_coord,y_coord,tumor,slide,center,split\n"
+    write("text", "metadata.csv", (head + "0,004,4,3328,21792,1,0,0,0\n").encode())
+    write("text", "batch", b"cifar-10-batches-bin/data_batch_1.bin")
+    scheduler = {
+        "_class_name": "PNDMScheduler",
+        "skip_prk_steps": True,
+        "beta_schedule": "scaled_linear",
+        "steps_offset": 1,
+        "trained_betas": None,
+    }
+    write("text", "scheduler.json", json.dumps(scheduler).encode())
+    unet = {
+        "_class_name": "UNet2DConditionModel",
+        "block_out_channels": [32, 64],
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "cross_attention_dim": 16,
+        "attention_head_dim": 8,
+    }
+    write("text", "unet.json", json.dumps(unet).encode())
+
+
 def regressions():
     for path in sorted((ROOT / "fuzz" / "regressions").glob("*/*")):
         folder = CORPUS / path.parent.name
@@ -118,4 +142,5 @@ if __name__ == "__main__":
     configurations()
     images()
     archives()
+    texts()
     regressions()

@@ -12,9 +12,12 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::config::{ConfigSources, Settings};
+use crate::diffusion::{Scheduler, SchedulerConfig};
 use crate::fetch::fuzzing as fetch;
 use crate::hub::Checkpoint;
 use crate::images::{NpzReader, SamplesReader, decode};
+use crate::metrics::features::Features;
+use crate::models::stable_diffusion::{AutoencoderKlConfig, UNet2DConditionConfig};
 use crate::privacy::{
     Adjacency, Fingerprint, Ledger, PrivacyConfig, PrivateFolder, Sensitive, Unit, sha256_hex,
 };
@@ -121,6 +124,20 @@ pub fn ledger(data: &[u8]) {
     }
 }
 
+/// Reads `data` as each of the small files that come with weights and data sets: configurations of
+/// networks and schedulers, catalogues, tables, stored features.
+pub fn text(data: &[u8]) {
+    if let Ok(json) = serde_json::from_slice(data) {
+        let _ = UNet2DConditionConfig::from_json(&json);
+        let _ = AutoencoderKlConfig::from_json(&json);
+        if let Ok(config) = SchedulerConfig::from_json(&json) {
+            let _ = Scheduler::new(&config, config.kind, false).timesteps(20, 5);
+        }
+    }
+    let _ = Features::decode(&mut &*data);
+    fetch::text(data);
+}
+
 /// Opens a checkpoint and reads every tensor of it.
 fn checkpoint(bytes: &[u8]) {
     with_file(bytes, |path| {
@@ -177,7 +194,7 @@ mod tests {
     /// Runs every input that once failed, and every seed that `fuzz/make_seeds.py` cannot make.
     #[test]
     fn inputs_that_once_failed_are_survived() {
-        let targets: [(&str, fn(&[u8])); 7] = [
+        let targets: [(&str, fn(&[u8])); 8] = [
             ("pickle", super::pickle),
             ("safetensors", super::safetensors),
             ("npz", super::npz),
@@ -185,6 +202,7 @@ mod tests {
             ("image", super::image),
             ("archive", super::archive),
             ("ledger", super::ledger),
+            ("text", super::text),
         ];
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/regressions");
         for (target, run) in targets {

@@ -189,7 +189,7 @@ fn split_of(center: u32, split: u32) -> Result<&'static str, String> {
 ///
 /// # Errors
 /// Line and column at fault.
-fn places(table: &[u8], splits: &[&str]) -> Result<HashMap<String, Place>, String> {
+pub(super) fn places(table: &[u8], splits: &[&str]) -> Result<HashMap<String, Place>, String> {
     let text = std::str::from_utf8(table).map_err(|_| "is not UTF-8".to_owned())?;
     let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.is_empty());
     let columns = Columns::find(lines.next().ok_or("is empty")?.0)?;

@@ -82,7 +82,7 @@ pub(super) fn unpack(
 }
 
 /// Split and place of a batch, by its file's name.
-fn batch(name: &str) -> Option<(&'static str, usize)> {
+pub(super) fn batch(name: &str) -> Option<(&'static str, usize)> {
     let file = name.rsplit('/').next()?;
     if file == "test_batch.bin" {
         return Some(("test", 0));

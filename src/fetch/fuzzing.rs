@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use super::archive;
-use super::cats;
+use super::catalogue::Catalogue;
+use super::{archive, camelyon17, cats, cifar10};
 use super::growing::{Growing, Wanted};
 use crate::progress::Silent;
 
@@ -34,4 +34,12 @@ pub(crate) fn archive(data: &[u8], limit: u64) {
         folder: partial,
     }];
     let _ = cats::unpack(&path, limit, &wanted, &Silent);
+}
+
+/// Reads `data` as a catalogue, as the table of Camelyon17, and as a name in the CIFAR-10 archive.
+pub(crate) fn text(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let _ = Catalogue::parse("fuzz", &text);
+    let _ = camelyon17::places(data, &["train", "test"]);
+    let _ = cifar10::batch(&text);
 }
