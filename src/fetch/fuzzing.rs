@@ -4,8 +4,8 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use super::catalogue::Catalogue;
-use super::{archive, camelyon17, cats, cifar10};
 use super::growing::{Growing, Wanted};
+use super::{archive, camelyon17, cats, cifar10};
 use crate::progress::Silent;
 
 /// Reads `data` as a `.tar.gz`, as the `.tar` inside one, and as the `.zip` archive of the cats.
