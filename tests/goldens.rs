@@ -1,9 +1,9 @@
-//! Walks a directory of golden cases and checks every one it knows.
+//! Checks every golden case in a directory.
 //!
-//! `DPSYN_GOLDENS` names the directory, `tests/goldens` otherwise. A case is `<case>.json`, with
-//! `<case>.safetensors` beside it where there are tensors. Prints `ok <case>`, `FAILED <case>` with
-//! the first divergence, or `skipped <case>: <why>`; arguments that are no options select cases by
-//! substring. Exits non-zero when a case fails or when none was checked.
+//! `DPSYN_GOLDENS` names the directory; the default is `tests/goldens`. A case is `<case>.json`, with
+//! `<case>.safetensors` beside it if it has tensors. The program prints `ok <case>`, `FAILED <case>`
+//! with the first divergence, or `skipped <case>: <reason>`. Arguments that are not options select
+//! cases by substring. The exit status is not zero if a case fails or if none was checked.
 
 mod golden_checks;
 

@@ -1,9 +1,11 @@
-//! The shipped quickstart moves from printed glyphs to handwriting: for every population, classifiers
-//! trained on its synthetic digits are tested on held-out real ones (`test_images` of data/digits.npz), and the
-//! Fréchet distance (FID) to these is computed on the classifiers' features.
+//! The shipped quickstart moves from printed glyphs to handwriting.
 //!
-//! `cargo test --release --test quickstart -- --ignored --nocapture` runs it in full and prints the figures
-//! of the README; the test that is not ignored runs a short version.
+//! For every population, classifiers trained on its synthetic digits are tested on held-out real ones
+//! (`test_images` of data/digits.npz), and the Fréchet distance (FID) to these is computed on the
+//! features of the classifiers.
+//!
+//! `cargo test --release --test quickstart -- --ignored --nocapture` runs the whole quickstart and
+//! prints the figures of the README; the test that is not ignored runs a short version.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +16,7 @@ use dpsyn::metrics::frechet::Frechet;
 use dpsyn::metrics::moments::{Gaussian, Moments};
 
 const SIDE: usize = 32;
-/// Features: 2×2 means.
+/// Number of features of an image: the means of 2×2 pixels.
 const FEATURES: usize = SIDE * SIDE / 4;
 const CLASSES: usize = 10;
 
@@ -47,9 +49,9 @@ fn synthetic(path: &Path) -> Set {
 fn held_out() -> Set {
     let path = repository().join("data/digits.npz");
     let mut npz = NpzReader::open(&path).unwrap();
-    let (shape, grey) = npz.i64s("test_images").unwrap();
+    let (shape, gray) = npz.i64s("test_images").unwrap();
     let (_, labels) = npz.i64s("test_labels").unwrap();
-    let pixels = grey.iter().flat_map(|v| [*v as u8; 3]).collect();
+    let pixels = gray.iter().flat_map(|v| [*v as u8; 3]).collect();
     let small = ImageBatch::new(pixels, shape[0], shape[1], shape[2]).unwrap();
     // As the private images are read.
     let resampler = Resampler::new(Filter::Bilinear, (shape[1], shape[2]), (SIDE, SIDE)).unwrap();
@@ -60,7 +62,7 @@ fn held_out() -> Set {
     }
 }
 
-fn nearest_neighbour(train: &Set, test: &Set) -> f64 {
+fn nearest_neighbor(train: &Set, test: &Set) -> f64 {
     let right = test.features.iter().zip(&test.labels).filter(|(x, label)| {
         let distance = |y: &Vec<f64>| x.iter().zip(y).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
         let nearest = train
@@ -128,11 +130,11 @@ fn gaussian(set: &Set) -> Gaussian {
     moments.finish("digits").unwrap()
 }
 
-/// How good a population is.
+/// Measures of one population.
 #[derive(Debug)]
 struct Figures {
     logistic_regression: f64,
-    nearest_neighbour: f64,
+    nearest_neighbor: f64,
     fid: f64,
 }
 
@@ -150,7 +152,7 @@ fn figures(arguments: &[&str]) -> Vec<Figures> {
     assert!(status.success());
     let test = held_out();
     let real = Frechet::new(&gaussian(&test)).unwrap();
-    println!("population  logistic regression  nearest neighbour    FID");
+    println!("population  logistic regression  nearest neighbor    FID");
     (0..)
         .map(|t: u32| out.join(t.to_string()).join("samples.npz"))
         .take_while(|path| path.exists())
@@ -159,12 +161,12 @@ fn figures(arguments: &[&str]) -> Vec<Figures> {
             let train = synthetic(&path);
             let found = Figures {
                 logistic_regression: logistic_regression(&train, &test),
-                nearest_neighbour: nearest_neighbour(&train, &test),
+                nearest_neighbor: nearest_neighbor(&train, &test),
                 fid: real.distance(&gaussian(&train)).unwrap(),
             };
             println!(
                 "{t:>10}  {:>19.3}  {:>17.3}  {:>5.2}",
-                found.logistic_regression, found.nearest_neighbour, found.fid
+                found.logistic_regression, found.nearest_neighbor, found.fid
             );
             found
         })
@@ -182,7 +184,7 @@ fn a_short_run_already_gains() {
     let (first, last) = (&found[0], &found[found.len() - 1]);
     assert!(
         last.logistic_regression > first.logistic_regression + 0.03
-            && last.nearest_neighbour > first.nearest_neighbour + 0.03,
+            && last.nearest_neighbor > first.nearest_neighbor + 0.03,
         "{found:?}"
     );
 }
@@ -192,6 +194,6 @@ fn a_short_run_already_gains() {
 fn the_whole_quickstart_is_convincing() {
     let found = figures(&[]);
     let (first, last) = (&found[0], &found[found.len() - 1]);
-    let best = last.logistic_regression.max(last.nearest_neighbour);
+    let best = last.logistic_regression.max(last.nearest_neighbor);
     assert!(best >= 0.75 && last.fid < first.fid, "{found:?}");
 }
