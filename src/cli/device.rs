@@ -157,7 +157,7 @@ impl DeviceChoice {
 #[cfg(feature = "cuda")]
 fn cuda(choice: &DeviceChoice, numbers: Option<&[usize]>) -> Result<Devices, DeviceError> {
     use crate::kernels::cuda::{count, keep_memory, missing};
-    use crate::kernels::try_out;
+    use crate::kernels::self_test;
     let refuse = |message: String| DeviceError::Missing {
         device: choice.clone(),
         message,
@@ -182,7 +182,7 @@ fn cuda(choice: &DeviceChoice, numbers: Option<&[usize]>) -> Result<Devices, Dev
     for number in numbers {
         let device = Device::new_cuda(*number).and_then(|device| {
             keep_memory(&device)?;
-            try_out(&device)?;
+            self_test(&device)?;
             Ok(device)
         });
         open.push(device.map_err(|error| refuse(format!("GPU {number}: {error}")))?);
@@ -209,7 +209,7 @@ fn cuda(_: &DeviceChoice, _: Option<&[usize]>) -> Result<Devices, DeviceError> {
 #[cfg(feature = "metal")]
 fn metal(choice: &DeviceChoice) -> Result<Devices, DeviceError> {
     let device = Device::new_metal(0).and_then(|device| {
-        crate::kernels::try_out(&device)?;
+        crate::kernels::self_test(&device)?;
         Ok(device)
     });
     match device {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::device_pool::WorkerFactory;
 use crate::hub::{Requirement, weights_digest};
-use crate::kernels::beside;
+use crate::kernels::reopen_device;
 use crate::sections::tagged_sections;
 
 tagged_sections! {
@@ -56,7 +56,7 @@ impl EmbedderConfig {
                 .iter()
                 .map(|device| -> WorkerFactory<_, EmbedderError> {
                     let (config, device) = (self.clone(), device.clone());
-                    Box::new(move || config.open_on(image_size, &beside(&device)?))
+                    Box::new(move || config.open_on(image_size, &reopen_device(&device)?))
                 });
             Box::new(ReplicatedEmbedder::start(factories.collect())?)
         } else {

@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use super::batch::{BatchError, ImageBatch};
 use super::filter::{Axis, Filter};
-use crate::kernels::Instructions;
+use crate::kernels::Isa;
 use float::{Passes, Resample, Scratch, Write};
 
 /// The largest side that is resampled, in pixels: far above any image, far below any overflow.
@@ -70,7 +70,7 @@ pub struct Resampler {
     /// `None` where the size stays.
     vertical: Option<Axis>,
     horizontal: Option<Axis>,
-    instructions: Instructions,
+    isa: Isa,
 }
 
 impl Resampler {
@@ -99,7 +99,7 @@ impl Resampler {
             output,
             vertical: axis(input.0, output.0),
             horizontal: axis(input.1, output.1),
-            instructions: Instructions::current()?,
+            isa: Isa::current()?,
         })
     }
 
@@ -118,7 +118,7 @@ impl Resampler {
         self.check_length(pixels.len(), channels)?;
         let (height, width) = self.output;
         let mut out = vec![0f32; height * width * channels];
-        self.instructions.run(Resample {
+        self.isa.run_loop(Resample {
             passes: self.passes(),
             pixels,
             channels,
@@ -141,7 +141,7 @@ impl Resampler {
     pub fn bytes(&self, pixels: &[u8], channels: usize) -> Result<Vec<u8>, ResizeError> {
         self.check_length(pixels.len(), channels)?;
         let mut out = vec![0; self.output.0 * self.output.1 * channels];
-        self.instructions.run(fixed::Resample {
+        self.isa.run_loop(fixed::Resample {
             passes: self.passes(),
             pixels,
             channels,
@@ -203,7 +203,7 @@ impl Resampler {
         out.par_chunks_exact_mut(len)
             .zip(images.data().par_chunks_exact(images.image_len()))
             .for_each_init(fixed::Scratch::default, |scratch, (out, pixels)| {
-                self.instructions.run(fixed::Resample {
+                self.isa.run_loop(fixed::Resample {
                     passes,
                     pixels,
                     channels: 3,
@@ -269,7 +269,7 @@ impl Resampler {
         out.par_chunks_exact_mut(len)
             .zip(images.data().par_chunks_exact(images.image_len()))
             .for_each_init(Scratch::default, |scratch, (out, pixels)| {
-                self.instructions.run(Resample {
+                self.isa.run_loop(Resample {
                     passes,
                     pixels,
                     channels: 3,
@@ -390,8 +390,8 @@ mod tests {
 
     /// What `run` makes with every set of vector instructions that the machine has: one and the same.
     fn on_all<R: PartialEq>(mut resampler: Resampler, run: impl Fn(&Resampler) -> R) -> R {
-        let mut results = Instructions::all().map(|instructions| {
-            resampler.instructions = instructions;
+        let mut results = Isa::all().map(|isa| {
+            resampler.isa = isa;
             run(&resampler)
         });
         let first = results.next().unwrap();

@@ -48,7 +48,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::kernels::cpu::Path;
+    use crate::kernels::cpu::Isa;
 
     fn check(
         function: fn(&Tensor) -> Result<Tensor>,
@@ -58,12 +58,8 @@ mod tests {
         let x: Vec<f32> = (0..40_000).map(|i| (i - 20_000) as f32 * 1e-3).collect();
         let tensor = Tensor::new(x.as_slice(), &Device::Cpu).unwrap();
         let theirs: Vec<f32> = candle(&tensor).unwrap().to_vec1().unwrap();
-        for path in Path::all() {
-            let y: Vec<f32> = path
-                .within(|| function(&tensor))
-                .unwrap()
-                .to_vec1()
-                .unwrap();
+        for isa in Isa::all() {
+            let y: Vec<f32> = isa.within(|| function(&tensor)).unwrap().to_vec1().unwrap();
             for ((x, y), theirs) in x.iter().zip(y).zip(&theirs) {
                 let expected = exact(f64::from(*x));
                 let allowed = 3e-7 * (1.0 + expected.abs());

@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::cpu;
-use super::room::countable;
+use super::limits::check_element_count;
 
 /// `softmax(scale · q kᵀ) v` for `q [n, heads, tq, d]`, `k [n, heads, tk, d]` and `v [n, heads, tk, dv]`; the
 /// result is `[n, heads, tq, dv]`. The arguments may be strided views, but not repeat a row or a number of one.
@@ -84,7 +84,7 @@ fn on_maps(qkv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
 /// such as candle can multiply.
 fn weights(q: &Tensor, k: &Tensor, scale: f64, causal: bool, dtype: DType) -> Result<Tensor> {
     // The products: as many numbers as queries times keys.
-    countable(q.device(), q.elem_count() / q.dim(3)?.max(1) * k.dim(3)?)?;
+    check_element_count(q.device(), q.elem_count() / q.dim(3)?.max(1) * k.dim(3)?)?;
     #[cfg(feature = "cuda")]
     if super::cuda::takes(q) && q.dtype() == dtype {
         // These types have the range for products that are scaled afterwards.
@@ -123,7 +123,7 @@ fn run_plain(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, causal: bool) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::Path;
+    use crate::kernels::cpu::Isa;
     use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
     use proptest::prelude::*;
 
@@ -143,8 +143,8 @@ mod tests {
             let v = uniform(&[n, heads, keys, values], 3);
             let scale = 1.0 / (depth as f64).sqrt();
             let expected = run_plain(&q, &k, &v, scale, false).unwrap();
-            for path in Path::all() {
-                let found = path.within(|| attention(&q, &k, &v, scale)).unwrap();
+            for isa in Isa::all() {
+                let found = isa.within(|| attention(&q, &k, &v, scale)).unwrap();
                 assert_close(&found, &expected, 2e-5);
             }
         }
@@ -160,8 +160,8 @@ mod tests {
             let v = uniform(&[n, heads, tokens, depth], 3);
             let scale = 1.0 / (depth as f64).sqrt();
             let expected = run_plain(&q, &k, &v, scale, true).unwrap();
-            for path in Path::all() {
-                let found = path.within(|| causal_attention(&q, &k, &v, scale)).unwrap();
+            for isa in Isa::all() {
+                let found = isa.within(|| causal_attention(&q, &k, &v, scale)).unwrap();
                 assert_close(&found, &expected, 2e-5);
             }
         }
@@ -235,8 +235,8 @@ mod tests {
     #[test]
     fn an_image_does_not_depend_on_its_batch() {
         for (head, pixels) in [(8, 16), (24, 64), (5, 1), (32, 100)] {
-            for path in Path::all() {
-                path.within(|| {
+            for isa in Isa::all() {
+                isa.within(|| {
                     assert_batch_independent(&uniform(&[7, pixels, 6 * head], 5), of_one)
                 });
             }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use proptest::prelude::*;
 
-use super::cpu::{Bfloat, Path};
+use super::cpu::{Avx512Bf16Token, Isa};
 use super::testing::{assert_batch_independent, uniform};
 use super::*;
 
@@ -12,11 +12,11 @@ const ROUNDING: f32 = 1.0 / 256.0;
 
 /// Whether these tests can run here; says why not.
 fn can() -> bool {
-    let path = Bfloat::current();
-    if let Err(error) = &path {
+    let isa = Avx512Bf16Token::current();
+    if let Err(error) = &isa {
         eprintln!("not tested here: {error}");
     }
-    path.is_ok()
+    isa.is_ok()
 }
 
 fn half(x: &Tensor) -> Tensor {
@@ -230,8 +230,8 @@ fn batches_are_taken_apart() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
     pool.unwrap().install(|| {
         let x = half(&uniform(&[13, 3, 2, 2], 5));
-        for (share, largest) in [(Share::Few, 3), (Share::Even, 5)] {
-            let doubled = in_parts(&x, share, |images| {
+        for (share, largest) in [(BatchSplit::SmallChunks, 3), (BatchSplit::PerThread, 5)] {
+            let doubled = par_over_batch(&x, share, |images| {
                 assert!(images.len() <= largest);
                 let x = x.narrow(0, images.start, images.len())?;
                 add(&x, &x)
@@ -272,9 +272,9 @@ fn an_image_does_not_depend_on_its_batch() {
 
 #[test]
 fn other_instructions_than_avx512_are_refused() {
-    for path in Path::all() {
-        let found = path.within(Bfloat::current);
-        if Some(path) == Path::named("avx512") {
+    for isa in Isa::all() {
+        let found = isa.within(Avx512Bf16Token::current);
+        if Some(isa) == Isa::named("avx512") {
             continue;
         }
         let error = found.unwrap_err().to_string();

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::cpu;
-use super::room::countable;
+use super::limits::check_element_count;
 
 /// Joins `[n, c, h, w]` along the channels, in order.
 ///
@@ -15,7 +15,7 @@ pub fn concat(parts: &[Tensor]) -> Result<Tensor> {
         return cpu::channels_first(&cpu::concat(&parts?)?);
     }
     if let [first, ..] = parts {
-        countable(first.device(), parts.iter().map(Tensor::elem_count).sum())?;
+        check_element_count(first.device(), parts.iter().map(Tensor::elem_count).sum())?;
     }
     Tensor::cat(parts, 1)
 }

@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::cpu;
-use super::room::countable;
+use super::limits::check_element_count;
 
 /// What a convolution looks like, apart from its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Conv2dShape {
     pub out_channels: usize,
     /// Rows and columns of the kernel.
     pub kernel: (usize, usize),
-    /// Step in both directions.
+    /// MicroKernel in both directions.
     pub stride: usize,
     /// Zeros added above and below, left and right.
     pub padding: (usize, usize),
@@ -268,7 +268,7 @@ fn product(shape: &Conv2dShape, weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     };
     let algorithm = Some(CudnnFwdAlgo::ImplicitPrecompGemm);
     let x = padded.contiguous()?;
-    countable(x.device(), largest(shape, &x, padding)?)?;
+    check_element_count(x.device(), largest(shape, &x, padding)?)?;
     x.conv2d_with_algo(weight, padding, shape.stride, 1, 1, algorithm)
 }
 
@@ -294,7 +294,7 @@ fn add_bias(y: &Tensor, bias: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::Path;
+    use crate::kernels::cpu::Isa;
     use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
     use proptest::prelude::*;
 
@@ -364,9 +364,9 @@ mod tests {
         ) {
             prop_assume!(shape.output_size(height, width).is_some());
             let x = uniform(&[n, shape.in_channels, height, width], 3);
-            for path in Path::all() {
+            for isa in Isa::all() {
                 // At most 475 products, each rounded to 6e-8 of at most 1.
-                path.within(|| Both::new(shape).check(&x, 1e-4));
+                isa.within(|| Both::new(shape).check(&x, 1e-4));
             }
         }
     }
@@ -393,8 +393,8 @@ mod tests {
             let in_channels = shape.in_channels;
             let tolerance = if small { 5e-4 } else { 3e-4 };
             let x = uniform(&[n, in_channels, height, width], 3);
-            for path in Path::all() {
-                path.within(|| Both::new(shape).check(&x, tolerance));
+            for isa in Isa::all() {
+                isa.within(|| Both::new(shape).check(&x, tolerance));
             }
         }
     }
@@ -415,8 +415,8 @@ mod tests {
                 ..Conv2dShape::same(in_channels, out_channels, 1)
             };
             let x = uniform(&[n, in_channels, size, size], 4);
-            for path in Path::all() {
-                path.within(|| Both::new(shape).check(&x, 1e-3));
+            for isa in Isa::all() {
+                isa.within(|| Both::new(shape).check(&x, 1e-3));
             }
         }
     }
@@ -432,9 +432,9 @@ mod tests {
             (32, 70, 3, 1),
             (96, 33, 3, 17),
         ] {
-            for path in Path::all() {
+            for isa in Isa::all() {
                 let shape = Conv2dShape::same(in_channels, out_channels, kernel).giving(size);
-                let conv = path.within(|| Both::new(shape)).layer;
+                let conv = isa.within(|| Both::new(shape)).layer;
                 let x = uniform(&[7, in_channels, size, size], 5);
                 assert_batch_independent(&x, |x| conv.forward(x).unwrap());
             }

@@ -26,23 +26,23 @@
 
 mod add_channels;
 mod attention;
-mod bfloat;
+mod avx2_madd;
+mod avx512_bf16;
 mod concat;
 mod conv;
 mod direct;
 mod element;
 mod exp;
-mod job;
+mod isa;
 mod layer_norm;
 mod linear;
 mod micro;
 mod norm;
-mod pairs;
 mod pairwise;
 mod panels;
-mod path;
 mod pool;
 mod products;
+mod scalar_loop;
 mod scratch;
 mod simd;
 mod tasks;
@@ -51,19 +51,18 @@ mod winograd;
 
 pub(super) use add_channels::AddChannelsOp;
 pub(super) use attention::AttentionOp;
-pub(super) use bfloat::Bfloat;
+pub(super) use avx512_bf16::Avx512Bf16Token;
 pub(super) use concat::concat;
 pub(super) use conv::{ConvOp, PackedConv};
 pub(super) use exp::Activation;
-pub(crate) use job::{Instructions, Job};
+pub(crate) use isa::Isa;
 pub(super) use layer_norm::LayerNormOp;
 pub(super) use linear::{LinearOp, PackedLinear};
-pub(super) use norm::NormOp;
+pub(super) use norm::GroupNormOp;
 pub(super) use pairwise::PairwiseOp;
-#[cfg(test)]
-pub(super) use path::Path;
 pub(super) use pool::{PoolKind, PoolOp};
-pub(crate) use products::{Narrow, PackedColumns, Taken};
+pub(crate) use products::{PackedColumns, QuantKind, QuantizedRow};
+pub(crate) use scalar_loop::ScalarLoop;
 pub(super) use tasks::on_pool;
 pub(super) use upsample::UpsampleOp;
 
@@ -77,7 +76,7 @@ pub(super) fn takes(x: &Tensor) -> bool {
     }
     let type_fits = match x.dtype() {
         DType::F32 => true,
-        DType::BF16 => Bfloat::current().is_ok(),
+        DType::BF16 => Avx512Bf16Token::current().is_ok(),
         _ => false,
     };
     type_fits && x.device().is_cpu()

@@ -15,7 +15,7 @@ mod probe;
 mod softmax;
 
 pub(super) use epilogue::EpilogueOp;
-pub(super) use norm::NormOp;
+pub(super) use norm::GroupNormOp;
 pub use probe::{count, keep_memory, missing};
 pub(super) use softmax::SoftmaxOp;
 

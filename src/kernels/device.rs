@@ -11,7 +11,7 @@ use super::{Conv2d, Conv2dShape, GroupNorm, attention};
 ///
 /// # Errors
 /// candle's, when the device cannot be opened again.
-pub fn beside(device: &Device) -> Result<Device> {
+pub fn reopen_device(device: &Device) -> Result<Device> {
     match device.location() {
         DeviceLocation::Cuda { gpu_id } => Device::new_cuda(gpu_id),
         DeviceLocation::Cpu | DeviceLocation::Metal { .. } => Ok(device.clone()),
@@ -24,15 +24,15 @@ pub fn beside(device: &Device) -> Result<Device> {
 ///
 /// # Errors
 /// candle's, and results that are wrong.
-pub fn try_out(device: &Device) -> Result<()> {
-    let expected = results(&Device::Cpu, DType::F32)?;
+pub fn self_test(device: &Device) -> Result<()> {
+    let expected = layer_outputs(&Device::Cpu, DType::F32)?;
     let types: &[(DType, f32)] = if device.is_cuda() {
         &[(DType::F32, TOLERANCE), (DType::BF16, 8.0 * TOLERANCE)]
     } else {
         &[(DType::F32, TOLERANCE)]
     };
     for &(dtype, tolerance) in types {
-        let found = results(device, dtype)?;
+        let found = layer_outputs(device, dtype)?;
         let wrong = found.iter().zip(&expected).find(|(found, expected)| {
             let off = (**found - **expected).abs();
             off.is_nan() || off > tolerance
@@ -49,7 +49,7 @@ pub fn try_out(device: &Device) -> Result<()> {
 const TOLERANCE: f32 = 0.01;
 
 /// What a few layers make of made-up numbers: all of a size of about 1.
-fn results(device: &Device, dtype: DType) -> Result<Vec<f32>> {
+fn layer_outputs(device: &Device, dtype: DType) -> Result<Vec<f32>> {
     let made_up = |shape: &[usize], step: usize| {
         let count: usize = shape.iter().product();
         let numbers: Vec<f32> = (0..count)
@@ -78,10 +78,10 @@ mod tests {
 
     #[test]
     fn a_device_that_works_passes() {
-        try_out(&Device::Cpu).unwrap();
-        composed(|| try_out(&Device::Cpu)).unwrap();
+        self_test(&Device::Cpu).unwrap();
+        composed(|| self_test(&Device::Cpu)).unwrap();
         // The numbers say something: they differ, and none is far from 1.
-        let numbers = results(&Device::Cpu, DType::F32).unwrap();
+        let numbers = layer_outputs(&Device::Cpu, DType::F32).unwrap();
         let spread = numbers
             .iter()
             .fold(0f32, |most, number| most.max(number.abs()));
@@ -91,8 +91,8 @@ mod tests {
     /// All numbers in 11 bits, where TF32 has only the factors in so many.
     #[test]
     fn a_device_that_only_rounds_passes() {
-        let expected = results(&Device::Cpu, DType::F32).unwrap();
-        let found = composed(|| results(&Device::Cpu, DType::F16)).unwrap();
+        let expected = layer_outputs(&Device::Cpu, DType::F32).unwrap();
+        let found = composed(|| layer_outputs(&Device::Cpu, DType::F16)).unwrap();
         let off = |(found, expected): (&f32, &f32)| (found - expected).abs();
         let most = found.iter().zip(&expected).map(off).fold(0.0, f32::max);
         assert!(most > 0.0 && most < TOLERANCE, "{most}");
@@ -100,6 +100,6 @@ mod tests {
 
     #[test]
     fn a_cpu_stays_itself() {
-        assert!(beside(&Device::Cpu).unwrap().is_cpu());
+        assert!(reopen_device(&Device::Cpu).unwrap().is_cpu());
     }
 }

@@ -123,7 +123,7 @@ impl GroupNorm {
         }
         #[cfg(feature = "cuda")]
         if super::cuda::takes(x) {
-            let op = super::cuda::NormOp {
+            let op = super::cuda::GroupNormOp {
                 groups: self.groups,
                 eps: self.eps,
                 weight: &self.weight,
@@ -156,7 +156,7 @@ impl GroupNorm {
         table: &[Vec<f32>; 2],
     ) -> Result<Tensor> {
         let [weight, bias] = table;
-        let op = cpu::NormOp {
+        let op = cpu::GroupNormOp {
             groups: self.groups,
             eps: self.eps,
             weight,
@@ -202,7 +202,7 @@ impl GroupNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::Path;
+    use crate::kernels::cpu::Isa;
     use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
     use proptest::prelude::*;
 
@@ -229,8 +229,8 @@ mod tests {
                     let expected = norm.run_plain(&x, modulation, activate).unwrap();
                     // A group of equal pixels is only rounding, enlarged by 1/√eps.
                     let tolerance = if per_group * height * width < 4 { 2e-3 } else { 5e-5 };
-                    for path in Path::all() {
-                        let found = path.within(|| norm.run(&x, modulation, activate)).unwrap();
+                    for isa in Isa::all() {
+                        let found = isa.within(|| norm.run(&x, modulation, activate)).unwrap();
                         assert_close(&found, &expected, tolerance);
                     }
                 }
@@ -243,8 +243,8 @@ mod tests {
         for (channels, side) in [(64, 9), (96, 40)] {
             let norm = layer(32, channels);
             let x = uniform(&[7, channels, side, side], 3);
-            for path in Path::all() {
-                path.within(|| assert_batch_independent(&x, |x| norm.forward_silu(x).unwrap()));
+            for isa in Isa::all() {
+                isa.within(|| assert_batch_independent(&x, |x| norm.forward_silu(x).unwrap()));
             }
         }
     }

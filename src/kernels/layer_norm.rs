@@ -92,7 +92,7 @@ impl LayerNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::Path;
+    use crate::kernels::cpu::Isa;
     use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
 
     fn layer(size: usize) -> LayerNorm {
@@ -107,8 +107,8 @@ mod tests {
             // Far from zero: a variance that cancelled would show.
             let x = (uniform(&[rows, size], 3) + 30.0).unwrap();
             let expected = layer.run_plain(&x).unwrap();
-            for path in Path::all() {
-                let found = path.within(|| layer.forward(&x)).unwrap();
+            for isa in Isa::all() {
+                let found = isa.within(|| layer.forward(&x)).unwrap();
                 assert_close(&found, &expected, 1e-4);
             }
         }
@@ -132,9 +132,9 @@ mod tests {
     #[test]
     fn a_row_does_not_depend_on_its_batch() {
         for size in [1, 48, 129] {
-            for path in Path::all() {
+            for isa in Isa::all() {
                 let layer = layer(size);
-                path.within(|| {
+                isa.within(|| {
                     assert_batch_independent(&uniform(&[7, 40, size], 5), |x| {
                         layer.forward(x).unwrap()
                     });

@@ -96,7 +96,7 @@ impl Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::Path;
+    use crate::kernels::cpu::Isa;
     use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
 
     #[test]
@@ -112,8 +112,8 @@ mod tests {
             let x = uniform(&[rows, inputs], 3);
             let product = x.matmul(&weight.t().unwrap()).unwrap();
             let expected = product.broadcast_add(&bias).unwrap();
-            for path in Path::all() {
-                let new = |bias| path.within(|| Linear::new(&weight, bias)).unwrap();
+            for isa in Isa::all() {
+                let new = |bias| isa.within(|| Linear::new(&weight, bias)).unwrap();
                 assert_close(&new(None).forward(&x).unwrap(), &product, 1e-4);
                 let layer = new(Some(bias.clone()));
                 assert_close(&layer.forward(&x).unwrap(), &expected, 1e-4);
@@ -132,9 +132,9 @@ mod tests {
     #[test]
     fn a_row_does_not_depend_on_its_batch() {
         for (inputs, outputs) in [(128, 512), (2000, 3), (31, 65), (1, 1), (1025, 1)] {
-            for path in Path::all() {
+            for isa in Isa::all() {
                 let weight = uniform(&[outputs, inputs], 1);
-                let layer = path.within(|| Linear::new(&weight, None)).unwrap();
+                let layer = isa.within(|| Linear::new(&weight, None)).unwrap();
                 for rows in [7, 40] {
                     let x = uniform(&[rows, inputs], 2);
                     assert_batch_independent(&x, |x| layer.forward(x).unwrap());

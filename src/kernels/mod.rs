@@ -9,6 +9,7 @@
 mod activation;
 mod add;
 mod attention;
+mod batch_split;
 mod concat;
 mod conv2d;
 mod convert;
@@ -19,11 +20,10 @@ mod device;
 mod gate;
 mod group_norm;
 mod layer_norm;
+mod limits;
 mod linear;
 mod memory;
-mod parts;
 mod pool;
-mod room;
 mod upsample;
 
 #[cfg(test)]
@@ -36,19 +36,19 @@ pub(crate) mod testing;
 pub use activation::{gelu, quick_gelu, silu};
 pub use add::{add, add_channels};
 pub use attention::{attention, causal_attention, self_attention};
+pub use batch_split::{BatchSplit, on_pool, par_over_batch};
 pub use concat::concat;
 pub use conv2d::{Conv2d, Conv2dShape};
 pub use convert::convert;
-pub(crate) use cpu::{Instructions, Job, Narrow, PackedColumns, Taken};
-pub use device::{beside, try_out};
+pub(crate) use cpu::{Isa, PackedColumns, QuantKind, QuantizedRow, ScalarLoop};
+pub use device::{reopen_device, self_test};
 pub use gate::geglu;
 pub use group_norm::GroupNorm;
 pub use layer_norm::LayerNorm;
+pub use limits::is_out_of_memory;
 pub use linear::Linear;
 pub use memory::KeepLarge;
-pub use parts::{Share, in_parts, on_pool};
 pub use pool::{Pool, avg_pool, max_pool};
-pub use room::is_out_of_memory;
 pub use upsample::upsample_nearest_2x;
 
 /// Whether this process can run layers in bf16 on the CPU.
@@ -56,5 +56,5 @@ pub use upsample::upsample_nearest_2x;
 /// # Errors
 /// Says what is missing: AVX512_BF16 in the CPU, or the use of AVX-512, which `DPSYN_CPU` turned off.
 pub fn check_bf16_on_cpu() -> candle_core::Result<()> {
-    cpu::Bfloat::current().map(|_| ())
+    cpu::Avx512Bf16Token::current().map(|_| ())
 }

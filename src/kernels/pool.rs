@@ -9,7 +9,7 @@ use super::cpu::{self, PoolKind, PoolOp};
 pub struct Pool {
     /// Rows and columns of the window.
     pub kernel: usize,
-    /// Step in both directions.
+    /// MicroKernel in both directions.
     pub stride: usize,
     /// Rows and columns added on each side; they never count towards a result.
     pub padding: usize,
@@ -102,7 +102,7 @@ fn max_pool_plain(x: &Tensor, pool: Pool) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::Path;
+    use crate::kernels::cpu::Isa;
     use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
     use proptest::prelude::*;
 
@@ -119,9 +119,9 @@ mod tests {
             prop_assume!(pool.output_len(height).is_some() && pool.output_len(width).is_some());
             let x = uniform(&[2, channels, height, width], 1);
             let (max, mean) = (max_pool_plain(&x, pool).unwrap(), avg_pool_plain(&x, pool).unwrap());
-            for path in Path::all() {
-                assert_close(&path.within(|| max_pool(&x, pool)).unwrap(), &max, 0.0);
-                assert_close(&path.within(|| avg_pool(&x, pool)).unwrap(), &mean, 1e-6);
+            for isa in Isa::all() {
+                assert_close(&isa.within(|| max_pool(&x, pool)).unwrap(), &max, 0.0);
+                assert_close(&isa.within(|| avg_pool(&x, pool)).unwrap(), &mean, 1e-6);
             }
         }
     }

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
-use super::cpu::Path;
+use super::cpu::Isa;
 
 thread_local! {
     static COMPOSING: Cell<bool> = const { Cell::new(false) };
@@ -26,9 +26,9 @@ pub(crate) fn composed<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// Runs `f` once with each set of vector instructions that this machine has.
-pub(crate) fn on_each_path(mut f: impl FnMut()) {
-    for path in Path::all() {
-        path.within(&mut f);
+pub(crate) fn on_each_isa(mut f: impl FnMut()) {
+    for isa in Isa::all() {
+        isa.within(&mut f);
     }
 }
 
@@ -72,7 +72,7 @@ pub(super) fn assert_batch_independent(x: &Tensor, layer: impl Fn(&Tensor) -> Te
         .num_threads(1)
         .build()
         .unwrap();
-    let path = Path::current().unwrap();
-    let fewer = one_thread.install(|| path.within(|| layer(&tail)));
+    let isa = Isa::current().unwrap();
+    let fewer = one_thread.install(|| isa.within(|| layer(&tail)));
     assert_eq!(bits(&fewer), bits(&together.narrow(0, 1, n - 1).unwrap()));
 }

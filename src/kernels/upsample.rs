@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::cpu;
-use super::room::countable;
+use super::limits::check_element_count;
 
 /// Repeats every pixel twice in both directions: `[n, c, h, w]` to `[n, c, 2h, 2w]`.
 ///
@@ -15,7 +15,7 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
         let y = cpu::channels_last(x)?.apply_op1_no_bwd(&cpu::UpsampleOp)?;
         return cpu::channels_first(&y);
     }
-    countable(x.device(), 4 * x.elem_count())?;
+    check_element_count(x.device(), 4 * x.elem_count())?;
     x.upsample_nearest2d(2 * height, 2 * width)
 }
 

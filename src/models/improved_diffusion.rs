@@ -12,7 +12,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use crate::kernels::{
-    Conv2d, Conv2dShape, GroupNorm, Linear, Share, concat, convert, in_parts, silu,
+    BatchSplit, Conv2d, Conv2dShape, GroupNorm, Linear, concat, convert, par_over_batch, silu,
 };
 use blocks::{AttentionBlock, Block, Layer, ResBlock, norm};
 
@@ -30,7 +30,7 @@ pub struct UNet {
     middle_block: Block,
     output_blocks: Vec<Block>,
     out: (GroupNorm, Conv2d),
-    share: Share,
+    share: BatchSplit,
 }
 
 impl UNet {
@@ -153,8 +153,8 @@ impl UNet {
             output_blocks,
             out,
             share: match layout.iter().map(|step| step.channels).max() {
-                Some(..=SMALL) => Share::Few,
-                _ => Share::Even,
+                Some(..=SMALL) => BatchSplit::SmallChunks,
+                _ => BatchSplit::PerThread,
             },
         })
     }
@@ -175,7 +175,7 @@ impl UNet {
     /// Arguments of other shapes, labels out of range, and whatever candle reports.
     pub fn forward(&self, x: &Tensor, timesteps: &[f32], labels: Option<&[u32]>) -> Result<Tensor> {
         self.check(x, timesteps, labels)?;
-        in_parts(x, self.share, |images| {
+        par_over_batch(x, self.share, |images| {
             let x = x.narrow(0, images.start, images.len())?;
             let timesteps = timesteps.get(images.clone()).unwrap_or_default();
             let labels = labels.and_then(|labels| labels.get(images));

@@ -10,7 +10,7 @@ mod blocks;
 use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use crate::kernels::{Pool, Share, convert, in_parts, max_pool};
+use crate::kernels::{BatchSplit, Pool, convert, max_pool, par_over_batch};
 use blocks::{ConvNorm, Mixed, Step, mixed_a, mixed_b, mixed_c, mixed_d, mixed_e};
 
 /// Rows and columns of an input.
@@ -97,7 +97,7 @@ impl Inception {
     /// # Errors
     /// Images of another shape, and whatever candle reports.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        in_parts(x, Share::Even, |images| {
+        par_over_batch(x, BatchSplit::PerThread, |images| {
             let x = x.narrow(0, images.start, images.len())?;
             self.forward_observed(&x, |_, _| Ok(()))
         })

@@ -275,7 +275,7 @@ fn pass(
 mod tests {
     use super::space::squared_norm;
     use super::*;
-    use crate::kernels::testing::on_each_path;
+    use crate::kernels::testing::on_each_isa;
     use crate::progress::{AlwaysCancelled, Silent};
     use crate::streams::{Phase, RngKey};
     use proptest::prelude::*;
@@ -348,7 +348,7 @@ mod tests {
             search_by(&queries, candidates, k, metric, products, &Silent)
         };
         let tiled = by(&Products::Tiled(Device::Cpu))?;
-        on_each_path(|| {
+        on_each_isa(|| {
             let packed = by(&Products::Packed).unwrap();
             assert!(packed == tiled, "{metric:?} {k}");
         });
@@ -429,7 +429,7 @@ mod tests {
         let mut greys = vec![0.0; 129];
         greys.extend([210.0, 215.0]);
         let (queries, candidates) = (flat(&[210.0]), flat(&greys));
-        on_each_path(|| {
+        on_each_isa(|| {
             let space = MetricTransform::new(candidates.data(), dimension, Metric::L2).unwrap();
             let mut rough = CoarseScorer::new(&space, &Products::Packed).unwrap();
             for kind in [rough.first(), Pass::Fine] {

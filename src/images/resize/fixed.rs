@@ -1,10 +1,10 @@
 //! Both passes in Pillow's 8-bit fixed point, on whole pixels.
 //!
-//! All of it is inlined into one [`Job`], which is compiled for each set of vector instructions.
+//! All of it is inlined into one [`ScalarLoop`], which is compiled for each set of vector instructions.
 
 use super::super::filter::{Axis, PRECISION_BITS};
 use super::float::Passes;
-use crate::kernels::Job;
+use crate::kernels::ScalarLoop;
 
 /// What is reused from image to image.
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub(super) struct Resample<'a> {
     pub out: &'a mut [u8],
 }
 
-impl Job for Resample<'_> {
+impl ScalarLoop for Resample<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -4,10 +4,10 @@
 //! converted once; every value in them is an `f32`. The results are handed on a line at a time, to be
 //! written in whatever order is wanted without another pass over memory.
 //!
-//! All of it is inlined into one [`Job`], which is compiled for each set of vector instructions.
+//! All of it is inlined into one [`ScalarLoop`], which is compiled for each set of vector instructions.
 
 use super::super::filter::Axis;
-use crate::kernels::Job;
+use crate::kernels::ScalarLoop;
 
 /// What is reused from image to image.
 #[derive(Default)]
@@ -47,7 +47,7 @@ pub(super) struct Resample<'a, P, W, T> {
     pub out: &'a mut [T],
 }
 
-impl<P: Copy + Into<f64>, W: Write<T>, T> Job for Resample<'_, P, W, T> {
+impl<P: Copy + Into<f64>, W: Write<T>, T> ScalarLoop for Resample<'_, P, W, T> {
     type Output = ();
 
     #[inline(always)]

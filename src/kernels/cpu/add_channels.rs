@@ -2,9 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, bail};
 
-use super::element::{Element, of_type};
-use super::path::Kernel;
-use super::scratch::results;
+use super::element::{Element, match_dtype};
+use super::isa::Kernel;
+use super::scratch::uninit_output;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
@@ -27,7 +27,7 @@ impl CustomOp2 for AddChannelsOp {
         if y_layout.dims() != [n, channels] {
             bail!("{y_layout:?} cannot be added to the channels of {x_layout:?}");
         }
-        of_type!(x, E => add::<E>((x, x_layout), (y, y_layout), height * width, channels))
+        match_dtype!(x, E => add::<E>((x, x_layout), (y, y_layout), height * width, channels))
     }
 }
 
@@ -37,10 +37,10 @@ fn add<E: Element>(
     area: usize,
     channels: usize,
 ) -> Result<(CpuStorage, Shape)> {
-    let path = E::path()?;
+    let token = E::token()?;
     let x = contiguous::<E>(x, x_layout)?;
     let y = contiguous::<E>(y, y_layout)?;
-    let mut out = results(x.len());
+    let mut out = uninit_output(x.len());
     if !out.is_empty() {
         // Whole pixels, about 32,768 numbers of them.
         let piece = channels * ((1usize << 15) / channels).max(1);
@@ -54,7 +54,7 @@ fn add<E: Element>(
             let pieces = out.chunks_mut(piece).zip(x.chunks(piece));
             parts.extend(pieces.map(|(out, x)| Sum { x, y, out }));
         }
-        tasks::each(2 * x.len(), parts, |sum| E::run(path, sum));
+        tasks::each(2 * x.len(), parts, |sum| E::run(token, sum));
     }
     Ok((E::storage(out), x_layout.shape().clone()))
 }

@@ -2,12 +2,12 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, bail};
 
-use super::element::{Element, of_type};
+use super::element::{Element, match_dtype};
 use super::exp::exp;
-use super::micro::{Factor, Finish, Lhs, Out, multiply};
+use super::isa::Kernel;
+use super::micro::{Dst, Epilogue, GemmElement, Lhs, multiply};
 use super::panels::Panels;
-use super::path::Kernel;
-use super::scratch::{Scratch, results};
+use super::scratch::{Scratch, uninit_output};
 use super::simd::Simd;
 use super::tasks;
 
@@ -70,12 +70,12 @@ impl CustomOp3 for AttentionOp {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (q, k, v) = ((q, q_layout), (k, k_layout), (v, v_layout));
-        of_type!(q.0, T => self.run::<T>(q, k, v))
+        match_dtype!(q.0, T => self.run::<T>(q, k, v))
     }
 }
 
 impl AttentionOp {
-    fn run<T: Factor>(
+    fn run<T: GemmElement>(
         &self,
         (q, q_layout): (&CpuStorage, &Layout),
         (k, k_layout): (&CpuStorage, &Layout),
@@ -90,11 +90,11 @@ impl AttentionOp {
             let [q, k, v] = [q_layout, k_layout, v_layout].map(Layout::dims);
             bail!("attention between q {q:?}, k {k:?} and v {v:?}");
         }
-        let path = T::path()?;
+        let token = T::token()?;
         let q = Heads::<T>::new(q, q_layout)?;
         let k = Heads::<T>::new(k, k_layout)?;
         let v = Heads::<T>::new(v, v_layout)?;
-        let mut out = results(n * queries * heads * values);
+        let mut out = uninit_output(n * queries * heads * values);
         if !out.is_empty() {
             // Keys and values of every head, packed.
             let mut packed: Vec<Option<(Panels<T>, Panels<T>)>> = vec![None; n * heads];
@@ -104,9 +104,9 @@ impl AttentionOp {
             tasks::each(work, parts, |(index, packed): Part<'_, T>| {
                 let (image, head) = (index / heads, index % heads);
                 let ([_, _, row, col], k) = (k.strides, k.head(image, head));
-                let keys_packed = Panels::new(path, (depth, keys), depth, k, row, |d| d * col);
+                let keys_packed = Panels::new(token, (depth, keys), depth, k, row, |d| d * col);
                 let ([_, _, row, col], v) = (v.strides, v.head(image, head));
-                let values_packed = Panels::new(path, (keys, values), keys, v, col, |t| t * row);
+                let values_packed = Panels::new(token, (keys, values), keys, v, col, |t| t * row);
                 *packed = Some((keys_packed, values_packed));
             });
 
@@ -154,7 +154,7 @@ impl AttentionOp {
                             scale: self.scale as f32,
                             first: self.causal.then_some(from),
                         };
-                        T::run(path, softmax);
+                        T::run(token, softmax);
                         let lhs = Lhs::rows(&weights, keys, keys);
                         product(
                             rows,
@@ -172,7 +172,7 @@ impl AttentionOp {
     }
 }
 
-fn product<T: Factor, O: Element>(
+fn product<T: GemmElement, O: Element>(
     rows: usize,
     lhs: Lhs<'_, T>,
     rhs: &Panels<T>,
@@ -181,8 +181,8 @@ fn product<T: Factor, O: Element>(
 ) {
     for panel in rhs.iter() {
         let at = at + panel.first;
-        let mut out = Out { data: to, at, row };
-        multiply(rhs.path(), rows, lhs, panel, &mut out, Finish::default());
+        let mut out = Dst { data: to, at, row };
+        multiply(rhs.token(), rows, lhs, panel, &mut out, Epilogue::default());
     }
 }
 

@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Storage, Tensor, bail};
 
-use super::element::{Element, of_type};
-use super::scratch::results;
+use super::element::{Element, match_dtype};
+use super::scratch::uninit_output;
 use super::{contiguous, tasks};
 
 /// Joins contiguous `[n, h, w, c]` along the channels.
@@ -11,7 +11,7 @@ pub(in crate::kernels) fn concat(parts: &[Tensor]) -> Result<Tensor> {
     let Some(first) = parts.first() else {
         bail!("nothing to join");
     };
-    of_type!(first, E => join::<E>(first, parts))
+    match_dtype!(first, E => join::<E>(first, parts))
 }
 
 fn join<E: Element>(first: &Tensor, parts: &[Tensor]) -> Result<Tensor> {
@@ -31,7 +31,7 @@ fn join<E: Element>(first: &Tensor, parts: &[Tensor]) -> Result<Tensor> {
         channels += part;
     }
     const PIXELS: usize = 64;
-    let mut out = results(n * height * width * channels);
+    let mut out = uninit_output(n * height * width * channels);
     let work = out.len();
     if !out.is_empty() {
         let blocks = out.chunks_mut(PIXELS * channels).enumerate().collect();

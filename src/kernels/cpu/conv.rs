@@ -6,8 +6,8 @@ use half::bf16;
 
 use super::contiguous;
 use super::direct::{self, Direct};
-use super::micro::Factor;
-use super::scratch::results;
+use super::micro::GemmElement;
+use super::scratch::uninit_output;
 use super::winograd::Winograd;
 use crate::kernels::Conv2dShape;
 
@@ -27,17 +27,17 @@ enum OfType {
 }
 
 #[derive(Debug)]
-enum Packed<T: Factor> {
+enum Packed<T: GemmElement> {
     Direct(Direct<T>),
     Winograd(Winograd<T>),
 }
 
-impl<T: Factor> Packed<T> {
+impl<T: GemmElement> Packed<T> {
     fn new(shape: &Conv2dShape, weight: &[f32]) -> Result<Self> {
-        let path = T::path()?;
+        let token = T::token()?;
         Ok(match Winograd::<T>::tile(shape) {
-            Some(tile) => Self::Winograd(Winograd::new(path, tile, shape, weight)?),
-            None => Self::Direct(Direct::new(path, shape, weight)),
+            Some(tile) => Self::Winograd(Winograd::new(token, tile, shape, weight)?),
+            None => Self::Direct(Direct::new(token, shape, weight)),
         })
     }
 }
@@ -62,7 +62,7 @@ impl PackedConv {
     /// and the layer's shape alone.
     ///
     /// # Errors
-    /// As [`Path::current`](super::path::Path::current); for bf16 as [`Bfloat::current`](super::Bfloat::current).
+    /// As [`Isa::current`](super::isa::Isa::current); for bf16 as [`Avx512Bf16Token::current`](super::Avx512Bf16Token::current).
     pub fn new(shape: Conv2dShape, dtype: DType, weight: &[f32], bias: Vec<f32>) -> Result<Self> {
         let weight = match dtype {
             DType::BF16 => OfType::Bf16(Packed::new(&shape, weight)?),
@@ -88,7 +88,7 @@ impl PackedConv {
         }
     }
 
-    fn run_on<T: Factor>(
+    fn run_on<T: GemmElement>(
         &self,
         weight: &Packed<T>,
         (x, layout): (&CpuStorage, &Layout),
@@ -108,7 +108,7 @@ impl PackedConv {
             Some((_, layout)) => bail!("{layout:?} cannot be added to a result of {dims:?}"),
             None => None,
         };
-        let mut out = results(n * output.0 * output.1 * self.shape.out_channels);
+        let mut out = uninit_output(n * output.0 * output.1 * self.shape.out_channels);
         let call = Call {
             shape: &self.shape,
             input: (height, width),

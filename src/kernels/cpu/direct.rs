@@ -1,7 +1,7 @@
 //! Convolution as a product of the image, which is its own unfolding, and the packed weight.
 
 use super::conv::Call;
-use super::micro::{Factor, Finish, Lhs, Out, multiply};
+use super::micro::{Dst, Epilogue, GemmElement, Lhs, multiply};
 use super::panels::Panels;
 use super::scratch::Scratch;
 use super::tasks;
@@ -15,7 +15,7 @@ const PIXELS: usize = 128;
 
 /// The weight: depth runs over the kernel's rows, its columns and the channels.
 #[derive(Debug)]
-pub(super) struct Direct<T: Factor>(Panels<T>);
+pub(super) struct Direct<T: GemmElement>(Panels<T>);
 
 /// Whether each output pixel depends on the pixel in its own place only.
 pub(super) fn is_pointwise(shape: &Conv2dShape) -> bool {
@@ -32,15 +32,15 @@ struct Task<'a, T> {
     out: &'a mut [T],
 }
 
-impl<T: Factor> Direct<T> {
-    pub fn new(path: T::Path, shape: &Conv2dShape, weight: &[f32]) -> Self {
+impl<T: GemmElement> Direct<T> {
+    pub fn new(token: T::Token, shape: &Conv2dShape, weight: &[f32]) -> Self {
         let (rows, columns) = shape.kernel;
         let (taps, channels) = (rows * columns, shape.in_channels);
         let depth = taps * channels;
         let row = |k: usize| k % channels * taps + k / channels;
         let size = (depth, shape.out_channels);
         Self(Panels::new(
-            path,
+            token,
             size,
             columns * channels,
             weight,
@@ -63,18 +63,18 @@ impl<T: Factor> Direct<T> {
                 .residual
                 .and_then(|r| r.get(at * outputs..at * outputs + out.len()));
             for panel in self.0.iter() {
-                let finish = Finish {
+                let finish = Epilogue {
                     partial: None,
                     bias: call.bias.get(panel.first..panel.first + panel.columns),
                     residual,
                     relu: call.relu,
                 };
-                let mut out = Out {
+                let mut out = Dst {
                     data: out,
                     at: panel.first,
                     row: outputs,
                 };
-                multiply(self.0.path(), rows, lhs, panel, &mut out, finish);
+                multiply(self.0.token(), rows, lhs, panel, &mut out, finish);
             }
         });
     }
@@ -184,29 +184,29 @@ impl<T: Factor> Direct<T> {
                     let partial = before.get(y * strip..(y + 1) * strip);
                     let partial = if part > 0 { partial } else { None };
                     if part + 1 < parts {
-                        let finish = Finish {
+                        let finish = Epilogue {
                             partial,
-                            ..Finish::default()
+                            ..Epilogue::default()
                         };
-                        let mut out = Out {
+                        let mut out = Dst {
                             data: after,
                             at: y * strip,
                             row: panel.width,
                         };
-                        multiply(self.0.path(), out_width, lhs, of_part, &mut out, finish);
+                        multiply(self.0.token(), out_width, lhs, of_part, &mut out, finish);
                     } else {
-                        let finish = Finish {
+                        let finish = Epilogue {
                             partial,
                             bias: call.bias.get(panel.first..panel.first + panel.columns),
                             residual,
                             relu: call.relu,
                         };
-                        let mut out = Out {
+                        let mut out = Dst {
                             data: &mut *task.out,
                             at: y * out_row + panel.first,
                             row: self.0.columns(),
                         };
-                        multiply(self.0.path(), out_width, lhs, of_part, &mut out, finish);
+                        multiply(self.0.token(), out_width, lhs, of_part, &mut out, finish);
                     }
                 }
                 sums.reverse();

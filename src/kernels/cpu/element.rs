@@ -8,9 +8,9 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, Result, WithDType};
 use half::bf16;
 
-use super::bfloat::Bfloat;
-use super::pairs::Pairs;
-use super::path::{AskTile, Kernel, Path, Tile};
+use super::avx2_madd::Avx2MaddToken;
+use super::avx512_bf16::Avx512Bf16Token;
+use super::isa::{Isa, Kernel, Tile, TileQuery};
 use super::simd::{Simd, load_each, store_each};
 
 /// A number as it is kept in memory. Arithmetic is done in `f32`, whatever it is kept as.
@@ -19,20 +19,20 @@ use super::simd::{Simd, load_each, store_each};
 /// Any bits are a value of the type.
 pub(in crate::kernels) unsafe trait Element: WithDType {
     /// What the CPU must have for maps of this type.
-    type Path: Copy + Debug + PartialEq + Send + Sync;
+    type Token: Copy + Debug + PartialEq + Send + Sync;
 
     /// This process's.
     ///
     /// # Errors
-    /// As [`Path::current`]; the CPU or the path lacks what the type needs.
-    fn path() -> Result<Self::Path>;
+    /// As [`Isa::current`]; the CPU or the path lacks what the type needs.
+    fn token() -> Result<Self::Token>;
 
     /// Runs `kernel` as compiled for the path.
-    fn run<K: Kernel>(path: Self::Path, kernel: K) -> K::Output;
+    fn run<K: Kernel>(token: Self::Token, kernel: K) -> K::Output;
 
     /// The register tile of the path.
-    fn tile(path: Self::Path) -> Tile {
-        Self::run(path, AskTile)
+    fn tile(token: Self::Token) -> Tile {
+        Self::run(token, TileQuery)
     }
 
     fn get(self) -> f32;
@@ -67,15 +67,15 @@ pub(in crate::kernels) unsafe trait Element: WithDType {
 
 // SAFETY: any 32 bits are one.
 unsafe impl Element for f32 {
-    type Path = Path;
+    type Token = Isa;
 
-    fn path() -> Result<Path> {
-        Path::current()
+    fn token() -> Result<Isa> {
+        Isa::current()
     }
 
     #[inline(always)]
-    fn run<K: Kernel>(path: Path, kernel: K) -> K::Output {
-        path.run(kernel)
+    fn run<K: Kernel>(token: Isa, kernel: K) -> K::Output {
+        token.run(kernel)
     }
 
     #[inline(always)]
@@ -123,15 +123,15 @@ unsafe impl Element for f32 {
 
 // SAFETY: any 16 bits are one.
 unsafe impl Element for bf16 {
-    type Path = Bfloat;
+    type Token = Avx512Bf16Token;
 
-    fn path() -> Result<Bfloat> {
-        Bfloat::current()
+    fn token() -> Result<Avx512Bf16Token> {
+        Avx512Bf16Token::current()
     }
 
     #[inline(always)]
-    fn run<K: Kernel>(path: Bfloat, kernel: K) -> K::Output {
-        path.run(kernel)
+    fn run<K: Kernel>(token: Avx512Bf16Token, kernel: K) -> K::Output {
+        token.run(kernel)
     }
 
     #[inline(always)]
@@ -185,15 +185,15 @@ unsafe impl Element for bf16 {
 
 // SAFETY: any 16 bits are one.
 unsafe impl Element for i16 {
-    type Path = Pairs;
+    type Token = Avx2MaddToken;
 
-    fn path() -> Result<Pairs> {
-        Pairs::current()
+    fn token() -> Result<Avx2MaddToken> {
+        Avx2MaddToken::current()
     }
 
     #[inline(always)]
-    fn run<K: Kernel>(path: Pairs, kernel: K) -> K::Output {
-        path.run(kernel)
+    fn run<K: Kernel>(token: Avx2MaddToken, kernel: K) -> K::Output {
+        token.run(kernel)
     }
 
     #[inline(always)]
@@ -242,7 +242,7 @@ unsafe impl Element for i16 {
 
 /// `$body` with `$element` standing for the type of `$of`'s numbers. Layers ask [`super::takes`] first, so
 /// that whatever is not bf16 is `f32`, or an error when its numbers are read.
-macro_rules! of_type {
+macro_rules! match_dtype {
     ($of:expr, $element:ident => $body:expr) => {{
         #[allow(unused_imports, reason = "a tensor needs no trait to tell its type")]
         use candle_core::backend::BackendStorage as _;
@@ -255,7 +255,7 @@ macro_rules! of_type {
         }
     }};
 }
-pub(super) use of_type;
+pub(super) use match_dtype;
 
 #[cfg(test)]
 mod tests {

@@ -5,9 +5,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
-use super::element::{Element, of_type};
-use super::path::Kernel;
-use super::scratch::results;
+use super::element::{Element, match_dtype};
+use super::isa::Kernel;
+use super::scratch::uninit_output;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
@@ -83,16 +83,16 @@ impl CustomOp1 for Activation {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        of_type!(x, E => self.run::<E>(x, layout))
+        match_dtype!(x, E => self.run::<E>(x, layout))
     }
 }
 
 impl Activation {
     fn run<E: Element>(self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         const PIECE: usize = 1 << 14;
-        let path = E::path()?;
+        let token = E::token()?;
         let x = contiguous::<E>(x, layout)?;
-        let mut out = results(x.len());
+        let mut out = uninit_output(x.len());
         let parts = out.chunks_mut(PIECE).zip(x.chunks(PIECE)).collect();
         tasks::each(8 * x.len(), parts, |(out, x)| {
             let apply = Apply {
@@ -100,7 +100,7 @@ impl Activation {
                 out,
                 activation: self,
             };
-            E::run(path, apply);
+            E::run(token, apply);
         });
         Ok((E::storage(out), layout.shape().clone()))
     }

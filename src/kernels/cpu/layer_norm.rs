@@ -2,9 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 
-use super::element::{Element, of_type};
-use super::path::Kernel;
-use super::scratch::results;
+use super::element::{Element, match_dtype};
+use super::isa::Kernel;
+use super::scratch::uninit_output;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
@@ -28,20 +28,20 @@ impl CustomOp1 for LayerNormOp<'_> {
         if size == 0 || self.bias.len() != size || layout.dims().last() != Some(&size) {
             bail!("a layer norm of {size} does not fit {layout:?}");
         }
-        of_type!(x, E => self.run::<E>(x, layout))
+        match_dtype!(x, E => self.run::<E>(x, layout))
     }
 }
 
 impl LayerNormOp<'_> {
     fn run<E: Element>(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let size = self.weight.len();
-        let path = E::path()?;
+        let token = E::token()?;
         let x = contiguous::<E>(x, layout)?;
-        let mut out = results(x.len());
+        let mut out = uninit_output(x.len());
         let piece = PIECE.div_ceil(size) * size;
         let parts = out.chunks_mut(piece).zip(x.chunks(piece)).collect();
         tasks::each(4 * x.len(), parts, |(out, x)| {
-            E::run(path, Rows { x, out, op: self });
+            E::run(token, Rows { x, out, op: self });
         });
         Ok((E::storage(out), layout.shape().clone()))
     }

@@ -4,9 +4,9 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, bail};
 
 use half::bf16;
 
-use super::micro::{Factor, Finish, Lhs, Out, multiply};
+use super::micro::{Dst, Epilogue, GemmElement, Lhs, multiply};
 use super::panels::{Panel, Panels};
-use super::scratch::{Scratch, results};
+use super::scratch::{Scratch, uninit_output};
 use super::{contiguous, tasks};
 
 /// A layer's weight as the product wants it.
@@ -27,15 +27,22 @@ impl PackedLinear {
     /// Packs `weight [outputs, inputs]` for rows of type `dtype`.
     ///
     /// # Errors
-    /// As [`Path::current`](super::path::Path::current); for bf16 as [`Bfloat::current`](super::Bfloat::current).
+    /// As [`Isa::current`](super::isa::Isa::current); for bf16 as [`Avx512Bf16Token::current`](super::Avx512Bf16Token::current).
     pub fn new(
         (inputs, outputs): (usize, usize),
         dtype: DType,
         weight: &[f32],
         bias: Vec<f32>,
     ) -> Result<Self> {
-        fn pack<T: Factor>(size: (usize, usize), weight: &[f32]) -> Result<Panels<T>> {
-            Ok(Panels::new(T::path()?, size, size.0, weight, size.0, |k| k))
+        fn pack<T: GemmElement>(size: (usize, usize), weight: &[f32]) -> Result<Panels<T>> {
+            Ok(Panels::new(
+                T::token()?,
+                size,
+                size.0,
+                weight,
+                size.0,
+                |k| k,
+            ))
         }
         let weight = match dtype {
             DType::BF16 => Packed::Bf16(pack((inputs, outputs), weight)?),
@@ -62,7 +69,7 @@ impl CustomOp1 for LinearOp<'_> {
 }
 
 impl LinearOp<'_> {
-    fn run<T: Factor>(
+    fn run<T: GemmElement>(
         &self,
         weight: &Panels<T>,
         x: &CpuStorage,
@@ -76,7 +83,7 @@ impl LinearOp<'_> {
         }
         let x = contiguous::<T>(x, layout)?;
         let lhs = Lhs::rows(x, inputs, inputs);
-        let mut out = results(rows * outputs);
+        let mut out = uninit_output(rows * outputs);
         // The weight is read once: each task takes one panel, and all rows.
         let mut products = Scratch::<T>::new(rows * outputs);
         let mut rest = &mut *products;
@@ -87,16 +94,16 @@ impl LinearOp<'_> {
             rest = others;
         }
         tasks::each(out.len() * inputs, parts, |(panel, part)| {
-            let finish = Finish {
+            let finish = Epilogue {
                 bias: bias.get(panel.first..panel.first + panel.columns),
-                ..Finish::default()
+                ..Epilogue::default()
             };
-            let mut out = Out {
+            let mut out = Dst {
                 data: part,
                 at: 0,
                 row: panel.columns,
             };
-            multiply(weight.path(), rows, lhs, panel, &mut out, finish);
+            multiply(weight.token(), rows, lhs, panel, &mut out, finish);
         });
         let mut from = &*products;
         for panel in weight.iter() {

@@ -9,59 +9,59 @@
 use half::bf16;
 
 use super::element::Element;
+use super::isa::{Isa, Kernel};
 use super::panels::Panel;
-use super::path::{Kernel, Path};
 use super::simd::Simd;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512Bf16};
 
 /// A type of factors: what a product is made of.
-pub(super) trait Factor: Element {
+pub(super) trait GemmElement: Element {
     /// Numbers of the depth that are multiplied and added in one step.
-    const DEEP: usize;
+    const DEPTH_STEP: usize;
 
     /// Runs a product as compiled for the path.
-    fn multiply<O: Element>(path: Self::Path, product: Product<'_, '_, Self, O>);
+    fn multiply<O: Element>(token: Self::Token, product: Product<'_, '_, Self, O>);
 }
 
-impl Factor for f32 {
-    const DEEP: usize = 1;
+impl GemmElement for f32 {
+    const DEPTH_STEP: usize = 1;
 
     #[inline(always)]
-    fn multiply<O: Element>(path: Path, product: Product<'_, '_, f32, O>) {
-        path.run(product);
+    fn multiply<O: Element>(token: Isa, product: Product<'_, '_, f32, O>) {
+        token.run(product);
     }
 }
 
-impl Factor for bf16 {
-    const DEEP: usize = 2;
+impl GemmElement for bf16 {
+    const DEPTH_STEP: usize = 2;
 
     #[inline(always)]
-    fn multiply<O: Element>(path: Self::Path, product: Product<'_, '_, bf16, O>) {
-        path.multiply(product);
+    fn multiply<O: Element>(token: Self::Token, product: Product<'_, '_, bf16, O>) {
+        token.multiply(product);
     }
 }
 
-impl Factor for i16 {
-    const DEEP: usize = 2;
+impl GemmElement for i16 {
+    const DEPTH_STEP: usize = 2;
 
     #[inline(always)]
-    fn multiply<O: Element>(path: Self::Path, product: Product<'_, '_, i16, O>) {
-        path.multiply(product);
+    fn multiply<O: Element>(token: Self::Token, product: Product<'_, '_, i16, O>) {
+        token.multiply(product);
     }
 }
 
 /// One step of a product on the vectors of a path.
-pub(super) trait Step<S: Simd>: Factor {
+pub(super) trait MicroKernel<S: Simd>: GemmElement {
     type Factors: Copy;
 
-    /// `LANES` groups of `DEEP` numbers.
+    /// `LANES` groups of `DEPTH_STEP` numbers.
     ///
     /// # Safety
     /// `from` points to as many readable numbers.
     unsafe fn columns(simd: S, from: *const Self) -> Self::Factors;
 
-    /// A group of `DEEP` numbers, for every lane.
+    /// A group of `DEPTH_STEP` numbers, for every lane.
     ///
     /// # Safety
     /// `from` points to as many readable numbers.
@@ -75,12 +75,12 @@ pub(super) trait Step<S: Simd>: Factor {
 
     /// The sum as numbers.
     #[inline(always)]
-    fn finished(_: S, sum: S::V) -> S::V {
+    fn finish_sum(_: S, sum: S::V) -> S::V {
         sum
     }
 }
 
-impl<S: Simd> Step<S> for f32 {
+impl<S: Simd> MicroKernel<S> for f32 {
     type Factors = S::V;
 
     #[inline(always)]
@@ -107,7 +107,7 @@ impl<S: Simd> Step<S> for f32 {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Step<Avx512Bf16> for bf16 {
+impl MicroKernel<Avx512Bf16> for bf16 {
     type Factors = std::arch::x86_64::__m512i;
 
     #[inline(always)]
@@ -140,7 +140,7 @@ impl Step<Avx512Bf16> for bf16 {
 
 /// Sums are integers of 32 bits until they are finished.
 #[cfg(target_arch = "x86_64")]
-impl Step<Avx2> for i16 {
+impl MicroKernel<Avx2> for i16 {
     type Factors = std::arch::x86_64::__m256i;
 
     #[inline(always)]
@@ -171,7 +171,7 @@ impl Step<Avx2> for i16 {
     }
 
     #[inline(always)]
-    fn finished(simd: Avx2, sum: <Avx2 as Simd>::V) -> <Avx2 as Simd>::V {
+    fn finish_sum(simd: Avx2, sum: <Avx2 as Simd>::V) -> <Avx2 as Simd>::V {
         simd.numbers(sum)
     }
 }
@@ -203,7 +203,7 @@ impl<'a, T> Lhs<'a, T> {
 }
 
 /// Where the result goes: element (r, j) is `data[at + r · row + j]`.
-pub(super) struct Out<'a, O = f32> {
+pub(super) struct Dst<'a, O = f32> {
     pub data: &'a mut [O],
     pub at: usize,
     pub row: usize,
@@ -211,7 +211,7 @@ pub(super) struct Out<'a, O = f32> {
 
 /// What happens to a sum before it is stored.
 #[derive(Clone, Copy)]
-pub(super) struct Finish<'a, O = f32> {
+pub(super) struct Epilogue<'a, O = f32> {
     /// Added: an earlier part of the same sums, rows of all the numbers of the panel's vectors.
     pub partial: Option<&'a [f32]>,
     /// One number for each of the panel's columns.
@@ -222,15 +222,15 @@ pub(super) struct Finish<'a, O = f32> {
     pub relu: bool,
 }
 
-impl<O> Finish<'_, O> {
+impl<O> Epilogue<'_, O> {
     /// Whether sums are stored as they are.
     #[inline(always)]
-    fn is_plain(&self) -> bool {
+    fn is_identity(&self) -> bool {
         self.partial.is_none() && self.bias.is_none() && self.residual.is_none() && !self.relu
     }
 }
 
-impl<O> Default for Finish<'_, O> {
+impl<O> Default for Epilogue<'_, O> {
     /// Sums are stored as they are.
     fn default() -> Self {
         Self {
@@ -247,13 +247,13 @@ impl<O> Default for Finish<'_, O> {
 ///
 /// # Panics
 /// When a slice is too short, which would be a mistake in the calling operator.
-pub(super) fn multiply<T: Factor, O: Element>(
-    path: T::Path,
+pub(super) fn multiply<T: GemmElement, O: Element>(
+    token: T::Token,
     rows: usize,
     lhs: Lhs<'_, T>,
     panel: Panel<'_, T>,
-    out: &mut Out<'_, O>,
-    finish: Finish<'_, O>,
+    out: &mut Dst<'_, O>,
+    finish: Epilogue<'_, O>,
 ) {
     let product = Product {
         rows,
@@ -262,7 +262,7 @@ pub(super) fn multiply<T: Factor, O: Element>(
         out,
         finish,
     };
-    T::multiply(path, product);
+    T::multiply(token, product);
 }
 
 /// What [`multiply`] does.
@@ -270,8 +270,8 @@ pub(super) struct Product<'a, 'b, T, O> {
     rows: usize,
     lhs: Lhs<'a, T>,
     panel: Panel<'a, T>,
-    out: &'a mut Out<'b, O>,
-    finish: Finish<'a, O>,
+    out: &'a mut Dst<'b, O>,
+    finish: Epilogue<'a, O>,
 }
 
 impl<O: Element> Kernel for Product<'_, '_, f32, O> {
@@ -283,12 +283,12 @@ impl<O: Element> Kernel for Product<'_, '_, f32, O> {
     }
 }
 
-impl<T: Factor, O: Element> Product<'_, '_, T, O> {
+impl<T: GemmElement, O: Element> Product<'_, '_, T, O> {
     /// Must only be called in code that is compiled for the path of `S`.
     #[inline(always)]
     pub(super) fn run_on<S: Simd>(self, simd: S)
     where
-        T: Step<S>,
+        T: MicroKernel<S>,
     {
         let Self {
             rows,
@@ -310,9 +310,9 @@ impl<T: Factor, O: Element> Product<'_, '_, T, O> {
             assert!(last <= lhs.data.len(), "left-hand side of a product");
         }
         let width = panel.vectors * S::LANES;
-        let steps = lhs.segments.saturating_mul(lhs.run.div_ceil(T::DEEP));
+        let steps = lhs.segments.saturating_mul(lhs.run.div_ceil(T::DEPTH_STEP));
         assert!(
-            panel.data.len() == steps.saturating_mul(width * T::DEEP)
+            panel.data.len() == steps.saturating_mul(width * T::DEPTH_STEP)
                 && panel.columns <= width
                 && (1..=S::VECTORS.min(4)).contains(&panel.vectors)
                 && S::VECTORS * S::LANES <= WIDEST,
@@ -357,7 +357,7 @@ struct Job<'a, T, O> {
     from: usize,
     lhs: Lhs<'a, T>,
     panel: Panel<'a, T>,
-    finish: Finish<'a, O>,
+    finish: Epilogue<'a, O>,
 }
 
 /// [`tile`] of `count` rows, 1 to 9.
@@ -365,11 +365,11 @@ struct Job<'a, T, O> {
 /// # Safety
 /// As for [`tile`], with `count` for M.
 #[inline(always)]
-unsafe fn tiles<S: Simd, T: Step<S>, O: Element, const N: usize>(
+unsafe fn tiles<S: Simd, T: MicroKernel<S>, O: Element, const N: usize>(
     simd: S,
     count: usize,
     job: &Job<'_, T, O>,
-    out: &mut Out<'_, O>,
+    out: &mut Dst<'_, O>,
 ) {
     if N > S::VECTORS || count > S::ROWS {
         return;
@@ -394,7 +394,7 @@ unsafe fn tiles<S: Simd, T: Step<S>, O: Element, const N: usize>(
 ///
 /// # Safety
 /// For all of these rows r, runs s and i < run, `r · row + s · segment + i` lies in `lhs.data`;
-/// `panel.data` has `segments · ⌈run / DEEP⌉ · N · LANES · DEEP` numbers; for all of these rows and the
+/// `panel.data` has `segments · ⌈run / DEPTH_STEP⌉ · N · LANES · DEPTH_STEP` numbers; for all of these rows and the
 /// panel's columns, `at + r · row + j` lies in `out.data` and, if given, in `residual`, and j in `bias`;
 /// `partial`, if given, has a row of `N · LANES` numbers for all of these rows.
 #[inline(always)]
@@ -402,10 +402,10 @@ unsafe fn tiles<S: Simd, T: Step<S>, O: Element, const N: usize>(
     clippy::needless_range_loop,
     reason = "plain indices are what compilers keep in registers"
 )]
-unsafe fn tile<S: Simd, T: Step<S>, O: Element, const M: usize, const N: usize>(
+unsafe fn tile<S: Simd, T: MicroKernel<S>, O: Element, const M: usize, const N: usize>(
     simd: S,
     job: &Job<'_, T, O>,
-    out: &mut Out<'_, O>,
+    out: &mut Dst<'_, O>,
 ) {
     let Job {
         from,
@@ -414,9 +414,9 @@ unsafe fn tile<S: Simd, T: Step<S>, O: Element, const M: usize, const N: usize>(
         finish,
     } = job;
     let mut sums = [[simd.splat(0.0); N]; M];
-    // SAFETY: step d of run s, with ⌈run / DEEP⌉ steps a run, reads row s · ⌈run / DEEP⌉ + d of the panel's
-    // N · LANES · DEEP numbers, of which there are that many by the caller's promise; row m of the tile is
-    // row `from + m` of the left-hand side, of which a step reads numbers d · DEEP to (d + 1) · DEEP of
+    // SAFETY: step d of run s, with ⌈run / DEPTH_STEP⌉ steps a run, reads row s · ⌈run / DEPTH_STEP⌉ + d of the panel's
+    // N · LANES · DEPTH_STEP numbers, of which there are that many by the caller's promise; row m of the tile is
+    // row `from + m` of the left-hand side, of which a step reads numbers d · DEPTH_STEP to (d + 1) · DEPTH_STEP of
     // run s where all of these are in the run, else only the first, which lie in its slice by the
     // caller's promise. `wrapping_add` only makes pointers that are not read, past the last run.
     unsafe {
@@ -426,37 +426,37 @@ unsafe fn tile<S: Simd, T: Step<S>, O: Element, const M: usize, const N: usize>(
                 .data
                 .as_ptr()
                 .wrapping_add(from * lhs.row + s * lhs.segment);
-            for _ in 0..lhs.run / T::DEEP {
+            for _ in 0..lhs.run / T::DEPTH_STEP {
                 let columns: [T::Factors; N] =
-                    std::array::from_fn(|j| T::columns(simd, b.add(j * S::LANES * T::DEEP)));
+                    std::array::from_fn(|j| T::columns(simd, b.add(j * S::LANES * T::DEPTH_STEP)));
                 for (m, sums) in sums.iter_mut().enumerate() {
                     let value = T::row(simd, a.add(m * lhs.row));
                     for (sum, column) in sums.iter_mut().zip(columns) {
                         *sum = T::multiply_add(simd, value, column, *sum);
                     }
                 }
-                b = b.wrapping_add(N * S::LANES * T::DEEP);
-                a = a.wrapping_add(T::DEEP);
+                b = b.wrapping_add(N * S::LANES * T::DEPTH_STEP);
+                a = a.wrapping_add(T::DEPTH_STEP);
             }
-            if !lhs.run.is_multiple_of(T::DEEP) {
+            if !lhs.run.is_multiple_of(T::DEPTH_STEP) {
                 let columns: [T::Factors; N] =
-                    std::array::from_fn(|j| T::columns(simd, b.add(j * S::LANES * T::DEEP)));
+                    std::array::from_fn(|j| T::columns(simd, b.add(j * S::LANES * T::DEPTH_STEP)));
                 for (m, sums) in sums.iter_mut().enumerate() {
                     let value = T::rest(simd, *a.add(m * lhs.row));
                     for (sum, column) in sums.iter_mut().zip(columns) {
                         *sum = T::multiply_add(simd, value, column, *sum);
                     }
                 }
-                b = b.wrapping_add(N * S::LANES * T::DEEP);
+                b = b.wrapping_add(N * S::LANES * T::DEPTH_STEP);
             }
         }
     }
     for m in 0..M {
         for j in 0..N {
-            sums[m][j] = T::finished(simd, sums[m][j]);
+            sums[m][j] = T::finish_sum(simd, sums[m][j]);
         }
     }
-    if finish.is_plain() && panel.columns == N * S::LANES {
+    if finish.is_identity() && panel.columns == N * S::LANES {
         for m in 0..M {
             for j in 0..N {
                 let at = out.at + (from + m) * out.row + j * S::LANES;
@@ -520,8 +520,8 @@ fn finish_edge<O: Element>(
     sums: &[f32; WIDEST],
     (partial, columns): (Option<&[f32]>, usize),
     at: usize,
-    out: &mut Out<'_, O>,
-    finish: &Finish<'_, O>,
+    out: &mut Dst<'_, O>,
+    finish: &Epilogue<'_, O>,
 ) {
     let place = at..at + columns;
     let Some(to) = out.data.get_mut(place.clone()) else {
@@ -583,7 +583,7 @@ mod tests {
     }
 
     impl Case {
-        fn check<T: Factor, O: Element + std::fmt::Debug>(&self, path: T::Path) {
+        fn check<T: GemmElement, O: Element + std::fmt::Debug>(&self, token: T::Token) {
             let &Case {
                 rows,
                 segments,
@@ -603,12 +603,12 @@ mod tests {
             let partial = numbers(rows * 48, 6);
             let before: Vec<O> = vec![O::of(0.5); rows * columns + 3];
             let mut data = before.clone();
-            let panels = Panels::<T>::new(path, (depth, columns), run, &b, 1, |k| k * columns);
+            let panels = Panels::<T>::new(token, (depth, columns), run, &b, 1, |k| k * columns);
             let mut width_of = vec![(0, 0); columns];
             for panel in panels.iter() {
                 let of_panel = panel.first..panel.first + panel.columns;
                 width_of[of_panel.clone()].fill((panel.first, panel.width));
-                let finish = Finish {
+                let finish = Epilogue {
                     partial: with_partial.then_some(&partial[..]),
                     bias: with_bias.then(|| &bias[of_panel]),
                     residual: with_residual.then_some(&of_result[..]),
@@ -621,12 +621,12 @@ mod tests {
                     segment,
                     run,
                 };
-                let mut out = Out {
+                let mut out = Dst {
                     data: &mut data,
                     at: 3 + panel.first,
                     row: columns,
                 };
-                multiply(path, rows, lhs, panel, &mut out, finish);
+                multiply(token, rows, lhs, panel, &mut out, finish);
             }
             assert_eq!(&data[..3], &before[..3]);
             for r in 0..rows {
@@ -653,7 +653,7 @@ mod tests {
                     if relu {
                         expected = expected.max(0.0);
                     }
-                    assert_eq!(data[at], O::of(expected), "{path:?} row {r} column {j}");
+                    assert_eq!(data[at], O::of(expected), "{token:?} row {r} column {j}");
                 }
             }
         }
@@ -664,12 +664,12 @@ mod tests {
 
         #[test]
         fn products_are_exact(case in cases()) {
-            for path in Path::all() {
-                case.check::<f32, f32>(path);
+            for token in Isa::all() {
+                case.check::<f32, f32>(token);
             }
-            if let Ok(path) = bf16::path() {
-                case.check::<bf16, f32>(path);
-                case.check::<bf16, bf16>(path);
+            if let Ok(token) = bf16::token() {
+                case.check::<bf16, f32>(token);
+                case.check::<bf16, bf16>(token);
             }
         }
 
@@ -682,7 +682,7 @@ mod tests {
             columns in 1usize..70,
             seed in any::<u64>(),
         ) {
-            let Ok(path) = bf16::path() else { return Ok(()) };
+            let Ok(token) = bf16::token() else { return Ok(()) };
             let mut state = seed;
             let mut draw = |count: usize| -> Vec<bf16> {
                 let mut next = || {
@@ -692,12 +692,12 @@ mod tests {
                 (0..count).map(|_| next()).collect()
             };
             let (a, b) = (draw(rows * depth), draw(depth * columns));
-            let panels = Panels::<bf16>::new(path, (depth, columns), depth, &b, 1, |k| k * columns);
+            let panels = Panels::<bf16>::new(token, (depth, columns), depth, &b, 1, |k| k * columns);
             let mut data = vec![0f32; rows * columns];
             for panel in panels.iter() {
-                let mut out = Out { data: &mut data, at: panel.first, row: columns };
+                let mut out = Dst { data: &mut data, at: panel.first, row: columns };
                 let lhs = Lhs::rows(&a, depth, depth);
-                multiply(path, rows, lhs, panel, &mut out, Finish::default());
+                multiply(token, rows, lhs, panel, &mut out, Epilogue::default());
             }
             for r in 0..rows {
                 for j in 0..columns {
@@ -716,24 +716,24 @@ mod tests {
 
     #[test]
     fn relu_keeps_nan() {
-        for path in Path::all() {
+        for token in Isa::all() {
             for columns in [1, 16] {
-                let panels = Panels::<f32>::new(path, (1, columns), 1, &[1f32; 16], 1, |_| 0);
+                let panels = Panels::<f32>::new(token, (1, columns), 1, &[1f32; 16], 1, |_| 0);
                 let mut data = vec![0.0; columns];
                 let panel = panels.iter().next().unwrap();
-                let finish = Finish {
+                let finish = Epilogue {
                     relu: true,
-                    ..Finish::default()
+                    ..Epilogue::default()
                 };
                 let lhs = Lhs::rows(&[f32::NAN], 1, 1);
                 let (at, row) = (0, columns);
-                let mut out = Out {
+                let mut out = Dst {
                     data: &mut data,
                     at,
                     row,
                 };
-                multiply(path, 1, lhs, panel, &mut out, finish);
-                assert!(data[0].is_nan(), "{path:?}");
+                multiply(token, 1, lhs, panel, &mut out, finish);
+                assert!(data[0].is_nan(), "{token:?}");
             }
         }
     }
@@ -741,22 +741,22 @@ mod tests {
     #[test]
     #[should_panic(expected = "left-hand side")]
     fn rows_beyond_their_slice_are_noticed() {
-        let path = Path::named("scalar").unwrap();
-        let panels = Panels::<f32>::new(path, (2, 1), 2, &[1f32; 2], 1, |k| k);
+        let token = Isa::named("scalar").unwrap();
+        let panels = Panels::<f32>::new(token, (2, 1), 2, &[1f32; 2], 1, |k| k);
         let panel = panels.iter().next().unwrap();
         let mut data = [0.0; 3];
-        let mut out = Out {
+        let mut out = Dst {
             data: &mut data,
             at: 0,
             row: 1,
         };
         multiply(
-            path,
+            token,
             3,
             Lhs::rows(&[1.0; 5], 2, 2),
             panel,
             &mut out,
-            Finish::default(),
+            Epilogue::default(),
         );
     }
 }

@@ -2,17 +2,17 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, bail};
 
-use super::element::{Element, of_type};
+use super::element::{Element, match_dtype};
 use super::exp::silu;
-use super::path::Kernel;
-use super::scratch::{Scratch, results};
+use super::isa::Kernel;
+use super::scratch::{Scratch, uninit_output};
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
 /// Arguments: `x [n, h, w, channels]`, contiguous, and with three, `scale` and `shift [n, channels]`, whose
 /// rows may lie apart. The result is `((x - mean) / √(var + eps) · weight + bias) · (1 + scale) + shift`,
 /// activated on request.
-pub(in crate::kernels) struct NormOp<'a> {
+pub(in crate::kernels) struct GroupNormOp<'a> {
     pub groups: usize,
     pub eps: f64,
     pub weight: &'a [f32],
@@ -45,7 +45,7 @@ struct Rows {
 impl Rows {
     /// Of any type and with any strides but 0 from a channel to the next.
     fn new(storage: &CpuStorage, layout: &Layout, dims: (usize, usize)) -> Result<Self> {
-        of_type!(storage, E => Self::read::<E>(storage, layout, dims))
+        match_dtype!(storage, E => Self::read::<E>(storage, layout, dims))
     }
 
     fn read<E: Element>(
@@ -79,17 +79,17 @@ impl Rows {
     }
 }
 
-impl CustomOp1 for NormOp<'_> {
+impl CustomOp1 for GroupNormOp<'_> {
     fn name(&self) -> &'static str {
         "group norm"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        of_type!(x, E => self.run::<E>(x, layout, None))
+        match_dtype!(x, E => self.run::<E>(x, layout, None))
     }
 }
 
-impl CustomOp3 for NormOp<'_> {
+impl CustomOp3 for GroupNormOp<'_> {
     fn name(&self) -> &'static str {
         "group norm"
     }
@@ -106,11 +106,11 @@ impl CustomOp3 for NormOp<'_> {
         let (n, _, _, channels) = layout.shape().dims4()?;
         let scale = Rows::new(scale, scale_layout, (n, channels))?;
         let shift = Rows::new(shift, shift_layout, (n, channels))?;
-        of_type!(x, E => self.run::<E>(x, layout, Some((scale, shift))))
+        match_dtype!(x, E => self.run::<E>(x, layout, Some((scale, shift))))
     }
 }
 
-impl NormOp<'_> {
+impl GroupNormOp<'_> {
     fn run<E: Element>(
         &self,
         x: &CpuStorage,
@@ -128,9 +128,9 @@ impl NormOp<'_> {
                 self.weight.len()
             );
         }
-        let path = E::path()?;
+        let token = E::token()?;
         let x = contiguous::<E>(x, layout)?;
-        let mut out = results(x.len());
+        let mut out = uninit_output(x.len());
         if !out.is_empty() {
             let area = height * width;
             // A function of the image's shape alone: the pieces' sums are added in order.
@@ -146,7 +146,7 @@ impl NormOp<'_> {
                 parts,
                 |(sums, (image, x)): (&mut Sums, (&[E], &[E]))| {
                     let origin = image.get(..channels).unwrap_or_default();
-                    *sums = E::run(path, Sum { x, origin });
+                    *sums = E::run(token, Sum { x, origin });
                 },
             );
 
@@ -178,7 +178,7 @@ impl NormOp<'_> {
                         affine,
                         silu: self.silu,
                     };
-                    E::run(path, apply);
+                    E::run(token, apply);
                 },
             );
         }

@@ -2,9 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, bail};
 
-use super::element::{Element, of_type};
-use super::path::Kernel;
-use super::scratch::results;
+use super::element::{Element, match_dtype};
+use super::isa::Kernel;
+use super::scratch::uninit_output;
 use super::simd::Simd;
 use super::{contiguous, tasks};
 
@@ -39,8 +39,8 @@ impl CustomOp2 for PairwiseOp {
         }
         let (x, y) = ((x, x_layout), (y, y_layout));
         match self {
-            Self::Sum => of_type!(x.0, E => combine::<E, _>(x, y, |x, y| x + y)),
-            Self::Product => of_type!(x.0, E => combine::<E, _>(x, y, |x, y| x * y)),
+            Self::Sum => match_dtype!(x.0, E => combine::<E, _>(x, y, |x, y| x + y)),
+            Self::Product => match_dtype!(x.0, E => combine::<E, _>(x, y, |x, y| x * y)),
         }
     }
 }
@@ -51,14 +51,14 @@ fn combine<E: Element, F: Fn(f32, f32) -> f32 + Copy + Send + Sync>(
     f: F,
 ) -> Result<(CpuStorage, Shape)> {
     const PIECE: usize = 1 << 15;
-    let path = E::path()?;
+    let token = E::token()?;
     let x = contiguous::<E>(x, x_layout)?;
     let y = contiguous::<E>(y, y_layout)?;
-    let mut out = results(x.len());
+    let mut out = uninit_output(x.len());
     let from = x.chunks(PIECE).zip(y.chunks(PIECE));
     let parts = out.chunks_mut(PIECE).zip(from).collect();
     tasks::each(2 * x.len(), parts, |(out, (x, y))| {
-        E::run(path, Combine { x, y, out, f });
+        E::run(token, Combine { x, y, out, f });
     });
     Ok((E::storage(out), x_layout.shape().clone()))
 }

@@ -1,9 +1,9 @@
 //! The right-hand side of a product, rearranged once for the micro-kernel.
 
 use super::element::Element;
-use super::micro::Factor;
-use super::path::Tile;
-use super::scratch::{Scratch, results};
+use super::isa::Tile;
+use super::micro::GemmElement;
+use super::scratch::{Scratch, uninit_output};
 use super::tasks;
 
 /// Rows that are turned together: a cache line of each column.
@@ -16,8 +16,8 @@ const ROWS: usize = 16;
 /// column by column. A step stays within one run of the left-hand side's: where a run does not divide,
 /// the missing rows are 0.
 #[derive(Debug, Clone)]
-pub(super) struct Panels<T: Factor = f32> {
-    path: T::Path,
+pub(super) struct Panels<T: GemmElement = f32> {
+    token: T::Token,
     tile: Tile,
     depth: usize,
     steps: usize,
@@ -49,12 +49,12 @@ pub(super) struct Panel<'a, T = f32> {
     pub data: &'a [T],
 }
 
-impl<T: Factor> Panels<T> {
+impl<T: GemmElement> Panels<T> {
     /// An empty one, to be filled.
-    pub fn empty(path: T::Path) -> Self {
+    pub fn empty(token: T::Token) -> Self {
         Self {
-            path,
-            tile: T::tile(path),
+            token,
+            tile: T::tile(token),
             depth: 0,
             steps: 0,
             columns: 0,
@@ -66,14 +66,14 @@ impl<T: Factor> Panels<T> {
     /// Packs the matrix whose row `k` begins at `source[at(k)]` and whose columns are `step` apart, for a
     /// left-hand side whose runs have `run` numbers.
     pub fn new<E: Element>(
-        path: T::Path,
+        token: T::Token,
         (depth, columns): (usize, usize),
         run: usize,
         source: &[E],
         step: usize,
         at: impl Fn(usize) -> usize,
     ) -> Self {
-        let mut packed = Self::empty(path);
+        let mut packed = Self::empty(token);
         packed.fill((depth, columns), run, source, step, at);
         packed
     }
@@ -88,27 +88,31 @@ impl<T: Factor> Panels<T> {
         at: impl Fn(usize) -> usize,
     ) {
         let tile = self.tile;
-        let of_run = run.div_ceil(T::DEEP);
+        let of_run = run.div_ceil(T::DEPTH_STEP);
         self.steps = depth.checked_div(run).unwrap_or(0) * of_run;
         (self.depth, self.columns) = (depth, columns);
-        self.panels = places(columns, self.steps * T::DEEP, tile);
+        self.panels = places(columns, self.steps * T::DEPTH_STEP, tile);
         let vectors: usize = self.panels.iter().map(|panel| panel.vectors).sum();
         self.data.clear();
         let zero = T::of(0.0);
-        let count = vectors * tile.lanes * T::DEEP * self.steps;
+        let count = vectors * tile.lanes * T::DEPTH_STEP * self.steps;
         self.data.resize(count, zero);
         let mut rest = self.data.as_mut_slice();
         for place in &self.panels {
             let width = place.vectors * tile.lanes;
-            let (panel, others) = rest.split_at_mut(width * T::DEEP * self.steps);
+            let (panel, others) = rest.split_at_mut(width * T::DEPTH_STEP * self.steps);
             rest = others;
             let inside = width.min(columns - place.first);
-            for (index, row) in panel.chunks_exact_mut(width * T::DEEP).enumerate() {
-                let (of, within) = (index / of_run, index % of_run * T::DEEP);
-                for deep in 0..T::DEEP.min(run - within) {
+            for (index, row) in panel.chunks_exact_mut(width * T::DEPTH_STEP).enumerate() {
+                let (of, within) = (index / of_run, index % of_run * T::DEPTH_STEP);
+                for deep in 0..T::DEPTH_STEP.min(run - within) {
                     let k = of * run + within + deep;
                     let from = source.get(at(k) + place.first * step..).unwrap_or_default();
-                    let to = row.iter_mut().skip(deep).step_by(T::DEEP).take(inside);
+                    let to = row
+                        .iter_mut()
+                        .skip(deep)
+                        .step_by(T::DEPTH_STEP)
+                        .take(inside);
                     if step == 1 {
                         for (to, from) in to.zip(from) {
                             *to = T::of(from.get());
@@ -124,8 +128,8 @@ impl<T: Factor> Panels<T> {
     }
 
     /// The path that it was packed for.
-    pub fn path(&self) -> T::Path {
-        self.path
+    pub fn token(&self) -> T::Token {
+        self.token
     }
 
     /// Rows of the matrix.
@@ -143,7 +147,7 @@ impl<T: Factor> Panels<T> {
         let lanes = self.tile.lanes;
         self.panels.iter().map(move |place| {
             let width = place.vectors * lanes;
-            let len = width * T::DEEP * self.steps;
+            let len = width * T::DEPTH_STEP * self.steps;
             let data = self.data.get(place.offset..place.offset + len);
             Panel {
                 first: place.first,
@@ -156,22 +160,22 @@ impl<T: Factor> Panels<T> {
     }
 }
 
-impl<T: Factor> Panels<T> {
+impl<T: GemmElement> Panels<T> {
     /// Packs the matrix whose column `j` is what `write(j, ..)` writes: `depth` numbers, all of them.
     pub fn from_columns(
-        path: T::Path,
+        token: T::Token,
         (depth, columns): (usize, usize),
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Self {
-        let tile = T::tile(path);
-        let (lanes, steps) = (tile.lanes, depth.div_ceil(T::DEEP));
-        let panels = places(columns, steps * T::DEEP, tile);
+        let tile = T::tile(token);
+        let (lanes, steps) = (tile.lanes, depth.div_ceil(T::DEPTH_STEP));
+        let panels = places(columns, steps * T::DEPTH_STEP, tile);
         let vectors: usize = panels.iter().map(|panel| panel.vectors).sum();
-        let mut data = results::<T>(vectors * lanes * T::DEEP * steps);
+        let mut data = uninit_output::<T>(vectors * lanes * T::DEPTH_STEP * steps);
         let mut rest = data.as_mut_slice();
         let mut parts = Vec::with_capacity(panels.len());
         for place in &panels {
-            let (part, others) = rest.split_at_mut(place.vectors * lanes * T::DEEP * steps);
+            let (part, others) = rest.split_at_mut(place.vectors * lanes * T::DEPTH_STEP * steps);
             parts.push((place, part));
             rest = others;
         }
@@ -189,10 +193,12 @@ impl<T: Factor> Panels<T> {
                 }
                 // A few rows at a time, so that what is read and written stays in the cache.
                 for from in (0..depth).step_by(ROWS) {
-                    for k in from..(from + ROWS).min(steps * T::DEEP) {
-                        let row = k / T::DEEP * width + first;
-                        let to = part.iter_mut().skip(row * T::DEEP + k % T::DEEP);
-                        let to = to.step_by(T::DEEP).take(lanes);
+                    for k in from..(from + ROWS).min(steps * T::DEPTH_STEP) {
+                        let row = k / T::DEPTH_STEP * width + first;
+                        let to = part
+                            .iter_mut()
+                            .skip(row * T::DEPTH_STEP + k % T::DEPTH_STEP);
+                        let to = to.step_by(T::DEPTH_STEP).take(lanes);
                         if k < depth {
                             let values = together.iter().skip(k).step_by(depth);
                             for (to, value) in to.zip(values) {
@@ -207,7 +213,7 @@ impl<T: Factor> Panels<T> {
         };
         tasks::each(2 * columns * depth, parts, pack);
         Self {
-            path,
+            token,
             tile,
             depth,
             steps,
@@ -257,31 +263,34 @@ fn places(columns: usize, depth: usize, tile: Tile) -> Vec<Place> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::path::Path;
+    use crate::kernels::cpu::isa::Isa;
     use half::bf16;
 
     /// `segments` runs of `run` rows each, row by row or column by column in the source.
-    fn check<T: Factor>(path: T::Path, (segments, run, columns): (usize, usize, usize)) {
+    fn check<T: GemmElement>(token: T::Token, (segments, run, columns): (usize, usize, usize)) {
         let depth = segments * run;
         // Few enough that bf16 has them.
         let source: Vec<f32> = (0..depth * columns).map(|v| (v % 251 + 1) as f32).collect();
         for transposed in [false, true] {
             let (step, row) = if transposed { (depth, 1) } else { (1, columns) };
-            let packed = Panels::<T>::new(path, (depth, columns), run, &source, step, |k| k * row);
+            let packed = Panels::<T>::new(token, (depth, columns), run, &source, step, |k| k * row);
             let mut seen = 0;
             for panel in packed.iter() {
                 assert_eq!(panel.first, seen);
                 seen += panel.columns;
                 for segment in 0..segments {
                     let part = panel.part(segment, segments).data;
-                    assert_eq!(part.len(), run.div_ceil(T::DEEP) * T::DEEP * panel.width);
+                    assert_eq!(
+                        part.len(),
+                        run.div_ceil(T::DEPTH_STEP) * T::DEPTH_STEP * panel.width
+                    );
                     for (index, value) in part.iter().enumerate() {
                         let (step_of, within) = (
-                            index / (panel.width * T::DEEP),
-                            index % (panel.width * T::DEEP),
+                            index / (panel.width * T::DEPTH_STEP),
+                            index % (panel.width * T::DEPTH_STEP),
                         );
-                        let (j, deep) = (within / T::DEEP, within % T::DEEP);
-                        let i = step_of * T::DEEP + deep;
+                        let (j, deep) = (within / T::DEPTH_STEP, within % T::DEPTH_STEP);
+                        let i = step_of * T::DEPTH_STEP + deep;
                         let expected = if i < run && j < panel.columns {
                             source[(segment * run + i) * row + (panel.first + j) * step]
                         } else {
@@ -295,10 +304,10 @@ mod tests {
         }
     }
 
-    fn check_columns<T: Factor>(path: T::Path, (depth, columns): (usize, usize)) {
+    fn check_columns<T: GemmElement>(token: T::Token, (depth, columns): (usize, usize)) {
         let source: Vec<f32> = (0..depth * columns).map(|v| (v % 251 + 1) as f32).collect();
-        let matrix = Panels::<T>::new(path, (depth, columns), depth, &source, depth, |k| k);
-        let by_columns = Panels::<T>::from_columns(path, (depth, columns), |j, column| {
+        let matrix = Panels::<T>::new(token, (depth, columns), depth, &source, depth, |k| k);
+        let by_columns = Panels::<T>::from_columns(token, (depth, columns), |j, column| {
             column.copy_from_slice(&source[j * depth..(j + 1) * depth]);
         });
         assert!(matrix.data == by_columns.data);
@@ -321,11 +330,11 @@ mod tests {
             (0, 5),
             (5, 0),
         ] {
-            for path in Path::all() {
-                check_columns::<f32>(path, size);
+            for token in Isa::all() {
+                check_columns::<f32>(token, size);
             }
-            if let Ok(path) = bf16::path() {
-                check_columns::<bf16>(path, size);
+            if let Ok(token) = bf16::token() {
+                check_columns::<bf16>(token, size);
             }
         }
     }
@@ -341,11 +350,11 @@ mod tests {
             (1, 0, 5),
             (1, 5, 0),
         ] {
-            for path in Path::all() {
-                check::<f32>(path, size);
+            for token in Isa::all() {
+                check::<f32>(token, size);
             }
-            if let Ok(path) = bf16::path() {
-                check::<bf16>(path, size);
+            if let Ok(token) = bf16::token() {
+                check::<bf16>(token, size);
             }
         }
     }

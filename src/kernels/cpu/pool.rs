@@ -2,9 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 
-use super::element::{Element, of_type};
-use super::path::Kernel;
-use super::scratch::{Scratch, results};
+use super::element::{Element, match_dtype};
+use super::isa::Kernel;
+use super::scratch::{Scratch, uninit_output};
 use super::simd::Simd;
 use super::{contiguous, tasks};
 use crate::kernels::Pool;
@@ -30,7 +30,7 @@ impl CustomOp1 for PoolOp {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        of_type!(x, E => self.run::<E>(x, layout))
+        match_dtype!(x, E => self.run::<E>(x, layout))
     }
 }
 
@@ -41,9 +41,9 @@ impl PoolOp {
         let (Some(out_height), Some(out_width)) = sizes else {
             bail!("{:?} does not fit {height}x{width}", self.pool);
         };
-        let path = E::path()?;
+        let token = E::token()?;
         let x = contiguous::<E>(x, layout)?;
-        let mut out = results(n * out_height * out_width * channels);
+        let mut out = uninit_output(n * out_height * out_width * channels);
         if !out.is_empty() {
             let work = out.len() * self.pool.kernel * self.pool.kernel;
             let rows = out
@@ -64,7 +64,7 @@ impl PoolOp {
                     channels,
                     out,
                 };
-                E::run(path, row);
+                E::run(token, row);
             });
         }
         let shape = Shape::from((n, out_height, out_width, channels));

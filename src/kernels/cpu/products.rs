@@ -1,199 +1,190 @@
-//! Products of any rows with a matrix that is packed once: the scores of a search.
+//! Products of many rows with a matrix that is packed once: the scores of a nearest-neighbor search.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use candle_core::Result;
 use half::bf16;
 
-use super::bfloat::Bfloat;
+use super::avx2_madd::Avx2MaddToken;
+use super::avx512_bf16::Avx512Bf16Token;
 use super::element::Element;
-use super::micro::{Factor, Finish, Lhs, Out, multiply};
-use super::pairs::Pairs;
+use super::isa::Isa;
+use super::micro::{Dst, Epilogue, GemmElement, Lhs, multiply};
 use super::panels::Panels;
-use super::path::Path;
 use super::scratch::Scratch;
 
-/// A matrix `[depth, columns]`, packed.
+/// A matrix `[depth, columns]`, packed for products.
 pub(crate) struct PackedColumns(Packed);
 
 enum Packed {
     F32(Panels),
     Bf16(Panels<bf16>),
-    Integers(Box<Integers>),
+    Int16(Box<Int16Columns>),
 }
 
-/// Columns as integers up to `most`, and what one of each column's is worth.
-struct Integers {
-    most: f32,
+/// Columns quantized to integers in `[-max_abs, max_abs]`, with one scale per column.
+struct Int16Columns {
+    max_abs: f32,
     panels: Panels<i16>,
-    units: Vec<f32>,
-    /// The least and the largest of them.
-    range: (f32, f32),
+    /// A number of column `j` is its integer times `scales[j]`.
+    scales: Vec<f32>,
+    /// The smallest and the largest of `scales`.
+    scale_range: (f32, f32),
 }
 
-/// What narrow products are made of: vectors that are coarser, and quicker to multiply.
+/// 16-bit operand formats of the coarse pass: less precise than `f32` and faster to multiply.
 ///
-/// Their sums are exact, or rounded as those of `f32` are; three roundings may come on top.
+/// Their sums are exact, or rounded as sums in `f32` are, with at most three more roundings.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Narrow {
-    /// bf16, number by number.
+pub(crate) enum QuantKind {
+    /// Each number rounded to bf16.
     Bf16,
-    /// Integers that are worth a part of the vector's largest number each.
-    Integers {
-        /// The largest: no sum of products of as many as a vector has goes beyond 32 bits.
-        most: f32,
+    /// Integers, with one scale per vector that maps its largest magnitude to `max_abs`.
+    Int16 {
+        /// Largest magnitude of an integer. It is so small that no sum over the depth of a vector
+        /// overflows 32 bits.
+        max_abs: f32,
     },
 }
 
-impl Narrow {
-    /// Integers must be no coarser than this, or nothing would be ruled out.
-    const FEWEST: f64 = 64.0;
+impl QuantKind {
+    /// Smallest useful `max_abs`: coarser integers would not rule out any candidate.
+    const MIN_MAX_ABS: f64 = 64.0;
 
-    /// The one that this process has for vectors of `depth` numbers.
+    /// Returns the format that this process uses for vectors of `depth` numbers, if there is one.
     pub fn current(depth: usize) -> Option<Self> {
-        if Bfloat::current().is_ok() {
+        if Avx512Bf16Token::current().is_ok() {
             return Some(Self::Bf16);
         }
-        Pairs::current().ok()?;
-        // Not i16::MIN, whose square and its double would not fit.
-        let most = (f64::from(i32::MAX) / depth.max(1) as f64).sqrt().floor();
-        (most >= Self::FEWEST).then_some(Self::Integers {
-            most: most.min(i16::MAX.into()) as f32,
+        Avx2MaddToken::current().ok()?;
+        // depth · max_abs² must stay within an i32. Never i16::MIN: the sum of two of its squares
+        // overflows `vpmaddwd` itself.
+        let max_abs = (f64::from(i32::MAX) / depth.max(1) as f64).sqrt().floor();
+        (max_abs >= Self::MIN_MAX_ABS).then_some(Self::Int16 {
+            max_abs: max_abs.min(i16::MAX.into()) as f32,
         })
     }
 
-    /// What `|row − row'|` is at most, `row'` being what a product takes the vector for; where that is known without
-    /// looking at each number. Not for vectors with numbers that are not finite.
-    pub fn most_lost(self, row: &[f32]) -> Option<f64> {
-        match self.taken(row) {
-            Taken::Bf16 => None,
-            Taken::Integers { unit } => Some(0.51 * f64::from(unit) * (row.len() as f64).sqrt()),
+    /// Returns an upper bound of `|row − row'|`, where `row'` is the quantized vector, if it is
+    /// known without reading each number. All numbers of `row` must be finite.
+    pub fn max_quantization_error(self, row: &[f32]) -> Option<f64> {
+        match self.quantize_row(row) {
+            QuantizedRow::Bf16 => None,
+            // `quantize` is at most 0.503 of a unit off; 0.51 also covers the rounding of this bound.
+            QuantizedRow::Int16 { scale } => {
+                Some(0.51 * f64::from(scale) * (row.len() as f64).sqrt())
+            }
         }
     }
 
-    /// What a product takes the numbers of this vector for.
-    pub fn taken(self, row: &[f32]) -> Taken {
+    /// Returns how a product quantizes the numbers of this vector.
+    pub fn quantize_row(self, row: &[f32]) -> QuantizedRow {
         match self {
-            Self::Bf16 => Taken::Bf16,
-            Self::Integers { most } => Taken::Integers {
-                unit: unit(row, most),
+            Self::Bf16 => QuantizedRow::Bf16,
+            Self::Int16 { max_abs } => QuantizedRow::Int16 {
+                scale: scale_of(row, max_abs),
             },
         }
     }
 }
 
-/// A vector as [`Narrow`] products take it.
+/// The quantization of one vector by a [`QuantKind`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Taken {
+pub(crate) enum QuantizedRow {
+    /// Each number rounded to bf16.
     Bf16,
-    Integers {
-        /// What an integer is worth.
-        unit: f32,
+    /// Integers times `scale`.
+    Int16 {
+        /// Value of the integer 1.
+        scale: f32,
     },
 }
 
-impl Taken {
-    /// What one of its numbers is taken for.
+impl QuantizedRow {
+    /// Returns the value that a product uses in place of `number`.
     #[inline(always)]
-    pub fn number(self, number: f32) -> f64 {
+    pub fn dequantized(self, number: f32) -> f64 {
         match self {
-            Self::Bf16 => rounded(number).into(),
-            Self::Integers { unit } => f64::from(whole(number, unit.recip())) * f64::from(unit),
+            Self::Bf16 => rounded_to_bf16(number).into(),
+            Self::Int16 { scale } => f64::from(quantize(number, scale.recip())) * f64::from(scale),
         }
     }
 }
 
-/// What a product in bf16 takes a number for: the instruction counts numbers below the normal ones as 0.
+/// Returns the value that a product in bf16 uses in place of `number`: `vdpbf16ps` treats
+/// subnormal inputs as 0.
 #[inline(always)]
-fn rounded(number: f32) -> f32 {
+fn rounded_to_bf16(number: f32) -> f32 {
     let narrow = <bf16 as Element>::of(number).get();
     if narrow.is_subnormal() { 0.0 } else { narrow }
 }
 
-/// What an integer is worth, where the largest number becomes `most`; never so little that rounding it could bring
-/// an integer beyond `most`.
-fn unit(row: &[f32], most: f32) -> f32 {
+/// Returns the scale that maps the largest magnitude of `row` to `max_abs`. It is never so small
+/// that rounding it could carry an integer beyond `max_abs`.
+fn scale_of(row: &[f32], max_abs: f32) -> f32 {
     let largest = row.iter().fold(0f32, |largest, v| largest.max(v.abs()));
-    let unit = largest / most;
-    if unit >= f32::MIN_POSITIVE { unit } else { 1.0 }
+    let scale = largest / max_abs;
+    if scale >= f32::MIN_POSITIVE {
+        scale
+    } else {
+        1.0
+    }
 }
 
-/// The integer nearest to a number in units, whose inverse is given; at most 0.503 away, as rounding the inverse and the
-/// product moves it by less than 2⁻⁸.
+/// Returns the integer nearest to `number · inverse_scale`. It is at most 0.503 away from the exact
+/// quotient, because rounding the inverse and the product moves it by less than 2⁻⁸.
 #[inline(always)]
-fn whole(number: f32, per_unit: f32) -> i16 {
-    // Adding this rounds anything below 2²² to an integer, which is then in the last bits; in vector instructions that
-    // every CPU has.
+fn quantize(number: f32, inverse_scale: f32) -> i16 {
+    // Adding 1.5 · 2²³ rounds any magnitude below 2²² to an integer, which then stands in the last
+    // bits. Every CPU has vector instructions for that, unlike for the conversion to i16.
     const ROUND: f32 = 1.5 * (1u32 << 23) as f32;
-    (number * per_unit + ROUND).to_bits() as i16
+    (number * inverse_scale + ROUND).to_bits() as i16
 }
 
 impl PackedColumns {
-    /// Packs the matrix whose column `j` is what `write(j, ..)` writes: `depth` numbers, all of them.
-    /// Several threads write at once.
+    /// Packs a matrix in `f32`. `write(j, column)` must write all `depth` numbers of column `j`; it
+    /// is called from several threads at once.
     ///
     /// # Errors
-    /// As for every operator: `DPSYN_CPU` names instructions that there are not.
+    /// `DPSYN_CPU` names an instruction set that does not exist here.
     pub fn new(
         (depth, columns): (usize, usize),
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self> {
-        let path = Path::current()?;
-        let panels = Panels::from_columns(path, (depth, columns), write);
+        let isa = Isa::current()?;
+        let panels = Panels::from_columns(isa, (depth, columns), write);
         Ok(Self(Packed::F32(panels)))
     }
 
-    /// [`PackedColumns::new`] for products of narrow vectors; `None` where the CPU has none.
-    pub fn narrow(
+    /// Packs a matrix as [`PackedColumns::new`] does, in the 16-bit format of
+    /// [`QuantKind::current`]. Returns `None` where the CPU has no such products.
+    pub fn quantized(
         (depth, columns): (usize, usize),
         write: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Option<Self> {
-        let packed = match Narrow::current(depth)? {
-            Narrow::Bf16 => {
-                let path = Bfloat::current().ok()?;
-                Packed::Bf16(Panels::from_columns(path, (depth, columns), write))
+        let packed = match QuantKind::current(depth)? {
+            QuantKind::Bf16 => {
+                let token = Avx512Bf16Token::current().ok()?;
+                Packed::Bf16(Panels::from_columns(token, (depth, columns), write))
             }
-            Narrow::Integers { most } => {
-                let path = Pairs::current().ok()?;
-                let units: Vec<AtomicU32> = (0..columns).map(|_| AtomicU32::new(0)).collect();
-                let panels = Panels::from_columns(path, (depth, columns), |index, column| {
-                    write(index, column);
-                    let unit = unit(column, most);
-                    let per_unit = unit.recip();
-                    for number in column {
-                        *number = whole(*number, per_unit).into();
-                    }
-                    if let Some(to) = units.get(index) {
-                        to.store(unit.to_bits(), Ordering::Relaxed);
-                    }
-                });
-                let units = units
-                    .into_iter()
-                    .map(|unit| f32::from_bits(unit.into_inner()));
-                let units: Vec<f32> = units.collect();
-                let range = units
-                    .iter()
-                    .fold((f32::INFINITY, 0f32), |(least, most), unit| {
-                        (least.min(*unit), most.max(*unit))
-                    });
-                Packed::Integers(Box::new(Integers {
-                    most,
-                    panels,
-                    units,
-                    range,
-                }))
+            QuantKind::Int16 { max_abs } => {
+                let token = Avx2MaddToken::current().ok()?;
+                let int16 = Int16Columns::new(token, max_abs, (depth, columns), write);
+                Packed::Int16(Box::new(int16))
             }
         };
         Some(Self(packed))
     }
 
-    /// Multiplies `rows`, row-major, with the matrix on this thread. `take(first, width, products)` gets
-    /// `[rows, width]` of the columns from `first` on, while they are in the cache; every column once,
-    /// in order. A matrix of depth 0 has no products.
-    pub fn multiply(&self, rows: &[f32], mut take: impl FnMut(usize, usize, &[f32])) {
+    /// Multiplies `rows`, row-major, with the matrix on this thread.
+    ///
+    /// `consume(first, width, products)` gets `[rows, width]` products with the columns from `first`
+    /// on, while they are in the cache; every column once, in order. A matrix of depth 0 has no
+    /// products.
+    pub fn multiply(&self, rows: &[f32], mut consume: impl FnMut(usize, usize, &[f32])) {
         match &self.0 {
             Packed::F32(panels) => products(panels, rows, |first, width, products| {
-                take(first, width, products);
+                consume(first, width, products);
             }),
             Packed::Bf16(panels) => {
                 let mut narrow = Scratch::<bf16>::new(rows.len());
@@ -201,43 +192,80 @@ impl PackedColumns {
                     *to = Element::of(*from);
                 }
                 products(panels, &narrow, |first, width, products| {
-                    take(first, width, products);
+                    consume(first, width, products);
                 });
             }
-            Packed::Integers(integers) => integers.multiply(rows, take),
+            Packed::Int16(columns) => columns.multiply(rows, consume),
         }
     }
 }
 
-impl Integers {
-    fn multiply(&self, rows: &[f32], mut take: impl FnMut(usize, usize, &[f32])) {
+impl Int16Columns {
+    fn new(
+        token: Avx2MaddToken,
+        max_abs: f32,
+        (depth, columns): (usize, usize),
+        write: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
+        // Bits of an f32 each: several threads write, each the scales of its own columns.
+        let scales: Vec<AtomicU32> = (0..columns).map(|_| AtomicU32::new(0)).collect();
+        let panels = Panels::from_columns(token, (depth, columns), |index, column| {
+            write(index, column);
+            let scale = scale_of(column, max_abs);
+            let inverse_scale = scale.recip();
+            for number in column {
+                *number = quantize(*number, inverse_scale).into();
+            }
+            if let Some(to) = scales.get(index) {
+                to.store(scale.to_bits(), Ordering::Relaxed);
+            }
+        });
+        let scales: Vec<f32> = scales
+            .into_iter()
+            .map(|scale| f32::from_bits(scale.into_inner()))
+            .collect();
+        let scale_range = scales
+            .iter()
+            .fold((f32::INFINITY, 0f32), |(least, most), scale| {
+                (least.min(*scale), most.max(*scale))
+            });
+        Self {
+            max_abs,
+            panels,
+            scales,
+            scale_range,
+        }
+    }
+
+    fn multiply(&self, rows: &[f32], mut consume: impl FnMut(usize, usize, &[f32])) {
         let depth = self.panels.depth().max(1);
         let mut narrow = Scratch::<i16>::new(rows.len());
-        let mut units = Vec::with_capacity(rows.len() / depth);
+        let mut scales = Vec::with_capacity(rows.len() / depth);
         let rows = rows.chunks_exact(depth);
         for (to, row) in narrow.chunks_exact_mut(depth).zip(rows) {
-            let unit = unit(row, self.most);
-            let per_unit = unit.recip();
+            let scale = scale_of(row, self.max_abs);
+            let inverse_scale = scale.recip();
             for (to, number) in to.iter_mut().zip(row) {
-                *to = whole(*number, per_unit);
+                *to = quantize(*number, inverse_scale);
             }
-            units.push(unit);
+            scales.push(scale);
         }
         products(&self.panels, &narrow, |first, width, products| {
-            let columns = self.units.get(first..first + width).unwrap_or_default();
-            for (products, unit) in products.chunks_exact_mut(width).zip(&units) {
-                self.scale(products, *unit, columns);
+            let columns = self.scales.get(first..first + width).unwrap_or_default();
+            for (products, scale) in products.chunks_exact_mut(width).zip(&scales) {
+                self.rescale(products, *scale, columns);
             }
-            take(first, width, products);
+            consume(first, width, products);
         });
     }
 
-    /// Multiplies a row of products by what they are worth.
-    fn scale(&self, products: &mut [f32], row: f32, columns: &[f32]) {
-        // A product of integers is 0 or at least 1, so that none of these is lost below the normal numbers.
-        let plain = row * self.range.0 > 1e-30 && row * self.range.1 < 1e+20;
+    /// Multiplies the integer products of one row by the scales of the row and of each column.
+    fn rescale(&self, products: &mut [f32], row: f32, columns: &[f32]) {
+        // An integer product is 0 or at least 1, so with these bounds nothing becomes subnormal or
+        // infinite in f32; outside of them, the scales are multiplied in f64.
+        let in_f32 = row * self.scale_range.0 > 1e-30 && row * self.scale_range.1 < 1e+20;
         for (product, column) in products.iter_mut().zip(columns) {
-            *product = if plain {
+            *product = if in_f32 {
                 *product * (row * column)
             } else {
                 (f64::from(*product) * (f64::from(row) * f64::from(*column))) as f32
@@ -246,10 +274,11 @@ impl Integers {
     }
 }
 
-fn products<T: Factor>(
+/// Multiplies `rows` with each panel in turn and hands the products to `consume`.
+fn products<T: GemmElement>(
     panels: &Panels<T>,
     rows: &[T],
-    mut take: impl FnMut(usize, usize, &mut [f32]),
+    mut consume: impl FnMut(usize, usize, &mut [f32]),
 ) {
     let depth = panels.depth();
     if depth == 0 {
@@ -259,18 +288,18 @@ fn products<T: Factor>(
     let widest = panels.iter().map(|panel| panel.columns).max();
     let mut products = Scratch::<f32>::new(count * widest.unwrap_or(0));
     for panel in panels.iter() {
-        let mut out = Out {
+        let mut dst = Dst {
             data: &mut products,
             at: 0,
             row: panel.columns,
         };
         let lhs = Lhs::rows(rows, depth, depth);
-        let finish = Finish::default();
-        multiply(panels.path(), count, lhs, panel, &mut out, finish);
+        let epilogue = Epilogue::default();
+        multiply(panels.token(), count, lhs, panel, &mut dst, epilogue);
         let products = products
             .get_mut(..count * panel.columns)
             .unwrap_or_default();
-        take(panel.first, panel.columns, products);
+        consume(panel.first, panel.columns, products);
     }
 }
 
@@ -283,24 +312,24 @@ mod tests {
         ((i * 29) % 17) as f32 - 8.0
     }
 
-    /// Each path's, wide and narrow.
+    /// The matrix packed for each instruction set, in `f32` and quantized.
     fn packed(
         size: (usize, usize),
         write: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Vec<(Option<Narrow>, PackedColumns)> {
-        let of_path = |path: Path| {
-            path.within(|| {
+    ) -> Vec<(Option<QuantKind>, PackedColumns)> {
+        let of_isa = |isa: Isa| {
+            isa.within(|| {
                 let wide = (None, PackedColumns::new(size, &write).unwrap());
-                let narrow = PackedColumns::narrow(size, &write);
-                let narrow = narrow.map(|packed| (Narrow::current(size.0), packed));
-                std::iter::once(wide).chain(narrow).collect::<Vec<_>>()
+                let quantized = PackedColumns::quantized(size, &write);
+                let quantized = quantized.map(|packed| (QuantKind::current(size.0), packed));
+                std::iter::once(wide).chain(quantized).collect::<Vec<_>>()
             })
         };
-        Path::all().flat_map(of_path).collect()
+        Isa::all().flat_map(of_isa).collect()
     }
 
     #[test]
-    fn every_product_is_seen_once() {
+    fn each_product_is_consumed_once() {
         let (depth, columns, count) = (5, 131, 11);
         let rows: Vec<f32> = (0..count * depth).map(number).collect();
         let write = |j: usize, column: &mut [f32]| {
@@ -308,10 +337,10 @@ mod tests {
                 *to = number(j * depth + k + 3);
             }
         };
-        for (narrow, packed) in packed((depth, columns), write) {
+        for (quantized, packed) in packed((depth, columns), write) {
             // In bf16 these numbers are what they are.
-            let tolerance = match narrow {
-                Some(Narrow::Integers { .. }) => 0.02,
+            let tolerance = match quantized {
+                Some(QuantKind::Int16 { .. }) => 0.02,
                 _ => 0.0,
             };
             let mut seen = 0;
@@ -323,7 +352,10 @@ mod tests {
                         let terms = (0..depth)
                             .map(|k| rows[r * depth + k] * number((first + j) * depth + k + 3));
                         let error = (product - terms.sum::<f32>()).abs();
-                        assert!(error <= tolerance, "{narrow:?} row {r} column {j}: {error}");
+                        assert!(
+                            error <= tolerance,
+                            "{quantized:?} row {r} column {j}: {error}"
+                        );
                     }
                 }
             });
@@ -332,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_product_is_of_the_rounded_numbers() {
+    fn a_quantized_product_is_of_the_rounded_numbers() {
         // One product a sum, so that nothing else rounds; subnormal and huge numbers among them.
         let numbers = [
             1.0,
@@ -345,13 +377,13 @@ mod tests {
             0.0,
         ];
         let size = (1, numbers.len());
-        for (narrow, packed) in packed(size, |j, column| column.fill(numbers[j])) {
-            let Some(narrow) = narrow else { continue };
-            let taken = |v: f32| narrow.taken(&[v]).number(v);
+        for (quantized, packed) in packed(size, |j, column| column.fill(numbers[j])) {
+            let Some(quantized) = quantized else { continue };
+            let dequantized = |v: f32| quantized.quantize_row(&[v]).dequantized(v);
             packed.multiply(&numbers, |first, width, products| {
                 for (row, products) in products.chunks_exact(width).enumerate() {
                     for (j, product) in products.iter().enumerate() {
-                        let expected = taken(numbers[row]) * taken(numbers[first + j]);
+                        let expected = dequantized(numbers[row]) * dequantized(numbers[first + j]);
                         let error = (f64::from(*product) - expected).abs();
                         let bound = 3.0 * f64::from(f32::EPSILON) * expected.abs()
                             + f64::from(f32::MIN_POSITIVE);
@@ -370,7 +402,7 @@ mod tests {
 
         /// With numbers of many magnitudes: sums of as large products as there can be, too.
         #[test]
-        fn narrow_products_are_those_of_the_numbers_that_they_take(
+        fn quantized_products_are_those_of_the_numbers_that_they_take(
             (rows, depth, columns) in (1usize..20, 1usize..600, 1usize..70),
             (scale, flat) in (-30i32..30, any::<bool>()),
             seed in any::<u64>(),
@@ -384,11 +416,11 @@ mod tests {
             let left: Vec<f32> = (0..rows * depth).map(|_| next()).collect();
             let right: Vec<f32> = (0..columns * depth).map(|_| next() * 2f32.powi(scale)).collect();
             let column = |j: usize| &right[j * depth..(j + 1) * depth];
-            for (narrow, packed) in packed((depth, columns), |j, to| to.copy_from_slice(column(j))) {
-                let Some(narrow) = narrow else { continue };
+            for (quantized, packed) in packed((depth, columns), |j, to| to.copy_from_slice(column(j))) {
+                let Some(quantized) = quantized else { continue };
                 let take = |row: &[f32]| -> Vec<f64> {
-                    let taken = narrow.taken(row);
-                    row.iter().map(|v| taken.number(*v)).collect()
+                    let dequantized = quantized.quantize_row(row);
+                    row.iter().map(|v| dequantized.dequantized(*v)).collect()
                 };
                 packed.multiply(&left, |first, width, products| {
                     for (row, products) in left.chunks_exact(depth).zip(products.chunks_exact(width)) {
@@ -399,7 +431,7 @@ mod tests {
                             let magnitude: f64 = terms().map(f64::abs).sum();
                             let error = (f64::from(*product) - terms().sum::<f64>()).abs();
                             let bound = (depth + 3) as f64 * magnitude * 2f64.powi(-24);
-                            assert!(error <= bound, "{narrow:?}: {error:e} above {bound:e}");
+                            assert!(error <= bound, "{quantized:?}: {error:e} above {bound:e}");
                         }
                     }
                 });
@@ -409,24 +441,31 @@ mod tests {
 
     #[test]
     fn no_sum_of_integers_goes_beyond_32_bits() {
-        let avx2 = Path::named("avx2");
+        let avx2 = Isa::named("avx2");
         for depth in [1, 2, 3, 512, 2048, 196_608] {
-            let narrow = avx2.map(|path| path.within(|| Narrow::current(depth)).unwrap());
-            let Some(Narrow::Integers { most }) = narrow else {
+            let quantized = avx2.map(|isa| isa.within(|| QuantKind::current(depth)).unwrap());
+            let Some(QuantKind::Int16 { max_abs }) = quantized else {
                 return;
             };
-            let most = most as i64;
-            assert!(most * most * depth as i64 <= i32::MAX.into());
+            let max_abs = max_abs as i64;
+            assert!(max_abs * max_abs * depth as i64 <= i32::MAX.into());
             for largest in [1.0, 3.3e-38, 1.2e-38, 2.0e-42, 1e-45, 3.4e38] {
                 let row = [largest, -largest, largest / 3.0];
-                let unit = unit(&row, most as f32);
-                let wholes = row.map(|v| i64::from(whole(v, unit.recip())));
-                assert!(wholes.iter().all(|whole| whole.abs() <= most), "{row:?}");
-                let Some(bound) = narrow.and_then(|narrow| narrow.most_lost(&row)) else {
+                let scale = scale_of(&row, max_abs as f32);
+                let integers = row.map(|v| i64::from(quantize(v, scale.recip())));
+                assert!(
+                    integers.iter().all(|integer| integer.abs() <= max_abs),
+                    "{row:?}"
+                );
+                let Some(bound) =
+                    quantized.and_then(|quantized| quantized.max_quantization_error(&row))
+                else {
                     panic!("no bound")
                 };
-                let taken = narrow.map(|narrow| narrow.taken(&row)).unwrap();
-                let losses = row.map(|v| (f64::from(v) - taken.number(v)).powi(2));
+                let dequantized = quantized
+                    .map(|quantized| quantized.quantize_row(&row))
+                    .unwrap();
+                let losses = row.map(|v| (f64::from(v) - dequantized.dequantized(v)).powi(2));
                 assert!(losses.iter().sum::<f64>().sqrt() <= bound, "{row:?}");
             }
         }

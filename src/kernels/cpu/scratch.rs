@@ -12,7 +12,7 @@ const MOST: usize = 256;
 
 /// Numbers for an operator to overwrite, all of them: the memory as it is found. Zeroing it first would
 /// be a twentieth of a network's time.
-pub(super) fn results<E: Element>(len: usize) -> Vec<E> {
+pub(super) fn uninit_output<E: Element>(len: usize) -> Vec<E> {
     let mut numbers = Vec::<E>::with_capacity(len);
     let start = numbers.as_mut_ptr();
     // SAFETY: the assembly is empty, but may for all the compiler knows write to what `start` points to,
@@ -53,7 +53,7 @@ impl<E: Element> Scratch<E> {
         drop(idle);
         if buffer.len() < len {
             // Not `resize`: nothing needs to be copied.
-            buffer = results(len);
+            buffer = uninit_output(len);
         }
         Self { buffer, len }
     }

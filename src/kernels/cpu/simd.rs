@@ -442,7 +442,7 @@ impl Simd for Neon {
 
 #[cfg(test)]
 mod tests {
-    use super::super::path::{Kernel, Path};
+    use super::super::isa::{Isa, Kernel};
     use super::*;
 
     /// Every operation on the first vector of each argument, one result after another.
@@ -486,8 +486,8 @@ mod tests {
         };
         let (a, b, c) = (numbers(1), numbers(5), numbers(8));
         let (a, b, c) = (&a[1..], &b[1..], &c[1..]);
-        for path in Path::all() {
-            let lanes = f32::tile(path).lanes;
+        for isa in Isa::all() {
+            let lanes = f32::tile(isa).lanes;
             let lane = |f: &dyn Fn(usize) -> f32| (0..lanes).map(f).collect::<Vec<f32>>();
             let expected = [
                 lane(&|i| a[i]),
@@ -498,7 +498,7 @@ mod tests {
                 lane(&|i| a[i] * b[i] + c[i]),
                 lane(&|i| a[i].max(0.0)),
             ];
-            assert_eq!(path.run(All(a, b, c)), expected.concat(), "{path:?}");
+            assert_eq!(isa.run(All(a, b, c)), expected.concat(), "{isa:?}");
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
-use super::element::{Element, of_type};
-use super::scratch::results;
+use super::element::{Element, match_dtype};
+use super::scratch::uninit_output;
 use super::{contiguous, tasks};
 
 /// Repeats every pixel of a contiguous `[n, h, w, c]` twice in both directions.
@@ -15,14 +15,14 @@ impl CustomOp1 for UpsampleOp {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        of_type!(x, E => upsample::<E>(x, layout))
+        match_dtype!(x, E => upsample::<E>(x, layout))
     }
 }
 
 fn upsample<E: Element>(x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
     let (n, height, width, channels) = layout.shape().dims4()?;
     let x = contiguous::<E>(x, layout)?;
-    let mut out = results(4 * x.len());
+    let mut out = uninit_output(4 * x.len());
     if !out.is_empty() {
         let row = width * channels;
         let rows = x

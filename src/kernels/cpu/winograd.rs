@@ -8,7 +8,7 @@
 //! The transforms of a tile evaluate polynomials at points of which the paper takes 0, ±1, ±2, ∞ for large
 //! tiles. Those are quick to write and round badly. We take 0, ±5/8, ±3/2, ∞, whose powers that are
 //! needed are exact in `f32` too: on random channels the root mean square of the rounding falls from 3.7
-//! times a plain sum's to 1.7 times, the largest to a sixth. Pairs ±p share half of their work at any p.
+//! times a plain sum's to 1.7 times, the largest to a sixth. Avx2MaddToken ±p share half of their work at any p.
 
 #![allow(unsafe_code)]
 
@@ -17,9 +17,9 @@ use rayon::prelude::*;
 
 use super::conv::Call;
 use super::element::Element;
-use super::micro::{Finish, Lhs, Out, multiply};
+use super::isa::{Isa, Kernel};
+use super::micro::{Dst, Epilogue, Lhs, multiply};
 use super::panels::Panels;
-use super::path::{Kernel, Path};
 use super::scratch::Scratch;
 use super::simd::Simd;
 use super::tasks;
@@ -58,8 +58,8 @@ const CHANNELS: usize = 16;
 /// All of it is `f32`, whatever the type of the maps: the transforms would enlarge any coarser rounding.
 #[derive(Debug)]
 pub(super) struct Winograd<E: Element> {
-    path: E::Path,
-    product: Path,
+    token: E::Token,
+    product: Isa,
     /// Numbers on a side of a tile.
     tile: usize,
     points: Vec<Panels>,
@@ -123,9 +123,9 @@ impl<E: Element> Winograd<E> {
         }
     }
 
-    pub fn new(path: E::Path, tile: usize, shape: &Conv2dShape, weight: &[f32]) -> Result<Self> {
+    pub fn new(token: E::Token, tile: usize, shape: &Conv2dShape, weight: &[f32]) -> Result<Self> {
         let (inputs, outputs) = (shape.in_channels, shape.out_channels);
-        let product = Path::current()?;
+        let product = Isa::current()?;
         let kernels = weight.as_chunks::<9>().0;
         let sides: &[[f64; 3]] = if tile == SMALL {
             &SMALL_WEIGHT
@@ -150,7 +150,7 @@ impl<E: Element> Winograd<E> {
             Panels::new(product, (inputs, outputs), inputs, &matrix, inputs, |k| k)
         };
         Ok(Self {
-            path,
+            token,
             product,
             tile,
             points: points.into_par_iter().map(point).collect(),
@@ -235,12 +235,19 @@ impl<E: Element> Winograd<E> {
                         let data = transformed.get(from..).unwrap_or_default();
                         let lhs = Lhs::rows(data, inputs, inputs);
                         let rows = GROUP.min(tiles - begin);
-                        let mut out = Out {
+                        let mut out = Dst {
                             data: to,
                             at: begin * outputs + panel.first,
                             row: outputs,
                         };
-                        multiply(self.product, rows, lhs, panel, &mut out, Finish::default());
+                        multiply(
+                            self.product,
+                            rows,
+                            lhs,
+                            panel,
+                            &mut out,
+                            Epilogue::default(),
+                        );
                     }
                 }
             },
@@ -291,7 +298,7 @@ impl<E: Element> Winograd<E> {
                 to,
                 at,
             };
-            E::run(self.path, gather);
+            E::run(self.token, gather);
         } else {
             let gather = Gather::<E, LARGE> {
                 pixels,
@@ -299,7 +306,7 @@ impl<E: Element> Winograd<E> {
                 to,
                 at,
             };
-            E::run(self.path, gather);
+            E::run(self.token, gather);
         }
     }
 
@@ -337,9 +344,9 @@ impl<E: Element> Winograd<E> {
                 size: (rows, side.min(width - column * side)),
             };
             if self.tile == SMALL {
-                E::run(self.path, ScatterTile::<E, SMALL>(scatter));
+                E::run(self.token, ScatterTile::<E, SMALL>(scatter));
             } else {
-                E::run(self.path, ScatterTile::<E, LARGE>(scatter));
+                E::run(self.token, ScatterTile::<E, LARGE>(scatter));
             }
         }
     }

@@ -12,7 +12,7 @@ use super::{Element, MODULE, PTX, config, contiguous, not_on_cpu, number, on_cud
 
 /// Group norm of a contiguous `[n, channels, h, w]`; as an operator of three arguments, `· (1 + scale) + shift` by
 /// image and channel, with `scale` and `shift` of `f32 [n, channels]`; then SiLU.
-pub(in crate::kernels) struct NormOp<'a> {
+pub(in crate::kernels) struct GroupNormOp<'a> {
     pub groups: usize,
     pub eps: f64,
     /// `f32 [channels]`.
@@ -50,7 +50,7 @@ impl<'a> Modulation<'a> {
     }
 }
 
-impl NormOp<'_> {
+impl GroupNormOp<'_> {
     fn any(
         &self,
         storage: &CudaStorage,
@@ -152,7 +152,7 @@ impl NormOp<'_> {
     }
 }
 
-impl CustomOp1 for NormOp<'_> {
+impl CustomOp1 for GroupNormOp<'_> {
     fn name(&self) -> &'static str {
         "group-norm"
     }
@@ -166,7 +166,7 @@ impl CustomOp1 for NormOp<'_> {
     }
 }
 
-impl CustomOp3 for NormOp<'_> {
+impl CustomOp3 for GroupNormOp<'_> {
     fn name(&self) -> &'static str {
         "group-norm-scale-shift"
     }

@@ -8,7 +8,8 @@ use super::UNet2DConditionConfig;
 use super::attention::Transformer;
 use super::resnet::{ResnetBlock, ResnetShape};
 use crate::kernels::{
-    Conv2d, Conv2dShape, GroupNorm, Linear, Share, concat, in_parts, silu, upsample_nearest_2x,
+    BatchSplit, Conv2d, Conv2dShape, GroupNorm, Linear, concat, par_over_batch, silu,
+    upsample_nearest_2x,
 };
 use crate::models::improved_diffusion::timestep_embedding;
 
@@ -232,7 +233,7 @@ impl UNet2DCondition {
                 encoder_hidden_states.dims()
             );
         }
-        in_parts(sample, Share::Even, |images| {
+        par_over_batch(sample, BatchSplit::PerThread, |images| {
             let (first, count) = (images.start, images.len());
             let sample = sample.narrow(0, first, count)?;
             let states = encoder_hidden_states.narrow(0, first, count)?;

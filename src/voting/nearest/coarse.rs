@@ -86,7 +86,7 @@ impl<'a> CoarseScorer<'a> {
         let tiles = match products {
             Products::Packed => {
                 let size = (dimension, space.offsets().len());
-                let coarse = PackedColumns::narrow(size, |index, to| column(space, index, to));
+                let coarse = PackedColumns::quantized(size, |index, to| column(space, index, to));
                 Tiles::Cpu { coarse, fine: None }
             }
             Products::Tiled(device) => {

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Metric, NearestError};
-use crate::kernels::{Narrow, Taken};
+use crate::kernels::{QuantKind, QuantizedRow};
 
 /// The candidates, and how a vector is placed among them: centred for L2 (distances do not change,
 /// rounding shrinks with the norms), of unit length for cosine.
@@ -18,7 +18,7 @@ pub(super) struct MetricTransform<'a> {
     /// The largest `|p|` of a placed candidate.
     longest: f64,
     /// What narrow products are made of, if there are any.
-    narrow: Option<Narrow>,
+    narrow: Option<QuantKind>,
     /// The largest `|p − p'|` of a placed candidate, `p'` being what a narrow product takes it for.
     coarsest: f64,
 }
@@ -45,7 +45,7 @@ impl<'a> MetricTransform<'a> {
             },
             offsets: Vec::new(),
             longest: 0.0,
-            narrow: Narrow::current(dimension),
+            narrow: QuantKind::current(dimension),
             coarsest: 0.0,
         };
         let (squares, losses): (Vec<f64>, Vec<f64>) = rows()
@@ -131,7 +131,7 @@ impl<'a> MetricTransform<'a> {
             return f64::INFINITY;
         };
         let norm = squared_norm(query).sqrt();
-        let loss = narrow.most_lost(query);
+        let loss = narrow.max_quantization_error(query);
         let loss = loss.unwrap_or_else(|| squared_loss(query, narrow).sqrt());
         let error = loss * self.longest + (norm + loss) * self.coarsest;
         2.0 * error + self.rounding(norm + loss, self.longest + self.coarsest)
@@ -203,14 +203,16 @@ pub(super) fn squared_norm(row: &[f32]) -> f64 {
 }
 
 /// `|row − row'|²`, `row'` being what a narrow product takes it for.
-fn squared_loss(row: &[f32], narrow: Narrow) -> f64 {
+fn squared_loss(row: &[f32], narrow: QuantKind) -> f64 {
     let square = |loss: f64| loss * loss;
     // Which of the two is known in each loop.
-    match narrow.taken(row) {
-        Taken::Bf16 => sum_over(row, row, |v, _| square(v - Taken::Bf16.number(v as f32))),
-        Taken::Integers { unit } => {
-            let taken = Taken::Integers { unit };
-            sum_over(row, row, |v, _| square(v - taken.number(v as f32)))
+    match narrow.quantize_row(row) {
+        QuantizedRow::Bf16 => sum_over(row, row, |v, _| {
+            square(v - QuantizedRow::Bf16.dequantized(v as f32))
+        }),
+        QuantizedRow::Int16 { scale } => {
+            let taken = QuantizedRow::Int16 { scale };
+            sum_over(row, row, |v, _| square(v - taken.dequantized(v as f32)))
         }
     }
 }

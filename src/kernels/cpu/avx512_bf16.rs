@@ -6,20 +6,20 @@ use candle_core::{Result, bail};
 use half::bf16;
 
 use super::element::Element;
-use super::micro::Product;
-use super::path::Kernel;
 #[cfg(target_arch = "x86_64")]
-use super::path::Path;
+use super::isa::Isa;
+use super::isa::Kernel;
+use super::micro::Product;
 #[cfg(target_arch = "x86_64")]
 use super::simd::Avx512Bf16;
 
 /// The proof that this process uses AVX-512 and that the CPU has AVX512_BF16, which multiplies pairs of
 /// bfloat16 numbers and adds them in `f32`.
 ///
-/// A value can only be had from [`Bfloat::current`], which asks the CPU. There is no emulation: it would
+/// A value can only be had from [`Avx512Bf16Token::current`], which asks the CPU. There is no emulation: it would
 /// be slower than `f32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::kernels) struct Bfloat(Proof);
+pub(in crate::kernels) struct Avx512Bf16Token(Proof);
 
 #[cfg(target_arch = "x86_64")]
 type Proof = ();
@@ -29,16 +29,16 @@ type Proof = ();
 type Proof = std::convert::Infallible;
 
 #[cfg(target_arch = "x86_64")]
-impl Bfloat {
+impl Avx512Bf16Token {
     /// # Errors
-    /// As [`Path::current`]; says what is missing.
+    /// As [`Isa::current`]; says what is missing.
     pub fn current() -> Result<Self> {
-        let path = Path::current()?;
-        let avx512 = Path::named("avx512");
+        let isa = Isa::current()?;
+        let avx512 = Isa::named("avx512");
         if avx512.is_none() || !is_x86_feature_detected!("avx512bf16") {
             bail!("bf16 on a CPU needs AVX512_BF16, which this one does not have");
         }
-        if Some(path) != avx512 {
+        if Some(isa) != avx512 {
             bail!("bf16 on a CPU needs AVX512_BF16, but DPSYN_CPU allows no AVX-512");
         }
         Ok(Self(()))
@@ -60,7 +60,7 @@ impl Bfloat {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-impl Bfloat {
+impl Avx512Bf16Token {
     /// # Errors
     /// Always.
     pub fn current() -> Result<Self> {

@@ -9,12 +9,12 @@ const LIMIT: usize = 1 << 31;
 
 /// A tensor that would be too large; smaller batches make smaller ones.
 #[derive(Debug, Error)]
-#[error("a tensor of {numbers} numbers is {}", TooLarge::WORDS)]
-struct TooLarge {
+#[error("a tensor of {numbers} numbers is {}", TensorTooLarge::WORDS)]
+struct TensorTooLarge {
     numbers: usize,
 }
 
-impl TooLarge {
+impl TensorTooLarge {
     /// By which the error is known again in candle's.
     const WORDS: &str = "larger than a GPU's kernels can count";
 }
@@ -22,8 +22,8 @@ impl TooLarge {
 /// Refuses a tensor whose numbers `device` cannot count.
 ///
 /// # Errors
-/// [`TooLarge`], as candle's.
-pub(super) fn countable(device: &Device, numbers: usize) -> Result<()> {
+/// [`TensorTooLarge`], as candle's.
+pub(super) fn check_element_count(device: &Device, numbers: usize) -> Result<()> {
     if device.is_cpu() {
         return Ok(());
     }
@@ -34,7 +34,7 @@ fn below_limit(numbers: usize) -> Result<()> {
     if numbers < LIMIT {
         Ok(())
     } else {
-        Err(candle_core::Error::wrap(TooLarge { numbers }))
+        Err(candle_core::Error::wrap(TensorTooLarge { numbers }))
     }
 }
 
@@ -51,7 +51,7 @@ pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
         // Metal, by itself and by candle.
         "Insufficient Memory",
         "Failed to create metal resource: Buffer",
-        TooLarge::WORDS,
+        TensorTooLarge::WORDS,
     ]
     .iter()
     .any(|words| text.contains(words))
@@ -86,11 +86,11 @@ mod tests {
 
     #[test]
     fn only_a_gpu_has_a_limit() {
-        assert!(countable(&Device::Cpu, usize::MAX).is_ok());
+        assert!(check_element_count(&Device::Cpu, usize::MAX).is_ok());
         assert!(below_limit(LIMIT - 1).is_ok());
         let error = below_limit(LIMIT).unwrap_err().to_string();
         assert!(
-            error.contains("2147483648") && error.contains(TooLarge::WORDS),
+            error.contains("2147483648") && error.contains(TensorTooLarge::WORDS),
             "{error}"
         );
     }

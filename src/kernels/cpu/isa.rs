@@ -17,9 +17,9 @@ const VARIABLE: &str = "DPSYN_CPU";
 
 /// A set of vector instructions that this CPU has.
 ///
-/// A value can only be had from [`Path::named`], which asks the CPU.
+/// A value can only be had from [`Isa::named`], which asks the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::kernels) struct Path(Kind);
+pub(crate) struct Isa(Kind);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -41,7 +41,7 @@ pub(super) trait Kernel {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-impl Path {
+impl Isa {
     /// From the fastest to the one that every CPU has.
     pub const NAMES: [&'static str; 4] = ["avx512", "avx2", "neon", "scalar"];
 
@@ -70,17 +70,17 @@ impl Path {
     /// `DPSYN_CPU` names no path, or one that this CPU lacks. Convolutions and linear layers report that when they
     /// are built, and so before any work is done.
     pub fn current() -> Result<Self> {
-        static CURRENT: OnceLock<std::result::Result<Path, String>> = OnceLock::new();
+        static CURRENT: OnceLock<std::result::Result<Isa, String>> = OnceLock::new();
         #[cfg(test)]
-        if let Some(path) = forced() {
-            return Ok(path);
+        if let Some(isa) = forced() {
+            return Ok(isa);
         }
         let current = CURRENT.get_or_init(|| match std::env::var_os(VARIABLE) {
             Some(name) if !name.is_empty() => choose(&name.to_string_lossy()),
             _ => Ok(fastest()),
         });
         match current {
-            Ok(path) => Ok(*path),
+            Ok(isa) => Ok(*isa),
             Err(message) => bail!("{message}"),
         }
     }
@@ -89,7 +89,7 @@ impl Path {
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `named` makes a `Path` of this kind only on a CPU that has these features.
+            // SAFETY: `named` makes a `Isa` of this kind only on a CPU that has these features.
             Kind::Avx512 => unsafe { run_avx512(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
@@ -103,9 +103,9 @@ impl Path {
 }
 
 /// Asks a path for `LANES` and `VECTORS` of its [`Simd`].
-pub(super) struct AskTile;
+pub(super) struct TileQuery;
 
-impl Kernel for AskTile {
+impl Kernel for TileQuery {
     type Output = Tile;
 
     #[inline(always)]
@@ -126,17 +126,17 @@ pub(super) struct Tile {
     pub vectors: usize,
 }
 
-fn fastest() -> Path {
-    let found = Path::NAMES.into_iter().find_map(Path::named);
-    found.unwrap_or(Path(Kind::Scalar))
+fn fastest() -> Isa {
+    let found = Isa::NAMES.into_iter().find_map(Isa::named);
+    found.unwrap_or(Isa(Kind::Scalar))
 }
 
-fn choose(name: &str) -> std::result::Result<Path, String> {
-    Path::named(name).ok_or_else(|| {
-        if Path::NAMES.contains(&name) {
+fn choose(name: &str) -> std::result::Result<Isa, String> {
+    Isa::named(name).ok_or_else(|| {
+        if Isa::NAMES.contains(&name) {
             format!("{VARIABLE} is `{name}`, which this CPU does not have")
         } else {
-            let names = Path::NAMES.join(", ");
+            let names = Isa::NAMES.join(", ");
             format!("{VARIABLE} is `{name}`: expected one of {names}, or nothing")
         }
     })
@@ -170,16 +170,16 @@ fn run_neon<K: Kernel>(kernel: K) -> K::Output {
 
 #[cfg(test)]
 thread_local! {
-    static FORCED: std::cell::Cell<Option<Path>> = const { std::cell::Cell::new(None) };
+    static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::Cell::new(None) };
 }
 
 #[cfg(test)]
-fn forced() -> Option<Path> {
+fn forced() -> Option<Isa> {
     FORCED.get()
 }
 
 #[cfg(test)]
-impl Path {
+impl Isa {
     /// Every path that this machine has.
     pub fn all() -> impl Iterator<Item = Self> {
         Self::NAMES.into_iter().filter_map(Self::named)
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn unknown_and_missing_paths_are_named() {
-        assert_eq!(choose("scalar"), Ok(Path(Kind::Scalar)));
+        assert_eq!(choose("scalar"), Ok(Isa(Kind::Scalar)));
         let message = choose("mmx").unwrap_err();
         assert!(
             message.contains("DPSYN_CPU") && message.contains("avx2"),
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_fastest_comes_first() {
-        assert_eq!(Path::all().next(), Some(fastest()));
-        assert_eq!(Path::all().last(), Some(Path(Kind::Scalar)));
+        assert_eq!(Isa::all().next(), Some(fastest()));
+        assert_eq!(Isa::all().last(), Some(Isa(Kind::Scalar)));
     }
 }
