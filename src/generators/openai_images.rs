@@ -1,15 +1,20 @@
-//! Hosted models behind the OpenAI images protocol as a foundation model, the way DPSDA drives DALL-E 2
-//! (`apis/dalle_api.py`): `POST /images/generations` for random images, `/images/variations` or
-//! `/images/edits` for variations.
+//! Hosted models behind the OpenAI images protocol as a foundation model, used as DPSDA uses
+//! DALL-E 2 (`apis/dalle_api.py`): `POST /images/generations` for random images,
+//! `/images/variations` or `/images/edits` for variations.
 //!
-//! DALL-E 2 itself was retired by its vendor in 2026. The protocol lives on in its successors, which edit an
-//! image where DALL-E 2 varied it, and in servers to run oneself.
+//! The vendor retired DALL-E 2 in 2026. Its successors and self-hosted servers support the same
+//! protocol; the successors edit an image where DALL-E 2 varied it.
 //!
-//! # What is sent
+//! The protocol is implemented here on top of `ureq`, without a client library: a run must record
+//! each request before it is sent and store each response before it is used, and must keep the
+//! access key out of every message.
 //!
-//! Prompts, which are public, and images of a population, which the model made itself (or which the user gave
-//! as `initial_samples`). Nothing private can be: [`Generator`] takes an [`ImageBatch`], and what comes of
-//! private images is a [`Sensitive`](crate::privacy::Sensitive) one, which does not turn into it.
+//! # Transmitted data
+//!
+//! Requests contain prompts, which are public, and images of a population, which the model itself
+//! generated (or which the user supplied as `initial_samples`). They cannot contain private images:
+//! [`Generator`] takes an [`ImageBatch`], and everything derived from private images is
+//! [`Sensitive`](crate::privacy::Sensitive), which does not convert to it.
 //!
 //! ```compile_fail,E0308
 //! use dpsyn::generators::{SampleRequest, Generator};
@@ -21,38 +26,43 @@
 //! }
 //! ```
 //!
-//! # What is paid
+//! # Costs
 //!
-//! Every request is in `requests.jsonl` before it is sent, every answer is on disk before the next request of
-//! its thread is sent, and a resumed run takes from disk what was bought. The protocol knows no
-//! idempotency: when a connection breaks after the server has worked and before its answer is here, the
-//! images have to be asked for, and perhaps paid, once more. The journal counts such requests as paid.
+//! Every request is recorded in `requests.jsonl` before it is sent, and every response is stored
+//! before its thread sends the next request. A resumed run uses the stored responses. The protocol
+//! has no idempotency keys: if the connection breaks after the server has generated the images and
+//! before the response arrives, the images must be requested, and possibly paid for, again. The
+//! journal counts such requests as paid.
 
 mod address;
 mod answer;
+mod batching;
 mod client;
 mod config;
-mod desk;
+mod cost;
 mod error;
+mod executor;
 mod journal;
 mod key;
 mod multipart;
 mod picture;
-mod spool;
+mod response_cache;
 
 pub use config::{Config, ResponseFormat, Variation};
 pub use error::ServiceError;
 
-use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
 
+use candle_core::Device;
+
 use self::address::Address;
+use self::batching::{BatchedRequest, RequestBatcher};
 use self::client::Client;
-use self::desk::{Desk, Order};
-use self::journal::{Caps, Journal};
+use self::executor::RequestExecutor;
+use self::journal::{Journal, SpendingLimits};
 use self::key::ApiKey;
 use self::picture::{Sides, upload};
-use self::spool::{Spool, Ticket};
+use self::response_cache::{CacheKey, ResponseCache};
 use super::{
     Condition, ConditionRequest, Generator, GeneratorError, GeneratorSection, OpenedGenerator,
     Operation, PlannedWork, Prompts, RunPaths, SampleRequest, check_pairs,
@@ -62,8 +72,7 @@ use crate::images::ImageBatch;
 use crate::privacy::sha256_hex;
 use crate::progress::Progress;
 use crate::sections::{InvalidKey, Section};
-use crate::streams::Phase;
-use candle_core::Device;
+use crate::streams::{Phase, RngKey};
 
 /// A hosted model.
 pub struct OpenAiImages {
@@ -71,47 +80,47 @@ pub struct OpenAiImages {
     prompts: Prompts,
     address: Address,
     sides: Sides,
-    office: OnceLock<Office>,
+    attached: OnceLock<Attached>,
 }
 
-/// What there is once a run has begun.
-struct Office {
+/// State that exists only after [`Generator::begin_run`].
+struct Attached {
     client: Client,
-    spool: Spool,
+    cache: ResponseCache,
     journal: Mutex<Journal>,
     lookahead_degree: u32,
 }
 
 impl OpenAiImages {
-    /// Checks the configuration. Neither the key nor the network is touched before
+    /// Checks the configuration. The access key and the network are not used before
     /// [`Generator::begin_run`].
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming the key that is out of range.
+    /// [`GeneratorError::Config`] with the first key that is out of range.
     pub fn new(config: &Config) -> Result<Self, GeneratorError> {
         config.validate()?;
         Ok(Self {
             prompts: Prompts::new(&config.prompts)?,
             address: config.address()?,
             sides: Sides {
-                asked: config.side()?,
-                wanted: config.image_size(),
+                requested: config.side()?,
+                resized: config.image_size(),
             },
             config: config.clone(),
-            office: OnceLock::new(),
+            attached: OnceLock::new(),
         })
     }
 
-    fn office(&self) -> Result<&Office, ServiceError> {
-        self.office.get().ok_or(ServiceError::Unattached)
+    fn attached(&self) -> Result<&Attached, ServiceError> {
+        self.attached.get().ok_or(ServiceError::NotBegun)
     }
 
-    fn desk<'a>(&'a self, office: &'a Office) -> Desk<'a> {
-        Desk {
+    fn executor<'a>(&'a self, attached: &'a Attached) -> RequestExecutor<'a> {
+        RequestExecutor {
             config: &self.config,
-            client: &office.client,
-            spool: &office.spool,
-            journal: &office.journal,
+            client: &attached.client,
+            cache: &attached.cache,
+            journal: &attached.journal,
             sides: self.sides,
         }
     }
@@ -119,15 +128,16 @@ impl OpenAiImages {
     fn prompt(&self, condition: Condition) -> Result<&str, GeneratorError> {
         self.prompts.text(condition).ok_or_else(|| {
             GeneratorError::Input(format!(
-                "prompt {} where there are {}",
+                "prompt {} does not exist: there are {} prompts",
                 condition.0,
                 self.prompts.texts().len()
             ))
         })
     }
 
-    /// Digest of what an image is made from, so that what is on disk is never taken for something else.
-    fn origin(&self, prompt: &str, image: &[u8]) -> String {
+    /// Returns the digest of everything that an image is made from, so that a cached image is never
+    /// used for another input.
+    fn input_digest(&self, prompt: &str, image: &[u8]) -> String {
         let config = &self.config;
         let head = format!(
             "{:?}",
@@ -135,79 +145,32 @@ impl OpenAiImages {
                 &config.model,
                 &config.size,
                 &config.quality,
-                self.sides.wanted,
+                self.sides.resized,
                 prompt
             )
         );
         sha256_hex(&[head.as_bytes(), image].concat())
     }
 
-    /// Buys what is missing and reads one image for each of `tickets`.
-    fn gather(&self, tickets: &[Ticket], orders: &[Order]) -> Result<ImageBatch, GeneratorError> {
-        let office = self.office()?;
-        self.desk(office).buy(orders)?;
-        let side = self.sides.wanted;
+    /// Executes `requests` and reads the image of each of `keys` from the cache.
+    fn execute(
+        &self,
+        requests: &[BatchedRequest],
+        keys: &[CacheKey],
+    ) -> Result<ImageBatch, GeneratorError> {
+        let attached = self.attached()?;
+        self.executor(attached).execute_all(requests)?;
+        let side = self.sides.resized;
         let mut images = ImageBatch::empty(side, side);
-        for ticket in tickets {
-            images.extend(&office.spool.read(ticket, side)?)?;
+        for key in keys {
+            images.extend(&attached.cache.read_image(key, side)?)?;
         }
         Ok(images)
     }
 
-    /// The words that go with an edit.
+    /// Returns the prompt of an edit.
     fn edit_prompt(&self, prompt: &str) -> String {
         self.config.edit_prompt.replace("{prompt}", prompt)
-    }
-}
-
-/// Orders in the order in which they first appear; draws that the same request can serve share one.
-#[derive(Default)]
-struct Orders {
-    orders: Vec<Order>,
-    places: HashMap<String, usize>,
-}
-
-impl Orders {
-    /// Adds tickets to the order of `origin`, which `make` makes if there is none yet.
-    fn add(
-        &mut self,
-        origin: &str,
-        tickets: impl IntoIterator<Item = Ticket>,
-        make: impl FnOnce() -> Result<(String, Option<Vec<u8>>), ServiceError>,
-    ) -> Result<(), ServiceError> {
-        let place = match self.places.get(origin) {
-            Some(place) => *place,
-            None => {
-                let (prompt, upload) = make()?;
-                self.orders.push(Order {
-                    prompt,
-                    upload,
-                    tickets: Vec::new(),
-                });
-                let place = self.orders.len() - 1;
-                self.places.insert(origin.to_owned(), place);
-                place
-            }
-        };
-        if let Some(order) = self.orders.get_mut(place) {
-            order.tickets.extend(tickets);
-        }
-        Ok(())
-    }
-
-    /// Cut into what one request can ask for, so that requests of one order can go out at once.
-    fn cut(self, most: usize) -> Vec<Order> {
-        let mut cut = Vec::new();
-        for order in self.orders {
-            for tickets in order.tickets.chunks(most.max(1)) {
-                cut.push(Order {
-                    prompt: order.prompt.clone(),
-                    upload: order.upload.clone(),
-                    tickets: tickets.to_vec(),
-                });
-            }
-        }
-        cut
     }
 }
 
@@ -261,7 +224,7 @@ impl GeneratorSection for Config {
 
 impl Generator for OpenAiImages {
     fn image_size(&self) -> (usize, usize) {
-        (self.sides.wanted, self.sides.wanted)
+        (self.sides.resized, self.sides.resized)
     }
 
     fn batch_size(&self) -> usize {
@@ -270,9 +233,9 @@ impl Generator for OpenAiImages {
 
     fn initial_conditions(
         &self,
-        slots: &[ConditionRequest<'_>],
+        requests: &[ConditionRequest<'_>],
     ) -> Result<Vec<Condition>, GeneratorError> {
-        Ok(self.prompts.assign(slots)?)
+        Ok(self.prompts.assign(requests)?)
     }
 
     fn supports_condition(&self, condition: Condition) -> bool {
@@ -288,103 +251,104 @@ impl Generator for OpenAiImages {
     }
 
     fn preflight(&self, work: &[PlannedWork]) -> Result<Vec<String>, GeneratorError> {
-        let mut lines = self.config.bill(work)?;
+        let mut lines = self.config.estimate_cost(work)?;
         if self.address.exposes_key() && !self.config.api_key_env.is_empty() {
             lines.push(format!(
-                "warning: the key travels unencrypted to {} (http)",
+                "warning: the access key is sent unencrypted to {} (http)",
                 self.address.host()
             ));
         }
         Ok(lines)
     }
 
-    fn begin_run(&self, workplace: &RunPaths) -> Result<(), GeneratorError> {
+    fn begin_run(&self, paths: &RunPaths) -> Result<(), GeneratorError> {
         let key = ApiKey::read(&self.config.api_key_env)?;
         let timeout = Config::seconds(self.config.timeout);
-        let caps = Caps {
+        let limits = SpendingLimits {
             max_requests: self.config.max_requests,
             price_per_image: self.config.price_per_image,
             max_cost: self.config.max_cost,
         };
-        let journal = Journal::open(&workplace.root.join("requests.jsonl"), caps)?;
-        let office = Office {
+        let journal = Journal::open(&paths.root.join("requests.jsonl"), limits)?;
+        let attached = Attached {
             client: Client::new(self.address.clone(), key, timeout)?,
-            spool: Spool::new(workplace.work.clone()),
+            cache: ResponseCache::new(paths.work.clone()),
             journal: Mutex::new(journal),
-            lookahead_degree: workplace.lookahead_degree,
+            lookahead_degree: paths.lookahead_degree,
         };
-        self.desk(&office).recover()?;
-        self.office
-            .set(office)
-            .map_err(|_| GeneratorError::Input("attached twice".to_owned()))
+        self.executor(&attached).recover()?;
+        self.attached
+            .set(attached)
+            .map_err(|_| GeneratorError::Input("begin_run was called twice".to_owned()))
     }
 
-    fn random(&self, draws: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
-        let spool = &self.office()?.spool;
-        let mut orders = Orders::default();
-        let mut tickets = Vec::with_capacity(draws.len());
-        for draw in draws {
-            let prompt = self.prompt(draw.condition)?;
-            let origin = self.origin(prompt, &[]);
-            let ticket = Ticket::new(&draw.rng_key, &origin);
-            if !spool.has(&ticket) {
-                orders.add(&origin, [ticket.clone()], || Ok((prompt.to_owned(), None)))?;
+    fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
+        let cache = &self.attached()?.cache;
+        let mut batcher = RequestBatcher::default();
+        let mut keys = Vec::with_capacity(requests.len());
+        for request in requests {
+            let prompt = self.prompt(request.condition)?;
+            let input = self.input_digest(prompt, &[]);
+            let key = CacheKey::new(&request.rng_key, &input);
+            if !cache.contains(&key) {
+                batcher.add(&input, [key.clone()], || Ok((prompt.to_owned(), None)))?;
             }
-            tickets.push(ticket);
+            keys.push(key);
         }
-        self.gather(&tickets, &orders.cut(self.config.max_images_per_call))
+        let calls = batcher.into_requests(self.config.max_images_per_call);
+        self.execute(&calls, &keys)
     }
 
     fn vary(
         &self,
         images: &ImageBatch,
-        draws: &[SampleRequest],
+        requests: &[SampleRequest],
         degree: f64,
     ) -> Result<ImageBatch, GeneratorError> {
         self.evaluations(Operation::Vary(degree))?;
-        check_pairs(images, draws)?;
+        check_pairs(images, requests)?;
         if (images.height(), images.width()) != self.image_size() {
             return Err(GeneratorError::Input(format!(
-                "images of {}x{} where {side}x{side} was expected",
+                "images of {}x{} pixels, expected {side}x{side}",
                 images.height(),
                 images.width(),
-                side = self.sides.wanted
+                side = self.sides.resized
             )));
         }
-        let office = self.office()?;
-        let mut orders = Orders::default();
-        let mut tickets = Vec::with_capacity(draws.len());
-        for (index, draw) in draws.iter().enumerate() {
+        let attached = self.attached()?;
+        let mut batcher = RequestBatcher::default();
+        let mut keys = Vec::with_capacity(requests.len());
+        for (index, request) in requests.iter().enumerate() {
             let pixels = images.get(index).unwrap_or_default();
-            // Variations are made without words, edits with them.
-            let words = match self.config.variation {
+            // `/images/variations` has no prompt.
+            let prompt = match self.config.variation {
                 Variation::Variations => String::new(),
-                Variation::Edits => self.edit_prompt(self.prompt(draw.condition)?),
+                Variation::Edits => self.edit_prompt(self.prompt(request.condition)?),
             };
-            let origin = self.origin(&words, pixels);
-            // The lookahead will ask for further variations of this image: one request gets them all.
-            let repeats = match draw.rng_key.phase {
+            let input = self.input_digest(&prompt, pixels);
+            let rng_key = request.rng_key;
+            // The lookahead requests further variations of this image later: one call gets all.
+            let repeats = match rng_key.phase {
                 Phase::Lookahead => {
-                    draw.rng_key.repeat..office.lookahead_degree.max(draw.rng_key.repeat + 1)
+                    rng_key.repeat..attached.lookahead_degree.max(rng_key.repeat + 1)
                 }
-                _ => draw.rng_key.repeat..draw.rng_key.repeat + 1,
+                _ => rng_key.repeat..rng_key.repeat + 1,
             };
-            let wanted = repeats.map(|repeat| {
-                let mut stream = draw.rng_key;
-                stream.repeat = repeat;
-                Ticket::new(&stream, &origin)
-            });
-            let missing: Vec<Ticket> = wanted.filter(|ticket| !office.spool.has(ticket)).collect();
+            let missing: Vec<CacheKey> = repeats
+                .map(|repeat| CacheKey::new(&RngKey { repeat, ..rng_key }, &input))
+                .filter(|key| !attached.cache.contains(key))
+                .collect();
             if !missing.is_empty() {
                 let image = images.slice(index..index + 1);
                 let limit = self.config.max_upload();
-                orders.add(&origin, missing, || {
-                    Ok((words, Some(upload(&image, limit)?)))
+                batcher.add(&input, missing, || {
+                    Ok((prompt, Some(upload(&image, limit)?)))
                 })?;
             }
-            tickets.push(Ticket::new(&draw.rng_key, &origin));
+            keys.push(CacheKey::new(&rng_key, &input));
         }
-        self.gather(&tickets, &orders.cut(self.config.max_images_per_call))
+        let calls = batcher.into_requests(self.config.max_images_per_call);
+        self.execute(&calls, &keys)
     }
 
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {

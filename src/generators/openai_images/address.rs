@@ -1,13 +1,13 @@
-//! Where a server is.
+//! The base address of a server.
 
 use ureq::http::Uri;
 
 use crate::net::{host_of, is_loopback};
 
-/// The checked base of all requests' addresses.
+/// A validated base address.
 #[derive(Debug, Clone)]
 pub(super) struct Address {
-    /// Without a slash at its end.
+    /// The text without a trailing slash.
     base: String,
     https: bool,
     host: String,
@@ -17,13 +17,13 @@ impl Address {
     /// Parses a base address.
     ///
     /// # Errors
-    /// What is wrong with it; never any part of it, which may hold a password.
+    /// A description of the problem that repeats no part of the address, which may hold a password.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let expected = "expected an address such as \"https://api.openai.com/v1\"";
         let uri: Uri = text
             .trim_end_matches('/')
             .parse()
-            .map_err(|_| format!("is no address: {expected}"))?;
+            .map_err(|_| format!("is not an address: {expected}"))?;
         let https = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
@@ -33,10 +33,10 @@ impl Address {
             return Err(format!("has no host: {expected}"));
         };
         if authority.as_str().contains('@') {
-            return Err("holds a name or password: credentials do not belong here".to_owned());
+            return Err("has a user name or password: remove it".to_owned());
         }
         if uri.query().is_some() {
-            return Err(format!("holds a query (?): {expected}"));
+            return Err(format!("has a query (?): {expected}"));
         }
         let host = host_of(&uri).unwrap_or_default();
         Ok(Self {
@@ -46,17 +46,17 @@ impl Address {
         })
     }
 
-    /// The address of an endpoint such as `images/generations`.
+    /// Returns the address of an endpoint such as `images/generations`.
     pub(super) fn endpoint(&self, path: &str) -> String {
         format!("{}/{path}", self.base)
     }
 
-    /// Whether the key would travel readable for everybody on the way.
+    /// Returns true if the access key would be sent unencrypted over a network.
     pub(super) fn exposes_key(&self) -> bool {
         !self.https && !is_loopback(&self.host)
     }
 
-    /// The host's name.
+    /// Returns the host name.
     pub(super) fn host(&self) -> &str {
         &self.host
     }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_stand_below_the_base() {
+    fn endpoints_are_below_the_base() {
         for base in ["https://h/v1", "https://h/v1/"] {
             let address = Address::parse(base).unwrap();
             assert_eq!(
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_exposed_by_http_to_another_machine_only() {
+    fn only_http_to_another_machine_exposes_the_key() {
         for (base, exposed) in [
             ("https://example.org", false),
             ("http://example.org", true),

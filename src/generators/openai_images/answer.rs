@@ -1,20 +1,20 @@
-//! What a server answers: images, or an error.
+//! Parsing of responses: images, or an error.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-/// One image of an answer.
+/// One image of a response.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Item {
-    /// The file itself.
+    /// The content of the file.
     Bytes(Vec<u8>),
-    /// Where to fetch it.
+    /// The address of the file.
     Url(String),
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct Response {
     data: Vec<Entry>,
 }
 
@@ -24,14 +24,18 @@ struct Entry {
     url: Option<String>,
 }
 
-/// The images of an answer in its order; what is wrong with one stands in its place.
+/// Returns the images of a response in their order; an unusable entry is an `Err` in its place.
 ///
 /// # Errors
-/// What is wrong with the whole answer.
+/// A description of the problem if the body as a whole cannot be parsed.
 pub(super) fn images(body: &[u8]) -> Result<Vec<Result<Item, String>>, String> {
-    let answer: Answer = serde_json::from_slice(body)
-        .map_err(|error| format!("the answer is not the protocol's JSON ({})", place(&error)))?;
-    Ok(answer.data.into_iter().map(item).collect())
+    let response: Response = serde_json::from_slice(body).map_err(|error| {
+        format!(
+            "the response is not the JSON of the protocol ({})",
+            place(&error)
+        )
+    })?;
+    Ok(response.data.into_iter().map(item).collect())
 }
 
 fn item(entry: Entry) -> Result<Item, String> {
@@ -39,23 +43,23 @@ fn item(entry: Entry) -> Result<Item, String> {
         (Some(text), _) => STANDARD
             .decode(text.as_bytes())
             .map(Item::Bytes)
-            .map_err(|_| "an image is no base64".to_owned()),
+            .map_err(|_| "an image is not valid base64".to_owned()),
         (None, Some(url)) => Ok(Item::Url(url)),
         (None, None) => Err("an entry has neither `b64_json` nor `url`".to_owned()),
     }
 }
 
-/// Where JSON broke. The parser's own words may repeat the text.
+/// Returns the position of a JSON error. The parser's own message may repeat the content.
 fn place(error: &serde_json::Error) -> String {
     format!("line {}, column {}", error.line(), error.column())
 }
 
-/// An error body's message and code.
+/// The message and the code of an error response.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Complaint {
-    /// The message, or the start of a body that is not the protocol's.
+pub(super) struct ErrorInfo {
+    /// The message, or the body if it is not the JSON of the protocol.
     pub(super) message: String,
-    /// `error.code`, or else `error.type`.
+    /// `error.code`, or `error.type` if there is no code.
     pub(super) code: String,
 }
 
@@ -67,14 +71,14 @@ struct ErrorBody {
 #[derive(Deserialize)]
 struct ErrorDetail {
     message: Option<String>,
-    // A string with the vendor, a number with some servers.
+    // A string in responses of the vendor, a number in those of some other servers.
     code: Option<serde_json::Value>,
     #[serde(rename = "type")]
     kind: Option<String>,
 }
 
-/// Reads an error body, whatever it is.
-pub(super) fn complaint(body: &[u8]) -> Complaint {
+/// Parses the body of an error response; any body gives a result.
+pub(super) fn error_detail(body: &[u8]) -> ErrorInfo {
     let Ok(ErrorBody { error }) = serde_json::from_slice(body) else {
         let text = String::from_utf8_lossy(body);
         let message = if text.trim().is_empty() {
@@ -82,7 +86,7 @@ pub(super) fn complaint(body: &[u8]) -> Complaint {
         } else {
             text.into_owned()
         };
-        return Complaint {
+        return ErrorInfo {
             message,
             code: String::new(),
         };
@@ -92,7 +96,7 @@ pub(super) fn complaint(body: &[u8]) -> Complaint {
         _ => error.kind.unwrap_or_default(),
     };
     let message = error.message.unwrap_or_else(|| "no message".to_owned());
-    Complaint { message, code }
+    ErrorInfo { message, code }
 }
 
 #[cfg(test)]
@@ -101,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn images_come_in_both_forms() {
+    fn both_forms_of_images_are_parsed() {
         let body = br#"{"created":1,"data":[{"b64_json":"AQI="},{"url":"https://h/a"},{"b64_json":"!"},{}]}"#;
         let found = images(body).unwrap();
         assert_eq!(found[0], Ok(Item::Bytes(vec![1, 2])));
@@ -116,30 +120,30 @@ mod tests {
     }
 
     #[test]
-    fn every_error_body_says_something() {
+    fn every_error_body_gives_a_message() {
         let body = br#"{"error":{"message":"slow down","type":"requests","code":"rate_limit"}}"#;
-        let expected = |message: &str, code: &str| Complaint {
+        let expected = |message: &str, code: &str| ErrorInfo {
             message: message.to_owned(),
             code: code.to_owned(),
         };
-        assert_eq!(complaint(body), expected("slow down", "rate_limit"));
+        assert_eq!(error_detail(body), expected("slow down", "rate_limit"));
         let body = br#"{"error":{"message":null,"type":"t","code":5}}"#;
-        assert_eq!(complaint(body), expected("no message", "t"));
-        assert_eq!(complaint(b"<html>502"), expected("<html>502", ""));
-        assert_eq!(complaint(b" \n"), expected("no message", ""));
+        assert_eq!(error_detail(body), expected("no message", "t"));
+        assert_eq!(error_detail(b"<html>502"), expected("<html>502", ""));
+        assert_eq!(error_detail(b" \n"), expected("no message", ""));
     }
 
     proptest! {
         #[test]
         fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = images(&body);
-            let _ = complaint(&body);
+            let _ = error_detail(&body);
         }
 
         #[test]
         fn no_near_json_panics(body in "[\\[\\]{}\"a-e:,_64jsondturl0-9 ]{0,80}") {
             let _ = images(body.as_bytes());
-            let _ = complaint(body.as_bytes());
+            let _ = error_detail(body.as_bytes());
         }
     }
 }

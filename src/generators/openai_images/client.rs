@@ -1,55 +1,55 @@
-//! HTTP: sending a request, fetching a file, and telling what is worth another try.
+//! HTTP client: requests to the server, downloads of images, and classification of failures.
 
 use std::time::{Duration, SystemTime};
 
 use ureq::http::{HeaderMap, Uri};
 
 use super::address::Address;
-use super::answer::complaint;
+use super::answer::error_detail;
 use super::error::ServiceError;
 use super::key::{ApiKey, presentable};
 use crate::net::{Agents, Limits, Offline, is_lasting, retry_after};
 
-/// Addresses of images may move so often.
+/// Maximum number of redirects of the address of an image.
 const MAX_REDIRECTS: u32 = 5;
-/// Bytes of an error that are read.
+/// Maximum number of bytes that are read of the body of an error response.
 const MAX_ERROR_BODY: u64 = 1 << 16;
 
-/// Why a request gave nothing.
+/// A failed request.
 #[derive(Debug)]
 pub(super) enum CallError {
-    /// Another try may help.
+    /// A failure that a repetition may resolve.
     Transient {
-        /// What happened.
+        /// Description of the failure.
         message: String,
-        /// How long the server asks to wait.
+        /// The wait that the server requires.
         wait: Option<Duration>,
-        /// The status, if the server refused it without doing anything (4xx).
+        /// The status, if the server refused the request without processing it (4xx).
         refused: Option<u16>,
     },
-    /// Another try will not help.
+    /// A failure that a repetition cannot resolve.
     Refused {
-        /// The status; 0 if there was none.
+        /// The HTTP status; 0 if there was no response.
         status: u16,
-        /// What happened.
+        /// Description of the failure.
         message: String,
     },
-    /// An answer came that cannot be used.
+    /// A response that cannot be used.
     Unusable(String),
 }
 
-/// Talks to one server.
+/// A client of one server.
 pub(super) struct Client {
     address: Address,
     key: Option<ApiKey>,
-    /// For requests with the key: never redirected.
+    /// For requests with the access key, which do not follow redirects.
     api: Agents,
-    /// For images at other addresses: without the key.
+    /// For downloads from other addresses, without the access key.
     files: Agents,
 }
 
 impl Client {
-    /// Reads proxies and certificates from the environment; connects to nothing yet.
+    /// Reads proxies and certificates from the environment, without a connection.
     ///
     /// # Errors
     /// [`ServiceError::Environment`] or [`ServiceError::Offline`].
@@ -58,7 +58,7 @@ impl Client {
         key: Option<ApiKey>,
         timeout: Duration,
     ) -> Result<Self, ServiceError> {
-        // A run is refused before it begins; here nothing gets past.
+        // The command line checks this before a run; here it is enforced.
         if let Some(by) = Offline::of_everything() {
             let host = address.host().to_owned();
             return Err(ServiceError::Offline { host, by });
@@ -71,12 +71,12 @@ impl Client {
         })
     }
 
-    /// The server's name, for messages.
+    /// Returns the host name of the server, for messages.
     pub(super) fn host(&self) -> &str {
         self.address.host()
     }
 
-    /// `POST`s a body and returns the answer, of at most `limit` bytes.
+    /// Sends a `POST` request and returns the body of the response, of at most `limit` bytes.
     ///
     /// # Errors
     /// [`CallError`].
@@ -97,17 +97,17 @@ impl Client {
         if let Some(key) = &self.key {
             request = request.header("Authorization", key.header());
         }
-        self.answer(request.send(body), limit)
+        self.receive(request.send(body), limit)
     }
 
-    /// Fetches a file of at most `limit` bytes, without the key, following a few redirects.
+    /// Downloads a file of at most `limit` bytes, without the access key.
     ///
     /// # Errors
     /// [`CallError`].
     pub(super) fn get(&self, url: &str, limit: u64) -> Result<Vec<u8>, CallError> {
         let uri = self.uri(url)?;
         let request = self.files.choose(&uri).get(uri);
-        self.answer(request.call(), limit)
+        self.receive(request.call(), limit)
     }
 
     fn uri(&self, text: &str) -> Result<Uri, CallError> {
@@ -115,11 +115,11 @@ impl Client {
         uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")))
             .ok_or_else(|| CallError::Refused {
                 status: 0,
-                message: "an address that is neither http nor https".to_owned(),
+                message: "the address is neither http nor https".to_owned(),
             })
     }
 
-    fn answer(
+    fn receive(
         &self,
         result: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
         limit: u64,
@@ -131,43 +131,43 @@ impl Client {
             let body = body.limit(limit).read_to_vec();
             return body.map_err(|error| match error {
                 ureq::Error::BodyExceedsLimit(_) => {
-                    CallError::Unusable(format!("an answer of more than {limit} bytes"))
+                    CallError::Unusable(format!("a response of more than {limit} bytes"))
                 }
                 error => self.failure(&error),
             });
         }
-        // What cannot be read of an error is not worth another error.
+        // The status decides; an unreadable body only shortens the message.
         let body = body.limit(MAX_ERROR_BODY).read_to_vec().unwrap_or_default();
         Err(self.refusal(status.as_u16(), response.headers(), &body))
     }
 
-    /// Sorts a status other than success.
+    /// Classifies a response whose status is not a success.
     fn refusal(&self, status: u16, headers: &HeaderMap, body: &[u8]) -> CallError {
         if (300..400).contains(&status) {
             let target = headers
                 .get("location")
                 .and_then(|value| value.to_str().ok());
-            let target = presentable(target.unwrap_or("nowhere"), self.key.as_ref());
+            let target = presentable(target.unwrap_or("no address"), self.key.as_ref());
             return CallError::Refused {
                 status,
                 message: format!(
-                    "redirected to {target}; the key is sent nowhere but to base_url: correct it if that is the server"
+                    "redirected to {target}, but the access key is only sent to model.base_url: correct it if that is the server"
                 ),
             };
         }
-        let complaint = complaint(body);
-        let code = presentable(&complaint.code, self.key.as_ref());
-        let mut message = presentable(&complaint.message, self.key.as_ref());
+        let detail = error_detail(body);
+        let code = presentable(&detail.code, self.key.as_ref());
+        let mut message = presentable(&detail.message, self.key.as_ref());
         if !code.is_empty() {
             message = format!("{message} ({code})");
         }
-        // Without money no waiting helps.
-        let broke = matches!(
-            complaint.code.as_str(),
+        // An exhausted account is not refilled by waiting.
+        let exhausted = matches!(
+            detail.code.as_str(),
             "insufficient_quota" | "billing_hard_limit_reached" | "billing_not_active"
         );
         match status {
-            408 | 409 | 425 | 429 | 500..=599 if !broke => CallError::Transient {
+            408 | 409 | 425 | 429 | 500..=599 if !exhausted => CallError::Transient {
                 message: format!("{status}, {message}"),
                 wait: retry_after(headers, SystemTime::now()),
                 refused: (status < 500).then_some(status),
@@ -176,7 +176,7 @@ impl Client {
         }
     }
 
-    /// Sorts what went wrong below HTTP.
+    /// Classifies a failure below HTTP, such as a broken connection.
     fn failure(&self, error: &ureq::Error) -> CallError {
         let message = presentable(&error.to_string(), self.key.as_ref());
         if is_lasting(error) {

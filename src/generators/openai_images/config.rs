@@ -1,105 +1,106 @@
-//! The `[model]` section of a run on a hosted model, and everything that follows from it without a call.
+//! The `[model]` section of a hosted model and its checks, which send no request.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
-use crate::generators::{GeneratorError, Operation, PlannedWork, PromptsConfig};
+use crate::generators::{GeneratorError, Operation, PromptsConfig};
 use crate::sections::InvalidKey;
 
-/// A model behind the OpenAI images protocol: the vendor's own, or a server that speaks it.
+/// A model behind the OpenAI images protocol, hosted by the vendor or by another server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The model's name, as the server knows it: `"gpt-image-1"`.
+    /// The server's name of the model, such as `"gpt-image-1"`.
     pub model: String,
-    /// What images are asked for; see [`PromptsConfig`].
+    /// The prompts of the images; see [`PromptsConfig`].
     pub prompts: PromptsConfig,
-    /// Where the server is, up to and with the version.
+    /// Base address of the server, including the version.
     #[serde(default = "defaults::base_url")]
     pub base_url: String,
-    /// The environment variable that holds the key; `""` sends none.
+    /// The environment variable that holds the access key; `""` for a server without keys.
     #[serde(default = "defaults::api_key_env")]
     pub api_key_env: String,
-    /// Columns and rows of the images that are asked for, two equal numbers: `"512x512"`.
+    /// Width and height of the requested images, two equal numbers: `"512x512"`.
     #[serde(default = "defaults::size")]
     pub size: String,
-    /// Rows and columns that they are brought to; by default `size`.
+    /// Height and width to which received images are resized; by default that of `size`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<usize>,
-    /// How an image is varied.
+    /// The endpoint for variations.
     #[serde(default)]
     pub variation: Variation,
-    /// With `variation = "edits"`: the words that ask for a variation; `{prompt}` stands for the image's own
-    /// prompt.
+    /// With `variation = "edits"`, the prompt of an edit; `{prompt}` is replaced by the prompt of
+    /// the image.
     #[serde(default = "defaults::edit_prompt")]
     pub edit_prompt: String,
-    /// How the server hands images over; by default inside its answer, and not said to models that know no
-    /// other way.
+    /// The form in which the server returns images; by default inside the response. It is not sent
+    /// to models that support one form only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_format: Option<ResponseFormat>,
-    /// The server's word for the quality; by default not said.
+    /// The server's `quality` parameter; not sent by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<String>,
-    /// Images that one request may ask for, 1 to 10.
+    /// Maximum number of images per request, 1 to 10.
     #[serde(default = "defaults::max_images_per_call")]
     pub max_images_per_call: usize,
-    /// Requests under way at once.
+    /// Maximum number of concurrent requests.
     #[serde(default = "defaults::concurrency")]
     pub concurrency: usize,
-    /// Images that make a unit of work; requests are put together within it.
+    /// Number of images per shard; images of one shard can share requests.
     #[serde(default = "defaults::batch_size")]
     pub batch_size: usize,
-    /// Seconds for one request, from its first byte to the answer's last.
+    /// Time limit of one request in seconds, from its first byte to the last one of the response.
     #[serde(default = "defaults::timeout")]
     pub timeout: f64,
-    /// Failures in a row after which a request is given up.
+    /// Number of consecutive failures after which the run stops.
     #[serde(default = "defaults::max_attempts")]
     pub max_attempts: u32,
-    /// Seconds of the first wait between attempts, on average half of it; it doubles each time.
+    /// First back-off between attempts in seconds; it is doubled after each attempt, and half of it
+    /// is used on average (full jitter).
     #[serde(default = "defaults::backoff")]
     pub backoff: f64,
-    /// The longest wait between attempts in seconds, but for one that the server asks for.
+    /// Maximum back-off between attempts in seconds. A `Retry-After` of the server may be longer.
     #[serde(default = "defaults::max_backoff")]
     pub max_backoff: f64,
-    /// The longest wait in seconds that the server may ask for (`Retry-After`).
+    /// Maximum `Retry-After` of the server, in seconds, that the run waits for.
     #[serde(default = "defaults::max_retry_after")]
     pub max_retry_after: f64,
-    /// Requests that this run may send in all, failed ones counted.
+    /// Maximum number of requests of the run, including failed ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<u64>,
-    /// What an image costs, in any currency.
+    /// Price of one image, in any currency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_per_image: Option<f64>,
-    /// What this run may spend in all, in the same currency.
+    /// Maximum cost of the run, in the same currency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cost: Option<f64>,
 }
 
-/// How an image is varied.
+/// The endpoint that varies images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Variation {
-    /// `POST /images/variations`: the image alone, as DALL-E 2 had it.
+    /// `POST /images/variations`, which takes the image alone (DALL-E 2).
     #[default]
     Variations,
-    /// `POST /images/edits`: the image with words, for models without variations.
+    /// `POST /images/edits`, which takes the image and a prompt.
     Edits,
 }
 
-/// How the server hands images over.
+/// The form in which the server returns images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResponseFormat {
-    /// As addresses to fetch them from.
+    /// Addresses to download the images from.
     Url,
-    /// Inside the answer.
+    /// Base64 inside the response.
     B64Json,
 }
 
 impl ResponseFormat {
-    /// The protocol's word for it.
+    /// Returns the value of the protocol's parameter `response_format`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -134,7 +135,7 @@ mod defaults {
     pub(super) fn timeout() -> f64 {
         300.0
     }
-    // The original's: 15 attempts, waits of 1 to 60 seconds.
+    // Those of DPSDA (`apis/dalle_api.py`): 15 attempts, waits of 1 to 60 seconds.
     pub(super) fn max_attempts() -> u32 {
         15
     }
@@ -149,14 +150,14 @@ mod defaults {
     }
 }
 
-/// The protocol's limit on `n`.
+/// The protocol's maximum of `n`, the number of images of a request.
 const MAX_N: usize = 10;
-/// Above this a side is mistyped.
+/// Larger image sides are treated as typing errors.
 const MAX_SIDE: usize = 8192;
-/// Above this a number of seconds is mistyped.
+/// Longer times, in seconds, are treated as typing errors: one day.
 const MAX_SECONDS: f64 = 86_400.0;
 
-/// What is known of the vendor's models by their names. Others are taken at their word.
+/// Models of the vendor, whose limits are known from their names. No limits are assumed for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
     DallE2,
@@ -196,7 +197,7 @@ impl Config {
         self.validate_numbers()
     }
 
-    /// Where the server is.
+    /// Parses the base address of the server.
     ///
     /// # Errors
     /// [`InvalidKey`] naming `base_url`.
@@ -216,28 +217,31 @@ impl Config {
             let characters = prompt.chars().count();
             if characters > limit {
                 let message = format!(
-                    "has a prompt of {characters} characters: {} takes at most {limit}",
+                    "has a prompt of {characters} characters: {} accepts at most {limit}",
                     self.model
                 );
                 return Err(InvalidKey::new("prompts", message));
             }
         }
         if self.variation == Variation::Edits && self.edit_prompt.trim().is_empty() {
-            return Err(InvalidKey::new("edit_prompt", "is empty: expected words"));
+            return Err(InvalidKey::new(
+                "edit_prompt",
+                "is empty: expected a prompt",
+            ));
         }
         Ok(())
     }
 
     fn validate_key_name(&self) -> Result<(), InvalidKey> {
         let name = &self.api_key_env;
-        let fine = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.chars().all(fine) && !name.starts_with(|c: char| c.is_ascii_digit()) {
+        let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.chars().all(valid) && !name.starts_with(|c: char| c.is_ascii_digit()) {
             return Ok(());
         }
-        // Whoever wrote the key itself here must not see it in a log.
+        // The value may be the key itself, so the message must not repeat it.
         Err(InvalidKey::new(
             "api_key_env",
-            "is not the name of an environment variable: expected one such as \"OPENAI_API_KEY\", never the key itself",
+            "is not the name of an environment variable: expected one such as \"OPENAI_API_KEY\", not the key itself",
         ))
     }
 
@@ -263,25 +267,29 @@ impl Config {
         let side = self.side()?;
         if !sides.is_empty() && !sides.contains(&side) {
             let sizes: Vec<String> = sides.iter().map(|side| format!("{side}x{side}")).collect();
-            let message = format!("is \"{}\": {model} makes {}", self.size, sizes.join(", "));
+            let message = format!(
+                "is \"{}\": {model} supports {}",
+                self.size,
+                sizes.join(", ")
+            );
             return Err(InvalidKey::new("size", message));
         }
         match (family, self.variation) {
             (Family::DallE2, Variation::Edits) => Err(InvalidKey::new(
                 "variation",
-                "is \"edits\": dall-e-2 needs a mask for it and has \"variations\"",
+                "is \"edits\", for which dall-e-2 needs a mask: expected \"variations\"",
             )),
             (Family::DallE3, _) => Err(InvalidKey::new(
                 "model",
-                "is \"dall-e-3\", which can neither vary nor edit an image",
+                "is \"dall-e-3\", which supports neither variations nor edits of an image",
             )),
             (Family::GptImage, Variation::Variations) => Err(InvalidKey::new(
                 "variation",
-                format!("is \"variations\": {model} has \"edits\" only"),
+                format!("is \"variations\", which {model} does not support: expected \"edits\""),
             )),
             (Family::GptImage, _) if self.response_format.is_some() => Err(InvalidKey::new(
                 "response_format",
-                format!("is given: {model} takes none and always sends the images themselves"),
+                format!("is set, but {model} does not support it: remove the key"),
             )),
             _ => Ok(()),
         }
@@ -289,10 +297,7 @@ impl Config {
 
     fn validate_numbers(&self) -> Result<(), InvalidKey> {
         if !(1..=MAX_N).contains(&self.max_images_per_call) {
-            let message = format!(
-                "is {}: expected 1 to {MAX_N}, the protocol's limit",
-                self.max_images_per_call
-            );
+            let message = format!("is {}: expected 1 to {MAX_N}", self.max_images_per_call);
             return Err(InvalidKey::new("max_images_per_call", message));
         }
         for (key, count, most) in [
@@ -328,15 +333,12 @@ impl Config {
             }
         }
         if self.max_cost.is_some() && self.price_per_image.is_none() {
-            return Err(InvalidKey::new(
-                "max_cost",
-                "needs price_per_image to count with",
-            ));
+            return Err(InvalidKey::new("max_cost", "needs price_per_image"));
         }
         Ok(())
     }
 
-    /// The side of the images that are asked for.
+    /// Returns the side of the requested images, in pixels.
     ///
     /// # Errors
     /// [`InvalidKey`] naming `size`.
@@ -367,20 +369,20 @@ impl Config {
         self.image_size.unwrap_or(self.side().unwrap_or(0))
     }
 
-    /// What is said to the server; `None` to models that take no such word.
-    pub(super) fn spoken_format(&self) -> Option<ResponseFormat> {
+    /// Returns the `response_format` to send; `None` for models without this parameter.
+    pub(super) fn sent_format(&self) -> Option<ResponseFormat> {
         match self.family() {
             Family::GptImage => None,
             _ => Some(self.response_format.unwrap_or(ResponseFormat::B64Json)),
         }
     }
 
-    /// `png` where the server has to be told.
+    /// Returns the `output_format` to send; `None` for models without this parameter.
     pub(super) fn output_format(&self) -> Option<&'static str> {
         (self.family() == Family::GptImage).then_some("png")
     }
 
-    /// Bytes that an upload may have.
+    /// Returns the maximum size of an uploaded file in bytes.
     pub(super) fn max_upload(&self) -> usize {
         match (self.family(), self.variation) {
             (Family::GptImage, _) => 25_000_000,
@@ -389,106 +391,21 @@ impl Config {
         }
     }
 
-    /// Images that the server is asked for to get one.
+    /// Returns the number of images that are requested for each image of a population.
     ///
     /// # Errors
-    /// [`GeneratorError::Degree`] for a degree that is no number.
+    /// [`GeneratorError::Degree`] for a degree that is not finite.
     pub fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
         match operation {
             Operation::Vary(degree) if !degree.is_finite() => Err(GeneratorError::Degree {
                 degree,
-                expected: "any number: a hosted model ignores it".to_owned(),
+                expected: "a finite number, which a hosted model ignores".to_owned(),
             }),
             Operation::Random | Operation::Vary(_) => Ok(1),
         }
     }
 
-    /// Images, and requests at most if none fails.
-    pub(super) fn requests(&self, work: &[PlannedWork]) -> (u64, u64) {
-        let (mut images, mut requests) = (0_u64, 0_u64);
-        let per_call = self.max_images_per_call.max(1) as u64;
-        let prompts = crate::generators::Prompts::new(&self.prompts);
-        let prompts = prompts.map_or(1, |prompts| prompts.texts().len() as u64);
-        for demand in work {
-            let all = demand.images * u64::from(demand.each);
-            images += all;
-            requests += match demand.operation {
-                // A unit's images of one prompt share requests.
-                Operation::Random => {
-                    let unit = self.batch_size.max(1) as u64;
-                    let calls = |images: u64| {
-                        images.min(images.div_ceil(per_call) + prompts.min(images) - 1)
-                    };
-                    let rest = all % unit;
-                    all / unit * calls(unit) + if rest == 0 { 0 } else { calls(rest) }
-                }
-                // Several variations of one image do.
-                Operation::Vary(_) => demand.images * u64::from(demand.each).div_ceil(per_call),
-            };
-        }
-        (images, requests)
-    }
-
-    /// Checks the plan against the caps and says what it costs.
-    ///
-    /// # Errors
-    /// [`InvalidKey`] naming `max_requests` or `max_cost`.
-    pub(super) fn bill(&self, work: &[PlannedWork]) -> Result<Vec<String>, InvalidKey> {
-        let (images, requests) = self.requests(work);
-        let mut lines = vec![format!(
-            "hosted model {}: {images} images by at most {requests} requests if none fails{}",
-            self.model,
-            self.max_requests
-                .map(|most| format!(" (max_requests {most})"))
-                .unwrap_or_default()
-        )];
-        if let Some(price) = self.price_per_image {
-            let cost = images as f64 * price;
-            lines.push(format!(
-                "price: {cost:.2} at {price} an image{}",
-                self.max_cost
-                    .map(|most| format!(" (max_cost {most})"))
-                    .unwrap_or_default()
-            ));
-            if let Some(most) = self.max_cost
-                && cost > most
-            {
-                let message = format!("is {most}, but the plan costs {cost:.2}");
-                return Err(InvalidKey::new("max_cost", message));
-            }
-        } else {
-            lines.push("price: unknown (price_per_image is not set)".to_owned());
-        }
-        if let Some(most) = self.max_requests
-            && requests > most
-        {
-            let message = format!("is {most}, but the plan needs up to {requests}");
-            return Err(InvalidKey::new("max_requests", message));
-        }
-        lines.push(format!(
-            "disk: up to {:.1} MB more while it runs, for what was bought",
-            self.spool_bytes(work) as f64 / 1e6
-        ));
-        if work
-            .iter()
-            .any(|demand| matches!(demand.operation, Operation::Vary(_)))
-        {
-            lines.push("variation_degree is ignored: the protocol has no such notion".to_owned());
-        }
-        Ok(lines)
-    }
-
-    /// Bytes that bought images take at most until their iteration is complete: its lookahead and its
-    /// variations, as PNGs that are hardly larger than the pixels.
-    fn spool_bytes(&self, work: &[PlannedWork]) -> u64 {
-        let images = |demand: &PlannedWork| demand.images * u64::from(demand.each);
-        let pairs = work.windows(2).map(|pair| pair.iter().map(images).sum());
-        let most: u64 = pairs.chain(work.iter().map(images)).max().unwrap_or(0);
-        let side = self.image_size() as u64;
-        most * (side * side * 3 + 4096)
-    }
-
-    /// A number of seconds that [`Config::validate`] has passed.
+    /// Converts a number of seconds that [`Config::validate`] has accepted.
     pub(super) fn seconds(value: f64) -> Duration {
         Duration::try_from_secs_f64(value).unwrap_or_default()
     }
@@ -509,15 +426,15 @@ mod tests {
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
         assert_eq!(config.image_size(), 1024);
-        assert_eq!(config.spoken_format(), Some(ResponseFormat::B64Json));
+        assert_eq!(config.sent_format(), Some(ResponseFormat::B64Json));
         assert_eq!(config.output_format(), None);
     }
 
     #[test]
-    fn gpt_image_is_not_told_what_it_does_not_know() {
+    fn gpt_image_gets_only_the_parameters_that_it_supports() {
         let config = parse("model = \"gpt-image-1\"\nvariation = \"edits\"").unwrap();
         config.validate().unwrap();
-        assert_eq!(config.spoken_format(), None);
+        assert_eq!(config.sent_format(), None);
         assert_eq!(config.output_format(), Some("png"));
     }
 
@@ -582,53 +499,6 @@ mod tests {
         let config: Config =
             toml::from_str(&format!("model = \"dall-e-2\"\nprompts = \"{long}\"")).unwrap();
         assert!(config.validate().unwrap_err().to_string().contains("1001"));
-    }
-
-    #[test]
-    fn the_bill_counts_images_and_bounds_requests() {
-        let work = [
-            PlannedWork {
-                operation: Operation::Random,
-                images: 100,
-                each: 1,
-            },
-            PlannedWork {
-                operation: Operation::Vary(1.0),
-                images: 100,
-                each: 8,
-            },
-            PlannedWork {
-                operation: Operation::Vary(1.0),
-                images: 100,
-                each: 1,
-            },
-        ];
-        let mut config = parse("model = \"m\"\nbatch_size = 40").unwrap();
-        // Units of 40, 40, 20 of one prompt; 100 lookaheads of 8; 100 single variations.
-        assert_eq!(config.requests(&work), (1000, 4 + 4 + 2 + 100 + 100));
-        config.prompts = PromptsConfig::List(vec!["a".to_owned(), "b".to_owned()]);
-        assert_eq!(config.requests(&work), (1000, 5 + 5 + 3 + 100 + 100));
-        config.max_images_per_call = 3;
-        assert_eq!(config.requests(&work).1, 15 + 15 + 8 + 300 + 100);
-        config.price_per_image = Some(0.02);
-        let lines = config.bill(&work).unwrap().join("\n");
-        assert!(
-            lines.contains("1000 images") && lines.contains("price: 20.00"),
-            "{lines}"
-        );
-        assert!(lines.contains("variation_degree is ignored"), "{lines}");
-        // 800 + 100 images of 1024².
-        assert!(lines.contains("disk: up to 2834.8 MB"), "{lines}");
-        config.max_cost = Some(19.99);
-        let error = config.bill(&work).unwrap_err().to_string();
-        assert!(error.starts_with("max_cost: "), "{error}");
-        config.max_cost = Some(20.0);
-        config.max_requests = Some(437);
-        let error = config.bill(&work).unwrap_err().to_string();
-        assert!(error.starts_with("max_requests: "), "{error}");
-        config.max_requests = Some(438);
-        config.bill(&work).unwrap();
-        assert_eq!(config.requests(&[]), (0, 0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What can go wrong with a hosted model.
+//! Errors of a hosted model.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,133 +7,135 @@ use thiserror::Error;
 
 use crate::net::{EnvironmentError, Offline};
 
-/// Why a hosted model did not give what the run needs. Whatever it gave is on disk, and `--resume` uses it.
+/// An error of a hosted model. Images received before it are on disk, and `--resume` uses them.
 #[derive(Debug, Error)]
 pub enum ServiceError {
-    /// The key is missing or cannot be one.
+    /// The access key is missing or malformed.
     #[error(
-        "the key: environment variable {variable} {problem} (api_key_env names another, \"\" sends none)"
+        "the access key: environment variable {variable} {problem} (set model.api_key_env to another variable, or to \"\" for a server without keys)"
     )]
     Key {
-        /// The variable.
+        /// The environment variable.
         variable: String,
-        /// What is wrong with its value, which is not repeated.
+        /// The problem, without the value of the variable.
         problem: &'static str,
     },
-    /// An environment variable of the network is unusable.
+    /// An environment variable of the network configuration is invalid.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
-    /// The network may not be used.
-    #[error("{host} cannot be asked, as {by} forbids it")]
+    /// The network is disabled.
+    #[error("{host} cannot be reached: {by} disables the network")]
     Offline {
         /// The server.
         host: String,
-        /// What forbids it.
+        /// The option or variable that disables the network.
         by: Offline,
     },
-    /// The server said no, in a way that asking again does not change.
+    /// The server refused a request permanently: a repetition would be refused, too.
     #[error("{host} refused {what}: {status}, {message}")]
     Refused {
         /// The server.
         host: String,
-        /// What was asked.
+        /// The requested operation.
         what: &'static str,
         /// The HTTP status.
         status: u16,
-        /// The server's message, bounded and without the key.
+        /// The server's message, of bounded length and without the access key.
         message: String,
     },
-    /// The server failed again and again.
-    #[error("{host} failed {attempts} times in a row at {what}, the last time: {message}")]
+    /// The server failed `max_attempts` times in a row.
+    #[error("{host} failed {attempts} consecutive requests for {what}; last error: {message}")]
     GaveUp {
         /// The server.
         host: String,
-        /// What was asked.
+        /// The requested operation.
         what: &'static str,
-        /// Failures.
+        /// Number of consecutive failures.
         attempts: u32,
-        /// The last one.
+        /// The last failure.
         message: String,
     },
-    /// The server wants a longer wait than is allowed.
-    #[error("{host} asks to wait {seconds:.0} s, longer than max_retry_after: {message}")]
+    /// The server's `Retry-After` exceeds `max_retry_after`.
+    #[error(
+        "{host} requires a wait of {seconds:.0} s, longer than model.max_retry_after: {message}"
+    )]
     Wait {
         /// The server.
         host: String,
-        /// How long.
+        /// The requested wait in seconds.
         seconds: f64,
         /// The server's message.
         message: String,
     },
-    /// The server answered, for money, with nothing that can be used, several times in a row.
+    /// Several consecutive responses, each of which may have been charged, had no usable image.
     #[error(
-        "{host} answered {attempts} times in a row without one usable image, the last time: {message}"
+        "{host} returned {attempts} consecutive responses without a usable image; last problem: {message}"
     )]
     Unusable {
         /// The server.
         host: String,
-        /// Answers.
+        /// Number of consecutive responses.
         attempts: u32,
-        /// What was wrong with the last one.
+        /// The problem of the last response.
         message: String,
     },
-    /// A cap is reached; the call was not made.
+    /// A spending limit is reached. The request was not sent.
     #[error(
-        "{key} = {cap} is reached after {requests} requests and up to {images} paid images: raise it and --resume"
+        "{key} = {limit} is reached after {requests} requests and up to {images} paid images: increase it and use --resume"
     )]
-    Cap {
-        /// The key.
+    LimitReached {
+        /// The configuration key of the limit.
         key: &'static str,
         /// Its value.
-        cap: f64,
-        /// Requests sent.
+        limit: f64,
+        /// Number of requests sent.
         requests: u64,
-        /// Images that were or may have been paid.
+        /// Number of images that were or may have been paid for.
         images: u64,
     },
     /// An image to be sent is larger than the protocol allows.
     #[error(
-        "an image to vary takes {bytes} bytes as PNG where the protocol allows {limit}: a smaller image_size helps"
+        "an image to vary has {bytes} bytes as PNG, expected less than {limit}: reduce model.image_size"
     )]
     Upload {
-        /// Its size.
+        /// Size of the PNG in bytes.
         bytes: usize,
-        /// The limit.
+        /// The protocol's limit in bytes.
         limit: usize,
     },
-    /// An image could not be encoded or resized.
+    /// An image could not be encoded, decoded or resized.
     #[error("{0}")]
     Image(String),
     /// A file of the result folder could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// The error of the operating system.
+        error: io::Error,
     },
-    /// The journal of requests is not one.
-    #[error("{path}: line {line} is no record of a request")]
+    /// The journal of requests has an invalid line.
+    #[error("{}: line {line} is not a record of a request", path.display())]
     Journal {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
     },
-    /// Another request failed, so this one was not made.
+    /// The request was not sent because another request failed.
     #[error("stopped because another request failed")]
     Stopped,
-    /// The generator was used before it was given a place for what it buys.
-    #[error("a hosted model needs a place to keep what it buys")]
-    Unattached,
+    /// Images were requested before [`begin_run`](crate::generators::Generator::begin_run).
+    #[error("a hosted model needs a run folder before it can generate images")]
+    NotBegun,
 }
 
 impl ServiceError {
-    /// For `map_err`: a [`ServiceError::Io`] about `path`.
+    /// Returns a function for `map_err` that makes a [`ServiceError::Io`] about `path`.
     pub(super) fn io(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
-        move |source| Self::Io {
+        move |error| Self::Io {
             path: path.to_owned(),
-            source,
+            error,
         }
     }
 }

@@ -1,7 +1,8 @@
-//! `requests.jsonl`: every request that may cost money, written down and synced before it is sent.
+//! `requests.jsonl`: a record of every request that may cost money, synced to disk before the request
+//! is sent.
 //!
-//! A request whose outcome is not in the journal (the process was killed, the connection broke) counts as
-//! paid in full. Only an answer with fewer images, or a refusal by the server (4xx), makes it cheaper.
+//! A request without an outcome in the journal (the process was killed, the connection broke) counts
+//! as paid in full. Only a response with fewer images or a refusal by the server (4xx) reduces it.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -13,26 +14,26 @@ use serde::{Deserialize, Serialize};
 use super::error::ServiceError;
 use crate::atomic;
 
-/// What a run may spend.
+/// Limits of the requests and the cost of a run.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Caps {
-    /// Requests in all.
+pub(super) struct SpendingLimits {
+    /// Maximum number of requests.
     pub(super) max_requests: Option<u64>,
-    /// What an image costs.
+    /// Price of one image.
     pub(super) price_per_image: Option<f64>,
-    /// Money in all.
+    /// Maximum cost, in the unit of the price.
     pub(super) max_cost: Option<f64>,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Outcome {
-    /// So many images came.
+    /// The response contained this number of images.
     Images(u64),
-    /// The server refused it: nothing is to be paid.
+    /// The server refused the request with this status, without charge.
     Refused(u16),
-    /// Nobody knows, so it counts as paid: the server failed, the connection broke.
+    /// Unknown (the server failed or the connection broke), so it counts as paid.
     Unknown,
 }
 
@@ -54,21 +55,21 @@ enum Record {
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
-    caps: Caps,
+    limits: SpendingLimits,
     requests: u64,
-    /// Images that were or may have been paid.
+    /// Images that were or may have been paid for.
     images: u64,
-    /// What requests under way are counted at.
+    /// Number of images of each request without an outcome.
     open: BTreeMap<u64, u64>,
 }
 
 impl Journal {
-    /// Opens or makes the journal and counts what is in it. A last line that was cut off goes: its request
-    /// was not sent.
+    /// Opens or creates the journal and counts its records. An incomplete last line is removed: its
+    /// request was not sent.
     ///
     /// # Errors
     /// [`ServiceError::Io`] or [`ServiceError::Journal`].
-    pub(super) fn open(path: &Path, caps: Caps) -> Result<Self, ServiceError> {
+    pub(super) fn open(path: &Path, limits: SpendingLimits) -> Result<Self, ServiceError> {
         let io = ServiceError::io(path);
         let mut file = OpenOptions::new()
             .read(true)
@@ -88,7 +89,7 @@ impl Journal {
         let mut journal = Self {
             path: path.to_owned(),
             file,
-            caps,
+            limits,
             requests: 0,
             images: 0,
             open: BTreeMap::new(),
@@ -128,27 +129,27 @@ impl Journal {
         }
     }
 
-    /// Writes down that `images` are about to be asked for, synced. Returns the request's number.
+    /// Records a request for `images` images, synced to disk, and returns its number.
     ///
     /// # Errors
-    /// [`ServiceError::Cap`] when a cap forbids it, [`ServiceError::Io`].
+    /// [`ServiceError::LimitReached`] if the request would exceed a limit, [`ServiceError::Io`].
     pub(super) fn begin(&mut self, endpoint: &str, images: u64) -> Result<u64, ServiceError> {
-        let reached = |key, cap| ServiceError::Cap {
+        let reached = |key, limit| ServiceError::LimitReached {
             key,
-            cap,
+            limit,
             requests: self.requests,
             images: self.images,
         };
         let request = self.requests + 1;
-        if let Some(most) = self.caps.max_requests
-            && request > most
+        if let Some(limit) = self.limits.max_requests
+            && request > limit
         {
-            return Err(reached("max_requests", most as f64));
+            return Err(reached("max_requests", limit as f64));
         }
-        if let (Some(price), Some(most)) = (self.caps.price_per_image, self.caps.max_cost)
-            && (self.images + images) as f64 * price > most
+        if let (Some(price), Some(limit)) = (self.limits.price_per_image, self.limits.max_cost)
+            && (self.images + images) as f64 * price > limit
         {
-            return Err(reached("max_cost", most));
+            return Err(reached("max_cost", limit));
         }
         self.write(&Record::Request {
             request,
@@ -161,7 +162,7 @@ impl Journal {
         Ok(request)
     }
 
-    /// Writes down what became of a request. Not synced: without it the request counts as paid.
+    /// Records the outcome of a request. It is not synced: without it the request counts as paid.
     ///
     /// # Errors
     /// [`ServiceError::Io`].
@@ -185,22 +186,22 @@ impl Journal {
 mod tests {
     use super::*;
 
-    fn place() -> (tempfile::TempDir, PathBuf) {
+    fn journal_path() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("requests.jsonl");
         (folder, path)
     }
 
     fn counts(path: &Path) -> (u64, u64) {
-        let journal = Journal::open(path, Caps::default()).unwrap();
+        let journal = Journal::open(path, SpendingLimits::default()).unwrap();
         (journal.requests, journal.images)
     }
 
     #[test]
-    fn what_is_not_known_to_be_free_counts_as_paid() {
-        let (_folder, path) = place();
-        let mut journal = Journal::open(&path, Caps::default()).unwrap();
-        let mut ask = |images, outcome: Option<Outcome>| {
+    fn requests_without_a_known_outcome_count_as_paid() {
+        let (_folder, path) = journal_path();
+        let mut journal = Journal::open(&path, SpendingLimits::default()).unwrap();
+        let mut send = |images, outcome: Option<Outcome>| {
             let request = journal.begin("images/generations", images).unwrap();
             if let Some(outcome) = outcome {
                 journal.end(request, outcome).unwrap();
@@ -208,55 +209,57 @@ mod tests {
             assert_eq!((journal.requests, journal.images), counts(&path));
             journal.images
         };
-        assert_eq!(ask(10, Some(Outcome::Images(10))), 10);
-        assert_eq!(ask(10, Some(Outcome::Images(7))), 17);
-        assert_eq!(ask(3, Some(Outcome::Images(99))), 20);
-        assert_eq!(ask(5, Some(Outcome::Refused(429))), 20);
-        assert_eq!(ask(5, Some(Outcome::Unknown)), 25);
-        // Killed while it was under way.
-        assert_eq!(ask(4, None), 29);
+        assert_eq!(send(10, Some(Outcome::Images(10))), 10);
+        assert_eq!(send(10, Some(Outcome::Images(7))), 17);
+        assert_eq!(send(3, Some(Outcome::Images(99))), 20);
+        assert_eq!(send(5, Some(Outcome::Refused(429))), 20);
+        assert_eq!(send(5, Some(Outcome::Unknown)), 25);
+        // The process was killed before the response.
+        assert_eq!(send(4, None), 29);
         assert_eq!(counts(&path).0, 6);
     }
 
     #[test]
-    fn a_cut_line_goes_and_a_strange_one_is_refused() {
-        let (_folder, path) = place();
-        let mut journal = Journal::open(&path, Caps::default()).unwrap();
+    fn an_incomplete_line_is_removed_and_an_invalid_one_is_refused() {
+        let (_folder, path) = journal_path();
+        let mut journal = Journal::open(&path, SpendingLimits::default()).unwrap();
         journal.begin("images/edits", 2).unwrap();
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, [&whole[..], b"{\"request\":2,\"endp"].concat()).unwrap();
         assert_eq!(counts(&path), (1, 2));
         assert_eq!(std::fs::read(&path).unwrap(), whole);
         std::fs::write(&path, [&whole[..], b"{\"request\":2}\n"].concat()).unwrap();
-        let error = Journal::open(&path, Caps::default()).err().unwrap();
+        let error = Journal::open(&path, SpendingLimits::default())
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("line 2"), "{error}");
     }
 
     #[test]
-    fn caps_hold_over_restarts() {
-        let (_folder, path) = place();
-        let caps = Caps {
+    fn limits_hold_over_restarts() {
+        let (_folder, path) = journal_path();
+        let limits = SpendingLimits {
             max_requests: Some(3),
             price_per_image: Some(0.5),
             max_cost: Some(4.0),
         };
-        let mut journal = Journal::open(&path, caps).unwrap();
+        let mut journal = Journal::open(&path, limits).unwrap();
         let first = journal.begin("e", 4).unwrap();
         assert!(matches!(
             journal.begin("e", 5),
-            Err(ServiceError::Cap {
+            Err(ServiceError::LimitReached {
                 key: "max_cost",
                 ..
             })
         ));
         journal.end(first, Outcome::Refused(400)).unwrap();
         drop(journal);
-        let mut journal = Journal::open(&path, caps).unwrap();
+        let mut journal = Journal::open(&path, limits).unwrap();
         journal.begin("e", 4).unwrap();
         journal.begin("e", 4).unwrap();
         assert!(matches!(
             journal.begin("e", 0),
-            Err(ServiceError::Cap {
+            Err(ServiceError::LimitReached {
                 key: "max_requests",
                 ..
             })

@@ -1,16 +1,17 @@
-//! The key to a hosted model: read from the environment, shown to nobody.
+//! The access key of a hosted model, read from the environment and never displayed.
 
 use super::error::ServiceError;
 use crate::net::{clean, shorten};
 
-/// A key. It has no `Debug`, `Display` or `Serialize`: it goes into one header and nowhere else.
+/// An access key. It implements neither `Debug` nor `Display` nor `Serialize`: its only use is one
+/// HTTP header.
 pub(super) struct ApiKey(String);
 
 impl ApiKey {
-    /// Reads the variable `name`; `None` if `name` is empty, for servers that want no key.
+    /// Reads the environment variable `name`; `None` if `name` is empty, for servers without keys.
     ///
     /// # Errors
-    /// [`ServiceError::Key`] when it is not set or cannot be a key.
+    /// [`ServiceError::Key`] if the variable is not set or its value is malformed.
     pub(super) fn read(name: &str) -> Result<Option<Self>, ServiceError> {
         if name.is_empty() {
             return Ok(None);
@@ -31,26 +32,29 @@ impl ApiKey {
             return Err("is empty");
         }
         if !text.chars().all(|c| c.is_ascii_graphic()) {
-            return Err("holds spaces, line ends or other characters that no key has");
+            return Err(
+                "has spaces, line breaks or other characters that are not allowed in a key",
+            );
         }
         Ok(Self(text.to_owned()))
     }
 
-    /// The value of the `Authorization` header.
+    /// Returns the value of the `Authorization` header.
     pub(super) fn header(&self) -> String {
         format!("Bearer {}", self.0)
     }
 
-    /// `text` without the key, should a server repeat it.
+    /// Replaces the key in `text`, which a server may have repeated.
     pub(super) fn scrub(&self, text: &str) -> String {
         text.replace(&self.0, "[key]")
     }
 }
 
-/// A server's words made fit for a terminal: without the key, without control characters, of bounded length.
+/// Prepares a server's message for a terminal: removes the key and control characters, and limits
+/// the length.
 pub(super) fn presentable(text: &str, key: Option<&ApiKey>) -> String {
     let clean = clean(text);
-    // After the cleaning, which could have put a split key together again.
+    // The key is removed last: removing control characters can join a key that was split by one.
     shorten(key.map_or(clean.clone(), |key| key.scrub(&clean)))
 }
 
@@ -60,7 +64,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_cannot_be_a_key_is_refused_without_repeating_it() {
+    fn a_malformed_key_is_refused() {
         for text in ["", "  ", "two words", "line\nend", "schlüssel"] {
             assert!(ApiKey::new(text).is_err(), "{text}");
         }
@@ -68,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_cannot_print_the_key_or_move_the_cursor() {
+    fn messages_contain_neither_the_key_nor_control_characters() {
         let key = ApiKey::new("sk-secret").unwrap();
         let text = presentable("bad key \u{1b}[2Jsk-secret\r\n\u{202e}x", Some(&key));
         assert_eq!(text, "bad key [2J[key] x");
@@ -78,7 +82,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_message_comes_out_short_clean_and_without_the_key(
+        fn every_message_is_short_and_without_the_key(
             before in any::<String>(), after in any::<String>()
         ) {
             let key = ApiKey::new("sk-0123456789").unwrap();

@@ -1,8 +1,8 @@
-//! `multipart/form-data` bodies (RFC 7578), with a boundary that the content does not hold.
+//! Bodies of type `multipart/form-data` (RFC 7578), with a boundary that the content does not contain.
 
 use std::fmt::Write as _;
 
-/// A form to send.
+/// A form under construction.
 pub(super) struct Form {
     parts: Vec<Part>,
 }
@@ -13,12 +13,12 @@ struct Part {
 }
 
 impl Form {
-    /// An empty form.
+    /// Creates an empty form.
     pub(super) fn new() -> Self {
         Self { parts: Vec::new() }
     }
 
-    /// Adds a text.
+    /// Adds a text field.
     pub(super) fn text(mut self, name: &str, value: &str) -> Self {
         self.parts.push(Part {
             head: format!("Content-Disposition: form-data; name=\"{name}\"\r\n"),
@@ -27,7 +27,7 @@ impl Form {
         self
     }
 
-    /// Adds a PNG.
+    /// Adds a PNG file.
     pub(super) fn png(mut self, name: &str, bytes: &[u8]) -> Self {
         self.parts.push(Part {
             head: format!(
@@ -39,7 +39,7 @@ impl Form {
         self
     }
 
-    /// The `Content-Type` and the body.
+    /// Returns the `Content-Type` and the body.
     pub(super) fn finish(self) -> (String, Vec<u8>) {
         let boundary = self.boundary();
         let mut body = Vec::new();
@@ -52,19 +52,20 @@ impl Form {
         (format!("multipart/form-data; boundary={boundary}"), body)
     }
 
-    /// Numbered until no part holds it, so that the same form has the same bytes.
+    /// Returns the first numbered boundary that no part contains. Unlike a random one, it gives equal
+    /// forms equal bytes.
     fn boundary(&self) -> String {
         let mut number = 0_u64;
         loop {
             let mut boundary = String::from("dpsyn-form-boundary-");
             // Writing to a String cannot fail.
             let _ = write!(boundary, "{number:016x}");
-            let held = |part: &Part| {
+            let contains = |part: &Part| {
                 part.body
                     .windows(boundary.len())
                     .any(|window| window == boundary.as_bytes())
             };
-            if !self.parts.iter().any(held) {
+            if !self.parts.iter().any(contains) {
                 return boundary;
             }
             number += 1;
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_form_is_what_the_standard_says() {
+    fn a_form_has_the_format_of_the_standard() {
         let (kind, body) = Form::new().png("image", b"\x89PNG").text("n", "2").finish();
         let boundary = kind.strip_prefix("multipart/form-data; boundary=").unwrap();
         let expected = format!(
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_boundary_is_in_no_part() {
+    fn no_part_contains_the_boundary() {
         let (first, _) = Form::new().text("a", "x").finish();
         let boundary = first.split('=').nth(1).unwrap().to_owned();
         let (second, _) = Form::new().text("a", &format!("--{boundary}--")).finish();

@@ -1,50 +1,53 @@
-//! Files to pixels and back.
+//! Conversion of received files to images and of images to uploads.
 
 use super::error::ServiceError;
 use crate::images::{Filter, ImageBatch, Resampler, decode, png};
 
-/// Sizes of a run's images.
+/// Sides of the square images of a run, in pixels.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sides {
-    /// What is asked for.
-    pub(super) asked: usize,
-    /// What images are brought to.
-    pub(super) wanted: usize,
+    /// Side of the requested images.
+    pub(super) requested: usize,
+    /// Side to which they are resized.
+    pub(super) resized: usize,
 }
 
 impl Sides {
-    /// Bytes that a file of such an image can have at most: uncompressed RGBA of 16 bits, and metadata.
+    /// Returns the maximum size of a received file in bytes: uncompressed 16-bit RGBA and 1 MiB of
+    /// metadata.
     pub(super) fn max_file(self) -> u64 {
-        (1 << 20) + 8 * (self.asked * self.asked) as u64
+        (1 << 20) + 8 * (self.requested * self.requested) as u64
     }
 
-    /// A file that the server made, as `[1, wanted, wanted, 3]`. Shrunk as Pillow shrinks (bicubic).
+    /// Decodes a received file to `uint8 [1, resized, resized, 3]`, resampled by Pillow's bicubic
+    /// filter.
     ///
     /// # Errors
-    /// What is wrong with it, in words that hold none of its bytes.
+    /// A description of the problem that contains no bytes of the file.
     pub(super) fn open(self, file: &[u8]) -> Result<ImageBatch, String> {
         let image = decode(file).map_err(|error| format!("an image is {error}"))?;
-        let Self { asked, wanted } = self;
-        if (image.height, image.width) != (asked, asked) {
+        let Self { requested, resized } = self;
+        if (image.height, image.width) != (requested, requested) {
             return Err(format!(
-                "an image of {}x{} came where {asked}x{asked} was asked for",
+                "an image has {}x{} pixels, expected {requested}x{requested}",
                 image.width, image.height
             ));
         }
-        let image = ImageBatch::new(image.pixels, 1, asked, asked).map_err(|e| e.to_string())?;
-        if asked == wanted {
+        let image =
+            ImageBatch::new(image.pixels, 1, requested, requested).map_err(|e| e.to_string())?;
+        if requested == resized {
             return Ok(image);
         }
-        Resampler::new(Filter::Bicubic, (asked, asked), (wanted, wanted))
+        Resampler::new(Filter::Bicubic, (requested, requested), (resized, resized))
             .and_then(|resampler| resampler.batch_bytes(&image))
             .map_err(|error| error.to_string())
     }
 }
 
-/// The PNG to be sent for an image, as it is: the protocol takes any square one below `limit` bytes.
+/// Encodes an image as PNG. The protocol accepts any square image below `limit` bytes.
 ///
 /// # Errors
-/// [`ServiceError::Upload`] for a larger one, [`ServiceError::Image`].
+/// [`ServiceError::Upload`] for a larger file, [`ServiceError::Image`].
 pub(super) fn upload(image: &ImageBatch, limit: usize) -> Result<Vec<u8>, ServiceError> {
     let bytes = png(image).map_err(|error| ServiceError::Image(error.to_string()))?;
     if bytes.len() >= limit {
@@ -61,12 +64,12 @@ mod tests {
     use super::*;
 
     const SIDES: Sides = Sides {
-        asked: 4,
-        wanted: 2,
+        requested: 4,
+        resized: 2,
     };
 
     #[test]
-    fn a_picture_is_checked_then_shrunk() {
+    fn an_image_is_checked_then_resized() {
         let image = ImageBatch::new(vec![90; 48], 1, 4, 4).unwrap();
         let file = png(&image).unwrap();
         let small = SIDES.open(&file).unwrap();
@@ -74,7 +77,7 @@ mod tests {
         assert!(small.data().iter().all(|byte| *byte == 90));
         let other = ImageBatch::new(vec![0; 12], 1, 2, 2).unwrap();
         let error = SIDES.open(&png(&other).unwrap()).err().unwrap();
-        assert!(error.contains("2x2 came where 4x4"), "{error}");
+        assert!(error.contains("2x2 pixels, expected 4x4"), "{error}");
         assert!(SIDES.open(&file[..file.len() / 2]).is_err());
         assert!(SIDES.open(b"<html>").is_err());
         assert!(upload(&image, file.len() + 1).is_ok());

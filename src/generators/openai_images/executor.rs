@@ -1,57 +1,58 @@
-//! From images that are wanted to images on disk: requests, retries, and what is kept when.
+//! Execution of requests: concurrency, retries, and the order in which results reach the disk.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::answer::{Item, images};
+use super::batching::BatchedRequest;
 use super::client::{CallError, Client};
 use super::config::{Config, Variation};
 use super::error::ServiceError;
 use super::journal::{Journal, Outcome};
 use super::multipart::Form;
 use super::picture::Sides;
-use super::spool::{Pending, Spool, Ticket};
+use super::response_cache::{CacheKey, PendingResponse, ResponseCache};
 use crate::net::{Backoff, jitter};
 
-/// Answers in a row without one usable image, each of which may have to be paid, after which a run stops.
+/// Consecutive responses without a usable image after which a run stops: each may have been charged.
 const MAX_UNUSABLE: u32 = 3;
-/// How long a wait goes on before it looks whether the others go on.
-const NAP: Duration = Duration::from_millis(50);
+/// Interval at which a back-off checks whether the run has been stopped.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Images that one and the same request can ask for.
-pub(super) struct Order {
-    /// The prompt, where one is sent.
-    pub(super) prompt: String,
-    /// The PNG to vary; `None` asks for random images.
-    pub(super) upload: Option<Vec<u8>>,
-    /// Whom the images are for, one each.
-    pub(super) tickets: Vec<Ticket>,
+/// The part of a response that the run can use.
+enum Delivery<T> {
+    /// The expected content.
+    Usable(T),
+    /// Nothing, for this reason. The response may have been charged.
+    Unusable(String),
 }
 
-/// Everything that buying needs.
-pub(super) struct Desk<'a> {
+/// Executes requests with the state of a run.
+pub(super) struct RequestExecutor<'a> {
     pub(super) config: &'a Config,
     pub(super) client: &'a Client,
-    pub(super) spool: &'a Spool,
+    pub(super) cache: &'a ResponseCache,
     pub(super) journal: &'a Mutex<Journal>,
     pub(super) sides: Sides,
 }
 
-impl Desk<'_> {
-    /// Carries out all orders, several at once; afterwards every ticket has its image on disk.
+impl RequestExecutor<'_> {
+    /// Executes all requests, up to `concurrency` of them at once. Afterwards the cache holds an
+    /// image for every key.
     ///
     /// # Errors
-    /// The first error of any order; no request is begun after it, those under way are awaited and kept.
-    pub(super) fn buy(&self, orders: &[Order]) -> Result<(), ServiceError> {
+    /// The first error of any request. No request is sent after it; the responses to those already
+    /// sent are awaited and stored.
+    pub(super) fn execute_all(&self, requests: &[BatchedRequest]) -> Result<(), ServiceError> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let first_error = Mutex::new(None);
         let work = || {
-            while let Some(order) = orders.get(next.fetch_add(1, Ordering::SeqCst)) {
+            while let Some(request) = requests.get(next.fetch_add(1, Ordering::SeqCst)) {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
-                if let Err(error) = self.fulfil(order, &stop) {
+                if let Err(error) = self.execute(request, &stop) {
                     stop.store(true, Ordering::SeqCst);
                     let mut first = lock(&first_error);
                     if first.is_none() {
@@ -61,7 +62,7 @@ impl Desk<'_> {
                 }
             }
         };
-        let threads = self.config.concurrency.min(orders.len());
+        let threads = self.config.concurrency.min(requests.len());
         std::thread::scope(|scope| {
             for _ in 1..threads {
                 scope.spawn(work);
@@ -72,36 +73,36 @@ impl Desk<'_> {
         error.map_or(Ok(()), Err)
     }
 
-    /// Asks until every ticket has its image.
-    fn fulfil(&self, order: &Order, stop: &AtomicBool) -> Result<(), ServiceError> {
+    /// Sends `request` until the cache holds an image for each of its keys.
+    fn execute(&self, request: &BatchedRequest, stop: &AtomicBool) -> Result<(), ServiceError> {
         let (mut failures, mut unusable) = (0, 0);
         loop {
-            let missing = |ticket: &&Ticket| !self.spool.has(ticket);
-            let missing: Vec<Ticket> = order.tickets.iter().filter(missing).cloned().collect();
+            let missing = |key: &&CacheKey| !self.cache.contains(key);
+            let missing: Vec<CacheKey> = request.keys.iter().filter(missing).cloned().collect();
             if missing.is_empty() {
                 return Ok(());
             }
             if stop.load(Ordering::SeqCst) {
                 return Err(ServiceError::Stopped);
             }
-            let most = self.config.max_images_per_call.max(1);
-            let asked = missing.get(..most).unwrap_or(&missing);
-            let (path, what) = endpoint(order, self.config.variation);
-            let request = lock(self.journal).begin(path, asked.len() as u64)?;
-            match self.send(order, path, asked.len()) {
+            let limit = self.config.max_images_per_call.max(1);
+            let keys = missing.get(..limit).unwrap_or(&missing);
+            let (path, what) = endpoint(request, self.config.variation);
+            let number = lock(self.journal).begin(path, keys.len() as u64)?;
+            match self.send(request, path, keys.len()) {
                 Ok(body) => {
-                    let pending = self.spool.keep(asked, body)?;
-                    match self.unpack(&pending, Some(request), stop)? {
-                        Ok(()) => (failures, unusable) = (0, 0),
-                        Err(message) => {
-                            unusable = self.useless(unusable, message)?;
+                    let pending = self.cache.store_response(keys, body)?;
+                    match self.unpack(&pending, Some(number), stop)? {
+                        Delivery::Usable(()) => (failures, unusable) = (0, 0),
+                        Delivery::Unusable(message) => {
+                            unusable = self.count_unusable(unusable, message)?;
                             self.pause(unusable, None, stop);
                         }
                     }
                 }
                 Err(CallError::Unusable(message)) => {
-                    lock(self.journal).end(request, Outcome::Unknown)?;
-                    unusable = self.useless(unusable, message)?;
+                    lock(self.journal).end(number, Outcome::Unknown)?;
+                    unusable = self.count_unusable(unusable, message)?;
                     self.pause(unusable, None, stop);
                 }
                 Err(CallError::Refused { status, message }) => {
@@ -109,7 +110,7 @@ impl Desk<'_> {
                         400..500 => Outcome::Refused(status),
                         _ => Outcome::Unknown,
                     };
-                    lock(self.journal).end(request, outcome)?;
+                    lock(self.journal).end(number, outcome)?;
                     return Err(ServiceError::Refused {
                         host: self.client.host().to_owned(),
                         what,
@@ -123,7 +124,7 @@ impl Desk<'_> {
                     refused,
                 }) => {
                     let outcome = refused.map_or(Outcome::Unknown, Outcome::Refused);
-                    lock(self.journal).end(request, outcome)?;
+                    lock(self.journal).end(number, outcome)?;
                     failures += 1;
                     self.retry(failures, what, message, wait, stop)?;
                 }
@@ -131,8 +132,8 @@ impl Desk<'_> {
         }
     }
 
-    /// Counts an answer without a usable image.
-    fn useless(&self, before: u32, message: String) -> Result<u32, ServiceError> {
+    /// Returns the number of consecutive unusable responses, this one included.
+    fn count_unusable(&self, before: u32, message: String) -> Result<u32, ServiceError> {
         let now = before + 1;
         if now < MAX_UNUSABLE {
             return Ok(now);
@@ -144,7 +145,7 @@ impl Desk<'_> {
         })
     }
 
-    /// Waits before another try, or gives up.
+    /// Waits before the next attempt, or fails if `failures` or `wait` exceeds its limit.
     fn retry(
         &self,
         failures: u32,
@@ -175,36 +176,39 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// Waits as long as the server asks and at least the jittered backoff, or until the run stops.
-    fn pause(&self, failures: u32, asked: Option<Duration>, stop: &AtomicBool) {
+    /// Sleeps for the jittered back-off, or for `requested` (the server's `Retry-After`) if that is
+    /// longer. Returns early if the run stops.
+    fn pause(&self, failures: u32, requested: Option<Duration>, stop: &AtomicBool) {
         let backoff = Backoff {
             first: Config::seconds(self.config.backoff),
             most: Config::seconds(self.config.max_backoff),
         };
         let mut left = backoff
             .wait(failures, jitter())
-            .max(asked.unwrap_or_default());
+            .max(requested.unwrap_or_default());
         while !left.is_zero() && !stop.load(Ordering::SeqCst) {
-            let nap = left.min(NAP);
+            let nap = left.min(STOP_CHECK_INTERVAL);
             std::thread::sleep(nap);
             left -= nap;
         }
     }
 
-    fn send(&self, order: &Order, path: &str, n: usize) -> Result<Vec<u8>, CallError> {
+    /// Sends `request` for `n` images and returns the body of the response.
+    fn send(&self, request: &BatchedRequest, path: &str, n: usize) -> Result<Vec<u8>, CallError> {
         let config = self.config;
+        // Base64 is 4/3 of the file; 4 KiB of JSON around each image, 1 MiB around all.
         let limit = (1 << 20) + n as u64 * (self.sides.max_file() * 4 / 3 + 4096);
-        let format = config.spoken_format().map(|format| format.name());
+        let format = config.sent_format().map(|format| format.name());
         let n = n.to_string();
-        let Some(png) = &order.upload else {
+        let Some(png) = &request.upload else {
             let mut body = serde_json::Map::new();
-            let mut say = |key: &str, value: serde_json::Value| body.insert(key.to_owned(), value);
-            say("model", config.model.as_str().into());
-            say("prompt", order.prompt.as_str().into());
-            say("n", n.parse::<u64>().unwrap_or(1).into());
-            say("size", config.size.as_str().into());
+            let mut set = |key: &str, value: serde_json::Value| body.insert(key.to_owned(), value);
+            set("model", config.model.as_str().into());
+            set("prompt", request.prompt.as_str().into());
+            set("n", n.parse::<u64>().unwrap_or(1).into());
+            set("size", config.size.as_str().into());
             for (key, value) in self.options(format) {
-                say(key, value.into());
+                set(key, value.into());
             }
             let body = serde_json::Value::Object(body).to_string();
             let json = "application/json";
@@ -213,11 +217,11 @@ impl Desk<'_> {
         let mut form = Form::new().text("model", &config.model);
         form = match config.variation {
             Variation::Variations => form.png("image", png),
-            Variation::Edits => form.text("prompt", &order.prompt).png("image", png),
+            Variation::Edits => form.text("prompt", &request.prompt).png("image", png),
         };
         form = form.text("n", &n).text("size", &config.size);
         for (key, value) in self.options(format) {
-            // Variations know no quality.
+            // `/images/variations` has no parameter `quality`.
             if config.variation == Variation::Edits || key != "quality" {
                 form = form.text(key, value);
             }
@@ -226,7 +230,7 @@ impl Desk<'_> {
         self.client.post(path, &content_type, &body, limit)
     }
 
-    /// What is only said where the model knows it.
+    /// Returns the parameters that are only sent to models that know them.
     fn options<'a>(
         &'a self,
         format: Option<&'a str>,
@@ -240,66 +244,77 @@ impl Desk<'_> {
         .filter_map(|(key, value)| Some((key, value?)))
     }
 
-    /// Takes the images out of an answer. The inner result says whether there was a usable one, or what was
-    /// wrong.
+    /// Moves the images of a stored response into the cache and deletes the response. It is usable
+    /// if at least one image is. `number`: the request in the journal, if its outcome is not there
+    /// yet.
     fn unpack(
         &self,
-        pending: &Pending,
-        request: Option<u64>,
+        pending: &PendingResponse,
+        number: Option<u64>,
         stop: &AtomicBool,
-    ) -> Result<Result<(), String>, ServiceError> {
+    ) -> Result<Delivery<()>, ServiceError> {
         let items = images(&pending.body);
-        if let Some(request) = request {
+        if let Some(number) = number {
             let outcome = match &items {
                 Ok(items) => Outcome::Images(items.len() as u64),
                 Err(_) => Outcome::Unknown,
             };
-            lock(self.journal).end(request, outcome)?;
+            lock(self.journal).end(number, outcome)?;
         }
-        let mut good = 0;
-        let mut problem = "an answer without images".to_owned();
+        let mut usable = 0;
+        let mut problem = "a response without images".to_owned();
         match items {
             Ok(items) => {
-                for (ticket, item) in pending.tickets.iter().zip(items) {
-                    // An answer that a killed process had begun to unpack.
-                    if self.spool.has(ticket) {
-                        good += 1;
+                for (key, item) in pending.keys.iter().zip(items) {
+                    // A killed process may have unpacked a part of this response.
+                    if self.cache.contains(key) {
+                        usable += 1;
                         continue;
                     }
                     let file = match item {
                         Ok(Item::Bytes(bytes)) => Ok(bytes),
-                        Ok(Item::Url(url)) => self.fetch(&url, stop)?,
+                        Ok(Item::Url(url)) => match self.download(&url, stop)? {
+                            Delivery::Usable(bytes) => Ok(bytes),
+                            Delivery::Unusable(problem) => Err(problem),
+                        },
                         Err(problem) => Err(problem),
                     };
                     match file.and_then(|file| self.sides.open(&file)) {
                         Ok(image) => {
-                            self.spool.write(ticket, &image)?;
-                            good += 1;
+                            self.cache.store_image(key, &image)?;
+                            usable += 1;
                         }
-                        Err(wrong) => problem = wrong,
+                        Err(reason) => problem = reason,
                     }
                 }
             }
-            Err(wrong) => problem = wrong,
+            Err(reason) => problem = reason,
         }
-        self.spool.done(pending)?;
-        Ok(if good > 0 { Ok(()) } else { Err(problem) })
+        self.cache.remove_response(pending)?;
+        Ok(if usable > 0 {
+            Delivery::Usable(())
+        } else {
+            Delivery::Unusable(problem)
+        })
     }
 
-    /// Fetches an image. The inner error says why it can never be had.
-    fn fetch(&self, url: &str, stop: &AtomicBool) -> Result<Result<Vec<u8>, String>, ServiceError> {
+    /// Downloads an image. Unusable: the address will never return it.
+    fn download(&self, url: &str, stop: &AtomicBool) -> Result<Delivery<Vec<u8>>, ServiceError> {
         let mut failures = 0;
         loop {
             match self.client.get(url, self.sides.max_file()) {
-                Ok(bytes) => return Ok(Ok(bytes)),
+                Ok(bytes) => return Ok(Delivery::Usable(bytes)),
                 Err(CallError::Unusable(message)) => {
-                    return Ok(Err(format!("an image's address gave {message}")));
+                    let reason = format!("an image's address returned {message}");
+                    return Ok(Delivery::Unusable(reason));
                 }
                 Err(CallError::Refused { status, message }) => {
-                    return Ok(Err(format!("an image's address gave {status}, {message}")));
+                    let reason = format!("an image's address returned {status}, {message}");
+                    return Ok(Delivery::Unusable(reason));
                 }
                 Err(CallError::Transient { message, wait, .. }) => {
-                    // The answer stays on disk: a resumed run tries again.
+                    // The response stays on disk, so a resumed run downloads the image again
+                    // without a second request for it.
                     failures += 1;
                     self.retry(failures, "an image's address", message, wait, stop)?;
                     if stop.load(Ordering::SeqCst) {
@@ -310,32 +325,32 @@ impl Desk<'_> {
         }
     }
 
-    /// Takes out of a killed process' answers what is in them.
+    /// Unpacks the responses that a killed process left on disk.
     ///
     /// # Errors
-    /// [`ServiceError::Io`], or [`ServiceError::GaveUp`] when an image's address fails.
+    /// [`ServiceError::Io`], or [`ServiceError::GaveUp`] if the address of an image fails.
     pub(super) fn recover(&self) -> Result<(), ServiceError> {
         let stop = AtomicBool::new(false);
-        for path in self.spool.pending()? {
-            let pending = self.spool.reopen(&path)?;
-            // What is unusable is asked for again when its turn comes.
-            let _usable = self.unpack(&pending, None, &stop)?;
+        for path in self.cache.pending()? {
+            let pending = self.cache.read_response(&path)?;
+            // Images that are missing afterwards are requested when the run needs them.
+            let _delivery = self.unpack(&pending, None, &stop)?;
         }
         Ok(())
     }
 }
 
-/// The endpoint below the base address, and its name in messages.
-fn endpoint(order: &Order, variation: Variation) -> (&'static str, &'static str) {
-    match (&order.upload, variation) {
+/// Returns the endpoint below the base address, and its description for messages.
+fn endpoint(request: &BatchedRequest, variation: Variation) -> (&'static str, &'static str) {
+    match (&request.upload, variation) {
         (None, _) => ("images/generations", "a random image"),
         (Some(_), Variation::Variations) => ("images/variations", "a variation"),
         (Some(_), Variation::Edits) => ("images/edits", "an edit"),
     }
 }
 
-/// Locks; a panic elsewhere has already ended the run.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+/// Locks a mutex; a panic of another thread has already ended the run.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
