@@ -1,22 +1,27 @@
-//! The nearest-neighbour search.
+//! The nearest-neighbor search.
 
 use std::hint::black_box;
 
 use candle_core::Device;
 use dpsyn::embedders::Embeddings;
 use dpsyn::progress::Silent;
-use dpsyn::voting::{Metric, nearest_neighbors};
+use dpsyn::voting::{Metric, SearchOptions, nearest_neighbors};
 
 use super::Work;
 use super::weights::numbers;
 
-/// The nearest of `candidates` for each of `queries`, by L2.
+/// Finds the nearest of `candidates` for each of `queries`, by L2.
 pub fn nearest(queries: usize, candidates: usize, dimension: usize) -> Work {
     let mut all = numbers((queries + candidates) * dimension);
     let queries = Embeddings::new(all.split_off(candidates * dimension), dimension).unwrap();
     let candidates = Embeddings::new(all, dimension).unwrap();
     Box::new(move || {
-        let found = nearest_neighbors(&queries, &candidates, 1, Metric::L2, &Device::Cpu, &Silent);
-        black_box(found.unwrap());
+        let options = SearchOptions {
+            k: 1,
+            metric: Metric::L2,
+            device: &Device::Cpu,
+            cancellation: &Silent,
+        };
+        black_box(nearest_neighbors(&queries, &candidates, &options).unwrap());
     })
 }

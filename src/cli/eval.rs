@@ -18,7 +18,7 @@ use crate::hub::Requirement;
 use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader};
 use crate::metrics::downstream::{ClassifierKind, DownstreamOptions, match_classes};
 use crate::metrics::features::{SampleFeatures, fid_subsample};
-use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Sizes};
+use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, SetSizes};
 use crate::pe::PeError;
 use crate::progress::{Cancellation as _, Progress as _, Unit};
 
@@ -90,7 +90,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     let against = against(&config, resolution, &*embedder, &space, &progress)?
         .ok_or_else(|| refuse("--against", "is a path".to_owned()))?;
     config
-        .check_sizes(Sizes {
+        .check_sizes(SetSizes {
             samples: reader.len(),
             reference: against.images(),
             dimension: embedder.dimension(),
@@ -126,7 +126,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
 
     let total = reader.len();
     let times = fid_subsample(total, config.num_fid_samples, config.seed, 0);
-    let mut features = SampleFeatures::new(&*embedder, config.of_samples(), times);
+    let mut features = SampleFeatures::new(&*embedder, config.sample_features(), times);
     let mut done = 0;
     progress.begin("embedding samples", Some(total as u64), Unit::Steps);
     reader.for_each_batch(
@@ -135,7 +135,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
         |source| PeError::from(failed(source)),
         |batch| {
             progress.check()?;
-            features.take(&batch)?;
+            features.push(&batch)?;
             if let Some(images) = training.as_mut().and_then(|t| t.images.as_mut()) {
                 images.extend(&batch).map_err(ImagesError::from)?;
             }
@@ -213,7 +213,7 @@ fn config(arguments: &EvalArguments) -> Result<EvaluationConfig, CliError> {
         )?,
         reference_is_public: arguments.public,
         num_fid_samples: arguments.num_fid_samples,
-        ..EvaluationConfig::of(arguments.metrics.clone())
+        ..EvaluationConfig::with_metrics(arguments.metrics.clone())
     };
     config.nearest_neighbors = arguments
         .nearest_neighbors

@@ -16,6 +16,7 @@ use crate::models::inception::FEATURES;
 use crate::pe::PeError;
 use crate::privacy::sha256_hex;
 use crate::progress::Observer;
+use crate::sections::InvalidKey;
 
 /// Digits of a digest that a figure shows.
 const SHOWN: usize = 12;
@@ -91,7 +92,7 @@ pub(super) fn against(
         return Ok(None);
     };
     let public = config.reference_is_public;
-    if Statistics::are_in(path) {
+    if Statistics::is_file(path) {
         let statistics = Statistics::open(path).map_err(PeError::from)?;
         statistics
             .check(path, embedder.dimension(), space.resolution, &space.digest)
@@ -127,14 +128,12 @@ pub(super) fn classifier(
         return Ok(None);
     }
     let EmbedderConfig::Inception(inception) = config else {
-        let error = MetricsError::Config {
-            key: "metrics",
-            message: format!(
-                "`inception-score` needs Inception's classifier, and the embedder is {}",
-                config.section().name()
-            ),
-        };
-        return Err(PeError::from(error).into());
+        let message = format!(
+            "`inception-score` needs Inception's classifier, but the embedder is {}",
+            config.section().name()
+        );
+        let error = InvalidKey::new("metrics", message);
+        return Err(PeError::from(MetricsError::from(error)).into());
     };
     let checkpoint =
         Checkpoint::open(&inception.weights).map_err(|error| PeError::Embedder(error.into()))?;

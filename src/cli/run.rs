@@ -18,7 +18,7 @@ use crate::generators::{ConditionRequest, Generator, GeneratorError, OpenedGener
 use crate::hub::FilesError;
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
-use crate::metrics::{EvaluationConfig, Sizes};
+use crate::metrics::{EvaluationConfig, SetSizes};
 use crate::net::Offline;
 use crate::pe::{InitialSamples, PeError, Plan, Run};
 use crate::privacy::NonPrivateConsent;
@@ -272,11 +272,11 @@ fn open_evaluation(
     let last = plan.iterations();
     let evaluated = plan.generations.iter().zip(0..);
     let smallest = evaluated
-        .filter(|(_, number)| config.wants(*number, last))
+        .filter(|(_, number)| config.is_due(*number, last))
         .map(|(generation, _)| generation.num_samples as usize)
         .min();
     config
-        .check_sizes(Sizes {
+        .check_sizes(SetSizes {
             samples: smallest.unwrap_or(0),
             reference: match &against {
                 Some(against) => against.images(),

@@ -6,10 +6,10 @@ use super::evaluator::{
 use crate::embedders::Embeddings;
 use crate::images::ImageBatch;
 use crate::metrics::downstream::{
-    Accuracy, ClassifierKind, Cnn, CnnConfig, DownstreamError, LogisticConfig, LogisticRegression,
-    Tally,
+    Accuracy, ClassifierKind, Cnn, CnnConfig, DownstreamError, LabeledImages, LogisticConfig,
+    LogisticRegression, Tally,
 };
-use crate::metrics::{MetricKind, MetricOutput, MetricValue, MetricsError};
+use crate::metrics::{MetricKind, MetricOutput, MetricValue, MetricsError, missing_features};
 use crate::pe::PeError;
 use crate::privacy::Sensitive;
 use crate::progress::Unit;
@@ -38,10 +38,7 @@ impl Evaluator<'_> {
         show: &mut dyn FnMut(&str),
     ) -> Result<(), PeError> {
         let metric = MetricKind::Downstream;
-        let unprepared = || MetricsError::Config {
-            key: "metrics",
-            message: format!("the sets were not prepared for `{metric}`"),
-        };
+        let unprepared = || MetricsError::from(missing_features(metric));
         let against = self.against.as_ref().ok_or_else(unprepared)?;
         let classes = against.classes().ok_or_else(unprepared)?.len();
         let (config, images) = (self.evaluation.config, against.images());
@@ -52,7 +49,7 @@ impl Evaluator<'_> {
                 value: accuracy.mean().unwrap_or(f64::NAN),
                 interval: None,
                 samples: training.labels.len(),
-                reference: images,
+                reference: images.into(),
                 details: details(config.downstream.classifier, &accuracy),
             }]))
         };
@@ -85,7 +82,11 @@ impl Evaluator<'_> {
             }
             ClassifierKind::Cnn => {
                 let pixels = training.images.as_ref().ok_or_else(unprepared)?;
-                let models = self.networks((pixels, &training.labels), classes)?;
+                let models = self.networks(LabeledImages {
+                    images: pixels,
+                    labels: &training.labels,
+                    classes,
+                })?;
                 let observer = self.evaluation.observer;
                 let test = |answers: &mut Answers, batch: &ImageBatch| {
                     for (answers, model) in answers.iter_mut().zip(&models) {
@@ -117,11 +118,7 @@ impl Evaluator<'_> {
     }
 
     /// A network for each seed.
-    fn networks(
-        &self,
-        training: (&ImageBatch, &[u32]),
-        classes: usize,
-    ) -> Result<Vec<Cnn>, PeError> {
+    fn networks(&self, set: LabeledImages<'_>) -> Result<Vec<Cnn>, PeError> {
         let (config, observer) = (self.evaluation.config, self.evaluation.observer);
         let settings = CnnConfig::default();
         let seeds = config.downstream.seeds;
@@ -133,14 +130,10 @@ impl Evaluator<'_> {
             );
             let trained = Cnn::train(
                 &settings,
-                training,
-                classes,
+                set,
                 config.seed.wrapping_add(u64::from(run)),
                 self.evaluation.device,
-                &|done, _| {
-                    observer.advance(done as u64);
-                    !observer.is_cancelled()
-                },
+                observer,
             );
             observer.end();
             Ok(trained.map_err(MetricsError::from)?)

@@ -17,8 +17,8 @@ use crate::metrics::features::{FeatureAccumulator, Features, SampleFeatures, fid
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::{Comparison, FeatureSpace, csv, merged, rows_of, settings_key};
 use crate::metrics::{
-    EvaluationConfig, FeatureSet, MetricContext, MetricKind, MetricOutput, MetricsError, Reference,
-    Statistics, measure,
+    ComparedSets, EvaluationConfig, FeatureSet, MetricContext, MetricKind, MetricOutput,
+    MetricsError, Reference, Statistics, measure,
 };
 use crate::pe::PeError;
 use crate::privacy::{
@@ -239,7 +239,7 @@ impl<'a> Evaluator<'a> {
         observer.begin("embedding samples", Some(total as u64), Unit::Steps);
         for start in (0..total).step_by(CHUNK) {
             let end = (start + CHUNK).min(total);
-            features.take(&population.images(start..end)?)?;
+            features.push(&population.images(start..end)?)?;
             observer.advance(end as u64);
             observer.end_if_cancelled()?;
         }
@@ -352,7 +352,7 @@ impl<'a> Evaluator<'a> {
         run: Option<RunImages<'_>>,
     ) -> Result<PreparedReference, PeError> {
         let evaluation = self.evaluation;
-        let needs = evaluation.config.of_reference();
+        let needs = evaluation.config.reference_features();
         let (embedder, space) = (evaluation.embedder, &evaluation.space.digest);
         let cache = self.private.as_ref().map(|(_, inside)| inside);
         let prepare = |features: Sensitive<Features>| -> Result<PreparedReference, PeError> {
@@ -446,7 +446,14 @@ impl<'a> Evaluator<'a> {
                 device: evaluation.device,
                 cancellation: evaluation.observer,
             };
-            let find = |reference: &Reference| measure(metric, features, reference, count, &with);
+            let find = |reference: &Reference| {
+                let sets = ComparedSets {
+                    samples: features,
+                    reference,
+                    reference_images: count,
+                };
+                measure(metric, sets, &with)
+            };
             let found: Result<MetricResult, MetricsError> = match &self.known {
                 Some(PreparedReference::Private(known)) => {
                     known.try_map_ref(find).map(MetricResult::Private)
@@ -482,7 +489,7 @@ impl<'a> Evaluator<'a> {
             settings,
         };
         let write = |found: &MetricOutput| -> Vec<Row> {
-            let written = found.figures.iter().map(|figure| Row {
+            let written = found.values.iter().map(|figure| Row {
                 row: figure.row(&of),
                 line: figure.line(&of),
             });
@@ -552,8 +559,8 @@ fn reference_text(config: &EvaluationConfig) -> &str {
 
 /// What the figures need of the samples.
 fn of_samples(metrics: &[MetricKind]) -> FeatureSet {
-    let needs = metrics.iter().map(|metric| metric.of_samples());
-    needs.fold(FeatureSet::default(), FeatureSet::and)
+    let needs = metrics.iter().map(|metric| metric.sample_features());
+    needs.fold(FeatureSet::default(), FeatureSet::union)
 }
 
 /// The name of a file of rows.
@@ -572,7 +579,7 @@ fn of_statistics(statistics: &Statistics) -> Features {
     let count = statistics.count.unwrap_or(0);
     Features {
         count,
-        drawn: count,
+        moment_count: count,
         gaussian: Some(statistics.gaussian.clone()),
         vectors: None,
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::evaluator::{CHUNK, Evaluator, MetricResult, ReferenceSource, SampleSource};
 use crate::atomic;
 use crate::images::ImageBatch;
-use crate::metrics::memorization::Pairs;
+use crate::metrics::memorization::ClosestPairs;
 use crate::metrics::{MetricKind, MetricsError};
 use crate::pe::PeError;
 use crate::privacy::Sensitive;
@@ -35,16 +35,16 @@ impl Evaluator<'_> {
                 let Some((folder, _)) = &self.private else {
                     return Ok(None);
                 };
-                let mut pairs = found.map_ref(|found| Pairs::new(&found.closest));
+                let mut pairs = found.map_ref(|found| ClosestPairs::new(&found.closest));
                 read(&mut |batch| {
                     pairs.extend_with(Sensitive::new(()), |pairs, ()| pairs.add_synthetic(batch));
                 })?;
                 images.each(fingerprint, "reading private images", observer, |batch| {
-                    pairs.extend_with(batch, |pairs, batch| pairs.add_private(&batch));
+                    pairs.extend_with(batch, |pairs, batch| pairs.add_reference(&batch));
                     Ok(())
                 })?;
                 let picture = pairs
-                    .try_map_ref(Pairs::picture)
+                    .try_map_ref(ClosestPairs::picture)
                     .map_err(MetricsError::from)?;
                 folder.write_sensitive(&name, &picture, |bytes, file| file.write_all(bytes))?;
                 Ok(Some(folder.path().join(name)))
@@ -53,10 +53,10 @@ impl Evaluator<'_> {
                 let Some(root) = &self.root else {
                     return Ok(None);
                 };
-                let mut pairs = Pairs::new(&found.closest);
+                let mut pairs = ClosestPairs::new(&found.closest);
                 read(&mut |batch| pairs.add_synthetic(batch))?;
                 images.for_each_batch(CHUNK, |batch| {
-                    pairs.add_private(&batch);
+                    pairs.add_reference(&batch);
                     observer.end_if_cancelled().map_err(PeError::from)
                 })?;
                 let path = root.join(name);

@@ -15,41 +15,42 @@ use crate::sections::InvalidKey;
 /// The value of `reference` that means the run's own private images.
 pub const PRIVATE: &str = "private";
 
-/// `[evaluation]`: figures of each population, off unless `metrics` names some.
+/// `[evaluation]`: metrics of each population; off unless `metrics` names some.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationConfig {
-    /// Which figures.
+    /// Metrics to compute.
     pub metrics: Vec<MetricKind>,
     /// Populations 0, `every`, 2·`every`, … and the last are evaluated.
     #[serde(default = "one")]
     pub every: u32,
-    /// Samples that FID is computed on; all of a population by default. Fewer than it has are drawn
-    /// without replacement, more with, as the original's code does.
+    /// Samples that FID is computed on; all of a population by default. Fewer are chosen without
+    /// replacement, more with replacement, as in the authors' implementation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_fid_samples: Option<usize>,
-    /// k of precision and recall.
+    /// Number of neighbors (k) of precision and recall.
     #[serde(default = "three")]
     pub nearest_neighbors: usize,
-    /// Random subsets that KID is averaged over.
+    /// Number of random subsets that KID is averaged over.
     #[serde(default = "default_subsets")]
     pub kid_subsets: usize,
-    /// Images of each set in one of them, at most.
+    /// Largest number of images of each set in one subset.
     #[serde(default = "default_subset_size")]
     pub kid_subset_size: usize,
-    /// [`PRIVATE`], or a folder, an `.npz` of images, or an `.npz` with `mu` and `sigma`.
+    /// [`PRIVATE`], a folder, an `.npz` of images, or an `.npz` with `mu` and `sigma`.
     #[serde(default = "default_reference")]
     pub reference: String,
-    /// The user's declaration that the reference at that path is public. Otherwise it counts as private.
+    /// Declaration by the user that the reference at that path is public. Without it, the reference counts
+    /// as private.
     #[serde(default)]
     pub reference_is_public: bool,
-    /// Which subsets are drawn.
+    /// Seed of the random subsets and splits.
     #[serde(default)]
     pub seed: u64,
-    /// What [`MetricKind::Downstream`] trains; only `dpsyn eval` has it.
+    /// Classifier of [`MetricKind::Downstream`]; available in `dpsyn eval` only.
     #[serde(skip)]
     pub downstream: DownstreamOptions,
-    /// The space of the figures; the vote's one by default. Read as a section of its own.
+    /// Embedder of the metrics; that of the vote by default. It is read as a section of its own.
     #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub embedder: Option<EmbedderConfig>,
 }
@@ -74,21 +75,21 @@ fn default_reference() -> String {
     PRIVATE.to_owned()
 }
 
-/// What is known of the two sets before either is read, to say early what will not do.
+/// Sizes of the two sets, known before either is read, so that sets that do not fit are refused early.
 #[derive(Debug, Clone, Copy)]
-pub struct Sizes {
-    /// Samples in the smallest set that is evaluated.
+pub struct SetSizes {
+    /// Number of samples in the smallest population that is evaluated.
     pub samples: usize,
-    /// Images of the reference; `None` where only its statistics are given.
+    /// Number of reference images; `None` where only their statistics are given.
     pub reference: Option<usize>,
-    /// Numbers in a feature vector.
+    /// Dimension of a feature vector.
     pub dimension: usize,
 }
 
 impl EvaluationConfig {
-    /// These figures, everything else by default.
+    /// Returns the default configuration of these metrics.
     #[must_use]
-    pub fn of(metrics: Vec<MetricKind>) -> Self {
+    pub fn with_metrics(metrics: Vec<MetricKind>) -> Self {
         Self {
             metrics,
             every: one(),
@@ -104,17 +105,15 @@ impl EvaluationConfig {
         }
     }
 
-    /// Checks the values by themselves (not the embedder's).
+    /// Checks each value by itself, the embedder's excluded.
     ///
     /// # Errors
-    /// The first key that is out of range.
+    /// [`InvalidKey`] naming the key.
     pub fn validate(&self) -> Result<(), InvalidKey> {
         let at_least = |key, value: usize, least: usize| {
             if value < least {
-                return Err(InvalidKey::new(
-                    key,
-                    format!("is {value}: expected at least {least}"),
-                ));
+                let message = format!("is {value}: expected at least {least}");
+                return Err(InvalidKey::new(key, message));
             }
             Ok(())
         };
@@ -132,10 +131,13 @@ impl EvaluationConfig {
             }
         }
         if self.path().is_none() && self.reference_is_public {
-            let message = "the run's own private images cannot be declared public";
-            return Err(InvalidKey::new("reference_is_public", message.to_owned()));
+            return Err(InvalidKey::new(
+                "reference_is_public",
+                "the run's own private images cannot be declared public".to_owned(),
+            ));
         }
         if self.seed > i64::MAX as u64 {
+            // TOML has no larger integers, and the resolved configuration must be readable again.
             return Err(InvalidKey::new(
                 "seed",
                 format!("expected at most {}", i64::MAX),
@@ -144,15 +146,15 @@ impl EvaluationConfig {
         Ok(())
     }
 
-    /// Checks what depends on the sets' sizes.
+    /// Checks the values that depend on the sizes of the sets.
     ///
     /// # Errors
-    /// The first key that is out of range.
-    pub fn check_sizes(&self, sizes: Sizes) -> Result<(), InvalidKey> {
+    /// [`InvalidKey`] naming the key.
+    pub fn check_sizes(&self, sizes: SetSizes) -> Result<(), InvalidKey> {
         for metric in &self.metrics {
-            if metric.of_reference().vectors && sizes.reference.is_none() {
+            if metric.reference_features().vectors && sizes.reference.is_none() {
                 let message = format!(
-                    "`{metric}` compares images, and the reference is a mean and a covariance"
+                    "`{metric}` compares images, but the reference is a mean and a covariance"
                 );
                 return Err(InvalidKey::new("metrics", message));
             }
@@ -173,9 +175,10 @@ impl EvaluationConfig {
                     return Err(InvalidKey::new(key, message));
                 }
             }
-            if metric.of_samples().moments && sizes.dimension > MAX_DIMENSION {
+            if metric.sample_features().moments && sizes.dimension > MAX_DIMENSION {
                 let message = format!(
-                    "`{metric}` of {} features: expected at most {MAX_DIMENSION} (give the embedder a smaller size)",
+                    "`{metric}` of {} features: expected at most {MAX_DIMENSION}; give the embedder a \
+                     smaller size",
                     sizes.dimension
                 );
                 return Err(InvalidKey::new("metrics", message));
@@ -184,40 +187,40 @@ impl EvaluationConfig {
         Ok(())
     }
 
-    /// Where the reference lies; `None` for the run's own private images.
+    /// Path of the reference; `None` for the run's own private images.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         (self.reference != PRIVATE).then_some(Path::new(&self.reference))
     }
 
-    /// Whether a population is evaluated.
+    /// Returns true if population number `population` is evaluated; `last` is the number of the last one.
     #[must_use]
-    pub fn wants(&self, population: u32, last: u32) -> bool {
+    pub fn is_due(&self, population: u32, last: u32) -> bool {
         population == last || population.is_multiple_of(self.every.max(1))
     }
 
-    /// What the figures need of the reference.
+    /// Features that the metrics need of the reference.
     #[must_use]
-    pub fn of_reference(&self) -> FeatureSet {
-        let needs = self.of_features().map(MetricKind::of_reference);
-        needs.fold(FeatureSet::default(), FeatureSet::and)
+    pub fn reference_features(&self) -> FeatureSet {
+        let sets = self.feature_metrics().map(MetricKind::reference_features);
+        sets.fold(FeatureSet::default(), FeatureSet::union)
     }
 
-    /// What the figures need of the samples.
+    /// Features that the metrics need of the samples.
     #[must_use]
-    pub fn of_samples(&self) -> FeatureSet {
-        let needs = self.of_features().map(MetricKind::of_samples);
-        needs.fold(FeatureSet::default(), FeatureSet::and)
+    pub fn sample_features(&self) -> FeatureSet {
+        let sets = self.feature_metrics().map(MetricKind::sample_features);
+        sets.fold(FeatureSet::default(), FeatureSet::union)
     }
 
-    /// The figures that look at features. A network looks at pixels.
-    fn of_features(&self) -> impl Iterator<Item = MetricKind> {
+    /// The metrics that use features. A downstream network uses pixels instead.
+    fn feature_metrics(&self) -> impl Iterator<Item = MetricKind> {
         let pixels = self.downstream.classifier == ClassifierKind::Cnn;
         let metrics = self.metrics.iter().copied();
         metrics.filter(move |metric| !(pixels && *metric == MetricKind::Downstream))
     }
 
-    /// The options of KID.
+    /// Options of [`kernel_distance`](super::kid::kernel_distance).
     #[must_use]
     pub fn kid(&self) -> KidOptions {
         KidOptions {
@@ -227,7 +230,7 @@ impl EvaluationConfig {
         }
     }
 
-    /// What a figure depends on beside the two sets and the embedder.
+    /// Settings that the values of `metric` depend on, beside the two sets and the embedder.
     #[must_use]
     pub fn identity(&self, metric: MetricKind) -> serde_json::Value {
         match metric {
@@ -253,7 +256,7 @@ mod tests {
     #[test]
     fn values_out_of_range_name_their_key() {
         let refused = |change: fn(&mut EvaluationConfig)| {
-            let mut config = EvaluationConfig::of(vec![MetricKind::Fid]);
+            let mut config = EvaluationConfig::with_metrics(vec![MetricKind::Fid]);
             config.validate().unwrap();
             change(&mut config);
             config.validate().unwrap_err().key
@@ -271,14 +274,14 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_do_not_suffice_are_found_early() {
+    fn sets_that_are_too_small_are_refused_early() {
         let check = |metric, samples, reference, dimension| {
-            let sizes = Sizes {
+            let sizes = SetSizes {
                 samples,
                 reference,
                 dimension,
             };
-            EvaluationConfig::of(vec![metric]).check_sizes(sizes)
+            EvaluationConfig::with_metrics(vec![metric]).check_sizes(sizes)
         };
         assert!(check(MetricKind::Fid, 2, None, 8).is_ok());
         assert!(check(MetricKind::Fid, 1, None, 8).is_err());
@@ -296,10 +299,10 @@ mod tests {
     }
 
     #[test]
-    fn every_so_many_and_the_last() {
-        let mut config = EvaluationConfig::of(vec![MetricKind::Fid]);
+    fn every_third_population_and_the_last_are_due() {
+        let mut config = EvaluationConfig::with_metrics(vec![MetricKind::Fid]);
         config.every = 3;
-        let wanted: Vec<u32> = (0..=8).filter(|p| config.wants(*p, 8)).collect();
-        assert_eq!(wanted, [0, 3, 6, 8]);
+        let due: Vec<u32> = (0..=8).filter(|p| config.is_due(*p, 8)).collect();
+        assert_eq!(due, [0, 3, 6, 8]);
     }
 }

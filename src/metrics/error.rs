@@ -1,4 +1,4 @@
-//! Why a figure cannot be computed.
+//! Errors of the metrics.
 
 use std::path::PathBuf;
 
@@ -9,33 +9,30 @@ use super::memorization::MemorizationError;
 use crate::embedders::EmbedderError;
 use crate::exit_code::{self, ExitCode};
 use crate::images::NpzError;
+use crate::progress::Cancelled;
+use crate::sections::InvalidKey;
 use crate::voting::NearestError;
 
-/// Why a figure cannot be computed. No message contains anything derived from the images of either set
-/// but their number and their shape.
+/// Reason why a metric could not be computed. No message contains anything derived from the images of
+/// either set but their number and their shape.
 #[derive(Debug, Error)]
 pub enum MetricsError {
-    /// A configured value is out of range, or does not fit another; names the key.
-    #[error("{key}: {message}")]
-    Config {
-        /// The key below `[evaluation]`.
-        key: &'static str,
-        /// What is wrong and what was expected.
-        message: String,
-    },
+    /// A configured value is invalid.
+    #[error(transparent)]
+    Config(#[from] InvalidKey),
     /// A set is too small.
     #[error("{metric} needs at least {needed} {what}, there are {found}")]
     TooFew {
         /// The metric.
         metric: &'static str,
-        /// Of which set.
+        /// Name of the set.
         what: &'static str,
-        /// How many it takes.
+        /// Smallest number of images.
         needed: usize,
-        /// How many there are.
+        /// Number of images in the set.
         found: usize,
     },
-    /// The two sets are not embedded in one space.
+    /// The two sets have features of different dimensions.
     #[error("samples have {samples} features where the reference has {reference}")]
     Dimension {
         /// Features of a sample.
@@ -46,86 +43,72 @@ pub enum MetricsError {
     /// A feature is a NaN or an infinity.
     #[error("the features of the {what} are not all finite")]
     NotFinite {
-        /// Of which set.
+        /// Name of the set.
         what: &'static str,
     },
-    /// Statistics that are no mean and covariance.
-    #[error("`sigma` is no covariance: {message}")]
+    /// A matrix is not a covariance.
+    #[error("`sigma` is not a covariance: {message}")]
     Covariance {
-        /// What is wrong with it.
+        /// The fault.
         message: String,
     },
-    /// The eigenvalues did not converge.
+    /// The computation of eigenvalues did not converge.
     #[error("the eigenvalues of a {dimension}x{dimension} covariance did not converge")]
     Eigenvalues {
         /// Features of an image.
         dimension: usize,
     },
     /// The weights have no classifier.
-    #[error("{}: the inception score needs the classifier, `fc.weight` [classes, {features}], and the weights {found}", path.display())]
+    #[error(
+        "{}: the inception score needs the classifier `fc.weight` [classes, {features}], but the weights \
+         {found}",
+        path.display()
+    )]
     Classifier {
-        /// The weights.
+        /// File of the weights.
         path: PathBuf,
         /// Features that the classifier takes.
         features: usize,
-        /// What there is instead.
+        /// What the file has instead.
         found: String,
     },
-    /// A file of statistics cannot be used.
+    /// A file of statistics cannot be read.
     #[error("{}: {source}", path.display())]
     Statistics {
-        /// The file.
+        /// File of the statistics.
         path: PathBuf,
-        /// Why.
+        /// Error of the reader.
         source: NpzError,
     },
-    /// A file of statistics was made of other images or by another embedder than it is compared with.
+    /// A file of statistics belongs to other images or to another embedder than the samples.
     #[error("{}: {message}", path.display())]
     StatisticsMismatch {
-        /// The file.
+        /// File of the statistics.
         path: PathBuf,
-        /// What does not fit.
+        /// The difference.
         message: String,
     },
-    /// The search for neighbours failed.
+    /// The nearest-neighbor search failed.
     #[error(transparent)]
-    Nearest(#[from] NearestError),
-    /// Embedding failed.
-    #[error("the evaluation's embedder failed: {0}")]
+    Nearest(NearestError),
+    /// The embedder failed.
+    #[error("the embedder of the evaluation failed: {0}")]
     Embedder(#[from] EmbedderError),
-    /// The check for memorisation failed.
-    #[error("memorisation: {0}")]
+    /// The check for memorization failed.
+    #[error("memorization: {0}")]
     Memorization(MemorizationError),
-    /// A classifier was not trained or not tested.
+    /// Training or testing a downstream classifier failed.
     #[error("downstream: {0}")]
     Downstream(DownstreamError),
-    /// The caller asked to stop.
-    #[error("interrupted")]
-    Interrupted,
-}
-
-impl From<MemorizationError> for MetricsError {
-    fn from(error: MemorizationError) -> Self {
-        match error {
-            MemorizationError::Nearest(NearestError::Interrupted) => Self::Interrupted,
-            other => Self::Memorization(other),
-        }
-    }
-}
-
-impl From<DownstreamError> for MetricsError {
-    fn from(error: DownstreamError) -> Self {
-        match error {
-            DownstreamError::Interrupted => Self::Interrupted,
-            other => Self::Downstream(other),
-        }
-    }
+    /// The user requested to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
 }
 
 impl ExitCode for MetricsError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config { .. } => exit_code::USAGE,
+            Self::Config(_) => exit_code::USAGE,
             Self::TooFew { .. }
             | Self::Covariance { .. }
             | Self::Statistics { .. }
@@ -138,7 +121,34 @@ impl ExitCode for MetricsError {
             | Self::NotFinite { .. }
             | Self::Eigenvalues { .. }
             | Self::Nearest(_) => exit_code::COMPUTE,
-            Self::Interrupted => exit_code::INTERRUPTED,
+            Self::Cancelled(_) => exit_code::INTERRUPTED,
+        }
+    }
+}
+
+impl From<NearestError> for MetricsError {
+    fn from(error: NearestError) -> Self {
+        match error {
+            NearestError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            other => Self::Nearest(other),
+        }
+    }
+}
+
+impl From<MemorizationError> for MetricsError {
+    fn from(error: MemorizationError) -> Self {
+        match error {
+            MemorizationError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            other => Self::Memorization(other),
+        }
+    }
+}
+
+impl From<DownstreamError> for MetricsError {
+    fn from(error: DownstreamError) -> Self {
+        match error {
+            DownstreamError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            other => Self::Downstream(other),
         }
     }
 }

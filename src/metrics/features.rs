@@ -1,4 +1,4 @@
-//! What is kept of a set of images: a mean and a covariance, the vectors, or both.
+//! Features of a set of images: a mean and a covariance, the vectors, or both.
 
 use std::io::{self, Read, Write};
 
@@ -9,20 +9,20 @@ use crate::embedders::{Embedder, Embeddings};
 use crate::images::ImageBatch;
 use crate::streams::{Phase, RngKey};
 
-/// A set of images as the figures see it.
+/// Features of a set of images.
 pub struct Features {
-    /// Images in the set.
+    /// Number of images in the set.
     pub count: usize,
-    /// Vectors that the mean and the covariance are of: more or fewer than `count` where FID has its own
-    /// number.
-    pub drawn: usize,
-    /// Mean and covariance, where they were asked for.
+    /// Number of vectors behind the mean and the covariance: differs from `count` where FID has its own
+    /// number of samples.
+    pub moment_count: usize,
+    /// Mean and covariance, if a metric needs them.
     pub gaussian: Option<Gaussian>,
-    /// All vectors, where they were asked for.
+    /// All vectors, if a metric needs them.
     pub vectors: Option<Embeddings>,
 }
 
-/// Takes vectors batch by batch.
+/// Accumulates the features of a set batch by batch.
 pub struct FeatureAccumulator {
     count: usize,
     moments: Option<Moments>,
@@ -31,18 +31,18 @@ pub struct FeatureAccumulator {
 }
 
 impl FeatureAccumulator {
-    /// Keeps what is needed of vectors of so many numbers.
+    /// Prepares for vectors of `dimension` numbers.
     #[must_use]
-    pub fn new(dimension: usize, needs: FeatureSet) -> Self {
+    pub fn new(dimension: usize, set: FeatureSet) -> Self {
         Self {
             count: 0,
-            moments: needs.moments.then(|| Moments::new(dimension)),
-            vectors: needs.vectors.then(Vec::new),
+            moments: set.moments.then(|| Moments::new(dimension)),
+            vectors: set.vectors.then(Vec::new),
             dimension,
         }
     }
 
-    /// Takes the vectors of a batch.
+    /// Adds the vectors of a batch.
     ///
     /// # Errors
     /// [`MetricsError::Dimension`].
@@ -50,7 +50,7 @@ impl FeatureAccumulator {
         self.push_times(vectors, |_| 1)
     }
 
-    /// As [`FeatureAccumulator::push`], with the `i`-th vector counting `times(i)` times in mean and covariance.
+    /// Adds the vectors of a batch; the `i`-th one counts `times(i)` times in mean and covariance.
     fn push_times(
         &mut self,
         vectors: &Embeddings,
@@ -84,16 +84,16 @@ impl FeatureAccumulator {
         Ok(())
     }
 
-    /// What was asked for.
+    /// Returns the features.
     ///
     /// # Errors
     /// [`MetricsError::TooFew`] and [`MetricsError::NotFinite`], naming the set as `what`.
     pub fn finish(self, what: &'static str) -> Result<Features, MetricsError> {
-        let drawn = self.moments.as_ref().map_or(self.count, Moments::len);
+        let moment_count = self.moments.as_ref().map_or(self.count, Moments::len);
         let dimension = self.dimension;
         Ok(Features {
             count: self.count,
-            drawn,
+            moment_count,
             gaussian: self
                 .moments
                 .map(|moments| moments.finish(what))
@@ -105,8 +105,8 @@ impl FeatureAccumulator {
     }
 }
 
-/// How often each of `count` samples counts for FID. As `compute_fid` of the original's
-/// `dpsda/metrics.py`: `wanted` of them without replacement, with replacement when there are fewer.
+/// Returns how many times each of `count` samples counts for FID. As in `compute_fid` of the authors'
+/// `dpsda/metrics.py`: `wanted` samples without replacement, or with replacement if there are fewer.
 #[must_use]
 pub fn fid_subsample(
     count: usize,
@@ -125,52 +125,52 @@ pub fn fid_subsample(
         repeat: 2,
         sample: 0,
     };
-    let mut stream = key.rng();
+    let mut rng = key.rng();
     let mut times = vec![0; count];
     if wanted < count {
-        for index in choose(count, wanted, &mut stream) {
+        for index in choose(count, wanted, &mut rng) {
             times[index] = 1;
         }
     } else {
         for _ in 0..wanted {
-            times[stream.below(count as u64) as usize] += 1;
+            times[rng.below(count as u64) as usize] += 1;
         }
     }
     times
 }
 
-/// Embeds samples batch by batch and collects what the figures need.
+/// Embeds samples batch by batch and accumulates the features that the metrics need.
 pub struct SampleFeatures<'a> {
     embedder: &'a dyn Embedder,
-    collector: FeatureAccumulator,
+    accumulator: FeatureAccumulator,
     vectors: bool,
-    /// How often each sample counts in mean and covariance.
+    /// How many times each sample counts in mean and covariance.
     times: Vec<usize>,
-    taken: usize,
+    seen: usize,
 }
 
 impl<'a> SampleFeatures<'a> {
-    /// For samples of which FID is to draw as `times` says, see [`fid_subsample`].
+    /// Prepares for samples that count `times` each in mean and covariance, see [`fid_subsample`].
     #[must_use]
-    pub fn new(embedder: &'a dyn Embedder, needs: FeatureSet, times: Vec<usize>) -> Self {
+    pub fn new(embedder: &'a dyn Embedder, set: FeatureSet, times: Vec<usize>) -> Self {
         Self {
-            collector: FeatureAccumulator::new(embedder.dimension(), needs),
+            accumulator: FeatureAccumulator::new(embedder.dimension(), set),
             embedder,
-            vectors: needs.vectors,
+            vectors: set.vectors,
             times,
-            taken: 0,
+            seen: 0,
         }
     }
 
-    /// Takes the next images. Those that nothing needs are not embedded.
+    /// Embeds and adds the next images. Images that no metric needs are not embedded.
     ///
     /// # Errors
     /// [`MetricsError::Embedder`] and [`MetricsError::Dimension`].
-    pub fn take(&mut self, images: &ImageBatch) -> Result<(), MetricsError> {
-        let times: Vec<usize> = (self.taken..self.taken + images.len())
+    pub fn push(&mut self, images: &ImageBatch) -> Result<(), MetricsError> {
+        let times: Vec<usize> = (self.seen..self.seen + images.len())
             .map(|index| self.times.get(index).copied().unwrap_or(0))
             .collect();
-        self.taken += images.len();
+        self.seen += images.len();
         let step = self.embedder.batch_size().max(1);
         for start in (0..images.len()).step_by(step) {
             let batch = images.slice(start..start + step);
@@ -178,28 +178,29 @@ impl<'a> SampleFeatures<'a> {
             let unused = !self.vectors && times.iter().all(|t| *t == 0);
             if !unused {
                 let vectors = self.embedder.embed(&batch)?;
-                self.collector
+                self.accumulator
                     .push_times(&vectors, |index| times.get(index).copied().unwrap_or(0))?;
             }
         }
         Ok(())
     }
 
-    /// What was asked for.
+    /// Returns the features.
     ///
     /// # Errors
-    /// As [`FeatureAccumulator::finish`].
+    /// See [`FeatureAccumulator::finish`].
     pub fn finish(self) -> Result<Features, MetricsError> {
-        let mut features = self.collector.finish("samples")?;
-        features.count = self.taken;
+        let mut features = self.accumulator.finish("samples")?;
+        features.count = self.seen;
         Ok(features)
     }
 }
 
+/// First bytes of stored features, with the version of the format.
 const MAGIC: &[u8; 16] = b"dpsyn features 1";
 
 impl Features {
-    /// Writes everything in a form that [`Features::decode`] reads.
+    /// Writes the features in the format that [`Features::decode`] reads.
     ///
     /// # Errors
     /// Whatever `file` reports.
@@ -213,7 +214,7 @@ impl Features {
         };
         for number in [
             self.count,
-            self.drawn,
+            self.moment_count,
             dimension,
             usize::from(self.gaussian.is_some()),
             usize::from(vectors.is_some()),
@@ -232,7 +233,7 @@ impl Features {
         Ok(())
     }
 
-    /// Reads what [`Features::encode`] wrote.
+    /// Reads the format of [`Features::encode`].
     ///
     /// # Errors
     /// Whatever `file` reports, [`io::ErrorKind::InvalidData`] for anything else.
@@ -246,7 +247,8 @@ impl Features {
             file.read_exact(&mut bytes)?;
             *number = usize::try_from(u64::from_le_bytes(bytes)).map_err(|_| invalid())?;
         }
-        let [count, drawn, dimension, gaussian, vectors] = numbers;
+        let [count, moment_count, dimension, gaussian, vectors] = numbers;
+        // A larger dimension is damage: `dimension²` below must not overflow.
         if &magic != MAGIC || dimension > 1 << 24 {
             return Err(invalid());
         }
@@ -273,14 +275,14 @@ impl Features {
         }
         Ok(Self {
             count,
-            drawn,
+            moment_count,
             gaussian,
             vectors,
         })
     }
 }
 
-/// So many bytes; memory grows with what is really there.
+/// Reads exactly `len` bytes; memory grows with the real size of the file, not with `len`.
 fn read_exactly(file: &mut dyn Read, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(len as u64).read_to_end(&mut bytes)?;
@@ -303,7 +305,7 @@ mod tests {
     };
 
     #[test]
-    fn fid_draws_as_the_original_does() {
+    fn fid_subsamples_as_the_authors_implementation_does() {
         assert_eq!(fid_subsample(5, None, 0, 0), [1; 5]);
         assert_eq!(fid_subsample(5, Some(5), 0, 0), [1; 5]);
         let fewer = fid_subsample(50, Some(20), 0, 0);
@@ -317,12 +319,12 @@ mod tests {
     }
 
     #[test]
-    fn repeats_count_in_the_moments_and_not_among_the_vectors() {
+    fn repeated_samples_count_in_the_moments_and_not_in_the_vectors() {
         let vectors = random(3, 2, 0);
-        let mut collector = FeatureAccumulator::new(2, BOTH);
-        collector.push_times(&vectors, |index| index).unwrap();
-        let found = collector.finish("samples").unwrap();
-        assert_eq!((found.count, found.drawn), (3, 3));
+        let mut accumulator = FeatureAccumulator::new(2, BOTH);
+        accumulator.push_times(&vectors, |index| index).unwrap();
+        let found = accumulator.finish("samples").unwrap();
+        assert_eq!((found.count, found.moment_count), (3, 3));
         let mut plain = FeatureAccumulator::new(2, BOTH);
         plain.push(&vectors.gather(&[1, 2, 2])).unwrap();
         let plain = plain.finish("samples").unwrap();
@@ -332,14 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn features_come_back_and_damage_is_refused() {
-        let mut collector = FeatureAccumulator::new(3, BOTH);
-        collector.push(&random(7, 3, 1)).unwrap();
-        let features = collector.finish("samples").unwrap();
+    fn features_round_trip_and_damage_is_refused() {
+        let mut accumulator = FeatureAccumulator::new(3, BOTH);
+        accumulator.push(&random(7, 3, 1)).unwrap();
+        let features = accumulator.finish("samples").unwrap();
         let mut bytes = Vec::new();
         features.encode(&mut bytes).unwrap();
         let back = Features::decode(&mut bytes.as_slice()).unwrap();
-        assert_eq!((back.count, back.drawn), (7, 7));
+        assert_eq!((back.count, back.moment_count), (7, 7));
         assert_eq!(back.vectors.unwrap().data(), random(7, 3, 1).data());
         let covariance = |g: &Option<Gaussian>| g.as_ref().unwrap().covariance();
         assert_eq!(covariance(&back.gaussian), covariance(&features.gaussian));
@@ -355,10 +357,10 @@ mod tests {
         fn damage_never_panics(
             hits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         ) {
-            let mut collector = FeatureAccumulator::new(2, BOTH);
-            collector.push(&random(4, 2, 1)).unwrap();
+            let mut accumulator = FeatureAccumulator::new(2, BOTH);
+            accumulator.push(&random(4, 2, 1)).unwrap();
             let mut bytes = Vec::new();
-            collector.finish("samples").unwrap().encode(&mut bytes).unwrap();
+            accumulator.finish("samples").unwrap().encode(&mut bytes).unwrap();
             for (place, value) in hits {
                 let place = place.index(bytes.len());
                 bytes[place] = value;

@@ -1,34 +1,36 @@
-//! Kernel distance (KID): the squared maximum mean discrepancy under a cubic polynomial kernel.
+//! Kernel Inception distance (KID): the squared maximum mean discrepancy under a cubic polynomial kernel.
 //!
 //! Bińkowski et al. 2018 (arXiv 1801.01401). The unbiased estimate `k(x, y) = (x·y/d + 1)³` is averaged
-//! over random subsets, drawn without replacement, as clean-fid and torch-fidelity do by default: 100
-//! subsets of 1000, or of as many as the smaller set has.
+//! over random subsets without replacement, as clean-fid and torch-fidelity do by default: 100 subsets of
+//! 1000, or of as many as the smaller set has.
 //!
 //! The interval is the normal one at 95 % for the mean over the subsets. Subsets of one pair of sets
-//! overlap, so it tells how far another draw of subsets would move the mean, not how far other images
-//! would.
+//! overlap, so it shows how far other subsets would move the mean, not how far other images would.
+//!
+//! Written by hand because no maintained Rust library computes KID; faer multiplies the matrices.
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{BlockStructure, matmul as triangular};
 use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
-use super::MetricsError;
+use super::{Interval, MetricsError};
 use crate::embedders::Embeddings;
 use crate::progress::Cancellation;
+use crate::sections::InvalidKey;
 use crate::streams::{KeyedRng, Phase, RngKey};
 
 /// Two-sided 95 % quantile of the normal distribution.
 const QUANTILE: f64 = 1.959_963_984_540_054;
 
-/// How KID is estimated.
+/// Options of the estimate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KidOptions {
-    /// Random subsets.
+    /// Number of random subsets.
     pub subsets: usize,
-    /// Images of each set in one, at most.
+    /// Largest number of images of each set in one subset.
     pub subset_size: usize,
-    /// Which subsets are drawn.
+    /// Seed of the subsets.
     pub seed: u64,
 }
 
@@ -42,25 +44,24 @@ impl Default for KidOptions {
     }
 }
 
-/// An estimate.
+/// Estimate of KID.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Kid {
     /// Mean over the subsets.
     pub mean: f64,
     /// Standard deviation over the subsets; 0 for a single one.
     pub deviation: f64,
-    /// The mean's interval at 95 %: from, to.
-    pub interval: (f64, f64),
-    /// Images of each set in one subset.
+    /// Interval of the mean at 95 %.
+    pub interval: Interval,
+    /// Number of images of each set in one subset.
     pub subset_size: usize,
 }
 
-/// KID of two sets.
+/// Estimates KID of two sets.
 ///
 /// # Errors
 /// [`MetricsError::TooFew`] for less than two images in either set, [`MetricsError::Dimension`],
-/// [`MetricsError::Config`] for no subsets, [`MetricsError::NotFinite`], and
-/// [`MetricsError::Interrupted`] when `cancellation` requests it.
+/// [`MetricsError::Config`] for no subsets, [`MetricsError::NotFinite`], and [`MetricsError::Cancelled`].
 pub fn kernel_distance(
     reference: &Embeddings,
     samples: &Embeddings,
@@ -84,19 +85,17 @@ pub fn kernel_distance(
         }
     }
     if options.subsets == 0 || options.subset_size < 2 {
-        return Err(MetricsError::Config {
-            key: "kid_subset_size",
-            message: "expected at least one subset of at least 2".to_owned(),
-        });
+        return Err(MetricsError::Config(InvalidKey::new(
+            "kid_subset_size",
+            "expected at least one subset of at least 2 images".to_owned(),
+        )));
     }
     let size = options.subset_size.min(reference.len()).min(samples.len());
     let estimates = (0..options.subsets)
         .into_par_iter()
         .map(|subset| {
-            if cancellation.is_cancelled() {
-                return Err(MetricsError::Interrupted);
-            }
-            let drawn = |set: &Embeddings, side| {
+            cancellation.check()?;
+            let subset_of = |set: &Embeddings, side| {
                 let key = RngKey {
                     seed: options.seed,
                     phase: Phase::Evaluate,
@@ -107,8 +106,8 @@ pub fn kernel_distance(
                 columns(set, &choose(set.len(), size, &mut key.rng()))
             };
             Ok(discrepancy(
-                &drawn(reference, 0),
-                &drawn(samples, 1),
+                &subset_of(reference, 0),
+                &subset_of(samples, 1),
                 reference.dimension(),
             ))
         })
@@ -124,23 +123,26 @@ pub fn kernel_distance(
     Ok(Kid {
         mean,
         deviation,
-        interval: (mean - half, mean + half),
+        interval: Interval {
+            low: mean - half,
+            high: mean + half,
+        },
         subset_size: size,
     })
 }
 
-/// `size` different numbers below `count`, the first of a Fisher-Yates shuffle.
-pub(super) fn choose(count: usize, size: usize, stream: &mut KeyedRng) -> Vec<usize> {
+/// Returns `size` different numbers below `count`: the first ones of a Fisher-Yates shuffle.
+pub(super) fn choose(count: usize, size: usize, rng: &mut KeyedRng) -> Vec<usize> {
     let mut all: Vec<usize> = (0..count).collect();
     for place in 0..size.min(count) {
-        let other = place + stream.below((count - place) as u64) as usize;
+        let other = place + rng.below((count - place) as u64) as usize;
         all.swap(place, other);
     }
     all.truncate(size);
     all
 }
 
-/// The chosen vectors as `f64`, one after the other.
+/// Returns the chosen vectors as `f64`, one after the other.
 fn columns(set: &Embeddings, chosen: &[usize]) -> Vec<f64> {
     let mut data = Vec::with_capacity(chosen.len() * set.dimension());
     for &index in chosen {
@@ -149,14 +151,14 @@ fn columns(set: &Embeddings, chosen: &[usize]) -> Vec<f64> {
     data
 }
 
-/// The unbiased estimate for two sets of equally many vectors.
+/// Returns the unbiased estimate for two sets of equally many vectors.
 fn discrepancy(a: &[f64], b: &[f64], dimension: usize) -> f64 {
     let size = a.len() / dimension;
     let a = MatRef::from_column_major_slice(a, dimension, size);
     let b = MatRef::from_column_major_slice(b, dimension, size);
     let mut product = Mat::<f64>::zeros(size, size);
     let kernel = |dot: f64| (dot / dimension as f64 + 1.0).powi(3);
-    // Threads are busy with other subsets.
+    // Sequential products: the other threads compute other subsets.
     let mut within = |set: MatRef<'_, f64>| {
         triangular(
             product.as_mut(),
@@ -217,7 +219,10 @@ mod tests {
         let found = kid(&a, &b, 1, 1000);
         assert!((found.mean - (1.0 + 27.0 - 2.0 * 37.0 / 4.0)).abs() < 1e-12);
         assert_eq!((found.deviation, found.subset_size), (0.0, 2));
-        assert_eq!(found.interval, (found.mean, found.mean));
+        assert_eq!(
+            (found.interval.low, found.interval.high),
+            (found.mean, found.mean)
+        );
     }
 
     #[test]
@@ -229,15 +234,18 @@ mod tests {
         )
         .unwrap();
         let far = kid(&random(800, 6, 1), &shifted, 30, 200);
-        assert!(near.interval.0 < 0.01 && near.mean.abs() < 0.05, "{near:?}");
-        assert!(far.interval.0 > near.interval.1, "{near:?} {far:?}");
+        assert!(
+            near.interval.low < 0.01 && near.mean.abs() < 0.05,
+            "{near:?}"
+        );
+        assert!(far.interval.low > near.interval.high, "{near:?} {far:?}");
         assert!(far.mean > 0.2 && far.deviation > 0.0, "{far:?}");
-        // The same seed draws the same subsets.
+        // The same seed selects the same subsets.
         assert_eq!(near, kid(&random(800, 6, 1), &random(700, 6, 2), 30, 200));
     }
 
     #[test]
-    fn bad_requests_are_named() {
+    fn invalid_requests_are_refused() {
         let options = KidOptions::default();
         let one = random(1, 4, 0);
         let set = random(5, 4, 0);
@@ -245,7 +253,7 @@ mod tests {
         assert!(kernel_distance(&set, &random(5, 3, 0), options, &Silent).is_err());
         assert!(matches!(
             kernel_distance(&set, &set, options, &AlwaysCancelled),
-            Err(MetricsError::Interrupted)
+            Err(MetricsError::Cancelled(_))
         ));
         let nan = Embeddings::new(vec![f32::NAN; 20], 4).unwrap();
         assert!(matches!(

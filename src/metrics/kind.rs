@@ -1,43 +1,44 @@
-//! Which figures there are, and what each needs to know of the two sets.
+//! The list of metrics, and the features that each needs of the two sets.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A figure of quality. Adding one takes a variant, its rows in the tables here, and an arm in
+/// A metric. A new one needs a variant, its rows in the tables of this file, and an arm in
 /// [`measure`](super::measure).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MetricKind {
-    /// Fréchet distance of the features.
+    /// Fréchet distance (FID) of the features.
     Fid,
     /// Improved precision and recall.
     PrecisionRecall,
-    /// Kernel distance.
+    /// Kernel distance (KID).
     Kid,
-    /// Inception Score; looks at the samples only.
+    /// Inception Score; it uses the samples only.
     InceptionScore,
     /// Distances to the nearest reference images.
+    // Configurations and result folders have the British spelling; both are accepted.
     #[serde(rename = "memorisation", alias = "memorization")]
     Memorization,
-    /// Accuracy of a classifier trained on samples, tested on a held-out reference.
+    /// Accuracy of a classifier that is trained on samples and tested on a held-out reference.
     Downstream,
 }
 
-/// What is kept of a set's features.
+/// Features of a set that a metric needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FeatureSet {
     /// Mean and covariance: memory does not grow with the number of images.
     pub moments: bool,
-    /// Every vector.
+    /// All feature vectors.
     pub vectors: bool,
 }
 
 impl FeatureSet {
-    /// What two figures need together.
+    /// Returns the features that two metrics need together.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub fn union(self, other: Self) -> Self {
         Self {
             moments: self.moments || other.moments,
             vectors: self.vectors || other.vectors,
@@ -53,13 +54,13 @@ const VECTORS: FeatureSet = FeatureSet {
     moments: false,
     vectors: true,
 };
-const NOTHING: FeatureSet = FeatureSet {
+const NO_FEATURES: FeatureSet = FeatureSet {
     moments: false,
     vectors: false,
 };
 
 impl MetricKind {
-    /// All of them.
+    /// All metrics, in the order of the documentation.
     pub const ALL: [Self; 6] = [
         Self::Fid,
         Self::PrecisionRecall,
@@ -69,7 +70,7 @@ impl MetricKind {
         Self::Downstream,
     ];
 
-    /// What it is called.
+    /// Name in configurations, on the command line and in file names.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -82,9 +83,9 @@ impl MetricKind {
         }
     }
 
-    /// What it needs of the samples.
+    /// Features that the metric needs of the samples.
     #[must_use]
-    pub fn of_samples(self) -> FeatureSet {
+    pub fn sample_features(self) -> FeatureSet {
         match self {
             Self::Fid => MOMENTS,
             Self::PrecisionRecall
@@ -95,13 +96,13 @@ impl MetricKind {
         }
     }
 
-    /// What it needs of the reference.
+    /// Features that the metric needs of the reference.
     #[must_use]
-    pub fn of_reference(self) -> FeatureSet {
+    pub fn reference_features(self) -> FeatureSet {
         match self {
             Self::Fid => MOMENTS,
             Self::PrecisionRecall | Self::Kid | Self::Memorization | Self::Downstream => VECTORS,
-            Self::InceptionScore => NOTHING,
+            Self::InceptionScore => NO_FEATURES,
         }
     }
 }
@@ -116,6 +117,10 @@ impl FromStr for MetricKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let text = match text {
+            "memorization" => "memorisation",
+            other => other,
+        };
         let found = Self::ALL.into_iter().find(|kind| kind.name() == text);
         found.ok_or_else(|| {
             let names = Self::ALL.map(Self::name);
@@ -136,6 +141,12 @@ mod tests {
                 serde_json::to_value(kind).unwrap(),
                 serde_json::Value::from(kind.name())
             );
+        }
+        for spelling in ["memorisation", "memorization"] {
+            let kind = MetricKind::Memorization;
+            assert_eq!(spelling.parse::<MetricKind>().unwrap(), kind);
+            let value = serde_json::Value::from(spelling);
+            assert_eq!(serde_json::from_value::<MetricKind>(value).unwrap(), kind);
         }
         let error = "fd".parse::<MetricKind>().unwrap_err();
         assert!(error.contains("fid, precision-recall"), "{error}");

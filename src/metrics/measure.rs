@@ -1,4 +1,4 @@
-//! Two sets to figures.
+//! Computes the values of one metric from the features of two sets.
 
 use candle_core::Device;
 
@@ -6,239 +6,297 @@ use super::features::Features;
 use super::frechet::Frechet;
 use super::inception_score::{Classifier, SPLITS, inception_score};
 use super::kid::kernel_distance;
-use super::memorization::{Distances, QUANTILES, Summary};
+use super::memorization::{Distances, PairIndices, QUANTILES, Summary};
 use super::precision_recall::precision_recall;
 use super::{EvaluationConfig, MetricKind, MetricsError};
 use crate::embedders::Embeddings;
 use crate::progress::Cancellation;
+use crate::sections::InvalidKey;
 
-/// A reference with everything that can be computed from it alone.
+/// Features of a reference, with everything that can be computed from them alone.
 pub struct Reference {
     features: Features,
     frechet: Option<Frechet>,
 }
 
 impl Reference {
-    /// Prepares distances from a set.
+    /// Decomposes the covariance, if the features have one.
     ///
     /// # Errors
-    /// As [`Frechet::new`].
+    /// See [`Frechet::new`].
     pub fn new(features: Features) -> Result<Self, MetricsError> {
         let frechet = features.gaussian.as_ref().map(Frechet::new).transpose()?;
         Ok(Self { features, frechet })
     }
 
-    /// All vectors, where they were kept.
+    /// All feature vectors, if they were kept.
     #[must_use]
     pub fn vectors(&self) -> Option<&Embeddings> {
         self.features.vectors.as_ref()
     }
 }
 
-/// What a figure is computed with.
+/// Settings and devices of the computation.
 pub struct MetricContext<'a> {
-    /// k, subsets, seeds.
+    /// Number of neighbors, subsets, seeds.
     pub config: &'a EvaluationConfig,
-    /// Where the embedder's weights have one.
+    /// Classifier of the Inception Score, if the embedder's weights have one.
     pub classifier: Option<&'a Classifier>,
-    /// Where neighbours are searched.
+    /// Device of the nearest-neighbor search.
     pub device: &'a Device,
     /// Checked between blocks of work.
     pub cancellation: &'a dyn Cancellation,
 }
 
-/// One number of quality.
+/// The two sets that a metric compares.
+#[derive(Clone, Copy)]
+pub struct ComparedSets<'a> {
+    /// Features of the samples.
+    pub samples: &'a Features,
+    /// The prepared reference.
+    pub reference: &'a Reference,
+    /// Number of reference images; `None` where the file of statistics does not say.
+    pub reference_images: Option<usize>,
+}
+
+/// Interval of an estimate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// Number of reference images that a value was computed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReferenceCount {
+    /// The metric uses no reference.
+    Unused,
+    /// The file of statistics does not say.
+    Unknown,
+    /// So many images.
+    Images(usize),
+}
+
+impl From<Option<usize>> for ReferenceCount {
+    fn from(count: Option<usize>) -> Self {
+        count.map_or(Self::Unknown, Self::Images)
+    }
+}
+
+/// One value of a metric.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricValue {
-    /// What it is called.
+    /// Name of the value, the `figure` column of `metrics.csv`.
     pub name: &'static str,
-    /// The number.
+    /// The value.
     pub value: f64,
-    /// From where to where it is known, if that is estimated.
-    pub interval: Option<(f64, f64)>,
-    /// Samples that it was computed on.
+    /// Interval of the value, if it is an estimate.
+    pub interval: Option<Interval>,
+    /// Number of samples that the value was computed on.
     pub samples: usize,
-    /// Images of the reference; `None` where the file of statistics does not say.
-    pub reference: Option<usize>,
-    /// How, for people.
+    /// Number of reference images that the value was computed on.
+    pub reference: ReferenceCount,
+    /// Method, in words.
     pub details: String,
 }
 
-/// What one metric found.
+/// Result of one metric.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricOutput {
-    /// Its figures.
-    pub figures: Vec<MetricValue>,
-    /// Of [`MetricKind::Memorization`], the closest pairs: (sample, reference image), the closest first.
-    pub closest: Vec<(usize, usize)>,
+    /// Values of the metric.
+    pub values: Vec<MetricValue>,
+    /// Closest pairs of [`MetricKind::Memorization`], the closest first; empty for other metrics.
+    pub closest: Vec<PairIndices>,
 }
 
 impl From<Vec<MetricValue>> for MetricOutput {
-    fn from(figures: Vec<MetricValue>) -> Self {
+    fn from(values: Vec<MetricValue>) -> Self {
         Self {
-            figures,
+            values,
             closest: Vec::new(),
         }
     }
 }
 
-/// Closest pairs that are kept.
+/// Closest pairs that are kept: as many as a picture shows at a glance.
 const PAIRS: usize = 10;
 
-/// The figures of one metric. `reference_images` is their number, if it is known.
+/// Computes the values of one metric.
 ///
 /// # Errors
-/// [`MetricsError`] of the metric; [`MetricsError::Config`] when a set was not prepared for it.
+/// [`MetricsError`] of the metric; [`MetricsError::Config`] when a set lacks the features that it needs.
 pub fn measure(
     metric: MetricKind,
-    samples: &Features,
-    reference: &Reference,
-    reference_images: Option<usize>,
-    with: &MetricContext<'_>,
+    sets: ComparedSets<'_>,
+    context: &MetricContext<'_>,
 ) -> Result<MetricOutput, MetricsError> {
-    let unprepared = || MetricsError::Config {
-        key: "metrics",
-        message: format!("the sets were not prepared for `{metric}`"),
+    let measured = match metric {
+        MetricKind::Fid => sets.fid()?,
+        MetricKind::PrecisionRecall => sets.precision_recall(context)?,
+        MetricKind::Kid => sets.kid(context)?,
+        MetricKind::InceptionScore => sets.inception_score(context)?,
+        MetricKind::Memorization => sets.memorization(context)?,
+        // Needs labels, which features do not have.
+        MetricKind::Downstream => None,
     };
-    fn vectors(features: &Features) -> Option<&Embeddings> {
-        features.vectors.as_ref()
-    }
-    let figure = |name, value, interval, details: String| MetricValue {
-        name,
-        value,
-        interval,
-        samples: samples.count,
-        reference: reference_images,
-        details,
-    };
-    let figures = match metric {
-        MetricKind::Fid => {
-            let frechet = reference.frechet.as_ref().ok_or_else(unprepared)?;
-            let gaussian = samples.gaussian.as_ref().ok_or_else(unprepared)?;
-            let details = match samples.drawn {
-                drawn if drawn == samples.count => String::new(),
-                drawn if drawn < samples.count => {
-                    format!("{drawn} of {} samples without replacement", samples.count)
-                }
-                drawn => format!("{drawn} of {} samples with replacement", samples.count),
-            };
-            vec![MetricValue {
-                samples: samples.drawn,
-                ..figure("fid", frechet.distance(gaussian)?, None, details)
-            }]
-        }
-        MetricKind::PrecisionRecall => {
-            let k = with.config.nearest_neighbors;
-            let found = precision_recall(
-                vectors(&reference.features).ok_or_else(unprepared)?,
-                vectors(samples).ok_or_else(unprepared)?,
-                k,
-                with.device,
-                with.cancellation,
-            )?;
-            let details = format!("k = {k}");
-            vec![
-                figure("precision", found.precision, None, details.clone()),
-                figure("recall", found.recall, None, details),
-            ]
-        }
-        MetricKind::Kid => {
-            let options = with.config.kid();
-            let kid = kernel_distance(
-                vectors(&reference.features).ok_or_else(unprepared)?,
-                vectors(samples).ok_or_else(unprepared)?,
-                options,
-                with.cancellation,
-            )?;
-            let details = format!(
-                "mean of {} subsets of {}; standard deviation {:.3e}; 95 % interval of the mean over subsets",
-                options.subsets, kid.subset_size, kid.deviation
-            );
-            vec![figure("kid", kid.mean, Some(kid.interval), details)]
-        }
-        MetricKind::InceptionScore => {
-            let classifier = with.classifier.ok_or_else(unprepared)?;
-            let score = inception_score(
-                vectors(samples).ok_or_else(unprepared)?,
-                classifier,
-                with.config.seed,
-            )?;
-            let details = format!(
-                "mean of {SPLITS} splits; standard deviation {:.3e}",
-                score.deviation
-            );
-            vec![MetricValue {
-                reference: Some(0),
-                ..figure("inception-score", score.mean, None, details)
-            }]
-        }
-        MetricKind::Memorization => {
-            let distances = Distances::of(
-                vectors(samples).ok_or_else(unprepared)?,
-                reference.vectors().ok_or_else(unprepared)?,
-                with.device,
-                with.cancellation,
-            )?;
-            let found = distances.summary();
-            let figures = memorisation_figures(&found)
-                .map(|(name, value, details)| figure(name, value, None, details));
-            return Ok(MetricOutput {
-                figures: figures.into(),
-                closest: distances.closest(PAIRS),
-            });
-        }
-        // Needs labels, which features have not.
-        MetricKind::Downstream => return Err(unprepared()),
-    };
-    Ok(figures.into())
+    measured.ok_or_else(|| missing_features(metric).into())
 }
 
-/// Name, value and details of each figure of a check for memorisation.
-fn memorisation_figures(found: &Summary) -> [(&'static str, f64, String); 5] {
-    let median = |values: &[f64]| {
-        let at = QUANTILES.iter().position(|q| *q == 0.5);
-        at.and_then(|at| values.get(at))
-            .copied()
-            .unwrap_or(f64::NAN)
-    };
-    let quantiles = |values: &[f64]| {
-        let all = QUANTILES.iter().zip(values);
-        let all: Vec<String> = all
-            .map(|(q, v)| format!("{}%: {v:.4}", q * 100.0))
-            .collect();
-        format!("median; {}", all.join(" "))
-    };
-    [
-        (
-            "identical",
-            found.identical,
-            "share of samples whose vector is that of a reference image".to_owned(),
-        ),
-        (
-            "closer-than-its-fellow",
-            found.closer_than_its_fellow,
-            "share of samples nearer to a reference image than its nearest fellow is; about 0.5 for the \
-             reference's own distribution"
-                .to_owned(),
-        ),
-        (
-            "closer-than-1-percent",
-            found.closer_than_1_percent_of_private,
-            "share of samples nearer to a reference image than 99 % of these are to their fellows; about \
-             0.01 for the reference's own distribution"
-                .to_owned(),
-        ),
-        (
-            "distance-to-reference",
-            median(&found.synthetic_to_private),
-            quantiles(&found.synthetic_to_private),
-        ),
-        (
-            "distance-within-reference",
-            median(&found.private_to_private),
-            quantiles(&found.private_to_private),
-        ),
-    ]
+/// Returns the error for a metric whose features were not collected.
+#[must_use]
+pub fn missing_features(metric: MetricKind) -> InvalidKey {
+    InvalidKey::new(
+        "metrics",
+        format!("the features that `{metric}` needs were not collected"),
+    )
+}
+
+/// Values of a metric; `None` where a set lacks the features that it needs.
+type Measured = Result<Option<MetricOutput>, MetricsError>;
+
+impl ComparedSets<'_> {
+    fn value(&self, name: &'static str, value: f64, details: String) -> MetricValue {
+        MetricValue {
+            name,
+            value,
+            interval: None,
+            samples: self.samples.count,
+            reference: self.reference_images.into(),
+            details,
+        }
+    }
+
+    /// Feature vectors of the samples and of the reference.
+    fn vectors(&self) -> Option<(&Embeddings, &Embeddings)> {
+        self.samples.vectors.as_ref().zip(self.reference.vectors())
+    }
+
+    fn fid(&self) -> Measured {
+        let frechet = self.reference.frechet.as_ref();
+        let Some((frechet, gaussian)) = frechet.zip(self.samples.gaussian.as_ref()) else {
+            return Ok(None);
+        };
+        let (used, count) = (self.samples.moment_count, self.samples.count);
+        let details = match used {
+            used if used == count => String::new(),
+            used if used < count => format!("{used} of {count} samples without replacement"),
+            used => format!("{used} of {count} samples with replacement"),
+        };
+        let value = MetricValue {
+            samples: used,
+            ..self.value("fid", frechet.distance(gaussian)?, details)
+        };
+        Ok(Some(vec![value].into()))
+    }
+
+    fn precision_recall(&self, context: &MetricContext<'_>) -> Measured {
+        let Some((samples, reference)) = self.vectors() else {
+            return Ok(None);
+        };
+        let k = context.config.nearest_neighbors;
+        let (device, cancellation) = (context.device, context.cancellation);
+        let found = precision_recall(reference, samples, k, device, cancellation)?;
+        let details = format!("k = {k}");
+        let values = vec![
+            self.value("precision", found.precision, details.clone()),
+            self.value("recall", found.recall, details),
+        ];
+        Ok(Some(values.into()))
+    }
+
+    fn kid(&self, context: &MetricContext<'_>) -> Measured {
+        let Some((samples, reference)) = self.vectors() else {
+            return Ok(None);
+        };
+        let options = context.config.kid();
+        let kid = kernel_distance(reference, samples, options, context.cancellation)?;
+        let details = format!(
+            "mean of {} subsets of {}; standard deviation {:.3e}; 95 % interval of the mean over subsets",
+            options.subsets, kid.subset_size, kid.deviation
+        );
+        let value = MetricValue {
+            interval: Some(kid.interval),
+            ..self.value("kid", kid.mean, details)
+        };
+        Ok(Some(vec![value].into()))
+    }
+
+    fn inception_score(&self, context: &MetricContext<'_>) -> Measured {
+        let vectors = self.samples.vectors.as_ref();
+        let Some((samples, classifier)) = vectors.zip(context.classifier) else {
+            return Ok(None);
+        };
+        let score = inception_score(samples, classifier, context.config.seed)?;
+        let details = format!(
+            "mean of {SPLITS} splits; standard deviation {:.3e}",
+            score.deviation
+        );
+        let value = MetricValue {
+            reference: ReferenceCount::Unused,
+            ..self.value("inception-score", score.mean, details)
+        };
+        Ok(Some(vec![value].into()))
+    }
+
+    fn memorization(&self, context: &MetricContext<'_>) -> Measured {
+        let Some((samples, reference)) = self.vectors() else {
+            return Ok(None);
+        };
+        let distances = Distances::new(samples, reference, context.device, context.cancellation)?;
+        Ok(Some(MetricOutput {
+            values: self.memorization_values(&distances.summary()),
+            closest: distances.closest(PAIRS),
+        }))
+    }
+
+    fn memorization_values(&self, found: &Summary) -> Vec<MetricValue> {
+        let median = |values: &[f64]| {
+            let at = QUANTILES.iter().position(|q| *q == 0.5);
+            at.and_then(|at| values.get(at))
+                .copied()
+                .unwrap_or(f64::NAN)
+        };
+        let quantiles = |values: &[f64]| {
+            let all = QUANTILES.iter().zip(values);
+            let all: Vec<String> = all
+                .map(|(q, v)| format!("{}%: {v:.4}", q * 100.0))
+                .collect();
+            format!("median; {}", all.join(" "))
+        };
+        vec![
+            self.value(
+                "identical",
+                found.identical,
+                "share of samples whose vector is that of a reference image".to_owned(),
+            ),
+            self.value(
+                "closer-than-its-fellow",
+                found.closer_than_its_fellow,
+                "share of samples nearer to a reference image than the nearest other reference image \
+                 is; about 0.5 for the reference's own distribution"
+                    .to_owned(),
+            ),
+            self.value(
+                "closer-than-1-percent",
+                found.closer_than_1_percent,
+                "share of samples nearer to a reference image than 99 % of reference images are to \
+                 their nearest other one; about 0.01 for the reference's own distribution"
+                    .to_owned(),
+            ),
+            self.value(
+                "distance-to-reference",
+                median(&found.synthetic_to_reference),
+                quantiles(&found.synthetic_to_reference),
+            ),
+            self.value(
+                "distance-within-reference",
+                median(&found.reference_to_reference),
+                quantiles(&found.reference_to_reference),
+            ),
+        ]
+    }
 }
 
 #[cfg(test)]
@@ -249,15 +307,15 @@ mod tests {
     use crate::metrics::FeatureSet;
     use crate::progress::Silent;
 
-    fn features(count: usize, sample: u64, needs: FeatureSet) -> Features {
-        let mut collector = FeatureAccumulator::new(4, needs);
+    fn features(count: usize, sample: u64, set: FeatureSet) -> Features {
+        let mut collector = FeatureAccumulator::new(4, set);
         collector.push(&random(count, 4, sample)).unwrap();
         collector.finish("samples").unwrap()
     }
 
     #[test]
-    fn every_metric_gives_its_figures_from_what_it_says_it_needs() {
-        let config = EvaluationConfig::of(MetricKind::ALL.to_vec());
+    fn every_metric_is_computed_from_the_features_that_it_declares() {
+        let config = EvaluationConfig::with_metrics(MetricKind::ALL.to_vec());
         let classifier = Classifier::new(
             random(3, 4, 9)
                 .data()
@@ -266,7 +324,7 @@ mod tests {
                 .collect(),
             4,
         );
-        let with = MetricContext {
+        let context = MetricContext {
             config: &config,
             classifier: classifier.as_ref(),
             device: &Device::Cpu,
@@ -277,22 +335,27 @@ mod tests {
             if metric == MetricKind::Downstream {
                 continue;
             }
-            let samples = features(40, 1, metric.of_samples());
-            let reference = Reference::new(features(50, 2, metric.of_reference())).unwrap();
-            let found = measure(metric, &samples, &reference, Some(50), &with).unwrap();
+            let samples = features(40, 1, metric.sample_features());
+            let reference = Reference::new(features(50, 2, metric.reference_features())).unwrap();
+            let sets = ComparedSets {
+                samples: &samples,
+                reference: &reference,
+                reference_images: Some(50),
+            };
+            let found = measure(metric, sets, &context).unwrap();
             let pairs = if metric == MetricKind::Memorization {
                 PAIRS
             } else {
                 0
             };
             assert_eq!(found.closest.len(), pairs);
-            let figures = found.figures;
+            let values = found.values;
             assert!(
-                figures
+                values
                     .iter()
                     .all(|f| f.value.is_finite() && f.samples == 40)
             );
-            names.extend(figures.into_iter().map(|figure| figure.name));
+            names.extend(values.into_iter().map(|value| value.name));
         }
         assert_eq!(
             names,
@@ -311,6 +374,14 @@ mod tests {
         );
         let nothing = features(40, 1, FeatureSet::default());
         let reference = Reference::new(features(50, 2, FeatureSet::default())).unwrap();
-        assert!(measure(MetricKind::Kid, &nothing, &reference, None, &with).is_err());
+        let sets = ComparedSets {
+            samples: &nothing,
+            reference: &reference,
+            reference_images: None,
+        };
+        assert!(matches!(
+            measure(MetricKind::Kid, sets, &context),
+            Err(MetricsError::Config(_))
+        ));
     }
 }

@@ -1,24 +1,24 @@
-//! How good synthetic images are: figures that compare samples with a reference set.
+//! Metrics that compare synthetic samples with a reference set.
 //!
-//! In: two sets of images as feature vectors (see [`crate::embedders`]). Out: figures, each with what it
-//! compared. The functions are pure; whether the reference is private, and so where the figures may
-//! go, is decided by whoever calls them.
+//! In: two sets of images as feature vectors (see [`crate::embedders`]). Out: values, each with a
+//! description of the sets that it compares. The functions are pure; [`crate::evaluation`] decides
+//! whether the reference is private, and so where the values may be written.
 //!
 //! | file | job |
 //! |---|---|
-//! | `kind` | which figures there are, and what each needs |
+//! | `kind` | the list of metrics, and the features that each needs |
 //! | `config` | the `[evaluation]` section |
-//! | `features` | what is kept of a set: mean and covariance, vectors, or both |
+//! | `features` | features of a set: mean and covariance, vectors, or both |
 //! | `moments` | mean and covariance, streamed |
-//! | `statistics` | means and covariances as files |
+//! | `statistics` | files of means and covariances |
 //! | `frechet` | Fréchet distance (FID) |
 //! | `kid` | kernel distance (KID) with its interval |
 //! | `precision_recall` | improved precision and recall |
 //! | `inception_score` | Inception Score, where the weights have a classifier |
-//! | `measure` | two sets to figures |
+//! | `measure` | the values of a metric from two sets |
 //! | `downstream` | classifiers trained on samples |
-//! | `memorisation` | distances to the nearest private images |
-//! | `table` | figures as text |
+//! | `memorization` | distances to the nearest reference images |
+//! | `table` | rows of `metrics.csv`, lines for a terminal |
 
 mod config;
 pub mod downstream;
@@ -38,8 +38,11 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 
-pub use config::{EvaluationConfig, PRIVATE, Sizes};
+pub use config::{EvaluationConfig, PRIVATE, SetSizes};
 pub use error::MetricsError;
 pub use kind::{FeatureSet, MetricKind};
-pub use measure::{MetricContext, MetricOutput, MetricValue, Reference, measure};
+pub use measure::{
+    ComparedSets, Interval, MetricContext, MetricOutput, MetricValue, Reference, ReferenceCount,
+    measure, missing_features,
+};
 pub use statistics::Statistics;

@@ -1,8 +1,10 @@
-//! Mean and covariance of features, streamed: memory does not grow with the number of images.
+//! Streaming mean and covariance of features: memory does not grow with the number of images.
 //!
-//! Rows are taken in blocks. A block is centred on its own mean, its products are one matrix product,
-//! and blocks are joined by the update of Chan, Golub and LeVeque (1983, eq. 2.1), so that nothing is
-//! lost to cancellation however far the features lie from zero. Everything is `f64`.
+//! Rows are processed in blocks. A block is centered on its own mean, its scatter is one matrix product,
+//! and blocks are merged by the update of Chan, Golub and LeVeque (1983, eq. 2.1), so that no digits
+//! are lost to cancellation however far the features lie from zero. Everything is `f64`.
+//!
+//! Written by hand because no maintained Rust library computes a covariance block by block.
 
 use faer::linalg::matmul::triangular::{BlockStructure, matmul};
 use faer::{Accum, Mat, MatRef, Par};
@@ -13,7 +15,7 @@ use crate::embedders::Embeddings;
 /// Rows in a block: enough for the product to run at full speed.
 const BLOCK: usize = 512;
 
-/// A mean and a covariance: what the Fréchet distance compares.
+/// A mean and a covariance, the operands of the Fréchet distance.
 #[derive(Clone)]
 pub struct Gaussian {
     mean: Vec<f64>,
@@ -21,7 +23,7 @@ pub struct Gaussian {
 }
 
 impl Gaussian {
-    /// Takes `mean [d]` and `covariance [d, d]`, row-major.
+    /// Checks `mean [d]` and `covariance [d, d]`, row-major.
     ///
     /// # Errors
     /// [`MetricsError::Covariance`] when the numbers do not fit, are not finite, or the covariance is not
@@ -38,13 +40,15 @@ impl Gaussian {
         if mean.iter().chain(covariance).any(|v| !v.is_finite()) {
             return refuse("not all numbers are finite".to_owned());
         }
-        // Row-major, so this is its transpose; the symmetry is checked next.
+        // Column-major view of row-major data: the transpose. The symmetry is checked next.
         let matrix = MatRef::from_column_major_slice(covariance, dimension, dimension);
         let largest = covariance.iter().fold(0f64, |m, v| m.max(v.abs()));
         for column in 0..dimension {
             for row in 0..column {
                 if (matrix[(row, column)] - matrix[(column, row)]).abs() > 1e-6 * largest {
-                    return refuse(format!("entries [{row}, {column}] and its mirror differ"));
+                    return refuse(format!(
+                        "entry [{row}, {column}] differs from its mirror image"
+                    ));
                 }
             }
         }
@@ -54,7 +58,7 @@ impl Gaussian {
         })
     }
 
-    /// Numbers in a feature vector.
+    /// Dimension d of a feature vector.
     #[must_use]
     pub fn dimension(&self) -> usize {
         self.mean.len()
@@ -80,19 +84,19 @@ impl Gaussian {
     }
 }
 
-/// Takes features and gives their [`Gaussian`].
+/// Accumulates features into a [`Gaussian`].
 pub struct Moments {
     dimension: usize,
     count: usize,
     mean: Vec<f64>,
-    /// Sum of products of centred features; only its lower half is kept up to date.
+    /// Sum of products of centered features; only its lower half is kept up to date.
     scatter: Mat<f64>,
-    /// Rows still to be taken in, one after the other.
+    /// Rows that were not merged yet, one after the other.
     block: Vec<f64>,
 }
 
 impl Moments {
-    /// Of vectors of so many features.
+    /// Prepares for vectors of `dimension` features.
     #[must_use]
     pub fn new(dimension: usize) -> Self {
         Self {
@@ -104,22 +108,22 @@ impl Moments {
         }
     }
 
-    /// Vectors taken so far.
+    /// Number of vectors so far.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count + self.block.len().checked_div(self.dimension).unwrap_or(0)
     }
 
-    /// Whether no vector was taken.
+    /// Returns true if no vector was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes vectors.
+    /// Adds vectors.
     ///
     /// # Errors
-    /// [`MetricsError::Dimension`] when they have another dimension.
+    /// [`MetricsError::Dimension`] when the vectors have another dimension.
     pub fn push(&mut self, vectors: &Embeddings) -> Result<(), MetricsError> {
         if vectors.dimension() != self.dimension {
             return Err(MetricsError::Dimension {
@@ -136,7 +140,7 @@ impl Moments {
         Ok(())
     }
 
-    /// Takes the block in.
+    /// Merges the block.
     fn flush(&mut self) {
         let d = self.dimension;
         let rows = self.block.len().checked_div(d).unwrap_or(0);

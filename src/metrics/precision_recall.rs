@@ -1,12 +1,15 @@
-//! Improved precision and recall: what share of the samples looks real, and of the real is covered.
+//! Improved precision and recall: the share of the samples that look real, and the share of the real
+//! images that the samples cover.
 //!
 //! Kynkäänniemi et al. 2019 (arXiv 1904.06991, eq. 1 and 2). Each point of a set stands for a ball that
 //! reaches to its k-th nearest *other* point (the authors' k = 3). Precision is the share of samples in
 //! any ball of the reference, recall the share of reference images in any ball of the samples; a point
-//! on a ball's surface is in it. (A library that counts the point itself says k + 1 for the same.)
+//! on a ball's surface is in it. (A library that counts the point itself calls the same k + 1.)
 //!
-//! Distances are exact: they come in `f64` from blocks of a matrix product, and where rounding could
-//! decide, once more from the difference. Memory beyond the vectors is a few blocks a thread.
+//! Distances are exact: they are computed in `f64` from blocks of a matrix product, and where rounding
+//! could decide, again from the difference. Memory beyond the vectors is a few blocks for each thread.
+//!
+//! Written by hand because no maintained Rust library computes this metric; faer multiplies the matrices.
 
 use candle_core::Device;
 use faer::linalg::matmul::matmul;
@@ -16,29 +19,30 @@ use rayon::prelude::*;
 use super::MetricsError;
 use crate::embedders::Embeddings;
 use crate::progress::{Cancellation, Silent};
-use crate::voting::{Metric, NearestError, nearest_neighbors};
+use crate::sections::InvalidKey;
+use crate::voting::{Metric, NearestError, SearchOptions, nearest_neighbors};
 
-/// Points looked up together, and balls they are compared with together.
+/// Points in one matrix product: with [`TILE`] balls, operands and result fit a core's cache.
 const BLOCK: usize = 128;
+/// Balls in one matrix product.
 const TILE: usize = 512;
-/// What rounding can make of a squared distance, relative to the squared lengths.
+/// Bound of the rounding error of a squared distance, relative to the squared lengths.
 const SLACK: f64 = 1e-11;
 
-/// Shares between 0 and 1.
+/// Precision and recall, shares between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PrecisionRecall {
-    /// Share of the samples that lie among the reference.
+    /// Share of the samples that lie in a ball of the reference.
     pub precision: f64,
-    /// Share of the reference that lies among the samples.
+    /// Share of the reference images that lie in a ball of the samples.
     pub recall: f64,
 }
 
-/// Precision and recall of `samples`. `device` searches for the k-th neighbours.
+/// Computes precision and recall of `samples`. `device` computes the products of the neighbor search.
 ///
 /// # Errors
 /// [`MetricsError::TooFew`] when a set has not more than `k` points, [`MetricsError::Dimension`],
-/// [`MetricsError::NotFinite`], [`MetricsError::Nearest`], and [`MetricsError::Interrupted`] when
-/// `cancellation` requests it.
+/// [`MetricsError::NotFinite`], [`MetricsError::Nearest`], and [`MetricsError::Cancelled`].
 pub fn precision_recall(
     reference: &Embeddings,
     samples: &Embeddings,
@@ -60,10 +64,10 @@ pub fn precision_recall(
     })
 }
 
-/// The distance of each point to its k-th nearest other point of the set.
+/// Returns the distance of each point to its k-th nearest other point of the set.
 ///
 /// # Errors
-/// As [`precision_recall`].
+/// See [`precision_recall`].
 pub fn radii(set: &Embeddings, k: usize, device: &Device) -> Result<Vec<f64>, MetricsError> {
     let squared = squared_radii(set, "points", k, device, &Silent)?;
     Ok(squared.into_iter().map(f64::sqrt).collect())
@@ -77,10 +81,10 @@ fn squared_radii(
     cancellation: &dyn Cancellation,
 ) -> Result<Vec<f64>, MetricsError> {
     if k == 0 {
-        return Err(MetricsError::Config {
-            key: "nearest_neighbors",
-            message: "is 0: expected at least 1".to_owned(),
-        });
+        return Err(MetricsError::Config(InvalidKey::new(
+            "nearest_neighbors",
+            "is 0: expected at least 1".to_owned(),
+        )));
     }
     if set.len() <= k {
         return Err(MetricsError::TooFew {
@@ -90,16 +94,19 @@ fn squared_radii(
             found: set.len(),
         });
     }
-    // A point is its own nearest; among copies of it the order does not matter, all are at distance 0.
-    let near =
-        nearest_neighbors(set, set, k + 1, Metric::L2, device, cancellation).map_err(|error| {
-            match error {
-                NearestError::Interrupted => MetricsError::Interrupted,
-                // Which one it is, is not for a message.
-                NearestError::NotFinite { .. } => MetricsError::NotFinite { what },
-                other => other.into(),
-            }
-        })?;
+    // A point is its own nearest neighbor. Among copies of it the order does not matter: all are at
+    // distance 0.
+    let options = SearchOptions {
+        k: k + 1,
+        metric: Metric::L2,
+        device,
+        cancellation,
+    };
+    let near = nearest_neighbors(set, set, &options).map_err(|error| match error {
+        // The set may be private, so the index of the point is dropped.
+        NearestError::NotFinite { .. } => MetricsError::NotFinite { what },
+        other => other.into(),
+    })?;
     let farthest = near.chunks_exact(k + 1).enumerate().map(|(point, near)| {
         let last = near.last().map_or(point, |index| *index as usize);
         squared_distance(set.rows(point..point + 1), set.rows(last..last + 1))
@@ -107,15 +114,15 @@ fn squared_radii(
     Ok(farthest.collect())
 }
 
-/// The share of `points` that lie in a ball around any of `centres`.
+/// Returns the share of `points` that lie in a ball around any of `centers`.
 fn covered(
     points: &Embeddings,
-    centres: &Embeddings,
+    centers: &Embeddings,
     squared_radii: &[f64],
     cancellation: &dyn Cancellation,
 ) -> Result<f64, MetricsError> {
     let d = points.dimension();
-    let lengths: Vec<f64> = centres
+    let lengths: Vec<f64> = centers
         .data()
         .par_chunks_exact(d)
         .map(squared_length)
@@ -124,37 +131,37 @@ fn covered(
         .data()
         .par_chunks(BLOCK * d)
         .map(|block| {
-            if cancellation.is_cancelled() {
-                return Err(MetricsError::Interrupted);
-            }
-            Ok(covered_in_block(block, centres, &lengths, squared_radii))
+            cancellation.check()?;
+            Ok::<_, MetricsError>(covered_in_block(block, centers, &lengths, squared_radii))
         })
         .try_reduce(|| 0, |a, b| Ok(a + b))?;
     Ok(inside as f64 / points.len() as f64)
 }
 
+/// Counts the points of `block` that lie in a ball around any of `centers`; `lengths` are the squared
+/// lengths of the centers.
 fn covered_in_block(
     block: &[f32],
-    centres: &Embeddings,
+    centers: &Embeddings,
     lengths: &[f64],
     squared_radii: &[f64],
 ) -> usize {
-    let d = centres.dimension();
+    let d = centers.dimension();
     let rows: Vec<&[f32]> = block.chunks_exact(d).collect();
-    let wide = widened(block);
+    let wide = to_f64(block);
     let points = MatRef::from_column_major_slice(&wide, d, rows.len());
     let own: Vec<f64> = rows.iter().map(|row| squared_length(row)).collect();
     let mut inside = vec![false; rows.len()];
     let mut products = Mat::<f64>::zeros(TILE, rows.len());
-    let tiles = centres.data().chunks(TILE * d).zip(lengths.chunks(TILE));
+    let tiles = centers.data().chunks(TILE * d).zip(lengths.chunks(TILE));
     for ((tile, lengths), radii) in tiles.zip(squared_radii.chunks(TILE)) {
-        let wide = widened(tile);
-        let centres = MatRef::from_column_major_slice(&wide, d, lengths.len());
+        let wide = to_f64(tile);
+        let centers = MatRef::from_column_major_slice(&wide, d, lengths.len());
         let mut products = products.as_mut().subrows_mut(0, lengths.len());
         matmul(
             products.as_mut(),
             Accum::Replace,
-            centres.transpose(),
+            centers.transpose(),
             points,
             1.0,
             Par::Seq,
@@ -166,11 +173,11 @@ fn covered_in_block(
             let balls = tile.chunks_exact(d).zip(lengths.iter().zip(radii));
             *inside = balls
                 .enumerate()
-                .any(|(index, (centre, (length, radius)))| {
+                .any(|(index, (center, (length, radius)))| {
                     let lengths = own[column] + length;
-                    let rough = lengths - 2.0 * products[(index, column)] - radius;
+                    let excess = lengths - 2.0 * products[(index, column)] - radius;
                     let slack = SLACK * lengths;
-                    rough < -slack || (rough <= slack && squared_distance(row, centre) <= *radius)
+                    excess < -slack || (excess <= slack && squared_distance(row, center) <= *radius)
                 });
         }
         if inside.iter().all(|found| *found) {
@@ -180,7 +187,8 @@ fn covered_in_block(
     inside.into_iter().filter(|found| *found).count()
 }
 
-fn widened(rows: &[f32]) -> Vec<f64> {
+/// Returns the numbers as `f64`.
+fn to_f64(rows: &[f32]) -> Vec<f64> {
     rows.iter().map(|v| f64::from(*v)).collect()
 }
 
@@ -221,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_have_balls_of_no_size_and_lie_in_them() {
+    fn copies_have_balls_of_radius_zero_and_lie_in_them() {
         let reference = line(&[0.1, 0.1, 0.7, 0.7]);
         let found = measure(&reference, &line(&[0.1, 0.7, 0.3]), 1);
         assert_eq!(found.precision, 2.0 / 3.0);
@@ -229,16 +237,16 @@ mod tests {
     }
 
     #[test]
-    fn blocks_give_what_all_pairs_give() {
+    fn blocks_agree_with_all_pairs() {
         let (reference, samples) = (random(1300, 3, 1), random(700, 3, 2));
         let k = 3;
-        let share = |points: &Embeddings, centres: &Embeddings| {
-            let radii = radii(centres, k, &Device::Cpu).unwrap();
+        let share = |points: &Embeddings, centers: &Embeddings| {
+            let radii = radii(centers, k, &Device::Cpu).unwrap();
             let inside = points.data().chunks_exact(3).filter(|point| {
-                let centres = centres.data().chunks_exact(3);
-                centres
+                let centers = centers.data().chunks_exact(3);
+                centers
                     .zip(&radii)
-                    .any(|(centre, radius)| squared_distance(point, centre).sqrt() <= *radius)
+                    .any(|(center, radius)| squared_distance(point, center).sqrt() <= *radius)
             });
             inside.count() as f64 / points.len() as f64
         };
@@ -249,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_requests_are_named() {
+    fn invalid_requests_are_refused() {
         let set = random(4, 2, 0);
         let run =
             |reference: &Embeddings, k| precision_recall(reference, &set, k, &Device::Cpu, &Silent);
@@ -263,7 +271,7 @@ mod tests {
         ));
         assert!(matches!(
             precision_recall(&set, &set, 1, &Device::Cpu, &AlwaysCancelled),
-            Err(MetricsError::Interrupted)
+            Err(MetricsError::Cancelled(_))
         ));
     }
 }

@@ -1,5 +1,5 @@
-//! Means and covariances as files: `.npz` with `mu [d]` and `sigma [d, d]`, as clean-fid and pytorch-fid
-//! publish them. Ours say in addition what they are of: `count`, `resolution` and `embedder`.
+//! Files of means and covariances: `.npz` with `mu [d]` and `sigma [d, d]`, as clean-fid and pytorch-fid
+//! publish them. Files of this program also have `count`, `resolution` and `embedder`.
 
 use std::io::{Seek, Write};
 use std::path::Path;
@@ -8,30 +8,30 @@ use super::MetricsError;
 use super::moments::Gaussian;
 use crate::images::{NpzError, NpzReader, NpzWriter};
 
-/// A reference that is given as its mean and covariance.
+/// Mean and covariance of a reference, with its origin.
 pub struct Statistics {
     /// Mean and covariance.
     pub gaussian: Gaussian,
-    /// Images that they are of, if the file says so.
+    /// Number of images, if the file says so.
     pub count: Option<usize>,
-    /// Rows and columns to which the images were brought first, if the file says so.
+    /// Rows and columns to which the images were resized, if the file says so.
     pub resolution: Option<usize>,
     /// Digest of the embedder, if the file says so.
     pub embedder: Option<String>,
 }
 
 impl Statistics {
-    /// Whether a file is an `.npz` of statistics, by its arrays' names.
+    /// Returns true if a file is an `.npz` with `mu` and `sigma`.
     #[must_use]
-    pub fn are_in(path: &Path) -> bool {
+    pub fn is_file(path: &Path) -> bool {
         path.is_file() && NpzReader::open(path).is_ok_and(|npz| npz.has("mu") && npz.has("sigma"))
     }
 
     /// Reads a file.
     ///
     /// # Errors
-    /// [`MetricsError::Statistics`] naming the array, [`MetricsError::StatisticsMismatch`] when they are no
-    /// mean and covariance.
+    /// [`MetricsError::Statistics`] naming the array, [`MetricsError::StatisticsMismatch`] when the arrays
+    /// are not a mean and a covariance.
     pub fn open(path: &Path) -> Result<Self, MetricsError> {
         let failed = |source| MetricsError::Statistics {
             path: path.to_owned(),
@@ -78,7 +78,7 @@ impl Statistics {
         })
     }
 
-    /// Writes an archive that [`Statistics::open`] and other programs read.
+    /// Writes an archive that [`Statistics::open`] and other programs can read.
     ///
     /// # Errors
     /// [`NpzError`].
@@ -94,7 +94,7 @@ impl Statistics {
             }
         }
         if let Some(embedder) = &self.embedder {
-            // Text as bytes: there is no array of texts that every reader of `.npz` takes.
+            // Text as numbers: no array type for text is read by every reader of `.npz`.
             let bytes: Vec<i64> = embedder.bytes().map(i64::from).collect();
             npz.i64s("embedder", &[bytes.len()], &bytes)?;
         }
@@ -102,8 +102,7 @@ impl Statistics {
         Ok(())
     }
 
-    /// Refuses statistics that say that they are of another space than `dimension`, `resolution` and
-    /// `embedder` make.
+    /// Checks that the statistics belong to the feature space of the samples.
     ///
     /// # Errors
     /// [`MetricsError::StatisticsMismatch`].
@@ -122,7 +121,7 @@ impl Statistics {
         };
         if self.gaussian.dimension() != dimension {
             return refuse(format!(
-                "`mu` has {} numbers, and the embedder's vectors {dimension}",
+                "`mu` has {} numbers, but the embedder's vectors have {dimension}",
                 self.gaussian.dimension()
             ));
         }
@@ -130,11 +129,11 @@ impl Statistics {
             && found != resolution
         {
             return refuse(format!(
-                "of images at {found} pixels, and the samples are compared at {resolution}"
+                "statistics of images at {found} pixels, but the samples are compared at {resolution}"
             ));
         }
         if self.embedder.as_deref().is_some_and(|e| e != embedder) {
-            return refuse("made by another embedder, or with other weights".to_owned());
+            return refuse("statistics of another embedder, or of other weights".to_owned());
         }
         Ok(())
     }
@@ -154,12 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn statistics_come_back_and_say_what_they_are_of() {
+    fn statistics_round_trip_with_their_origin() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.npz");
         let file = std::fs::File::create(&path).unwrap();
         statistics().write(file).unwrap();
-        assert!(Statistics::are_in(&path));
+        assert!(Statistics::is_file(&path));
         let back = Statistics::open(&path).unwrap();
         assert_eq!(back.gaussian.covariance(), [2.0, 0.5, 0.5, 3.0]);
         assert_eq!((back.count, back.resolution), (Some(7), Some(32)));
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_others_need_only_mean_and_covariance() {
+    fn files_of_other_programs_need_only_mean_and_covariance() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.npz");
         let write = |shape: &[usize], sigma: &[f64]| {
@@ -188,6 +187,6 @@ mod tests {
             "{error}"
         );
         assert!(write(&[1, 1], &[f64::NAN]).is_err());
-        assert!(!Statistics::are_in(folder.path()));
+        assert!(!Statistics::is_file(folder.path()));
     }
 }

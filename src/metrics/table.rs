@@ -1,38 +1,38 @@
-//! Figures as text: rows of `metrics.csv`, and lines for a terminal. Each says what it compared.
+//! Values as text: rows of `metrics.csv` and lines for a terminal. Each describes the compared sets.
 
-use super::MetricValue;
+use super::{MetricValue, ReferenceCount};
 use crate::privacy::sha256_hex;
 
-/// The first line of `metrics.csv`.
+/// First line of `metrics.csv`.
 pub const HEADER: &str = "population,figure,value,low,high,samples,reference_images,reference,\
                           embedder,resolution,dtype,details,settings";
 
-/// The space that a comparison is made in.
+/// Feature space of a comparison.
 #[derive(Debug, Clone)]
 pub struct FeatureSpace {
-    /// The embedder, with the beginning of its weights' digest.
+    /// Name of the embedder, with the first digits of its weights' digest.
     pub embedder: String,
-    /// Rows and columns that images are brought to first.
+    /// Rows and columns to which images are resized before embedding.
     pub resolution: usize,
-    /// The number type that the embedder computes in.
+    /// Number type of the embedder's computation.
     pub dtype: &'static str,
-    /// Digest of everything that an image's vector depends on.
+    /// Digest of everything that the vector of an image depends on.
     pub digest: String,
 }
 
-/// What was compared, beside the figure's own numbers.
+/// Description of a comparison.
 pub struct Comparison<'a> {
-    /// The population's number, or the samples' file.
+    /// Number of the population, or file of the samples.
     pub population: String,
-    /// What it was compared with.
+    /// Name of the reference.
     pub reference: &'a str,
-    /// In which space.
+    /// Feature space.
     pub space: &'a FeatureSpace,
-    /// Tells rows of other settings apart.
+    /// Digest of the settings, see [`settings_key`].
     pub settings: String,
 }
 
-/// A short digest of what a figure depends on, beside the images.
+/// Returns a short digest of the settings that a value depends on.
 #[must_use]
 pub fn settings_key(parts: &serde_json::Value) -> String {
     let mut digest = sha256_hex(parts.to_string().as_bytes());
@@ -41,20 +41,24 @@ pub fn settings_key(parts: &serde_json::Value) -> String {
 }
 
 impl MetricValue {
-    /// A row of `metrics.csv`, without the line's end.
+    /// Returns the row of `metrics.csv`, without the line break.
     #[must_use]
     pub fn row(&self, of: &Comparison<'_>) -> String {
         let number = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
-        let count = |value: Option<usize>| value.map_or("unknown".to_owned(), |v| v.to_string());
+        let reference_images = match self.reference {
+            ReferenceCount::Unused => "0".to_owned(),
+            ReferenceCount::Unknown => "unknown".to_owned(),
+            ReferenceCount::Images(count) => count.to_string(),
+        };
         let fields = [
             of.population.clone(),
             self.name.to_owned(),
             number(Some(self.value)),
-            number(self.interval.map(|i| i.0)),
-            number(self.interval.map(|i| i.1)),
+            number(self.interval.map(|interval| interval.low)),
+            number(self.interval.map(|interval| interval.high)),
             self.samples.to_string(),
-            count(self.reference),
-            self.against(of).to_owned(),
+            reference_images,
+            self.reference_name(of).to_owned(),
             of.space.embedder.clone(),
             of.space.resolution.to_string(),
             of.space.dtype.to_owned(),
@@ -64,16 +68,16 @@ impl MetricValue {
         fields.map(|field| quoted(&field)).join(",")
     }
 
-    /// A line for people.
+    /// Returns the line for a terminal.
     #[must_use]
     pub fn line(&self, of: &Comparison<'_>) -> String {
-        let interval = self.interval.map_or(String::new(), |(low, high)| {
-            format!(" [{low:.6}, {high:.6}]")
+        let interval = self.interval.map_or(String::new(), |interval| {
+            format!(" [{:.6}, {:.6}]", interval.low, interval.high)
         });
         let against = match self.reference {
-            Some(0) => String::new(),
-            Some(count) => format!(" against {count} images of {}", self.against(of)),
-            None => format!(" against {}", self.against(of)),
+            ReferenceCount::Unused => String::new(),
+            ReferenceCount::Images(count) => format!(" against {count} images of {}", of.reference),
+            ReferenceCount::Unknown => format!(" against {}", of.reference),
         };
         let details = if self.details.is_empty() {
             String::new()
@@ -92,8 +96,8 @@ impl MetricValue {
         )
     }
 
-    fn against<'a>(&self, of: &Comparison<'a>) -> &'a str {
-        if self.reference == Some(0) {
+    fn reference_name<'a>(&self, of: &Comparison<'a>) -> &'a str {
+        if self.reference == ReferenceCount::Unused {
             "none"
         } else {
             of.reference
@@ -101,6 +105,7 @@ impl MetricValue {
     }
 }
 
+/// Quotes a field of a CSV file where it needs quotes (RFC 4180).
 fn quoted(field: &str) -> String {
     if field.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", field.replace('"', "\"\""))
@@ -109,7 +114,7 @@ fn quoted(field: &str) -> String {
     }
 }
 
-/// Adds rows to those of a `metrics.csv`, none twice, in the populations' order.
+/// Merges rows of a `metrics.csv`: without duplicates, in the order of the populations.
 #[must_use]
 pub fn merged(mut rows: Vec<String>, more: Vec<String>) -> Vec<String> {
     for row in more {
@@ -125,7 +130,7 @@ pub fn merged(mut rows: Vec<String>, more: Vec<String>) -> Vec<String> {
     rows
 }
 
-/// The rows of a `metrics.csv`.
+/// Returns the rows of a `metrics.csv`, without its header.
 #[must_use]
 pub fn rows_of(text: &str) -> Vec<String> {
     let rows = text.lines().filter(|line| !line.is_empty());
@@ -134,7 +139,7 @@ pub fn rows_of(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// A `metrics.csv` of these rows.
+/// Returns the text of a `metrics.csv` of these rows.
 #[must_use]
 pub fn csv(rows: &[String]) -> String {
     let mut text = format!("{HEADER}\n");
@@ -147,6 +152,7 @@ pub fn csv(rows: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Interval;
     use super::*;
 
     fn space() -> FeatureSpace {
@@ -159,13 +165,16 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_as_many_fields_as_the_header_and_a_line_says_what_was_compared() {
-        let figure = MetricValue {
+    fn rows_match_the_header_and_lines_name_both_sets() {
+        let value = MetricValue {
             name: "kid",
             value: 0.125,
-            interval: Some((0.0625, 0.1875)),
+            interval: Some(Interval {
+                low: 0.0625,
+                high: 0.1875,
+            }),
             samples: 16,
-            reference: Some(24),
+            reference: ReferenceCount::Images(24),
             details: "mean; of \"5\"".to_owned(),
         };
         let space = space();
@@ -175,13 +184,13 @@ mod tests {
             space: &space,
             settings: "key".to_owned(),
         };
-        let row = figure.row(&of);
+        let row = value.row(&of);
         assert_eq!(
             row,
             "3,kid,0.125,0.0625,0.1875,16,24,\"a,b\",pixels,8,f32,\"mean; of \"\"5\"\"\",key"
         );
         assert_eq!(HEADER.split(',').count(), 13);
-        let line = figure.line(&of);
+        let line = value.line(&of);
         assert!(
             line.contains("16 samples against 24 images of a,b"),
             "{line}"

@@ -66,7 +66,7 @@ pub enum PeError {
 impl From<MetricsError> for PeError {
     fn from(error: MetricsError) -> Self {
         match error {
-            MetricsError::Interrupted => Self::Interrupted,
+            MetricsError::Cancelled(_) => Self::Interrupted,
             other => Self::Metrics(other),
         }
     }

@@ -22,7 +22,10 @@ use crate::privacy::{
 };
 use crate::progress::Observer;
 use crate::streams::{Phase, RngKey};
-use crate::voting::{PrivateEmbeddings, VotingError, nn_histogram, select, threshold};
+use crate::voting::{
+    PrivateEmbeddings, SampleEmbeddings, SearchOptions, VotingError, nn_histogram, select,
+    threshold,
+};
 
 /// A run about to happen: everything is loaded and checked, nothing is spent.
 pub struct Run<'a> {
@@ -462,7 +465,7 @@ impl Session<'_> {
         let (Some(evaluation), Some(evaluator)) = (self.run.evaluation, &mut self.evaluator) else {
             return Ok(());
         };
-        if !evaluation.config.wants(number, self.run.plan.iterations()) {
+        if !evaluation.config.is_due(number, self.run.plan.iterations()) {
             return Ok(());
         }
         let run = RunImages {
@@ -552,18 +555,19 @@ impl Session<'_> {
             run.observer,
         )?;
         let ranges = layout.ranges();
-        let counts = nn_histogram(
-            &seen,
-            &ranges,
-            voters,
-            evolution.nearest_neighbors as usize,
-            evolution.metric,
-            run.device,
-            run.observer,
-        );
-        run.observer.end();
+        let samples = SampleEmbeddings {
+            embeddings: &seen,
+            class_ranges: &ranges,
+        };
+        let options = SearchOptions {
+            k: evolution.nearest_neighbors as usize,
+            metric: evolution.metric,
+            device: run.device,
+            cancellation: run.observer,
+        };
+        let counts = nn_histogram(&samples, voters, &options, run.observer);
         let counts = counts.map_err(|error| match error {
-            VotingError::Interrupted => PeError::Interrupted,
+            VotingError::Cancelled(_) => PeError::Interrupted,
             other => other.into(),
         })?;
         let charge = self.ledger.charge(iteration)?;

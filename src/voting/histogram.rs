@@ -1,31 +1,31 @@
-//! The histogram of votes: how many private images have a sample among their nearest neighbours.
+//! Nearest-neighbor histogram: the number of private images that have a sample among their nearest
+//! neighbors. Paper: `DP_NN_HISTOGRAM` (Algorithm 2) without its noise.
 
 use std::ops::Range;
 
-use candle_core::Device;
 use thiserror::Error;
 
-use super::nearest::{Metric, NearestError, Queries, search};
+use super::nearest::{Candidates, NearestError, Rows, SearchOptions, search};
 use crate::embedders::Embeddings;
 use crate::exit_code::{self, ExitCode};
 use crate::privacy::Sensitive;
-use crate::progress::{Observer, Unit};
+use crate::progress::{Cancelled, Progress, Unit};
 
-/// Why votes could not be cast.
+/// Reason why the histogram could not be computed.
 #[derive(Debug, Error)]
 pub enum VotingError {
-    /// A class' neighbours could not be found.
+    /// The nearest-neighbor search of a class failed.
     #[error("voting in class {class} failed: {source}")]
     Class {
         /// Index of the class.
         class: usize,
-        /// Why.
+        /// Error of the search.
         source: NearestError,
     },
-    /// The caller asked to stop.
-    #[error("interrupted")]
-    Interrupted,
-    /// The population's class ranges do not fit the voters or the embeddings.
+    /// The user requested to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+    /// The population's class ranges do not fit its embeddings or the private classes.
     #[error("{0}")]
     Shape(String),
 }
@@ -33,29 +33,29 @@ pub enum VotingError {
 impl ExitCode for VotingError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Interrupted => exit_code::INTERRUPTED,
+            Self::Cancelled(_) => exit_code::INTERRUPTED,
             Self::Class { .. } | Self::Shape(_) => exit_code::COMPUTE,
         }
     }
 }
 
-/// The private embeddings and which of them are in which class: those who vote.
+/// Embeddings of the private images, partitioned by class.
 pub struct PrivateEmbeddings {
     classes: usize,
-    /// Voters of all classes together: declared public.
+    /// Number of private images of all classes together: declared public.
     count: usize,
     partition: Sensitive<ClassPartition>,
 }
 
 struct ClassPartition {
     embeddings: Embeddings,
-    /// Rows of `embeddings`, one list a class.
+    /// Rows of `embeddings`, one list for each class.
     members: Vec<Vec<usize>>,
 }
 
 impl PrivateEmbeddings {
-    /// Splits the embeddings of `count` private images by class label (`labels[i] < classes` for image `i`),
-    /// without copying them.
+    /// Partitions the embeddings of `count` private images by class label (`labels[i] < classes` for image
+    /// `i`), without copying them.
     #[must_use]
     pub fn new(
         embeddings: Sensitive<Embeddings>,
@@ -88,82 +88,99 @@ impl PrivateEmbeddings {
     pub fn classes(&self) -> usize {
         self.classes
     }
+
+    /// Returns the number of passes that a histogram over so many samples takes. It depends on public numbers
+    /// alone: the formula assumes classes of equal size, whatever their real sizes are.
+    fn passes(&self, samples: usize, dimension: usize) -> u64 {
+        let products = self.count as f64 * samples as f64 / self.classes.max(1) as f64;
+        ((products * dimension as f64 / MULTIPLY_ADDS_PER_PASS) as u64).clamp(1, MAX_PASSES)
+    }
 }
 
-/// The most passes of a vote.
+/// Embeddings of the synthetic population, in the order of its classes.
+#[derive(Clone, Copy)]
+pub struct SampleEmbeddings<'a> {
+    /// `f32[samples, dimension]`.
+    pub embeddings: &'a Embeddings,
+    /// Samples of each class: disjoint, in order, covering all.
+    pub class_ranges: &'a [Range<usize>],
+}
+
+impl SampleEmbeddings<'_> {
+    fn check(&self, private: &PrivateEmbeddings) -> Result<(), VotingError> {
+        if self.class_ranges.len() != private.classes {
+            return Err(VotingError::Shape(format!(
+                "the population has {} classes but the private images have {}",
+                self.class_ranges.len(),
+                private.classes
+            )));
+        }
+        let covered = self
+            .class_ranges
+            .iter()
+            .try_fold(0, |at, range| (range.start == at).then_some(range.end));
+        if covered != Some(self.embeddings.len()) {
+            return Err(VotingError::Shape(format!(
+                "class ranges do not cover the {} samples",
+                self.embeddings.len()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Largest number of passes: each gives one report of progress.
 const MAX_PASSES: u64 = 10;
-/// Multiplications that a pass is worth: some seconds on a few cores. In each pass every class' candidates are
-/// prepared anew, which takes as long as some hundred voters.
+/// Multiply-adds per pass (a few seconds on a few cores). Each pass prepares every class's candidates anew,
+/// which takes as long as a few hundred queries.
 const MULTIPLY_ADDS_PER_PASS: f64 = 2e12;
 
-/// How many passes a vote of `voters` for `samples` takes. Of public numbers alone: classes of equal size are
-/// assumed, whatever they are.
-fn passes(voters: &PrivateEmbeddings, samples: usize, dimension: usize) -> u64 {
-    let products = voters.count as f64 * samples as f64 / voters.classes.max(1) as f64;
-    ((products * dimension as f64 / MULTIPLY_ADDS_PER_PASS) as u64).clamp(1, MAX_PASSES)
-}
-
-/// Those of `members` who vote in this pass.
+/// Returns the part of `members` that is processed in this pass.
 fn chunk(members: &[usize], pass: u64, passes: u64) -> &[usize] {
-    // At most 2⁶⁴/10 images: far more than memory holds.
+    // No overflow: it would take 2⁶⁴/10 images, far more than memory holds.
     let at = |pass: u64| (members.len() as u64 * pass / passes) as usize;
     members.get(at(pass)..at(pass + 1)).unwrap_or_default()
 }
 
-/// Lets every private image vote for its `k` nearest samples of its own class.
+/// Counts, for each sample, the private images of its class that have it among their `k` nearest samples.
 ///
-/// `population` is `float32[samples, dimension]`, `ranges[class]` the class' samples in it (disjoint, in
-/// order, covering all). The result is one count a sample. Each private image adds 1 to exactly `k` bins:
-/// the histogram's L2 sensitivity is √k under adding or removing one image.
+/// Each private image adds 1 to exactly `k` bins: the histogram's L2 sensitivity is √k under adding or
+/// removing one image.
 ///
-/// In each pass an equal part of every class votes. So passes take equally long, and what `observer` hears and
-/// when says nothing of how the images are divided among the classes.
+/// Each pass processes an equal part of every class. So all passes take equally long, and neither the
+/// reports to `progress` nor their times depend on how the images are divided among the classes.
 ///
 /// # Errors
 /// See [`VotingError`]. The errors depend on public shapes alone.
 pub fn nn_histogram(
-    population: &Embeddings,
-    ranges: &[Range<usize>],
-    voters: &PrivateEmbeddings,
-    k: usize,
-    metric: Metric,
-    device: &Device,
-    observer: &dyn Observer,
+    samples: &SampleEmbeddings<'_>,
+    private: &PrivateEmbeddings,
+    options: &SearchOptions<'_>,
+    progress: &dyn Progress,
 ) -> Result<Sensitive<Vec<u64>>, VotingError> {
-    if ranges.len() != voters.classes {
-        return Err(VotingError::Shape(format!(
-            "the population has {} classes but the voters have {}",
-            ranges.len(),
-            voters.classes
-        )));
-    }
-    let covered = ranges
-        .iter()
-        .try_fold(0, |at, range| (range.start == at).then_some(range.end));
-    if covered != Some(population.len()) {
-        return Err(VotingError::Shape(format!(
-            "class ranges do not cover the {} samples",
-            population.len()
-        )));
-    }
-    let mut histogram = Sensitive::new(vec![0u64; population.len()]);
-    let passes = passes(voters, population.len(), population.dimension());
-    observer.begin("vote", Some(passes), Unit::Steps);
+    samples.check(private)?;
+    let mut histogram = Sensitive::new(vec![0u64; samples.embeddings.len()]);
+    let passes = private.passes(samples.embeddings.len(), samples.embeddings.dimension());
+    progress.begin("vote", Some(passes), Unit::Steps);
     for pass in 0..passes {
-        for (class, range) in ranges.iter().enumerate() {
-            let candidates = (population.rows(range.clone()), population.dimension());
-            let ids = voters.partition.try_map_ref(|partition| {
+        for (class, range) in samples.class_ranges.iter().enumerate() {
+            let candidates = Candidates {
+                vectors: samples.embeddings.rows(range.clone()),
+                dimension: samples.embeddings.dimension(),
+            };
+            let ids = private.partition.try_map_ref(|partition| {
                 let members = partition.members.get(class).map_or(&[][..], Vec::as_slice);
-                let queries = Queries {
+                let queries = Rows {
                     vectors: &partition.embeddings,
-                    members: chunk(members, pass, passes),
+                    indices: chunk(members, pass, passes),
                 };
-                search(&queries, candidates, k, metric, device, observer)
+                search(queries, candidates, options)
             });
             let ids = ids.map_err(|source| match source {
-                NearestError::Interrupted => VotingError::Interrupted,
+                NearestError::Cancelled(cancelled) => VotingError::Cancelled(cancelled),
                 source => VotingError::Class { class, source },
-            })?;
+            });
+            let ids = ids.inspect_err(|_| progress.end())?;
             histogram = histogram.zip(ids, |mut counts, ids| {
                 let class = counts.get_mut(range.clone()).unwrap_or_default();
                 for id in ids {
@@ -174,35 +191,49 @@ pub fn nn_histogram(
                 counts
             });
         }
-        observer.advance(pass + 1);
+        progress.advance(pass + 1);
     }
+    progress.end();
     Ok(histogram)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::progress::{Cancellation, Progress};
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
+    use candle_core::Device;
+
+    use super::super::nearest::Metric;
+    use super::*;
+    use crate::progress::{Cancellation, Silent};
+
+    /// Records the reported passes.
     #[derive(Default)]
-    struct Heard {
-        passes: AtomicU64,
-        told: Mutex<Vec<u64>>,
-        asked: AtomicUsize,
-        stop_at: Option<usize>,
+    struct Recorder {
+        total: Mutex<Option<u64>>,
+        done: Mutex<Vec<u64>>,
+        cancelled: AtomicBool,
     }
 
-    impl Progress for Heard {
-        fn begin(&self, _: &str, passes: Option<u64>, _: Unit) {
-            self.passes.store(passes.unwrap(), SeqCst);
+    impl Recorder {
+        fn reports(&self) -> (Option<u64>, Vec<u64>) {
+            (
+                *self.total.lock().unwrap(),
+                self.done.lock().unwrap().clone(),
+            )
+        }
+    }
+
+    impl Progress for Recorder {
+        fn begin(&self, _: &str, total: Option<u64>, _: Unit) {
+            *self.total.lock().unwrap() = total;
         }
 
         fn resume(&self, _: u64) {}
 
         fn advance(&self, done: u64) {
-            self.told.lock().unwrap().push(done);
+            self.done.lock().unwrap().push(done);
         }
 
         fn end(&self) {}
@@ -210,96 +241,94 @@ mod tests {
         fn message(&self, _: &str) {}
     }
 
-    impl Cancellation for Heard {
+    impl Cancellation for Recorder {
         fn is_cancelled(&self) -> bool {
-            let asked = self.asked.fetch_add(1, SeqCst) + 1;
-            self.stop_at.is_some_and(|stop| asked >= stop)
+            self.cancelled.load(Ordering::Relaxed)
         }
     }
 
-    /// Voters on a line, `(position, class)`, and four samples: 0 and 10 of the first class, 0 and 10 of
-    /// the second.
-    fn vote(voters: &[(f32, u32)], observer: &Heard) -> Result<Sensitive<Vec<u64>>, VotingError> {
-        let count = voters.len();
-        let positions = voters.iter().map(|v| v.0).collect();
-        let labels = voters.iter().map(|v| v.1).collect();
-        let voters = PrivateEmbeddings::new(
+    fn options(k: usize, cancellation: &dyn Cancellation) -> SearchOptions<'_> {
+        SearchOptions {
+            k,
+            metric: Metric::L2,
+            device: &Device::Cpu,
+            cancellation,
+        }
+    }
+
+    /// Private images on a line, `(position, class)`, and four samples: 0 and 10 of the first class, 0 and
+    /// 10 of the second.
+    fn histogram(
+        images: &[(f32, u32)],
+        recorder: &Recorder,
+    ) -> Result<Sensitive<Vec<u64>>, VotingError> {
+        let positions = images.iter().map(|image| image.0).collect();
+        let labels = images.iter().map(|image| image.1).collect();
+        let private = PrivateEmbeddings::new(
             Sensitive::new(Embeddings::new(positions, 1).unwrap()),
             &Sensitive::new(labels),
             2,
-            count,
+            images.len(),
         );
-        let population = Embeddings::new(vec![0.0, 10.0, 0.0, 10.0], 1).unwrap();
-        nn_histogram(
-            &population,
-            &[0..2, 2..4],
-            &voters,
-            1,
-            Metric::L2,
-            &Device::Cpu,
-            observer,
-        )
+        let samples = SampleEmbeddings {
+            embeddings: &Embeddings::new(vec![0.0, 10.0, 0.0, 10.0], 1).unwrap(),
+            class_ranges: &[0..2, 2..4],
+        };
+        nn_histogram(&samples, &private, &options(1, recorder), recorder)
     }
 
     #[test]
-    fn everyone_votes_within_the_own_class() {
-        let voters = [(1.0, 1), (9.0, 0), (8.0, 0), (2.0, 0), (3.0, 1), (0.0, 1)];
-        let votes = vote(&voters, &Heard::default()).unwrap();
-        // The comparison stays behind the wall; a failed assertion is how a test looks over it.
+    fn images_count_for_samples_of_their_own_class() {
+        let images = [(1.0, 1), (9.0, 0), (8.0, 0), (2.0, 0), (3.0, 1), (0.0, 1)];
+        let votes = histogram(&images, &Recorder::default()).unwrap();
+        // The comparison happens inside `Sensitive`; only a failed assertion shows its result.
         let _checked = votes.map(|votes| assert_eq!(votes, [1, 2, 3, 0]));
     }
 
     #[test]
-    fn progress_says_nothing_of_the_classes_sizes() {
-        let heard = |share: u32| {
-            let heard = Heard::default();
-            let voters: Vec<(f32, u32)> = (0..3000)
+    fn progress_does_not_depend_on_class_sizes() {
+        let reports = |share: u32| {
+            let recorder = Recorder::default();
+            let images: Vec<(f32, u32)> = (0..3000)
                 .map(|i| (i as f32, u32::from(i % 100 < share)))
                 .collect();
-            let _votes = vote(&voters, &heard).unwrap();
-            (
-                heard.passes.load(SeqCst),
-                heard.told.lock().unwrap().clone(),
-            )
+            let _votes = histogram(&images, &recorder).unwrap();
+            recorder.reports()
         };
-        assert_eq!(heard(50), (1, vec![1]));
-        assert_eq!(heard(3), heard(50));
+        assert_eq!(reports(50), (Some(1), vec![1]));
+        assert_eq!(reports(3), reports(50));
     }
 
     #[test]
-    fn every_member_has_one_turn_and_turns_are_equal() {
+    fn chunks_cover_all_members_and_have_equal_sizes() {
         for count in [0, 1, 7, 19, 20, 61, 1000] {
             let members: Vec<usize> = (0..count).map(|i| 3 * i).collect();
             for passes in [1, 2, 20] {
-                let turns: Vec<&[usize]> = (0..passes)
+                let chunks: Vec<&[usize]> = (0..passes)
                     .map(|pass| chunk(&members, pass, passes))
                     .collect();
-                assert_eq!(turns.concat(), members);
-                let each = count / passes as usize;
-                assert!(
-                    turns
-                        .iter()
-                        .all(|chunk| (each..=each + 1).contains(&chunk.len()))
-                );
+                assert_eq!(chunks.concat(), members);
+                let size = count / passes as usize;
+                let sizes = size..=size + 1;
+                assert!(chunks.iter().all(|chunk| sizes.contains(&chunk.len())));
             }
         }
     }
 
     #[test]
-    fn large_votes_take_rounds_by_public_numbers_alone() {
+    fn the_number_of_passes_depends_on_public_numbers_alone() {
         let passes = |count, samples, dimension, classes| {
             let none = Sensitive::new(Embeddings::new(Vec::new(), dimension).unwrap());
-            let voters = PrivateEmbeddings::new(none, &Sensitive::new(Vec::new()), classes, count);
-            super::passes(&voters, samples, dimension)
+            let private = PrivateEmbeddings::new(none, &Sensitive::new(Vec::new()), classes, count);
+            private.passes(samples, dimension)
         };
         assert_eq!(passes(1_000, 1_000, 2048, 1), 1);
         assert_eq!(passes(50_000, 50_000, 2048, 1), 2);
         assert_eq!(passes(302_436, 302_436, 2048, 2), 10);
     }
 
-    /// Rounds change nothing of the votes: with as many, by hand.
     #[test]
-    fn votes_of_all_rounds_are_counted() {
+    fn the_number_of_passes_does_not_change_the_histogram() {
         let dimension = 4;
         let vectors = |count: usize, step: f32| {
             let data = (0..count * dimension).map(|i| (i as f32 * step).sin());
@@ -307,23 +336,25 @@ mod tests {
         };
         let (private, samples) = (vectors(50, 0.7), vectors(9, 1.3));
         let labels = (0..50).map(|i| u32::from(i % 3 == 0)).collect();
-        let count = |count| {
-            let voters = PrivateEmbeddings::new(
+        let histogram = |count| {
+            let private = PrivateEmbeddings::new(
                 Sensitive::new(private.clone()),
                 &Sensitive::new(Vec::clone(&labels)),
                 2,
                 count,
             );
-            let heard = Heard::default();
-            let ranges = [0..4, 4..9];
-            let metric = Metric::L2;
-            let votes = nn_histogram(&samples, &ranges, &voters, 2, metric, &Device::Cpu, &heard);
-            (heard.passes.load(SeqCst), votes.unwrap())
+            let samples = SampleEmbeddings {
+                embeddings: &samples,
+                class_ranges: &[0..4, 4..9],
+            };
+            let recorder = Recorder::default();
+            let votes = nn_histogram(&samples, &private, &options(2, &Silent), &recorder);
+            (recorder.reports().0, votes.unwrap())
         };
-        let (one, alone) = count(50);
-        // As if there were so many voters that the vote took passes.
-        let (many, together) = count(1_000_000_000_000_000);
-        assert_eq!((one, many), (1, MAX_PASSES));
+        let (one, alone) = histogram(50);
+        // A declared count so large that the histogram takes many passes.
+        let (many, together) = histogram(1_000_000_000_000_000);
+        assert_eq!((one, many), (Some(1), Some(MAX_PASSES)));
         let _checked = alone.zip(together, |alone, together| {
             assert_eq!(alone, together);
             assert_eq!(alone.iter().sum::<u64>(), 100);
@@ -331,14 +362,12 @@ mod tests {
     }
 
     #[test]
-    fn an_interruption_is_told_from_a_failure() {
-        let poll = Heard {
-            stop_at: Some(1),
-            ..Heard::default()
-        };
+    fn cancellation_is_not_reported_as_a_failure() {
+        let recorder = Recorder::default();
+        recorder.cancelled.store(true, Ordering::Relaxed);
         assert!(matches!(
-            vote(&[(1.0, 0)], &poll),
-            Err(VotingError::Interrupted)
+            histogram(&[(1.0, 0)], &recorder),
+            Err(VotingError::Cancelled(_))
         ));
     }
 }

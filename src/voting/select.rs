@@ -1,49 +1,44 @@
-//! From the noisy histogram to the parents of the next generation: post-processing, so free of charge.
+//! Selection of parents by the noisy histogram. It is post-processing: it costs no privacy budget.
 
 use serde::{Deserialize, Serialize};
 
 use crate::streams::KeyedRng;
 
-/// How parents are chosen within a class.
+/// Rule that selects parents within a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SelectionMode {
-    /// Draw with replacement, in proportion to the thresholded votes (the paper's Algorithm 1).
+    /// Sampling with replacement, in proportion to the thresholded votes (the paper's Algorithm 1).
     #[default]
     Sample,
-    /// Take those with the most votes, each once.
+    /// The samples with the most votes, each once.
     Rank,
 }
 
-/// The parents that were chosen in one class.
+/// Parents selected in one class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
-    /// Indices into the class' samples.
+    /// Indices into the samples of the class.
     pub indices: Vec<usize>,
-    /// Whether no vote passed the threshold, so that parents were drawn uniformly.
+    /// True if no vote passed the threshold, so that parents were sampled uniformly.
     pub uniform_fallback: bool,
 }
 
 /// Clips at the threshold from below and subtracts it: `max(votes, threshold) − threshold`.
 ///
-/// Source: `dp_nn_histogram` of the original.
+/// Source: `dp_nn_histogram` of the authors' implementation.
 #[must_use]
 pub fn threshold(votes: &[f64], threshold: f64) -> Vec<f64> {
     votes.iter().map(|v| v.max(threshold) - threshold).collect()
 }
 
-/// Chooses `count` parents in one class by its thresholded votes.
+/// Selects `count` parents in one class by its thresholded votes.
 ///
-/// Where every vote is zero there is nothing to go by (the original divides by zero): parents are then
-/// drawn uniformly and the result says so. [`SelectionMode::Rank`] breaks ties towards the lower index
-/// and, wanting more than there are samples, starts over with the best.
+/// If every vote is zero (where the authors' implementation divides by zero), parents are sampled uniformly
+/// and [`Selection::uniform_fallback`] is set. [`SelectionMode::Rank`] breaks ties towards the lower index
+/// and, if `count` exceeds the number of samples, starts over with the best.
 #[must_use]
-pub fn select(
-    votes: &[f64],
-    count: usize,
-    mode: SelectionMode,
-    stream: &mut KeyedRng,
-) -> Selection {
+pub fn select(votes: &[f64], count: usize, mode: SelectionMode, rng: &mut KeyedRng) -> Selection {
     let total: f64 = votes.iter().sum();
     if votes.is_empty() {
         return Selection {
@@ -54,13 +49,13 @@ pub fn select(
     if total <= 0.0 {
         return Selection {
             indices: (0..count)
-                .map(|_| stream.below(votes.len() as u64) as usize)
+                .map(|_| rng.below(votes.len() as u64) as usize)
                 .collect(),
             uniform_fallback: true,
         };
     }
     let indices = match mode {
-        SelectionMode::Sample => sample(votes, total, count, stream),
+        SelectionMode::Sample => sample(votes, total, count, rng),
         SelectionMode::Rank => {
             let mut order: Vec<usize> = (0..votes.len()).collect();
             order.sort_by(|a, b| votes[*b].total_cmp(&votes[*a]).then(a.cmp(b)));
@@ -73,21 +68,21 @@ pub fn select(
     }
 }
 
-/// Inverse transform sampling, with replacement.
-fn sample(votes: &[f64], total: f64, count: usize, stream: &mut KeyedRng) -> Vec<usize> {
+/// Samples indices in proportion to `votes` with replacement, by inverse transform sampling.
+fn sample(votes: &[f64], total: f64, count: usize, rng: &mut KeyedRng) -> Vec<usize> {
     let mut cumulative = Vec::with_capacity(votes.len());
     let mut sum = 0.0;
     for vote in votes {
         sum += vote;
         cumulative.push(sum);
     }
-    // Rounding can leave the last sum a hair from `total`; a draw beyond it belongs to the last sample
+    // Rounding can leave the last sum slightly below `total`; a number beyond it selects the last sample
     // that has votes.
     let last = votes.iter().rposition(|v| *v > 0.0).unwrap_or(0);
     (0..count)
         .map(|_| {
-            let draw = stream.uniform() * total;
-            cumulative.partition_point(|c| *c <= draw).min(last)
+            let point = rng.uniform() * total;
+            cumulative.partition_point(|c| *c <= point).min(last)
         })
         .collect()
 }
@@ -97,7 +92,7 @@ mod tests {
     use super::*;
     use crate::streams::{Phase, RngKey};
 
-    fn stream() -> KeyedRng {
+    fn rng() -> KeyedRng {
         RngKey {
             seed: 11,
             phase: Phase::Select,
@@ -114,11 +109,11 @@ mod tests {
     }
 
     #[test]
-    fn draws_are_in_proportion_and_never_of_the_voteless() {
+    fn sampling_is_in_proportion_to_the_votes() {
         // Chi-square with 2 degrees of freedom; 20 is exceeded by chance once in 22,000 times.
         let votes = [0.0, 1.0, 0.0, 3.0, 6.0, 0.0];
         let n = 20_000;
-        let chosen = select(&votes, n, SelectionMode::Sample, &mut stream());
+        let chosen = select(&votes, n, SelectionMode::Sample, &mut rng());
         let mut counts = [0usize; 6];
         for index in chosen.indices {
             counts[index] += 1;
@@ -135,15 +130,15 @@ mod tests {
     }
 
     #[test]
-    fn rank_takes_the_best_once_and_starts_over() {
-        let chosen = select(&[1.0, 5.0, 5.0, 0.0], 6, SelectionMode::Rank, &mut stream());
+    fn rank_selects_the_best_once_and_starts_over() {
+        let chosen = select(&[1.0, 5.0, 5.0, 0.0], 6, SelectionMode::Rank, &mut rng());
         assert_eq!(chosen.indices, [1, 2, 0, 3, 1, 2]);
     }
 
     #[test]
-    fn no_votes_at_all_fall_back_to_uniform_and_say_so() {
+    fn without_votes_parents_are_uniform() {
         for mode in [SelectionMode::Sample, SelectionMode::Rank] {
-            let chosen = select(&[0.0; 4], 400, mode, &mut stream());
+            let chosen = select(&[0.0; 4], 400, mode, &mut rng());
             assert!(chosen.uniform_fallback);
             assert!((0..4).all(|i| chosen.indices.contains(&i)));
         }

@@ -1,4 +1,4 @@
-//! What a vote of Camelyon17's size holds in memory.
+//! Memory of a histogram of Camelyon17's size.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Instant;
@@ -8,7 +8,9 @@ use dpsyn::embedders::Embeddings;
 use dpsyn::privacy::Sensitive;
 use dpsyn::progress::{Cancellation, Progress, Unit};
 use dpsyn::streams::{Phase, RngKey};
-use dpsyn::voting::{Metric, PrivateEmbeddings, VotingError, nn_histogram};
+use dpsyn::voting::{
+    Metric, PrivateEmbeddings, SampleEmbeddings, SearchOptions, VotingError, nn_histogram,
+};
 
 use crate::memory::of_this_process as memory;
 
@@ -30,16 +32,16 @@ fn vectors(sample: u64) -> Embeddings {
     Embeddings::new(data, DIMENSION).unwrap()
 }
 
-/// Stops the vote after so many rounds.
+/// Cancels the histogram after some passes.
 struct StopAfter {
-    rounds: u64,
+    passes: u64,
     all: AtomicU64,
     done: AtomicU64,
 }
 
 impl Progress for StopAfter {
-    fn begin(&self, _: &str, rounds: Option<u64>, _: Unit) {
-        self.all.store(rounds.unwrap_or(0), SeqCst);
+    fn begin(&self, _: &str, passes: Option<u64>, _: Unit) {
+        self.all.store(passes.unwrap_or(0), SeqCst);
     }
 
     fn resume(&self, _: u64) {}
@@ -55,43 +57,45 @@ impl Progress for StopAfter {
 
 impl Cancellation for StopAfter {
     fn is_cancelled(&self) -> bool {
-        self.done.load(SeqCst) >= self.rounds
+        self.done.load(SeqCst) >= self.passes
     }
 }
 
-/// Memory is the same from the first round to the last, and so is the time of a round: one is enough. All of
-/// them are in `DPSYN_VOTE_ROUNDS=10`.
+/// Memory and time are the same for each pass, so one is enough; `DPSYN_VOTE_PASSES=10` runs all of them.
 #[test]
 #[ignore = "a minute and 7 GB of memory: figures for benches/README.md"]
 fn camelyon17_votes_in_bounded_memory() {
     let (private, population) = (vectors(0), vectors(1));
     let labels = (0..IMAGES as u32).map(|image| image % 2).collect();
-    let voters =
+    let private =
         PrivateEmbeddings::new(Sensitive::new(private), &Sensitive::new(labels), 2, IMAGES);
     let ranges = [0..IMAGES / 2, IMAGES / 2..IMAGES];
     let before = memory().1;
-    let rounds = std::env::var("DPSYN_VOTE_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
-    let poll = StopAfter {
-        rounds,
+    let passes = std::env::var("DPSYN_VOTE_PASSES").map_or(1, |passes| passes.parse().unwrap());
+    let observer = StopAfter {
+        passes,
         all: AtomicU64::new(0),
         done: AtomicU64::new(0),
     };
     let begun = Instant::now();
-    let voted = nn_histogram(
-        &population,
-        &ranges,
-        &voters,
-        1,
-        Metric::L2,
-        &Device::Cpu,
-        &poll,
-    );
+    let samples = SampleEmbeddings {
+        embeddings: &population,
+        class_ranges: &ranges,
+    };
+    let options = SearchOptions {
+        k: 1,
+        metric: Metric::L2,
+        device: &Device::Cpu,
+        cancellation: &observer,
+    };
+    let histogram = nn_histogram(&samples, &private, &options, &observer);
     let seconds = begun.elapsed().as_secs_f64();
     let (peak, _) = memory();
-    let (done, all) = (poll.done.load(SeqCst), poll.all.load(SeqCst));
-    println!("{done} of {all} rounds in {seconds:.1} s; {before} MB before, peak {peak} MB");
-    assert!(matches!(voted, Err(VotingError::Interrupted)) || (voted.is_ok() && done == all));
-    // One copy of one class' candidates, and little else.
+    let (done, all) = (observer.done.load(SeqCst), observer.all.load(SeqCst));
+    println!("{done} of {all} passes in {seconds:.1} s; {before} MB before, peak {peak} MB");
+    let cancelled = matches!(histogram, Err(VotingError::Cancelled(_)));
+    assert!(cancelled || (histogram.is_ok() && done == all));
+    // One copy of the candidates of one class, and little else.
     let copy = (IMAGES / 2 * DIMENSION * size_of::<f32>()) as u64 / 1_000_000;
-    assert!(peak < before + copy + 200, "a copy is of {copy} MB");
+    assert!(peak < before + copy + 200, "one copy takes {copy} MB");
 }

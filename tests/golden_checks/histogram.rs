@@ -6,7 +6,7 @@
 use candle_core::Device;
 use dpsyn::embedders::Embeddings;
 use dpsyn::progress::Silent;
-use dpsyn::voting::{Metric, SelectionMode, nearest_neighbors, select, threshold};
+use dpsyn::voting::{Metric, SearchOptions, SelectionMode, nearest_neighbors, select, threshold};
 
 use super::{Case, Outcome, Tolerance};
 use dpsyn::streams::{Phase, RngKey};
@@ -48,14 +48,13 @@ pub fn check(case: &Case) -> Outcome {
             }
             return Err(format!("`{group}` is of no known form").into());
         };
-        let ids = nearest_neighbors(
-            &private,
-            &public,
-            vote.k,
-            vote.metric,
-            &Device::Cpu,
-            &Silent,
-        )?;
+        let options = SearchOptions {
+            k: vote.k,
+            metric: vote.metric,
+            device: &Device::Cpu,
+            cancellation: &Silent,
+        };
+        let ids = nearest_neighbors(&private, &public, &options)?;
         let bins = public.len() / vote.packing;
         let mut counts = vec![0.0f64; bins];
         for id in &ids {

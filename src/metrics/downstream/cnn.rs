@@ -11,6 +11,8 @@ use super::augment::Augment;
 use super::layers::{BatchNorm, Conv, Dense, Parameters};
 use super::{DownstreamError, check_training, largest};
 use crate::images::ImageBatch;
+use crate::progress::Observer;
+use crate::sections::InvalidKey;
 use crate::streams::{KeyedRng, Phase, RngKey};
 
 /// Channels of the first convolution, and of the first group in a network of width 1.
@@ -66,7 +68,7 @@ impl CnnConfig {
     /// # Errors
     /// [`DownstreamError::Config`] naming the key.
     pub fn validate(&self) -> std::result::Result<(), DownstreamError> {
-        let error = |key, message: String| Err(DownstreamError::Config { key, message });
+        let error = |key, message: String| Err(InvalidKey::new(key, message).into());
         if self.depth < 10 || !(self.depth - 4).is_multiple_of(6) {
             let message = format!("is {}: expected 10, 16, 22, 28, …", self.depth);
             return error("depth", message);
@@ -96,6 +98,17 @@ impl CnnConfig {
     }
 }
 
+/// Images of a training set, with their labels.
+#[derive(Clone, Copy)]
+pub struct LabeledImages<'a> {
+    /// Images of one size.
+    pub images: &'a ImageBatch,
+    /// Class of each image, below `classes`.
+    pub labels: &'a [u32],
+    /// Number of classes.
+    pub classes: usize,
+}
+
 /// A trained network.
 #[derive(Debug, Clone)]
 pub struct Cnn {
@@ -106,20 +119,24 @@ pub struct Cnn {
 }
 
 impl Cnn {
-    /// Trains on `images` with `labels`, each below `classes`. `keep_going(epochs done, epochs)` is asked
-    /// before every epoch and stops the training by returning `false`.
+    /// Trains on labeled images. `observer` receives the number of finished epochs and is checked for
+    /// cancellation before every epoch.
     ///
     /// # Errors
-    /// [`DownstreamError`]: settings or labels that make no sense, a loss that is not finite, and whatever
-    /// candle reports.
+    /// [`DownstreamError`]: invalid settings or labels, a loss that is not finite, cancellation, and errors
+    /// of candle.
     pub fn train(
         config: &CnnConfig,
-        (images, labels): (&ImageBatch, &[u32]),
-        classes: usize,
+        set: LabeledImages<'_>,
         seed: u64,
         device: &Device,
-        keep_going: &dyn Fn(usize, usize) -> bool,
+        observer: &dyn Observer,
     ) -> std::result::Result<Self, DownstreamError> {
+        let LabeledImages {
+            images,
+            labels,
+            classes,
+        } = set;
         config.validate()?;
         check_training(images.len(), labels, classes)?;
         let stream = |repeat, epoch: usize, sample: usize| {
@@ -146,9 +163,8 @@ impl Cnn {
         let batch_size = config.batch_size.min(images.len());
         let steps = images.len() / batch_size;
         for epoch in 0..config.epochs {
-            if !keep_going(epoch, config.epochs) {
-                return Err(DownstreamError::Interrupted);
-            }
+            observer.advance(epoch as u64);
+            observer.check()?;
             let mut order: Vec<usize> = (0..images.len()).collect();
             shuffle(&mut order, &mut stream(ORDER, epoch, 0));
             let mut total = 0.0;
@@ -403,7 +419,10 @@ impl Sgd {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
     use super::*;
+    use crate::progress::{Cancellation, Progress, Silent, Unit};
 
     const SIDE: usize = 8;
 
@@ -447,14 +466,42 @@ mod tests {
         }
     }
 
+    /// Requests cancellation once an epoch is finished.
+    #[derive(Default)]
+    struct StopAfterOneEpoch(AtomicU64);
+
+    impl Progress for StopAfterOneEpoch {
+        fn begin(&self, _: &str, _: Option<u64>, _: Unit) {}
+        fn resume(&self, _: u64) {}
+
+        fn advance(&self, done: u64) {
+            self.0.store(done, Relaxed);
+        }
+
+        fn end(&self) {}
+        fn message(&self, _: &str) {}
+    }
+
+    impl Cancellation for StopAfterOneEpoch {
+        fn is_cancelled(&self) -> bool {
+            self.0.load(Relaxed) > 0
+        }
+    }
+
+    fn labeled(set: &(ImageBatch, Vec<u32>)) -> LabeledImages<'_> {
+        LabeledImages {
+            images: &set.0,
+            labels: &set.1,
+            classes: 2,
+        }
+    }
+
     fn train(
         config: &CnnConfig,
         set: &(ImageBatch, Vec<u32>),
         seed: u64,
     ) -> std::result::Result<Cnn, DownstreamError> {
-        Cnn::train(config, (&set.0, &set.1), 2, seed, &Device::Cpu, &|_, _| {
-            true
-        })
+        Cnn::train(config, labeled(set), seed, &Device::Cpu, &Silent)
     }
 
     #[test]
@@ -509,10 +556,14 @@ mod tests {
             ..base
         };
         assert!(refused(absurd).is_some_and(|e| e.contains("diverged")));
-        let stopped = Cnn::train(&base, (&set.0, &set.1), 2, 1, &Device::Cpu, &|done, _| {
-            done < 1
-        });
-        assert!(matches!(stopped, Err(DownstreamError::Interrupted)));
+        let stopped = Cnn::train(
+            &base,
+            labeled(&set),
+            1,
+            &Device::Cpu,
+            &StopAfterOneEpoch::default(),
+        );
+        assert!(matches!(stopped, Err(DownstreamError::Cancelled(_))));
         let one = CnnConfig { epochs: 1, ..base };
         let network = train(&one, &set, 1).unwrap();
         assert!(matches!(

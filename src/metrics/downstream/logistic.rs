@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::{DownstreamError, check_training, largest, lbfgs};
 use crate::embedders::Embeddings;
+use crate::sections::InvalidKey;
 
 /// Rows that one task takes at a time.
 const ROWS: usize = 1024;
@@ -64,10 +65,10 @@ impl LogisticRegression {
         config: &LogisticConfig,
     ) -> Result<Self, DownstreamError> {
         if !(config.l2 >= 0.0 && config.l2.is_finite()) {
-            return Err(DownstreamError::Config {
-                key: "l2",
-                message: format!("is {}: expected 0 or more", config.l2),
-            });
+            return Err(DownstreamError::Config(InvalidKey::new(
+                "l2",
+                format!("is {}: expected 0 or more", config.l2),
+            )));
         }
         check_training(vectors.len(), labels, classes)?;
         let scaling = Scaling::of(vectors)?;

@@ -19,7 +19,7 @@ mod options;
 mod unfold;
 
 pub use classes::match_classes;
-pub use cnn::{Cnn, CnnConfig};
+pub use cnn::{Cnn, CnnConfig, LabeledImages};
 pub use logistic::{LogisticConfig, LogisticRegression};
 pub use options::{ClassifierKind, DownstreamOptions};
 
@@ -27,18 +27,15 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::exit_code::{self, ExitCode};
+use crate::progress::Cancelled;
+use crate::sections::InvalidKey;
 
 /// Why a classifier was not trained or not tested.
 #[derive(Debug, Error)]
 pub enum DownstreamError {
-    /// A setting is out of range; names the key.
-    #[error("{key}: {message}")]
-    Config {
-        /// The setting.
-        key: &'static str,
-        /// What is wrong and what was expected.
-        message: String,
-    },
+    /// A setting is out of range.
+    #[error(transparent)]
+    Config(#[from] InvalidKey),
     /// Images or embeddings and labels do not belong together.
     #[error("{images} images have {labels} labels")]
     Labels {
@@ -87,16 +84,17 @@ pub enum DownstreamError {
     /// candle failed.
     #[error("network evaluation failed: {0}")]
     Network(#[from] candle_core::Error),
-    /// The caller asked to stop.
-    #[error("interrupted")]
-    Interrupted,
+    /// The user requested to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
 }
 
 impl ExitCode for DownstreamError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config { .. } => exit_code::USAGE,
+            Self::Config(_) => exit_code::USAGE,
             Self::Classes { .. } => exit_code::DATA,
+            Self::Cancelled(_) => exit_code::INTERRUPTED,
             _ => exit_code::COMPUTE,
         }
     }

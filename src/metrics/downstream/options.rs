@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::DownstreamError;
+use crate::sections::InvalidKey;
 
 /// Which classifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,10 +72,10 @@ impl DownstreamOptions {
     /// [`DownstreamError::Config`] naming `seeds` for 0, or for a classifier that draws nothing.
     pub fn new(classifier: ClassifierKind, seeds: Option<u32>) -> Result<Self, DownstreamError> {
         let refuse = |message: &str| {
-            Err(DownstreamError::Config {
-                key: "seeds",
-                message: message.to_owned(),
-            })
+            Err(DownstreamError::Config(InvalidKey::new(
+                "seeds",
+                message.to_owned(),
+            )))
         };
         let seeds = match (classifier, seeds) {
             (_, Some(0)) => return refuse("is 0: expected at least 1"),

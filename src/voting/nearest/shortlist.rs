@@ -1,49 +1,50 @@
-//! Which candidates may be among the k nearest of one query, judged by rough scores.
+//! Candidates that may be among the k nearest of one query, judged by approximate scores.
 
-/// Entries beyond `k` that are gathered before the first pruning.
+/// Entries beyond `k` that are gathered before the first pruning: few enough to keep a list small,
+/// enough to make pruning rare.
 const ROOM: usize = 32;
-/// More candidates than this that cannot be told apart are not kept: the query is then searched
-/// exhaustively. Bounds the memory.
-pub(super) const MOST: usize = 4096;
-/// Scores looked at together.
+/// Largest number of indistinguishable candidates beyond `k` that a list keeps; with more, the query is
+/// searched exhaustively. Bounds the memory to 32 kB for each query.
+pub(super) const MAX_EXTRA: usize = 4096;
+/// Scores compared at a time: one or two vector registers.
 const LANES: usize = 16;
 
 /// Collects candidates whose score (small is near) is at most the k-th smallest plus a slack.
 ///
-/// With a slack of twice the largest error of a score, every one of the k nearest is among them: the
-/// k smallest rough scores belong to k candidates whose true scores are below the k-th rough score
-/// plus one error, and what is left out has a true score above that.
+/// With a slack of twice the largest error of a score, the list contains all of the k nearest: the k
+/// smallest approximate scores belong to k candidates whose true scores are below the k-th approximate
+/// score plus one error, and every candidate left out has a true score above that.
 pub(super) struct Shortlist {
     k: usize,
     slack: f64,
-    /// Candidates beyond `k` that may be kept.
-    most: usize,
-    /// Scores above it are out. Only ever falls.
+    /// Largest number of candidates beyond `k`.
+    max_extra: usize,
+    /// Scores above it are excluded. Never increases.
     limit: f32,
     entries: Vec<(f32, u32)>,
     prune_at: usize,
-    /// Whether nothing is guaranteed any more.
-    lost: bool,
+    /// Set once the list guarantees nothing any more.
+    overflowed: bool,
 }
 
 impl Shortlist {
-    /// An empty list. A slack that is not finite is no guarantee: then [`Shortlist::finish`] gives
-    /// nothing, as where more than `k + most` candidates are near.
-    pub(super) fn new(k: usize, slack: f64, most: usize) -> Self {
+    /// Creates an empty list. If the slack is not finite, or more than `k + max_extra` candidates are
+    /// near, [`Shortlist::finish`] returns `None`.
+    pub(super) fn new(k: usize, slack: f64, max_extra: usize) -> Self {
         Self {
             k,
             slack,
-            most,
+            max_extra,
             limit: f32::INFINITY,
             entries: Vec::new(),
             prune_at: k + ROOM,
-            lost: !slack.is_finite(),
+            overflowed: !slack.is_finite(),
         }
     }
 
-    /// Takes the candidates `first`, `first + 1`, … with the scores `offsets[i] − products[i]`.
+    /// Adds the candidates `first`, `first + 1`, … with the scores `offsets[i] − products[i]`.
     pub(super) fn fold(&mut self, first: usize, products: &[f32], offsets: &[f32]) {
-        if self.lost {
+        if self.overflowed {
             return;
         }
         let (products, last_products) = products.as_chunks::<LANES>();
@@ -54,7 +55,7 @@ impl Shortlist {
             for (score, (offset, product)) in scores.iter_mut().zip(offsets.iter().zip(products)) {
                 *score = offset - product;
             }
-            // Nearly always none is near enough, and this finds it out in a few vector instructions.
+            // Almost never is one near enough; this test takes a few vector instructions.
             let mut near = false;
             for score in &scores {
                 near |= *score <= self.limit;
@@ -71,7 +72,7 @@ impl Shortlist {
         }
     }
 
-    /// Takes one candidate.
+    /// Adds one candidate.
     pub(super) fn push(&mut self, score: f32, index: usize) {
         if score <= self.limit {
             self.entries.push((score, index as u32));
@@ -81,10 +82,10 @@ impl Shortlist {
         }
     }
 
-    /// Whether a candidate of this score could still be on the list.
-    pub(super) fn may_take(&mut self, score: f32) -> bool {
+    /// Returns true if a candidate of this score could still be on the list.
+    pub(super) fn may_accept(&mut self, score: f32) -> bool {
         self.prune();
-        !self.lost && score <= self.limit
+        !self.overflowed && score <= self.limit
     }
 
     fn prune(&mut self) {
@@ -94,22 +95,22 @@ impl Shortlist {
         let (_, (kth, _), _) = self
             .entries
             .select_nth_unstable_by(self.k - 1, |a, b| a.0.total_cmp(&b.0));
-        // Rounding to `f32` must not bring the limit down.
+        // Rounding to `f32` must not lower the limit.
         self.limit = ((f64::from(*kth) + self.slack) as f32).next_up();
         self.entries.retain(|(score, _)| *score <= self.limit);
         self.prune_at = (2 * self.entries.len()).max(self.k + ROOM);
-        if self.entries.len() > self.k.saturating_add(self.most) {
-            self.lost = true;
+        if self.entries.len() > self.k.saturating_add(self.max_extra) {
+            self.overflowed = true;
             self.limit = f32::NEG_INFINITY;
             self.entries = Vec::new();
         }
     }
 
-    /// Indices of all candidates that may be among the k nearest, in no order; `None` where that could
-    /// not be told.
+    /// Returns the indices of all candidates that may be among the k nearest, in no order; `None` if the
+    /// list gives no guarantee.
     pub(super) fn finish(mut self) -> Option<Vec<u32>> {
         self.prune();
-        (!self.lost && self.entries.len() >= self.k)
+        (!self.overflowed && self.entries.len() >= self.k)
             .then(|| self.entries.into_iter().map(|(_, index)| index).collect())
     }
 }
@@ -120,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn finished(k: usize, slack: f64, scores: &[f32]) -> Option<Vec<u32>> {
-        let mut list = Shortlist::new(k, slack, MOST);
+        let mut list = Shortlist::new(k, slack, MAX_EXTRA);
         // In two parts, with products and offsets that make the scores.
         let (a, b) = scores.split_at(scores.len() / 3);
         let zeros = vec![0f32; scores.len()];
@@ -152,16 +153,16 @@ mod tests {
 
     #[test]
     fn no_guarantee_is_given_where_there_is_none() {
-        let scores = vec![1f32; MOST * 2];
+        let scores = vec![1f32; MAX_EXTRA * 2];
         assert!(finished(1, 0.5, &scores).is_none());
         assert!(finished(1, f64::NAN, &scores[..5]).is_none());
         assert!(finished(1, f64::INFINITY, &scores[..5]).is_none());
-        assert!(finished(2, 0.5, &scores[..MOST]).is_some());
-        let mut list = Shortlist::new(1, 0.5, MOST);
-        assert!(list.may_take(1e30));
+        assert!(finished(2, 0.5, &scores[..MAX_EXTRA]).is_some());
+        let mut list = Shortlist::new(1, 0.5, MAX_EXTRA);
+        assert!(list.may_accept(1e30));
         list.push(1.0, 0);
-        assert!(list.may_take(1.5) && !list.may_take(1.6));
-        assert!(!Shortlist::new(1, f64::NAN, MOST).may_take(1.0));
+        assert!(list.may_accept(1.5) && !list.may_accept(1.6));
+        assert!(!Shortlist::new(1, f64::NAN, MAX_EXTRA).may_accept(1.0));
         for (near, lost) in [(3, false), (4, true)] {
             let mut list = Shortlist::new(1, 0.5, 2);
             (0..near).for_each(|index| list.push(1.0, index));

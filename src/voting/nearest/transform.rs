@@ -1,29 +1,33 @@
-//! The vectors as they are compared, and their exact scores.
+//! Transform of vectors before they are compared, error bounds of approximate scores, and exact scores.
 
 use rayon::prelude::*;
 
 use super::{Metric, NearestError};
 use crate::kernels::{QuantKind, QuantizedRow};
 
-/// The candidates, and how a vector is placed among them: centred for L2 (distances do not change,
-/// rounding shrinks with the norms), of unit length for cosine.
+/// Candidates, and the transform that a metric applies to each vector before approximate scoring:
+/// centering for L2 (it keeps distances, and rounding errors shrink with the norms), scaling to unit
+/// length for cosine.
 pub(super) struct MetricTransform<'a> {
     metric: Metric,
     dimension: usize,
-    /// As they came: `[candidates, dimension]`.
+    /// Original vectors, `[candidates, dimension]`.
     candidates: &'a [f32],
-    centre: Vec<f32>,
-    /// `|p|²/2` of each placed candidate for L2, zero otherwise.
+    /// Mean of the candidates for L2, zero otherwise.
+    center: Vec<f32>,
+    /// `|p|²/2` of each transformed candidate for L2, zero otherwise.
     offsets: Vec<f32>,
-    /// The largest `|p|` of a placed candidate.
-    longest: f64,
-    /// What narrow products are made of, if there are any.
-    narrow: Option<QuantKind>,
-    /// The largest `|p − p'|` of a placed candidate, `p'` being what a narrow product takes it for.
-    coarsest: f64,
+    /// Largest `|p|` of a transformed candidate.
+    max_norm: f64,
+    /// Number format of 16-bit products, if the processor has them.
+    quantization: Option<QuantKind>,
+    /// Largest `|p − p'|` of a transformed candidate, where `p'` is `p` rounded for a 16-bit product.
+    max_loss: f64,
 }
 
 impl<'a> MetricTransform<'a> {
+    /// Prepares the transform and its error bounds.
+    ///
     /// # Errors
     /// [`NearestError::NotFinite`].
     pub(super) fn new(
@@ -35,35 +39,36 @@ impl<'a> MetricTransform<'a> {
         if let Some(index) = rows().position_first(|row| row.iter().any(|v| !v.is_finite())) {
             return Err(NearestError::NotFinite { index });
         }
-        let mut space = Self {
+        let mut transform = Self {
             metric,
             dimension,
             candidates,
-            centre: match metric {
+            center: match metric {
                 Metric::L2 => mean(candidates, dimension),
                 Metric::InnerProduct | Metric::Cosine => vec![0.0; dimension],
             },
             offsets: Vec::new(),
-            longest: 0.0,
-            narrow: QuantKind::current(dimension),
-            coarsest: 0.0,
+            max_norm: 0.0,
+            quantization: QuantKind::current(dimension),
+            max_loss: 0.0,
         };
         let (squares, losses): (Vec<f64>, Vec<f64>) = rows()
-            .map_with(vec![0f32; dimension], |placed, row| {
-                placed.copy_from_slice(row);
-                space.place(placed);
-                let loss = space.narrow.map(|narrow| squared_loss(placed, narrow));
-                (squared_norm(placed), loss.unwrap_or(0.0))
+            .map_with(vec![0f32; dimension], |moved, row| {
+                moved.copy_from_slice(row);
+                transform.apply(moved);
+                let loss = transform.quantization.map(|kind| squared_loss(moved, kind));
+                (squared_norm(moved), loss.unwrap_or(0.0))
             })
             .unzip();
-        space.longest = squares.iter().copied().fold(0.0, f64::max).sqrt();
-        // Where a number is too large for a narrow product, the loss is infinite, and so is every coarse slack.
-        space.coarsest = losses.iter().copied().fold(0.0, f64::max).sqrt();
-        space.offsets = match metric {
+        transform.max_norm = squares.iter().copied().fold(0.0, f64::max).sqrt();
+        // Where a number is too large for a 16-bit product, the loss is infinite, and so is every coarse
+        // slack: no query is then resolved by the coarse pass.
+        transform.max_loss = losses.iter().copied().fold(0.0, f64::max).sqrt();
+        transform.offsets = match metric {
             Metric::L2 => squares.iter().map(|s| (s / 2.0) as f32).collect(),
             Metric::InnerProduct | Metric::Cosine => vec![0.0; squares.len()],
         };
-        Ok(space)
+        Ok(transform)
     }
 
     pub(super) fn dimension(&self) -> usize {
@@ -78,12 +83,12 @@ impl<'a> MetricTransform<'a> {
         &self.offsets
     }
 
-    /// Brings one vector to its place.
-    pub(super) fn place(&self, row: &mut [f32]) {
+    /// Transforms one vector in place.
+    pub(super) fn apply(&self, row: &mut [f32]) {
         match self.metric {
             Metric::L2 => {
-                for (value, centre) in row.iter_mut().zip(&self.centre) {
-                    *value -= centre;
+                for (value, center) in row.iter_mut().zip(&self.center) {
+                    *value -= center;
                 }
             }
             Metric::InnerProduct => {}
@@ -98,20 +103,22 @@ impl<'a> MetricTransform<'a> {
         }
     }
 
-    /// The slack that a shortlist of this query needs: twice the largest error of a rough score.
+    /// Returns the slack that a shortlist of this query needs: twice the largest error of an approximate
+    /// score.
     ///
-    /// A rough score is a sum of `dimension` products, each operation rounded by at most u = 2⁻²⁴ of its result, so
-    /// that in any order it errs by at most nu/(1 − nu)·|q||p| with n = dimension (Higham, *Accuracy and Stability of
-    /// Numerical Algorithms*, 2002, section 3.1). It can come near to that: the errors of equal terms, as two flat
-    /// images have, all go one way. Placing both vectors, halving the square and subtracting cost less than eight
-    /// roundings more of (|q| + |p|)|p|. A product below the normal numbers may count as 0. Infinite where
-    /// `f32` could overflow, or the roundings reach the sum itself.
+    /// An approximate score is a sum of n = `dimension` products. Each operation rounds by at most
+    /// u = 2⁻²⁴ of its result, so in any order of summation the error is at most nu/(1 − nu)·|q||p|
+    /// (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, section 3.1). Real errors come
+    /// close to the bound: those of equal terms, as two flat images have, all have the same sign.
+    /// Transforming both vectors, halving the square and subtracting add less than eight roundings of
+    /// (|q| + |p|)|p|. A product below the normal numbers may count as 0. The slack is infinite where
+    /// `f32` could overflow, or where the roundings reach the size of the sum itself.
     pub(super) fn slack(&self, query: &[f32]) -> f64 {
-        self.rounding(squared_norm(query).sqrt(), self.longest)
+        self.rounding(squared_norm(query).sqrt(), self.max_norm)
     }
 
-    fn rounding(&self, query: f64, longest: f64) -> f64 {
-        let scale = (query + longest) * longest;
+    fn rounding(&self, query: f64, max_norm: f64) -> f64 {
+        let scale = (query + max_norm) * max_norm;
         let roundings = (self.dimension + 8) as f64 * f64::from(f32::EPSILON) / 2.0;
         if scale < f64::from(f32::MAX) / 4.0 && roundings < 0.5 {
             let flushed = self.dimension as f64 * f64::from(f32::MIN_POSITIVE);
@@ -121,25 +128,26 @@ impl<'a> MetricTransform<'a> {
         }
     }
 
-    /// The slack of rough scores from narrow products: that of their sums ([`MetricTransform::slack`]), and what making both
-    /// vectors narrow adds. Infinite where there are no such products.
+    /// Returns the slack for scores from 16-bit products: that of their sums ([`MetricTransform::slack`])
+    /// plus the effect of rounding both vectors to 16 bits. Infinite where there are no such products.
     ///
-    /// With what they become marked by ', `|q·p − q'·p'| ≤ |q − q'||p| + |q'||p − p'|` (Cauchy and Schwarz), and
+    /// With rounded vectors marked by ', `|q·p − q'·p'| ≤ |q − q'||p| + |q'||p − p'|` (Cauchy-Schwarz), and
     /// `|q'| ≤ |q| + |q − q'|`.
     pub(super) fn coarse_slack(&self, query: &[f32]) -> f64 {
-        let Some(narrow) = self.narrow else {
+        let Some(kind) = self.quantization else {
             return f64::INFINITY;
         };
         let norm = squared_norm(query).sqrt();
-        let loss = narrow.max_quantization_error(query);
-        let loss = loss.unwrap_or_else(|| squared_loss(query, narrow).sqrt());
-        let error = loss * self.longest + (norm + loss) * self.coarsest;
-        2.0 * error + self.rounding(norm + loss, self.longest + self.coarsest)
+        let loss = kind.max_quantization_error(query);
+        let loss = loss.unwrap_or_else(|| squared_loss(query, kind).sqrt());
+        let error = loss * self.max_norm + (norm + loss) * self.max_loss;
+        2.0 * error + self.rounding(norm + loss, self.max_norm + self.max_loss)
     }
 
-    /// Writes the nearest of `shortlist` (of all candidates, where there is none) by exact scores.
+    /// Writes the nearest candidates of `shortlist` (of all candidates if it is `None`) by exact scores.
     ///
-    /// `query` is as it came, not placed: placing rounds, and among close candidates that can decide.
+    /// `query` is the original vector: the transform rounds, which could change the order of close
+    /// candidates.
     pub(super) fn rank(&self, query: &[f32], shortlist: Option<Vec<u32>>, nearest: &mut [u32]) {
         if let (Some([only]), [nearest]) = (shortlist.as_deref(), &mut *nearest) {
             *nearest = *only;
@@ -157,7 +165,8 @@ impl<'a> MetricTransform<'a> {
         }
     }
 
-    /// The exact score: the squared distance, minus the inner product, or minus the cosine times `|q|`.
+    /// Returns the exact score: the squared distance, minus the inner product, or minus the cosine times
+    /// `|q|`.
     fn score(&self, query: &[f32], index: u32) -> f64 {
         let start = index as usize * self.dimension;
         let candidate = &self.candidates[start..start + self.dimension];
@@ -167,22 +176,22 @@ impl<'a> MetricTransform<'a> {
             Metric::Cosine => {
                 let product = sum_over(query, candidate, |q, p| q * p);
                 let norm = squared_norm(candidate).sqrt();
-                // A candidate without a direction is at a right angle to everything.
+                // A zero vector has no direction; it counts as orthogonal to every query.
                 if norm > 0.0 { -product / norm } else { 0.0 }
             }
         };
-        // Zeros of either sign are a tie.
+        // Adding 0 turns −0 into 0, which `total_cmp` would tell apart: they are a tie.
         score + 0.0
     }
 }
 
-/// Columns that one thread averages at a time.
+/// Columns that one thread averages at a time: few enough for the cache, enough to read whole lines.
 const COLUMNS: usize = 128;
 
-/// Numbers summed side by side, so that the processor need not wait for each addition.
+/// Independent partial sums, so that the processor need not wait for each addition.
 const LANES: usize = 8;
 
-/// `Σ term(a[i], b[i])` in `f64`, in an order that depends on the length alone.
+/// Returns `Σ term(a[i], b[i])` in `f64`, summed in an order that depends on the length alone.
 fn sum_over(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
     let (a_blocks, a_rest) = a.as_chunks::<LANES>();
     let (b_blocks, b_rest) = b.as_chunks::<LANES>();
@@ -197,29 +206,31 @@ fn sum_over(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
         .fold(sums.iter().sum(), |sum: f64, v| sum + v)
 }
 
-/// `|row|²`.
+/// Returns `|row|²`.
 pub(super) fn squared_norm(row: &[f32]) -> f64 {
     sum_over(row, row, |a, b| a * b)
 }
 
-/// `|row − row'|²`, `row'` being what a narrow product takes it for.
-fn squared_loss(row: &[f32], narrow: QuantKind) -> f64 {
+/// Returns `|row − row'|²`, where `row'` is `row` rounded for a 16-bit product.
+fn squared_loss(row: &[f32], kind: QuantKind) -> f64 {
     let square = |loss: f64| loss * loss;
-    // Which of the two is known in each loop.
-    match narrow.quantize_row(row) {
+    // Matched outside of the loops, so that the compiler specializes each of them.
+    match kind.quantize_row(row) {
         QuantizedRow::Bf16 => sum_over(row, row, |v, _| {
             square(v - QuantizedRow::Bf16.dequantized(v as f32))
         }),
         QuantizedRow::Int16 { scale } => {
-            let taken = QuantizedRow::Int16 { scale };
-            sum_over(row, row, |v, _| square(v - taken.dequantized(v as f32)))
+            let quantized = QuantizedRow::Int16 { scale };
+            sum_over(row, row, |v, _| square(v - quantized.dequantized(v as f32)))
         }
     }
 }
 
+/// Returns the mean of the vectors, column by column.
 fn mean(vectors: &[f32], dimension: usize) -> Vec<f32> {
     let mut sum = vec![0.0f64; dimension];
-    // Threads share the columns, so that each is summed in the order of the rows.
+    // Threads split the columns, not the rows, so that each column is summed in the order of the rows
+    // whatever the number of threads.
     sum.par_chunks_mut(COLUMNS)
         .enumerate()
         .for_each(|(part, sum)| {
