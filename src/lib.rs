@@ -34,6 +34,7 @@
 //! | [`net`] | proxies, retries, downloads that go on where they broke off, and whether the network may be used at all |
 //! | [`progress`] | progress reports and cancellation |
 //! | [`sections`] | configuration sections: the invalid key, sections that `type` distinguishes |
+//! | [`logging`] | events of a command, and the places to which they are written |
 //! | [`atomic`] | files that are whole or absent |
 //! | [`exit_code`] | the documented exit codes, and the trait by which each error names its own |
 #![deny(missing_docs)]
@@ -58,6 +59,7 @@ pub mod hub;
 pub mod images;
 pub mod kernels;
 pub mod locking;
+pub mod logging;
 pub mod metrics;
 pub mod models;
 pub mod net;

@@ -14,7 +14,7 @@ pub enum Unit {
 /// Receives progress of one stage at a time.
 ///
 /// Only public facts may be reported: stages, counts of finished work, messages. The one exception is what
-/// [`crate::privacy::show_marked`] prints of an evaluation against private images; an implementation therefore
+/// [`crate::privacy::print_marked_private`] prints of an evaluation against private images; an implementation therefore
 /// writes to a terminal or to the private folder, never into the published part of a result folder.
 pub trait Progress: Sync {
     /// Begins a stage; `total` is `None` where the amount of work is unknown in advance.

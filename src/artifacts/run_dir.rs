@@ -14,12 +14,11 @@
 //! ```
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::lock::MetricsLock;
-use crate::locking;
 use crate::pe::PeError;
+use crate::{locking, logging};
 
 /// What to do with a result folder that already has a run in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,19 +212,13 @@ impl RunDir {
         Ok(())
     }
 
-    /// Appends a line to `log.txt`.
+    /// Appends a line to `log.txt`, which is published: public facts only, and no times.
     ///
     /// # Errors
     /// [`PeError::Io`].
     pub fn log(&self, line: &str) -> Result<(), PeError> {
         let path = self.root.join("log.txt");
-        let io = PeError::io(&path);
-        let mut file = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(&io)?;
-        writeln!(file, "{line}").map_err(io)
+        logging::append_line(&path, line).map_err(PeError::io(&path))
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::DeviceChoice;
+use crate::logging::LogFormat;
 use crate::metrics::MetricKind;
 use crate::metrics::downstream::ClassifierKind;
 use crate::privacy::Adjacency;
@@ -19,6 +20,9 @@ pub struct Arguments {
     /// Open no connection to any machine: work with what is here, or say what is missing
     #[arg(long, global = true)]
     pub offline: bool,
+    /// Format of messages on standard error: human, or json (one object per line)
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "human")]
+    pub log_format: LogFormat,
 }
 
 /// What to do.

@@ -6,7 +6,7 @@ use super::args::EvalArguments;
 use super::error::CliError;
 use super::evaluation::{against, classifier, digest, space};
 use super::missing::check;
-use super::progress::{Progress, catch_interrupts};
+use super::progress::{TerminalProgress, catch_interrupts};
 use crate::config::ConfigError;
 use crate::embedders::{
     ClipConfig, EmbedderConfig, EmbedderError, InceptionConfig, OpenedEmbedder, PixelsConfig,
@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
 }
 
 fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
-    let progress = Progress::new();
+    let progress = TerminalProgress::new();
     let config = config(arguments)?;
     let devices = arguments.device.open()?;
     catch_interrupts()?;
@@ -148,7 +148,7 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     let features = features.finish().map_err(PeError::from)?;
     let samples = SampleSource::File(path, &name);
     evaluator.file(&samples, &features, training.as_ref(), &mut |line| {
-        super::print(&line);
+        super::output::print(&line);
     })?;
     let drawn = evaluator.draw_pairs(&samples, &mut |take| {
         reader.for_each_batch(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::args::FetchArguments;
 use super::error::CliError;
 use super::missing::requirements;
-use super::progress::{Progress, stop_on_interrupt};
+use super::progress::{TerminalProgress, stop_on_interrupt};
 use super::units::bytes;
 use crate::config::Settings;
 use crate::fetch::{
@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &FetchArguments) -> Result<(), CliError> {
         patience: Patience::default(),
         offline: Offline::of_downloads(),
     };
-    let progress = Progress::new();
+    let progress = TerminalProgress::new();
     if arguments.list {
         list(&catalogue, &Fetcher::new(&options, &progress));
         return Ok(());
@@ -167,7 +167,7 @@ fn fetch(
     mut wants: Vec<Want>,
     nowhere: Vec<PathBuf>,
     options: &Options,
-    progress: &Progress,
+    progress: &TerminalProgress,
 ) -> Result<(), CliError> {
     // What the user has to do comes last, so that it is not scrolled away.
     wants.sort_by_key(|want| matches!(want.item.content, Content::Manual { .. }));
@@ -192,7 +192,7 @@ fn fetch(
         return Err(error.into());
     }
     for error in &errors {
-        super::eprint_line(&format!("error: {error}"));
+        super::output::eprint_line(&format!("error: {error}"));
     }
     match errors.len() {
         0 => Ok(()),
@@ -205,11 +205,11 @@ fn verify(
     nowhere: &[PathBuf],
     named: bool,
     options: &Options,
-    progress: &Progress,
+    progress: &TerminalProgress,
 ) -> Result<(), CliError> {
     let mut count = nowhere.len();
     for path in nowhere {
-        super::print(&format!("{}: missing", path.display()));
+        super::output::print(&format!("{}: missing", path.display()));
     }
     let mut seen = 0;
     for want in wants {
@@ -240,11 +240,11 @@ fn verify(
                 Verdict::Unknown(why) => format!("{path}: unknown: {why}"),
             };
             seen += 1;
-            super::print(&line);
+            super::output::print(&line);
         }
     }
     if seen == 0 && count == 0 {
-        super::print(&"nothing of the catalogue is here");
+        super::output::print(&"nothing of the catalogue is here");
     }
     match count {
         0 => Ok(()),
@@ -275,6 +275,6 @@ fn list(catalogue: &Catalogue, fetcher: &Fetcher<'_>) {
             let width = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
             line.push_str(&format!("{cell:width$}  "));
         }
-        super::print(&line.trim_end());
+        super::output::print(&line.trim_end());
     }
 }

@@ -7,6 +7,7 @@ mod eval;
 mod evaluation;
 mod fetch;
 mod missing;
+mod output;
 mod privacy;
 mod progress;
 mod run;
@@ -16,21 +17,24 @@ pub use args::{Arguments, Command};
 pub use device::{DeviceChoice, DeviceError, Devices};
 pub use error::CliError;
 
-use std::fmt::Display;
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing::{error, info};
 
 use crate::exit_code::ExitCode as _;
+use crate::logging::PRIVATE;
 
-/// Runs the program on the process' arguments and returns its exit code (see [`exit_code`](crate::exit_code)).
+/// Runs the program with the arguments of the process and returns its exit code, one of
+/// [`exit_code`](crate::exit_code).
 pub fn main() -> ExitCode {
-    keep_panics_silent();
+    hide_panic_messages();
     let arguments = Arguments::parse();
+    output::init(arguments.log_format);
     if arguments.offline {
         crate::net::forbid();
     }
+    info!(target: PRIVATE, "dpsyn {}: {:?}", env!("CARGO_PKG_VERSION"), arguments.command);
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
@@ -40,28 +44,26 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint_line(&format!("error: {error}"));
+            output::report_error(&error);
             ExitCode::from(error.exit_code())
         }
     }
 }
 
-/// A panic is a defect, and its message may quote what a private image led to: only its place is shown.
-fn keep_panics_silent() {
+/// Replaces the message of a panic by its location. A panic is a defect, and its message may contain
+/// data of a private image; it is written to `private/log.txt` only.
+fn hide_panic_messages() {
     std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map_or("an unknown place".to_owned(), |at| {
-            format!("{}:{}", at.file(), at.line())
-        });
-        eprint_line(&format!("error: a defect in {place}: please report it"));
+        let place = info
+            .location()
+            .map_or("an unknown location".to_owned(), |at| {
+                format!("{}:{}", at.file(), at.line())
+            });
+        if let Some(message) = info.payload_as_str() {
+            error!(target: PRIVATE, "panic at {place}: {message}");
+        }
+        output::report_error(&format_args!(
+            "internal error at {place}: please report this defect"
+        ));
     }));
-}
-
-/// A line on standard output. A reader that has gone away is no reason to fail.
-fn print(text: &dyn Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// A line on standard error. A run that nobody watches any more goes on.
-fn eprint_line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -28,6 +28,6 @@ pub(super) fn run(arguments: &PrivacyArguments) -> Result<(), CliError> {
             Report::new(&config, arguments.iterations.unwrap_or(0))?
         }
     };
-    super::print(&report);
+    super::output::print(&report);
     Ok(())
 }

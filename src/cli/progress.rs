@@ -1,4 +1,4 @@
-//! Progress for people: a bar on a terminal, plain lines elsewhere.
+//! Progress and cancellation of a command: a bar on a terminal, plain lines elsewhere, or JSON.
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -6,39 +6,44 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use tracing::info;
 
+use super::output::{eprint_line, is_human, log_message, report};
 use super::units::bytes;
-use crate::progress::{Cancellation, Progress as Report, Unit};
+use crate::exit_code;
+use crate::logging::{PRIVATE, PROGRESS};
+use crate::progress::{Cancellation, Progress, Unit};
 
-/// Set by Ctrl-C; the run stops after the unit that it is in.
+/// Set by Ctrl-C; the run stops after the current unit of work.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// How often a plain progress line is printed.
+/// Time between two progress lines where there is no bar: frequent enough to show that a run
+/// is alive, and rare enough that the log of a batch system stays short.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
-/// Makes Ctrl-C a request to stop after the current unit; a second one ends the process.
+/// Makes Ctrl-C a request to stop after the current unit; a second Ctrl-C ends the process.
 ///
 /// # Errors
-/// When the system does not let a handler be set.
+/// Returns an error if the system does not permit a handler.
 pub fn catch_interrupts() -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            // Everything finished is on disk already.
-            std::process::exit(i32::from(crate::exit_code::INTERRUPTED));
+            // Everything that was finished is on disk already.
+            std::process::exit(i32::from(exit_code::INTERRUPTED));
         }
-        super::eprint_line("stopping after the current unit; press Ctrl-C again to stop at once");
+        report("stopping after the current unit; press Ctrl-C again to stop at once");
     })
 }
 
-/// Makes Ctrl-C end the process at once, saying that nothing is lost: `dpsyn fetch` leaves nothing half done
-/// under its final name.
+/// Makes Ctrl-C end the process at once. `dpsyn fetch` never leaves a partial file under its final
+/// name, so the same command resumes the download.
 ///
 /// # Errors
-/// When the system does not let a handler be set.
+/// Returns an error if the system does not permit a handler.
 pub fn stop_on_interrupt() -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(|| {
-        super::eprint_line("stopped; the same command goes on from here");
-        std::process::exit(i32::from(crate::exit_code::INTERRUPTED));
+        report("stopped; run the same command to resume");
+        std::process::exit(i32::from(exit_code::INTERRUPTED));
     })
 }
 
@@ -59,8 +64,28 @@ fn template(unit: Unit, bounded: bool) -> &'static str {
     }
 }
 
+/// Reports the progress of a command on standard error, and every message and stage to the logs.
+pub struct TerminalProgress {
+    /// A bar is drawn: standard error is a terminal, and the format is human.
+    bars: bool,
+    stage: Mutex<Option<Stage>>,
+}
+
+struct Stage {
+    name: String,
+    unit: Unit,
+    /// `None` for some downloads, whose size is unknown.
+    total: Option<u64>,
+    /// The work of an earlier run, before this stage began.
+    before: u64,
+    done: u64,
+    started: Instant,
+    printed: Instant,
+    bar: Option<ProgressBar>,
+}
+
 impl Stage {
-    /// A plain line: what is done after so much time, and, from what this run did itself, how long the rest takes.
+    /// Returns a plain line: the work done and, from the speed of this run, the time left.
     fn describe(&self, done: u64, after: Duration) -> String {
         let shown = show(self.unit, done);
         let Some(total) = self.total else {
@@ -68,73 +93,68 @@ impl Stage {
         };
         let line = format!("{}: {shown} of {}", self.name, show(self.unit, total));
         let share = total.saturating_sub(done) as f64 / done.saturating_sub(self.before) as f64;
-        // What is not a duration: nothing was done yet, or it takes longer than the universe has existed.
+        // The conversion fails if this run has done nothing yet, or if the result is absurdly large.
         match Duration::try_from_secs_f64(after.as_secs_f64() * share) {
             Ok(left) => format!("{line} ({} left)", HumanDuration(left)),
             Err(_) => line,
         }
     }
+
+    /// Reports progress where there is no bar.
+    fn report(&self) {
+        if is_human() {
+            eprint_line(&self.describe(self.done, self.started.elapsed()));
+        }
+        info!(target: PROGRESS, stage = %self.name, done = self.done, total = self.total, "progress");
+    }
+
+    /// Returns the bar of the stage.
+    fn new_bar(name: &str, total: Option<u64>, unit: Unit) -> ProgressBar {
+        let bar = match total {
+            Some(total) => ProgressBar::new(total),
+            None => ProgressBar::no_length(),
+        };
+        let bar = bar.with_message(name.to_owned());
+        if let Ok(style) = ProgressStyle::with_template(template(unit, total.is_some())) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.enable_steady_tick(Duration::from_millis(500));
+        bar
+    }
 }
 
-/// Shows a run's progress on standard error.
-pub struct Progress {
-    terminal: bool,
-    state: Mutex<Option<Stage>>,
-}
-
-struct Stage {
-    name: String,
-    unit: Unit,
-    /// Unknown for some downloads.
-    total: Option<u64>,
-    /// What was done before the stage began, by an earlier run.
-    before: u64,
-    started: Instant,
-    printed: Instant,
-    bar: Option<ProgressBar>,
-}
-
-impl Progress {
-    /// A bar if standard error is a terminal, plain lines otherwise.
+impl TerminalProgress {
+    /// Draws a bar if standard error is a terminal, and writes lines otherwise.
     #[must_use]
     pub fn new() -> Self {
         Self {
-            terminal: std::io::stderr().is_terminal(),
-            state: Mutex::new(None),
+            bars: is_human() && std::io::stderr().is_terminal(),
+            stage: Mutex::new(None),
         }
     }
 
     fn with(&self, act: impl FnOnce(&mut Option<Stage>)) {
-        // A panic elsewhere must not silence progress.
-        let mut state = self
-            .state
+        // A panic in another thread must not end all progress.
+        let mut stage = self
+            .stage
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        act(&mut state);
+        act(&mut stage);
     }
 }
 
-impl Report for Progress {
-    fn begin(&self, stage: &str, total: Option<u64>, unit: Unit) {
-        let bar = self.terminal.then(|| {
-            let bar = match total {
-                Some(total) => ProgressBar::new(total),
-                None => ProgressBar::no_length(),
-            };
-            let bar = bar.with_message(stage.to_owned());
-            if let Ok(style) = ProgressStyle::with_template(template(unit, total.is_some())) {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar.enable_steady_tick(Duration::from_millis(500));
-            bar
-        });
+impl Progress for TerminalProgress {
+    fn begin(&self, name: &str, total: Option<u64>, unit: Unit) {
+        info!(target: PRIVATE, stage = name, total, "stage started");
         let now = Instant::now();
-        self.with(|state| {
-            *state = Some(Stage {
-                name: stage.to_owned(),
+        let bar = self.bars.then(|| Stage::new_bar(name, total, unit));
+        self.with(|stage| {
+            *stage = Some(Stage {
+                name: name.to_owned(),
                 unit,
                 total,
                 before: 0,
+                done: 0,
                 started: now,
                 printed: now,
                 bar,
@@ -143,9 +163,9 @@ impl Report for Progress {
     }
 
     fn resume(&self, done: u64) {
-        self.with(|state| {
-            let Some(stage) = state else { return };
-            stage.before = done;
+        self.with(|stage| {
+            let Some(stage) = stage else { return };
+            (stage.before, stage.done) = (done, done);
             if let Some(bar) = &stage.bar {
                 bar.set_position(done);
                 bar.reset_eta();
@@ -154,34 +174,43 @@ impl Report for Progress {
     }
 
     fn advance(&self, done: u64) {
-        self.with(|state| {
-            let Some(stage) = state else { return };
+        self.with(|stage| {
+            let Some(stage) = stage else { return };
+            stage.done = done;
             if let Some(bar) = &stage.bar {
                 bar.set_position(done);
             } else if stage.printed.elapsed() >= LINE_EVERY {
                 stage.printed = Instant::now();
-                super::eprint_line(&stage.describe(done, stage.started.elapsed()));
+                stage.report();
             }
         });
     }
 
     fn end(&self) {
-        self.with(|state| {
-            if let Some(Stage { bar: Some(bar), .. }) = state.take() {
+        self.with(|stage| {
+            let Some(stage) = stage.take() else { return };
+            let seconds = stage.started.elapsed().as_secs_f64();
+            let Stage { name, done, .. } = &stage;
+            info!(target: PRIVATE, stage = %name, done, seconds, "stage ended");
+            if let Some(bar) = stage.bar {
                 bar.finish_and_clear();
             }
         });
     }
 
     fn message(&self, text: &str) {
-        self.with(|state| match state {
-            Some(Stage { bar: Some(bar), .. }) => bar.println(text),
-            _ => super::eprint_line(text),
+        self.with(|stage| {
+            log_message(text);
+            match stage {
+                Some(Stage { bar: Some(bar), .. }) => bar.println(text),
+                _ if is_human() => eprint_line(text),
+                _ => {}
+            }
         });
     }
 }
 
-impl Cancellation for Progress {
+impl Cancellation for TerminalProgress {
     fn is_cancelled(&self) -> bool {
         INTERRUPTED.load(Ordering::SeqCst)
     }
@@ -198,6 +227,7 @@ mod tests {
             unit: Unit::Steps,
             total,
             before,
+            done: 0,
             started: now,
             printed: now,
             bar: None,
@@ -221,7 +251,7 @@ mod tests {
             line(Some(1000), 0, 1000),
             "embedding samples: 1000 of 1000 (0 seconds left)"
         );
-        // A guess at a size may be too small.
+        // An estimated size may be too small.
         assert_eq!(
             line(Some(1000), 0, 1200),
             "embedding samples: 1200 of 1000 (0 seconds left)"

@@ -7,7 +7,7 @@ use super::device::Devices;
 use super::error::CliError;
 use super::evaluation::{against, check_public, classifier, digest, space};
 use super::missing;
-use super::progress::{Progress, catch_interrupts};
+use super::progress::{TerminalProgress, catch_interrupts};
 use crate::artifacts::{Existing, RunDir};
 use crate::config::{ConfigError, Loaded, Settings};
 use crate::dataset::PrivateImages;
@@ -16,18 +16,19 @@ use crate::evaluation::{Evaluation, ReferenceSource};
 use crate::fetch::Catalogue;
 use crate::generators::{ConditionRequest, Generator, GeneratorError, OpenedGenerator, Operation};
 use crate::hub::FilesError;
+use crate::logging;
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, SetSizes};
 use crate::net::Offline;
 use crate::pe::{InitialSamples, PeError, Plan, Run};
-use crate::privacy::NonPrivateConsent;
+use crate::privacy::{NonPrivateConsent, PrivateFolder};
 use crate::progress::{Observer, Progress as _};
 use crate::streams::{Phase, RngKey};
 
 /// Runs the command.
 pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
-    let progress = Progress::new();
+    let progress = TerminalProgress::new();
     let mut loaded = Settings::load(&arguments.config, &arguments.set)?;
     if let Some(out) = &arguments.out {
         loaded.settings.output.folder.clone_from(out);
@@ -103,12 +104,12 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         let cost = plan
             .cost(&loaded, &*generator, embedder.dimension())
             .map_err(PeError::from)?;
-        super::print(&plan.describe(&cost));
+        super::output::print(&plan.describe(&cost));
         for line in announce(&loaded, &*generator, &plan)? {
-            super::print(&line);
+            super::output::print(&line);
         }
         if let Some(config) = &loaded.settings.evaluation {
-            super::print(&describe(config));
+            super::output::print(&describe(config));
         }
         return Ok(());
     }
@@ -121,6 +122,8 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let initial = &loaded.settings.evolution.initial_samples;
     let initial_digest = initial.as_deref().map(digest).transpose()?;
     let (folder, moved) = RunDir::prepare(&root, existing)?;
+    let private = PrivateFolder::create(folder.private())?;
+    logging::open_private(private.open_log()?).map_err(PeError::io(private.path()))?;
     if let Some(moved) = moved {
         progress.message(&format!(
             "the earlier run is kept as {}; what it released still counts against the private images",
@@ -158,7 +161,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         observer: &progress,
     };
     let samples = run.execute(&folder, &mut images, &fingerprint, against)?;
-    super::print(&samples.display());
+    super::output::print(&samples.display());
     Ok(())
 }
 
@@ -196,7 +199,7 @@ fn resolve_privacy(
 fn open_generator(
     loaded: &Loaded,
     devices: &Devices,
-    progress: &Progress,
+    progress: &TerminalProgress,
 ) -> Result<OpenedGenerator, CliError> {
     let model = loaded.settings.model.section();
     let opened = model

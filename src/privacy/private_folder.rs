@@ -153,6 +153,19 @@ impl PrivateFolder {
         self.read_back(&keyed(name, key), decode)
     }
 
+    /// Opens `log.txt` in this folder for appending, with mode 0600, and creates it if necessary.
+    ///
+    /// # Errors
+    /// [`PrivacyError::Io`] from the file system.
+    pub(crate) fn open_log(&self) -> Result<File, PrivacyError> {
+        let path = self.file("log.txt")?;
+        let mut options = fs::OpenOptions::new();
+        options.create(true).read(true).append(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(&path).map_err(PrivacyError::io("open", &path))
+    }
+
     /// Stores the fingerprint of the private data.
     pub(super) fn write_fingerprint(
         &self,

@@ -1,0 +1,58 @@
+//! Lines on standard output and standard error.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tracing::{error, info, warn};
+
+use crate::logging::{self, LogFormat, TERMINAL};
+
+/// Set by `--log-format json`: the subscriber of [`crate::logging`] then writes standard error.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Begins logging in the given format. Called once, before any line is written.
+pub(super) fn init(format: LogFormat) {
+    JSON.store(format == LogFormat::Json, Ordering::Relaxed);
+    logging::init(format);
+}
+
+/// Returns true if standard error has plain lines, and not JSON.
+pub(super) fn is_human() -> bool {
+    !JSON.load(Ordering::Relaxed)
+}
+
+/// Writes a line to standard output. A closed standard output is ignored.
+pub(super) fn print(text: &dyn Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Writes a line to standard error. A closed standard error is ignored, so that a run outlives the
+/// terminal that started it.
+pub(super) fn eprint_line(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Reports a message: an event for the logs and, in the human format, a line.
+pub(super) fn report(text: &str) {
+    log_message(text);
+    if is_human() {
+        eprint_line(text);
+    }
+}
+
+/// Reports an error: an event for the logs and, in the human format, a line.
+pub(super) fn report_error(error: &dyn Display) {
+    error!(target: TERMINAL, "{error}");
+    if is_human() {
+        eprint_line(&format!("error: {error}"));
+    }
+}
+
+/// Emits the event of a message without a line. The prefix `warning: ` becomes the level.
+pub(super) fn log_message(text: &str) {
+    match text.strip_prefix("warning: ") {
+        Some(text) => warn!(target: TERMINAL, "{text}"),
+        None => info!(target: TERMINAL, "{text}"),
+    }
+}
