@@ -40,8 +40,8 @@ pub struct EvaluationConfig {
     /// [`PRIVATE`], a folder, an `.npz` of images, or an `.npz` with `mu` and `sigma`.
     #[serde(default = "default_reference")]
     pub reference: String,
-    /// Declaration by the user that the reference at that path is public. Without it, the reference counts
-    /// as private.
+    /// Declaration by the user that the reference at that path is public. Without it, the reference
+    /// counts as private.
     #[serde(default)]
     pub reference_is_public: bool,
     /// Seed of the random subsets and splits.
@@ -75,7 +75,8 @@ fn default_reference() -> String {
     PRIVATE.to_owned()
 }
 
-/// Sizes of the two sets, known before either is read, so that sets that do not fit are refused early.
+/// Sizes of the two sets, known before either is read, so that sets that do not fit are refused
+/// early.
 #[derive(Debug, Clone, Copy)]
 pub struct SetSizes {
     /// Number of samples in the smallest population that is evaluated.
@@ -193,7 +194,8 @@ impl EvaluationConfig {
         (self.reference != PRIVATE).then_some(Path::new(&self.reference))
     }
 
-    /// Returns true if population number `population` is evaluated; `last` is the number of the last one.
+    /// Returns true if population number `population` is evaluated; `last` is the number of the
+    /// last one.
     #[must_use]
     pub fn is_due(&self, population: u32, last: u32) -> bool {
         population == last || population.is_multiple_of(self.every.max(1))

@@ -13,8 +13,8 @@ use crate::progress::Cancelled;
 use crate::sections::InvalidKey;
 use crate::voting::NearestError;
 
-/// Reason why a metric could not be computed. No message contains anything derived from the images of
-/// either set but their number and their shape.
+/// Reason why a metric could not be computed. No message contains anything derived from the images
+/// of either set but their number and their shape.
 #[derive(Debug, Error)]
 pub enum MetricsError {
     /// A configured value is invalid.
@@ -69,7 +69,7 @@ pub enum MetricsError {
         path: PathBuf,
         /// Features that the classifier takes.
         features: usize,
-        /// What the file has instead.
+        /// Content of the file.
         found: String,
     },
     /// A file of statistics cannot be read.

@@ -13,8 +13,8 @@ use crate::streams::{Phase, RngKey};
 pub struct Features {
     /// Number of images in the set.
     pub count: usize,
-    /// Number of vectors behind the mean and the covariance: differs from `count` where FID has its own
-    /// number of samples.
+    /// Number of vectors behind the mean and the covariance: differs from `count` where FID has its
+    /// own number of samples.
     pub moment_count: usize,
     /// Mean and covariance, if a metric needs them.
     pub gaussian: Option<Gaussian>,
@@ -105,8 +105,9 @@ impl FeatureAccumulator {
     }
 }
 
-/// Returns how many times each of `count` samples counts for FID. As in `compute_fid` of the authors'
-/// `dpsda/metrics.py`: `wanted` samples without replacement, or with replacement if there are fewer.
+/// Returns how many times each of `count` samples counts for FID. As in `compute_fid` of the
+/// authors' `dpsda/metrics.py`: `wanted` samples without replacement, or with replacement if there
+/// are fewer.
 #[must_use]
 pub fn fid_subsample(
     count: usize,
@@ -144,7 +145,7 @@ pub struct SampleFeatures<'a> {
     embedder: &'a dyn Embedder,
     accumulator: FeatureAccumulator,
     vectors: bool,
-    /// How many times each sample counts in mean and covariance.
+    /// Number of times that each sample counts in mean and covariance.
     times: Vec<usize>,
     seen: usize,
 }

@@ -1,16 +1,19 @@
-//! Fréchet distance between two means and covariances: FID, on whatever features.
+//! Fréchet distance between two means and covariances: FID, for features of any kind.
 //!
 //! `|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½)`. Heusel et al. 2017 (arXiv 1706.08500); reference:
 //! `frechet_distance` of clean-fid (Parmar et al. 2022, arXiv 2104.11222).
 //!
-//! There the root is that of the unsymmetric product `Σ₁Σ₂`. Only its trace is needed, which is the sum
-//! of the square roots of the product's eigenvalues, and these are those of the symmetric `AᵀΣ₂A` for
-//! any `A` with `AAᵀ = Σ₁`. So `Σ₁` is taken apart once, and each distance from it costs two matrix
-//! products and the eigenvalues of a symmetric matrix. clean-fid adds 1e-6 to the diagonals where its
-//! root is not finite, and refuses one with an imaginary part. Neither can happen here: a symmetric
-//! matrix of finite numbers has real eigenvalues, and those of a covariance that are below zero are
-//! so by rounding and count as zero. A given `sigma` with an eigenvalue clearly below zero is refused.
-//! Of equal sets the result is zero up to rounding and may have a minus sign, as there.
+//! There the root is that of the unsymmetric product `Σ₁Σ₂`. Only its trace is needed, which is the
+//! sum of the square roots of the product's eigenvalues, and these are those of the symmetric
+//! `AᵀΣ₂A` for any `A` with `AAᵀ = Σ₁`. So `Σ₁` is decomposed once, and each distance from it costs
+//! two matrix products and the eigenvalues of a symmetric matrix. clean-fid adds 1e-6 to the
+//! diagonals where its root is not finite, and refuses a root with an imaginary part. Neither can
+//! happen here: a symmetric matrix of finite numbers has real eigenvalues, and eigenvalues of a
+//! covariance that rounding made negative count as zero. A given `sigma` with a clearly negative
+//! eigenvalue is refused. The result for equal sets is zero up to rounding and may be negative, as
+//! in clean-fid.
+//!
+//! Written by hand because no maintained Rust library computes FID; faer does the linear algebra.
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{BlockStructure, matmul as triangular};
@@ -19,12 +22,13 @@ use faer::{Accum, Mat, Par, Side};
 use super::MetricsError;
 use super::moments::Gaussian;
 
-/// More features make the eigenvalues a matter of hours.
+/// Largest number of features: more would take hours for the eigenvalues.
 pub const MAX_DIMENSION: usize = 8192;
-/// An eigenvalue below minus this times the largest one is no rounding error.
+/// Bound of rounding errors: an eigenvalue below minus this times the largest one is truly
+/// negative.
 const NEGATIVE: f64 = 1e-6;
 
-/// A reference that distances are measured from.
+/// Decomposed reference for the computation of distances.
 pub struct Frechet {
     mean: Vec<f64>,
     trace: f64,
@@ -33,7 +37,7 @@ pub struct Frechet {
 }
 
 impl Frechet {
-    /// Takes the covariance apart.
+    /// Decomposes the covariance.
     ///
     /// # Errors
     /// [`MetricsError::Covariance`] when it has an eigenvalue below zero, or more than
@@ -53,7 +57,7 @@ impl Frechet {
         let values: Vec<f64> = decomposed.S().column_vector().iter().copied().collect();
         roots(&values)?;
         let vectors = decomposed.U();
-        // In rising order, so those that count are the last.
+        // Eigenvalues are in ascending order, so the positive ones are the last.
         let zeros = values.iter().filter(|value| **value <= 0.0).count();
         let factor = Mat::from_fn(dimension, dimension - zeros, |row, column| {
             vectors[(row, zeros + column)] * values[zeros + column].sqrt()
@@ -65,11 +69,11 @@ impl Frechet {
         })
     }
 
-    /// The distance of `samples` from the reference.
+    /// Returns the distance of `samples` from the reference.
     ///
     /// # Errors
-    /// [`MetricsError::Dimension`], [`MetricsError::Eigenvalues`], and [`MetricsError::Covariance`] when
-    /// the samples' one has an eigenvalue below zero.
+    /// [`MetricsError::Dimension`], [`MetricsError::Eigenvalues`], and [`MetricsError::Covariance`]
+    /// when the covariance of the samples has a negative eigenvalue.
     pub fn distance(&self, samples: &Gaussian) -> Result<f64, MetricsError> {
         let (dimension, rank) = self.factor.shape();
         if samples.dimension() != dimension {
@@ -84,9 +88,9 @@ impl Frechet {
             .zip(&self.mean)
             .map(|(a, b)| (a - b).powi(2))
             .sum();
-        let apart = shift + self.trace + trace(samples);
+        let total = shift + self.trace + trace(samples);
         if rank == 0 {
-            return Ok(apart);
+            return Ok(total);
         }
         let mut half = Mat::zeros(dimension, rank);
         let par = Par::rayon(0);
@@ -114,7 +118,7 @@ impl Frechet {
         let values = product
             .self_adjoint_eigenvalues(Side::Lower)
             .map_err(|_| MetricsError::Eigenvalues { dimension })?;
-        Ok(apart - 2.0 * roots(&values)?)
+        Ok(total - 2.0 * roots(&values)?)
     }
 }
 
@@ -123,7 +127,7 @@ fn trace(gaussian: &Gaussian) -> f64 {
     (0..gaussian.dimension()).map(|i| matrix[(i, i)]).sum()
 }
 
-/// The sum of the square roots, with what rounding made negative as zero.
+/// Returns the sum of the square roots; eigenvalues that rounding made negative count as zero.
 fn roots(eigenvalues: &[f64]) -> Result<f64, MetricsError> {
     let largest = eigenvalues.iter().fold(0f64, |m, v| m.max(v.abs()));
     if eigenvalues.iter().any(|v| *v < -NEGATIVE * largest) {
@@ -154,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn of_axis_aligned_gaussians_it_is_the_distance_of_means_and_deviations() {
+    fn for_diagonal_covariances_it_is_the_distance_of_means_and_deviations() {
         let a = diagonal(&[1.0, 2.0, 0.0], &[4.0, 9.0, 0.0]);
         let b = diagonal(&[1.0, 5.0, 0.0], &[1.0, 16.0, 0.25]);
         // 3² for the means, (2-1)² + (3-4)² + (0-0.5)² for the deviations.
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn rotating_both_changes_nothing() {
+    fn rotating_both_sets_keeps_the_distance() {
         let (c, s) = (0.6, 0.8);
         let rotate = |g: [f64; 2], mean: [f64; 2]| {
             let [x, y] = g;
@@ -185,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_set_with_itself_it_is_zero_up_to_rounding_even_when_singular() {
+    fn the_distance_of_a_set_from_itself_is_zero_up_to_rounding() {
         for count in [5, 300] {
             let mut moments = Moments::new(32);
             moments.push(&random(count, 32, 7)).unwrap();
@@ -196,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_compared_is_refused() {
+    fn invalid_covariances_are_refused() {
         let a = diagonal(&[0.0, 0.0], &[1.0, 1.0]);
         let b = diagonal(&[0.0], &[1.0]);
         assert!(matches!(

@@ -1,8 +1,9 @@
-//! Inception Score: whether a classifier is sure of each sample, and of different things.
+//! Inception Score: high if a classifier is confident about each sample and predicts diverse
+//! classes.
 //!
-//! Salimans et al. 2016 (arXiv 1606.03498, eq. 1 of section 4): the exponential of the mean divergence
-//! between `p(class | sample)` and `p(class)`, over ten splits. The logits are the features times
-//! `fc.weight` without its bias, as in the original graph. It compares with no reference.
+//! Salimans et al. 2016 (arXiv 1606.03498, eq. 1 of section 4): the exponential of the mean
+//! divergence between `p(class | sample)` and `p(class)`, over ten splits. The logits are the
+//! features times `fc.weight` without its bias, as in the original graph. There is no reference.
 
 use candle_core::DType;
 use faer::linalg::matmul::matmul;
@@ -15,26 +16,26 @@ use crate::embedders::Embeddings;
 use crate::hub::{Checkpoint, CheckpointError};
 use crate::streams::{Phase, RngKey};
 
-/// Parts of the samples that are scored one by one.
+/// Parts of the samples that are scored separately.
 pub const SPLITS: usize = 10;
-/// The classifier's weight in FID's Inception.
+/// Name of the classifier's weight in the Inception network of FID.
 const WEIGHT: &str = "fc.weight";
-/// Samples classified together.
+/// Samples in one matrix product.
 const BLOCK: usize = 256;
 
-/// The classifier that stands on the features.
+/// Linear classifier of features.
 pub struct Classifier {
     features: usize,
     /// `[classes, features]`, row-major.
     weight: Vec<f64>,
 }
 
-/// A score and its spread.
+/// Score with its standard deviation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InceptionScore {
     /// Mean over the splits.
     pub mean: f64,
-    /// Standard deviation over the splits (divided by their number, as the original does).
+    /// Standard deviation over the splits (divided by their number, as in the original).
     pub deviation: f64,
 }
 
@@ -42,8 +43,8 @@ impl Classifier {
     /// Reads `fc.weight [classes, features]` from the embedder's weights.
     ///
     /// # Errors
-    /// [`MetricsError::Classifier`] when there is none of that shape; a [`CheckpointError`] when the file
-    /// cannot be read.
+    /// [`MetricsError::Classifier`] when there is no tensor of that shape;
+    /// [`MetricsError::Embedder`] when the file cannot be read.
     pub fn open(checkpoint: &Checkpoint, features: usize) -> Result<Self, MetricsError> {
         let refuse = |found: String| MetricsError::Classifier {
             path: checkpoint.path().to_owned(),
@@ -63,7 +64,8 @@ impl Classifier {
         Ok(Self { features, weight })
     }
 
-    /// Takes `weight [classes, features]`; `None` when it is not of that shape.
+    /// Creates a classifier of `weight [classes, features]`; `None` when it does not have that
+    /// shape.
     #[must_use]
     pub fn new(weight: Vec<f64>, features: usize) -> Option<Self> {
         let fits = features > 0 && !weight.is_empty() && weight.len().is_multiple_of(features);
@@ -74,7 +76,8 @@ impl Classifier {
         self.weight.len() / self.features
     }
 
-    /// Of the chosen samples: the summed probability of each class, and the summed negative entropy.
+    /// Returns, for the chosen samples, the summed probability of each class and the summed
+    /// negative entropy.
     fn sums(&self, samples: &Embeddings, chosen: &[usize]) -> (Vec<f64>, f64) {
         let classes = self.classes();
         // Row-major `[classes, features]` is column-major `[features, classes]`.
@@ -111,7 +114,7 @@ impl Classifier {
                 }
                 (sums, entropy)
             })
-            // In order, so that the sum does not depend on the number of threads.
+            // Summed in order, so that the result does not depend on the number of threads.
             .collect::<Vec<_>>()
             .into_iter()
             .fold(zero(), |(mut sums, entropy), (more, with)| {
@@ -121,7 +124,8 @@ impl Classifier {
     }
 }
 
-/// The score of `samples`, shuffled by `seed` (they come sorted by class) and split into [`SPLITS`].
+/// Computes the score of `samples`, which are shuffled by `seed` (they are sorted by class) and
+/// split into [`SPLITS`] parts.
 ///
 /// # Errors
 /// [`MetricsError::TooFew`] when a split would be empty, [`MetricsError::Dimension`],
@@ -160,7 +164,8 @@ pub fn inception_score(
             let chosen = order.get(from..to).unwrap_or_default();
             let (sums, entropy) = classifier.sums(samples, chosen);
             let n = chosen.len() as f64;
-            // The mean of Σ p log p, less Σ q log q with q the mean of p.
+            // Mean of Σ p log p minus Σ q log q, where q is the mean of p: the mean divergence of p
+            // from q.
             let marginal: f64 = sums
                 .iter()
                 .map(|sum| sum / n)
@@ -196,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sure_classifier_of_evenly_many_classes_counts_them() {
+    fn a_confident_classifier_of_balanced_classes_scores_their_number() {
         let mut rows = Vec::new();
         for index in 0..4000 {
             let mut row = vec![0f32; 4];
@@ -204,21 +209,21 @@ mod tests {
             rows.extend(row);
         }
         let samples = Embeddings::new(rows, 4).unwrap();
-        let sure = inception_score(&samples, &identity(4, 800.0), 0).unwrap();
-        assert!((sure.mean - 4.0).abs() < 0.05, "{sure:?}");
-        let unsure = inception_score(&samples, &identity(4, 0.0), 0).unwrap();
-        assert!((unsure.mean - 1.0).abs() < 1e-12 && unsure.deviation < 1e-12);
+        let confident = inception_score(&samples, &identity(4, 800.0), 0).unwrap();
+        assert!((confident.mean - 4.0).abs() < 0.05, "{confident:?}");
+        let uncertain = inception_score(&samples, &identity(4, 0.0), 0).unwrap();
+        assert!((uncertain.mean - 1.0).abs() < 1e-12 && uncertain.deviation < 1e-12);
     }
 
     #[test]
-    fn samples_that_are_all_alike_score_one() {
+    fn identical_samples_score_one() {
         let samples = Embeddings::new(random(1, 6, 1).data().repeat(100), 6).unwrap();
         let found = inception_score(&samples, &identity(6, 3.0), 1).unwrap();
         assert!((found.mean - 1.0).abs() < 1e-12, "{found:?}");
     }
 
     #[test]
-    fn bad_requests_are_named() {
+    fn invalid_requests_are_refused() {
         assert!(inception_score(&random(9, 4, 0), &identity(4, 1.0), 0).is_err());
         assert!(inception_score(&random(90, 5, 0), &identity(4, 1.0), 0).is_err());
         assert!(Classifier::new(vec![0.0; 7], 4).is_none());

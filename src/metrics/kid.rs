@@ -1,11 +1,13 @@
-//! Kernel Inception distance (KID): the squared maximum mean discrepancy under a cubic polynomial kernel.
+//! Kernel Inception distance (KID): the squared maximum mean discrepancy under a cubic polynomial
+//! kernel.
 //!
-//! Bińkowski et al. 2018 (arXiv 1801.01401). The unbiased estimate `k(x, y) = (x·y/d + 1)³` is averaged
-//! over random subsets without replacement, as clean-fid and torch-fidelity do by default: 100 subsets of
-//! 1000, or of as many as the smaller set has.
+//! Bińkowski et al. 2018 (arXiv 1801.01401). The unbiased estimate `k(x, y) = (x·y/d + 1)³` is
+//! averaged over random subsets without replacement, as clean-fid and torch-fidelity do by default:
+//! 100 subsets of 1000, or of as many as the smaller set has.
 //!
-//! The interval is the normal one at 95 % for the mean over the subsets. Subsets of one pair of sets
-//! overlap, so it shows how far other subsets would move the mean, not how far other images would.
+//! The interval is the normal one at 95 % for the mean over the subsets. Subsets of one pair of
+//! sets overlap, so it shows how far other subsets would move the mean, not how far other images
+//! would.
 //!
 //! Written by hand because no maintained Rust library computes KID; faer multiplies the matrices.
 
@@ -61,7 +63,8 @@ pub struct Kid {
 ///
 /// # Errors
 /// [`MetricsError::TooFew`] for less than two images in either set, [`MetricsError::Dimension`],
-/// [`MetricsError::Config`] for no subsets, [`MetricsError::NotFinite`], and [`MetricsError::Cancelled`].
+/// [`MetricsError::Config`] for no subsets, [`MetricsError::NotFinite`], and
+/// [`MetricsError::Cancelled`].
 pub fn kernel_distance(
     reference: &Embeddings,
     samples: &Embeddings,

@@ -126,7 +126,8 @@ const PAIRS: usize = 10;
 /// Computes the values of one metric.
 ///
 /// # Errors
-/// [`MetricsError`] of the metric; [`MetricsError::Config`] when a set lacks the features that it needs.
+/// [`MetricsError`] of the metric; [`MetricsError::Config`] when a set lacks the features that it
+/// needs.
 pub fn measure(
     metric: MetricKind,
     sets: ComparedSets<'_>,

@@ -1,13 +1,14 @@
 //! Memorization check: tests whether synthetic images are copies of reference images.
 //!
-//! It compares the distance of each synthetic image to its nearest reference image with the distances
-//! between reference images. Samples of a model that has not seen the reference lie about as far from
-//! reference images as these lie from each other; samples that lie much nearer deserve a look, for which
-//! [`ClosestPairs`] makes a picture. Differential privacy bounds what can be learned about any one image
-//! whatever this check shows; the check is an illustration of that bound.
+//! It compares the distance of each synthetic image to its nearest reference image with the
+//! distances between reference images. Samples of a model that has not seen the reference lie about
+//! as far from reference images as these lie from each other; samples that lie much nearer deserve
+//! a look, for which [`ClosestPairs`] makes a picture. Differential privacy bounds what can be
+//! learned about any one image whatever this check shows; the check is an illustration of that
+//! bound.
 //!
-//! The functions are pure: for a private reference they run inside [`crate::privacy::Sensitive`], and
-//! their results stay there.
+//! The functions are pure: for a private reference they run inside [`crate::privacy::Sensitive`],
+//! and their results stay there.
 
 use candle_core::Device;
 use rayon::prelude::*;
@@ -118,11 +119,11 @@ pub struct Summary {
     pub synthetic_to_reference: Vec<f64>,
     /// [`QUANTILES`] of the distances of reference images to the nearest other one.
     pub reference_to_reference: Vec<f64>,
-    /// Share of synthetic images that are nearer to a reference image than the nearest other reference
-    /// image is. About 0.5 for samples of the reference's own distribution.
+    /// Share of synthetic images that are nearer to a reference image than the nearest other
+    /// reference image is. About 0.5 for samples of the reference's own distribution.
     pub closer_than_its_fellow: f64,
-    /// Share of synthetic images that are nearer to a reference image than 99 % of reference images are to
-    /// theirs. About 0.01 for samples of the reference's own distribution.
+    /// Share of synthetic images that are nearer to a reference image than 99 % of reference images
+    /// are to theirs. About 0.01 for samples of the reference's own distribution.
     pub closer_than_1_percent: f64,
     /// Share of synthetic images whose embedding equals that of a reference image.
     pub identical: f64,
@@ -138,12 +139,13 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 }
 
 impl Distances {
-    /// Finds the nearest reference image of each synthetic image and of each reference image. Exact, by
-    /// Euclidean distance; ties go to the lower index. `device` computes the matrix products.
+    /// Finds the nearest reference image of each synthetic image and of each reference image.
+    /// Exact, by Euclidean distance; ties go to the lower index. `device` computes the matrix
+    /// products.
     ///
     /// # Errors
-    /// [`MemorizationError::TooFew`], [`MemorizationError::NotFinite`], [`MemorizationError::Nearest`], and
-    /// [`MemorizationError::Cancelled`].
+    /// [`MemorizationError::TooFew`], [`MemorizationError::NotFinite`],
+    /// [`MemorizationError::Nearest`], and [`MemorizationError::Cancelled`].
     pub fn new(
         synthetic: &Embeddings,
         reference: &Embeddings,
@@ -183,8 +185,8 @@ impl Distances {
             .par_chunks_exact(2)
             .enumerate()
             .map(|(index, pair)| {
-                // Among several equal images, an image may be neither the first nor the second of its
-                // own neighbors.
+                // Among several equal images, an image may be neither the first nor the second of
+                // its own neighbors.
                 let other = pair.iter().find(|id| **id as usize != index);
                 other.map_or(0.0, |id| distance(row(index), row(*id as usize)))
             })
@@ -248,8 +250,8 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     low + (high - low) * (place - below)
 }
 
-/// Collects the images of the closest pairs while all images are read once, in order. Which images are
-/// kept may be private; the order of reading does not reveal it.
+/// Collects the images of the closest pairs while all images are read once, in order. Which images
+/// are kept may be private; the order of reading does not reveal it.
 pub struct ClosestPairs {
     pairs: Vec<Pair>,
     synthetic_seen: usize,
@@ -299,12 +301,13 @@ impl ClosestPairs {
         self.reference_seen += batch.len();
     }
 
-    /// Returns the picture as the bytes of a PNG file: one row for each pair, the synthetic image on the
-    /// left and its nearest reference image on the right, at the size of the synthetic images.
+    /// Returns the picture as the bytes of a PNG file: one row for each pair, the synthetic image
+    /// on the left and its nearest reference image on the right, at the size of the synthetic
+    /// images.
     ///
     /// # Errors
-    /// [`MemorizationError::Incomplete`] when an image of a pair was not added; others when the picture
-    /// cannot be made.
+    /// [`MemorizationError::Incomplete`] when an image of a pair was not added; others when the
+    /// picture cannot be made.
     pub fn picture(&self) -> Result<Vec<u8>, MemorizationError> {
         let mut all: Option<ImageBatch> = None;
         for pair in &self.pairs {

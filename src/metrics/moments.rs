@@ -1,8 +1,8 @@
 //! Streaming mean and covariance of features: memory does not grow with the number of images.
 //!
-//! Rows are processed in blocks. A block is centered on its own mean, its scatter is one matrix product,
-//! and blocks are merged by the update of Chan, Golub and LeVeque (1983, eq. 2.1), so that no digits
-//! are lost to cancellation however far the features lie from zero. Everything is `f64`.
+//! Rows are processed in blocks. A block is centered on its own mean, its scatter is one matrix
+//! product, and blocks are merged by the update of Chan, Golub and LeVeque (1983, eq. 2.1), so that
+//! no digits are lost to cancellation however far the features lie from zero. Everything is `f64`.
 //!
 //! Written by hand because no maintained Rust library computes a covariance block by block.
 
@@ -26,8 +26,8 @@ impl Gaussian {
     /// Checks `mean [d]` and `covariance [d, d]`, row-major.
     ///
     /// # Errors
-    /// [`MetricsError::Covariance`] when the numbers do not fit, are not finite, or the covariance is not
-    /// symmetric (up to one part in a million of its largest entry).
+    /// [`MetricsError::Covariance`] when the numbers do not fit, are not finite, or the covariance
+    /// is not symmetric (up to one part in a million of its largest entry).
     pub fn new(mean: Vec<f64>, covariance: &[f64]) -> Result<Self, MetricsError> {
         let dimension = mean.len();
         let refuse = |message: String| Err(MetricsError::Covariance { message });
@@ -159,7 +159,8 @@ impl Moments {
                 *value -= mean;
             }
         }
-        // The step between the two means joins as one more row.
+        // The difference of the two means enters the scatter as one more row (Chan et al., eq.
+        // 2.1).
         let (old, new) = (self.count as f64, rows as f64);
         let weight = (old * new / (old + new)).sqrt();
         let step = mean.iter().zip(&self.mean).map(|(b, a)| (b - a) * weight);
@@ -184,7 +185,7 @@ impl Moments {
         self.block.clear();
     }
 
-    /// Mean and covariance (the sum divided by one less than the number of vectors, as `np.cov` does).
+    /// Returns mean and covariance; the scatter is divided by n - 1, as `np.cov` does.
     ///
     /// # Errors
     /// [`MetricsError::TooFew`] for less than two vectors; [`MetricsError::NotFinite`].
@@ -224,8 +225,8 @@ mod tests {
     use super::super::testing::random;
     use super::*;
 
-    /// Two passes over everything at once.
-    fn plain(vectors: &Embeddings) -> (Vec<f64>, Vec<f64>) {
+    /// Computes mean and covariance in two passes.
+    fn two_passes(vectors: &Embeddings) -> (Vec<f64>, Vec<f64>) {
         let (n, d) = (vectors.len(), vectors.dimension());
         let at = |i: usize, j: usize| f64::from(vectors.data()[i * d + j]);
         let mean: Vec<f64> = (0..d)
@@ -244,8 +245,8 @@ mod tests {
     }
 
     #[test]
-    fn blocks_give_what_two_passes_give_far_from_zero_too() {
-        // More than two blocks and a rest, at an offset where naive sums of squares lose 7 digits.
+    fn blocks_agree_with_two_passes_far_from_zero() {
+        // More than two blocks, at an offset where naive sums of squares lose 7 digits.
         let mut data = random(1300, 5, 1).into_data();
         for (index, value) in data.iter_mut().enumerate() {
             *value += 1000.0 * (1 + index % 5) as f32;
@@ -258,7 +259,7 @@ mod tests {
         }
         assert_eq!(moments.len(), 1300);
         let gaussian = moments.finish("samples").unwrap();
-        let (mean, covariance) = plain(&vectors);
+        let (mean, covariance) = two_passes(&vectors);
         for (found, expected) in gaussian.mean().iter().zip(&mean) {
             assert!((found - expected).abs() < 1e-10 * expected.abs());
         }

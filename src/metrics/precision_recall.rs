@@ -1,15 +1,18 @@
-//! Improved precision and recall: the share of the samples that look real, and the share of the real
-//! images that the samples cover.
+//! Improved precision and recall: the share of the samples that look real, and the share of the
+//! real images that the samples cover.
 //!
-//! Kynkäänniemi et al. 2019 (arXiv 1904.06991, eq. 1 and 2). Each point of a set stands for a ball that
-//! reaches to its k-th nearest *other* point (the authors' k = 3). Precision is the share of samples in
-//! any ball of the reference, recall the share of reference images in any ball of the samples; a point
-//! on a ball's surface is in it. (A library that counts the point itself calls the same k + 1.)
+//! Kynkäänniemi et al. 2019 (arXiv 1904.06991, eq. 1 and 2). Each point of a set stands for a ball
+//! that reaches to its k-th nearest *other* point (the authors' k = 3). Precision is the share of
+//! samples in any ball of the reference, recall the share of reference images in any ball of the
+//! samples; a point on a ball's surface is in it. (A library that counts the point itself calls the
+//! same k + 1.)
 //!
-//! Distances are exact: they are computed in `f64` from blocks of a matrix product, and where rounding
-//! could decide, again from the difference. Memory beyond the vectors is a few blocks for each thread.
+//! Distances are exact: they are computed in `f64` from blocks of a matrix product, and where
+//! rounding could decide, again from the difference. Memory beyond the vectors is a few blocks for
+//! each thread.
 //!
-//! Written by hand because no maintained Rust library computes this metric; faer multiplies the matrices.
+//! Written by hand because no maintained Rust library computes this metric; faer multiplies the
+//! matrices.
 
 use candle_core::Device;
 use faer::linalg::matmul::matmul;
@@ -38,7 +41,8 @@ pub struct PrecisionRecall {
     pub recall: f64,
 }
 
-/// Computes precision and recall of `samples`. `device` computes the products of the neighbor search.
+/// Computes precision and recall of `samples`. `device` computes the products of the neighbor
+/// search.
 ///
 /// # Errors
 /// [`MetricsError::TooFew`] when a set has not more than `k` points, [`MetricsError::Dimension`],
@@ -138,8 +142,8 @@ fn covered(
     Ok(inside as f64 / points.len() as f64)
 }
 
-/// Counts the points of `block` that lie in a ball around any of `centers`; `lengths` are the squared
-/// lengths of the centers.
+/// Counts the points of `block` that lie in a ball around any of `centers`; `lengths` are the
+/// squared lengths of the centers.
 fn covered_in_block(
     block: &[f32],
     centers: &Embeddings,

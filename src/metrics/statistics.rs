@@ -1,5 +1,5 @@
-//! Files of means and covariances: `.npz` with `mu [d]` and `sigma [d, d]`, as clean-fid and pytorch-fid
-//! publish them. Files of this program also have `count`, `resolution` and `embedder`.
+//! Files of means and covariances: `.npz` with `mu [d]` and `sigma [d, d]`, as clean-fid and
+//! pytorch-fid publish them. Files of this program also have `count`, `resolution` and `embedder`.
 
 use std::io::{Seek, Write};
 use std::path::Path;
@@ -30,8 +30,8 @@ impl Statistics {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`MetricsError::Statistics`] naming the array, [`MetricsError::StatisticsMismatch`] when the arrays
-    /// are not a mean and a covariance.
+    /// [`MetricsError::Statistics`] naming the array, [`MetricsError::StatisticsMismatch`] when the
+    /// arrays are not a mean and a covariance.
     pub fn open(path: &Path) -> Result<Self, MetricsError> {
         let failed = |source| MetricsError::Statistics {
             path: path.to_owned(),

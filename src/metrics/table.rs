@@ -1,4 +1,5 @@
-//! Values as text: rows of `metrics.csv` and lines for a terminal. Each describes the compared sets.
+//! Values as text: rows of `metrics.csv` and lines for a terminal. Each describes the compared
+//! sets.
 
 use super::{MetricValue, ReferenceCount};
 use crate::privacy::sha256_hex;

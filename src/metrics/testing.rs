@@ -1,9 +1,9 @@
-//! What the metrics' tests share.
+//! Random vectors for the tests of the metrics.
 
 use crate::embedders::Embeddings;
 use crate::streams::{Phase, RngKey};
 
-/// Standard normal numbers, `[count, dimension]`, the same for the same `sample`.
+/// Returns standard normal numbers, `[count, dimension]`, the same for the same `sample`.
 pub(super) fn random(count: usize, dimension: usize, sample: u64) -> Embeddings {
     let mut data = vec![0.0; count * dimension];
     let key = RngKey {

@@ -54,8 +54,8 @@ struct ClassPartition {
 }
 
 impl PrivateEmbeddings {
-    /// Partitions the embeddings of `count` private images by class label (`labels[i] < classes` for image
-    /// `i`), without copying them.
+    /// Partitions the embeddings of `count` private images by class label (`labels[i] < classes`
+    /// for image `i`), without copying them.
     #[must_use]
     pub fn new(
         embeddings: Sensitive<Embeddings>,
@@ -89,8 +89,9 @@ impl PrivateEmbeddings {
         self.classes
     }
 
-    /// Returns the number of passes that a histogram over so many samples takes. It depends on public numbers
-    /// alone: the formula assumes classes of equal size, whatever their real sizes are.
+    /// Returns the number of passes that a histogram over so many samples takes. It depends on
+    /// public numbers alone: the formula assumes classes of equal size, whatever their real sizes
+    /// are.
     fn passes(&self, samples: usize, dimension: usize) -> u64 {
         let products = self.count as f64 * samples as f64 / self.classes.max(1) as f64;
         ((products * dimension as f64 / MULTIPLY_ADDS_PER_PASS) as u64).clamp(1, MAX_PASSES)
@@ -131,8 +132,8 @@ impl SampleEmbeddings<'_> {
 
 /// Largest number of passes: each gives one report of progress.
 const MAX_PASSES: u64 = 10;
-/// Multiply-adds per pass (a few seconds on a few cores). Each pass prepares every class's candidates anew,
-/// which takes as long as a few hundred queries.
+/// Multiply-adds per pass (a few seconds on a few cores). Each pass prepares every class's
+/// candidates anew, which takes as long as a few hundred queries.
 const MULTIPLY_ADDS_PER_PASS: f64 = 2e12;
 
 /// Returns the part of `members` that is processed in this pass.
@@ -142,13 +143,15 @@ fn chunk(members: &[usize], pass: u64, passes: u64) -> &[usize] {
     members.get(at(pass)..at(pass + 1)).unwrap_or_default()
 }
 
-/// Counts, for each sample, the private images of its class that have it among their `k` nearest samples.
+/// Counts, for each sample, the private images of its class that have it among their `k` nearest
+/// samples.
 ///
-/// Each private image adds 1 to exactly `k` bins: the histogram's L2 sensitivity is √k under adding or
-/// removing one image.
+/// Each private image adds 1 to exactly `k` bins: the histogram's L2 sensitivity is √k under adding
+/// or removing one image.
 ///
-/// Each pass processes an equal part of every class. So all passes take equally long, and neither the
-/// reports to `progress` nor their times depend on how the images are divided among the classes.
+/// Each pass processes an equal part of every class. So all passes take equally long, and neither
+/// the reports to `progress` nor their times depend on how the images are divided among the
+/// classes.
 ///
 /// # Errors
 /// See [`VotingError`]. The errors depend on public shapes alone.
@@ -256,8 +259,8 @@ mod tests {
         }
     }
 
-    /// Private images on a line, `(position, class)`, and four samples: 0 and 10 of the first class, 0 and
-    /// 10 of the second.
+    /// Private images on a line, `(position, class)`, and four samples: 0 and 10 of the first
+    /// class, 0 and 10 of the second.
     fn histogram(
         images: &[(f32, u32)],
         recorder: &Recorder,

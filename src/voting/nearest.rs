@@ -1,27 +1,30 @@
 //! Exact k nearest neighbors by tiles of a matrix product.
 //!
-//! For each query `q` and candidate `p` the squared L2 distance is `|q|² + |p|² − 2 q·p`; `|q|²` does
-//! not change the order, so candidates are ranked by `|p|²/2 − q·p` (inner product: by `−q·p`). The
-//! products come from `f32` matrix products of a block of queries and a tile of candidates. A tile is
-//! folded into the queries' shortlists while it is in the cache, so the full matrix never exists. A
-//! shortlist holds every candidate whose approximate `f32` score is so close to the k-th smallest that
-//! rounding could hide a true neighbor; it is re-ranked in `f64` from the original vectors. Where no
-//! such guarantee exists (a query that is not finite, thousands of equally near candidates) the query
-//! is searched exhaustively in `f64`. Ties go to the lower index.
+//! For each query `q` and candidate `p` the squared L2 distance is `|q|² + |p|² − 2 q·p`; `|q|²`
+//! does not change the order, so candidates are ranked by `|p|²/2 − q·p` (inner product: by
+//! `−q·p`). The products come from `f32` matrix products of a block of queries and a tile of
+//! candidates. A tile is folded into the queries' shortlists while it is in the cache, so the full
+//! matrix never exists. A shortlist holds every candidate whose approximate `f32` score is so close
+//! to the k-th smallest that rounding could hide a true neighbor; it is re-ranked in `f64` from the
+//! original vectors. Where no such guarantee exists (a query that is not finite, thousands of
+//! equally near candidates) the query is searched exhaustively in `f64`. Ties go to the lower
+//! index.
 //!
-//! Where the processor multiplies 16-bit numbers faster (bf16, or integers with AVX2), a coarse pass
-//! uses products of rounded vectors, with a margin that bounds the effect of that rounding
-//! (Cauchy-Schwarz); a query whose shortlist gets too long is searched again in `f32` (the fine pass).
+//! Where the processor multiplies 16-bit numbers faster (bf16, or integers with AVX2), a coarse
+//! pass uses products of rounded vectors, with a margin that bounds the effect of that rounding
+//! (Cauchy-Schwarz); a query whose shortlist gets too long is searched again in `f32` (the fine
+//! pass).
 //!
-//! On a GPU the products and the selection of the best entries of each tile are computed on the device;
-//! it returns shortlists with the same guarantee, which the host re-ranks in the same way.
+//! On a GPU the products and the selection of the best entries of each tile are computed on the
+//! device; it returns shortlists with the same guarantee, which the host re-ranks in the same way.
 //!
-//! The result is exact, so it cannot depend on the number of threads, the sizes of blocks and tiles, or
-//! the processor. Memory beyond the arguments: one copy of the candidates (half of one in 16 bits, and
-//! a full one where `f32` is needed), and a few MB for each thread.
+//! The result is exact, so it cannot depend on the number of threads, the sizes of blocks and
+//! tiles, or the processor. Memory beyond the arguments: one copy of the candidates (half of one in
+//! 16 bits, and a full one where `f32` is needed), and a few MB for each thread.
 //!
 //! Written by hand because the vote's sensitivity proof needs exactly `k` true neighbors for each
-//! private image: usearch and faiss are C++, and faiss's exact index is slower (`benches/README.md`).
+//! private image: usearch and faiss are C++, and faiss's exact index is slower
+//! (`benches/README.md`).
 
 mod scorer;
 mod shortlist;
@@ -106,7 +109,8 @@ pub struct SearchOptions<'a> {
 /// Largest number of queries in one block on the CPU: more would evict the candidates from a core's
 /// cache.
 const MAX_BLOCK: usize = 64;
-/// Smallest number of queries in one block on the CPU, so that a small set is spread over threads, too.
+/// Smallest number of queries in one block on the CPU, so that a small set is spread over threads,
+/// too.
 const MIN_BLOCK: usize = 18;
 /// Queries in one block on a GPU.
 const DEVICE_BLOCK: usize = 1024;
@@ -246,8 +250,8 @@ struct BlockSearch<'a> {
 }
 
 impl BlockSearch<'_> {
-    /// Writes the `k` nearest ids of each query, and returns the places of the queries that a coarse
-    /// pass could not resolve.
+    /// Writes the `k` nearest ids of each query, and returns the places of the queries that a
+    /// coarse pass could not resolve.
     fn run(
         &self,
         pass: Pass,
@@ -307,8 +311,8 @@ impl BlockSearch<'_> {
         rows
     }
 
-    /// Writes the nearest ids of one query by exact scores. Returns false, and writes nothing, where a
-    /// coarse shortlist gives no guarantee; a fine pass then falls back on all candidates.
+    /// Writes the nearest ids of one query by exact scores. Returns false, and writes nothing,
+    /// where a coarse shortlist gives no guarantee; a fine pass then falls back on all candidates.
     fn rerank(&self, pass: Pass, shortlist: Shortlist, query: &[f32], ids: &mut [u32]) -> bool {
         let shortlist = shortlist.finish();
         if shortlist.is_none() && pass == Pass::Coarse {

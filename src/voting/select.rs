@@ -34,9 +34,10 @@ pub fn threshold(votes: &[f64], threshold: f64) -> Vec<f64> {
 
 /// Selects `count` parents in one class by its thresholded votes.
 ///
-/// If every vote is zero (where the authors' implementation divides by zero), parents are sampled uniformly
-/// and [`Selection::uniform_fallback`] is set. [`SelectionMode::Rank`] breaks ties towards the lower index
-/// and, if `count` exceeds the number of samples, starts over with the best.
+/// If every vote is zero (where the authors' implementation divides by zero), parents are sampled
+/// uniformly and [`Selection::uniform_fallback`] is set. [`SelectionMode::Rank`] breaks ties
+/// towards the lower index and, if `count` exceeds the number of samples, starts over with the
+/// best.
 #[must_use]
 pub fn select(votes: &[f64], count: usize, mode: SelectionMode, rng: &mut KeyedRng) -> Selection {
     let total: f64 = votes.iter().sum();
@@ -76,8 +77,8 @@ fn sample(votes: &[f64], total: f64, count: usize, rng: &mut KeyedRng) -> Vec<us
         sum += vote;
         cumulative.push(sum);
     }
-    // Rounding can leave the last sum slightly below `total`; a number beyond it selects the last sample
-    // that has votes.
+    // Rounding can leave the last sum slightly below `total`; a number beyond it selects the last
+    // sample that has votes.
     let last = votes.iter().rposition(|v| *v > 0.0).unwrap_or(0);
     (0..count)
         .map(|_| {

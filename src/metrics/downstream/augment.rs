@@ -1,29 +1,29 @@
-//! Small random changes of training images: a shift, and a reflection on request.
+//! Augmentation of training images: random shifts and reflections.
 
 use crate::streams::KeyedRng;
 
-/// Which changes are drawn.
+/// Range of the random changes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Augment {
-    /// Most pixels by which an image is shifted each way; black moves in.
+    /// Largest shift in pixels, in each direction; the free border becomes black.
     pub shift: usize,
-    /// Whether left and right are exchanged half of the time.
+    /// True if left and right are exchanged for half of the images.
     pub flip: bool,
 }
 
 impl Augment {
-    /// Draws a change and calls `put(to, from)` for every pixel of the result that comes from a pixel of the
-    /// image, by their places row by row.
+    /// Chooses a change and calls `put(to, from)` for every pixel of the result that comes from a
+    /// pixel of the image, with their row-major indices.
     pub fn apply(
         self,
         (height, width): (usize, usize),
-        stream: &mut KeyedRng,
+        rng: &mut KeyedRng,
         mut put: impl FnMut(usize, usize),
     ) {
         let range = 2 * self.shift as u64 + 1;
-        // Drawn always, so that one setting does not move the others' numbers.
-        let (down, right) = (stream.below(range) as usize, stream.below(range) as usize);
-        let flip = stream.below(2) == 1 && self.flip;
+        // All three numbers are always used, so that one setting does not change the others.
+        let (down, right) = (rng.below(range) as usize, rng.below(range) as usize);
+        let flip = rng.below(2) == 1 && self.flip;
         for y in 0..height {
             let Some(from_y) = (y + down).checked_sub(self.shift).filter(|y| *y < height) else {
                 continue;
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn without_changes_an_image_stays() {
+    fn without_changes_an_image_is_kept() {
         let still = Augment {
             shift: 0,
             flip: false,
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn shifts_go_every_way() {
+    fn shifts_have_all_directions() {
         let mut found = results(Augment {
             shift: 1,
             flip: false,

@@ -1,16 +1,17 @@
-//! Which class of a test set a sample's label means.
+//! Translation of sample labels to the classes of a test set.
 
 use std::collections::BTreeSet;
 
 use super::DownstreamError;
 
-/// The samples' classes as places among `test`, the test set's sorted class names.
+/// Translates the labels of samples to indices into `test`, the sorted class names of the test set.
 ///
-/// A label of a run's samples is a place among the run's own class names: `names`, where they are known.
-/// Where they are not, it is the place among the test set's, and the labels must be exactly those.
+/// A label of a run's samples is an index into the class names of the run: `names`, if they are
+/// known. Otherwise it is an index into `test`, and every class of the test set must occur.
 ///
 /// # Errors
-/// [`DownstreamError::Classes`] when names or labels do not match, or there are fewer than two classes.
+/// [`DownstreamError::Classes`] when names or labels do not match, or there are fewer than two
+/// classes.
 pub fn match_classes(
     labels: &[i64],
     names: Option<&[String]>,
@@ -32,25 +33,25 @@ pub fn match_classes(
             test.join(", ")
         ));
     }
-    let place = |label: &i64| {
+    let index_of = |label: &i64| {
         let name = usize::try_from(*label).ok().and_then(|at| given.get(at))?;
         let at = test.iter().position(|other| other == name)?;
         u32::try_from(at).ok()
     };
-    let mut places = Vec::with_capacity(labels.len());
+    let mut indices = Vec::with_capacity(labels.len());
     for label in labels {
-        match place(label) {
-            Some(place) => places.push(place),
+        match index_of(label) {
+            Some(index) => indices.push(index),
             None => {
                 return refuse(format!(
-                    "a sample has label {label}: expected 0 to {}, the place among the classes [{}]",
+                    "a sample has label {label}: expected 0 to {}, an index into the classes [{}]",
                     given.len() - 1,
                     given.join(", ")
                 ));
             }
         }
     }
-    let found = places.iter().collect::<BTreeSet<_>>().len();
+    let found = indices.iter().collect::<BTreeSet<_>>().len();
     if names.is_none() && found < test.len() {
         return refuse(format!(
             "the samples have {found} different labels, the test set {} classes [{}]",
@@ -58,7 +59,7 @@ pub fn match_classes(
             test.join(", ")
         ));
     }
-    Ok(places)
+    Ok(indices)
 }
 
 #[cfg(test)]
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_follow_names_where_there_are_any() {
+    fn labels_are_matched_by_name_if_names_are_known() {
         let test = names("2 9 10");
         assert_eq!(match_classes(&[2, 0, 1], None, &test).unwrap(), [2, 0, 1]);
         let own = names("10 2 9");
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_that_do_not_match_are_told() {
+    fn classes_that_do_not_match_are_refused() {
         let refused = |labels: &[i64], own: Option<&str>, test: &str| {
             let own = own.map(names);
             match_classes(labels, own.as_deref(), &names(test))

@@ -1,8 +1,8 @@
 //! A wide residual network (Zagoruyko & Komodakis 2016, arXiv 1605.07146), trained in candle.
 //!
-//! SGD with Nesterov's momentum, a learning rate that falls to 0 along a cosine, and a fixed number of
-//! epochs. Initial weights, order and augmentation come from our own streams, so one seed gives one
-//! network on one machine; on a GPU up to rounding.
+//! SGD with Nesterov momentum, a cosine learning rate schedule to 0, and a fixed number of epochs.
+//! Initial weights, order and augmentation come from keyed random number generators, so a seed
+//! determines the network on one machine; on a GPU up to rounding.
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::loss::cross_entropy;
@@ -17,32 +17,33 @@ use crate::streams::{KeyedRng, Phase, RngKey};
 
 /// Channels of the first convolution, and of the first group in a network of width 1.
 const BASE: usize = 16;
-/// Uses of the streams.
+/// `repeat` of the random keys, by use.
 const INITIAL: u32 = 0;
 const ORDER: u32 = 1;
 const AUGMENT: u32 = 2;
 
-/// What is trained, and how. The defaults train in minutes on a few CPU cores; the paper's network for
-/// CIFAR-10 is depth 28, width 10, 200 epochs.
+/// Architecture and training. The defaults train in minutes on a few CPU cores; the paper's network
+/// for CIFAR-10 has depth 28, width 10 and 200 epochs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CnnConfig {
-    /// Layers: 10, 16, 22, 28 and so on, 4 more than a multiple of 6.
+    /// Number of layers: 10, 16, 22, 28, …, 4 more than a multiple of 6.
     pub depth: usize,
-    /// Channels as a multiple of 16, 32 and 64.
+    /// Factor of the numbers of channels 16, 32 and 64.
     pub width: usize,
-    /// Times that every image is seen.
+    /// Passes over the training set.
     pub epochs: usize,
-    /// Images of a step.
+    /// Images in a step.
     pub batch_size: usize,
-    /// The learning rate at the beginning.
+    /// Initial learning rate.
     pub learning_rate: f64,
-    /// Nesterov's momentum.
+    /// Nesterov momentum.
     pub momentum: f64,
     /// Weight decay.
     pub weight_decay: f64,
-    /// Images are shifted by up to so many pixels each way.
+    /// Largest shift of the augmentation in pixels.
     pub shift: usize,
-    /// Whether images are reflected half of the time. Right for photographs, wrong for digits and letters.
+    /// True if half of the images are reflected: right for photographs, wrong for digits and
+    /// letters.
     pub flip: bool,
 }
 
@@ -119,12 +120,12 @@ pub struct Cnn {
 }
 
 impl Cnn {
-    /// Trains on labeled images. `observer` receives the number of finished epochs and is checked for
-    /// cancellation before every epoch.
+    /// Trains on labeled images. `observer` receives the number of finished epochs and is checked
+    /// for cancellation before every epoch.
     ///
     /// # Errors
-    /// [`DownstreamError`]: invalid settings or labels, a loss that is not finite, cancellation, and errors
-    /// of candle.
+    /// [`DownstreamError`]: invalid settings or labels, a loss that is not finite, cancellation,
+    /// and errors of candle.
     pub fn train(
         config: &CnnConfig,
         set: LabeledImages<'_>,
@@ -158,8 +159,8 @@ impl Cnn {
             flip: config.flip,
         };
         let mut sgd = Sgd::new(config, &parameters)?;
-        // A last step of few images would give batch norm poor statistics, so it is left out; other images
-        // are left out in the next epoch.
+        // A last step of few images would give batch norm poor statistics, so it is omitted; the
+        // next epoch omits other images.
         let batch_size = config.batch_size.min(images.len());
         let steps = images.len() / batch_size;
         for epoch in 0..config.epochs {
@@ -196,11 +197,11 @@ impl Cnn {
         })
     }
 
-    /// The class of each image. An image's class does not depend on the others.
+    /// Predicts the class of each image, independently of the other images.
     ///
     /// # Errors
-    /// [`DownstreamError::Shape`] for images of another size than those of the training, and whatever candle
-    /// reports.
+    /// [`DownstreamError::Shape`] for images of another size than those of the training, and
+    /// whatever candle reports.
     pub fn predict(&self, images: &ImageBatch) -> std::result::Result<Vec<u32>, DownstreamError> {
         let found = (images.height(), images.width());
         if found != self.pixels.size {
@@ -229,7 +230,7 @@ fn shuffle(order: &mut [usize], stream: &mut KeyedRng) {
     }
 }
 
-/// How levels become numbers: by mean and deviation of each channel of the training images.
+/// Standardization of pixels by mean and standard deviation of each channel of the training images.
 #[derive(Debug, Clone)]
 struct Pixels {
     size: (usize, usize),
@@ -261,7 +262,7 @@ impl Pixels {
         }
     }
 
-    /// The chosen images as `[n, h, w, 3]`, each changed as `augment` says.
+    /// Returns the chosen images as `[n, h, w, 3]`, each changed by its `augment`.
     fn batch(
         &self,
         images: &ImageBatch,
@@ -305,14 +306,14 @@ struct Network {
     head: Dense,
 }
 
-/// Two convolutions, each behind norm and activation, beside a shortcut.
+/// Residual block: two convolutions, each after norm and activation, and a shortcut.
 #[derive(Debug, Clone)]
 struct Block {
     norm1: BatchNorm,
     conv1: Conv,
     norm2: BatchNorm,
     conv2: Conv,
-    /// Where the shape changes; it then starts behind the first activation.
+    /// Projection where the shape changes; its input is the first activation.
     shortcut: Option<Conv>,
 }
 
@@ -359,7 +360,7 @@ impl Network {
         })
     }
 
-    /// `[n, h, w, 3]` to scores `[n, classes]`.
+    /// Computes logits `[n, classes]` from images `[n, h, w, 3]`.
     fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         let mut h = self.stem.forward(x)?;
         for block in &self.blocks {
@@ -379,7 +380,7 @@ impl Network {
     }
 }
 
-/// SGD with Nesterov's momentum, as PyTorch writes it.
+/// SGD with Nesterov momentum in PyTorch's form. candle_nn's SGD has no momentum.
 struct Sgd {
     momentum: f64,
     weight_decay: f64,
@@ -426,7 +427,7 @@ mod tests {
 
     const SIDE: usize = 8;
 
-    /// A bright bar that lies or stands, at a random place on noise.
+    /// Images of a horizontal or vertical bright bar at a random place on noise.
     fn bars(count: usize, first: u64) -> (ImageBatch, Vec<u32>) {
         let mut data = Vec::new();
         let mut labels = Vec::new();
@@ -505,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_told_apart_by_what_was_learned_from_others() {
+    fn a_network_learns_and_depends_on_its_seed_alone() {
         let set = bars(230, 0);
         let network = train(&config(), &set, 1).unwrap();
         let (images, labels) = bars(100, 1000);
@@ -513,7 +514,7 @@ mod tests {
         let right = predicted.iter().zip(&labels).filter(|(p, l)| p == l);
         assert!(right.count() >= 90, "{predicted:?}");
 
-        // One seed, one network; and an image does not depend on its batch.
+        // The seed determines the network, and a prediction does not depend on the batch.
         let again = train(&config(), &set, 1).unwrap();
         assert_eq!(
             again.predict(&images.slice(0..33)).unwrap(),
@@ -526,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_sets_that_make_no_sense_are_refused() {
+    fn invalid_settings_and_sets_are_refused() {
         let set = bars(8, 0);
         let refused = |config: CnnConfig| train(&config, &set, 1).err().map(|e| e.to_string());
         let base = config();

@@ -1,7 +1,5 @@
-//! Layers that can be trained, on feature maps `[n, h, w, channels]`.
-//!
-//! Only operators whose gradient candle knows. Sums over pixels and copies along them are products with a
-//! vector of ones: candle sums and broadcasts over leading dimensions one number at a time.
+//! Trainable layers on feature maps `[n, h, w, channels]`, made of operators that candle can
+//! differentiate.
 
 use candle_core::{Device, Result, Tensor, Var};
 
@@ -68,8 +66,9 @@ impl Conv {
         })
     }
 
-    /// On the CPU as a product of unfolded patches, elsewhere by candle's convolution, whose gradient is
-    /// an error where rows and columns leave different rests under the stride: GPUs train on square images.
+    /// On the CPU as a product of unfolded patches, elsewhere by candle's convolution, whose
+    /// gradient is an error where rows and columns leave different rests under the stride: GPUs
+    /// train on square images.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Windows {
             kernel,

@@ -1,27 +1,31 @@
-//! Minimising a smooth convex function: L-BFGS (Nocedal & Wright, Numerical Optimization, 2nd edition,
-//! algorithms 7.4 and 3.1).
+//! L-BFGS minimization of a smooth convex function (Nocedal & Wright, *Numerical Optimization*, 2nd
+//! edition, algorithms 7.4 and 3.1).
+//!
+//! Written by hand because argmin and its math backend would add six crates for these hundred
+//! lines.
 
 use std::collections::VecDeque;
 
-/// Steps that the curvature is estimated from.
+/// Number of last steps from which the curvature is estimated.
 const MEMORY: usize = 10;
-/// A step must gain at least this share of what the slope promises.
+/// A step must reduce the function by at least this share of the linear prediction (Armijo
+/// condition).
 const SUFFICIENT: f64 = 1e-4;
-/// Halvings of a step before the point counts as the best that rounding allows.
+/// Halvings of a step after which the point counts as optimal up to rounding.
 const HALVINGS: usize = 30;
 
-/// A point and what the function is there.
+/// A point with the value and the gradient of the function.
 struct Point {
     x: Vec<f64>,
     value: f64,
     gradient: Vec<f64>,
 }
 
-/// Follows `function` (value and gradient) down from `start` until no component of the gradient exceeds
-/// `tolerance`, no step gains anything any more, or `max_iterations` steps are taken.
+/// Minimizes `function` (value and gradient) from `start` until no component of the gradient
+/// exceeds `tolerance`, no step reduces the function any more, or `max_iterations` steps were made.
 ///
 /// # Errors
-/// Whatever `function` returns.
+/// Errors of `function`.
 pub(super) fn minimize<E>(
     start: Vec<f64>,
     max_iterations: usize,
@@ -47,6 +51,8 @@ pub(super) fn minimize<E>(
         };
         let step: Vec<f64> = difference(&next.x, &point.x);
         let change = difference(&next.gradient, &point.gradient);
+        // A pair without positive curvature, possible by rounding only, would make the estimate
+        // indefinite.
         if dot(&step, &change) > 1e-12 * dot(&change, &change) {
             if history.len() == MEMORY {
                 history.pop_front();
@@ -58,7 +64,7 @@ pub(super) fn minimize<E>(
     Ok(point.x)
 }
 
-/// Halves the step until it gains enough.
+/// Line search: halves the step until the Armijo condition holds.
 fn search<E>(
     from: &Point,
     direction: &[f64],
@@ -82,7 +88,8 @@ fn search<E>(
     Ok(None)
 }
 
-/// Minus the gradient, multiplied by the estimate of the inverse curvature (two loops).
+/// Returns the search direction: minus the gradient times the estimated inverse Hessian (two-loop
+/// recursion).
 fn direction(gradient: &[f64], history: &VecDeque<(Vec<f64>, Vec<f64>)>) -> Vec<f64> {
     let mut q = gradient.to_vec();
     let mut weights = Vec::with_capacity(history.len());
@@ -91,7 +98,7 @@ fn direction(gradient: &[f64], history: &VecDeque<(Vec<f64>, Vec<f64>)>) -> Vec<
         add_scaled(&mut q, change, -weight);
         weights.push(weight);
     }
-    // Without any knowledge of the curvature, a step of length 1 at most.
+    // Without an estimate of the curvature, the step has length 1 at most.
     let scale = match history.back() {
         Some((step, change)) => dot(step, change) / dot(change, change),
         None => 1.0 / dot(gradient, gradient).sqrt().max(1.0),
@@ -128,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ill_conditioned_valley_is_followed_to_its_bottom() {
+    fn an_ill_conditioned_valley_is_minimized() {
         // Rosenbrock's function: 0 at (1, 1).
         let minimum = minimize(vec![-1.2, 1.0], 500, 1e-9, |x| {
             let (a, b) = (1.0 - x[0], x[1] - x[0] * x[0]);
@@ -141,22 +148,22 @@ mod tests {
 
     #[test]
     fn a_quadratic_of_many_scales_is_solved() {
-        let centre = |i: usize| i as f64 - 10.0;
+        let center = |i: usize| i as f64 - 10.0;
         let scale = |i: usize| 10f64.powi(i as i32 % 5);
         let minimum = minimize(vec![0.0; 20], 1000, 1e-8, |x| {
-            let far: Vec<f64> = x.iter().enumerate().map(|(i, x)| x - centre(i)).collect();
+            let far: Vec<f64> = x.iter().enumerate().map(|(i, x)| x - center(i)).collect();
             let value = far.iter().enumerate().map(|(i, d)| scale(i) * d * d / 2.0);
             let gradient = far.iter().enumerate().map(|(i, d)| scale(i) * d);
             Ok::<_, ()>((value.sum(), gradient.collect()))
         })
         .unwrap();
         for (i, x) in minimum.iter().enumerate() {
-            assert!((x - centre(i)).abs() < 1e-6, "{i}: {x}");
+            assert!((x - center(i)).abs() < 1e-6, "{i}: {x}");
         }
     }
 
     #[test]
-    fn errors_end_it() {
+    fn errors_stop_the_search() {
         assert_eq!(minimize(vec![0.0], 5, 1e-3, |_| Err("no")), Err("no"));
     }
 }

@@ -1,10 +1,10 @@
-//! What a classifier learns from the synthetic images alone: its accuracy on real ones.
+//! Downstream accuracy: classifiers that are trained on synthetic images and tested on real ones.
 //!
-//! In: synthetic images or their embeddings with labels, and a set of real ones that took no part in the
-//! run. Two classifiers: [`LogisticRegression`] on embeddings, seconds; [`Cnn`], a small wide residual
-//! network on pixels, minutes. Their settings are fixed beforehand, the number of epochs included:
-//! nothing here ever looks at the test set to choose anything, and nobody should choose settings by what
-//! comes out, or the test set is none any more.
+//! In: synthetic images or their embeddings with labels, and a test set of real images that was not
+//! part of the run. Two classifiers: [`LogisticRegression`] on embeddings (seconds) and [`Cnn`], a
+//! small wide residual network on pixels (minutes). Their settings, the number of epochs included,
+//! are fixed in advance: nothing here selects a setting by the test set. Whoever selects settings
+//! by the accuracy makes the test set a part of the training.
 //!
 //! A classifier is trained on released images and so may be published; its accuracy on private test
 //! images may not.
@@ -30,58 +30,58 @@ use crate::exit_code::{self, ExitCode};
 use crate::progress::Cancelled;
 use crate::sections::InvalidKey;
 
-/// Why a classifier was not trained or not tested.
+/// Reason why a classifier could not be trained or tested.
 #[derive(Debug, Error)]
 pub enum DownstreamError {
     /// A setting is out of range.
     #[error(transparent)]
     Config(#[from] InvalidKey),
-    /// Images or embeddings and labels do not belong together.
+    /// The number of labels differs from the number of images or embeddings.
     #[error("{images} images have {labels} labels")]
     Labels {
-        /// Images or vectors.
+        /// Number of images or vectors.
         images: usize,
-        /// Labels.
+        /// Number of labels.
         labels: usize,
     },
-    /// There is nothing to learn from.
+    /// The training set is empty.
     #[error("there are no training images")]
     Empty,
-    /// A label is not the number of a class.
-    #[error("label {label} is none of the {classes} classes")]
+    /// A label is not below the number of classes.
+    #[error("label {label} is not below the number of classes, {classes}")]
     Class {
-        /// The label.
+        /// Invalid label.
         label: u32,
         /// Number of classes.
         classes: usize,
     },
-    /// Samples and test set do not have the same classes.
+    /// Samples and test set have different classes.
     #[error("{message}")]
     Classes {
-        /// What does not match.
+        /// The difference.
         message: String,
     },
-    /// Images of another size, or vectors of another dimension, than the classifier learned from.
+    /// Training set and test set have images of different sizes or vectors of different dimensions.
     #[error("the test set has {found} where the training set had {expected}")]
     Shape {
-        /// What was found.
+        /// Shape of the test set.
         found: String,
-        /// What the classifier takes.
+        /// Shape of the training set.
         expected: String,
     },
     /// A training vector holds a NaN or an infinity.
     #[error("training vector {index} is not finite")]
     NotFinite {
-        /// Its index.
+        /// Index of the vector.
         index: usize,
     },
-    /// The loss is not finite any more.
+    /// The loss became infinite or NaN.
     #[error("training diverged in epoch {epoch}: expected a smaller learning rate")]
     Diverged {
-        /// The epoch, from 1.
+        /// Number of the epoch, from 1.
         epoch: usize,
     },
-    /// candle failed.
+    /// An operation of candle failed.
     #[error("network evaluation failed: {0}")]
     Network(#[from] candle_core::Error),
     /// The user requested to stop.
@@ -100,24 +100,24 @@ impl ExitCode for DownstreamError {
     }
 }
 
-/// Accuracies of classifiers that differ by their seed, on one test set.
+/// Accuracies on one test set of classifiers that differ by their seed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Accuracy {
-    /// The share of test images that each classifier got right.
+    /// Accuracy of each classifier.
     pub runs: Vec<f64>,
     /// Number of test images.
     pub test_images: usize,
 }
 
 impl Accuracy {
-    /// The mean over the runs; `None` without a run.
+    /// Returns the mean over the runs; `None` without a run.
     #[must_use]
     pub fn mean(&self) -> Option<f64> {
         let count = self.runs.len();
         (count > 0).then(|| self.runs.iter().sum::<f64>() / count as f64)
     }
 
-    /// The standard deviation over the runs (with n - 1); `None` for fewer than two.
+    /// Returns the standard deviation over the runs (divided by n - 1); `None` for fewer than two.
     #[must_use]
     pub fn standard_deviation(&self) -> Option<f64> {
         let mean = self.mean()?;
@@ -127,7 +127,7 @@ impl Accuracy {
     }
 }
 
-/// Right answers so far, for a test set that comes in batches.
+/// Counts correct predictions of a test set that is read in batches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     right: usize,
@@ -135,7 +135,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts a batch.
+    /// Adds a batch.
     ///
     /// # Errors
     /// [`DownstreamError::Labels`] when the numbers differ.
@@ -147,13 +147,13 @@ impl Tally {
         Ok(())
     }
 
-    /// The share of right answers; `None` without any answer.
+    /// Returns the share of correct predictions; `None` without any prediction.
     #[must_use]
     pub fn accuracy(&self) -> Option<f64> {
         (self.total > 0).then(|| self.right as f64 / self.total as f64)
     }
 
-    /// Images counted.
+    /// Number of images so far.
     #[must_use]
     pub fn total(&self) -> usize {
         self.total
@@ -167,7 +167,7 @@ fn check_labels(images: usize, labels: usize) -> Result<(), DownstreamError> {
     Ok(())
 }
 
-/// Checks a training set before any work is done.
+/// Checks a training set.
 fn check_training(images: usize, labels: &[u32], classes: usize) -> Result<(), DownstreamError> {
     check_labels(images, labels.len())?;
     if images == 0 {
@@ -182,7 +182,8 @@ fn check_training(images: usize, labels: &[u32], classes: usize) -> Result<(), D
     }
 }
 
-/// The class with the largest score in each row of `classes` scores; the first of equal ones.
+/// Returns the class with the largest score in each row of `classes` scores; the first of equal
+/// ones.
 fn largest(scores: &[f32], classes: usize) -> Vec<u32> {
     let best = |row: &[f32]| {
         let mut best = (0u32, f32::NEG_INFINITY);

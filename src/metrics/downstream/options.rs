@@ -1,4 +1,4 @@
-//! Which classifier is trained, and how often.
+//! Options of the downstream classifier.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,18 +6,18 @@ use std::str::FromStr;
 use super::DownstreamError;
 use crate::sections::InvalidKey;
 
-/// Which classifier.
+/// Kind of the classifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClassifierKind {
-    /// Logistic regression on embeddings. Nothing is drawn at random.
+    /// Logistic regression on embeddings; it is deterministic.
     #[default]
     Logistic,
-    /// A small wide residual network on pixels; a seed draws weights, order and augmentation.
+    /// Small wide residual network on pixels; the seed determines weights, order and augmentation.
     Cnn,
 }
 
 impl ClassifierKind {
-    /// What it is called.
+    /// Name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -44,12 +44,12 @@ impl FromStr for ClassifierKind {
     }
 }
 
-/// What is trained.
+/// Classifier and number of trainings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DownstreamOptions {
-    /// Which classifier.
+    /// Kind of the classifier.
     pub classifier: ClassifierKind,
-    /// Trainings that differ by their seed.
+    /// Number of trainings, which differ by their seed.
     pub seeds: u32,
 }
 
@@ -63,13 +63,14 @@ impl Default for DownstreamOptions {
 }
 
 impl DownstreamOptions {
-    /// Seeds of a network, unless some other number is asked for.
+    /// Default number of seeds of a network.
     const SEEDS: u32 = 3;
 
-    /// So many seeds, 3 by default where a seed matters.
+    /// Checks the number of seeds; the default is 3 for a network and 1 for a regression.
     ///
     /// # Errors
-    /// [`DownstreamError::Config`] naming `seeds` for 0, or for a classifier that draws nothing.
+    /// [`DownstreamError::Config`] naming `seeds`, for 0 and for several seeds of a deterministic
+    /// classifier.
     pub fn new(classifier: ClassifierKind, seeds: Option<u32>) -> Result<Self, DownstreamError> {
         let refuse = |message: &str| {
             Err(DownstreamError::Config(InvalidKey::new(
@@ -81,8 +82,8 @@ impl DownstreamOptions {
             (_, Some(0)) => return refuse("is 0: expected at least 1"),
             (ClassifierKind::Logistic, Some(2..)) => {
                 return refuse(
-                    "`logistic` draws nothing at random and is the same for every seed: leave it out, \
-                     or take `cnn`",
+                    "`logistic` is deterministic, so every seed gives the same result: omit it, or \
+                     choose `cnn`",
                 );
             }
             (ClassifierKind::Logistic, _) => 1,
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seeds_are_for_what_draws() {
+    fn only_a_network_has_several_seeds() {
         let seeds = |kind: &str, seeds| {
             let options = DownstreamOptions::new(kind.parse().unwrap(), seeds);
             options.map(|options| options.seeds).ok()

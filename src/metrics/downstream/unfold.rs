@@ -1,4 +1,7 @@
-//! Patches of feature maps as rows of a matrix, so that a convolution is a product; with its gradient.
+//! Unfolding of feature maps to rows of a matrix, so that a convolution is a matrix product, with
+//! its gradient.
+//!
+//! Written by hand because the gradient of candle's convolution is slow on the CPU.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -12,7 +15,7 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Windows along a side.
+    /// Number of windows along a side.
     fn along(self, side: usize) -> Result<usize> {
         match (side + 2 * self.padding).checked_sub(self.kernel) {
             Some(room) if self.stride > 0 => Ok(room / self.stride + 1),
@@ -20,13 +23,14 @@ impl Windows {
         }
     }
 
-    /// `[n, h, w, c]` to `[n, h', w', kernel · kernel · c]`; zeros outside of the image.
+    /// Unfolds `[n, h, w, c]` to `[n, h', w', kernel · kernel · c]`, with zeros outside of the
+    /// image.
     pub fn unfold(self, x: &Tensor) -> Result<Tensor> {
         x.contiguous()?.apply_op1(Unfold(self))
     }
 
-    /// Calls `visit` with the place of every number of a window and of the pixel that it is from, both the
-    /// first of `channels`.
+    /// Calls `visit(window, pixel)` for each element of a window that lies in the image, with the
+    /// indices of the first of its `channels` numbers in the unfolded row and in the image.
     #[inline]
     fn each(
         self,
@@ -95,7 +99,7 @@ impl CustomOp1 for Unfold {
     }
 }
 
-/// The other way: numbers of one pixel that stand in several windows are added up.
+/// Adjoint of [`Unfold`]: adds up the numbers of all windows that contain a pixel.
 struct Fold {
     windows: Windows,
     size: (usize, usize),
@@ -190,7 +194,8 @@ mod tests {
             };
             close(numbers(&ours), numbers(&theirs.contiguous().unwrap()));
 
-            // candle's own gradient fails where rows and columns leave different rests.
+            // candle's gradient fails if rows and columns have different remainders under the
+            // stride.
             if height == width {
                 let pull = uniform(ours.dims(), 3);
                 let gradient = |y: &Tensor| {

@@ -1,8 +1,8 @@
 //! Approximate scores of all candidates by matrix products.
 //!
-//! On a CPU with fast 16-bit products a coarse pass uses them: they separate near from far candidates for
-//! nearly every query in half of the time; the remaining queries get a fine pass in `f32`. On a GPU every
-//! pass is `f32`, by tiles that are multiplied and sorted on the device.
+//! On a CPU with fast 16-bit products a coarse pass uses them: they separate near from far
+//! candidates for nearly every query in half of the time; the remaining queries get a fine pass in
+//! `f32`. On a GPU every pass is `f32`, by tiles that are multiplied and sorted on the device.
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -12,14 +12,15 @@ use super::shortlist::{MAX_EXTRA, Shortlist};
 use super::transform::MetricTransform;
 use crate::kernels::PackedColumns;
 
-/// Candidates in one tile on a GPU. A GPU sorts a row within one thread block, which holds 1024 entries.
+/// Candidates in one tile on a GPU. A GPU sorts a row within one thread block, which holds 1024
+/// entries.
 const DEVICE_TILE: usize = 1024;
 /// Candidates of a tile that the device returns for each query, beyond `k`. The rest of a row is
 /// transferred only where these leave the query unresolved.
 const MARGIN: usize = 7;
 
-/// Cost of one exact score, in approximate scores: with more than one in 16 of all candidates on a coarse
-/// shortlist, a fine pass is faster than re-ranking them.
+/// Cost of one exact score, in approximate scores: with more than one in 16 of all candidates on a
+/// coarse shortlist, a fine pass is faster than re-ranking them.
 const EXACT_SCORE_COST: usize = 16;
 
 /// Precision of the approximate scores.
@@ -42,8 +43,9 @@ pub(super) struct CandidateScorer<'a> {
 pub(super) enum ProductBackend {
     /// The CPU operator of this crate, with many blocks of queries in parallel.
     Cpu,
-    /// candle's operators on a device, one block of queries after the other on the calling thread: a GPU
-    /// executes the work of one thread in order, and does not order the work of different threads.
+    /// candle's operators on a device, one block of queries after the other on the calling thread:
+    /// a GPU executes the work of one thread in order, and does not order the work of different
+    /// threads.
     Device(Device),
 }
 
@@ -137,7 +139,8 @@ impl<'a> CandidateScorer<'a> {
     /// Packs the candidates for a pass; must be called before it.
     ///
     /// # Errors
-    /// [`NearestError::Product`] when `DPSYN_CPU` names instructions that the processor does not have.
+    /// [`NearestError::Product`] when `DPSYN_CPU` names instructions that the processor does not
+    /// have.
     pub(super) fn prepare(&mut self, pass: Pass) -> Result<(), NearestError> {
         let transform = self.transform;
         if let (Pass::Fine, Tiles::Cpu { fine, .. }) = (pass, &mut self.tiles)
@@ -150,8 +153,8 @@ impl<'a> CandidateScorer<'a> {
         Ok(())
     }
 
-    /// Returns a shortlist of the `k` nearest candidates for each query of a block of transformed queries,
-    /// `[queries, dimension]`.
+    /// Returns a shortlist of the `k` nearest candidates for each query of a block of transformed
+    /// queries, `[queries, dimension]`.
     ///
     /// # Errors
     /// [`NearestError::Product`] when the device fails.
@@ -212,8 +215,9 @@ impl<'a> CandidateScorer<'a> {
 }
 
 impl Tile {
-    /// Adds the tile's candidates, of which the first has index `first`, to the shortlists. Only the best
-    /// entries of a tile leave the device, and whole rows where more entries of the row may be near.
+    /// Adds the tile's candidates, of which the first has index `first`, to the shortlists. Only
+    /// the best entries of a tile leave the device, and whole rows where more entries of the row
+    /// may be near.
     fn score(
         &self,
         queries: &Tensor,

@@ -3,17 +3,17 @@
 /// Entries beyond `k` that are gathered before the first pruning: few enough to keep a list small,
 /// enough to make pruning rare.
 const ROOM: usize = 32;
-/// Largest number of indistinguishable candidates beyond `k` that a list keeps; with more, the query is
-/// searched exhaustively. Bounds the memory to 32 kB for each query.
+/// Largest number of indistinguishable candidates beyond `k` that a list keeps; with more, the
+/// query is searched exhaustively. Bounds the memory to 32 kB for each query.
 pub(super) const MAX_EXTRA: usize = 4096;
 /// Scores compared at a time: one or two vector registers.
 const LANES: usize = 16;
 
 /// Collects candidates whose score (small is near) is at most the k-th smallest plus a slack.
 ///
-/// With a slack of twice the largest error of a score, the list contains all of the k nearest: the k
-/// smallest approximate scores belong to k candidates whose true scores are below the k-th approximate
-/// score plus one error, and every candidate left out has a true score above that.
+/// With a slack of twice the largest error of a score, the list contains all of the k nearest: the
+/// k smallest approximate scores belong to k candidates whose true scores are below the k-th
+/// approximate score plus one error, and every candidate left out has a true score above that.
 pub(super) struct Shortlist {
     k: usize,
     slack: f64,
@@ -28,8 +28,8 @@ pub(super) struct Shortlist {
 }
 
 impl Shortlist {
-    /// Creates an empty list. If the slack is not finite, or more than `k + max_extra` candidates are
-    /// near, [`Shortlist::finish`] returns `None`.
+    /// Creates an empty list. If the slack is not finite, or more than `k + max_extra` candidates
+    /// are near, [`Shortlist::finish`] returns `None`.
     pub(super) fn new(k: usize, slack: f64, max_extra: usize) -> Self {
         Self {
             k,
@@ -106,8 +106,8 @@ impl Shortlist {
         }
     }
 
-    /// Returns the indices of all candidates that may be among the k nearest, in no order; `None` if the
-    /// list gives no guarantee.
+    /// Returns the indices of all candidates that may be among the k nearest, in no order; `None`
+    /// if the list gives no guarantee.
     pub(super) fn finish(mut self) -> Option<Vec<u32>> {
         self.prune();
         (!self.overflowed && self.entries.len() >= self.k)

@@ -66,8 +66,8 @@ fn options(k: usize, metric: Metric) -> SearchOptions<'static> {
     }
 }
 
-/// Searches with the CPU backend on every instruction set of the processor, and with the device backend,
-/// whose operators candle has on the CPU as well.
+/// Searches with the CPU backend on every instruction set of the processor, and with the device
+/// backend, whose operators candle has on the CPU as well.
 fn both(
     queries: &Embeddings,
     candidates: &Embeddings,
@@ -155,7 +155,8 @@ fn a_large_common_offset_does_not_change_the_result() {
     assert!(found == brute_force(&queries, &candidates, 3, Metric::L2));
 }
 
-/// Roundings of equal terms add up with one sign, here to more than the distance between candidates.
+/// Roundings of equal terms add up with one sign, here to more than the distance between
+/// candidates.
 #[test]
 fn flat_images_are_separated() {
     let dimension = 3 * 256 * 256;
@@ -215,8 +216,8 @@ fn embeddings(rows: &[Vec<i8>]) -> Embeddings {
     Embeddings::new(data, rows[0].len()).unwrap()
 }
 
-/// Moves vectors towards the first three, the closer the larger `crowding` is, until 16-bit numbers and
-/// then `f32` cannot separate neighbors.
+/// Moves vectors towards the first three, the closer the larger `crowding` is, until 16-bit numbers
+/// and then `f32` cannot separate neighbors.
 fn crowded(vectors: Embeddings, crowding: i32) -> Embeddings {
     if crowding == 0 {
         return vectors;

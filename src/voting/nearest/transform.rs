@@ -1,4 +1,5 @@
-//! Transform of vectors before they are compared, error bounds of approximate scores, and exact scores.
+//! Transform of vectors before they are compared, error bounds of approximate scores, and exact
+//! scores.
 
 use rayon::prelude::*;
 
@@ -6,8 +7,8 @@ use super::{Metric, NearestError};
 use crate::kernels::{QuantKind, QuantizedRow};
 
 /// Candidates, and the transform that a metric applies to each vector before approximate scoring:
-/// centering for L2 (it keeps distances, and rounding errors shrink with the norms), scaling to unit
-/// length for cosine.
+/// centering for L2 (it keeps distances, and rounding errors shrink with the norms), scaling to
+/// unit length for cosine.
 pub(super) struct MetricTransform<'a> {
     metric: Metric,
     dimension: usize,
@@ -21,7 +22,8 @@ pub(super) struct MetricTransform<'a> {
     max_norm: f64,
     /// Number format of 16-bit products, if the processor has them.
     quantization: Option<QuantKind>,
-    /// Largest `|p − p'|` of a transformed candidate, where `p'` is `p` rounded for a 16-bit product.
+    /// Largest `|p − p'|` of a transformed candidate, where `p'` is `p` rounded for a 16-bit
+    /// product.
     max_loss: f64,
 }
 
@@ -61,8 +63,8 @@ impl<'a> MetricTransform<'a> {
             })
             .unzip();
         transform.max_norm = squares.iter().copied().fold(0.0, f64::max).sqrt();
-        // Where a number is too large for a 16-bit product, the loss is infinite, and so is every coarse
-        // slack: no query is then resolved by the coarse pass.
+        // Where a number is too large for a 16-bit product, the loss is infinite, and so is every
+        // coarse slack: no query is then resolved by the coarse pass.
         transform.max_loss = losses.iter().copied().fold(0.0, f64::max).sqrt();
         transform.offsets = match metric {
             Metric::L2 => squares.iter().map(|s| (s / 2.0) as f32).collect(),
@@ -103,16 +105,17 @@ impl<'a> MetricTransform<'a> {
         }
     }
 
-    /// Returns the slack that a shortlist of this query needs: twice the largest error of an approximate
-    /// score.
+    /// Returns the slack that a shortlist of this query needs: twice the largest error of an
+    /// approximate score.
     ///
     /// An approximate score is a sum of n = `dimension` products. Each operation rounds by at most
     /// u = 2⁻²⁴ of its result, so in any order of summation the error is at most nu/(1 − nu)·|q||p|
-    /// (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, section 3.1). Real errors come
-    /// close to the bound: those of equal terms, as two flat images have, all have the same sign.
-    /// Transforming both vectors, halving the square and subtracting add less than eight roundings of
-    /// (|q| + |p|)|p|. A product below the normal numbers may count as 0. The slack is infinite where
-    /// `f32` could overflow, or where the roundings reach the size of the sum itself.
+    /// (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, section 3.1). Real errors
+    /// come close to the bound: those of equal terms, as two flat images have, all have the same
+    /// sign. Transforming both vectors, halving the square and subtracting add less than eight
+    /// roundings of (|q| + |p|)|p|. A product below the normal numbers may count as 0. The slack is
+    /// infinite where `f32` could overflow, or where the roundings reach the size of the sum
+    /// itself.
     pub(super) fn slack(&self, query: &[f32]) -> f64 {
         self.rounding(squared_norm(query).sqrt(), self.max_norm)
     }
@@ -128,11 +131,12 @@ impl<'a> MetricTransform<'a> {
         }
     }
 
-    /// Returns the slack for scores from 16-bit products: that of their sums ([`MetricTransform::slack`])
-    /// plus the effect of rounding both vectors to 16 bits. Infinite where there are no such products.
+    /// Returns the slack for scores from 16-bit products: that of their sums
+    /// ([`MetricTransform::slack`]) plus the effect of rounding both vectors to 16 bits. Infinite
+    /// where there are no such products.
     ///
-    /// With rounded vectors marked by ', `|q·p − q'·p'| ≤ |q − q'||p| + |q'||p − p'|` (Cauchy-Schwarz), and
-    /// `|q'| ≤ |q| + |q − q'|`.
+    /// With rounded vectors marked by ', `|q·p − q'·p'| ≤ |q − q'||p| + |q'||p − p'|`
+    /// (Cauchy-Schwarz), and `|q'| ≤ |q| + |q − q'|`.
     pub(super) fn coarse_slack(&self, query: &[f32]) -> f64 {
         let Some(kind) = self.quantization else {
             return f64::INFINITY;
@@ -144,7 +148,8 @@ impl<'a> MetricTransform<'a> {
         2.0 * error + self.rounding(norm + loss, self.max_norm + self.max_loss)
     }
 
-    /// Writes the nearest candidates of `shortlist` (of all candidates if it is `None`) by exact scores.
+    /// Writes the nearest candidates of `shortlist` (of all candidates if it is `None`) by exact
+    /// scores.
     ///
     /// `query` is the original vector: the transform rounds, which could change the order of close
     /// candidates.
@@ -165,8 +170,8 @@ impl<'a> MetricTransform<'a> {
         }
     }
 
-    /// Returns the exact score: the squared distance, minus the inner product, or minus the cosine times
-    /// `|q|`.
+    /// Returns the exact score: the squared distance, minus the inner product, or minus the cosine
+    /// times `|q|`.
     fn score(&self, query: &[f32], index: u32) -> f64 {
         let start = index as usize * self.dimension;
         let candidate = &self.candidates[start..start + self.dimension];
@@ -185,7 +190,8 @@ impl<'a> MetricTransform<'a> {
     }
 }
 
-/// Columns that one thread averages at a time: few enough for the cache, enough to read whole lines.
+/// Columns that one thread averages at a time: few enough for the cache, enough to read whole
+/// lines.
 const COLUMNS: usize = 128;
 
 /// Independent partial sums, so that the processor need not wait for each addition.
@@ -229,8 +235,8 @@ fn squared_loss(row: &[f32], kind: QuantKind) -> f64 {
 /// Returns the mean of the vectors, column by column.
 fn mean(vectors: &[f32], dimension: usize) -> Vec<f32> {
     let mut sum = vec![0.0f64; dimension];
-    // Threads split the columns, not the rows, so that each column is summed in the order of the rows
-    // whatever the number of threads.
+    // Threads split the columns, not the rows, so that each column is summed in the order of the
+    // rows whatever the number of threads.
     sum.par_chunks_mut(COLUMNS)
         .enumerate()
         .for_each(|(part, sum)| {
