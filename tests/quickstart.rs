@@ -1,8 +1,8 @@
 //! The shipped quickstart moves from printed glyphs to handwriting.
 //!
-//! For every population, classifiers trained on its synthetic digits are tested on held-out real ones
-//! (`test_images` of data/digits.npz), and the Fréchet distance (FID) to these is computed on the
-//! features of the classifiers.
+//! For every population, classifiers trained on its synthetic digits are tested on held-out real
+//! ones (`test_images` of data/digits.npz), and the Fréchet distance (FID) to these is computed on
+//! the features of the classifiers.
 //!
 //! `cargo test --release --test quickstart -- --ignored --nocapture` runs the whole quickstart and
 //! prints the figures of the README; the test that is not ignored runs a short version.
