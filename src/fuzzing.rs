@@ -5,9 +5,11 @@
 //! stand here, outside `fuzz/`, so that every build compiles them and so that the tests of this
 //! module run the inputs in `fuzz/regressions/` without a nightly toolchain.
 
+use std::error::Error;
 use std::io::{Cursor, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -19,7 +21,8 @@ use crate::images::{NpzReader, SamplesReader, decode};
 use crate::metrics::features::Features;
 use crate::models::stable_diffusion::{AutoencoderKlConfig, UNet2DConditionConfig};
 use crate::privacy::{
-    Adjacency, Fingerprint, Ledger, PrivacyConfig, PrivateFolder, Sensitive, Unit, sha256_hex,
+    Adjacency, Fingerprint, Ledger, PrivacyConfig, PrivacyError, PrivateFolder, ResolvedPrivacy,
+    Sensitive, Unit, sha256_hex,
 };
 
 /// Separates the parts of an input that has several.
@@ -88,29 +91,12 @@ pub fn archive(data: &[u8]) {
 
 /// Opens `data` as the ledger of a run and, where it is accepted, charges the next release.
 pub fn ledger(data: &[u8]) {
-    let config = PrivacyConfig {
-        noise_multiplier: Some(5.0),
-        epsilon: None,
-        delta: 1e-5,
-        adjacency: Adjacency::AddRemove,
-        unit: Unit::Image,
-    };
-    let (Ok(folder), Ok(terms)) = (tempfile::tempdir(), config.resolve(3, 1, None, None)) else {
-        return;
-    };
-    let Ok(private) = PrivateFolder::create(folder.path().join("private")) else {
-        return;
-    };
-    let digest = sha256_hex(b"config");
-    let open = || {
-        let images = Sensitive::new(Fingerprint::of([&b"images"[..]]));
-        Ledger::open(folder.path(), &terms, &digest, &private, &images)
-    };
-    // A begun run, so that the ledger is read beside the fingerprint that belongs to it.
-    if open().is_err() || std::fs::write(folder.path().join("ledger.jsonl"), data).is_err() {
+    // Without a place for temporary files there is nothing to test.
+    let Ok(run) = LedgerRun::begin() else { return };
+    if std::fs::write(run.path(), data).is_err() {
         return;
     }
-    if let Ok(mut ledger) = open() {
+    if let Ok(mut ledger) = run.open() {
         let charged = ledger.charged();
         let lines = data.split_inclusive(|byte| *byte == b'\n');
         let complete = lines
@@ -136,6 +122,50 @@ pub fn text(data: &[u8]) {
     }
     let _ = Features::decode(&mut &*data);
     fetch::text(data);
+}
+
+/// A temporary result folder in which a run was begun, so that a ledger is read beside the
+/// fingerprint of private images that belongs to it.
+struct LedgerRun {
+    folder: TempDir,
+    private: PrivateFolder,
+    terms: ResolvedPrivacy,
+}
+
+impl LedgerRun {
+    fn begin() -> Result<Self, Box<dyn Error>> {
+        let config = PrivacyConfig {
+            noise_multiplier: Some(5.0),
+            epsilon: None,
+            delta: 1e-5,
+            adjacency: Adjacency::AddRemove,
+            unit: Unit::Image,
+        };
+        let folder = tempfile::tempdir()?;
+        let run = Self {
+            private: PrivateFolder::create(folder.path().join("private"))?,
+            terms: config.resolve(3, 1, None, None)?,
+            folder,
+        };
+        run.open()?;
+        Ok(run)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("ledger.jsonl")
+    }
+
+    fn open(&self) -> Result<Ledger, PrivacyError> {
+        let images = Sensitive::new(Fingerprint::of([&b"images"[..]]));
+        let digest = sha256_hex(b"config");
+        Ledger::open(
+            self.folder.path(),
+            &self.terms,
+            &digest,
+            &self.private,
+            &images,
+        )
+    }
 }
 
 /// Opens a checkpoint and reads every tensor of it.
@@ -189,32 +219,143 @@ fn with_file(bytes: &[u8], read: impl FnOnce(&Path)) {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
+    use std::io::Cursor;
+    use std::path::{Path, PathBuf};
 
-    /// Runs every input that once failed, and every seed that `fuzz/make_seeds.py` cannot make.
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::images::{ImageBatch, SamplesWriter};
+
+    const TARGETS: [(&str, fn(&[u8])); 8] = [
+        ("pickle", super::pickle),
+        ("safetensors", super::safetensors),
+        ("npz", super::npz),
+        ("config", super::config),
+        ("image", super::image),
+        ("archive", super::archive),
+        ("ledger", super::ledger),
+        ("text", super::text),
+    ];
+
+    fn repository() -> &'static Path {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+    }
+
+    /// Valid files for a target.
+    fn fixtures(target: &str) -> Vec<Vec<u8>> {
+        let files: &[&str] = match target {
+            "pickle" => &[
+                "tests/goldens/pt_layouts.pt",
+                "tests/goldens/pt_layouts_legacy.pt",
+            ],
+            "safetensors" => &["tests/goldens/pt_layouts.safetensors"],
+            "config" => &["configs/quickstart.toml"],
+            "image" => &[
+                "tests/goldens/loader/Ant_photo.jpg",
+                "tests/goldens/loader_special/x_cmyk.jpg",
+                "tests/goldens/loader_special/x_palette.gif",
+                "tests/goldens/loader_special/x_gray16.png",
+            ],
+            "text" => &["src/fetch/catalogue.toml"],
+            _ => &[],
+        };
+        match target {
+            "npz" => vec![samples_file()],
+            "archive" => archives(),
+            "ledger" => vec![ledger_file()],
+            _ => files
+                .iter()
+                .map(|name| fs::read(repository().join(name)).unwrap())
+                .collect(),
+        }
+    }
+
+    fn samples_file() -> Vec<u8> {
+        let mut writer = SamplesWriter::create(Cursor::new(Vec::new()), 2, 3, 3).unwrap();
+        writer
+            .push(&ImageBatch::new(vec![7; 54], 2, 3, 3).unwrap())
+            .unwrap();
+        writer.i64s("labels", &[0, 1]).unwrap();
+        writer.finish().unwrap().into_inner()
+    }
+
+    fn archives() -> Vec<Vec<u8>> {
+        let mut builder = tar::Builder::new(Vec::new());
+        // A name of more than 100 bytes takes an entry of its own.
+        for name in ["cookie/a.png", &"long/".repeat(30)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(5);
+            header.set_cksum();
+            let name = format!("{name}file");
+            builder
+                .append_data(&mut header, name, &b"bytes"[..])
+                .unwrap();
+        }
+        let plain = builder.into_inner().unwrap();
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&plain).unwrap();
+        let packed = encoder.finish().unwrap();
+        vec![plain, packed, zip_of(&[("cats/cookie/a.png", b"image")])]
+    }
+
+    /// The ledger of a run with one charge.
+    fn ledger_file() -> Vec<u8> {
+        let run = LedgerRun::begin().unwrap();
+        let _charge = run.open().unwrap().charge(1).unwrap();
+        fs::read(run.path()).unwrap()
+    }
+
     #[test]
-    fn inputs_that_once_failed_are_survived() {
-        let targets: [(&str, fn(&[u8])); 8] = [
-            ("pickle", super::pickle),
-            ("safetensors", super::safetensors),
-            ("npz", super::npz),
-            ("config", super::config),
-            ("image", super::image),
-            ("archive", super::archive),
-            ("ledger", super::ledger),
-            ("text", super::text),
-        ];
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/regressions");
-        for (target, run) in targets {
+    fn fixtures_are_accepted() {
+        let run = LedgerRun::begin().unwrap();
+        fs::write(run.path(), ledger_file()).unwrap();
+        assert_eq!(run.open().unwrap().charged(), 1);
+        let samples = NpzReader::new(Cursor::new(samples_file())).and_then(SamplesReader::new);
+        assert_eq!(samples.unwrap().len(), 2);
+    }
+
+    /// Inputs on which a reader once failed, found by fuzzing.
+    #[test]
+    fn regressions_are_survived() {
+        for (target, run) in TARGETS {
             // A target without failures has no folder.
-            let Ok(folder) = fs::read_dir(root.join(target)) else {
+            let Ok(folder) = fs::read_dir(repository().join("fuzz/regressions").join(target))
+            else {
                 continue;
             };
-            for entry in folder {
-                let path = entry.unwrap().path();
+            let mut paths: Vec<PathBuf> = folder.map(|entry| entry.unwrap().path()).collect();
+            paths.sort();
+            for path in paths {
                 println!("{}", path.display());
                 run(&fs::read(&path).unwrap());
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// A short search without a fuzzer, so that every build has one.
+        #[test]
+        fn damaged_files_are_survived(
+            target in prop::sample::select(TARGETS.to_vec()),
+            fixture: prop::sample::Index,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        ) {
+            let fixtures = fixtures(target.0);
+            let mut bytes = fixture.get(&fixtures).clone();
+            for (index, value) in changes {
+                let at = index.index(bytes.len());
+                bytes[at] = value;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            target.1(&bytes);
         }
     }
 }
