@@ -1,10 +1,10 @@
 //! A thread pool with one worker per device and one job queue for all of them.
 //!
-//! CUDA orders the work of a device by the submitting thread, and its libraries (cuBLAS, cuDNN) keep
-//! state per thread. Each worker is therefore built, used and dropped by one thread, which lives as
-//! long as the pool; a work-stealing pool such as rayon's gives no such guarantee. The next free
-//! worker takes the next job. Results are returned in the order of the jobs, so the assignment of
-//! jobs to workers is not observable.
+//! CUDA orders the work of a device by the submitting thread, and its libraries (cuBLAS, cuDNN)
+//! keep state per thread. Each worker is therefore built, used and dropped by one thread, which
+//! lives as long as the pool; a work-stealing pool such as rayon's gives no such guarantee. The
+//! next free worker takes the next job. Results are returned in the order of the jobs, so the
+//! assignment of jobs to workers is not observable.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,55 +1,56 @@
-//! Counter-based random streams for everything that is *not* privacy noise.
+//! Counter-based random number generators for everything that is *not* privacy noise.
 //!
-//! Each stream is a ChaCha12 generator whose 256-bit key *is* the stream's address: (seed, phase,
-//! iteration, lookahead index, sample index). Two addresses never share a stream, and what a sample
-//! draws does not depend on batch size, device, order or interruption.
+//! Each generator is a ChaCha12 stream whose 256-bit key is (seed, phase, iteration, lookahead
+//! index, sample index). Different keys have different streams, so the random numbers of a sample
+//! are independent of batch size, device, order and interruptions.
 //!
-//! Privacy noise has another source and another type ([`crate::privacy`]); a [`KeyedRng`] cannot
-//! be passed where that one is wanted.
+//! Privacy noise has a different source and type ([`crate::privacy`]); a [`KeyedRng`] cannot be
+//! passed in its place.
 
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// What a stream is drawn for. The discriminants are part of the reproducibility contract.
+/// The purpose of a random stream. The discriminants are part of the key, so changing one changes
+/// all results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Phase {
     /// Public conditions (class labels, prompts) of the initial population.
     Condition = 1,
-    /// The initial population's images.
+    /// Images of the initial population.
     Random = 2,
-    /// Lookahead variations, whose mean embedding is voted for.
+    /// Lookahead variations, whose mean embedding represents a sample in the vote.
     Lookahead = 3,
-    /// Resampling by the noisy histogram.
+    /// Selection of parents by the noisy histogram.
     Select = 4,
-    /// The next population's variations.
+    /// Variations that form the next population.
     Vary = 5,
     /// Variations of the initial population (`initial_variations`).
     InitialVary = 6,
-    /// Training of classifiers that judge a finished population.
+    /// Training of classifiers for downstream metrics.
     Downstream = 7,
-    /// Subsets that figures of quality are computed on. Nothing that is generated depends on it.
+    /// Subsets for metrics. No generated sample depends on it.
     Evaluate = 16,
 }
 
-/// The address of one random stream.
+/// The key of one random stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RngKey {
-    /// The run's generation seed.
+    /// The generation seed of the run.
     pub seed: u64,
-    /// What is drawn.
+    /// The purpose of the stream.
     pub phase: Phase,
-    /// PE iteration, 0 for the initial population.
+    /// The PE iteration; 0 for the initial population.
     pub iteration: u32,
-    /// Which of several draws for the same sample (lookahead index or variation fold).
+    /// Index among several streams of the same sample (lookahead index or variation fold).
     pub repeat: u32,
-    /// Sample index in its population.
+    /// Index of the sample in its population.
     pub sample: u64,
 }
 
 impl RngKey {
-    /// Opens the stream at its beginning.
+    /// Creates the generator at the beginning of the stream.
     #[must_use]
     pub fn rng(&self) -> KeyedRng {
         let mut key = [0u8; 32];
@@ -62,7 +63,7 @@ impl RngKey {
     }
 }
 
-/// One sample's random numbers, reproducible on every machine.
+/// A random number generator for one [`RngKey`], reproducible on every machine.
 pub struct KeyedRng(ChaCha12Rng);
 
 impl KeyedRng {
@@ -74,7 +75,7 @@ impl KeyedRng {
         }
     }
 
-    /// A uniform integer in `0..bound`; 0 when `bound` is 0.
+    /// Returns a uniform integer in `0..bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 {
             return 0;
@@ -82,7 +83,7 @@ impl KeyedRng {
         self.0.random_range(0..bound)
     }
 
-    /// A uniform number in `[0, 1)` with 53 bits.
+    /// Returns a uniform number in `[0, 1)` with 53 random bits.
     pub fn uniform(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
@@ -101,7 +102,7 @@ mod tests {
     };
 
     #[test]
-    fn every_part_of_the_address_changes_the_stream() {
+    fn every_part_of_the_key_changes_the_stream() {
         let first = |key: RngKey| key.rng().below(u64::MAX);
         let keys = [
             KEY,
@@ -117,16 +118,17 @@ mod tests {
             RngKey { repeat: 1, ..KEY },
             RngKey { sample: 4, ..KEY },
         ];
-        let mut draws: Vec<u64> = keys.iter().map(|key| first(*key)).collect();
-        assert_eq!(first(KEY), draws[0]);
-        draws.sort_unstable();
-        draws.dedup();
-        assert_eq!(draws.len(), keys.len());
+        let mut values: Vec<u64> = keys.iter().map(|key| first(*key)).collect();
+        assert_eq!(first(KEY), values[0]);
+        values.sort_unstable();
+        values.dedup();
+        assert_eq!(values.len(), keys.len());
     }
 
     #[test]
     fn normal_numbers_have_the_right_moments() {
-        // 40,000 draws: the mean's standard error is 0.005, the variance's 0.0071; five of them each.
+        // 40,000 numbers: the standard error of the mean is 0.005, that of the variance 0.0071;
+        // the limits are five standard errors.
         let mut values = vec![0f32; 40_000];
         KEY.rng().fill_normal(&mut values);
         let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / 40_000.0;

@@ -1,4 +1,4 @@
-//! How many images go through a network at once: as many as the device has room for.
+//! Batch size of a network, adapted to the memory of the device.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,25 +10,25 @@ use candle_core::Device;
 use super::GeneratorError;
 use crate::kernels::is_out_of_memory;
 
-/// Images at once on a GPU where nothing is configured, before it is known what fits.
+/// Initial batch size on a GPU without a configured one. It is halved until a batch fits.
 const ON_GPU: usize = 2048;
-/// On a CPU, where more at once would not be faster.
+/// Batch size on a CPU without a configured one; larger batches are not faster there.
 const ON_CPU: usize = 100;
 
-/// The size of a model's batches. It begins as configured, and is halved whenever the device has no room
-/// for a batch. No image depends on it but for a GPU's rounding.
+/// The batch size of a model. It begins as configured and is halved whenever the device has no
+/// memory for a batch. Images do not depend on it, except for rounding on a GPU.
 #[derive(Debug)]
 pub struct Batches {
-    /// What configures it, below `[model]`.
+    /// The key of `[model]` that configures the size.
     key: &'static str,
     on_cpu: bool,
     size: AtomicUsize,
-    notes: Mutex<Vec<String>>,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Batches {
-    /// Batches of `configured` images, as `key` below `[model]` says, or of as many as `device` is likely to have room
-    /// for.
+    /// Creates batches of `configured` images, the value of `key` in `[model]`, or of the default
+    /// size for `device`.
     #[must_use]
     pub fn new(key: &'static str, configured: Option<usize>, device: &Device) -> Self {
         let default = if device.is_cpu() { ON_CPU } else { ON_GPU };
@@ -36,27 +36,27 @@ impl Batches {
             key,
             on_cpu: device.is_cpu(),
             size: AtomicUsize::new(configured.unwrap_or(default).max(1)),
-            notes: Mutex::new(Vec::new()),
+            warnings: Mutex::new(Vec::new()),
         }
     }
 
-    /// Images at once, as far as is known.
+    /// Returns the current batch size.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// What there is to tell since the last time.
+    /// Returns the warnings since the last call.
     #[must_use]
     pub fn drain_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Calls `work` with one range after the other until `0..total` is covered. Where it fails for want of memory, the
-    /// same images are tried again in batches of half the size.
+    /// Calls `work` with consecutive ranges that cover `0..total`. If it runs out of device memory,
+    /// the same images are processed again in batches of half the size.
     ///
     /// # Errors
-    /// Those of `work`; a single image that does not fit.
+    /// Those of `work`, including a lack of memory for a single image.
     pub fn cover(
         &self,
         total: usize,
@@ -78,18 +78,19 @@ impl Batches {
         Ok(())
     }
 
-    /// Notes that `tried` images at once were too many.
+    /// Halves the batch size after a batch of `tried` images did not fit.
     fn halve(&self, tried: usize) {
         let smaller = tried.div_ceil(2);
         self.size.store(smaller, Ordering::Relaxed);
-        let note = format!(
-            "the device has no room for {tried} images at once: trying {smaller} (model.{} = {smaller} begins there)",
+        let warning = format!(
+            "out of device memory at batch size {tried}, retrying with {smaller}; \
+             set model.{} = {smaller} to start there",
             self.key
         );
-        self.notes
+        self.warnings
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(note);
+            .push(warning);
     }
 }
 
@@ -97,11 +98,11 @@ impl fmt::Display for Batches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (key, size) = (self.key, self.size());
         if self.on_cpu {
-            write!(f, "{key}: {size} images at once")
+            write!(f, "{key}: {size} images per batch")
         } else {
             write!(
                 f,
-                "{key}: {size} images at once on a device, fewer if they do not fit"
+                "{key}: {size} images per batch and device, fewer if they do not fit"
             )
         }
     }
@@ -116,7 +117,7 @@ mod tests {
             .into()
     }
 
-    /// A device with room for `room` images.
+    /// Runs batches on a device with memory for `room` images.
     fn run(batches: &Batches, total: usize, room: usize) -> (Vec<usize>, Vec<Range<usize>>) {
         let (mut tried, mut done) = (Vec::new(), Vec::new());
         batches
@@ -140,10 +141,10 @@ mod tests {
         let covered: Vec<usize> = done.into_iter().flatten().collect();
         assert_eq!(covered, (0..70).collect::<Vec<_>>());
         assert_eq!(batches.size(), 18);
-        let notes = batches.drain_warnings();
-        assert_eq!(notes.len(), 2);
-        assert!(notes[1].contains("no room for 35") && notes[1].contains("trying 18"));
-        // It is remembered, and told once.
+        let warnings = batches.drain_warnings();
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[1].contains("batch size 35, retrying with 18"));
+        // The size is remembered, and each warning is returned once.
         assert_eq!(run(&batches, 40, 20).0, [18, 18, 4]);
         assert!(batches.drain_warnings().is_empty());
     }
@@ -153,18 +154,18 @@ mod tests {
         let batches = Batches::new("variation_batch_size", Some(10), &Device::Cpu);
         assert_eq!(
             batches.to_string(),
-            "variation_batch_size: 10 images at once"
+            "variation_batch_size: 10 images per batch"
         );
         batches.halve(9);
-        let notes = batches.drain_warnings();
+        let warnings = batches.drain_warnings();
         assert!(
-            notes[0].contains("model.variation_batch_size = 5"),
-            "{notes:?}"
+            warnings[0].contains("model.variation_batch_size = 5"),
+            "{warnings:?}"
         );
     }
 
     #[test]
-    fn other_errors_and_a_single_image_that_does_not_fit_are_told() {
+    fn other_errors_and_a_single_image_that_does_not_fit_are_errors() {
         let batches = Batches::new("batch_size", None, &Device::Cpu);
         assert_eq!(batches.size(), ON_CPU);
         let error = batches.cover(4, |_| Err(full())).unwrap_err();

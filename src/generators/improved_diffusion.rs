@@ -1,9 +1,9 @@
-//! Diffusion models of openai/improved-diffusion as a foundation model, the way DPSDA drives them
+//! Diffusion models of openai/improved-diffusion as a foundation model, used as in DPSDA
 //! (`apis/improved_diffusion_api.py`).
 //!
-//! A random image is noise taken all the way back. A variation is the image noised part of the way
-//! and taken back from there: its degree is the number of noisiest steps that are left out, so 0
-//! changes most.
+//! A random image is denoised from pure noise. A variation is the image with noise added, denoised
+//! from there. The variation degree is the number of noisiest steps that are skipped, so degree 0
+//! changes the image most.
 
 mod config;
 mod pixels;
@@ -11,7 +11,7 @@ mod pixels;
 mod tests;
 
 pub use config::{Config, SamplerKind};
-pub(super) use pixels::bytes_there;
+pub(super) use pixels::bytes_on_device;
 pub use pixels::{to_bytes, to_signed};
 
 use std::collections::BTreeMap;
@@ -42,13 +42,13 @@ pub struct ImprovedDiffusion {
 }
 
 impl ImprovedDiffusion {
-    /// Loads the model onto `device`. A relative [`Config::checkpoint`] starts at the folder `base`,
-    /// or without one where the program was started.
+    /// Loads the model onto `device`. A relative [`Config::checkpoint`] is relative to the folder
+    /// `base`, or to the working directory without one.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming the key that is out of range, before any file is opened;
-    /// [`GeneratorError::Checkpoint`] when the file cannot be read or has other tensors than the
-    /// network that `config` describes.
+    /// [`GeneratorError::Config`] with the first key that is out of range, before any file is
+    /// opened; [`GeneratorError::Checkpoint`] if the file cannot be read or its tensors differ from
+    /// those of the network that `config` describes.
     pub fn load(
         config: &Config,
         base: Option<&Path>,
@@ -59,17 +59,17 @@ impl ImprovedDiffusion {
         let shape = config.unet()?;
         let path = base.map_or_else(
             || config.checkpoint.clone(),
-            // An absolute path replaces the folder.
+            // `join` replaces `base` by an absolute path.
             |base| base.join(&config.checkpoint),
         );
         let unet = Checkpoint::open(path)?.load(dtype, device, &[], |vb| UNet::new(&shape, &vb))?;
         Self::new(config, unet, device)
     }
 
-    /// Puts together a network on `device`, built from [`Config::unet`], and what else `config` says.
+    /// Creates the model from a network on `device` that was built from [`Config::unet`].
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming the key that is out of range.
+    /// [`GeneratorError::Config`] with the first key that is out of range.
     pub fn new(config: &Config, unet: UNet, device: &Device) -> Result<Self, GeneratorError> {
         config.validate()?;
         Ok(Self {
@@ -82,27 +82,27 @@ impl ImprovedDiffusion {
         })
     }
 
-    /// The labels for the network, or `None` if it takes none.
+    /// Returns the class labels of `requests`; `None` for an unconditional network.
     fn labels(&self, requests: &[SampleRequest]) -> Result<Option<Vec<u32>>, GeneratorError> {
         let classes = self.unet.config().num_classes;
         let valid = |condition: u32| (condition as usize) < classes.unwrap_or(1);
-        if let Some(draw) = requests.iter().find(|draw| !valid(draw.condition.0)) {
+        if let Some(request) = requests.iter().find(|request| !valid(request.condition.0)) {
             return Err(GeneratorError::Input(match classes {
                 Some(classes) => format!(
-                    "class label {} where the model has {classes} classes",
-                    draw.condition.0
+                    "class label {} does not exist: the model has {classes} classes",
+                    request.condition.0
                 ),
                 None => format!(
                     "class label {} for an unconditional model",
-                    draw.condition.0
+                    request.condition.0
                 ),
             }));
         }
-        Ok(classes.map(|_| requests.iter().map(|draw| draw.condition.0).collect()))
+        Ok(classes.map(|_| requests.iter().map(|request| request.condition.0).collect()))
     }
 
-    /// One batch: noise, or `images` noised, taken back without the `skipped` noisiest steps;
-    /// float32 `[requests, 3, height, width]`.
+    /// Denoises one batch without the `skipped` noisiest steps, from pure noise or from `images`
+    /// with noise: `float32 [requests, 3, height, width]`.
     fn samples(
         &self,
         images: Option<&ImageBatch>,
@@ -110,10 +110,11 @@ impl ImprovedDiffusion {
         skipped: usize,
     ) -> Result<Tensor, GeneratorError> {
         let labels = self.labels(requests)?;
-        // Each stream's order: the initial noise, then one draw for each noisy step.
+        // The order of the random numbers of each image: the initial noise, then the noise of each
+        // step. Changing it changes all images.
         let shape = (3, self.image_size, self.image_size);
         let mut noise = BatchNoise::new(requests, shape, &self.device);
-        let mut x = noise.draw()?;
+        let mut x = noise.sample()?;
         if let Some(images) = images {
             let images = to_signed(images, &self.device)?;
             x = self.sampler.noised(&images, &x, skipped)?;
@@ -124,11 +125,11 @@ impl ImprovedDiffusion {
         };
         let trajectory = self
             .sampler
-            .trajectory(x, skipped, network, |_| noise.draw())?;
+            .trajectory(x, skipped, network, |_| noise.sample())?;
         Ok(trajectory.finish()?)
     }
 
-    /// All requests, a batch at a time.
+    /// Processes all requests in batches.
     fn batches(
         &self,
         images: Option<&ImageBatch>,
@@ -156,9 +157,9 @@ impl ImprovedDiffusion {
         };
         let missing =
             |message: String| GeneratorError::from(InvalidKey::new("class_labels", message));
-        let class = request.class.ok_or_else(|| {
-            missing("is given, but the run does not keep the classes apart".to_owned())
-        })?;
+        let class = request
+            .class
+            .ok_or_else(|| missing("is set, but data.class_conditional is false".to_owned()))?;
         let labels = map.get(class).ok_or_else(|| {
             let known: Vec<&str> = map.keys().map(String::as_str).collect();
             missing(format!(

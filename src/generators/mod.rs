@@ -97,18 +97,19 @@ pub struct RunPaths {
     pub lookahead_degree: u32,
 }
 
-/// Why a generator failed.
+/// An error of a generator.
 #[derive(Debug, Error)]
 pub enum GeneratorError {
-    /// The variation degree is not one that this model knows.
+    /// The model does not support the variation degree.
     #[error("variation degree {degree} is not valid for this model: expected {expected}")]
     Degree {
-        /// The degree given.
+        /// The requested degree.
         degree: f64,
-        /// What would have been right.
+        /// The supported degrees.
         expected: String,
     },
-    /// The numbers of images and draws differ, or images have the wrong size.
+    /// Images or requests that the model cannot process: different numbers of them, a wrong image
+    /// size, or an unknown condition.
     #[error("{0}")]
     Input(String),
     /// A value of the `[model]` section is out of range.
@@ -117,16 +118,16 @@ pub enum GeneratorError {
     /// The weights could not be read.
     #[error(transparent)]
     Checkpoint(#[from] crate::hub::CheckpointError),
-    /// A file of the model is missing.
+    /// A file of the model is missing and could not be downloaded.
     #[error(transparent)]
     Files(#[from] crate::hub::FilesError),
-    /// A hosted model failed, or a cap on what it may cost is reached.
+    /// A hosted model failed, or a limit of its cost is reached.
     #[error(transparent)]
     Service(#[from] openai_images::ServiceError),
     /// The network failed.
     #[error("network evaluation failed: {0}")]
     Network(#[from] candle_core::Error),
-    /// The result does not have the promised shape.
+    /// The generated images do not have the expected shape.
     #[error(transparent)]
     Batch(#[from] BatchError),
 }

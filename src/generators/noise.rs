@@ -1,4 +1,4 @@
-//! Standard normal noise for a batch, each image's from its own stream.
+//! Standard normal noise for a batch of images, each from its own random stream.
 
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use super::SampleRequest;
 use crate::streams::KeyedRng;
 
-/// The streams of a batch of images, read side by side: the i-th tensor holds every image's i-th
-/// draw, whatever else is in the batch.
+/// The random streams of a batch of images. The i-th tensor holds the i-th noise of every image,
+/// independent of the other images in the batch.
 pub struct BatchNoise {
     streams: Vec<KeyedRng>,
     shape: (usize, usize, usize),
@@ -15,21 +15,25 @@ pub struct BatchNoise {
 }
 
 impl BatchNoise {
-    /// Opens the streams of `requests`; each tensor's images have `shape` (channels, height, width).
+    /// Creates the streams of `requests` for noise of `shape` (channels, height, width).
     #[must_use]
     pub fn new(requests: &[SampleRequest], shape: (usize, usize, usize), device: &Device) -> Self {
         Self {
-            streams: requests.iter().map(|draw| draw.rng_key.rng()).collect(),
+            streams: requests
+                .iter()
+                .map(|request| request.rng_key.rng())
+                .collect(),
             shape,
             device: device.clone(),
         }
     }
 
-    /// The next draw of every image: float32 `[images, channels, height, width]` on the device.
+    /// Returns the next noise of every image: `float32 [images, channels, height, width]` on the
+    /// device.
     ///
     /// # Errors
-    /// candle's, when the device has no room.
-    pub fn draw(&mut self) -> Result<Tensor> {
+    /// candle's error if the device has no memory.
+    pub fn sample(&mut self) -> Result<Tensor> {
         let (channels, height, width) = self.shape;
         let image_len = channels * height * width;
         let mut values = vec![0f32; self.streams.len() * image_len];
@@ -48,7 +52,7 @@ mod tests {
     use crate::generators::Condition;
     use crate::streams::{Phase, RngKey};
 
-    fn draw(sample: u64) -> SampleRequest {
+    fn request(sample: u64) -> SampleRequest {
         SampleRequest {
             condition: Condition::UNCONDITIONAL,
             rng_key: RngKey {
@@ -67,13 +71,13 @@ mod tests {
 
     #[test]
     fn every_image_reads_its_own_stream_in_order() {
-        let mut both = BatchNoise::new(&[draw(5), draw(6)], (3, 2, 2), &Device::Cpu);
+        let mut both = BatchNoise::new(&[request(5), request(6)], (3, 2, 2), &Device::Cpu);
         let mut alone =
-            [5, 6].map(|sample| BatchNoise::new(&[draw(sample)], (3, 2, 2), &Device::Cpu));
+            [5, 6].map(|sample| BatchNoise::new(&[request(sample)], (3, 2, 2), &Device::Cpu));
         let mut seen = Vec::new();
         for _ in 0..3 {
-            let batch = values(&both.draw().unwrap());
-            let [first, second] = alone.each_mut().map(|one| values(&one.draw().unwrap()));
+            let batch = values(&both.sample().unwrap());
+            let [first, second] = alone.each_mut().map(|one| values(&one.sample().unwrap()));
             assert_eq!(batch, [first.clone(), second.clone()].concat());
             seen.extend([first, second]);
         }

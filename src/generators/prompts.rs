@@ -1,8 +1,8 @@
-//! Prompts as public conditions: which image is asked for with which words.
+//! Prompts as public conditions of images.
 //!
-//! A [`Condition`] is the index of a prompt. The initial population gets its prompts from [`Prompts`],
-//! `samples.npz` keeps the indices under `conditions`, every descendant inherits its parent's, and the
-//! privacy statement lists the texts in that order.
+//! A [`Condition`] is the index of a prompt. [`Prompts`] assigns prompts to the initial population,
+//! `samples.npz` stores the indices as `conditions`, variations inherit the condition of their
+//! parent, and the privacy statement lists the texts in the order of the indices.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,18 @@ use serde::{Deserialize, Serialize};
 use super::{Condition, ConditionRequest};
 use crate::sections::InvalidKey;
 
-/// The key `prompts` as it is written: one text, a list of them, or a table by private class.
+/// The key `prompts`: a text, a list of texts, or a table of them by private class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     untagged,
     expecting = "expected a prompt, a list of prompts, or a table of them by class"
 )]
 pub enum PromptsConfig {
-    /// The same for all images.
+    /// One prompt for all images.
     One(String),
-    /// Each for an equal share of the images.
+    /// Prompts with an equal share of the images each.
     List(Vec<String>),
-    /// What stands for each private class, by the class's name.
+    /// The prompts of each private class, by the name of the class.
     PerClass(BTreeMap<String, ClassPrompts>),
 }
 
@@ -30,9 +30,9 @@ pub enum PromptsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a prompt or a list of prompts")]
 pub enum ClassPrompts {
-    /// The same for all of the class's images.
+    /// One prompt for all images of the class.
     One(String),
-    /// Each for an equal share of the class's images.
+    /// Prompts with an equal share of the images of the class each.
     List(Vec<String>),
 }
 
@@ -46,7 +46,7 @@ impl ClassPrompts {
 }
 
 impl PromptsConfig {
-    /// Checks that there is a prompt wherever one is promised.
+    /// Checks that no list and no prompt is empty.
     ///
     /// # Errors
     /// [`InvalidKey`] naming `prompts` or `prompts.<class>`.
@@ -70,7 +70,7 @@ fn check(key: &str, texts: &[String]) -> Result<(), InvalidKey> {
         ));
     }
     if texts.iter().any(|text| text.trim().is_empty()) {
-        return Err(InvalidKey::new(key, "has an empty prompt: expected words"));
+        return Err(InvalidKey::new(key, "has an empty prompt: expected a text"));
     }
     Ok(())
 }
@@ -79,7 +79,7 @@ fn key_of(class: &str) -> String {
     format!("prompts.{class}")
 }
 
-/// The prompts of a run in the order of their indices, and who gets which.
+/// The prompts of a run in the order of their indices, and their assignment to samples.
 #[derive(Debug, Clone)]
 pub struct Prompts {
     config: PromptsConfig,
@@ -87,7 +87,8 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    /// Numbers the prompts: a list's in its order, a table's class by class in the order of the names.
+    /// Numbers the prompts: those of a list in its order, those of a table by class, in the order
+    /// of the names of the classes.
     ///
     /// # Errors
     /// As [`PromptsConfig::validate`].
@@ -108,52 +109,52 @@ impl Prompts {
         })
     }
 
-    /// All prompts; a condition is an index into them.
+    /// Returns all prompts; a condition is an index into them.
     #[must_use]
     pub fn texts(&self) -> &[String] {
         &self.texts
     }
 
-    /// The prompt of a condition, or `None` when there is none of this index.
+    /// Returns the prompt of a condition; `None` for an index without a prompt.
     #[must_use]
     pub fn text(&self, condition: Condition) -> Option<&str> {
         let text = self.texts.get(condition.0 as usize);
         text.map(String::as_str)
     }
 
-    /// The prompts of an initial population.
+    /// Assigns prompts to the samples of an initial population.
     ///
-    /// A list is shared out over the whole population as the original does it
-    /// (`apis/stable_diffusion_api.py`): of N images and P prompts, prompt i gets (N + i) / P, rounded down,
-    /// and the images of a prompt stand together. A class's list is shared out over that class's images in the
-    /// same way.
+    /// A list is distributed over the whole population as in DPSDA
+    /// (`apis/stable_diffusion_api.py`): of N images and P prompts, prompt i gets ⌊(N + i) / P⌋
+    /// images, which are consecutive. The list of a class is distributed over the images of that
+    /// class in the same way.
     ///
     /// # Errors
-    /// [`InvalidKey`] naming `prompts` when they are given by class and a class has none, or the
-    /// run does not keep the classes apart.
+    /// [`InvalidKey`] naming `prompts` if prompts are given by class and a class has none, or the
+    /// run is not class-conditional.
     pub fn assign(&self, requests: &[ConditionRequest<'_>]) -> Result<Vec<Condition>, InvalidKey> {
         let PromptsConfig::PerClass(classes) = &self.config else {
             let share = shares(requests.len(), self.texts.len());
             return Ok(share.map(Condition).collect());
         };
-        // Where each class's prompts begin, and what is left of its images' share.
+        // The index of the first prompt of each class, and an iterator over its images' prompts.
         let mut first = 0;
-        let mut left = BTreeMap::new();
+        let mut remaining = BTreeMap::new();
         for (class, prompts) in classes {
             let images = requests
                 .iter()
                 .filter(|request| request.class == Some(class));
             let count = prompts.texts().len();
-            left.insert(class.as_str(), (first, shares(images.count(), count)));
+            remaining.insert(class.as_str(), (first, shares(images.count(), count)));
             first += count as u32;
         }
         let mut conditions = Vec::with_capacity(requests.len());
         for request in requests {
             let class = request.class.ok_or_else(|| {
-                let message = "are given by class, but the run does not keep the classes apart";
+                let message = "are given by class, but data.class_conditional is false";
                 InvalidKey::new("prompts", message)
             })?;
-            let next = left
+            let next = remaining
                 .get_mut(class)
                 .and_then(|(first, share)| share.next().map(|index| *first + index));
             let Some(index) = next else {
@@ -166,7 +167,8 @@ impl Prompts {
         Ok(conditions)
     }
 
-    /// What stands for a class (`None`: the whole unconditional run), for the privacy statement.
+    /// Describes the prompts of a class (`None`: the whole unconditional run), for the privacy
+    /// statement.
     #[must_use]
     pub fn describe(&self, class: Option<&str>) -> Vec<String> {
         let texts = match (&self.config, class) {
@@ -183,7 +185,7 @@ impl Prompts {
     }
 }
 
-/// For each of `images` in turn, which of `prompts` it gets; nothing without prompts.
+/// Iterates over the prompt of each of `images` images; empty without prompts.
 fn shares(images: usize, prompts: usize) -> impl Iterator<Item = u32> {
     (0..prompts).flat_map(move |index| {
         let count = (images + index) / prompts;
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn one_prompt_is_everybodys() {
+    fn one_prompt_is_used_for_all_images() {
         let one = prompts("prompts = \"a cat\"");
         assert_eq!(indices(&one, &[None; 3]), [0, 0, 0]);
         assert_eq!(indices(&one, &[Some("a"), Some("b")]), [0, 0]);
@@ -235,26 +237,26 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_shared_out_with_the_originals_rounding() {
+    fn a_list_is_distributed_with_the_rounding_of_dpsda() {
         // (7 + i) / 3 for i = 0, 1, 2: 2, 2 and 3.
         let list = prompts("prompts = [\"x\", \"y\", \"z\"]");
         assert_eq!(indices(&list, &[None; 7]), [0, 0, 1, 1, 2, 2, 2]);
-        // Fewer images than prompts: the last ones get them.
+        // With fewer images than prompts, the last prompts are used.
         assert_eq!(indices(&list, &[None; 2]), [1, 2]);
-        // Over the whole population, whatever the classes are.
+        // The classes of the samples are not considered.
         let classes = [Some("a"), Some("a"), Some("b")];
         assert_eq!(indices(&list, &classes), [0, 1, 2]);
         assert!(indices(&list, &[]).is_empty());
     }
 
     #[test]
-    fn a_table_gives_each_class_its_own() {
+    fn a_table_has_prompts_for_each_class() {
         let table = prompts("[prompts]\nb = \"x\"\na = [\"y\", \"z\"]");
         assert_eq!(table.texts(), ["y", "z", "x"]);
         let classes = [Some("b"), Some("a"), Some("a"), Some("a"), Some("b")];
         assert_eq!(indices(&table, &classes), [2, 0, 1, 1, 2]);
         assert_eq!(table.describe(Some("a")), ["prompt \"y\"", "prompt \"z\""]);
-        for (class, expected) in [(Some("c"), "class \"c\""), (None, "classes apart")] {
+        for (class, expected) in [(Some("c"), "class \"c\""), (None, "class_conditional")] {
             let error = table.assign(&[request(class)]).unwrap_err().to_string();
             assert!(error.starts_with("prompts: "), "{error}");
             assert!(error.contains(expected), "{error}");

@@ -1,11 +1,22 @@
-//! Stable Diffusion 1.x as a foundation model, the way DPSDA drives it (`apis/stable_diffusion_api.py`).
+//! Stable Diffusion 1.x as a foundation model, used as in DPSDA (`apis/stable_diffusion_api.py`).
 //!
-//! A random image is noise taken all the way back under a prompt (txt2img). A variation is the image's
-//! latents noised part of the way and taken back from there under the prompt that the image keeps
-//! (img2img): its degree is diffusers' `strength`, so 1 changes most.
+//! A random image is denoised from pure noise under a prompt (txt2img). A variation is the latents
+//! of the image with noise added, denoised from there under the prompt that the image inherited
+//! (img2img). The variation degree is diffusers' `strength`, so degree 1 changes the image most.
 //!
-//! One thing is not the original's: diffusers takes a batch of images without a value below the middle for
-//! images in [0, 1] and maps it once more. That would make an image depend on its batch.
+//! One behavior differs from diffusers: it treats a batch of images in [−1, 1] without negative
+//! values as images in [0, 1] and rescales it, which would make an image depend on its batch.
+
+//! Stable Diffusion 1.x as a foundation model, the way DPSDA drives it
+//! (`apis/stable_diffusion_api.py`).
+//!
+//! A random image is noise taken all the way back under a prompt (txt2img). A variation is the
+//! image's latents noised part of the way and taken back from there under the prompt that the
+//! image keeps (img2img): its degree is diffusers' `strength`, so 1 changes most.
+//!
+//! One thing is not the original's: diffusers takes a batch of images without a value below the
+//! middle for images in [0, 1] and maps it once more. That would make an image depend on its
+//! batch.
 
 mod config;
 mod files;
@@ -21,7 +32,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 
-use super::improved_diffusion::{bytes_there, to_signed};
+use super::improved_diffusion::{bytes_on_device, to_signed};
 use super::{
     BatchNoise, Batches, Condition, ConditionRequest, Generator, GeneratorError, GeneratorSection,
     OpenedGenerator, Operation, PlannedWork, Prompts, SampleRequest, check_pairs,
@@ -33,32 +44,34 @@ use crate::images::{Filter, ImageBatch, Resampler};
 use crate::progress::{Progress, Silent};
 use crate::sections::{InvalidKey, Section};
 use config::skipped;
-use files::Files;
+use files::{Files, Networks};
 
 /// A loaded model.
 pub struct StableDiffusion {
     pipeline: Pipeline,
     scheduler: Scheduler,
     prompts: Prompts,
-    /// The text encoder's states of each prompt, `[prompts, tokens, width]`.
+    /// Hidden states of the text encoder for each prompt, `[prompts, tokens, width]`.
     states: Tensor,
-    /// Those of the negative prompt, `[1, tokens, width]`.
+    /// Hidden states for the negative prompt, `[1, tokens, width]`.
     negative: Tensor,
     config: Config,
     device: Device,
-    /// Of random images, and of variations.
+    /// The batches of random images and of variations.
     batches: [Batches; 2],
     warnings: Vec<String>,
 }
 
 impl StableDiffusion {
-    /// Loads the model onto `device`. A relative folder [`Config::checkpoint`] starts at the folder `base`, or
-    /// without one where the program was started. The second result is the checkpoint's digest.
+    /// Loads the model onto `device` and returns it with the digest of the checkpoint. A relative
+    /// folder [`Config::checkpoint`] is relative to the folder `base`, or to the working directory
+    /// without one.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming the key that is out of range; [`GeneratorError::Files`] for a file
-    /// that is missing; [`GeneratorError::Checkpoint`] when one cannot be read or has other tensors than the
-    /// network that its configuration describes.
+    /// [`GeneratorError::Config`] with the first key that is out of range;
+    /// [`GeneratorError::Files`] for a missing file; [`GeneratorError::Checkpoint`] if a file
+    /// cannot be read or its tensors differ from those of the network that its configuration
+    /// describes.
     pub fn load(
         config: &Config,
         base: Option<&Path>,
@@ -66,27 +79,51 @@ impl StableDiffusion {
     ) -> Result<(Self, String), GeneratorError> {
         config.validate()?;
         let files = Files::find(config, base, &Silent)?;
-        let model = files.load(config, device)?;
+        let Networks {
+            pipeline,
+            scheduler,
+            prompts,
+        } = files.load(config, device)?;
+        let model = Self {
+            pipeline,
+            scheduler,
+            states: prompts.states,
+            negative: prompts.negative,
+            warnings: prompts.warnings,
+            prompts: Prompts::new(&config.prompts)?,
+            config: config.clone(),
+            device: device.clone(),
+            batches: [
+                (
+                    "random_sampling_batch_size",
+                    config.random_sampling_batch_size,
+                ),
+                ("variation_batch_size", config.variation_batch_size),
+            ]
+            .map(|(key, size)| Batches::new(key, Some(size), device)),
+        };
+        model.check_steps()?;
         Ok((model, files.digest()?))
     }
 
-    /// Downloads what a repository of the hub has and its cache lacks, so that [`StableDiffusion::load`] finds
-    /// everything at once, on however many devices.
+    /// Downloads the files of a hub repository that are not in the cache, once for all devices, so
+    /// that [`StableDiffusion::load`] needs no download.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] naming the key that is out of range; [`GeneratorError::Files`].
+    /// [`GeneratorError::Config`] with the first key that is out of range;
+    /// [`GeneratorError::Files`].
     pub fn download(config: &Config, progress: &dyn Progress) -> Result<(), GeneratorError> {
         config.validate()?;
         Files::find(config, None, progress).map(drop)
     }
 
-    /// What the user should know although it stops nothing: prompts that were cut.
+    /// Returns the warnings of loading: prompts that were truncated.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Refuses numbers of steps that the scheduler cannot take.
+    /// Returns an error for numbers of steps that the scheduler does not support.
     fn check_steps(&self) -> Result<(), GeneratorError> {
         for (key, steps) in [
             (
@@ -105,7 +142,7 @@ impl StableDiffusion {
         Ok(())
     }
 
-    /// Steps of a variation that are left out.
+    /// Returns the number of skipped steps of a variation.
     fn skipped(&self, degree: f64) -> Result<usize, GeneratorError> {
         let steps = self.config.variation_num_inference_steps;
         let skipped = skipped(steps, degree)?;
@@ -114,7 +151,7 @@ impl StableDiffusion {
             Err(DiffusionError::NoStepLeft { .. }) => Err(GeneratorError::Degree {
                 degree,
                 expected: format!(
-                    "a strength that leaves a step: at least {} for {steps} steps of this scheduler",
+                    "a strength with at least one step: at least {} for {steps} steps of this scheduler",
                     1.0 / steps as f64
                 ),
             }),
@@ -126,10 +163,10 @@ impl StableDiffusion {
 
     fn guidance(&self, requests: &[SampleRequest], scale: f64) -> Result<Guidance, GeneratorError> {
         let count = self.prompts.texts().len();
-        let indices: Vec<u32> = requests.iter().map(|draw| draw.condition.0).collect();
+        let indices: Vec<u32> = requests.iter().map(|request| request.condition.0).collect();
         if let Some(index) = indices.iter().find(|index| **index as usize >= count) {
             return Err(GeneratorError::Input(format!(
-                "prompt {index} where there are {count}"
+                "prompt {index} does not exist: there are {count} prompts"
             )));
         }
         let indices = Tensor::from_vec(indices, requests.len(), &self.device)?;
@@ -140,7 +177,8 @@ impl StableDiffusion {
         })
     }
 
-    /// One batch of random images, or of variations of `images` without the `skipped` noisiest steps.
+    /// Generates one batch of random images, or of variations of the given images without the given
+    /// number of noisiest steps.
     fn batch(
         &self,
         images: Option<(&ImageBatch, usize)>,
@@ -148,7 +186,8 @@ impl StableDiffusion {
     ) -> Result<ImageBatch, GeneratorError> {
         let vae = self.pipeline.vae.config();
         let side = self.config.image_size / vae.downsampling();
-        // Each stream's order: what the encoder requests, if there is an image, then the noise.
+        // The order of the random numbers of each image: those of the encoder, if there is an
+        // image, then the initial noise. Changing it changes all images.
         let shape = (vae.latent_channels, side, side);
         let mut noise = BatchNoise::new(requests, shape, &self.device);
         let (steps, skipped, scale) = match images {
@@ -163,26 +202,26 @@ impl StableDiffusion {
                 self.config.variation_guidance_scale,
             ),
         };
-        let walk = self
+        let denoise_loop = self
             .scheduler
             .start(steps, skipped)
             .map_err(|error| GeneratorError::Input(error.to_string()))?;
         let start = match images {
-            None => walk.initial(&noise.draw()?)?,
+            None => denoise_loop.initial(&noise.sample()?)?,
             Some((images, _)) => {
                 let images = to_signed(images, &self.device)?;
-                let latents = self.pipeline.encode(&images, &noise.draw()?)?;
-                walk.noised(&latents, &noise.draw()?)?
+                let latents = self.pipeline.encode(&images, &noise.sample()?)?;
+                denoise_loop.noised(&latents, &noise.sample()?)?
             }
         };
         let guidance = self.guidance(requests, scale)?;
         let latents = self
             .pipeline
-            .denoise(walk, start, &guidance, |_, _| Ok(()))?;
+            .denoise(denoise_loop, start, &guidance, |_, _| Ok(()))?;
         to_bytes(&self.pipeline.decode(&latents)?)
     }
 
-    /// `images` in the model's size, by Pillow's bicubic filter.
+    /// Resizes `images` to the size of the model with Pillow's bicubic filter.
     fn resized(&self, images: &ImageBatch) -> Result<ImageBatch, GeneratorError> {
         let size = self.image_size();
         if (images.height(), images.width()) == size {
@@ -201,15 +240,15 @@ impl StableDiffusion {
     }
 }
 
-/// `round(255 x)` of every value in [0, 1], halves to the even number; `images` is float32
-/// `[images, 3, height, width]`.
+/// Returns `round(255 x)` of every value in [0, 1], with ties to even; `images` is `float32
+/// [images, 3, height, width]`.
 ///
 /// # Errors
-/// [`GeneratorError::Network`] when a value is not a number: the network overflowed.
+/// [`GeneratorError::Network`] if a value is NaN: the network overflowed.
 pub fn to_bytes(images: &Tensor) -> Result<ImageBatch, GeneratorError> {
     let (count, channels, height, width) = images.dims4()?;
     if !images.device().is_cpu()
-        && let Some(bytes) = bytes_there(&(images * 255.0)?)?
+        && let Some(bytes) = bytes_on_device(&(images * 255.0)?)?
     {
         return Ok(ImageBatch::new(bytes, count, height, width)?);
     }
@@ -221,7 +260,7 @@ pub fn to_bytes(images: &Tensor) -> Result<ImageBatch, GeneratorError> {
     let image_len = channels * height * width;
     if let Some(at) = values.iter().position(|value| value.is_nan()) {
         let message = format!(
-            "image {} of the batch has values that are not numbers",
+            "image {} of the batch has NaN values",
             at / image_len.max(1)
         );
         return Err(candle_core::Error::Msg(message).into());
@@ -397,14 +436,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_rounded_to_even_and_channels_lie_together() {
+    fn bytes_are_rounded_to_even_and_channels_are_interleaved() {
         let values = [0.0f32, 1.0, 0.5 / 255.0, 1.5 / 255.0, 0.2, 2.0];
         let image = Tensor::from_slice(&values, (1, 3, 1, 2), &Device::Cpu).unwrap();
         let bytes = to_bytes(&image).unwrap();
         assert_eq!((bytes.height(), bytes.width()), (1, 2));
         assert_eq!(bytes.data(), [0, 0, 51, 255, 2, 255]);
-        let there = bytes_there(&(&image * 255.0).unwrap()).unwrap();
-        assert_eq!(there.unwrap(), bytes.data());
+        let on_device = bytes_on_device(&(&image * 255.0).unwrap()).unwrap();
+        assert_eq!(on_device.unwrap(), bytes.data());
         let overflowed = Tensor::full(f32::NAN, (1, 3, 2, 2), &Device::Cpu).unwrap();
         assert!(to_bytes(&overflowed).is_err());
     }

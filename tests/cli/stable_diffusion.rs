@@ -211,7 +211,7 @@ fn what_the_model_cannot_do_is_refused_before_anything_is_spent() {
     );
     set(
         "data.class_conditional=false",
-        &["model.prompts", "classes apart"],
+        &["model.prompts", "data.class_conditional is false"],
     );
     set(
         "model.variation_num_inference_steps=1001",

@@ -1,5 +1,5 @@
-//! The `[model]` section of an improved-diffusion run, and everything that follows from it without
-//! any weights.
+//! The `[model]` section of an improved-diffusion model, and the network and sampler that it
+//! describes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,93 +16,97 @@ use crate::sections::InvalidKey;
 
 /// An unconditional or class-conditional diffusion model of openai/improved-diffusion.
 ///
-/// The keys are the original's command-line options and so are the defaults; they have to be those
-/// that the checkpoint was trained with, as the checkpoint does not tell.
+/// Keys and defaults are the command-line options of improved-diffusion. They must have the values
+/// that the checkpoint was trained with, because the checkpoint does not store them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The weights: a `.pt` or `.safetensors` file.
+    /// File of the weights, `.pt` or `.safetensors`.
     pub checkpoint: PathBuf,
-    /// Rows and columns of the images.
+    /// Height and width of the images in pixels.
     #[serde(default = "defaults::image_size")]
     pub image_size: usize,
-    /// Channels of the network's first level; a multiple of 32.
+    /// Channels of the first level of the network; a multiple of 32.
     #[serde(default = "defaults::num_channels")]
     pub num_channels: usize,
-    /// Residual blocks of each level.
+    /// Number of residual blocks per level.
     #[serde(default = "defaults::num_res_blocks")]
     pub num_res_blocks: usize,
-    /// Channels of each level as multiples of `num_channels`, from the full resolution down. By
-    /// default what the original has for images of 32 (`[1, 2, 2, 2]`), 64 (`[1, 2, 3, 4]`) and 256
-    /// (`[1, 1, 2, 2, 4, 4]`).
+    /// Channels of each level as multiples of `num_channels`, from the full resolution down.
+    /// Defaults to that of improved-diffusion for `image_size` 32 (`[1, 2, 2, 2]`), 64
+    /// (`[1, 2, 3, 4]`) and 256 (`[1, 1, 2, 2, 4, 4]`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_mult: Option<Vec<usize>>,
-    /// Resolutions at which there is attention: `[16, 8]`, or as text `"16,8"`.
+    /// Resolutions with attention layers: a list `[16, 8]`, or a text `"16,8"`.
     #[serde(
         default = "defaults::attention_resolutions",
         deserialize_with = "list_or_text"
     )]
     pub attention_resolutions: Vec<usize>,
-    /// Attention heads.
+    /// Number of attention heads.
     #[serde(default = "defaults::num_heads")]
     pub num_heads: usize,
-    /// Attention heads on the way up; -1 for `num_heads`.
+    /// Number of attention heads in the decoder; -1 for `num_heads`.
     #[serde(default = "defaults::num_heads_upsample")]
     pub num_heads_upsample: i64,
-    /// Whether the time scales and shifts the normalised activations, rather than being added.
+    /// Conditions the blocks by a scale and shift of the normalized activations; if false, the time
+    /// embedding is added.
     #[serde(default = "defaults::yes")]
     pub use_scale_shift_norm: bool,
-    /// Whether the network predicts its variance, too.
+    /// Predicts the variance with the network as well.
     #[serde(default)]
     pub learn_sigma: bool,
-    /// Whether the network takes a class label.
+    /// Conditions the network on a class label.
     #[serde(default)]
     pub class_cond: bool,
-    /// Number of class labels; of no effect without `class_cond`.
+    /// Number of class labels; ignored without `class_cond`.
     #[serde(default = "defaults::num_classes")]
     pub num_classes: u32,
-    /// Steps of the process that the network was trained on.
+    /// Number of steps of the diffusion process of the training.
     #[serde(default = "defaults::diffusion_steps")]
     pub diffusion_steps: usize,
-    /// `"linear"` or `"cosine"`.
+    /// Noise schedule, `"linear"` or `"cosine"`.
     #[serde(default)]
     pub noise_schedule: NoiseSchedule,
-    /// Which steps are taken: `""` (all), `"100"`, `"ddim25"`, `"quad20"`, `"10,20,30"`; see [`Respacing`].
+    /// Selection of sampling steps: `""` (all), `"100"`, `"ddim25"`, `"quad20"`, `"10,20,30"`; see
+    /// [`Respacing`].
     #[serde(default)]
     pub timestep_respacing: String,
-    /// Whether the network's time runs to 1000 whatever `diffusion_steps` is.
+    /// Scales the time input of the network to 0…1000 for any `diffusion_steps`.
     #[serde(default = "defaults::yes")]
     pub rescale_timesteps: bool,
-    /// Whether the network predicts the image rather than the noise.
+    /// The network predicts the image instead of the noise.
     #[serde(default)]
     pub predict_xstart: bool,
-    /// Whether the fixed variance is the posterior's rather than β; of no effect with `learn_sigma`.
+    /// Uses the variance of the posterior instead of β; ignored with `learn_sigma`.
     #[serde(default)]
     pub sigma_small: bool,
-    /// Whether to sample by DDIM (deterministic steps) rather than DDPM; of no effect with `sampler`.
+    /// Samples with DDIM (deterministic steps) instead of DDPM; ignored with `sampler`.
     #[serde(default)]
     pub use_ddim: bool,
-    /// How steps are taken; by default as `use_ddim`, the original's option, says. `"dpm-solver++"` reaches with
-    /// fewer steps what DDIM does with many.
+    /// The sampler; defaults to that of `use_ddim`, improved-diffusion's option. `"dpm-solver++"`
+    /// needs fewer steps than DDIM for the same quality.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampler: Option<SamplerKind>,
-    /// Whether each predicted image is cut to the range of images.
+    /// Clips each predicted image to [−1, 1].
     #[serde(default = "defaults::yes")]
     pub clip_denoised: bool,
-    /// Images that go through the network at once; without it 100 on a CPU and as many as fit on a GPU. On a CPU no
-    /// result depends on it.
+    /// Images per batch; defaults to 100 on a CPU and to as many as fit on a GPU. On a CPU, results
+    /// do not depend on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<usize>,
-    /// What the network computes in: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16, `"f16"` on a GPU.
+    /// Number type of the network: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16; `"f16"`
+    /// on a GPU.
     #[serde(default)]
     pub dtype: Precision,
-    /// The model's class labels that stand for each private class, by the class's name; one is drawn
-    /// for each image of the initial population. Without it, any of the model's labels is.
+    /// The labels of the model that represent each private class, by the name of the class. One of
+    /// them is chosen at random for each image of the initial population. Without it, one of all
+    /// labels of the model is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_labels: Option<BTreeMap<String, Vec<u32>>>,
 }
 
-/// How steps are taken.
+/// The sampler of the diffusion process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SamplerKind {
@@ -110,12 +114,12 @@ pub enum SamplerKind {
     Ddpm,
     /// DDIM without noise.
     Ddim,
-    /// DPM-Solver++(2M), which the original has not.
+    /// DPM-Solver++(2M), which improved-diffusion does not have.
     #[serde(rename = "dpm-solver++")]
     DpmSolver,
 }
 
-/// Defaults of the original's command line.
+/// Defaults of the command line of improved-diffusion.
 mod defaults {
     pub(super) fn image_size() -> usize {
         64
@@ -146,7 +150,7 @@ mod defaults {
     }
 }
 
-/// More steps than any model was trained with; the schedule's memory stays small below it.
+/// Limits the memory of the schedule; no published model was trained with more steps.
 const MAX_DIFFUSION_STEPS: usize = 100_000;
 
 fn list_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
@@ -167,7 +171,7 @@ fn list_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>
             .collect::<Result<_, _>>()
             .map_err(|_| {
                 serde::de::Error::custom(format!(
-                    "\"{text}\" is no list of resolutions: expected one such as \"16,8\""
+                    "\"{text}\" is not a list of resolutions: expected one such as \"16,8\""
                 ))
             }),
     }
@@ -196,7 +200,7 @@ impl Config {
             return Ok(());
         };
         if !self.class_cond {
-            let message = "has no meaning for a model without class_cond";
+            let message = "is set, but class_cond is false";
             return Err(InvalidKey::new("class_labels", message));
         }
         for (class, labels) in labels {
@@ -218,7 +222,7 @@ impl Config {
         Ok(())
     }
 
-    /// The network that the configuration describes.
+    /// Returns the configuration of the network.
     ///
     /// # Errors
     /// [`InvalidKey`] naming the key that is out of range.
@@ -245,7 +249,7 @@ impl Config {
         };
         match config.validate() {
             Ok(()) => Ok(config),
-            // The network calls this one by another name than the command line.
+            // The network's name of this key differs from that of the command line.
             Err(error) if error.key == "model_channels" => {
                 Err(InvalidKey::new("num_channels", error.message))
             }
@@ -253,7 +257,7 @@ impl Config {
         }
     }
 
-    /// The process and the sampler that the configuration describes.
+    /// Creates the sampler that the configuration describes.
     ///
     /// # Errors
     /// [`InvalidKey`] naming `timestep_respacing` or `diffusion_steps`.
@@ -293,17 +297,16 @@ impl Config {
         Ok(Sampler::new(diffusion, options))
     }
 
-    /// Network evaluations that one image costs.
+    /// Returns the number of network evaluations of one image.
     ///
     /// # Errors
-    /// [`GeneratorError::Degree`] for a degree that the model does not know, or
-    /// [`InvalidKey`] as [`Config::sampler`].
+    /// [`GeneratorError::Degree`] for an unsupported degree, or the errors of [`Config::sampler`].
     pub fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
         evaluations(self.sampler()?.diffusion().num_timesteps(), operation)
     }
 }
 
-/// The key to blame for a process that cannot be.
+/// Returns the key that causes an error of the diffusion process.
 fn key_of(error: &DiffusionError, respacing: &Respacing) -> &'static str {
     match error {
         DiffusionError::Beta { .. } => "diffusion_steps",
@@ -312,7 +315,7 @@ fn key_of(error: &DiffusionError, respacing: &Respacing) -> &'static str {
     }
 }
 
-/// Network evaluations of `operation` with `steps` respaced steps.
+/// Returns the number of network evaluations of `operation` with `steps` respaced steps.
 pub(super) fn evaluations(steps: usize, operation: Operation) -> Result<u64, GeneratorError> {
     let skipped = match operation {
         Operation::Random => 0,
@@ -321,17 +324,17 @@ pub(super) fn evaluations(steps: usize, operation: Operation) -> Result<u64, Gen
     Ok((steps - skipped) as u64)
 }
 
-/// The variation degree as a number of (noisiest) steps to leave out, below `steps`.
+/// Converts the variation degree to the number of (noisiest) steps to skip, below `steps`.
 pub(super) fn skipped_steps(steps: usize, degree: f64) -> Result<usize, GeneratorError> {
-    // Also refuses NaN.
+    // The comparisons are false for NaN.
     if degree.fract() == 0.0 && degree >= 0.0 && degree < steps as f64 {
         return Ok(degree as usize);
     }
     Err(GeneratorError::Degree {
         degree,
         expected: format!(
-            "a whole number from 0 (most change) to {} (least), the number of noisiest of the {steps} steps \
-             to leave out",
+            "an integer from 0 (most change) to {} (least change), the number of skipped steps of \
+             {steps}",
             steps.saturating_sub(1)
         ),
     })

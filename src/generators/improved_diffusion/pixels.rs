@@ -1,14 +1,14 @@
-//! 8-bit images to the network's [−1, 1] and back, rounded as the original rounds.
+//! Conversion between 8-bit images and the network's range [−1, 1], with DPSDA's rounding.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::generators::GeneratorError;
 use crate::images::ImageBatch;
 
-/// `x / 127.5 − 1` of every byte: float32 `[images, 3, height, width]` on `device`.
+/// Returns `x / 127.5 − 1` of every byte: `float32 [images, 3, height, width]` on `device`.
 ///
 /// # Errors
-/// candle's, when the device has no room.
+/// candle's error if the device has no memory.
 pub fn to_signed(images: &ImageBatch, device: &Device) -> Result<Tensor> {
     let (height, width) = (images.height(), images.width());
     let mut values = Vec::with_capacity(images.data().len());
@@ -21,15 +21,15 @@ pub fn to_signed(images: &ImageBatch, device: &Device) -> Result<Tensor> {
     Tensor::from_vec(values, (images.len(), 3, height, width), device)
 }
 
-/// `round(clip((x + 1) · 127.5, 0, 255))` of every value, halves to the even number; `samples` is
-/// float32 `[images, 3, height, width]`.
+/// Returns `round(clip((x + 1) · 127.5, 0, 255))` of every value, with ties to even; `samples` is
+/// `float32 [images, 3, height, width]`.
 ///
 /// # Errors
-/// [`GeneratorError::Network`] when a value is not a number: the network overflowed.
+/// [`GeneratorError::Network`] if a value is NaN: the network overflowed.
 pub fn to_bytes(samples: &Tensor) -> std::result::Result<ImageBatch, GeneratorError> {
     let (count, channels, height, width) = samples.dims4()?;
     if !samples.device().is_cpu()
-        && let Some(bytes) = bytes_there(&((samples + 1.0)? * 127.5)?)?
+        && let Some(bytes) = bytes_on_device(&((samples + 1.0)? * 127.5)?)?
     {
         return Ok(ImageBatch::new(bytes, count, height, width)?);
     }
@@ -38,7 +38,7 @@ pub fn to_bytes(samples: &Tensor) -> std::result::Result<ImageBatch, GeneratorEr
     let mut bytes = Vec::with_capacity(values.len());
     for (index, image) in values.chunks_exact(image_len.max(1)).enumerate() {
         if image.iter().any(|value| value.is_nan()) {
-            let message = format!("image {index} of the batch has values that are not numbers");
+            let message = format!("image {index} of the batch has NaN values");
             return Err(candle_core::Error::Msg(message).into());
         }
         let plane = height * width;
@@ -50,23 +50,23 @@ pub fn to_bytes(samples: &Tensor) -> std::result::Result<ImageBatch, GeneratorEr
     Ok(ImageBatch::new(bytes, count, height, width)?)
 }
 
-/// Adding it to a small positive number and taking it away again leaves the nearest whole number, of two equally
-/// near ones the even one.
-const ROUNDS: f64 = 8_388_608.0;
+/// 2²³: float32 numbers from here on are integers, so adding and subtracting it rounds a small
+/// positive number to the nearest integer, with ties to even.
+const ROUNDING_OFFSET: f64 = 8_388_608.0;
 
-/// `round(clip(levels, 0, 255))`, halves to the even number, of float32 `[images, 3, height, width]` in the order of
-/// [`ImageBatch`]. It is done where the levels are, so that bytes come back rather than floats; `None` when a level is
-/// not a number.
+/// Returns `round(clip(levels, 0, 255))`, with ties to even, of `float32 [images, 3, height,
+/// width]` in the order of [`ImageBatch`]; `None` if a level is NaN. The device of `levels`
+/// rounds, so that bytes are transferred instead of floats.
 ///
 /// # Errors
-/// candle's.
-pub(in crate::generators) fn bytes_there(levels: &Tensor) -> Result<Option<Vec<u8>>> {
-    let strange = levels.ne(levels)?.to_dtype(DType::F32)?.sum_all()?;
-    if strange.to_scalar::<f32>()? > 0.0 {
+/// candle's errors.
+pub(in crate::generators) fn bytes_on_device(levels: &Tensor) -> Result<Option<Vec<u8>>> {
+    let nans = levels.ne(levels)?.to_dtype(DType::F32)?.sum_all()?;
+    if nans.to_scalar::<f32>()? > 0.0 {
         return Ok(None);
     }
-    // Each operator rounds to float32 before the next one begins.
-    let rounded = ((levels.clamp(0f32, 255f32)? + ROUNDS)? - ROUNDS)?;
+    // Separate operators, each rounded to float32: a fused one would skip the first rounding.
+    let rounded = ((levels.clamp(0f32, 255f32)? + ROUNDING_OFFSET)? - ROUNDING_OFFSET)?;
     let bytes = rounded
         .permute((0, 2, 3, 1))?
         .contiguous()?
@@ -105,12 +105,12 @@ mod tests {
     }
 
     #[test]
-    fn halves_go_to_the_even_byte_and_the_rest_is_clipped() {
+    fn ties_round_to_even_and_values_are_clipped() {
         let mut ties = 0;
         for below in 0..255u8 {
             let middle = f32::from(below) + 0.5;
             let value = middle / 127.5 - 1.0;
-            // Rounding moves most of them off the tie.
+            // float32 rounding moves most of the values away from the tie.
             if (value + 1.0) * 127.5 == middle {
                 ties += 1;
                 assert_eq!(byte(value), below + below % 2);
@@ -139,9 +139,9 @@ mod tests {
         let samples = Tensor::from_slice(&values, (2, 3, 8, 8), &Device::Cpu).unwrap();
         let expected = to_bytes(&samples).unwrap();
         let levels = ((&samples + 1.0).unwrap() * 127.5).unwrap();
-        assert_eq!(bytes_there(&levels).unwrap().unwrap(), expected.data());
+        assert_eq!(bytes_on_device(&levels).unwrap().unwrap(), expected.data());
         let overflowed = Tensor::full(f32::NAN, (1, 3, 2, 2), &Device::Cpu).unwrap();
-        assert!(bytes_there(&overflowed).unwrap().is_none());
+        assert!(bytes_on_device(&overflowed).unwrap().is_none());
     }
 
     #[test]

@@ -12,10 +12,10 @@ use crate::device_pool::WorkerFactory;
 use crate::generators::{BoxedGenerator, ReplicatedGenerator};
 use crate::streams::{Phase, RngKey};
 
-/// Weights drawn by the tensor's name.
-struct Drawn;
+/// Random weights that depend on the name of the tensor.
+struct RandomWeights;
 
-impl SimpleBackend for Drawn {
+impl SimpleBackend for RandomWeights {
     fn get(
         &self,
         shape: Shape,
@@ -31,17 +31,17 @@ impl SimpleBackend for Drawn {
         let key = RngKey { sample, ..KEY };
         key.rng().fill_normal(&mut values);
         let fan_in: usize = shape.dims().iter().skip(1).product();
-        let (centre, width) = match (shape.rank(), name.ends_with("weight")) {
+        let (center, width) = match (shape.rank(), name.ends_with("weight")) {
             (1, true) => (1.0, 0.1),
             (1, false) => (0.0, 0.1),
             _ => (0.0, 1.0 / (fan_in as f64).sqrt()),
         };
         let tensor = Tensor::from_vec(values, shape, device)?;
-        tensor.affine(width, centre)?.to_dtype(dtype)
+        tensor.affine(width, center)?.to_dtype(dtype)
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        candle_core::bail!("{name} was asked for without a shape")
+        candle_core::bail!("{name} was requested without a shape")
     }
 
     fn contains_tensor(&self, _: &str) -> bool {
@@ -49,7 +49,7 @@ impl SimpleBackend for Drawn {
     }
 }
 
-/// [`Drawn`], remembering what was asked for.
+/// [`RandomWeights`] that records the requested tensors.
 #[derive(Clone, Default)]
 struct Recorded(Arc<Mutex<HashMap<String, Tensor>>>);
 
@@ -62,7 +62,7 @@ impl SimpleBackend for Recorded {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let tensor = Drawn.get(shape, name, init, dtype, device)?;
+        let tensor = RandomWeights.get(shape, name, init, dtype, device)?;
         self.0
             .lock()
             .unwrap()
@@ -76,11 +76,11 @@ impl SimpleBackend for Recorded {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        Drawn.get_unchecked(name, dtype, device)
+        RandomWeights.get_unchecked(name, dtype, device)
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        Drawn.contains_tensor(name)
+        RandomWeights.contains_tensor(name)
     }
 }
 
@@ -110,12 +110,12 @@ batch_size = 2
 
 fn generator(more: &str) -> ImprovedDiffusion {
     let config: Config = toml::from_str(&format!("{TINY}{more}")).unwrap();
-    let vb = VarBuilder::from_backend(Box::new(Drawn), DType::F32, Device::Cpu);
+    let vb = VarBuilder::from_backend(Box::new(RandomWeights), DType::F32, Device::Cpu);
     let unet = UNet::new(&config.unet().unwrap(), &vb).unwrap();
     ImprovedDiffusion::new(&config, unet, &Device::Cpu).unwrap()
 }
 
-fn draw(sample: u64) -> SampleRequest {
+fn request(sample: u64) -> SampleRequest {
     SampleRequest {
         condition: Condition(sample as u32 % 10),
         rng_key: RngKey { sample, ..KEY },
@@ -127,7 +127,7 @@ fn images(count: usize) -> ImageBatch {
     ImageBatch::new(bytes.collect(), count, 8, 8).unwrap()
 }
 
-/// The bits of every number of every image.
+/// Returns the bits of every number, per image.
 fn bits(samples: &Tensor) -> Vec<Vec<u32>> {
     let values: Vec<Vec<f32>> = samples.flatten_from(1).unwrap().to_vec2().unwrap();
     let image = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
@@ -143,21 +143,25 @@ const METHODS: [&str; 5] = [
 ];
 
 #[test]
-fn three_images_at_once_are_three_single_images_to_the_bit() {
-    let draws = [draw(0), draw(1), draw(2)];
+fn a_batch_of_three_equals_three_single_images_to_the_bit() {
+    let requests = [request(0), request(1), request(2)];
     for method in METHODS {
         let generator = generator(method);
         for (start, skipped) in [(None, 0), (Some(images(3)), 0), (Some(images(3)), 3)] {
-            let together = bits(&generator.samples(start.as_ref(), &draws, skipped).unwrap());
-            let apart: Vec<_> = (0..3)
+            let together = bits(
+                &generator
+                    .samples(start.as_ref(), &requests, skipped)
+                    .unwrap(),
+            );
+            let single: Vec<_> = (0..3)
                 .flat_map(|index| {
                     let image = start.as_ref().map(|images| images.slice(index..index + 1));
-                    let draw = &draws[index..index + 1];
-                    bits(&generator.samples(image.as_ref(), draw, skipped).unwrap())
+                    let request = &requests[index..index + 1];
+                    bits(&generator.samples(image.as_ref(), request, skipped).unwrap())
                 })
                 .collect();
-            assert!(together == apart, "{method}, {skipped} steps left out");
-            // Neither saturated nor all alike, or the comparison would say nothing.
+            assert!(together == single, "{method}, {skipped} steps skipped");
+            // The comparison is only meaningful if the values are neither saturated nor all equal.
             let distinct: std::collections::BTreeSet<u32> =
                 together.iter().flatten().copied().collect();
             assert!(distinct.len() > 50, "{method}: {}", distinct.len());
@@ -165,7 +169,7 @@ fn three_images_at_once_are_three_single_images_to_the_bit() {
     }
 }
 
-/// The tiny network as a file: what is loaded makes the same images, and what does not fit is named.
+/// A loaded network generates the same images, and a mismatch is reported with its tensor.
 #[test]
 fn a_model_is_loaded_from_a_file_or_refused() {
     let config: Config = toml::from_str(TINY).unwrap();
@@ -177,8 +181,8 @@ fn a_model_is_loaded_from_a_file_or_refused() {
     candle_core::safetensors::save(&tensors, folder.path().join("none.pt")).unwrap();
 
     let load = |config: &Config| ImprovedDiffusion::load(config, Some(folder.path()), &Device::Cpu);
-    let loaded = load(&config).unwrap().random(&[draw(0)]).unwrap();
-    assert!(loaded == generator("").random(&[draw(0)]).unwrap());
+    let loaded = load(&config).unwrap().random(&[request(0)]).unwrap();
+    assert!(loaded == generator("").random(&[request(0)]).unwrap());
 
     let fewer_classes = Config {
         num_classes: 9,
@@ -207,30 +211,29 @@ fn a_model_is_loaded_from_a_file_or_refused() {
 
 #[test]
 fn the_size_of_the_batches_does_not_matter() {
-    let draws: Vec<SampleRequest> = (0..5).map(draw).collect();
+    let requests: Vec<SampleRequest> = (0..5).map(request).collect();
     for method in METHODS {
         let (two, five) = (generator(method), {
             let mut generator = generator(method);
             generator.batches = Batches::new("batch_size", Some(5), &Device::Cpu);
             generator
         });
-        assert!(two.random(&draws).unwrap() == five.random(&draws).unwrap());
-        let varied = two.vary(&images(5), &draws, 2.0).unwrap();
-        assert!(varied == five.vary(&images(5), &draws, 2.0).unwrap());
+        assert!(two.random(&requests).unwrap() == five.random(&requests).unwrap());
+        let varied = two.vary(&images(5), &requests, 2.0).unwrap();
+        assert!(varied == five.vary(&images(5), &requests, 2.0).unwrap());
         assert_eq!((varied.len(), varied.height(), varied.width()), (5, 8, 8));
     }
     assert!(generator("").random(&[]).unwrap().is_empty());
 }
 
-/// Several devices share the work; who did what cannot be seen.
 #[test]
 fn the_number_of_devices_does_not_matter() {
-    let draws: Vec<SampleRequest> = (0..9).map(draw).collect();
+    let requests: Vec<SampleRequest> = (0..9).map(request).collect();
     let more = METHODS[0];
     let alone = generator(more);
     let (random, varied) = (
-        alone.random(&draws).unwrap(),
-        alone.vary(&images(9), &draws, 2.0).unwrap(),
+        alone.random(&requests).unwrap(),
+        alone.vary(&images(9), &requests, 2.0).unwrap(),
     );
     for copies in [1, 2, 3] {
         let factory = |_| -> WorkerFactory<BoxedGenerator, GeneratorError> {
@@ -238,54 +241,55 @@ fn the_number_of_devices_does_not_matter() {
         };
         let replicated = ReplicatedGenerator::start((0..copies).map(factory).collect()).unwrap();
         assert_eq!(replicated.batch_size(), 2 * copies);
-        assert!(replicated.random(&draws).unwrap() == random);
-        assert!(replicated.vary(&images(9), &draws, 2.0).unwrap() == varied);
+        assert!(replicated.random(&requests).unwrap() == random);
+        assert!(replicated.vary(&images(9), &requests, 2.0).unwrap() == varied);
         assert!(replicated.random(&[]).unwrap().is_empty());
-        // What one refuses, all refuse.
-        let mut wrong = draws.clone();
+        // An error of one copy is the error of the call.
+        let mut wrong = requests.clone();
         wrong[7].condition = Condition(10);
         assert!(matches!(
             replicated.random(&wrong),
             Err(GeneratorError::Input(_))
         ));
-        let degree = replicated.vary(&images(9), &draws, 7.5);
+        let degree = replicated.vary(&images(9), &requests, 7.5);
         assert!(matches!(degree, Err(GeneratorError::Degree { .. })));
     }
 }
 
 #[test]
-fn streams_conditions_and_images_make_a_difference() {
+fn images_depend_on_the_key_the_condition_and_the_parent() {
     for method in METHODS {
         let generator = generator(method);
-        let first = generator.random(&[draw(0)]).unwrap();
-        assert!(first == generator.random(&[draw(0)]).unwrap());
-        let other_stream = SampleRequest {
-            rng_key: draw(1).rng_key,
-            ..draw(0)
+        let first = generator.random(&[request(0)]).unwrap();
+        assert!(first == generator.random(&[request(0)]).unwrap());
+        let other_key = SampleRequest {
+            rng_key: request(1).rng_key,
+            ..request(0)
         };
-        assert!(first != generator.random(&[other_stream]).unwrap());
+        assert!(first != generator.random(&[other_key]).unwrap());
         let other_class = SampleRequest {
             condition: Condition(3),
-            ..draw(0)
+            ..request(0)
         };
         assert!(first != generator.random(&[other_class]).unwrap());
 
-        let vary = |images: &ImageBatch, draw, degree| generator.vary(images, &[draw], degree);
+        let vary =
+            |images: &ImageBatch, request, degree| generator.vary(images, &[request], degree);
         let image = images(2).slice(0..1);
-        let varied = vary(&image, draw(0), 3.0).unwrap();
-        assert!(varied != vary(&images(2).slice(1..2), draw(0), 3.0).unwrap());
-        assert!(varied != vary(&image, other_stream, 3.0).unwrap());
-        assert!(varied != vary(&image, draw(0), 2.0).unwrap());
+        let varied = vary(&image, request(0), 3.0).unwrap();
+        assert!(varied != vary(&images(2).slice(1..2), request(0), 3.0).unwrap());
+        assert!(varied != vary(&image, other_key, 3.0).unwrap());
+        assert!(varied != vary(&image, request(0), 2.0).unwrap());
     }
 }
 
-/// Only an image that was hardly noised is recognisable under a network that knows nothing.
+/// With random weights, only an image with little noise added stays close to its parent.
 #[test]
 fn a_larger_degree_stays_closer() {
     let generator = generator("use_ddim = true");
     let image = images(1);
     let distance = |degree: f64| -> u64 {
-        let varied = generator.vary(&image, &[draw(0)], degree).unwrap();
+        let varied = generator.vary(&image, &[request(0)], degree).unwrap();
         let pairs = varied.data().iter().zip(image.data());
         pairs.map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum()
     };
@@ -297,7 +301,7 @@ fn a_larger_degree_stays_closer() {
 fn wrong_requests_are_refused() {
     let generator = generator("");
     for degree in [-1.0, 5.0, 0.5, f64::NAN] {
-        let varied = generator.vary(&images(1), &[draw(0)], degree);
+        let varied = generator.vary(&images(1), &[request(0)], degree);
         assert!(matches!(varied, Err(GeneratorError::Degree { .. })));
         assert!(generator.evaluations(Operation::Vary(degree)).is_err());
     }
@@ -306,51 +310,51 @@ fn wrong_requests_are_refused() {
     let refused = |result: Result<ImageBatch, GeneratorError>| {
         matches!(result, Err(GeneratorError::Input(_)))
     };
-    assert!(refused(generator.vary(&images(2), &[draw(0)], 0.0)));
+    assert!(refused(generator.vary(&images(2), &[request(0)], 0.0)));
     assert!(refused(generator.vary(&ImageBatch::empty(8, 4), &[], 0.0)));
     let out_of_range = SampleRequest {
         condition: Condition(10),
-        ..draw(0)
+        ..request(0)
     };
     assert!(refused(generator.random(&[out_of_range])));
 }
 
 #[test]
-fn initial_conditions_follow_the_map_and_the_streams() {
-    let slots = |class: Option<&'static str>| -> Vec<ConditionRequest<'static>> {
-        let stream = |sample| RngKey {
+fn initial_conditions_follow_the_map_and_the_keys() {
+    let requests = |class: Option<&'static str>| -> Vec<ConditionRequest<'static>> {
+        let rng_key = |sample| RngKey {
             phase: Phase::Condition,
             sample,
             ..KEY
         };
-        let slot = |sample| ConditionRequest {
+        let request = |sample| ConditionRequest {
             class,
-            rng_key: stream(sample),
+            rng_key: rng_key(sample),
         };
-        (0..400).map(slot).collect()
+        (0..400).map(request).collect()
     };
     let count = |conditions: &[Condition], label: u32| {
         let same = conditions.iter().filter(|condition| condition.0 == label);
         same.count()
     };
 
-    // 400 draws among ten: 40 of each, give or take five standard deviations of 6.
+    // 400 choices of ten: 40 of each, within five standard deviations of 6.
     let free = generator("")
-        .initial_conditions(&slots(Some("cat")))
+        .initial_conditions(&requests(Some("cat")))
         .unwrap();
     assert!((0..10).all(|label| (10..=70).contains(&count(&free, label))));
 
     let mapped = generator("[class_labels]\ncat = [2, 5]\ndog = [7]\n");
-    let cats = mapped.initial_conditions(&slots(Some("cat"))).unwrap();
+    let cats = mapped.initial_conditions(&requests(Some("cat"))).unwrap();
     assert_eq!(count(&cats, 2) + count(&cats, 5), 400);
     assert!((150..=250).contains(&count(&cats, 2)));
-    let dogs = mapped.initial_conditions(&slots(Some("dog"))).unwrap();
+    let dogs = mapped.initial_conditions(&requests(Some("dog"))).unwrap();
     assert_eq!(count(&dogs, 7), 400);
     let described = mapped.describe_conditions(Some("cat"));
     assert_eq!(described, ["class label 2", "class label 5"]);
     assert!(generator("").describe_conditions(None)[0].contains("10 class labels"));
     for class in [Some("bird"), None] {
-        match mapped.initial_conditions(&slots(class)) {
+        match mapped.initial_conditions(&requests(class)) {
             Err(GeneratorError::Config(error)) => assert_eq!(error.key, "class_labels"),
             other => panic!("{class:?}: {other:?}"),
         }
@@ -361,17 +365,17 @@ fn initial_conditions_follow_the_map_and_the_streams() {
 fn an_unconditional_model_has_one_condition() {
     let config = TINY.replace("class_cond = true", "");
     let config: Config = toml::from_str(&config).unwrap();
-    let vb = VarBuilder::from_backend(Box::new(Drawn), DType::F32, Device::Cpu);
+    let vb = VarBuilder::from_backend(Box::new(RandomWeights), DType::F32, Device::Cpu);
     let unet = UNet::new(&config.unet().unwrap(), &vb).unwrap();
     let generator = ImprovedDiffusion::new(&config, unet, &Device::Cpu).unwrap();
-    let slot = ConditionRequest {
+    let request_of_cat = ConditionRequest {
         class: Some("cat"),
         rng_key: KEY,
     };
     assert_eq!(
-        generator.initial_conditions(&[slot]).unwrap(),
+        generator.initial_conditions(&[request_of_cat]).unwrap(),
         [Condition(0)]
     );
-    assert_eq!(generator.random(&[draw(0)]).unwrap().len(), 1);
-    assert!(generator.random(&[draw(1)]).is_err());
+    assert_eq!(generator.random(&[request(0)]).unwrap().len(), 1);
+    assert!(generator.random(&[request(1)]).is_err());
 }

@@ -15,7 +15,8 @@ use super::picture::Sides;
 use super::response_cache::{CacheKey, PendingResponse, ResponseCache};
 use crate::net::{Backoff, jitter};
 
-/// Consecutive responses without a usable image after which a run stops: each may have been charged.
+/// Consecutive responses without a usable image after which a run stops: each may have been
+/// charged.
 const MAX_UNUSABLE: u32 = 3;
 /// Interval at which a back-off checks whether the run has been stopped.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);

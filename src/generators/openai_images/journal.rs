@@ -1,8 +1,9 @@
-//! `requests.jsonl`: a record of every request that may cost money, synced to disk before the request
-//! is sent.
+//! `requests.jsonl`: a record of every request that may cost money, synced to disk before the
+//! request is sent.
 //!
-//! A request without an outcome in the journal (the process was killed, the connection broke) counts
-//! as paid in full. Only a response with fewer images or a refusal by the server (4xx) reduces it.
+//! A request without an outcome in the journal (the process was killed, the connection broke)
+//! counts as paid in full. Only a response with fewer images or a refusal by the server (4xx)
+//! reduces it.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

@@ -1,4 +1,5 @@
-//! Bodies of type `multipart/form-data` (RFC 7578), with a boundary that the content does not contain.
+//! Bodies of type `multipart/form-data` (RFC 7578), with a boundary that the content does not
+//! contain.
 
 use std::fmt::Write as _;
 
@@ -52,8 +53,8 @@ impl Form {
         (format!("multipart/form-data; boundary={boundary}"), body)
     }
 
-    /// Returns the first numbered boundary that no part contains. Unlike a random one, it gives equal
-    /// forms equal bytes.
+    /// Returns the first numbered boundary that no part contains. Unlike a random one, it gives
+    /// equal forms equal bytes.
     fn boundary(&self) -> String {
         let mut number = 0_u64;
         loop {

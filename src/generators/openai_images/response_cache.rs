@@ -1,9 +1,10 @@
 //! Responses and images of a hosted model on disk, in `.work/<iteration>/bought/`, so that an
 //! interrupted run does not pay for them again.
 //!
-//! A response is stored as received, then its images one by one, then the response is deleted. A run
-//! that is killed in between unpacks the stored response when it is resumed. The folder is deleted
-//! with the other unfinished work of its iteration. It holds output of the model, nothing private.
+//! A response is stored as received, then its images one by one, then the response is deleted. A
+//! run that is killed in between unpacks the stored response when it is resumed. The folder is
+//! deleted with the other unfinished work of its iteration. It holds output of the model, nothing
+//! private.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,7 +62,8 @@ pub(super) struct ResponseCache {
 const FOLDER: &str = "bought";
 
 impl ResponseCache {
-    /// Creates a cache in `work`, the run's folder of unfinished work with one folder per iteration.
+    /// Creates a cache in `work`, the run's folder of unfinished work with one folder per
+    /// iteration.
     pub(super) fn new(work: PathBuf) -> Self {
         Self { work }
     }

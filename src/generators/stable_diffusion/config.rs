@@ -1,4 +1,4 @@
-//! The `[model]` section of a Stable Diffusion run.
+//! The `[model]` section of Stable Diffusion.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,64 +6,65 @@ use crate::diffusion::{SchedulerKind, skipped_steps};
 use crate::generators::{GeneratorError, Precision, PromptsConfig};
 use crate::sections::InvalidKey;
 
-/// The checkpoint of the paper's experiments, and the revision of it that is meant.
+/// The checkpoint of the experiments in the PE paper, and its revision.
 const CHECKPOINT: &str = "CompVis/stable-diffusion-v1-4";
 const REVISION: &str = "133a221b8aa7292a167afc5127cb63fb5005638b";
 
-/// Stable Diffusion 1.x in the layout of diffusers. The options are the original's
-/// (`apis/stable_diffusion_api.py` of DPSDA) and so are the defaults.
+/// Stable Diffusion 1.x in the layout of diffusers. Options and defaults are those of DPSDA
+/// (`apis/stable_diffusion_api.py`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// A folder, or a repository of the Hugging Face hub.
+    /// A folder or a repository of the Hugging Face hub.
     #[serde(default = "defaults::checkpoint")]
     pub checkpoint: String,
-    /// The repository's commit (or a tag or branch, which can move). It has a default for the default
-    /// checkpoint only.
+    /// The commit of the repository (or a tag or branch, which can change). Only the default
+    /// checkpoint has a default revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Rows and columns of the images, for v1-4 a multiple of 64.
+    /// Height and width of the images in pixels, for v1-4 a multiple of 64.
     #[serde(default = "defaults::image_size")]
     pub image_size: usize,
-    /// What the images shall not look like.
+    /// Prompt that guidance moves the images away from.
     #[serde(default)]
     pub negative_prompt: String,
-    /// Which scheduler: the checkpoint's own, or another one on its noise schedule.
+    /// The scheduler of the checkpoint, or another one with the same noise schedule.
     #[serde(default)]
     pub scheduler: SchedulerChoice,
-    /// Whether PNDM leaves out steps as diffusers does it; see [`crate::diffusion::Scheduler::new`].
+    /// Skips steps of PNDM as diffusers does; see [`crate::diffusion::Scheduler::new`].
     #[serde(default = "defaults::yes")]
     pub pndm_exact_slicing: bool,
-    /// Steps of a random image.
+    /// Number of denoising steps of a random image.
     #[serde(default = "defaults::steps")]
     pub random_sampling_num_inference_steps: usize,
-    /// How much a random image heeds its prompt; up to 1, there is no guidance.
+    /// Guidance scale of random images; no guidance up to 1.
     #[serde(default = "defaults::guidance")]
     pub random_sampling_guidance_scale: f64,
-    /// Random images at once. On a CPU no result depends on it.
+    /// Random images per batch. On a CPU, results do not depend on it.
     #[serde(default = "defaults::batch_size")]
     pub random_sampling_batch_size: usize,
-    /// Steps of a variation, those that its strength leaves out included.
+    /// Number of denoising steps of a variation, including those that its strength skips.
     #[serde(default = "defaults::steps")]
     pub variation_num_inference_steps: usize,
-    /// How much a variation heeds its prompt; up to 1, there is no guidance.
+    /// Guidance scale of variations; no guidance up to 1.
     #[serde(default = "defaults::guidance")]
     pub variation_guidance_scale: f64,
-    /// Variations at once. On a CPU no result depends on it.
+    /// Variations per batch. On a CPU, results do not depend on it.
     #[serde(default = "defaults::batch_size")]
     pub variation_batch_size: usize,
-    /// What the networks compute in: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16, `"f16"` on a GPU.
+    /// Number type of the networks: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16; `"f16"`
+    /// on a GPU.
     #[serde(default)]
     pub dtype: Precision,
-    /// What is asked for: one prompt, a list, or a table by private class. They are public.
+    /// The prompts: a text, a list, or a table by private class. They are public.
     pub prompts: PromptsConfig,
 }
 
-/// `scheduler`.
+/// The values of the key `scheduler`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SchedulerChoice {
-    /// The one that the checkpoint names.
+    /// The scheduler that the checkpoint names.
     #[default]
     Checkpoint,
     /// PNDM without Runge-Kutta steps.
@@ -78,7 +79,7 @@ pub enum SchedulerChoice {
 }
 
 impl SchedulerChoice {
-    /// The scheduler, unless the checkpoint decides.
+    /// Returns the scheduler; `None` for that of the checkpoint.
     #[must_use]
     pub fn kind(self) -> Option<SchedulerKind> {
         match self {
@@ -112,7 +113,7 @@ mod defaults {
     }
 }
 
-/// Far above any model that fits into a memory.
+/// Far above the image size of any model that fits into memory.
 const MAX_IMAGE_SIZE: usize = 8192;
 
 impl Config {
@@ -142,7 +143,7 @@ impl Config {
                 self.variation_num_inference_steps,
             ),
         ] {
-            // How many there are to choose from is the checkpoint's matter.
+            // The scheduler of the checkpoint defines the maximum.
             if steps == 0 {
                 return Err(InvalidKey::new(key, "is 0: expected at least 1"));
             }
@@ -173,7 +174,7 @@ impl Config {
         self.prompts.validate()
     }
 
-    /// The revision to take a repository at.
+    /// Returns the revision of the repository.
     #[must_use]
     pub fn revision(&self) -> Option<&str> {
         let pinned = (self.checkpoint == CHECKPOINT).then_some(REVISION);
@@ -181,15 +182,15 @@ impl Config {
     }
 }
 
-/// The variation degree, which is diffusers' `strength`, as a number of steps to leave out.
+/// Converts the variation degree, diffusers' `strength`, to a number of steps to skip.
 pub(super) fn skipped(steps: usize, degree: f64) -> Result<usize, GeneratorError> {
-    // Also refuses NaN.
+    // False for NaN.
     if (0.0..=1.0).contains(&degree) {
         return Ok(skipped_steps(steps, degree));
     }
     Err(GeneratorError::Degree {
         degree,
-        expected: "a strength from 0 (least change) to 1 (most)".to_owned(),
+        expected: "a strength from 0 (least change) to 1 (most change)".to_owned(),
     })
 }
 

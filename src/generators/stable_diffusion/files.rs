@@ -1,4 +1,4 @@
-//! From a checkpoint's files to networks.
+//! Loading of the files of a checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,10 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use super::config::Config;
+use super::pipeline::Pipeline;
 use super::tokenizer::ClipTokenizer;
-use super::{Pipeline, StableDiffusion};
 use crate::diffusion::{Scheduler, SchedulerConfig};
-use crate::generators::{Batches, GeneratorError, Prompts};
+use crate::generators::{GeneratorError, Prompts};
 use crate::hub::{Checkpoint, CheckpointError, ModelFiles, sha256_file};
 use crate::models::clip::{ClipText, ClipTextConfig};
 use crate::models::stable_diffusion::{
@@ -19,7 +19,7 @@ use crate::privacy::sha256_hex;
 use crate::progress::Progress;
 use crate::sections::InvalidKey;
 
-/// Every file that a run reads.
+/// The files of a checkpoint.
 #[derive(Debug)]
 pub(super) struct Files {
     scheduler: PathBuf,
@@ -33,8 +33,25 @@ pub(super) struct Files {
     vae: PathBuf,
 }
 
-/// Every file of a checkpoint in the layout of diffusers that is read, the small ones first; of each, the names
-/// that will do, the best first.
+/// The content of a checkpoint: networks, scheduler, and the encoded prompts of a run.
+pub(super) struct Networks {
+    pub pipeline: Pipeline,
+    pub scheduler: Scheduler,
+    pub prompts: EncodedPrompts,
+}
+
+/// Hidden states of the text encoder.
+pub(super) struct EncodedPrompts {
+    /// States for each prompt, `[prompts, tokens, width]`.
+    pub states: Tensor,
+    /// States for the negative prompt, `[1, tokens, width]`.
+    pub negative: Tensor,
+    /// Messages about truncated prompts.
+    pub warnings: Vec<String>,
+}
+
+/// The files of a checkpoint in the layout of diffusers that are read, small ones first; of each,
+/// the accepted names, the preferred one first.
 pub const FILES: [&[&str]; 9] = [
     &["scheduler/scheduler_config.json"],
     &["tokenizer/vocab.json"],
@@ -60,13 +77,13 @@ pub const FILES: [&[&str]; 9] = [
 ];
 
 impl Files {
-    /// Finds (or downloads, before the eyes of `watch`) all files, the small ones first.
+    /// Finds or downloads all files, small ones first.
     pub fn find(
         config: &Config,
         base: Option<&Path>,
         progress: &dyn Progress,
     ) -> Result<Self, GeneratorError> {
-        // A relative folder starts at `base`; an id of the hub does not.
+        // An id of the hub looks like a relative path: only an existing folder is one.
         let based = base
             .map(|base| base.join(&config.checkpoint))
             .filter(|path| path.is_dir())
@@ -98,7 +115,7 @@ impl Files {
         })
     }
 
-    /// SHA-256 over the files' own, each under the name of its part.
+    /// Returns the SHA-256 of a list of the parts and their digests, in hexadecimal.
     pub fn digest(&self) -> Result<String, GeneratorError> {
         let mut text = String::new();
         for (part, path) in [
@@ -121,12 +138,8 @@ impl Files {
         Ok(sha256_hex(text.as_bytes()))
     }
 
-    /// Builds everything. The text encoder says what it has to say of the prompts and goes.
-    pub fn load(
-        &self,
-        config: &Config,
-        device: &Device,
-    ) -> Result<StableDiffusion, GeneratorError> {
+    /// Builds the model. The text encoder is only kept until it has encoded the prompts.
+    pub fn load(&self, config: &Config, device: &Device) -> Result<Networks, GeneratorError> {
         let dtype = config.dtype.on(device)?;
         let scheduler = read(&self.scheduler, SchedulerConfig::from_json)?;
         let kind = config.scheduler.kind().unwrap_or(scheduler.kind);
@@ -146,7 +159,7 @@ impl Files {
         }
         unet_config.sample_size = config.image_size / vae_config.downsampling();
         let prompts = Prompts::new(&config.prompts)?;
-        let spoken = self.text_states(config, &prompts, (dtype, device), &unet_config)?;
+        let encoded = self.encode_prompts(config, &prompts, (dtype, device), &unet_config)?;
         let unet = Checkpoint::open(&self.unet)?.load(dtype, device, &[], |vb| {
             UNet2DCondition::new(&unet_config, &vb)
         })?;
@@ -160,8 +173,8 @@ impl Files {
             return Err(format_error(
                 &self.vae_config,
                 format!(
-                    "images of {} and {} channels, latents of {}; the UNet has {} and {}: these do not \
-                     fit together",
+                    "the autoencoder has {} and {} image channels and {} latent channels, the UNet has \
+                     {} and {} channels: they do not match",
                     vae_config.in_channels,
                     vae_config.out_channels,
                     vae_config.latent_channels,
@@ -170,43 +183,28 @@ impl Files {
                 ),
             ));
         }
-        let model = StableDiffusion {
+        Ok(Networks {
             pipeline: Pipeline { unet, vae },
             scheduler,
-            prompts,
-            states: spoken.states,
-            negative: spoken.negative,
-            config: config.clone(),
-            device: device.clone(),
-            batches: [
-                (
-                    "random_sampling_batch_size",
-                    config.random_sampling_batch_size,
-                ),
-                ("variation_batch_size", config.variation_batch_size),
-            ]
-            .map(|(key, size)| Batches::new(key, Some(size), device)),
-            warnings: spoken.warnings,
-        };
-        model.check_steps()?;
-        Ok(model)
+            prompts: encoded,
+        })
     }
 
-    /// The text encoder's states of all prompts and of the negative one.
-    fn text_states(
+    /// Encodes all prompts and the negative prompt.
+    fn encode_prompts(
         &self,
         config: &Config,
         prompts: &Prompts,
         (dtype, device): (DType, &Device),
         unet: &UNet2DConditionConfig,
-    ) -> Result<Spoken, GeneratorError> {
+    ) -> Result<EncodedPrompts, GeneratorError> {
         let path = &self.text_encoder_config;
         let text_config: ClipTextConfig = read(path, |value| {
             serde_json::from_value(value.clone()).map_err(|error| error.to_string())
         })?;
         if text_config.hidden_size != unet.cross_attention_dim {
             let message = format!(
-                "hidden_size is {} where the UNet's cross_attention_dim is {}",
+                "hidden_size is {}, expected {}, the cross_attention_dim of the UNet",
                 text_config.hidden_size, unet.cross_attention_dim
             );
             return Err(format_error(path, message));
@@ -214,7 +212,7 @@ impl Files {
         let tokenizer = ClipTokenizer::open(&self.vocab, &self.merges)?;
         if tokenizer.vocabulary() > text_config.vocab_size {
             let message = format!(
-                "it has {} tokens where the text encoder knows {}",
+                "it has {} tokens, expected at most {}, the vocab_size of the text encoder",
                 tokenizer.vocabulary(),
                 text_config.vocab_size
             );
@@ -226,10 +224,10 @@ impl Files {
             let tokens = tokenizer
                 .encode(text, length)
                 .map_err(|error| InvalidKey::new(key, format!("\"{text}\": {error}")))?;
-            if let Some(left_out) = tokens.left_out {
+            if let Some(truncated) = tokens.truncated {
                 warnings.push(format!(
-                    "model.{key}: \"{text}\" is longer than the text encoder's {length} tokens; it does \
-                     not see \"{left_out}\""
+                    "model.{key}: \"{text}\" is longer than {length} tokens and was truncated: \
+                     \"{truncated}\" is ignored"
                 ));
             }
             Ok(tokens.ids)
@@ -248,18 +246,12 @@ impl Files {
             encoder.forward(&ids)
         };
         let states_of: candle_core::Result<Vec<Tensor>> = rows.into_iter().map(states).collect();
-        Ok(Spoken {
+        Ok(EncodedPrompts {
             states: Tensor::cat(&states_of?, 0)?,
             negative: states(negative)?,
             warnings,
         })
     }
-}
-
-struct Spoken {
-    states: Tensor,
-    negative: Tensor,
-    warnings: Vec<String>,
 }
 
 fn format_error(path: &Path, message: String) -> GeneratorError {
@@ -270,7 +262,7 @@ fn format_error(path: &Path, message: String) -> GeneratorError {
     .into()
 }
 
-/// Reads a JSON file and what it says.
+/// Reads a JSON file and parses its content.
 fn read<T, E: std::fmt::Display>(
     path: &Path,
     parse: impl FnOnce(&Value) -> Result<T, E>,
@@ -279,9 +271,9 @@ fn read<T, E: std::fmt::Display>(
         path: path.to_owned(),
         source,
     })?;
-    // Python writes a number that JSON has not, for a limit that is none.
+    // Python writes `-Infinity`, which is not JSON, for a limit that is not set.
     let text = String::from_utf8_lossy(&bytes).replace("-Infinity", "null");
     let value: Value = serde_json::from_str(&text)
-        .map_err(|error| format_error(path, format!("it is no JSON: {error}")))?;
+        .map_err(|error| format_error(path, format!("it is not valid JSON: {error}")))?;
     parse(&value).map_err(|error| format_error(path, error.to_string()))
 }

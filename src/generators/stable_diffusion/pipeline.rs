@@ -1,32 +1,32 @@
-//! Latents, guidance and the way back to pixels: `StableDiffusionPipeline` and
-//! `StableDiffusionImg2ImgPipeline` of diffusers, in pieces.
+//! Encoding, guided denoising and decoding: the stages of `StableDiffusionPipeline` and
+//! `StableDiffusionImg2ImgPipeline` of diffusers.
 
 use candle_core::{Result, Tensor, bail};
 
 use crate::diffusion::DenoiseLoop;
 use crate::models::stable_diffusion::{AutoencoderKl, UNet2DCondition};
 
-/// The two networks that work on images.
+/// The networks that process images.
 pub struct Pipeline {
-    /// Predicts noise.
+    /// The noise predictor.
     pub unet: UNet2DCondition,
-    /// Stands between pixels and latents.
+    /// The autoencoder between pixels and latents.
     pub vae: AutoencoderKl,
 }
 
-/// What the networks are told about a batch: states of the text encoder.
+/// Classifier-free guidance of a batch: hidden states of the text encoder and the scale.
 pub struct Guidance {
-    /// Of each image's prompt, `[n, tokens, width]`.
+    /// States for the prompt of each image, `[n, tokens, width]`.
     pub prompts: Tensor,
-    /// Of the negative prompt, `[1, tokens, width]`.
+    /// States for the negative prompt, `[1, tokens, width]`.
     pub negative: Tensor,
-    /// How far to go from the negative prompt's prediction beyond the prompt's; up to 1, the negative
-    /// prompt is of no effect.
+    /// Guidance scale: the factor of the difference between the predictions for the prompt and the
+    /// negative prompt. Up to 1, the prediction for the prompt is used as it is.
     pub scale: f64,
 }
 
 impl Guidance {
-    /// Predictions that each image costs at each step.
+    /// Returns the number of network evaluations of each image at each step.
     #[must_use]
     pub fn predictions(scale: f64) -> u64 {
         if scale > 1.0 { 2 } else { 1 }
@@ -34,12 +34,13 @@ impl Guidance {
 }
 
 impl Pipeline {
-    /// Walks from `sample [n, channels, h, w]` to latents without noise; `observe` sees each step's.
+    /// Denoises `sample [n, channels, h, w]`; `observe` receives the latents of each step.
     ///
-    /// With guidance, both predictions of all images are one batch, the negative prompt's first.
+    /// With guidance, the predictions of all images for both prompts are one batch, those for the
+    /// negative prompt first.
     ///
     /// # Errors
-    /// Shapes that do not fit together, and whatever candle or `observe` report.
+    /// Mismatching shapes, and the errors of candle and `observe`.
     pub fn denoise(
         &self,
         denoise_loop: DenoiseLoop,
@@ -69,20 +70,20 @@ impl Pipeline {
         denoise_loop.run(sample, network, observe)
     }
 
-    /// Draws scaled latents of `images` in [−1, 1], `[n, 3, height, width]`, from their distributions, with
-    /// standard normal `noise [n, channels, h, w]`.
+    /// Encodes `images` in [−1, 1], `[n, 3, height, width]`, to scaled latents, sampled from the
+    /// encoder's distributions with the standard normal `noise [n, channels, h, w]`.
     ///
     /// # Errors
-    /// Shapes that do not fit together, and whatever candle reports.
+    /// Mismatching shapes, and the errors of candle.
     pub fn encode(&self, images: &Tensor, noise: &Tensor) -> Result<Tensor> {
         let latents = self.vae.encode(images)?.sample(noise)?;
         latents * self.vae.config().scaling_factor
     }
 
-    /// Scaled latents to images in [0, 1], `[n, 3, height, width]`.
+    /// Decodes scaled latents to images in [0, 1], `[n, 3, height, width]`.
     ///
     /// # Errors
-    /// Latents of another shape, and whatever candle reports.
+    /// Latents of a wrong shape, and the errors of candle.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let images = self
             .vae

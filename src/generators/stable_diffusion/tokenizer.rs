@@ -1,4 +1,4 @@
-//! CLIP's tokenizer: text to a fixed number of token ids.
+//! CLIP's tokenizer: converts a text to a fixed number of token ids.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::hub::CheckpointError;
 const BEGIN: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 
-/// What is one word to CLIP before its bytes are paired (`CLIPTokenizer` of transformers,
+/// The words that CLIP encodes by byte pairs (`CLIPTokenizer` of transformers,
 /// `simple_tokenizer.py` of openai/CLIP).
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
@@ -27,13 +27,13 @@ pub(super) struct ClipTokenizer {
     end: u32,
 }
 
-/// A text as the text encoder takes it.
+/// A text as input of the text encoder.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tokens {
-    /// The beginning, the text, and ends up to the length.
+    /// The start token, the text, and end tokens up to the length.
     pub ids: Vec<u32>,
-    /// What of the text did not fit in, if anything.
-    pub left_out: Option<String>,
+    /// The truncated rest of the text, if it was too long.
+    pub truncated: Option<String>,
 }
 
 impl ClipTokenizer {
@@ -48,7 +48,7 @@ impl ClipTokenizer {
         };
         let text = |path: &Path| match path.to_str() {
             Some(text) => Ok(text.to_owned()),
-            None => Err(format("its path is no text".to_owned())),
+            None => Err(format("its path is not valid Unicode".to_owned())),
         };
         for path in [vocab, merges] {
             std::fs::File::open(path).map_err(|source| CheckpointError::Io {
@@ -63,7 +63,7 @@ impl ClipTokenizer {
             .build()
             .map_err(|error| format(format!("with its merges.txt: {error}")))?;
         let mut tokenizer = Tokenizer::new(model);
-        // Asked now: special tokens that a vocabulary lacks would be added to it below.
+        // Looked up before `add_special_tokens`, which would add missing ones to the vocabulary.
         let id = |token: &str| {
             let found = tokenizer.token_to_id(token);
             found.ok_or_else(|| format(format!("it has no token \"{token}\"")))
@@ -94,22 +94,22 @@ impl ClipTokenizer {
         })
     }
 
-    /// How many tokens there are.
+    /// Returns the number of tokens of the vocabulary.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// `text` as `length` ids; what does not fit in is left out.
+    /// Converts `text` to `length` ids and truncates it if it is longer.
     ///
     /// # Errors
     /// A text that cannot be tokenized.
     pub fn encode(&self, text: &str, length: usize) -> Result<Tokens, tokenizers::Error> {
         let encoding = self.tokenizer.encode(text, false)?;
         let ids = encoding.get_ids();
-        let room = length.saturating_sub(2);
-        let kept = ids.get(..room).unwrap_or(ids);
-        let left_out = (ids.len() > room).then(|| {
-            let first = encoding.get_offsets().get(room);
+        let available = length.saturating_sub(2);
+        let kept = ids.get(..available).unwrap_or(ids);
+        let truncated = (ids.len() > available).then(|| {
+            let first = encoding.get_offsets().get(available);
             let rest = first.and_then(|(from, _)| text.get(*from..));
             rest.unwrap_or_default().to_owned()
         });
@@ -118,7 +118,7 @@ impl ClipTokenizer {
         padded.resize(length, self.end);
         Ok(Tokens {
             ids: padded,
-            left_out,
+            truncated,
         })
     }
 }
@@ -128,7 +128,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// A vocabulary of all bytes, alone and at the end of a word, the tokens given, and the special ones last.
+    /// Writes a vocabulary of all bytes, inside and at the end of a word, the given tokens, and the
+    /// special tokens.
     fn write(folder: &Path, words: &[&str], merges: &str) {
         let mut tokens: Vec<String> = ByteLevel::alphabet().iter().map(char::to_string).collect();
         tokens.sort();
@@ -184,19 +185,19 @@ mod tests {
         );
         assert_eq!(words(&tokenizer, "cab"), ["ca", "b</w>"]);
         assert!(words(&tokenizer, "").is_empty());
-        // Two bytes of UTF-8, whether composed or not.
+        // Two bytes of UTF-8; both Unicode forms are normalized to the composed one.
         assert_eq!(words(&tokenizer, "é"), words(&tokenizer, "e\u{301}"));
         assert_eq!(words(&tokenizer, "é").len(), 2);
     }
 
     #[test]
-    fn long_texts_are_cut_and_say_so() {
+    fn long_texts_are_truncated() {
         let (_folder, tokenizer) = cats();
         let fits = tokenizer.encode("a cat a cat", 6).unwrap();
-        assert_eq!(fits.left_out, None);
+        assert_eq!(fits.truncated, None);
         assert_eq!(fits.ids.last(), Some(&tokenizer.end));
         let long = tokenizer.encode("a cat a Cat!", 5).unwrap();
-        assert_eq!(long.left_out.as_deref(), Some("Cat!"));
+        assert_eq!(long.truncated.as_deref(), Some("Cat!"));
         assert_eq!((long.ids.len(), long.ids[4]), (5, tokenizer.end));
     }
 
