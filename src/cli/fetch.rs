@@ -9,8 +9,8 @@ use super::progress::{TerminalProgress, stop_on_interrupt};
 use super::units::bytes;
 use crate::config::Settings;
 use crate::fetch::{
-    Catalogue, Content, FetchError, Fetcher, Hub, Item, Mirrors, Options, Patience, Presence,
-    Verdict,
+    Catalogue, Content, FetchError, Fetcher, Hub, InstallState, Item, Mirrors, Options,
+    RetryPolicy, Verdict,
 };
 use crate::hub::Requirement;
 use crate::net::Offline;
@@ -37,8 +37,8 @@ pub(super) fn run(arguments: &FetchArguments) -> Result<(), CliError> {
         root: arguments.root.clone().unwrap_or_default(),
         keep_archives: arguments.keep_archives,
         mirrors: Mirrors::new(mirrors.unwrap_or_default()).map_err(FetchError::from)?,
-        patience: Patience::default(),
-        offline: Offline::of_downloads(),
+        retry_policy: RetryPolicy::default(),
+        offline: Offline::downloads(),
     };
     let progress = TerminalProgress::new();
     if arguments.list {
@@ -115,7 +115,7 @@ fn add(wants: &mut Vec<Want>, want: Want) {
 /// The path, if nothing can get it.
 fn want(need: Requirement, catalogue: &Catalogue) -> Result<Option<Want>, PathBuf> {
     match need {
-        Requirement::Path(path) => match catalogue.maker(&path) {
+        Requirement::Path(path) => match catalogue.find_by_path(&path) {
             Some(maker) => Ok(Some(Want {
                 item: maker.item.clone(),
                 splits: maker
@@ -236,7 +236,7 @@ fn verify(
                     count += 1;
                     format!("{path}: DAMAGED: {what}")
                 }
-                Verdict::Sound(how) => format!("{path}: sound: {how}"),
+                Verdict::Intact(how) => format!("{path}: sound: {how}"),
                 Verdict::Unknown(why) => format!("{path}: unknown: {why}"),
             };
             seen += 1;
@@ -255,10 +255,10 @@ fn verify(
 fn list(catalogue: &Catalogue, fetcher: &Fetcher<'_>) {
     let mut rows = vec![["name", "size", "here", "licence", "what"].map(str::to_owned)];
     for item in catalogue.items() {
-        let here = match fetcher.presence(item) {
-            Presence::Here => "yes",
-            Presence::Partly => "partly",
-            Presence::Absent => "no",
+        let here = match fetcher.install_state(item) {
+            InstallState::Installed => "yes",
+            InstallState::Partial => "partly",
+            InstallState::Missing => "no",
         };
         rows.push([
             item.name.clone(),

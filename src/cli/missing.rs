@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::config::Settings;
 use crate::exit_code::{self, ExitCode};
-use crate::fetch::{Catalogue, Content, Maker};
+use crate::fetch::{Catalogue, CatalogueMatch, Content};
 use crate::hub::Requirement;
 
 /// An artifact that a configuration refers to, and the exit code if it is missing.
@@ -79,7 +79,7 @@ pub(super) fn check(catalogue: &Catalogue, needs: &[Needed]) -> Result<(), Missi
         if path.exists() || paths.contains(path) {
             continue;
         }
-        if let Some(maker) = catalogue.maker(path) {
+        if let Some(maker) = catalogue.find_by_path(path) {
             makers.push(maker);
             paths.push(path.clone());
             first.get_or_insert(*code);
@@ -96,7 +96,7 @@ pub(super) fn check(catalogue: &Catalogue, needs: &[Needed]) -> Result<(), Missi
 }
 
 /// What to type to get all of `makers`.
-fn command(makers: &[Maker<'_>]) -> String {
+fn command(makers: &[CatalogueMatch<'_>]) -> String {
     let mut roots: Vec<(&Path, Vec<&str>)> = Vec::new();
     for maker in makers {
         let name = maker.item.name.as_str();

@@ -32,7 +32,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     output::init(arguments.log_format);
     if arguments.offline {
-        crate::net::forbid();
+        crate::net::disable();
     }
     info!(target: PRIVATE, "dpsyn {}: {:?}", env!("CARGO_PKG_VERSION"), arguments.command);
     let result = match arguments.command {

@@ -53,7 +53,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     )?;
     if let (true, Some(by), false) = (
         loaded.settings.model.section().is_hosted(),
-        Offline::of_everything(),
+        Offline::network(),
         arguments.dry_run,
     ) {
         let message = format!("a hosted model cannot be asked with {by}");

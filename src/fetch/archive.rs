@@ -20,7 +20,7 @@ use crate::progress::{Progress, Unit};
 const MAX_NAME: u64 = 4096;
 
 /// What is found in an archive.
-pub(super) struct Found<'r> {
+pub(super) struct ArchiveEntry<'r> {
     /// Its name: plain parts with `/` between them.
     pub(super) name: String,
     /// Its length.
@@ -29,15 +29,15 @@ pub(super) struct Found<'r> {
     bytes: &'r mut dyn Read,
 }
 
-impl Found<'_> {
+impl ArchiveEntry<'_> {
     /// All bytes, of which there may be at most `limit`.
     ///
     /// # Errors
-    /// What is wrong, for [`Problem`].
-    pub(super) fn read(&mut self, limit: u64) -> Result<Vec<u8>, Problem> {
+    /// What is wrong, for [`ArchiveError`].
+    pub(super) fn read(&mut self, limit: u64) -> Result<Vec<u8>, ArchiveError> {
         if self.size > limit {
             let (name, size) = (&self.name, self.size);
-            return Err(Problem::Wrong(format!(
+            return Err(ArchiveError::Invalid(format!(
                 "{name} has {size} bytes, where {limit} are the most that is expected"
             )));
         }
@@ -45,39 +45,39 @@ impl Found<'_> {
         (&mut *self.bytes)
             .take(self.size)
             .read_to_end(&mut bytes)
-            .map_err(Problem::of)?;
+            .map_err(ArchiveError::of)?;
         if bytes.len() as u64 != self.size {
-            return Err(Problem::Truncated);
+            return Err(ArchiveError::Truncated);
         }
         Ok(bytes)
     }
 }
 
 /// Why reading an archive ends.
-pub(super) enum Problem {
+pub(super) enum ArchiveError {
     /// It ends too early.
     Truncated,
     /// It is damaged, or not what it should be.
-    Wrong(String),
+    Invalid(String),
     /// Something else, on our side.
     Ours(FetchError),
 }
 
-impl From<FetchError> for Problem {
+impl From<FetchError> for ArchiveError {
     fn from(error: FetchError) -> Self {
         Self::Ours(error)
     }
 }
 
-impl Problem {
+impl ArchiveError {
     /// Sorts what reading reports.
     fn of(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::Truncated,
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::Other => {
-                Self::Wrong(format!("is damaged: {error}"))
+                Self::Invalid(format!("is damaged: {error}"))
             }
-            _ => Self::Wrong(format!("cannot be read: {error}")),
+            _ => Self::Invalid(format!("cannot be read: {error}")),
         }
     }
 
@@ -87,7 +87,7 @@ impl Problem {
             Self::Truncated => FetchError::Truncated {
                 path: path.to_owned(),
             },
-            Self::Wrong(message) => FetchError::archive(path, message),
+            Self::Invalid(message) => FetchError::archive(path, message),
             Self::Ours(error) => error,
         }
     }
@@ -97,13 +97,13 @@ impl Problem {
 /// bounds the bytes that the archive unpacks to.
 ///
 /// # Errors
-/// [`Problem`], from the archive or from `take`.
-pub(super) fn each_file(
+/// [`ArchiveError`], from the archive or from `take`.
+pub(super) fn for_each_file(
     path: &Path,
     limit: u64,
     progress: &dyn Progress,
-    take: &mut dyn FnMut(&mut Found<'_>) -> Result<ControlFlow<()>, Problem>,
-) -> Result<(), Problem> {
+    take: &mut dyn FnMut(&mut ArchiveEntry<'_>) -> Result<ControlFlow<()>, ArchiveError>,
+) -> Result<(), ArchiveError> {
     let failed = FetchError::io(path);
     let file = File::open(path).map_err(&failed)?;
     let size = file.metadata().map_err(&failed)?.len();
@@ -119,7 +119,7 @@ pub(super) fn each_file(
         Some(size),
         Unit::Bytes,
     );
-    let result = walk(
+    let result = for_each_entry(
         unpacked,
         &|| progress.advance(done.load(Ordering::Relaxed)),
         take,
@@ -128,20 +128,20 @@ pub(super) fn each_file(
     result
 }
 
-pub(super) fn walk(
+pub(super) fn for_each_entry(
     unpacked: impl Read,
     advance: &dyn Fn(),
-    take: &mut dyn FnMut(&mut Found<'_>) -> Result<ControlFlow<()>, Problem>,
-) -> Result<(), Problem> {
+    take: &mut dyn FnMut(&mut ArchiveEntry<'_>) -> Result<ControlFlow<()>, ArchiveError>,
+) -> Result<(), ArchiveError> {
     let mut archive = Archive::new(unpacked);
     // Raw: long names are handed out as entries of their own, whose length we bound, and sparse files, which
     // could be of any size, are not put together.
-    let entries = archive.entries().map_err(Problem::of)?.raw(true);
+    let entries = archive.entries().map_err(ArchiveError::of)?.raw(true);
     let mut long_name = None;
     for entry in entries {
-        let mut entry = entry.map_err(Problem::of)?;
+        let mut entry = entry.map_err(ArchiveError::of)?;
         advance();
-        let size = entry.header().entry_size().map_err(Problem::of)?;
+        let size = entry.header().entry_size().map_err(ArchiveError::of)?;
         match entry.header().entry_type() {
             EntryType::Directory => {
                 long_name = None;
@@ -166,7 +166,7 @@ pub(super) fn walk(
                     None => entry.path_bytes().into_owned(),
                 };
                 let name = plain_name(&name)?;
-                let mut found = Found {
+                let mut found = ArchiveEntry {
                     name,
                     size,
                     bytes: &mut entry,
@@ -179,7 +179,7 @@ pub(super) fn walk(
                 let name = long_name
                     .take()
                     .unwrap_or_else(|| entry.path_bytes().into_owned());
-                return Err(Problem::Wrong(format!(
+                return Err(ArchiveError::Invalid(format!(
                     "{} is {}: only files and folders are expected",
                     shown(&name),
                     kind(other)
@@ -188,27 +188,27 @@ pub(super) fn walk(
         }
     }
     // To the end, so that the compression's own checksum is looked at.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(Problem::of)?;
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ArchiveError::of)?;
     Ok(())
 }
 
 /// The bytes of an entry that describes the next one.
-fn header(entry: &mut impl Read, size: u64) -> Result<Vec<u8>, Problem> {
-    let wrong = || Problem::Wrong(format!("a name or header of {size} bytes"));
+fn header(entry: &mut impl Read, size: u64) -> Result<Vec<u8>, ArchiveError> {
+    let wrong = || ArchiveError::Invalid(format!("a name or header of {size} bytes"));
     if size > MAX_NAME {
         return Err(wrong());
     }
     let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes).map_err(Problem::of)?;
+    entry.read_to_end(&mut bytes).map_err(ArchiveError::of)?;
     match bytes.len() as u64 == size {
         true => Ok(bytes),
-        false => Err(Problem::Truncated),
+        false => Err(ArchiveError::Truncated),
     }
 }
 
 /// The `path` among pax records, `<length> <key>=<value>\n` each.
-fn pax_name(mut records: &[u8]) -> Result<Option<Vec<u8>>, Problem> {
-    let wrong = || Problem::Wrong("an extended header that is none".to_owned());
+fn pax_name(mut records: &[u8]) -> Result<Option<Vec<u8>>, ArchiveError> {
+    let wrong = || ArchiveError::Invalid("an extended header that is none".to_owned());
     let mut name = None;
     while !records.is_empty() {
         let space = records.iter().position(|b| *b == b' ').ok_or_else(wrong)?;
@@ -225,13 +225,13 @@ fn pax_name(mut records: &[u8]) -> Result<Option<Vec<u8>>, Problem> {
             b"path" => name = value.get(1..).map(<[u8]>::to_vec),
             // They would contradict the plain header, by which we go.
             b"size" | b"linkpath" => {
-                return Err(Problem::Wrong(format!(
+                return Err(ArchiveError::Invalid(format!(
                     "an extended header with {}",
                     shown(key)
                 )));
             }
             key if key.starts_with(b"GNU.sparse") => {
-                return Err(Problem::Wrong("a sparse file".to_owned()));
+                return Err(ArchiveError::Invalid("a sparse file".to_owned()));
             }
             _ => {}
         }
@@ -241,8 +241,8 @@ fn pax_name(mut records: &[u8]) -> Result<Option<Vec<u8>>, Problem> {
 }
 
 /// A name without `.` parts; refused when it is not plainly below the archive's root.
-fn plain_name(name: &[u8]) -> Result<String, Problem> {
-    let refused = || Problem::Wrong(format!("the name {} leads out of it", shown(name)));
+fn plain_name(name: &[u8]) -> Result<String, ArchiveError> {
+    let refused = || ArchiveError::Invalid(format!("the name {} leads out of it", shown(name)));
     let text = std::str::from_utf8(name).map_err(|_| refused())?;
     let sly = |c: char| c == '\\' || c == ':' || c.is_control();
     if text.starts_with('/') || text.contains(sly) || name.len() as u64 > MAX_NAME {
@@ -260,8 +260,8 @@ fn plain_name(name: &[u8]) -> Result<String, Problem> {
 
 /// A name made fit for a terminal.
 fn shown(name: &[u8]) -> String {
-    let text = crate::net::clean(&String::from_utf8_lossy(name));
-    crate::net::shorten(format!("`{text}`"))
+    let text = crate::net::single_line(&String::from_utf8_lossy(name));
+    crate::net::truncate(format!("`{text}`"))
 }
 
 fn kind(kind: EntryType) -> &'static str {
@@ -349,7 +349,7 @@ pub(super) mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         let mut all = Vec::new();
-        each_file(file.path(), limit, &Silent, &mut |found| {
+        for_each_file(file.path(), limit, &Silent, &mut |found| {
             let bytes = found.read(1 << 20)?;
             all.push((found.name.clone(), bytes));
             Ok(ControlFlow::Continue(()))
@@ -358,7 +358,7 @@ pub(super) mod tests {
         Ok(all)
     }
 
-    fn refusal(bytes: &[u8], limit: u64) -> String {
+    fn status_error(bytes: &[u8], limit: u64) -> String {
         read(bytes, limit).unwrap_err().to_string()
     }
 
@@ -391,7 +391,7 @@ pub(super) mod tests {
             "a\u{1b}[2J",
         ] {
             let bytes = packed(|builder| odd(builder, name.as_bytes(), EntryType::Regular, b"x"));
-            let text = refusal(&bytes, 1 << 20);
+            let text = status_error(&bytes, 1 << 20);
             assert!(
                 text.contains("leads out") && !text.contains('\u{1b}'),
                 "{name}: {text}"
@@ -405,7 +405,7 @@ pub(super) mod tests {
                 );
                 odd(builder, b"harmless", EntryType::Regular, b"x");
             });
-            assert!(refusal(&long, 1 << 20).contains("leads out"), "{name}");
+            assert!(status_error(&long, 1 << 20).contains("leads out"), "{name}");
         }
     }
 
@@ -422,7 +422,7 @@ pub(super) mod tests {
             (EntryType::new(b'Q'), "unknown kind"),
         ] {
             let bytes = packed(|builder| odd(builder, b"metadata.csv", kind, b""));
-            let text = refusal(&bytes, 1 << 20);
+            let text = status_error(&bytes, 1 << 20);
             assert!(
                 text.contains(word) && text.contains("metadata.csv"),
                 "{text}"
@@ -433,7 +433,7 @@ pub(super) mod tests {
             builder.append_pax_extensions(records).unwrap();
             add(builder, "a", b"x");
         });
-        assert!(refusal(&sparse, 1 << 20).contains("sparse"));
+        assert!(status_error(&sparse, 1 << 20).contains("sparse"));
     }
 
     #[test]
@@ -444,13 +444,13 @@ pub(super) mod tests {
         // What nobody takes is unpacked too, to be passed over.
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), &bytes).unwrap();
-        let passed_over = each_file(file.path(), 1 << 20, &Silent, &mut |_| {
+        let passed_over = for_each_file(file.path(), 1 << 20, &Silent, &mut |_| {
             Ok(ControlFlow::Continue(()))
         });
         let refusal_of_it = passed_over.map_err(|problem| problem.about(file.path()));
         assert!(refusal_of_it.unwrap_err().to_string().contains("more than"));
         // The length is in the header before a byte is read.
-        assert!(refusal(&bytes, 1 << 30).contains("most that is expected"));
+        assert!(status_error(&bytes, 1 << 30).contains("most that is expected"));
         let skipped = packed(|builder| {
             odd(
                 builder,
@@ -459,7 +459,7 @@ pub(super) mod tests {
                 &vec![b'a'; 1 << 20],
             );
         });
-        assert!(refusal(&skipped, 1 << 30).contains("a name or header of"));
+        assert!(status_error(&skipped, 1 << 30).contains("a name or header of"));
     }
 
     #[test]
@@ -472,19 +472,19 @@ pub(super) mod tests {
             add(builder, "b", b"more");
         });
         for cut in [11, 1000, bytes.len() / 2, bytes.len() - 9, bytes.len() - 1] {
-            let text = refusal(&bytes[..cut], 1 << 20);
+            let text = status_error(&bytes[..cut], 1 << 20);
             assert!(text.contains("ends too early"), "{cut}: {text}");
         }
         let mut flipped = bytes.clone();
         let middle = flipped.len() / 2;
         flipped[middle] ^= 0x10;
-        assert!(refusal(&flipped, 1 << 20).contains("damaged"));
+        assert!(status_error(&flipped, 1 << 20).contains("damaged"));
         let mut wrong_sum = bytes.clone();
         let at = wrong_sum.len() - 6;
         wrong_sum[at] ^= 1;
-        assert!(refusal(&wrong_sum, 1 << 20).contains("damaged"));
-        assert!(refusal(b"no archive at all", 1 << 20).contains("damaged"));
-        assert!(refusal(b"", 1 << 20).contains("ends too early"));
+        assert!(status_error(&wrong_sum, 1 << 20).contains("damaged"));
+        assert!(status_error(b"no archive at all", 1 << 20).contains("damaged"));
+        assert!(status_error(b"", 1 << 20).contains("ends too early"));
     }
 
     proptest! {

@@ -15,8 +15,8 @@ use std::path::Path;
 use image::{ImageFormat, ImageReader, Limits};
 use rayon::prelude::*;
 
-use super::archive::{Problem, each_file};
-use super::growing::Wanted;
+use super::archive::{ArchiveError, for_each_file};
+use super::staged_dir::TargetDir;
 use crate::images::{ImageBatch, png};
 use crate::progress::Progress;
 
@@ -42,26 +42,26 @@ type Place = (usize, u32, u32);
 /// once through: the table may stand anywhere.
 ///
 /// # Errors
-/// [`Problem`]: no table, one that cannot be read, or patches that are missing or damaged.
+/// [`ArchiveError`]: no table, one that cannot be read, or patches that are missing or damaged.
 pub(super) fn unpack(
     archive: &Path,
     limit: u64,
-    wanted: &[Wanted],
+    wanted: &[TargetDir],
     progress: &dyn Progress,
-) -> Result<(), Problem> {
+) -> Result<(), ArchiveError> {
     let (prefix, mut places) = table(archive, limit, wanted, progress)?;
     for (index, wanted) in wanted.iter().enumerate() {
         let found = places.values().filter(|place| place.0 == index).count();
         let expected = wanted.images;
         if found != expected {
-            return Err(Problem::Wrong(format!(
+            return Err(ArchiveError::Invalid(format!(
                 "{TABLE} has {found} rows for {} where {expected} were expected",
                 wanted.split
             )));
         }
     }
     let mut waiting: Vec<(Place, Vec<u8>)> = Vec::new();
-    each_file(archive, limit, progress, &mut |found| {
+    for_each_file(archive, limit, progress, &mut |found| {
         let patch = found.name.strip_prefix(&prefix);
         if let Some(place) = patch.and_then(|name| places.remove(name)) {
             waiting.push((place, found.read(MAX_PATCH)?));
@@ -74,7 +74,7 @@ pub(super) fn unpack(
     write(&mut waiting, wanted)?;
     if !places.is_empty() {
         let first = places.keys().min().cloned().unwrap_or_default();
-        return Err(Problem::Wrong(format!(
+        return Err(ArchiveError::Invalid(format!(
             "lacks {} patches of its {TABLE}, such as {first}",
             places.len()
         )));
@@ -86,11 +86,11 @@ pub(super) fn unpack(
 fn table(
     archive: &Path,
     limit: u64,
-    wanted: &[Wanted],
+    wanted: &[TargetDir],
     progress: &dyn Progress,
-) -> Result<(String, HashMap<String, Place>), Problem> {
+) -> Result<(String, HashMap<String, Place>), ArchiveError> {
     let mut read = None;
-    each_file(archive, limit, progress, &mut |found| {
+    for_each_file(archive, limit, progress, &mut |found| {
         let prefix = found.name.strip_suffix(TABLE);
         // At the root or in one folder.
         let prefix = prefix.filter(|prefix| {
@@ -102,11 +102,11 @@ fn table(
         let bytes = found.read(MAX_TABLE)?;
         let splits: Vec<&str> = wanted.iter().map(|wanted| wanted.split.as_str()).collect();
         let places = places(&bytes, &splits)
-            .map_err(|wrong| Problem::Wrong(format!("{}: {wrong}", found.name)))?;
+            .map_err(|wrong| ArchiveError::Invalid(format!("{}: {wrong}", found.name)))?;
         read = Some((prefix, places));
         Ok(ControlFlow::Break(()))
     })?;
-    read.ok_or_else(|| Problem::Wrong(format!("has no {TABLE}")))
+    read.ok_or_else(|| ArchiveError::Invalid(format!("has no {TABLE}")))
 }
 
 /// The columns that are read.
@@ -218,7 +218,7 @@ pub(super) fn places(table: &[u8], splits: &[&str]) -> Result<HashMap<String, Pl
 }
 
 /// Decodes and writes what is waiting.
-fn write(waiting: &mut Vec<(Place, Vec<u8>)>, wanted: &[Wanted]) -> Result<(), Problem> {
+fn write(waiting: &mut Vec<(Place, Vec<u8>)>, wanted: &[TargetDir]) -> Result<(), ArchiveError> {
     waiting
         .par_drain(..)
         .try_for_each(|((index, label, number), bytes)| {
@@ -227,9 +227,9 @@ fn write(waiting: &mut Vec<(Place, Vec<u8>)>, wanted: &[Wanted]) -> Result<(), P
             };
             let name = format!("{label}_{number}.png");
             let image = rgb(&bytes).map_err(|wrong| {
-                Problem::Wrong(format!("the patch of {}/{name}: {wrong}", wanted.split))
+                ArchiveError::Invalid(format!("the patch of {}/{name}: {wrong}", wanted.split))
             })?;
-            let bytes = png(&image).map_err(|error| Problem::Wrong(error.to_string()))?;
+            let bytes = png(&image).map_err(|error| ArchiveError::Invalid(error.to_string()))?;
             Ok(wanted.folder.write(&name, &bytes)?)
         })
 }
@@ -252,7 +252,7 @@ fn rgb(bytes: &[u8]) -> Result<ImageBatch, String> {
 #[cfg(test)]
 mod tests {
     use super::super::archive::tests::{add, packed};
-    use super::super::growing::Growing;
+    use super::super::staged_dir::StagedDir;
     use super::*;
     use crate::images::decode;
     use crate::progress::Silent;
@@ -286,12 +286,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let archive = root.path().join("archive.tar.gz");
         std::fs::write(&archive, bytes).unwrap();
-        let wanted: Vec<Wanted> = splits
+        let wanted: Vec<TargetDir> = splits
             .iter()
-            .map(|(split, images)| Wanted {
+            .map(|(split, images)| TargetDir {
                 split: (*split).to_owned(),
                 images: *images,
-                folder: Growing::begin(&root.path().join(split)).unwrap(),
+                folder: StagedDir::begin(&root.path().join(split)).unwrap(),
             })
             .collect();
         unpack(&archive, 1 << 24, &wanted, &Silent)

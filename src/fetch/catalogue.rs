@@ -111,7 +111,7 @@ pub struct Hub {
 
 /// An item that makes a wanted path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Maker<'c> {
+pub struct CatalogueMatch<'c> {
     /// The item.
     pub item: &'c Item,
     /// The folder of it that is wanted; `None` for a file.
@@ -182,9 +182,9 @@ impl Catalogue {
 
     /// What makes `path`: an item whose file or folder it is, below the current folder or another one.
     #[must_use]
-    pub fn maker(&self, path: &Path) -> Option<Maker<'_>> {
+    pub fn find_by_path(&self, path: &Path) -> Option<CatalogueMatch<'_>> {
         self.items.iter().find_map(|item| {
-            let maker = |folder, root| Maker { item, folder, root };
+            let maker = |folder, root| CatalogueMatch { item, folder, root };
             match &item.content {
                 Content::File(remote) => root_of(path, &remote.to).map(|root| maker(None, root)),
                 Content::Archive { folders, .. } | Content::Manual { folders, .. } => {
@@ -475,7 +475,7 @@ mod tests {
     fn paths_lead_back_to_their_items() {
         let catalogue = Catalogue::built_in().unwrap();
         let found = |path: &str| {
-            let maker = catalogue.maker(Path::new(path))?;
+            let maker = catalogue.find_by_path(Path::new(path))?;
             let split = maker.folder.map(|folder| folder.split.as_str());
             let root = maker.root.to_str().unwrap().to_owned();
             Some((maker.item.name.as_str(), split, root))
@@ -572,7 +572,7 @@ mod tests {
             for item in catalogue.items() {
                 for folder in item.folders() {
                     let path = Path::new(&root).join(&folder.path);
-                    let maker = catalogue.maker(&path).unwrap();
+                    let maker = catalogue.find_by_path(&path).unwrap();
                     prop_assert_eq!(maker.folder, Some(folder));
                     prop_assert_eq!(maker.root.join(&folder.path), path);
                 }

@@ -11,11 +11,11 @@ use std::path::Path;
 use rayon::prelude::*;
 use zip::ZipArchive;
 
-use super::archive::Problem;
+use super::archive::ArchiveError;
 use super::error::FetchError;
-use super::growing::Wanted;
+use super::staged_dir::TargetDir;
 use crate::images::{EXTENSIONS, decode};
-use crate::net::{clean, shorten};
+use crate::net::{single_line, truncate};
 use crate::progress::{Progress, Unit};
 
 /// More bytes than a photo has.
@@ -30,21 +30,21 @@ const AT_ONCE: usize = 16;
 /// Writes the photos of `archive` into the folders, each of them decoded once to see that it is one.
 ///
 /// # Errors
-/// [`Problem`].
+/// [`ArchiveError`].
 pub(super) fn unpack(
     archive: &Path,
     limit: u64,
-    wanted: &[Wanted],
+    wanted: &[TargetDir],
     progress: &dyn Progress,
-) -> Result<(), Problem> {
+) -> Result<(), ArchiveError> {
     let file = File::open(archive).map_err(FetchError::io(archive))?;
     let mut zip = ZipArchive::new(file).map_err(|error| {
-        Problem::Wrong(format!(
+        ArchiveError::Invalid(format!(
             "is no readable zip archive, or a truncated one: {error}"
         ))
     })?;
     if zip.len() > MAX_ENTRIES {
-        return Err(Problem::Wrong(format!("has {} entries", zip.len())));
+        return Err(ArchiveError::Invalid(format!("has {} entries", zip.len())));
     }
     let size = std::fs::metadata(archive)
         .map_err(FetchError::io(archive))?
@@ -58,8 +58,9 @@ pub(super) fn unpack(
     let mut names = HashSet::new();
     let mut waiting = Vec::new();
     for index in 0..zip.len() {
-        let damaged =
-            |error: &dyn Display| Problem::Wrong(format!("entry {index} is damaged: {error}"));
+        let damaged = |error: &dyn Display| {
+            ArchiveError::Invalid(format!("entry {index} is damaged: {error}"))
+        };
         let entry = zip.by_index(index).map_err(|error| damaged(&error))?;
         packed += entry.compressed_size();
         progress.advance(packed);
@@ -67,17 +68,17 @@ pub(super) fn unpack(
             continue;
         }
         let name = entry.name().map_err(|error| damaged(&error))?.into_owned();
-        let shown = shorten(clean(&name));
+        let shown = truncate(single_line(&name));
         if entry.is_symlink() || entry.enclosed_name().is_none() {
             let message = format!("`{shown}` is a link or leads out of it");
-            return Err(Problem::Wrong(message));
+            return Err(ArchiveError::Invalid(message));
         }
         let Some((wanted, name)) = photo(&name, wanted) else {
             continue;
         };
         // On some file systems the two would be one file.
         if !names.insert((wanted.split.as_str(), name.to_ascii_lowercase())) {
-            return Err(Problem::Wrong(format!("holds {shown} twice")));
+            return Err(ArchiveError::Invalid(format!("holds {shown} twice")));
         }
         let most = left.min(MAX_PHOTO);
         let mut bytes = Vec::new();
@@ -89,7 +90,7 @@ pub(super) fn unpack(
         left = left
             .checked_sub(length)
             .filter(|_| length <= most)
-            .ok_or_else(|| Problem::Wrong(format!("{shown} has more than {most} bytes")))?;
+            .ok_or_else(|| ArchiveError::Invalid(format!("{shown} has more than {most} bytes")))?;
         waiting.push((wanted, name.to_owned(), bytes));
         if waiting.len() == AT_ONCE {
             write(&mut waiting)?;
@@ -101,12 +102,12 @@ pub(super) fn unpack(
 }
 
 /// Refuses an archive with fewer photos than there are.
-fn enough(wanted: &[Wanted]) -> Result<(), Problem> {
+fn enough(wanted: &[TargetDir]) -> Result<(), ArchiveError> {
     for wanted in wanted {
         let (found, expected) = (wanted.folder.len(), wanted.images);
         if found < expected {
             let split = &wanted.split;
-            return Err(Problem::Wrong(format!(
+            return Err(ArchiveError::Invalid(format!(
                 "has {found} photos in `{split}` where {expected} were expected"
             )));
         }
@@ -115,7 +116,7 @@ fn enough(wanted: &[Wanted]) -> Result<(), Problem> {
 }
 
 /// Whose photo an entry is, and under which name it is written.
-fn photo<'w, 'n>(entry: &'n str, wanted: &'w [Wanted]) -> Option<(&'w Wanted, &'n str)> {
+fn photo<'w, 'n>(entry: &'n str, wanted: &'w [TargetDir]) -> Option<(&'w TargetDir, &'n str)> {
     let mut parts = entry.rsplit('/');
     let name = parts.next()?;
     let folder = parts.next()?;
@@ -134,17 +135,17 @@ fn photo<'w, 'n>(entry: &'n str, wanted: &'w [Wanted]) -> Option<(&'w Wanted, &'
     sound.then_some((wanted, name))
 }
 
-fn write(waiting: &mut Vec<(&Wanted, String, Vec<u8>)>) -> Result<(), Problem> {
+fn write(waiting: &mut Vec<(&TargetDir, String, Vec<u8>)>) -> Result<(), ArchiveError> {
     waiting.par_drain(..).try_for_each(|(wanted, name, bytes)| {
         decode(&bytes)
-            .map_err(|error| Problem::Wrong(format!("{}/{name}: {error}", wanted.split)))?;
+            .map_err(|error| ArchiveError::Invalid(format!("{}/{name}: {error}", wanted.split)))?;
         Ok(wanted.folder.write(&name, &bytes)?)
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::growing::Growing;
+    use super::super::staged_dir::StagedDir;
     use super::*;
     use crate::images::{ImageBatch, png};
     use crate::progress::Silent;
@@ -172,17 +173,17 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let archive = root.path().join("cats.zip");
         std::fs::write(&archive, bytes).unwrap();
-        let wanted: Vec<Wanted> = ["cookie", "doudou"]
+        let wanted: Vec<TargetDir> = ["cookie", "doudou"]
             .iter()
-            .map(|split| Wanted {
+            .map(|split| TargetDir {
                 split: (*split).to_owned(),
                 images,
-                folder: Growing::begin(&root.path().join(split)).unwrap(),
+                folder: StagedDir::begin(&root.path().join(split)).unwrap(),
             })
             .collect();
         unpack(&archive, limit, &wanted, &Silent)
             .map_err(|problem| problem.about(&archive).to_string())?;
-        let finish = |wanted: Wanted| {
+        let finish = |wanted: TargetDir| {
             let folder = root.path().join(&wanted.split);
             wanted.folder.finish("cats", "sum").ok().unwrap();
             super::super::record::names(&folder).unwrap()
@@ -244,10 +245,10 @@ mod tests {
         #[test]
         fn no_entry_leads_out(entry in "[a-zA-Z0-9./\\\\ ]{0,20}") {
             let root = tempfile::tempdir().unwrap();
-            let wanted = ["a", ".."].map(|split| Wanted {
+            let wanted = ["a", ".."].map(|split| TargetDir {
                 split: split.to_owned(),
                 images: 1,
-                folder: Growing::begin(&root.path().join("t")).unwrap(),
+                folder: StagedDir::begin(&root.path().join("t")).unwrap(),
             });
             if let Some((_, name)) = photo(&entry, &wanted) {
                 let mut parts = Path::new(name).components();

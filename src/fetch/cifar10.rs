@@ -10,8 +10,8 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::archive::{Problem, each_file};
-use super::growing::Wanted;
+use super::archive::{ArchiveError, for_each_file};
+use super::staged_dir::TargetDir;
 use crate::images::{ImageBatch, png};
 use crate::progress::Progress;
 
@@ -31,14 +31,14 @@ pub(super) const CLASSES: [&str; 10] = [
 /// Writes the images of `archive` into the folders.
 ///
 /// # Errors
-/// [`Problem`]: a batch is missing, has another length, or has a label that there is not.
+/// [`ArchiveError`]: a batch is missing, has another length, or has a label that there is not.
 pub(super) fn unpack(
     archive: &Path,
     limit: u64,
-    wanted: &[Wanted],
+    wanted: &[TargetDir],
     progress: &dyn Progress,
-) -> Result<(), Problem> {
-    each_file(archive, limit, progress, &mut |found| {
+) -> Result<(), ArchiveError> {
+    for_each_file(archive, limit, progress, &mut |found| {
         let Some((split, batch)) = batch(&found.name) else {
             return Ok(ControlFlow::Continue(()));
         };
@@ -49,7 +49,7 @@ pub(super) fn unpack(
         let images = wanted.images / batches;
         let expected = (images * RECORD) as u64;
         if found.size != expected || !wanted.images.is_multiple_of(batches) {
-            return Err(Problem::Wrong(format!(
+            return Err(ArchiveError::Invalid(format!(
                 "{} has {} bytes where {images} images are {expected}",
                 found.name, found.size
             )));
@@ -62,10 +62,14 @@ pub(super) fn unpack(
             .try_for_each(|(place, record)| {
                 let number = first + place;
                 let (class, image) = image(record)
-                    .map_err(|wrong| Problem::Wrong(format!("{}: {wrong}", found.name)))?;
-                let bytes = png(&image).map_err(|error| Problem::Wrong(error.to_string()))?;
+                    .map_err(|wrong| ArchiveError::Invalid(format!("{}: {wrong}", found.name)))?;
+                let bytes =
+                    png(&image).map_err(|error| ArchiveError::Invalid(error.to_string()))?;
                 let name = format!("{class}_{number:05}.png");
-                wanted.folder.write(&name, &bytes).map_err(Problem::from)
+                wanted
+                    .folder
+                    .write(&name, &bytes)
+                    .map_err(ArchiveError::from)
             })?;
         Ok(ControlFlow::Continue(()))
     })?;
@@ -73,7 +77,7 @@ pub(super) fn unpack(
         let (found, expected) = (wanted.folder.len(), wanted.images);
         if found != expected {
             let split = &wanted.split;
-            return Err(Problem::Wrong(format!(
+            return Err(ArchiveError::Invalid(format!(
                 "has {found} {split} images where {expected} were expected"
             )));
         }
@@ -120,7 +124,7 @@ fn image(record: &[u8]) -> Result<(&'static str, ImageBatch), String> {
 #[cfg(test)]
 mod tests {
     use super::super::archive::tests::{add, packed};
-    use super::super::growing::Growing;
+    use super::super::staged_dir::StagedDir;
     use super::*;
     use crate::images::decode;
     use crate::progress::Silent;
@@ -133,15 +137,15 @@ mod tests {
         bytes
     }
 
-    fn wanted(root: &Path, split: &str, images: usize) -> Wanted {
-        Wanted {
+    fn wanted(root: &Path, split: &str, images: usize) -> TargetDir {
+        TargetDir {
             split: split.to_owned(),
             images,
-            folder: Growing::begin(&root.join(split)).unwrap(),
+            folder: StagedDir::begin(&root.join(split)).unwrap(),
         }
     }
 
-    fn run(bytes: &[u8], root: &Path, wanted: Vec<Wanted>) -> Result<(), String> {
+    fn run(bytes: &[u8], root: &Path, wanted: Vec<TargetDir>) -> Result<(), String> {
         let archive = root.join("archive.tar.gz");
         std::fs::write(&archive, bytes).unwrap();
         unpack(&archive, 1 << 24, &wanted, &Silent)

@@ -13,7 +13,8 @@ use super::mirrors::Mirrors;
 use super::record::{self, Basis, FileRecord};
 use crate::hub::sha256_watched;
 use crate::net::{
-    Agents, Extent, Limits, Origin, Part, Patience, Setback, Source, Transfer, TransferError,
+    Agents, AttemptError, ExpectedSize, Origin, PartialFile, RemoteSource, RetryPolicy, Timeouts,
+    Transfer, TransferError,
 };
 use crate::progress::{Progress, Unit};
 
@@ -34,12 +35,12 @@ struct Address<'a> {
     uri: Uri,
 }
 
-impl Source for Address<'_> {
+impl RemoteSource for Address<'_> {
     fn url(&self) -> &str {
         self.url
     }
 
-    fn request(&self) -> Result<RequestBuilder<WithoutBody>, Setback> {
+    fn request(&self) -> Result<RequestBuilder<WithoutBody>, AttemptError> {
         let agent = self.agents.choose(&self.uri);
         Ok(agent
             .get(self.uri.clone())
@@ -54,16 +55,19 @@ impl<'a> Downloader<'a> {
     /// Reads proxies and certificates from the environment; connects to nothing yet.
     ///
     /// # Errors
-    /// [`FetchError::Environment`].
+    /// [`FetchError::HubEnvironment`].
     pub(super) fn new(
         mirrors: &'a Mirrors,
-        patience: Patience,
+        retry_policy: RetryPolicy,
         progress: &'a dyn Progress,
     ) -> Result<Self, FetchError> {
         Ok(Self {
-            agents: Agents::new(Limits::Silence(patience.silence), MAX_REDIRECTS)?,
+            agents: Agents::new(Timeouts::Idle(retry_policy.idle_timeout), MAX_REDIRECTS)?,
             mirrors,
-            transfer: Transfer { patience, progress },
+            transfer: Transfer {
+                retry_policy,
+                progress,
+            },
         })
     }
 
@@ -109,24 +113,24 @@ impl<'a> Downloader<'a> {
             .map_err(|_| TransferError::refused(url, "is no address"))?;
         let agents = &self.agents;
         let source = Address { agents, url, uri };
-        let extent = Extent {
-            size: remote.size,
-            about: Some(remote.about),
-            most: remote.about.saturating_mul(2),
-            checked: remote.sha256.is_some(),
+        let expected = ExpectedSize {
+            exact: remote.size,
+            approximate: Some(remote.about),
+            limit: remote.about.saturating_mul(2),
+            has_checksum: remote.sha256.is_some(),
         };
-        let (part, name) = (Part::of(path), file_name(path));
-        let patched = part.len()? > 0;
-        self.transfer.fill(&source, extent, &part, &name)?;
-        let result = self.finish(item, url, remote, &part, path);
+        let (partial, name) = (PartialFile::of(path), file_name(path));
+        let patched = partial.len()? > 0;
+        self.transfer.download(&source, expected, &partial, &name)?;
+        let result = self.finish(item, url, remote, &partial, path);
         if !patched || !matches!(result, Err(FetchError::Checksum { .. })) {
             return result;
         }
-        // What an earlier call brought may be of another version, or of a mirror that has another file.
+        // What an earlier send brought may be of another version, or of a mirror that has another file.
         let line = format!("{name}: what was here does not fit the rest: beginning anew");
         self.transfer.progress.message(&line);
-        self.transfer.fill(&source, extent, &part, &name)?;
-        self.finish(item, url, remote, &part, path)
+        self.transfer.download(&source, expected, &partial, &name)?;
+        self.finish(item, url, remote, &partial, path)
     }
 
     /// Checks what has arrived and puts it into its place.
@@ -135,16 +139,16 @@ impl<'a> Downloader<'a> {
         item: &str,
         url: &str,
         remote: &Remote,
-        part: &Part,
+        partial: &PartialFile,
         path: &Path,
     ) -> Result<(), FetchError> {
-        part.sync()?;
-        let size = part.len()?;
-        let found = checksum(part.path(), &file_name(path), self.transfer.progress)?;
+        partial.sync()?;
+        let size = partial.len()?;
+        let found = checksum(partial.path(), &file_name(path), self.transfer.progress)?;
         if let Some(expected) = &remote.sha256
             && *expected != found
         {
-            part.remove()?;
+            partial.remove()?;
             return Err(FetchError::Checksum {
                 url: url.to_owned(),
                 expected: expected.clone(),
@@ -161,11 +165,11 @@ impl<'a> Downloader<'a> {
             size,
             sha256: found,
             basis,
-            validator: part.origin()?.and_then(|origin| origin.validator),
+            validator: partial.origin()?.and_then(|origin| origin.validator),
         };
         // Before the file: without a record it would only be read once more.
         record::write(&record::of_file(path), &file)?;
-        Ok(part.place(path)?)
+        Ok(partial.publish(path)?)
     }
 }
 
@@ -184,18 +188,18 @@ pub(super) fn checksum(
 }
 
 /// Turns a file that is too short into the beginning of its download.
-pub(super) fn demote(path: &Path) -> Result<(), FetchError> {
+pub(super) fn mark_incomplete(path: &Path) -> Result<(), FetchError> {
     let record = record::of_file(path);
     let known: Option<FileRecord> = record::read(&record)?;
     let origin = known.map(|known| Origin {
         url: known.url.unwrap_or_default(),
         validator: known.validator,
     });
-    Part::of(path).take(path, origin.as_ref())?;
+    PartialFile::of(path).adopt(path, origin.as_ref())?;
     record::remove(&record)
 }
 
-/// A path's last part, for people.
+/// A path's last partial, for people.
 pub(super) fn file_name(path: &Path) -> String {
     path.file_name()
         .unwrap_or_default()

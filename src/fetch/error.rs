@@ -31,7 +31,7 @@ pub enum FetchError {
     },
     /// An environment variable of the network is unusable.
     #[error(transparent)]
-    Environment(#[from] EnvironmentError),
+    HubEnvironment(#[from] EnvironmentError),
     /// Something is missing, and nobody may be asked.
     #[error("{} is not here, and {by} forbids to download it", path.display())]
     Offline {

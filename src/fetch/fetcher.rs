@@ -3,17 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::archive::Problem;
+use super::archive::ArchiveError;
 use super::catalogue::{Content, Folder, Hub, Item, Layout, Remote};
-use super::download::{Downloader, checksum, demote, file_name};
+use super::download::{Downloader, checksum, file_name, mark_incomplete};
 use super::error::FetchError;
-use super::growing::{Growing, Wanted};
 use super::lock::Lock;
 use super::mirrors::Mirrors;
 use super::record::{self, Basis, FileRecord, FolderRecord, IN_FOLDER};
+use super::staged_dir::{StagedDir, TargetDir};
 use super::{camelyon17, cats, cifar10};
 use crate::hub::ModelFiles;
-use crate::net::{Offline, Patience};
+use crate::net::{Offline, RetryPolicy};
 use crate::progress::Progress;
 
 /// How to fetch.
@@ -26,7 +26,7 @@ pub struct Options {
     /// Places to ask first.
     pub mirrors: Mirrors,
     /// How often and how long to try.
-    pub patience: Patience,
+    pub retry_policy: RetryPolicy,
     /// What forbids to download anything.
     pub offline: Option<Offline>,
 }
@@ -39,13 +39,13 @@ pub struct Fetcher<'a> {
 
 /// How much of an item is in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
+pub enum InstallState {
     /// All of it.
-    Here,
+    Installed,
     /// Some of it.
-    Partly,
+    Partial,
     /// Nothing.
-    Absent,
+    Missing,
 }
 
 impl<'a> Fetcher<'a> {
@@ -89,7 +89,7 @@ impl<'a> Fetcher<'a> {
                     let digest = self.file(item, remote, &path)?;
                     self.unpack_archive(item, &missing, (&path, &digest), *layout, *unpacked)?;
                 }
-                self.tidy(&path)
+                self.cleanup(&path)
             }
             Content::Manual {
                 page, to, unpacked, ..
@@ -133,12 +133,12 @@ impl<'a> Fetcher<'a> {
         let result = self.unpack(item, missing, digest, |wanted| {
             unpack(path, unpacked, wanted, self.progress)
         });
-        if let Err(Problem::Truncated) = result {
-            // The next call asks for the rest.
-            demote(path)?;
+        if let Err(ArchiveError::Truncated) = result {
+            // The next send asks for the rest.
+            mark_incomplete(path)?;
         }
         result.map_err(|problem| match problem {
-            Problem::Wrong(message) => FetchError::archive(
+            ArchiveError::Invalid(message) => FetchError::archive(
                 path,
                 format!("{message} (remove it, and the same command gets it anew)"),
             ),
@@ -187,14 +187,14 @@ impl<'a> Fetcher<'a> {
         item: &Item,
         missing: &[&Folder],
         digest: &str,
-        unpack: impl FnOnce(&[Wanted]) -> Result<(), Problem>,
-    ) -> Result<(), Problem> {
+        unpack: impl FnOnce(&[TargetDir]) -> Result<(), ArchiveError>,
+    ) -> Result<(), ArchiveError> {
         let mut wanted = Vec::new();
         for folder in missing {
-            wanted.push(Wanted {
+            wanted.push(TargetDir {
                 split: folder.split.clone(),
                 images: folder.images,
-                folder: Growing::begin(&self.place(&folder.path))?,
+                folder: StagedDir::begin(&self.place(&folder.path))?,
             });
         }
         if let Err(problem) = unpack(&wanted) {
@@ -214,7 +214,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// Removes an archive that was downloaded and is not needed any more. One that the user put there stays.
-    fn tidy(&self, path: &Path) -> Result<(), FetchError> {
+    fn cleanup(&self, path: &Path) -> Result<(), FetchError> {
         let record = record::of_file(path);
         let known: Option<FileRecord> = record::read(&record)?;
         let downloaded = known.is_some_and(|known| known.url.is_some());
@@ -237,7 +237,7 @@ impl<'a> Fetcher<'a> {
                 "{} ends too early: getting the rest",
                 path.display()
             ));
-            demote(path)?;
+            mark_incomplete(path)?;
         }
         if let Some(by) = self.options.offline {
             return Err(FetchError::Offline {
@@ -245,8 +245,12 @@ impl<'a> Fetcher<'a> {
                 by,
             });
         }
-        Downloader::new(&self.options.mirrors, self.options.patience, self.progress)?
-            .download(&item.name, remote, path)?;
+        Downloader::new(
+            &self.options.mirrors,
+            self.options.retry_policy,
+            self.progress,
+        )?
+        .download(&item.name, remote, path)?;
         let known: Option<FileRecord> = record::read(&record::of_file(path))?;
         match known {
             Some(known) => {
@@ -337,7 +341,7 @@ impl<'a> Fetcher<'a> {
 
     /// How much of an item is in its place, without looking closely.
     #[must_use]
-    pub fn presence(&self, item: &Item) -> Presence {
+    pub fn install_state(&self, item: &Item) -> InstallState {
         let exists = |path: &Path| self.place(path).exists();
         let (here, all) = match &item.content {
             Content::File(remote) => (usize::from(exists(&remote.to)), 1),
@@ -356,9 +360,9 @@ impl<'a> Fetcher<'a> {
             }
         };
         match here {
-            0 => Presence::Absent,
-            here if here == all => Presence::Here,
-            _ => Presence::Partly,
+            0 => InstallState::Missing,
+            here if here == all => InstallState::Installed,
+            _ => InstallState::Partial,
         }
     }
 

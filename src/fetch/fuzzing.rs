@@ -4,18 +4,18 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use super::catalogue::Catalogue;
-use super::growing::{Growing, Wanted};
+use super::staged_dir::{StagedDir, TargetDir};
 use super::{archive, camelyon17, cats, cifar10};
 use crate::progress::Silent;
 
 /// Reads `data` as a `.tar.gz`, as the `.tar` inside one, and as the `.zip` archive of the cats.
 pub(crate) fn archive(data: &[u8], limit: u64) {
-    let mut take = |found: &mut archive::Found<'_>| {
+    let mut take = |found: &mut archive::ArchiveEntry<'_>| {
         found.read(limit)?;
         Ok(ControlFlow::Continue(()))
     };
     // Gzip has a checksum, which hides the tar reader from a fuzzer.
-    let _ = archive::walk(data, &|| (), &mut take);
+    let _ = archive::for_each_entry(data, &|| (), &mut take);
     let Ok(folder) = tempfile::tempdir() else {
         return;
     };
@@ -24,11 +24,11 @@ pub(crate) fn archive(data: &[u8], limit: u64) {
     if written.is_err() {
         return;
     }
-    let _ = archive::each_file(&path, limit, &Silent, &mut take);
-    let Ok(partial) = Growing::begin(&folder.path().join("cookie")) else {
+    let _ = archive::for_each_file(&path, limit, &Silent, &mut take);
+    let Ok(partial) = StagedDir::begin(&folder.path().join("cookie")) else {
         return;
     };
-    let wanted = [Wanted {
+    let wanted = [TargetDir {
         split: "cookie".to_owned(),
         images: 1,
         folder: partial,

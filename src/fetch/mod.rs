@@ -14,16 +14,16 @@ mod download;
 mod error;
 mod fetcher;
 pub(crate) mod fuzzing;
-mod growing;
 mod lock;
 mod mirrors;
 mod record;
+mod staged_dir;
 mod verify;
 
-pub use catalogue::{Catalogue, Content, Folder, Hub, Item, Layout, Maker, Remote};
+pub use catalogue::{Catalogue, CatalogueMatch, Content, Folder, Hub, Item, Layout, Remote};
 pub use error::FetchError;
-pub use fetcher::{Fetcher, Options, Presence};
+pub use fetcher::{Fetcher, InstallState, Options};
 pub use mirrors::Mirrors;
 pub use verify::{Finding, Verdict};
 
-pub use crate::net::Patience;
+pub use crate::net::RetryPolicy;

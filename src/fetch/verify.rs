@@ -8,14 +8,14 @@ use super::download::{checksum, file_name};
 use super::error::FetchError;
 use super::fetcher::Fetcher;
 use super::record::{self, FileRecord, FolderRecord, IN_FOLDER};
-use crate::hub::{FilesError, ModelFiles, State};
+use crate::hub::{FilesError, Integrity, ModelFiles};
 use crate::progress::Unit;
 
 /// What is known about something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It is what it should be; how that is known.
-    Sound(String),
+    Intact(String),
     /// It is there, and nobody can say what it should be.
     Unknown(String),
     /// It is not there.
@@ -58,13 +58,13 @@ impl Fetcher<'_> {
     fn verify_file(&self, remote: &Remote) -> Result<Finding, FetchError> {
         let path = self.place(&remote.to);
         let verdict = match path.exists() {
-            true => self.judge_file(remote, &path)?,
+            true => self.check_file(remote, &path)?,
             false => Verdict::Missing,
         };
         Ok(Finding { path, verdict })
     }
 
-    fn judge_file(&self, remote: &Remote, path: &Path) -> Result<Verdict, FetchError> {
+    fn check_file(&self, remote: &Remote, path: &Path) -> Result<Verdict, FetchError> {
         let size = fs::metadata(path).map_err(FetchError::io(path))?.len();
         let known: Option<FileRecord> = record::read(&record::of_file(path))?;
         let expected_size = remote.size.or(known.as_ref().map(|known| known.size));
@@ -83,9 +83,9 @@ impl Fetcher<'_> {
                 "has the SHA-256 {found} where {expected} was expected"
             )),
             Some(_) if published.is_some() => {
-                Verdict::Sound("the SHA-256 is the published one".to_owned())
+                Verdict::Intact("the SHA-256 is the published one".to_owned())
             }
-            Some(_) => Verdict::Sound("the SHA-256 is that of the first download".to_owned()),
+            Some(_) => Verdict::Intact("the SHA-256 is that of the first download".to_owned()),
             None => Verdict::Unknown(format!(
                 "SHA-256 {found}; nobody publishes one, and it was not fetched by this program"
             )),
@@ -98,7 +98,7 @@ impl Fetcher<'_> {
             .map(|folder| {
                 let path = self.place(&folder.path);
                 let verdict = match path.exists() {
-                    true => self.judge_folder(folder, &path)?,
+                    true => self.check_folder(folder, &path)?,
                     false => Verdict::Missing,
                 };
                 Ok(Finding { path, verdict })
@@ -106,7 +106,7 @@ impl Fetcher<'_> {
             .collect()
     }
 
-    fn judge_folder(&self, folder: &Folder, path: &Path) -> Result<Verdict, FetchError> {
+    fn check_folder(&self, folder: &Folder, path: &Path) -> Result<Verdict, FetchError> {
         let known: Option<FolderRecord> = record::read(&path.join(IN_FOLDER))?;
         let Some(known) = known else {
             let there = record::names(path)?.len();
@@ -133,7 +133,7 @@ impl Fetcher<'_> {
         progress.end();
         let (files, found) = result?;
         Ok(match found == known.digest {
-            true => Verdict::Sound(format!("{files} files as they were made")),
+            true => Verdict::Intact(format!("{files} files as they were made")),
             false => Verdict::Damaged(format!(
                 "its files have the digest {found} where {} was expected: some have changed",
                 known.digest
@@ -159,13 +159,13 @@ impl Fetcher<'_> {
                 Some(checked) => Finding {
                     path: checked.path,
                     verdict: match checked.state {
-                        State::Sound => {
-                            Verdict::Sound("the digest is the one that the hub stated".to_owned())
+                        Integrity::Intact => {
+                            Verdict::Intact("the digest is the one that the hub stated".to_owned())
                         }
-                        State::Unknown => {
+                        Integrity::Unknown => {
                             Verdict::Unknown("the hub stated no digest of it".to_owned())
                         }
-                        State::Damaged { expected, found } => Verdict::Damaged(format!(
+                        Integrity::Damaged { expected, found } => Verdict::Damaged(format!(
                             "has the digest {found} where {expected} was expected"
                         )),
                     },

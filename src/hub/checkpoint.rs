@@ -34,11 +34,11 @@ pub struct TensorInfo {
 
 /// An open checkpoint. Only the table of tensors has been read; nothing in the file is ever executed.
 #[derive(Debug)]
-pub struct Checkpoint(Arc<Source>);
+pub struct Checkpoint(Arc<OpenFile>);
 
 /// The file and where its tensors lie.
 #[derive(Debug)]
-struct Source {
+struct OpenFile {
     path: PathBuf,
     file: Mutex<File>,
     tensors: BTreeMap<String, StoredTensor>,
@@ -66,7 +66,7 @@ impl Checkpoint {
                 message,
             },
         })?;
-        Ok(Self(Arc::new(Source {
+        Ok(Self(Arc::new(OpenFile {
             path: path.to_owned(),
             file: Mutex::new(file),
             tensors,
@@ -164,7 +164,7 @@ impl Checkpoint {
     }
 }
 
-impl Source {
+impl OpenFile {
     fn read(&self, stored: &StoredTensor) -> Result<Tensor, CheckpointError> {
         let io = |source| CheckpointError::Io {
             path: self.path.clone(),

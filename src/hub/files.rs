@@ -1,11 +1,11 @@
 //! The files of a model that has several: from a folder, or from the Hugging Face hub into its usual cache.
 
 #[cfg(feature = "hub")]
+mod client;
+#[cfg(feature = "hub")]
 mod environment;
 #[cfg(feature = "hub")]
 mod repository;
-#[cfg(feature = "hub")]
-mod server;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -88,9 +88,9 @@ pub enum FilesError {
 
 /// What is known about a file's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub enum Integrity {
     /// They are what the hub stated when they were downloaded.
-    Sound,
+    Intact,
     /// Nobody stated anything: a file of a folder, or of a hub that names files by something else.
     Unknown,
     /// They have changed.
@@ -104,7 +104,7 @@ pub enum State {
 
 /// A file that was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckedFile {
     /// Its name in the repository.
     pub name: String,
     /// Where it is.
@@ -112,7 +112,7 @@ pub struct Checked {
     /// Its length.
     pub bytes: u64,
     /// What is known about its bytes.
-    pub state: State,
+    pub state: Integrity,
 }
 
 /// Where a model's files are.
@@ -189,7 +189,7 @@ impl ModelFiles {
     ///
     /// # Errors
     /// [`FilesError::Read`].
-    pub fn check(&self, names: &[&str]) -> Result<Option<Checked>, FilesError> {
+    pub fn check(&self, names: &[&str]) -> Result<Option<CheckedFile>, FilesError> {
         match &self.place {
             Place::Folder(folder) => in_folder(folder, names)
                 .map(|(path, name)| {
@@ -199,11 +199,11 @@ impl ModelFiles {
                             source,
                         })?
                         .len();
-                    Ok(Checked {
+                    Ok(CheckedFile {
                         name: name.to_owned(),
                         path,
                         bytes,
-                        state: State::Unknown,
+                        state: Integrity::Unknown,
                     })
                 })
                 .transpose(),

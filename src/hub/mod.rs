@@ -12,5 +12,5 @@ mod requirement;
 pub use checkpoint::{Checkpoint, CheckpointError, Mismatch, Misshapen, TensorInfo};
 pub(crate) use digest::{hexadecimal, sha256_watched};
 pub use digest::{sha256_file, weights_digest};
-pub use files::{Checked, FilesError, ModelFiles, State};
+pub use files::{CheckedFile, FilesError, Integrity, ModelFiles};
 pub use requirement::Requirement;

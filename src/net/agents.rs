@@ -1,4 +1,4 @@
-//! Connections by kind of address and proxy.
+//! HTTP agents, one per proxy that the environment configures.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use super::error::EnvironmentError;
 use super::host::host_of;
 use super::proxy::{Proxies, roots};
 
-/// Longest time to connect.
+/// Upper bound of the connection timeout, whatever the timeouts for data are.
 const MAX_CONNECT: Duration = Duration::from_secs(30);
 
-/// How long things may take.
+/// Timeouts of a request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Limits {
-    /// For the whole exchange.
-    Whole(Duration),
-    /// For each silence: nothing is said about how long a large file may take.
-    Silence(Duration),
+pub(crate) enum Timeouts {
+    /// Limits the whole exchange.
+    Total(Duration),
+    /// Limits the time without received bytes, so that a large file may take any time.
+    Idle(Duration),
 }
 
-/// Agents that take proxies and certificates from the environment.
+/// HTTP agents with proxies and TLS roots from the environment.
 pub(crate) struct Agents {
     http: Agent,
     https: Agent,
@@ -31,11 +31,12 @@ pub(crate) struct Agents {
 }
 
 impl Agents {
-    /// Reads the environment; connects to nothing yet. With `redirects` = 0 a redirection comes back as it is.
+    /// Reads the environment; opens no connection. With `redirects` = 0, a redirect is returned as the
+    /// response.
     ///
     /// # Errors
     /// [`EnvironmentError`].
-    pub(crate) fn new(limits: Limits, redirects: u32) -> Result<Self, EnvironmentError> {
+    pub(crate) fn new(limits: Timeouts, redirects: u32) -> Result<Self, EnvironmentError> {
         let proxies = Proxies::from_environment()?;
         let roots = roots()?;
         let agent = |proxy: Option<&Proxy>| agent(limits, redirects, proxy, &roots);
@@ -47,7 +48,7 @@ impl Agents {
         })
     }
 
-    /// The one for an address.
+    /// Returns the agent for an address.
     pub(crate) fn choose(&self, uri: &Uri) -> &Agent {
         match (host_of(uri), uri.scheme_str()) {
             (Some(host), _) if self.proxies.is_direct(&host) => &self.direct,
@@ -57,21 +58,21 @@ impl Agents {
     }
 }
 
-fn agent(limits: Limits, redirects: u32, proxy: Option<&Proxy>, roots: &RootCerts) -> Agent {
+fn agent(limits: Timeouts, redirects: u32, proxy: Option<&Proxy>, roots: &RootCerts) -> Agent {
     let tls = TlsConfig::builder().root_certs(roots.clone()).build();
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(redirects)
-        // A redirected request comes back as it is; a redirect loop of a file is an error.
+        // With 0 redirects the caller handles the response itself; otherwise a loop is an error.
         .max_redirects_will_error(redirects > 0)
         .user_agent(concat!("dpsyn/", env!("CARGO_PKG_VERSION")))
         .proxy(proxy.cloned())
         .tls_config(tls);
     let config = match limits {
-        Limits::Whole(timeout) => config
+        Timeouts::Total(timeout) => config
             .timeout_global(Some(timeout))
             .timeout_connect(Some(timeout.min(MAX_CONNECT))),
-        Limits::Silence(timeout) => config
+        Timeouts::Idle(timeout) => config
             .timeout_connect(Some(timeout.min(MAX_CONNECT)))
             .timeout_recv_response(Some(timeout))
             .timeout_per_read(Some(timeout)),
@@ -79,8 +80,8 @@ fn agent(limits: Limits, redirects: u32, proxy: Option<&Proxy>, roots: &RootCert
     Agent::new_with_config(config.build())
 }
 
-/// Whether what went wrong below HTTP will go wrong again.
-pub(crate) fn is_lasting(error: &ureq::Error) -> bool {
+/// Returns true if a retry would meet the same transport error again.
+pub(crate) fn is_permanent(error: &ureq::Error) -> bool {
     match error {
         ureq::Error::Http(_)
         | ureq::Error::BadUri(_)
@@ -92,7 +93,7 @@ pub(crate) fn is_lasting(error: &ureq::Error) -> bool {
         | ureq::Error::Pem(_)
         | ureq::Error::Rustls(_)
         | ureq::Error::LargeResponseHeader(..) => true,
-        // How an unknown certificate is reported.
+        // rustls reports an unknown certificate this way.
         ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
         _ => false,
     }

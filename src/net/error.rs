@@ -1,54 +1,54 @@
-//! What can be wrong with the environment of the network, and with a download.
+//! Errors of the network environment and of downloads.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// An environment variable of the network is unusable.
+/// An environment variable that configures the network has an unusable value.
 #[derive(Debug, Error)]
 #[error("environment variable {variable} {problem}")]
 pub struct EnvironmentError {
-    /// The variable.
+    /// Name of the variable.
     pub variable: String,
-    /// What is wrong with its value, which may hold a password and is not repeated.
+    /// Description of the fault. The value itself may hold a password and is not included.
     pub problem: String,
 }
 
-/// Why not all bytes of a file could be had. Those that arrived are kept.
+/// A download failed. Bytes received so far are kept.
 #[derive(Debug, Error)]
 pub enum TransferError {
-    /// The server said no, in a way that asking again does not change.
+    /// The server refused the request with an error that a retry does not change.
     #[error("{url}: {message}")]
     Refused {
-        /// The address.
+        /// Address of the file.
         url: String,
-        /// The status, where it is one that says no.
+        /// HTTP status, if the refusal came with one.
         status: Option<u16>,
-        /// Status and words of the server.
+        /// Status and message of the server.
         message: String,
     },
-    /// The server failed again and again.
+    /// All attempts failed with retryable errors.
     #[error(
-        "{url}: failed {attempts} times, the last time: {message}; the same command goes on from \
-         what is here"
+        "{url}: {attempts} attempts failed, the last one with: {message}; run the same command again \
+         to resume the download"
     )]
     GaveUp {
-        /// The address.
+        /// Address of the file.
         url: String,
-        /// Failures in a row.
+        /// Number of consecutive failures.
         attempts: u32,
-        /// The last one.
+        /// Last failure.
         message: String,
     },
-    /// What the server has is of another length.
-    #[error("{url} has {found} bytes where {expected} were expected: it is another file")]
+    /// The file on the server has another length than expected.
+    #[error("{url} has {found} bytes, expected {expected}: it is a different file")]
     Length {
-        /// The address.
+        /// Address of the file.
         url: String,
-        /// What was expected.
+        /// Expected length in bytes.
         expected: u64,
-        /// What the server has.
+        /// Length on the server in bytes.
         found: u64,
     },
     /// A file could not be read or written.
@@ -70,7 +70,7 @@ impl TransferError {
         }
     }
 
-    /// A [`TransferError::Refused`] that no status tells.
+    /// Creates a [`TransferError::Refused`] without an HTTP status.
     pub(crate) fn refused(url: &str, message: impl Into<String>) -> Self {
         Self::Refused {
             url: url.to_owned(),

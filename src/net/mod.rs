@@ -1,26 +1,25 @@
-//! What everything that asks another machine shares: which proxy, which certificates, how often to try again,
-//! whether the network may be used at all, how a file comes over HTTP, and who watches that.
+//! Shared HTTP client: proxies, TLS roots, retries, offline mode and resumable downloads.
 
 mod agents;
 mod error;
 mod host;
 mod offline;
-mod part;
+mod partial_file;
 mod proxy;
 mod range;
 mod retry;
 mod text;
 mod transfer;
 
-pub(crate) use agents::{Agents, Limits, is_lasting};
+pub(crate) use agents::{Agents, Timeouts, is_permanent};
 pub use error::{EnvironmentError, TransferError};
 pub(crate) use host::{host_of, is_loopback};
-pub use offline::{Offline, forbid};
-pub(crate) use part::{Origin, Part};
+pub use offline::{Offline, disable};
+pub(crate) use partial_file::{Origin, PartialFile};
 pub use retry::Backoff;
 pub(crate) use retry::{jitter, retry_after};
-pub(crate) use text::{clean, shorten};
-pub use transfer::Patience;
-pub(crate) use transfer::{Extent, Setback, Source, Transfer};
+pub(crate) use text::{single_line, truncate};
+pub use transfer::RetryPolicy;
+pub(crate) use transfer::{AttemptError, ExpectedSize, RemoteSource, Transfer};
 #[cfg(feature = "hub")]
-pub(crate) use transfer::{call, header, refusal};
+pub(crate) use transfer::{header, send, status_error};

@@ -1,48 +1,49 @@
-//! Whether the network may be used.
+//! Offline mode.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Set once, by the command line. Everything that opens a connection looks here first, however deep in the
-/// program it stands.
-static FORBIDDEN: AtomicBool = AtomicBool::new(false);
+/// Process-wide switch. Global, so that code deep in the program cannot open a connection because a
+/// caller forgot to pass the flag on.
+static DISABLED: AtomicBool = AtomicBool::new(false);
 
-/// Forbids every further connection of this process: `--offline`.
-pub fn forbid() {
-    FORBIDDEN.store(true, Ordering::SeqCst);
+/// Disables all network access of this process: `--offline`.
+pub fn disable() {
+    DISABLED.store(true, Ordering::SeqCst);
 }
 
-/// What forbids the network.
+/// Setting that disables network access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offline {
-    /// `--offline`: nobody may be asked.
+    /// `--offline`: all network access is disabled.
     Flag,
-    /// `HF_HUB_OFFLINE`: nothing may be downloaded.
+    /// `HF_HUB_OFFLINE`: downloads are disabled.
     Variable,
 }
 
 impl Offline {
-    /// Whether nobody may be asked.
+    /// Returns the setting that disables all network access, if any.
     #[must_use]
-    pub fn of_everything() -> Option<Self> {
-        FORBIDDEN.load(Ordering::SeqCst).then_some(Self::Flag)
+    pub fn network() -> Option<Self> {
+        DISABLED.load(Ordering::SeqCst).then_some(Self::Flag)
     }
 
-    /// Whether nothing may be downloaded.
+    /// Returns the setting that disables downloads, if any.
     #[must_use]
-    pub fn of_downloads() -> Option<Self> {
-        Self::of_everything().or_else(|| {
+    pub fn downloads() -> Option<Self> {
+        Self::network().or_else(|| {
             let value = std::env::var("HF_HUB_OFFLINE").ok()?;
-            says_yes(&value).then_some(Self::Variable)
+            is_enabled(&value).then_some(Self::Variable)
         })
     }
 }
 
-/// Whether a variable's value switches it on. The hub's own tools take 1, ON, YES and TRUE for yes and all else
-/// for no; what is none of the usual words for no is here taken for yes, since that does less harm.
-fn says_yes(value: &str) -> bool {
-    let no = ["", "0", "off", "no", "false", "n", "f"];
-    !no.contains(&value.trim().to_ascii_lowercase().as_str())
+/// Parses a boolean environment variable. The hub's own tools accept 1, ON, YES and TRUE as true and
+/// everything else as false. Here every value except the usual words for false counts as true,
+/// because an unintended download is worse than a refused one.
+fn is_enabled(value: &str) -> bool {
+    let disabled = ["", "0", "off", "no", "false", "n", "f"];
+    !disabled.contains(&value.trim().to_ascii_lowercase().as_str())
 }
 
 impl fmt::Display for Offline {
@@ -59,12 +60,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_variable_has_the_hub_s_words() {
-        for yes in ["1", "ON", "Yes", "TRUE", "true", "2"] {
-            assert!(says_yes(yes), "{yes}");
+    fn the_variable_accepts_the_hub_s_values() {
+        for enabled in ["1", "ON", "Yes", "TRUE", "true", "2"] {
+            assert!(is_enabled(enabled), "{enabled}");
         }
-        for no in ["", "0", "OFF", "no", "False", " "] {
-            assert!(!says_yes(no), "{no}");
+        for disabled in ["", "0", "OFF", "no", "False", " "] {
+            assert!(!is_enabled(disabled), "{disabled}");
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Proxies and certificates by the usual environment variables.
+//! Proxies and TLS roots from the usual environment variables.
 //!
-//! `HTTPS_PROXY` is for https addresses, `HTTP_PROXY` for http ones, `ALL_PROXY` for those without one of their
-//! own, and `NO_PROXY` lists hosts to reach directly; the lower-case names come first. This machine itself is
-//! always reached directly. The HTTP client's own
-//! reading of them takes one proxy for both kinds of address, so the choice is made here.
+//! `HTTPS_PROXY` applies to https addresses, `HTTP_PROXY` to http addresses, `ALL_PROXY` to both where
+//! the specific variable is unset, and `NO_PROXY` lists hosts to connect to directly. Lower-case names
+//! take precedence. Loopback addresses never use a proxy.
+//!
+//! Written here because ureq's `Proxy::try_from_env` takes the first variable that is set as the proxy
+//! of both schemes and has no exception for loopback addresses.
 
 use ureq::Proxy;
 use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};
@@ -11,16 +13,17 @@ use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};
 use super::error::EnvironmentError;
 use super::host::is_loopback;
 
-/// Looks an environment variable up.
+/// Function that returns the value of an environment variable.
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Which proxy stands before which address.
+/// Proxy configuration.
 #[derive(Debug, Default)]
 pub(super) struct Proxies {
-    /// For http addresses.
+    /// Proxy of http addresses.
     pub(super) http: Option<Proxy>,
-    /// For https addresses.
+    /// Proxy of https addresses.
     pub(super) https: Option<Proxy>,
+    /// Entries of `NO_PROXY`, lower case, without a leading dot.
     direct: Vec<String>,
 }
 
@@ -28,8 +31,8 @@ impl Proxies {
     /// Reads the environment.
     ///
     /// # Errors
-    /// [`EnvironmentError`] naming a variable that holds no proxy; its value, which may hold a
-    /// password, is not repeated.
+    /// [`EnvironmentError`] that names a variable without a valid proxy address. Its value is not
+    /// included, because it may hold a password.
     pub(super) fn from_environment() -> Result<Self, EnvironmentError> {
         Self::new(&|name| std::env::var(name).ok())
     }
@@ -60,8 +63,8 @@ impl Proxies {
         })
     }
 
-    /// Whether `host` is to be reached directly: it is this machine, or `NO_PROXY` lists it, a domain above
-    /// it, or `*`.
+    /// Returns true if `host` needs no proxy: it is a loopback address, or `NO_PROXY` lists it, a
+    /// parent domain of it, or `*`.
     pub(super) fn is_direct(&self, host: &str) -> bool {
         is_loopback(host)
             || self.direct.iter().any(|entry| {
@@ -71,7 +74,7 @@ impl Proxies {
     }
 }
 
-/// The first of the variables that is set and not empty.
+/// Returns the first variable that is set and not empty.
 fn first(variable: Lookup<'_>, names: &[&'static str]) -> Option<(&'static str, String)> {
     names.iter().find_map(|name| {
         let value = variable(name).filter(|value| !value.trim().is_empty())?;
@@ -87,43 +90,43 @@ fn proxy(variable: Lookup<'_>, names: &[&'static str]) -> Result<Option<Proxy>, 
         .map(Some)
         .map_err(|_| EnvironmentError {
             variable: name.to_owned(),
-            problem: "holds no address of a proxy".to_owned(),
+            problem: "is not a proxy address".to_owned(),
         })
 }
 
-/// The certificate authorities to trust: those of the file that `SSL_CERT_FILE` names, or else Mozilla's,
-/// which are built in.
+/// Returns the trusted certificate authorities: those in the file that `SSL_CERT_FILE` names, or
+/// Mozilla's, which are compiled in.
 ///
 /// # Errors
-/// [`EnvironmentError`] when the file cannot be read or holds no certificate.
+/// [`EnvironmentError`] if the file cannot be read or holds no certificate.
 pub(super) fn roots() -> Result<RootCerts, EnvironmentError> {
     let name = "SSL_CERT_FILE";
     let Some(path) = std::env::var_os(name).filter(|path| !path.is_empty()) else {
         return Ok(RootCerts::WebPki);
     };
-    let wrong = |problem: String| EnvironmentError {
+    let invalid = |problem: String| EnvironmentError {
         variable: name.to_owned(),
         problem,
     };
     let path = std::path::PathBuf::from(path);
     let text = std::fs::read(&path)
-        .map_err(|error| wrong(format!("names {}: {error}", path.display())))?;
+        .map_err(|error| invalid(format!("names {}: {error}", path.display())))?;
     let mut certificates: Vec<Certificate<'static>> = Vec::new();
     for item in parse_pem(&text) {
         match item {
             Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
             Ok(_) => {}
             Err(_) => {
-                return Err(wrong(format!(
-                    "names {}, which is no PEM file",
+                return Err(invalid(format!(
+                    "names {}, which is not a PEM file",
                     path.display()
                 )));
             }
         }
     }
     if certificates.is_empty() {
-        return Err(wrong(format!(
-            "names {} without a certificate",
+        return Err(invalid(format!(
+            "names {}, which has no certificate",
             path.display()
         )));
     }

@@ -1,16 +1,16 @@
-//! What a server says of the part that it sends.
+//! The `Content-Range` header.
 
-/// A `Content-Range`: which bytes of how many. `*` stands for what the server does not know or does not send.
+/// Parsed `Content-Range`: the byte range of the response and the length of the whole file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ContentRange {
-    /// First and last byte; `None` where none are sent.
+    /// First and last byte, inclusive; `None` for `*`, when the response has no bytes of the file.
     pub(crate) bytes: Option<(u64, u64)>,
-    /// Length of the whole.
+    /// Length of the whole file; `None` for `*`.
     pub(crate) total: Option<u64>,
 }
 
 impl ContentRange {
-    /// Reads `bytes 0-9/100`, `bytes 0-9/*` or `bytes */100` (RFC 9110, 14.4).
+    /// Parses `bytes 0-9/100`, `bytes 0-9/*` or `bytes */100` (RFC 9110, 14.4).
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (unit, rest) = text.trim().split_once(' ')?;
         let (bytes, total) = rest.trim().split_once('/')?;
@@ -39,7 +39,7 @@ impl ContentRange {
     }
 }
 
-/// Digits alone: no sign, no space.
+/// Parses decimal digits. `str::parse` would also accept a plus sign.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()

@@ -1,5 +1,8 @@
-//! One file over HTTP into a part on this disk: resumed, bounded, and asked for again as long as that helps.
-//! Whether the bytes are the right ones is for the caller to see before they get their place.
+//! Downloads one file over HTTP into a [`PartialFile`], with resume, size limits and retries. The
+//! caller verifies the checksum and moves the file to its final path.
+//!
+//! Written here because no maintained client resumes by validator (`If-Range`), bounds the size of the
+//! response and the time without data, and keeps the bytes received before a failure.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
@@ -9,158 +12,174 @@ use ureq::http::{HeaderMap, Response};
 use ureq::typestate::WithoutBody;
 use ureq::{Body, RequestBuilder};
 
-use super::agents::is_lasting;
+use super::agents::is_permanent;
 use super::error::TransferError;
-use super::part::{Origin, Part};
+use super::partial_file::{Origin, PartialFile};
 use super::range::ContentRange;
 use super::retry::{Backoff, jitter, retry_after};
-use super::text::{clean, shorten};
+use super::text::{single_line, truncate};
 use crate::progress::{Progress, Unit};
 
-/// Bytes of an error that are read.
+/// Bytes of an error response that are read: enough for a message, not for a whole web page.
 const MAX_ERROR_BODY: u64 = 1 << 12;
-/// More tries than this at one address are not made, even if each brings something.
+/// Upper bound of the attempts at one address, even if each of them receives some bytes: a server that
+/// sends one byte per connection must not keep the program busy forever.
 const MAX_ATTEMPTS: u32 = 1000;
-/// Bytes that are read at once.
+/// Bytes that are read at a time.
 const CHUNK: usize = 1 << 17;
 
-/// How often and how long to try.
+/// Number of attempts and time limits of a download.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Tries in a row that bring nothing, after which an address is given up.
+pub struct RetryPolicy {
+    /// Consecutive attempts without new bytes after which an address is given up.
     pub attempts: u32,
-    /// How long between them.
+    /// Delays between attempts.
     pub backoff: Backoff,
-    /// How long the server may be silent.
-    pub silence: Duration,
-    /// A server that asks for a longer wait is given up.
-    pub longest_wait: Duration,
+    /// Longest time without received bytes.
+    pub idle_timeout: Duration,
+    /// Longest delay that a server may request; beyond it, the address is given up.
+    pub max_wait: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             attempts: 6,
             backoff: Backoff {
-                first: Duration::from_millis(500),
-                most: Duration::from_secs(30),
+                initial: Duration::from_millis(500),
+                max: Duration::from_secs(30),
             },
-            silence: Duration::from_secs(60),
-            longest_wait: Duration::from_secs(600),
+            idle_timeout: Duration::from_secs(60),
+            max_wait: Duration::from_secs(600),
         }
     }
 }
 
-/// Why a try brought less than all.
-pub(crate) enum Setback {
-    /// Another try may help, after this wait if the server asked for one.
-    Again {
-        message: String,
-        wait: Option<Duration>,
-    },
-    /// Another try at this address will not help.
-    Final(TransferError),
+impl RetryPolicy {
+    /// Returns the delay before the next attempt: the one that the server requested, and at least the
+    /// backoff.
+    fn delay(&self, failures: u32, requested: Option<Duration>, jitter: f64) -> Duration {
+        let backoff = self.backoff.delay(failures, jitter);
+        backoff.max(requested.unwrap_or_default())
+    }
 }
 
-impl Setback {
-    /// Another try may help at once.
-    pub(crate) fn again(message: impl Into<String>) -> Self {
-        Self::Again {
+/// Reason why an attempt did not complete the file.
+pub(crate) enum AttemptError {
+    /// Another attempt may succeed.
+    Retryable {
+        /// Description of the failure.
+        message: String,
+        /// Delay that the server requested.
+        wait: Option<Duration>,
+    },
+    /// Another attempt at this address cannot succeed.
+    Permanent(TransferError),
+}
+
+impl AttemptError {
+    /// Creates a retryable error without a requested delay.
+    pub(crate) fn retryable(message: impl Into<String>) -> Self {
+        Self::Retryable {
             message: message.into(),
             wait: None,
         }
     }
 }
 
-impl From<TransferError> for Setback {
+impl From<TransferError> for AttemptError {
     fn from(error: TransferError) -> Self {
-        Self::Final(error)
+        Self::Permanent(error)
     }
 }
 
-/// Where a file is to be had.
-pub(crate) trait Source {
-    /// What messages call it, and what is remembered of bytes that came from there.
+/// A remote file.
+pub(crate) trait RemoteSource {
+    /// Returns the address, as it appears in messages and in the [`Origin`] of received bytes.
     fn url(&self) -> &str;
 
-    /// A request for it. Finding out where to send that may take requests of its own.
+    /// Creates a request for the file. This may send requests of its own to resolve the address.
     ///
     /// # Errors
-    /// [`Setback`] of those.
-    fn request(&self) -> Result<RequestBuilder<WithoutBody>, Setback>;
+    /// [`AttemptError`] of those requests.
+    fn request(&self) -> Result<RequestBuilder<WithoutBody>, AttemptError>;
 }
 
-/// What is known of a file before it comes.
+/// Size of a file as known before the download.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Extent {
-    /// Its exact length.
-    pub(crate) size: Option<u64>,
-    /// Its length for people, where the server does not tell it either.
-    pub(crate) about: Option<u64>,
-    /// More bytes than this are refused where nobody tells the length.
-    pub(crate) most: u64,
-    /// Whether a checksum will tell that bytes of several tries do not fit together.
-    pub(crate) checked: bool,
+pub(crate) struct ExpectedSize {
+    /// Exact length in bytes.
+    pub(crate) exact: Option<u64>,
+    /// Approximate length, shown as the total if the server states none.
+    pub(crate) approximate: Option<u64>,
+    /// Largest accepted length if neither the caller nor the server states the exact one.
+    pub(crate) limit: u64,
+    /// True if the caller verifies a checksum, which also detects bytes of two versions in one file.
+    pub(crate) has_checksum: bool,
 }
 
-/// Downloads, told to somebody.
+/// Downloads with retries and progress reporting.
 pub(crate) struct Transfer<'a> {
-    pub(crate) patience: Patience,
+    pub(crate) retry_policy: RetryPolicy,
     pub(crate) progress: &'a dyn Progress,
 }
 
-/// How a request was answered.
-enum Answer {
-    /// All is here already.
+/// Meaning of a response for the bytes received so far.
+enum Resume {
+    /// The file is complete already.
     Complete,
-    /// With nothing that goes on from what is here; why.
-    Useless(&'static str),
-    /// Bytes from `start` on, of `total`.
+    /// The response does not continue the received bytes; the text is the reason.
+    Restart(&'static str),
+    /// The response has the bytes from `start` on, of `total`.
     Bytes { start: u64, total: Option<u64> },
 }
 
 impl Transfer<'_> {
-    /// Asks `source` until all bytes are in `part`.
+    /// Requests `source` until `partial` is complete. `name` is the name shown to the user.
     ///
     /// # Errors
     /// [`TransferError`].
-    pub(crate) fn fill(
+    pub(crate) fn download(
         &self,
-        source: &dyn Source,
-        extent: Extent,
-        part: &Part,
+        source: &dyn RemoteSource,
+        expected: ExpectedSize,
+        partial: &PartialFile,
         name: &str,
     ) -> Result<(), TransferError> {
-        self.persist(source.url(), name, &|| part.len(), &mut || {
-            let result = self.attempt(source, extent, part, name);
+        self.retry(source.url(), name, &|| partial.len(), &mut || {
+            let result = self.attempt(source, expected, partial, name);
             self.progress.end();
             result
         })
     }
 
-    /// Repeats `attempt` until it succeeds or repeating is in vain. `arrived` counts what the tries bring: a
-    /// server that brings something is listened to.
+    /// Repeats `attempt` until it succeeds, fails permanently or exceeds the retry policy. `received`
+    /// returns the bytes so far: an attempt that received some resets the count of failures.
     ///
     /// # Errors
     /// [`TransferError`].
-    pub(crate) fn persist<T>(
+    pub(crate) fn retry<T>(
         &self,
         url: &str,
         name: &str,
-        arrived: &dyn Fn() -> Result<u64, TransferError>,
-        attempt: &mut dyn FnMut() -> Result<T, Setback>,
+        received: &dyn Fn() -> Result<u64, TransferError>,
+        attempt: &mut dyn FnMut() -> Result<T, AttemptError>,
     ) -> Result<T, TransferError> {
         let mut failures = 0;
         for _ in 0..MAX_ATTEMPTS {
-            let before = arrived()?;
+            let before = received()?;
             let (message, wait) = match attempt() {
                 Ok(done) => return Ok(done),
-                Err(Setback::Again { message, wait }) => (message, wait),
-                Err(Setback::Final(error)) => return Err(error),
+                Err(AttemptError::Retryable { message, wait }) => (message, wait),
+                Err(AttemptError::Permanent(error)) => return Err(error),
             };
-            failures = if arrived()? > before { 0 } else { failures + 1 };
-            let too_long = wait.is_some_and(|wait| wait > self.patience.longest_wait);
-            if failures >= self.patience.attempts || too_long {
+            failures = if received()? > before {
+                0
+            } else {
+                failures + 1
+            };
+            let too_long = wait.is_some_and(|wait| wait > self.retry_policy.max_wait);
+            if failures >= self.retry_policy.attempts || too_long {
                 return Err(TransferError::GaveUp {
                     url: url.to_owned(),
                     attempts: failures,
@@ -168,33 +187,34 @@ impl Transfer<'_> {
                 });
             }
             self.progress
-                .message(&format!("{name}: {message}; trying again"));
-            let pause = self.patience.backoff.wait(failures, jitter());
-            std::thread::sleep(pause.max(wait.unwrap_or_default()));
+                .message(&format!("{name}: {message}; retrying"));
+            std::thread::sleep(self.retry_policy.delay(failures, wait, jitter()));
         }
-        let message = format!("{MAX_ATTEMPTS} tries did not suffice");
+        let message = format!("incomplete after {MAX_ATTEMPTS} attempts");
         Err(TransferError::refused(url, message))
     }
 
-    /// One request. `Ok` means that everything is there.
+    // One request from the choice of the range to the last byte. It stays in one function because each
+    // step decides whether the bytes received so far are still valid for the next one.
+    /// Sends one request and stores its body. `Ok` means that the file is complete.
     fn attempt(
         &self,
-        source: &dyn Source,
-        extent: Extent,
-        part: &Part,
+        source: &dyn RemoteSource,
+        expected: ExpectedSize,
+        partial: &PartialFile,
         name: &str,
-    ) -> Result<(), Setback> {
+    ) -> Result<(), AttemptError> {
         let url = source.url();
-        let origin = part.origin()?.filter(|origin| origin.url == url);
+        let origin = partial.origin()?.filter(|origin| origin.url == url);
         let validator = origin.and_then(|origin| origin.validator);
-        let mut have = part.len()?;
-        // Without a validator only a checksum would notice that the file has changed in between.
-        let resumable = validator.is_some() || extent.checked;
-        if !resumable || extent.size.is_some_and(|size| have > size) {
-            part.restart()?;
+        let mut have = partial.len()?;
+        // Without a validator, only a checksum detects that the file changed between two attempts.
+        let resumable = validator.is_some() || expected.has_checksum;
+        if !resumable || expected.exact.is_some_and(|size| have > size) {
+            partial.restart()?;
             have = 0;
         }
-        if have > 0 && extent.size == Some(have) {
+        if have > 0 && expected.exact == Some(have) {
             return Ok(());
         }
         let mut request = source.request()?.header("Accept-Encoding", "identity");
@@ -204,67 +224,67 @@ impl Transfer<'_> {
                 request = request.header("If-Range", validator);
             }
         }
-        let response = call(request, url)?;
+        let response = send(request, url)?;
         let headers = response.headers().clone();
         let found = validator_of(&headers);
-        let answer = match response.status().as_u16() {
-            206 => partial(&headers, have, (&validator, &found), extent),
-            // Whatever was asked for, this is the whole.
-            200 => Answer::Bytes {
+        let resume = match response.status().as_u16() {
+            206 => partial_content(&headers, have, (&validator, &found), expected),
+            // A server may ignore the range and send the whole file.
+            200 => Resume::Bytes {
                 start: 0,
                 total: response.body().content_length(),
             },
-            416 => no_more(&headers, have, extent),
-            // Servers that make archives as they send them say it thus.
-            400 | 501 if have > 0 => Answer::Useless("the server cannot resume: beginning anew"),
-            _ => return Err(refusal(url, response)),
+            416 => range_not_satisfiable(&headers, have, expected),
+            // CodaLab, which packs archives while it sends them, answers a range request this way.
+            400 | 501 if have > 0 => Resume::Restart("the server cannot resume; restarting"),
+            _ => return Err(status_error(url, response)),
         };
-        let (start, total) = match answer {
-            Answer::Complete => return Ok(()),
-            Answer::Useless(message) => {
-                part.restart()?;
-                return Err(Setback::again(message));
+        let (start, total) = match resume {
+            Resume::Complete => return Ok(()),
+            Resume::Restart(message) => {
+                partial.restart()?;
+                return Err(AttemptError::retryable(message));
             }
-            Answer::Bytes { start, total } => (start, total),
+            Resume::Bytes { start, total } => (start, total),
         };
-        fits(url, &headers, total, extent)?;
+        check_response(url, &headers, total, expected)?;
         if start == 0 {
             if have > 0 {
-                let line = "the server begins anew: it has another file now, or cannot resume";
-                self.progress.message(&format!("{name}: {line}"));
-                part.restart()?;
+                let reason = "the server has a new version or cannot resume; restarting";
+                self.progress.message(&format!("{name}: {reason}"));
+                partial.restart()?;
             }
-            part.begin(&Origin {
+            partial.create(&Origin {
                 url: url.to_owned(),
                 validator: found,
             })?;
         }
-        let whole = extent.size.or(total);
+        let whole = expected.exact.or(total);
         self.progress
-            .begin(name, whole.or(extent.about), Unit::Bytes);
+            .begin(name, whole.or(expected.approximate), Unit::Bytes);
         self.progress.resume(start);
-        let most = whole.unwrap_or(extent.most);
-        let arrived = self.store(response.into_body().into_reader(), part, start, most)?;
+        let limit = whole.unwrap_or(expected.limit);
+        let received = self.store(response.into_body().into_reader(), partial, start, limit)?;
         match whole {
-            Some(whole) if arrived < whole => Err(Setback::again(format!(
-                "the connection ended after {arrived} of {whole} bytes"
+            Some(whole) if received < whole => Err(AttemptError::retryable(format!(
+                "the connection closed after {received} of {whole} bytes"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// Writes what comes to the part, and returns how long it is then.
+    /// Appends the body to the partial file and returns the file's new length.
     fn store(
         &self,
         mut body: impl Read,
-        part: &Part,
+        partial: &PartialFile,
         start: u64,
-        most: u64,
-    ) -> Result<u64, Setback> {
-        let failed = TransferError::io(part.path());
+        limit: u64,
+    ) -> Result<u64, AttemptError> {
+        let failed = TransferError::io(partial.path());
         let mut file = OpenOptions::new()
             .append(true)
-            .open(part.path())
+            .open(partial.path())
             .map_err(&failed)?;
         let mut buffer = vec![0; CHUNK];
         let mut done = start;
@@ -274,14 +294,15 @@ impl Transfer<'_> {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    let message = shorten(clean(&error.to_string()));
-                    let message = format!("broke off after {done} bytes: {message}");
-                    return Err(Setback::again(message));
+                    let message = truncate(single_line(&error.to_string()));
+                    let message = format!("the connection failed after {done} bytes: {message}");
+                    return Err(AttemptError::retryable(message));
                 }
             };
-            if done + count as u64 > most {
-                part.restart()?;
-                return Err(Setback::again(format!("more than {most} bytes")));
+            if done + count as u64 > limit {
+                partial.restart()?;
+                let message = format!("the server sent more than {limit} bytes");
+                return Err(AttemptError::retryable(message));
             }
             let bytes = buffer.get(..count).unwrap_or_default();
             file.write_all(bytes).map_err(&failed)?;
@@ -295,69 +316,69 @@ impl Transfer<'_> {
 /// Sends a request.
 ///
 /// # Errors
-/// [`Setback`] of what went wrong below HTTP.
-pub(crate) fn call(
+/// [`AttemptError`] of the transport: name resolution, connection, TLS, HTTP syntax.
+pub(crate) fn send(
     request: RequestBuilder<WithoutBody>,
     url: &str,
-) -> Result<Response<Body>, Setback> {
+) -> Result<Response<Body>, AttemptError> {
     request.call().map_err(|error| {
-        let message = shorten(clean(&error.to_string()));
-        match is_lasting(&error) {
+        let message = truncate(single_line(&error.to_string()));
+        match is_permanent(&error) {
             true => TransferError::refused(url, message).into(),
-            false => Setback::again(message),
+            false => AttemptError::retryable(message),
         }
     })
 }
 
-/// What a part that the server sends is good for. `validators` are the one of what is here and the server's.
-fn partial(
+/// Interprets status 206. `validators` are those of the received bytes and of the response.
+fn partial_content(
     headers: &HeaderMap,
     have: u64,
     validators: (&Option<String>, &Option<String>),
-    extent: Extent,
-) -> Answer {
+    expected: ExpectedSize,
+) -> Resume {
     let Some(ContentRange {
         bytes: Some((first, _)),
         total,
     }) = header(headers, "content-range").and_then(ContentRange::parse)
     else {
-        return Answer::Useless("a part without saying which");
+        return Resume::Restart("the server sent a range without its position; restarting");
     };
-    let (here, there) = validators;
-    if here.is_some() && there.is_some() && here != there {
-        return Answer::Useless("the file has changed at its source: beginning anew");
+    let (local, remote) = validators;
+    if local.is_some() && remote.is_some() && local != remote {
+        return Resume::Restart("the file changed on the server; restarting");
     }
     if first != have {
-        return Answer::Useless("another part than was asked for: beginning anew");
+        return Resume::Restart("the server sent another range than requested; restarting");
     }
-    if total.or(extent.size).is_none() {
-        // It may be the last part or not; the end of a whole file at least can be told.
-        return Answer::Useless("a part of nobody knows how much: beginning anew");
+    if total.or(expected.exact).is_none() {
+        // The end of such a range need not be the end of the file; a whole response has a known end.
+        return Resume::Restart("the server sent a range of unknown length; restarting");
     }
-    Answer::Bytes {
+    Resume::Bytes {
         start: first,
         total,
     }
 }
 
-/// What it means that the server has nothing after `have` bytes.
-fn no_more(headers: &HeaderMap, have: u64, extent: Extent) -> Answer {
+/// Interprets status 416: the server has no bytes after the first `have`.
+fn range_not_satisfiable(headers: &HeaderMap, have: u64, expected: ExpectedSize) -> Resume {
     let range = header(headers, "content-range").and_then(ContentRange::parse);
-    let all = range.is_some_and(|range| range.total == Some(have));
-    match have > 0 && all && extent.size.is_none_or(|size| size == have) {
-        true => Answer::Complete,
-        false => Answer::Useless("416, the server has less than what is here"),
+    let is_whole = range.is_some_and(|range| range.total == Some(have));
+    match have > 0 && is_whole && expected.exact.is_none_or(|size| size == have) {
+        true => Resume::Complete,
+        false => Resume::Restart("the server has fewer bytes than were received; restarting"),
     }
 }
 
-/// Refuses what can be seen to be another file before its bytes are read.
-fn fits(
+/// Rejects a response that is recognizably another file before its body is read.
+fn check_response(
     url: &str,
     headers: &HeaderMap,
     total: Option<u64>,
-    extent: Extent,
+    expected: ExpectedSize,
 ) -> Result<(), TransferError> {
-    if let (Some(expected), Some(found)) = (extent.size, total)
+    if let (Some(expected), Some(found)) = (expected.exact, total)
         && expected != found
     {
         return Err(TransferError::Length {
@@ -366,49 +387,64 @@ fn fits(
             found,
         });
     }
-    let page = header(headers, "content-type").is_some_and(|kind| kind.starts_with("text/html"));
-    if page && !extent.checked {
-        let message = "answered with a web page instead of the file";
+    let is_page = header(headers, "content-type").is_some_and(|kind| kind.starts_with("text/html"));
+    if is_page && !expected.has_checksum {
+        let message = "the server sent a web page instead of the file";
         return Err(TransferError::refused(url, message));
     }
     Ok(())
 }
 
-/// What tells one version of a file from another.
+/// Returns the header that distinguishes versions of a file: a strong `ETag`, or else `Last-Modified`.
 fn validator_of(headers: &HeaderMap) -> Option<String> {
-    let strong = |tag: &&str| tag.starts_with('"');
-    let tag = header(headers, "etag").filter(strong);
+    let is_strong = |tag: &&str| tag.starts_with('"');
+    let tag = header(headers, "etag").filter(is_strong);
     tag.or_else(|| header(headers, "last-modified"))
         .map(str::to_owned)
 }
 
-/// A header's text.
+/// Returns the trimmed text of a header; `None` if it is absent or not ASCII.
 pub(crate) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
-/// Sorts a status other than success.
-pub(crate) fn refusal(url: &str, response: Response<Body>) -> Setback {
+/// Converts a response with an unexpected status into an error, retryable for the statuses that
+/// are temporary.
+pub(crate) fn status_error(url: &str, response: Response<Body>) -> AttemptError {
     let status = response.status().as_u16();
     let wait = retry_after(response.headers(), SystemTime::now());
-    // What cannot be read of an error is not worth another error.
+    // The status is the error; a body that cannot be read adds nothing.
     let body = response
         .into_body()
         .into_with_config()
         .limit(MAX_ERROR_BODY)
         .read_to_vec();
-    let words = clean(&String::from_utf8_lossy(&body.unwrap_or_default()));
-    // A page for a browser says nothing here.
-    let message = match words.is_empty() || words.starts_with('<') {
+    let text = single_line(&String::from_utf8_lossy(&body.unwrap_or_default()));
+    // HTML is not readable on a terminal.
+    let message = match text.is_empty() || text.starts_with('<') {
         true => format!("{status}"),
-        false => shorten(format!("{status}, {words}")),
+        false => truncate(format!("{status}, {text}")),
     };
     match status {
-        408 | 425 | 429 | 500..=599 => Setback::Again { message, wait },
-        _ => Setback::Final(TransferError::Refused {
+        408 | 425 | 429 | 500..=599 => AttemptError::Retryable { message, wait },
+        _ => AttemptError::Permanent(TransferError::Refused {
             url: url.to_owned(),
             status: Some(status),
             message,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_requested_delay_is_kept() {
+        let policy = RetryPolicy::default();
+        let second = Duration::from_secs(1);
+        assert_eq!(policy.delay(1, Some(second), 0.5), second);
+        assert_eq!(policy.delay(9, Some(second), 1.0), policy.backoff.max);
+        assert_eq!(policy.delay(1, None, 1.0), policy.backoff.initial);
     }
 }

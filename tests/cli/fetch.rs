@@ -5,11 +5,11 @@ use std::process::Stdio;
 
 use dpsyn::images::decode;
 
-use crate::support::file_server::{FileServer, Reply, Served, sha256};
-use crate::support::shop::{
-    BATCH, Shop, archive_item, cifar_archive, cifar_shop, expect, file_item, noise, picture,
-    tar_gz, unknown_item, zip,
+use crate::support::fetch_fixture::{
+    BATCH, FetchFixture, archive_item, cifar_archive, cifar_fixture, expect, file_item, noise,
+    picture, tar_gz, unknown_item, zip,
 };
+use crate::support::file_server::{FileServer, Reply, Served, sha256};
 
 const USAGE: i32 = 2;
 const DATA: i32 = 3;
@@ -31,71 +31,72 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 /// Every image under its name, with its pixels.
-fn assert_cifar(shop: &Shop, split: &str, images: &[(u8, Vec<u8>)]) {
+fn assert_cifar(fixture: &FetchFixture, split: &str, images: &[(u8, Vec<u8>)]) {
     let mut expected = Vec::new();
     for (index, (label, pixels)) in images.iter().enumerate() {
         let name = format!("{}_{index:05}.png", CLASSES[usize::from(*label)]);
-        let image = decode(&shop.read(&format!("data/cifar10_{split}/{name}"))).unwrap();
+        let image = decode(&fixture.read(&format!("data/cifar10_{split}/{name}"))).unwrap();
         assert_eq!((image.height, image.width), (32, 32));
         assert!(image.pixels == *pixels, "{name}");
         expected.push(name);
     }
     expected.sort();
     assert_eq!(
-        names(&shop.path(&format!("data/cifar10_{split}"))),
+        names(&fixture.path(&format!("data/cifar10_{split}"))),
         expected
     );
 }
 
 #[test]
 fn cifar10_becomes_folders_and_is_fetched_once() {
-    let (shop, train, _) = cifar_shop(FileServer::good());
-    shop.succeed(&["cifar10"]);
-    assert_cifar(&shop, "train", &train);
-    assert_eq!(names(&shop.path("data/cifar10_test")).len(), BATCH);
-    assert!(!shop.exists("data/cifar-10-binary.tar.gz"));
-    assert_eq!(shop.server.asked().len(), 1);
-    let text = shop.succeed(&["cifar10"]);
+    let (fixture, train, _) = cifar_fixture(FileServer::good());
+    fixture.succeed(&["cifar10"]);
+    assert_cifar(&fixture, "train", &train);
+    assert_eq!(names(&fixture.path("data/cifar10_test")).len(), BATCH);
+    assert!(!fixture.exists("data/cifar-10-binary.tar.gz"));
+    assert_eq!(fixture.server.requests().len(), 1);
+    let text = fixture.succeed(&["cifar10"]);
     assert!(text.contains("data/cifar10_train is here"), "{text}");
-    assert_eq!(shop.server.asked().len(), 1);
+    assert_eq!(fixture.server.requests().len(), 1);
 
-    let text = shop.succeed(&["--verify", "cifar10"]);
+    let text = fixture.succeed(&["--verify", "cifar10"]);
     assert!(text.contains("cifar10_train: sound: 20 files"), "{text}");
     // One bit of one image.
     let name = format!(
         "data/cifar10_train/{}_00000.png",
         CLASSES[usize::from(train[0].0)]
     );
-    let mut bytes = shop.read(&name);
+    let mut bytes = fixture.read(&name);
     bytes[60] ^= 1;
-    shop.write(&name, &bytes);
-    shop.fail(
+    fixture.write(&name, &bytes);
+    fixture.fail(
         FETCH,
         &["--verify"],
         &["cifar10_train: DAMAGED", "cifar10_test: sound"],
     );
-    std::fs::remove_file(shop.path(&name)).unwrap();
-    shop.fail(FETCH, &["--verify"], &["DAMAGED: has 19 files where 20"]);
+    std::fs::remove_file(fixture.path(&name)).unwrap();
+    fixture.fail(FETCH, &["--verify"], &["DAMAGED: has 19 files where 20"]);
     // Only what is missing is made again.
-    std::fs::remove_dir_all(shop.path("data/cifar10_train")).unwrap();
-    shop.fail(FETCH, &["--verify", "cifar10"], &["cifar10_train: missing"]);
-    shop.succeed(&["cifar10", "--keep-archives"]);
-    assert_cifar(&shop, "train", &train);
-    assert!(shop.exists("data/cifar-10-binary.tar.gz"));
-    let text = shop.succeed(&["--verify"]);
+    std::fs::remove_dir_all(fixture.path("data/cifar10_train")).unwrap();
+    fixture.fail(FETCH, &["--verify", "cifar10"], &["cifar10_train: missing"]);
+    fixture.succeed(&["cifar10", "--keep-archives"]);
+    assert_cifar(&fixture, "train", &train);
+    assert!(fixture.exists("data/cifar-10-binary.tar.gz"));
+    let text = fixture.succeed(&["--verify"]);
     assert!(text.contains("published"), "{text}");
 }
 
 #[test]
 fn a_configuration_gets_what_it_names() {
-    let (shop, train, archive) = cifar_shop(FileServer::good());
+    let (fixture, train, archive) = cifar_fixture(FileServer::good());
     let weights = noise(5000, 3);
-    let url = shop.server.url("/w/model.pt");
-    shop.server
+    let url = fixture.server.url("/w/model.pt");
+    fixture
+        .server
         .serve("/w/model.pt", Served::new(weights.clone()));
     let makes = [("train", 5 * BATCH), ("test", BATCH)];
-    let cifar = shop.server.url("/c/cifar-10-binary.tar.gz");
-    shop.catalogue(&[
+    let cifar = fixture.server.url("/c/cifar-10-binary.tar.gz");
+    fixture.catalogue(&[
         archive_item(
             "cifar10",
             &cifar,
@@ -115,35 +116,38 @@ fn a_configuration_gets_what_it_names() {
     let config = config.to_str().unwrap();
     let inception = "weights/pt_inception-2015-12-05-6726825d.pth";
     // One thing is in no catalogue; the others come all the same.
-    shop.fail(FETCH, &["--for", config], &[inception, "--list"]);
-    shop.write(inception, "mine");
-    shop.succeed(&["--for", config]);
-    assert_cifar(&shop, "train", &train);
+    fixture.fail(FETCH, &["--for", config], &[inception, "--list"]);
+    fixture.write(inception, "mine");
+    fixture.succeed(&["--for", config]);
+    assert_cifar(&fixture, "train", &train);
     // The archive, which goes, is not wanted again for the folder that is not named.
-    assert_eq!(names(&shop.path("data/cifar10_test")).len(), BATCH);
-    assert!(!shop.exists("weights/other.pt"));
-    assert_eq!(shop.read("weights/imagenet64_cond_270M_250K.pt"), weights);
-    shop.succeed(&["--for", config, "--verify"]);
+    assert_eq!(names(&fixture.path("data/cifar10_test")).len(), BATCH);
+    assert!(!fixture.exists("weights/other.pt"));
+    assert_eq!(
+        fixture.read("weights/imagenet64_cond_270M_250K.pt"),
+        weights
+    );
+    fixture.succeed(&["--for", config, "--verify"]);
     // A folder that is not named need not be there.
-    std::fs::remove_dir_all(shop.path("data/cifar10_test")).unwrap();
-    let before = shop.server.asked().len();
-    shop.succeed(&["--for", config]);
-    shop.succeed(&["--for", config, "--verify"]);
-    assert_eq!(shop.server.asked().len(), before);
-    shop.fail(
+    std::fs::remove_dir_all(fixture.path("data/cifar10_test")).unwrap();
+    let before = fixture.server.requests().len();
+    fixture.succeed(&["--for", config]);
+    fixture.succeed(&["--for", config, "--verify"]);
+    assert_eq!(fixture.server.requests().len(), before);
+    fixture.fail(
         FETCH,
         &["--for", config, "--set", "data.path=elsewhere/images"],
         &["elsewhere/images", "not here"],
     );
     // Where the configuration looks for it.
-    let text = shop.succeed(&[
+    let text = fixture.succeed(&[
         "--for",
         config,
         "--set",
         "data.path=deep/er/data/cifar10_test",
     ]);
     assert_eq!(
-        names(&shop.path("deep/er/data/cifar10_test")).len(),
+        names(&fixture.path("deep/er/data/cifar10_test")).len(),
         BATCH,
         "{text}"
     );
@@ -175,14 +179,15 @@ fn camelyon17_is_split_as_the_wilds_package_does_it() {
     }
     files.push(("./metadata.csv".to_owned(), table.into_bytes()));
     let archive = tar_gz(&files);
-    let shop = Shop::new(FileServer::good());
-    let url = shop.server.url("/bundles/contents/blob/");
+    let fixture = FetchFixture::new(FileServer::good());
+    let url = fixture.server.url("/bundles/contents/blob/");
     let makes = [("train", 2), ("val", 2), ("test", 1)];
     let item = archive_item("camelyon17", &url, "camelyon17_v1.0.tar.gz", None, &makes);
-    shop.catalogue(&[item]);
-    shop.server
+    fixture.catalogue(&[item]);
+    fixture
+        .server
         .serve("/bundles/contents/blob/", Served::new(archive));
-    shop.succeed(&["camelyon17"]);
+    fixture.succeed(&["camelyon17"]);
     for (split, expected) in [
         ("train", vec![("0_1.png", 4), ("1_0.png", 0)]),
         ("val", vec![("0_0.png", 1), ("1_1.png", 5)]),
@@ -190,23 +195,23 @@ fn camelyon17_is_split_as_the_wilds_package_does_it() {
     ] {
         let folder = format!("data/camelyon17_{split}");
         let files: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names(&shop.path(&folder)), files);
+        assert_eq!(names(&fixture.path(&folder)), files);
         for (name, index) in expected {
             let pixels = |bytes: &[u8]| decode(bytes).unwrap().pixels;
-            let found = pixels(&shop.read(&format!("{folder}/{name}")));
+            let found = pixels(&fixture.read(&format!("{folder}/{name}")));
             assert_eq!(found, pixels(&picture(index)), "{folder}/{name}");
         }
     }
-    shop.succeed(&["--verify", "camelyon17"]);
+    fixture.succeed(&["--verify", "camelyon17"]);
 }
 
 #[test]
 fn cats_are_asked_for_then_checked_and_unpacked() {
-    let shop = Shop::new(FileServer::good());
-    let page = shop.server.url("/datasets/cats");
+    let fixture = FetchFixture::new(FileServer::good());
+    let page = fixture.server.url("/datasets/cats");
     let makes = [("cookie", 2), ("doudou", 1)];
-    shop.catalogue(&[archive_item("cats", &page, "cats.zip", None, &makes)]);
-    shop.fail(
+    fixture.catalogue(&[archive_item("cats", &page, "cats.zip", None, &makes)]);
+    fixture.fail(
         FETCH,
         &["cats"],
         &["login", &page, "data/cats.zip", "dpsyn fetch cats"],
@@ -217,138 +222,138 @@ fn cats_are_asked_for_then_checked_and_unpacked() {
         photo("cookie/b.PNG", 2),
         photo("doudou/IMG 1.png", 3),
     ]);
-    shop.write("data/cats.zip", &whole[..whole.len() - 10]);
-    shop.fail(FETCH, &["cats"], &["data/cats.zip", "truncated"]);
-    assert!(!shop.exists("data/cookie"));
-    shop.write("data/cats.zip", &whole);
-    shop.succeed(&["cats"]);
-    assert_eq!(names(&shop.path("data/cookie")), ["a.png", "b.PNG"]);
-    assert_eq!(shop.read("data/doudou/IMG 1.png"), picture(3));
-    shop.succeed(&["cats", "--verify"]);
-    assert!(shop.server.asked().is_empty());
+    fixture.write("data/cats.zip", &whole[..whole.len() - 10]);
+    fixture.fail(FETCH, &["cats"], &["data/cats.zip", "truncated"]);
+    assert!(!fixture.exists("data/cookie"));
+    fixture.write("data/cats.zip", &whole);
+    fixture.succeed(&["cats"]);
+    assert_eq!(names(&fixture.path("data/cookie")), ["a.png", "b.PNG"]);
+    assert_eq!(fixture.read("data/doudou/IMG 1.png"), picture(3));
+    fixture.succeed(&["cats", "--verify"]);
+    assert!(fixture.server.requests().is_empty());
 }
 
 /// Killed while bytes arrive: the next process asks for the rest, and only for that.
 #[test]
 fn kill_9_in_the_middle_of_a_download_loses_nothing() {
     let bytes = noise(300_000, 9);
-    let server = FileServer::start(|asked| match asked.number {
+    let server = FileServer::start(|request| match request.number {
         0 => Reply::HoldAfter(100_000),
         1 => Reply::HoldAfter(50_000),
         _ => Reply::Good,
     });
-    let shop = Shop::new(server);
-    let url = shop.server.url("/f");
-    shop.catalogue(&[file_item("f", &url, "weights/f.pt", &bytes)]);
-    shop.server.serve("/f", Served::new(bytes.clone()));
-    let part = shop.path("weights/f.pt.part");
+    let fixture = FetchFixture::new(server);
+    let url = fixture.server.url("/f");
+    fixture.catalogue(&[file_item("f", &url, "weights/f.pt", &bytes)]);
+    fixture.server.serve("/f", Served::new(bytes.clone()));
+    let part = fixture.path("weights/f.pt.part");
     let arrived = || std::fs::metadata(&part).map_or(0, |part| part.len());
     for (number, expected) in [(0, 100_000), (1, 150_000)] {
-        let mut child = shop
+        let mut child = fixture
             .command(&["fetch", "--catalogue", "catalogue.toml", "f"])
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        shop.server.wait_for(number, 50_000);
+        fixture.server.wait_for(number, 50_000);
         while arrived() < expected {
             assert!(child.try_wait().unwrap().is_none());
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         // Nobody else gets in between.
-        shop.fail(FETCH, &["f"], &["another process", "weights/f.pt"]);
+        fixture.fail(FETCH, &["f"], &["another process", "weights/f.pt"]);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!shop.exists("weights/f.pt"));
+        assert!(!fixture.exists("weights/f.pt"));
     }
-    shop.succeed(&["f"]);
-    assert_eq!(shop.read("weights/f.pt"), bytes);
-    let asked = shop.server.asked();
-    let from: Vec<Option<usize>> = asked.iter().map(|asked| asked.from).collect();
+    fixture.succeed(&["f"]);
+    assert_eq!(fixture.read("weights/f.pt"), bytes);
+    let asked = fixture.server.requests();
+    let from: Vec<Option<usize>> = asked.iter().map(|request| request.from).collect();
     assert_eq!(from, [None, Some(100_000), Some(150_000)]);
     assert!(asked[1].if_range.is_some());
     assert_eq!(asked[2].sent, 150_000);
-    assert!(!part.exists() && !shop.exists("weights/f.pt.part.json"));
+    assert!(!part.exists() && !fixture.exists("weights/f.pt.part.json"));
 }
 
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_at_once_and_says_that_nothing_is_lost() {
     let bytes = noise(50_000, 4);
-    let shop = Shop::new(FileServer::start(|asked| match asked.number {
+    let fixture = FetchFixture::new(FileServer::start(|request| match request.number {
         0 => Reply::HoldAfter(20_000),
         _ => Reply::Good,
     }));
-    shop.catalogue(&[file_item(
+    fixture.catalogue(&[file_item(
         "f",
-        &shop.server.url("/f"),
+        &fixture.server.url("/f"),
         "weights/f.pt",
         &bytes,
     )]);
-    shop.server.serve("/f", Served::new(bytes.clone()));
-    let child = shop
+    fixture.server.serve("/f", Served::new(bytes.clone()));
+    let child = fixture
         .command(&["fetch", "--catalogue", "catalogue.toml", "f"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    shop.server.wait_for(0, 20_000);
+    fixture.server.wait_for(0, 20_000);
     let sent = std::process::Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status();
     assert!(sent.unwrap().success());
     let text = expect(&child.wait_with_output().unwrap(), 130);
     assert!(text.contains("the same command goes on"), "{text}");
-    shop.succeed(&["f"]);
-    assert_eq!(shop.read("weights/f.pt"), bytes);
+    fixture.succeed(&["f"]);
+    assert_eq!(fixture.read("weights/f.pt"), bytes);
 }
 
 #[test]
 fn kill_9_while_unpacking_leaves_no_half_folder() {
-    let (shop, train, archive) = cifar_shop(FileServer::good());
+    let (fixture, train, archive) = cifar_fixture(FileServer::good());
     // What a killed process leaves: the archive, and a folder in the making.
-    shop.write("data/cifar-10-binary.tar.gz", &archive);
-    shop.write("data/.cifar10_train.partial/frog_00099.png", "half");
-    shop.succeed(&["cifar10"]);
-    assert_cifar(&shop, "train", &train);
-    assert!(!shop.exists("data/.cifar10_train.partial"));
-    assert!(shop.server.asked().is_empty());
+    fixture.write("data/cifar-10-binary.tar.gz", &archive);
+    fixture.write("data/.cifar10_train.partial/frog_00099.png", "half");
+    fixture.succeed(&["cifar10"]);
+    assert_cifar(&fixture, "train", &train);
+    assert!(!fixture.exists("data/.cifar10_train.partial"));
+    assert!(fixture.server.requests().is_empty());
     // Nobody downloaded the archive: whoever put it there may want it.
-    shop.succeed(&["cifar10"]);
-    assert_eq!(shop.read("data/cifar-10-binary.tar.gz"), archive);
+    fixture.succeed(&["cifar10"]);
+    assert_eq!(fixture.read("data/cifar-10-binary.tar.gz"), archive);
 }
 
 #[test]
 fn wrong_bytes_never_reach_their_place() {
     let (good, bad) = (noise(3000, 1), noise(3000, 2));
-    let shop = Shop::new(FileServer::good());
-    shop.catalogue(&[file_item(
+    let fixture = FetchFixture::new(FileServer::good());
+    fixture.catalogue(&[file_item(
         "f",
-        &shop.server.url("/f"),
+        &fixture.server.url("/f"),
         "weights/f.pt",
         &good,
     )]);
-    shop.server.serve("/f", Served::new(bad.clone()));
-    shop.fail(FETCH, &["f"], &[&sha256(&good), &sha256(&bad), "removed"]);
-    assert_eq!(names(&shop.path("weights")), [""; 0]);
-    shop.server.serve("/f", Served::new(noise(2999, 1)));
-    shop.fail(FETCH, &["f"], &["2999 bytes where 3000"]);
+    fixture.server.serve("/f", Served::new(bad.clone()));
+    fixture.fail(FETCH, &["f"], &[&sha256(&good), &sha256(&bad), "removed"]);
+    assert_eq!(names(&fixture.path("weights")), [""; 0]);
+    fixture.server.serve("/f", Served::new(noise(2999, 1)));
+    fixture.fail(FETCH, &["f"], &["2999 bytes where 3000"]);
     // Somebody else's file is not overwritten.
-    shop.write("weights/f.pt", &bad);
-    shop.fail(
+    fixture.write("weights/f.pt", &bad);
+    fixture.fail(
         FETCH,
         &["f"],
         &["weights/f.pt", &sha256(&good), "move it away"],
     );
-    assert_eq!(shop.read("weights/f.pt"), bad);
+    assert_eq!(fixture.read("weights/f.pt"), bad);
     // The right one is taken, from whoever.
-    shop.write("weights/f.pt", &good);
-    let before = shop.server.asked().len();
-    shop.succeed(&["f"]);
+    fixture.write("weights/f.pt", &good);
+    let before = fixture.server.requests().len();
+    fixture.succeed(&["f"]);
     // The beginning of the right one is completed.
-    shop.write("weights/f.pt", &good[..1000]);
-    shop.server.serve("/f", Served::new(good.clone()));
-    shop.succeed(&["f"]);
-    assert_eq!(shop.read("weights/f.pt"), good);
-    let asked = shop.server.asked();
+    fixture.write("weights/f.pt", &good[..1000]);
+    fixture.server.serve("/f", Served::new(good.clone()));
+    fixture.succeed(&["f"]);
+    assert_eq!(fixture.read("weights/f.pt"), good);
+    let asked = fixture.server.requests();
     assert_eq!(asked.len(), before + 1);
     assert_eq!(asked[before].from, Some(1000));
 }
@@ -357,30 +362,30 @@ fn wrong_bytes_never_reach_their_place() {
 #[test]
 fn what_nobody_vouches_for_is_checked_from_then_on() {
     let bytes = noise(4000, 5);
-    let shop = Shop::new(FileServer::good());
-    shop.catalogue(&[unknown_item("f", &shop.server.url("/f"), "weights/f.pt")]);
-    shop.server.serve("/f", Served::new(bytes.clone()));
-    let text = shop.succeed(&["f"]);
+    let fixture = FetchFixture::new(FileServer::good());
+    fixture.catalogue(&[unknown_item("f", &fixture.server.url("/f"), "weights/f.pt")]);
+    fixture.server.serve("/f", Served::new(bytes.clone()));
+    let text = fixture.succeed(&["f"]);
     assert!(
         text.contains(&sha256(&bytes)) && text.contains("nobody publishes one"),
         "{text}"
     );
-    let text = shop.succeed(&["--verify"]);
+    let text = fixture.succeed(&["--verify"]);
     assert!(
         text.contains("sound") && text.contains("first download"),
         "{text}"
     );
     let mut changed = bytes.clone();
     changed[7] ^= 1;
-    shop.write("weights/f.pt", &changed);
-    shop.fail(
+    fixture.write("weights/f.pt", &changed);
+    fixture.fail(
         FETCH,
         &["--verify"],
         &["DAMAGED", &sha256(&bytes), &sha256(&changed)],
     );
-    std::fs::remove_file(shop.path("weights/f.pt")).unwrap();
-    shop.succeed(&["--verify"]);
-    shop.fail(FETCH, &["--verify", "f"], &["weights/f.pt: missing"]);
+    std::fs::remove_file(fixture.path("weights/f.pt")).unwrap();
+    fixture.succeed(&["--verify"]);
+    fixture.fail(FETCH, &["--verify", "f"], &["weights/f.pt: missing"]);
 }
 
 #[test]
@@ -388,8 +393,8 @@ fn mirrors_are_asked_first() {
     let bytes = noise(2000, 6);
     let (source, lab) = (FileServer::good(), FileServer::good());
     source.serve("/a/b/f", Served::new(bytes.clone()));
-    let shop = Shop::new(lab);
-    shop.catalogue(&[file_item(
+    let fixture = FetchFixture::new(lab);
+    fixture.catalogue(&[file_item(
         "f",
         &source.url("/a/b/f"),
         "weights/f.pt",
@@ -397,31 +402,43 @@ fn mirrors_are_asked_first() {
     )]);
     let fetch = |mirror: &str, arguments: &[&str]| {
         let all = [&["fetch", "--catalogue", "catalogue.toml"], arguments].concat();
-        let output = shop.command(&all).env("DPSYN_MIRROR", mirror).output();
+        let output = fixture.command(&all).env("DPSYN_MIRROR", mirror).output();
         output.unwrap()
     };
     // The mirror lacks it: the source is asked.
-    expect(&fetch(&shop.server.url("/lab"), &["f"]), 0);
-    assert_eq!((shop.server.asked().len(), source.asked().len()), (1, 1));
-    std::fs::remove_dir_all(shop.path("weights")).unwrap();
-    shop.server.serve("/lab/f.pt", Served::new(bytes.clone()));
-    expect(&fetch(&shop.server.url("/lab/"), &["f"]), 0);
-    assert_eq!((shop.server.asked().len(), source.asked().len()), (2, 1));
+    expect(&fetch(&fixture.server.url("/lab"), &["f"]), 0);
+    assert_eq!(
+        (fixture.server.requests().len(), source.requests().len()),
+        (1, 1)
+    );
+    std::fs::remove_dir_all(fixture.path("weights")).unwrap();
+    fixture
+        .server
+        .serve("/lab/f.pt", Served::new(bytes.clone()));
+    expect(&fetch(&fixture.server.url("/lab/"), &["f"]), 0);
+    assert_eq!(
+        (fixture.server.requests().len(), source.requests().len()),
+        (2, 1)
+    );
     // A mirror with another file is passed over.
-    std::fs::remove_dir_all(shop.path("weights")).unwrap();
-    shop.server.serve("/old/f.pt", Served::new(noise(2000, 7)));
-    let text = expect(&fetch(&shop.server.url("/old"), &["f"]), 0);
+    std::fs::remove_dir_all(fixture.path("weights")).unwrap();
+    fixture
+        .server
+        .serve("/old/f.pt", Served::new(noise(2000, 7)));
+    let text = expect(&fetch(&fixture.server.url("/old"), &["f"]), 0);
     assert!(text.contains("trying the next address"), "{text}");
-    assert_eq!(shop.read("weights/f.pt"), bytes);
-    assert_eq!(source.asked().len(), 2);
+    assert_eq!(fixture.read("weights/f.pt"), bytes);
+    assert_eq!(source.requests().len(), 2);
     let text = expect(&fetch("me:secret@lab", &["f"]), FETCH);
     assert!(
         text.contains("DPSYN_MIRROR") && !text.contains("secret"),
         "{text}"
     );
     // A table in a configuration replaces beginnings of addresses.
-    std::fs::remove_dir_all(shop.path("weights")).unwrap();
-    shop.server.serve("/copy/b/f", Served::new(bytes.clone()));
+    std::fs::remove_dir_all(fixture.path("weights")).unwrap();
+    fixture
+        .server
+        .serve("/copy/b/f", Served::new(bytes.clone()));
     let config = std::fs::read_to_string(
         Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart.toml"),
     )
@@ -429,19 +446,19 @@ fn mirrors_are_asked_first() {
     let table = format!(
         "{config}\n[mirrors]\n'{}' = '{}'\n",
         source.url("/a/"),
-        shop.server.url("/copy/")
+        fixture.server.url("/copy/")
     );
-    shop.write("run.toml", table);
-    shop.write("data/digits.npz", "mine");
-    shop.succeed(&[
+    fixture.write("run.toml", table);
+    fixture.write("data/digits.npz", "mine");
+    fixture.succeed(&[
         "--for",
         "run.toml",
         "--set",
         "model.checkpoint=weights/f.pt",
     ]);
-    assert_eq!(shop.read("weights/f.pt"), bytes);
-    assert_eq!(source.asked().len(), 2);
-    shop.fail(
+    assert_eq!(fixture.read("weights/f.pt"), bytes);
+    assert_eq!(source.requests().len(), 2);
+    fixture.fail(
         USAGE,
         &["--for", "run.toml", "--set", "mirrors.x=y"],
         &["mirrors", "x"],
@@ -450,9 +467,9 @@ fn mirrors_are_asked_first() {
 
 #[test]
 fn nobody_is_asked_where_it_is_forbidden() {
-    let (shop, _, archive) = cifar_shop(FileServer::good());
+    let (fixture, _, archive) = cifar_fixture(FileServer::good());
     let run = |arguments: &[&str], variable: bool| {
-        let mut command = shop.command(arguments);
+        let mut command = fixture.command(arguments);
         if variable {
             command.env("HF_HUB_OFFLINE", "1");
         }
@@ -473,23 +490,23 @@ fn nobody_is_asked_where_it_is_forbidden() {
     expect(&run(&["fetch", "--list", "--offline"], false), 0);
     expect(&run(&["fetch", "--verify", "--offline"], false), 0);
     // What needs no network goes on without it.
-    shop.write("data/cifar-10-binary.tar.gz", &archive);
+    fixture.write("data/cifar-10-binary.tar.gz", &archive);
     expect(&run(&[&fetch[..], &["--offline"]].concat(), false), 0);
-    assert!(shop.exists("data/cifar10_train"));
-    assert!(shop.server.asked().is_empty());
+    assert!(fixture.exists("data/cifar10_train"));
+    assert!(fixture.server.requests().is_empty());
 }
 
 /// A run, too; and it says what would get what is missing.
 #[test]
 fn an_offline_run_asks_nobody_and_names_the_command() {
-    let shop = Shop::new(FileServer::good());
+    let fixture = FetchFixture::new(FileServer::good());
     let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
     let cookie = configs.join("cookie.toml");
-    shop.write("data/cookie/cookie_1.png", picture(1));
-    shop.write("weights/pt_inception-2015-12-05-6726825d.pth", "no weights");
+    fixture.write("data/cookie/cookie_1.png", picture(1));
+    fixture.write("weights/pt_inception-2015-12-05-6726825d.pth", "no weights");
     let run = |flag: &[&str], variable: &str, set: &[&str]| {
         let arguments = [&["run", cookie.to_str().unwrap()], flag, set].concat();
-        let mut command = shop.command(&arguments);
+        let mut command = fixture.command(&arguments);
         let output = command.env("HF_HUB_OFFLINE", variable).output().unwrap();
         expect(&output, WEIGHTS)
     };
@@ -512,8 +529,8 @@ fn an_offline_run_asks_nobody_and_names_the_command() {
         );
     }
     let hosted = configs.join("cookie_openai.toml");
-    let url = format!("model.base_url={}", shop.server.url("/v1"));
-    let output = shop
+    let url = format!("model.base_url={}", fixture.server.url("/v1"));
+    let output = fixture
         .command(&["run", hosted.to_str().unwrap(), "--set", &url, "--offline"])
         .output()
         .unwrap();
@@ -522,14 +539,14 @@ fn an_offline_run_asks_nobody_and_names_the_command() {
         text.contains("hosted model") && text.contains("--offline"),
         "{text}"
     );
-    assert!(!shop.exists("results"));
-    assert!(shop.server.asked().is_empty());
+    assert!(!fixture.exists("results"));
+    assert!(fixture.server.requests().is_empty());
 }
 
 /// Every configuration that is shipped says which command gets what it lacks.
 #[test]
 fn every_shipped_configuration_names_the_command() {
-    let shop = Shop::new(FileServer::good());
+    let fixture = FetchFixture::new(FileServer::good());
     let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
     let model = "improved-diffusion-imagenet64";
     for (name, expected) in [
@@ -561,19 +578,19 @@ fn every_shipped_configuration_names_the_command() {
         let config = configs.join(format!("{name}.toml"));
         for extra in [&[][..], &["--dry-run"]] {
             let arguments = [&["run", config.to_str().unwrap()], extra].concat();
-            let text = expect(&shop.command(&arguments).output().unwrap(), DATA);
+            let text = expect(&fixture.command(&arguments).output().unwrap(), DATA);
             assert!(text.contains(&expected), "{name}: {text}");
         }
     }
-    shop.write("data/cifar10_train/car_0.png", picture(1));
+    fixture.write("data/cifar10_train/car_0.png", picture(1));
     let config = configs.join("cifar10.toml");
-    let output = shop.command(&["run", config.to_str().unwrap()]).output();
+    let output = fixture.command(&["run", config.to_str().unwrap()]).output();
     let text = expect(&output.unwrap(), WEIGHTS);
     assert!(
         text.contains(&format!("`dpsyn fetch {model} inception`")),
         "{text}"
     );
-    shop.write("s.npz", "no samples");
+    fixture.write("s.npz", "no samples");
     let against = [
         "eval",
         "s.npz",
@@ -582,19 +599,21 @@ fn every_shipped_configuration_names_the_command() {
         "--weights",
     ];
     let weights = "weights/pt_inception-2015-12-05-6726825d.pth";
-    let output = shop.command(&[&against[..], &[weights]].concat()).output();
+    let output = fixture
+        .command(&[&against[..], &[weights]].concat())
+        .output();
     let text = expect(&output.unwrap(), DATA);
     assert!(
         text.contains("`dpsyn fetch cifar10 inception` gets them"),
         "{text}"
     );
-    assert!(shop.server.asked().is_empty());
+    assert!(fixture.server.requests().is_empty());
 }
 
 #[test]
 fn the_list_and_wrong_names() {
-    let shop = Shop::new(FileServer::good());
-    let output = shop.command(&["fetch", "--list"]).output().unwrap();
+    let fixture = FetchFixture::new(FileServer::good());
+    let output = fixture.command(&["fetch", "--list"]).output().unwrap();
     let text = expect(&output, 0);
     for part in [
         "cifar10",
@@ -605,33 +624,33 @@ fn the_list_and_wrong_names() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let output = shop.command(&["fetch", "cifar100"]).output().unwrap();
+    let output = fixture.command(&["fetch", "cifar100"]).output().unwrap();
     let text = expect(&output, USAGE);
     assert!(
         text.contains("`cifar100`") && text.contains("camelyon17"),
         "{text}"
     );
-    shop.catalogue(&["[[item]]\nname = 'x'\n".to_owned()]);
-    shop.fail(USAGE, &["x"], &["catalogue.toml"]);
-    shop.fail(USAGE, &["--set", "a=1", "x"], &["--for"]);
+    fixture.catalogue(&["[[item]]\nname = 'x'\n".to_owned()]);
+    fixture.fail(USAGE, &["x"], &["catalogue.toml"]);
+    fixture.fail(USAGE, &["--set", "a=1", "x"], &["--for"]);
 }
 
 /// A folder of somebody else's making is counted at least.
 #[test]
 fn a_folder_that_is_there_is_left_alone() {
-    let (shop, _, _) = cifar_shop(FileServer::good());
-    shop.write("data/cifar10_train/car_1.png", picture(1));
-    shop.fail(
+    let (fixture, _, _) = cifar_fixture(FileServer::good());
+    fixture.write("data/cifar10_train/car_1.png", picture(1));
+    fixture.fail(
         FETCH,
         &["cifar10"],
         &["cifar10_train has 1 files where 20", "move it away"],
     );
     for index in 2..=20 {
-        shop.write(&format!("data/cifar10_train/car_{index}.png"), picture(1));
+        fixture.write(&format!("data/cifar10_train/car_{index}.png"), picture(1));
     }
-    shop.succeed(&["cifar10"]);
-    assert_eq!(names(&shop.path("data/cifar10_train")).len(), 20);
-    let text = shop.succeed(&["--verify"]);
+    fixture.succeed(&["cifar10"]);
+    assert_eq!(names(&fixture.path("data/cifar10_train")).len(), 20);
+    let text = fixture.succeed(&["--verify"]);
     assert!(text.contains("cifar10_train: unknown: 20 files"), "{text}");
 }
 
@@ -689,14 +708,14 @@ fn cifar10_comes_back_pixel_by_pixel() {
         test.len()
     );
     let archive = cifar_archive(&train, &test);
-    let shop = Shop::new(FileServer::good());
+    let fixture = FetchFixture::new(FileServer::good());
     let makes = [("train", train.len()), ("test", test.len())];
-    let url = shop.server.url("/c.tar.gz");
+    let url = fixture.server.url("/c.tar.gz");
     let item = archive_item("cifar10", &url, "c.tar.gz", Some(&archive), &makes);
-    shop.catalogue(&[item]);
-    shop.server.serve("/c.tar.gz", Served::new(archive));
-    shop.succeed(&["cifar10"]);
-    assert_cifar(&shop, "train", &train);
-    assert_cifar(&shop, "test", &test);
-    shop.succeed(&["--verify", "cifar10"]);
+    fixture.catalogue(&[item]);
+    fixture.server.serve("/c.tar.gz", Served::new(archive));
+    fixture.succeed(&["cifar10"]);
+    assert_cifar(&fixture, "train", &train);
+    assert_cifar(&fixture, "test", &test);
+    fixture.succeed(&["--verify", "cifar10"]);
 }

@@ -1,4 +1,4 @@
-//! A server of files with ranges, which fails as it is told to, and speaks the hub's endpoints.
+//! File server with range requests, scripted faults and the endpoints of the Hugging Face hub.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -14,11 +14,11 @@ use sha2::{Digest, Sha256};
 pub struct Served {
     pub bytes: Vec<u8>,
     pub etag: Option<String>,
-    /// Of the hub: large files are redirected to another address, as the hub does.
+    /// Hub only: redirects to another address, as the hub does for large files.
     pub large: bool,
-    /// Of the hub: the server that has the bytes of a large file; this one if none is named.
+    /// Hub only: server that has the bytes of a large file; `None` is this server.
     pub elsewhere: Option<String>,
-    /// Of the hub: the commit that it claims to be of; the one that was asked for if none is named.
+    /// Hub only: commit in the response; `None` is the requested commit.
     pub commit: Option<String>,
 }
 
@@ -36,46 +36,46 @@ impl Served {
     }
 }
 
-/// How a request is answered.
+/// Scripted response.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// As it should be.
+    /// The correct response.
     Good,
     /// An error: status, headers, body.
     Error(u16, Vec<(&'static str, String)>, &'static str),
-    /// The connection closes without a word.
+    /// Closes the connection without a response.
     Drop,
-    /// The connection closes after so many bytes of the body.
+    /// Closes the connection after this many bytes of the body.
     DropAfter(usize),
-    /// The whole file, whatever was asked for.
+    /// The whole file, even if a range was requested.
     IgnoreRange,
-    /// What was asked for, but of nobody knows how much.
+    /// The requested range, with an unknown total.
     UnknownTotal,
-    /// Of what was asked for, but for the first so many bytes.
+    /// A range that starts this many bytes after the requested one.
     WrongStart(usize),
-    /// No length, and the connection closes after so many bytes as if that were all.
+    /// A response without a length that ends after this many bytes.
     EndAfter(usize),
-    /// The whole in chunks, without a length.
+    /// The whole file in chunked encoding.
     Chunked,
-    /// So many bytes in chunks, without the word that ends them.
+    /// This many bytes in chunked encoding, without the final chunk.
     ChunkedUntil(usize),
-    /// So many bytes of the body, then nothing until the server ends.
+    /// This many bytes of the body, then silence until the server stops.
     HoldAfter(usize),
     /// A web page.
     Page,
-    /// It is at another path.
+    /// A redirect to another path.
     Moved(String),
 }
 
-/// A request.
+/// A received request.
 // Only the hub's tests read all fields.
 #[cfg_attr(not(feature = "hub"), allow(dead_code))]
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct ReceivedRequest {
     /// From 0.
     pub number: usize,
     pub path: String,
-    /// The first byte that was asked for.
+    /// First byte of the requested range.
     pub from: Option<usize>,
     pub if_range: Option<String>,
     pub token: Option<String>,
@@ -83,18 +83,18 @@ pub struct Asked {
     pub sent: usize,
 }
 
-type Script = dyn Fn(&Asked) -> Reply + Send + Sync;
+type Script = dyn Fn(&ReceivedRequest) -> Reply + Send + Sync;
 
 struct State {
     script: Box<Script>,
     files: Mutex<HashMap<String, Served>>,
-    log: Mutex<Vec<Asked>>,
+    log: Mutex<Vec<ReceivedRequest>>,
     changed: Condvar,
     address: SocketAddr,
     stop: AtomicBool,
 }
 
-/// A running server; it ends with its owner.
+/// A running server; dropping it stops the server.
 pub struct FileServer {
     state: Arc<State>,
 }
@@ -107,7 +107,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 impl FileServer {
-    pub fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+    pub fn start(script: impl Fn(&ReceivedRequest) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let state = Arc::new(State {
             script: Box::new(script),
@@ -126,14 +126,14 @@ impl FileServer {
                 let (state, Ok(stream)) = (Arc::clone(&shared), stream) else {
                     continue;
                 };
-                // A client that leaves in the middle is no fault of the test.
+                // A client that disconnects early does not fail the test.
                 std::thread::spawn(move || drop(state.serve(stream)));
             }
         });
         Self { state }
     }
 
-    /// A server without faults.
+    /// Starts a server without faults.
     pub fn good() -> Self {
         Self::start(|_| Reply::Good)
     }
@@ -147,15 +147,17 @@ impl FileServer {
         format!("http://{}{path}", self.state.address)
     }
 
-    /// Every request, in order.
-    pub fn asked(&self) -> Vec<Asked> {
+    /// Returns all requests in order.
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
         self.state.log.lock().unwrap().clone()
     }
 
-    /// Waits until so many bytes were sent in answer to a request.
+    /// Waits until `bytes` bytes were sent in response to request `number`.
     pub fn wait_for(&self, number: usize, bytes: usize) {
         let log = self.state.log.lock().unwrap();
-        let unsent = |log: &mut Vec<Asked>| log.get(number).is_none_or(|asked| asked.sent < bytes);
+        let unsent = |log: &mut Vec<ReceivedRequest>| {
+            log.get(number).is_none_or(|request| request.sent < bytes)
+        };
         let limit = Duration::from_secs(60);
         let wait = self.state.changed.wait_timeout_while(log, limit, unsent);
         assert!(
@@ -177,7 +179,7 @@ impl Drop for FileServer {
 impl State {
     fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?).lines();
-        let Some(Ok(request)) = lines.next() else {
+        let Some(Ok(request_line)) = lines.next() else {
             return Ok(());
         };
         let mut headers = HashMap::new();
@@ -188,15 +190,19 @@ impl State {
             };
             headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
-        let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+        let path = request_line
+            .split(' ')
+            .nth(1)
+            .unwrap_or_default()
+            .to_owned();
         let range = headers.get("range").map(|range| {
             let bytes = range.strip_prefix("bytes=").unwrap();
             let (from, to) = bytes.split_once('-').unwrap();
             (from.parse().unwrap(), to.parse::<usize>().ok())
         });
-        let asked = {
+        let request = {
             let mut log = self.log.lock().unwrap();
-            let asked = Asked {
+            let request = ReceivedRequest {
                 number: log.len(),
                 path: path.clone(),
                 from: range.map(|(from, _)| from),
@@ -204,11 +210,11 @@ impl State {
                 token: headers.get("authorization").cloned(),
                 sent: 0,
             };
-            log.push(asked.clone());
+            log.push(request.clone());
             self.changed.notify_all();
-            asked
+            request
         };
-        let reply = (self.script)(&asked);
+        let reply = (self.script)(&request);
         let commit = path.split('/').nth(4).unwrap_or_default().to_owned();
         let hub = path.contains("/resolve/");
         let key = path.strip_prefix("/cdn").unwrap_or(&path);
@@ -256,7 +262,7 @@ impl State {
             head += &format!("etag: {etag}\r\n");
         }
         let total = file.bytes.len();
-        let current = asked.if_range.is_none() || asked.if_range == file.etag;
+        let current = request.if_range.is_none() || request.if_range == file.etag;
         let range = range.filter(|_| current && reply != Reply::IgnoreRange);
         let (status, from, to) = match (range, &reply) {
             (Some((from, _)), _) if from >= total => {
@@ -309,10 +315,10 @@ impl State {
         }
         stream.flush()?;
         let mut log = self.log.lock().unwrap();
-        log[asked.number].sent = sent.len();
+        log[request.number].sent = sent.len();
         self.changed.notify_all();
         if matches!(reply, Reply::HoldAfter(_)) {
-            let going = |_: &mut Vec<Asked>| !self.stop.load(Ordering::SeqCst);
+            let going = |_: &mut Vec<ReceivedRequest>| !self.stop.load(Ordering::SeqCst);
             drop(self.changed.wait_while(log, going));
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! A small world for tests of the real binary: private images, a tiny model, a configuration.
 
+pub mod fetch_fixture;
 pub mod file_server;
 pub mod image_server;
-pub mod shop;
 pub mod stable_diffusion;
 
 use std::collections::HashMap;

@@ -8,7 +8,7 @@ use super::address::Address;
 use super::answer::error_detail;
 use super::error::ServiceError;
 use super::key::{ApiKey, presentable};
-use crate::net::{Agents, Limits, Offline, is_lasting, retry_after};
+use crate::net::{Agents, Offline, Timeouts, is_permanent, retry_after};
 
 /// Maximum number of redirects of the address of an image.
 const MAX_REDIRECTS: u32 = 5;
@@ -59,15 +59,15 @@ impl Client {
         timeout: Duration,
     ) -> Result<Self, ServiceError> {
         // The command line checks this before a run; here it is enforced.
-        if let Some(by) = Offline::of_everything() {
+        if let Some(by) = Offline::network() {
             let host = address.host().to_owned();
             return Err(ServiceError::Offline { host, by });
         }
         Ok(Self {
             address,
             key,
-            api: Agents::new(Limits::Whole(timeout), 0)?,
-            files: Agents::new(Limits::Whole(timeout), MAX_REDIRECTS)?,
+            api: Agents::new(Timeouts::Total(timeout), 0)?,
+            files: Agents::new(Timeouts::Total(timeout), MAX_REDIRECTS)?,
         })
     }
 
@@ -179,7 +179,7 @@ impl Client {
     /// Classifies a failure below HTTP, such as a broken connection.
     fn failure(&self, error: &ureq::Error) -> CallError {
         let message = presentable(&error.to_string(), self.key.as_ref());
-        if is_lasting(error) {
+        if is_permanent(error) {
             CallError::Refused { status: 0, message }
         } else {
             CallError::Transient {

@@ -181,11 +181,11 @@ impl RequestExecutor<'_> {
     /// longer. Returns early if the run stops.
     fn pause(&self, failures: u32, requested: Option<Duration>, stop: &AtomicBool) {
         let backoff = Backoff {
-            first: Config::seconds(self.config.backoff),
-            most: Config::seconds(self.config.max_backoff),
+            initial: Config::seconds(self.config.backoff),
+            max: Config::seconds(self.config.max_backoff),
         };
         let mut left = backoff
-            .wait(failures, jitter())
+            .delay(failures, jitter())
             .max(requested.unwrap_or_default());
         while !left.is_zero() && !stop.load(Ordering::SeqCst) {
             let nap = left.min(STOP_CHECK_INTERVAL);

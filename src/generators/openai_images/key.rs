@@ -1,7 +1,7 @@
 //! The access key of a hosted model, read from the environment and never displayed.
 
 use super::error::ServiceError;
-use crate::net::{clean, shorten};
+use crate::net::{single_line, truncate};
 
 /// An access key. It implements neither `Debug` nor `Display` nor `Serialize`: its only use is one
 /// HTTP header.
@@ -53,9 +53,9 @@ impl ApiKey {
 /// Prepares a server's message for a terminal: removes the key and control characters, and limits
 /// the length.
 pub(super) fn presentable(text: &str, key: Option<&ApiKey>) -> String {
-    let clean = clean(text);
+    let clean = single_line(text);
     // The key is removed last: removing control characters can join a key that was split by one.
-    shorten(key.map_or(clean.clone(), |key| key.scrub(&clean)))
+    truncate(key.map_or(clean.clone(), |key| key.scrub(&clean)))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::var_builder::SimpleBackend;
 
-use super::{CheckpointError, Misshapen, Source};
+use super::{CheckpointError, Misshapen, OpenFile};
 
 /// What a model asked for so far.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub(super) struct Requests {
 }
 
 pub(super) struct Tracked {
-    pub source: Arc<Source>,
+    pub source: Arc<OpenFile>,
     pub requests: Arc<Mutex<Requests>>,
 }
 

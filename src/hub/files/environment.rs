@@ -2,27 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::net::{Offline, Patience};
+use crate::net::{Offline, RetryPolicy};
 
 /// The hub, unless `HF_ENDPOINT` names another.
 const ENDPOINT: &str = "https://huggingface.co";
 
 /// Where the hub is, who asks, and where its files go.
-pub(super) struct Environment {
+pub(super) struct HubEnvironment {
     /// The cache; `None` where there is no home folder and no variable names one.
     pub(super) cache: Option<PathBuf>,
     /// An address without a slash at its end.
     pub(super) endpoint: String,
     pub(super) token: Option<String>,
     pub(super) offline: Option<Offline>,
-    pub(super) patience: Patience,
+    pub(super) retry_policy: RetryPolicy,
 }
 
-impl Environment {
+impl HubEnvironment {
     /// `HF_HUB_CACHE`, `HF_HOME` or `XDG_CACHE_HOME`; `HF_ENDPOINT`; `HF_TOKEN`, or else the token that `hf auth
     /// login` left; `--offline` and `HF_HUB_OFFLINE`.
     pub(super) fn read() -> Self {
-        let offline = Offline::of_downloads();
+        let offline = Offline::downloads();
         let home = std::env::home_dir();
         Self::from(&|key| std::env::var(key).ok(), home.as_deref(), offline)
     }
@@ -58,7 +58,7 @@ impl Environment {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache: folder("HF_HUB_CACHE").or_else(|| Some(own?.join("hub"))),
             offline,
-            patience: Patience::default(),
+            retry_policy: RetryPolicy::default(),
         }
     }
 }
@@ -67,12 +67,12 @@ impl Environment {
 mod tests {
     use super::*;
 
-    fn read(variables: &[(&str, &str)], home: &Path) -> Environment {
+    fn read(variables: &[(&str, &str)], home: &Path) -> HubEnvironment {
         let lookup = |key: &str| {
             let found = variables.iter().find(|(name, _)| *name == key);
             found.map(|(_, value)| (*value).to_owned())
         };
-        Environment::from(&lookup, Some(home), None)
+        HubEnvironment::from(&lookup, Some(home), None)
     }
 
     #[test]
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(cache(&both), home.join("h/hub"));
         let all = [("HF_HOME", "/h"), ("HF_HUB_CACHE", "/x")];
         assert_eq!(cache(&all), Path::new("/x"));
-        assert!(Environment::from(&|_| None, None, None).cache.is_none());
+        assert!(HubEnvironment::from(&|_| None, None, None).cache.is_none());
 
         assert_eq!(read(&[], home).endpoint, ENDPOINT);
         let mirror = [("HF_ENDPOINT", "http://m/hub/")];

@@ -7,13 +7,13 @@ use std::path::{Component, Path, PathBuf};
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::environment::Environment;
-use super::server::{Bytes, Card, Server, is_commit};
-use super::{Checked, FilesError, State};
+use super::client::{Bytes, FileMetadata, HubClient, is_commit};
+use super::environment::HubEnvironment;
+use super::{CheckedFile, FilesError, Integrity};
 use crate::atomic;
 use crate::hub::digest::{git_blob_file, sha256_file};
 use crate::locking;
-use crate::net::{Extent, Offline, Part, Patience, Transfer, TransferError};
+use crate::net::{ExpectedSize, Offline, PartialFile, RetryPolicy, Transfer, TransferError};
 use crate::progress::Progress;
 
 /// More bytes than a file has, where the hub does not tell its length.
@@ -25,8 +25,8 @@ pub(super) struct Repository {
     revision: String,
     cache: CacheRepo,
     /// Or what forbids to ask it.
-    server: Result<Server, Offline>,
-    patience: Patience,
+    server: Result<HubClient, Offline>,
+    retry_policy: RetryPolicy,
 }
 
 impl std::fmt::Debug for Repository {
@@ -37,13 +37,13 @@ impl std::fmt::Debug for Repository {
 
 impl Repository {
     pub(super) fn new(id: &str, revision: &str) -> Result<Self, FilesError> {
-        Self::in_environment(id, revision, Environment::read())
+        Self::in_environment(id, revision, HubEnvironment::read())
     }
 
     fn in_environment(
         id: &str,
         revision: &str,
-        environment: Environment,
+        environment: HubEnvironment,
     ) -> Result<Self, FilesError> {
         let failed = |message: String| FilesError::Download {
             id: id.to_owned(),
@@ -59,10 +59,10 @@ impl Repository {
             return Err(failed(message.to_owned()));
         };
         let (endpoint, token) = (environment.endpoint, environment.token);
-        let patience = environment.patience;
+        let retry_policy = environment.retry_policy;
         let server = match environment.offline {
             Some(by) => Err(by),
-            None => Ok(Server::new(endpoint, token, patience)
+            None => Ok(HubClient::new(endpoint, token, retry_policy)
                 .map_err(|error| failed(error.to_string()))?),
         };
         let repo = Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned());
@@ -71,7 +71,7 @@ impl Repository {
             revision: revision.to_owned(),
             cache: Cache::new(cache).repo(repo),
             server,
-            patience,
+            retry_policy,
         })
     }
 
@@ -121,16 +121,16 @@ impl Repository {
     /// Downloads a file into the cache, going on where an earlier try broke off.
     fn download(
         &self,
-        server: &Server,
+        server: &HubClient,
         name: &str,
         progress: &dyn Progress,
     ) -> Result<PathBuf, TransferError> {
         let url = server.address(&self.id, &self.revision, name);
         let transfer = Transfer {
-            patience: self.patience,
+            retry_policy: self.retry_policy,
             progress,
         };
-        let card = transfer.persist(&url, name, &|| Ok(0), &mut || server.card(&url))?;
+        let card = transfer.retry(&url, name, &|| Ok(0), &mut || server.card(&url))?;
         if is_commit(&self.revision) && card.commit != self.revision {
             let message = format!("is of {}: another commit than was asked for", card.commit);
             return Err(TransferError::refused(&url, message));
@@ -152,7 +152,7 @@ impl Repository {
     }
 
     /// Checks a file of the cache: its blob is named by its digest.
-    pub(super) fn check(&self, path: &Path, name: &str) -> Result<Checked, FilesError> {
+    pub(super) fn check(&self, path: &Path, name: &str) -> Result<CheckedFile, FilesError> {
         let failed = |source: io::Error| FilesError::Read {
             path: path.to_owned(),
             source,
@@ -160,8 +160,8 @@ impl Repository {
         let blob = path.canonicalize().map_err(failed)?;
         let bytes = fs::metadata(&blob).map_err(failed)?.len();
         let etag = blob.file_name().and_then(|name| name.to_str());
-        let state = judge(&blob, etag.unwrap_or_default()).map_err(failed)?;
-        Ok(Checked {
+        let state = check_digest(&blob, etag.unwrap_or_default()).map_err(failed)?;
+        Ok(CheckedFile {
             name: name.to_owned(),
             path: path.to_owned(),
             bytes,
@@ -177,7 +177,7 @@ fn is_plain(path: &Path) -> bool {
 }
 
 /// The error for people, with what they can do about it.
-fn explained(server: &Server, error: &TransferError) -> String {
+fn explained(server: &HubClient, error: &TransferError) -> String {
     match error {
         TransferError::Refused {
             status: Some(status @ (401 | 403)),
@@ -216,29 +216,30 @@ fn lock(blob: &Path) -> Result<File, TransferError> {
 /// Brings the bytes of a card into their blob, which gets its name only when they are right.
 fn fetch(
     transfer: &Transfer<'_>,
-    server: &Server,
+    server: &HubClient,
     (url, name): (&str, &str),
-    card: &Card,
+    card: &FileMetadata,
     blob: &Path,
 ) -> Result<(), TransferError> {
-    let part = Part::of(blob);
-    let extent = Extent {
-        size: card.size,
-        about: None,
-        most: MAX_FILE,
-        checked: is_digest(&card.etag),
+    let partial = PartialFile::of(blob);
+    let expected = ExpectedSize {
+        exact: card.size,
+        approximate: None,
+        limit: MAX_FILE,
+        has_checksum: is_digest(&card.etag),
     };
     loop {
-        let patched = part.len()? > 0;
-        transfer.fill(&Bytes::new(server, url, card), extent, &part, name)?;
-        part.sync()?;
-        let state = judge(part.path(), &card.etag).map_err(TransferError::io(part.path()))?;
-        let State::Damaged { expected, found } = state else {
-            return part.place(blob);
+        let patched = partial.len()? > 0;
+        transfer.download(&Bytes::new(server, url, card), expected, &partial, name)?;
+        partial.sync()?;
+        let state =
+            check_digest(partial.path(), &card.etag).map_err(TransferError::io(partial.path()))?;
+        let Integrity::Damaged { expected, found } = state else {
+            return partial.publish(blob);
         };
-        part.remove()?;
+        partial.remove()?;
         let message = format!("has the digest {found} where the hub says {expected}");
-        // What an earlier call left may be the fault of that one.
+        // What an earlier send left may be the fault of that one.
         if !patched {
             return Err(TransferError::refused(url, message));
         }
@@ -254,9 +255,9 @@ fn is_digest(etag: &str) -> bool {
 }
 
 /// Compares bytes with the digest that their `ETag` is.
-fn judge(path: &Path, etag: &str) -> io::Result<State> {
+fn check_digest(path: &Path, etag: &str) -> io::Result<Integrity> {
     if !is_digest(etag) {
-        return Ok(State::Unknown);
+        return Ok(Integrity::Unknown);
     }
     let expected = etag.to_ascii_lowercase();
     let found = match expected.len() {
@@ -264,8 +265,8 @@ fn judge(path: &Path, etag: &str) -> io::Result<State> {
         _ => git_blob_file(path)?,
     };
     Ok(match found == expected {
-        true => State::Sound,
-        false => State::Damaged { expected, found },
+        true => Integrity::Intact,
+        false => Integrity::Damaged { expected, found },
     })
 }
 
@@ -304,15 +305,15 @@ mod tests {
     const COMMIT: &str = "0123456789012345678901234567890123456789";
 
     fn repository(cache: &Path, endpoint: Option<String>) -> Repository {
-        let environment = Environment {
+        let environment = HubEnvironment {
             cache: Some(cache.to_owned()),
             offline: endpoint.is_none().then_some(Offline::Variable),
-            patience: Patience {
+            retry_policy: RetryPolicy {
                 backoff: Backoff {
-                    first: Duration::from_millis(1),
-                    most: Duration::from_millis(1),
+                    initial: Duration::from_millis(1),
+                    max: Duration::from_millis(1),
                 },
-                ..Patience::default()
+                ..RetryPolicy::default()
             },
             endpoint: endpoint.unwrap_or_default(),
             token: None,
@@ -354,7 +355,7 @@ mod tests {
                         body.len()
                     )
                 } else {
-                    "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    "HTTP/1.1 404 Not ArchiveEntry\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
                         .to_owned()
                 };
                 stream.write_all(answer.as_bytes()).unwrap();

@@ -11,8 +11,8 @@ use ureq::http::{HeaderMap, Uri};
 use ureq::typestate::WithoutBody;
 
 use crate::net::{
-    Agents, EnvironmentError, Limits, Patience, Setback, Source, TransferError, call, header,
-    host_of, is_loopback, refusal,
+    Agents, AttemptError, EnvironmentError, RemoteSource, RetryPolicy, Timeouts, TransferError,
+    header, host_of, is_loopback, send, status_error,
 };
 
 /// Redirects that are followed: of the hub to itself, and of the place with the bytes.
@@ -21,7 +21,7 @@ const MAX_REDIRECTS: u32 = 8;
 const MAX_ETAG: usize = 128;
 
 /// A hub.
-pub(super) struct Server {
+pub(super) struct HubClient {
     endpoint: String,
     uri: Uri,
     token: Option<String>,
@@ -33,7 +33,7 @@ pub(super) struct Server {
 
 /// What a hub says of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Card {
+pub(super) struct FileMetadata {
     /// The commit that it is of.
     pub(super) commit: String,
     /// The name of its content.
@@ -43,7 +43,7 @@ pub(super) struct Card {
     at: Uri,
 }
 
-impl Server {
+impl HubClient {
     /// Connects to nothing yet.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Server {
     pub(super) fn new(
         endpoint: String,
         token: Option<String>,
-        patience: Patience,
+        retry_policy: RetryPolicy,
     ) -> Result<Self, EnvironmentError> {
         let wrong = |problem: &str| EnvironmentError {
             variable: "HF_ENDPOINT".to_owned(),
@@ -67,7 +67,7 @@ impl Server {
         {
             return Err(wrong("has no host, or holds a name or password"));
         }
-        let limits = Limits::Silence(patience.silence);
+        let limits = Timeouts::Idle(retry_policy.idle_timeout);
         Ok(Self {
             asking: Agents::new(limits, 0)?,
             fetching: Agents::new(limits, MAX_REDIRECTS)?,
@@ -118,9 +118,9 @@ impl Server {
     /// Asks which version of the file at `url` there is, and where.
     ///
     /// # Errors
-    /// [`Setback`].
-    pub(super) fn card(&self, url: &str) -> Result<Card, Setback> {
-        let refused = |message: &str| Setback::from(TransferError::refused(url, message));
+    /// [`AttemptError`].
+    pub(super) fn card(&self, url: &str) -> Result<FileMetadata, AttemptError> {
+        let refused = |message: &str| AttemptError::from(TransferError::refused(url, message));
         let mut uri: Uri = url.parse().map_err(|_| refused("is no address"))?;
         for _ in 0..=MAX_REDIRECTS {
             let request = self.request(&self.asking, &uri);
@@ -128,7 +128,7 @@ impl Server {
             let request = request
                 .header("Accept-Encoding", "identity")
                 .header("Range", "bytes=0-0");
-            let response = call(request, url)?;
+            let response = send(request, url)?;
             let headers = response.headers();
             let next = match response.status().as_u16() {
                 200 | 206 => None,
@@ -136,7 +136,7 @@ impl Server {
                     let to = header(headers, "location").and_then(|to| join(&uri, to));
                     Some(to.ok_or_else(|| refused("redirects to no address"))?)
                 }
-                _ => return Err(refusal(url, response)),
+                _ => return Err(status_error(url, response)),
             };
             match next {
                 Some(to) if self.is_own(&to) && header(headers, "x-linked-etag").is_none() => {
@@ -153,7 +153,7 @@ impl Server {
 ///
 /// # Errors
 /// What is missing, or could do harm.
-fn card(headers: &HeaderMap, at: Uri) -> Result<Card, &'static str> {
+fn card(headers: &HeaderMap, at: Uri) -> Result<FileMetadata, &'static str> {
     let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag"));
     let etag = etag.ok_or("has no ETag: is it a hub?")?;
     let etag = etag.trim_start_matches("W/").trim_matches('"');
@@ -173,7 +173,7 @@ fn card(headers: &HeaderMap, at: Uri) -> Result<Card, &'static str> {
             .parse()
             .ok()
     };
-    Ok(Card {
+    Ok(FileMetadata {
         commit: commit.to_owned(),
         etag: etag.to_owned(),
         size: number("x-linked-size").or_else(total),
@@ -199,16 +199,16 @@ fn join(from: &Uri, to: &str) -> Option<Uri> {
 
 /// The bytes of a file of a hub.
 pub(super) struct Bytes<'s> {
-    server: &'s Server,
+    server: &'s HubClient,
     url: &'s str,
-    card: &'s Card,
+    card: &'s FileMetadata,
     /// Where they were a moment ago. Such addresses hold for minutes: later tries ask again.
     fresh: Cell<bool>,
 }
 
 impl<'s> Bytes<'s> {
     /// Of the version that `card` tells of, which was just read.
-    pub(super) fn new(server: &'s Server, url: &'s str, card: &'s Card) -> Self {
+    pub(super) fn new(server: &'s HubClient, url: &'s str, card: &'s FileMetadata) -> Self {
         Self {
             server,
             url,
@@ -218,12 +218,12 @@ impl<'s> Bytes<'s> {
     }
 }
 
-impl Source for Bytes<'_> {
+impl RemoteSource for Bytes<'_> {
     fn url(&self) -> &str {
         self.url
     }
 
-    fn request(&self) -> Result<RequestBuilder<WithoutBody>, Setback> {
+    fn request(&self) -> Result<RequestBuilder<WithoutBody>, AttemptError> {
         let at = if self.fresh.take() {
             self.card.at.clone()
         } else {
@@ -246,9 +246,9 @@ mod tests {
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    fn server(endpoint: &str) -> Server {
+    fn server(endpoint: &str) -> HubClient {
         let token = Some("hf_secret".to_owned());
-        Server::new(endpoint.to_owned(), token, Patience::default()).unwrap()
+        HubClient::new(endpoint.to_owned(), token, RetryPolicy::default()).unwrap()
     }
 
     fn headers(etag: &str, commit: &str) -> HeaderMap {
@@ -258,7 +258,7 @@ mod tests {
         headers
     }
 
-    fn carries_token(server: &Server, uri: &str) -> bool {
+    fn carries_token(server: &HubClient, uri: &str) -> bool {
         let request = server.request(&server.fetching, &uri.parse().unwrap());
         request.headers_ref().unwrap().contains_key("authorization")
     }
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn an_endpoint_is_an_address_without_credentials() {
         for wrong in ["hub", "ftp://h", "https://me:secret@h", "/a"] {
-            let result = Server::new(wrong.to_owned(), None, Patience::default());
+            let result = HubClient::new(wrong.to_owned(), None, RetryPolicy::default());
             let text = result.err().unwrap().to_string();
             assert!(
                 text.contains("HF_ENDPOINT") && !text.contains("secret"),

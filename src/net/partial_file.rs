@@ -1,4 +1,4 @@
-//! What has arrived of a file, and where it came from.
+//! Partial downloads on disk, and the record of where their bytes came from.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -9,23 +9,24 @@ use serde::{Deserialize, Serialize};
 use super::error::TransferError;
 use crate::atomic;
 
-/// Where a download comes from, so that it is only continued with more of the same.
+/// Address and version of the bytes received so far. A download is resumed only if both match.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Origin {
-    /// The address.
+    /// Address of the file.
     pub(crate) url: String,
-    /// A strong `ETag`, or else `Last-Modified`.
+    /// Strong `ETag`, or else `Last-Modified`.
     pub(crate) validator: Option<String>,
 }
 
-/// The files of a download under way, beside the place where its file will be.
-pub(crate) struct Part {
+/// An unfinished download: `NAME.part` with the bytes and `NAME.part.json` with the [`Origin`], beside
+/// the final path.
+pub(crate) struct PartialFile {
     path: PathBuf,
     origin: PathBuf,
 }
 
-impl Part {
-    /// The part of `path`.
+impl PartialFile {
+    /// Names the partial file of `path`; touches no file.
     pub(crate) fn of(path: &Path) -> Self {
         let with = |ending: &str| {
             let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -38,12 +39,12 @@ impl Part {
         }
     }
 
-    /// What has arrived.
+    /// Returns the path of the received bytes.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes that have arrived.
+    /// Returns the number of received bytes.
     pub(crate) fn len(&self) -> Result<u64, TransferError> {
         match fs::metadata(&self.path) {
             Ok(metadata) => Ok(metadata.len()),
@@ -52,7 +53,7 @@ impl Part {
         }
     }
 
-    /// Where it came from; `None` if nobody knows.
+    /// Returns the origin of the received bytes; `None` if there is no readable record of it.
     pub(crate) fn origin(&self) -> Result<Option<Origin>, TransferError> {
         match fs::read(&self.origin) {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
@@ -61,9 +62,10 @@ impl Part {
         }
     }
 
-    /// Forgets what has arrived. The origin goes first: bytes without one are never continued unchecked.
+    /// Discards the received bytes. The origin is removed first, because bytes without an origin are
+    /// resumed only under a checksum; the other order could pair old bytes with a new origin.
     pub(crate) fn restart(&self) -> Result<(), TransferError> {
-        self.forget_origin()?;
+        self.remove_origin()?;
         let failed = TransferError::io(&self.path);
         match OpenOptions::new().write(true).open(&self.path) {
             Ok(file) => file.set_len(0).map_err(failed),
@@ -72,41 +74,42 @@ impl Part {
         }
     }
 
-    /// Begins with nothing from `origin`.
-    pub(crate) fn begin(&self, origin: &Origin) -> Result<(), TransferError> {
+    /// Creates an empty file and records `origin`.
+    pub(crate) fn create(&self, origin: &Origin) -> Result<(), TransferError> {
         File::create(&self.path).map_err(TransferError::io(&self.path))?;
         self.write_origin(origin)
     }
 
-    /// Makes a file that turned out to be too short the beginning of its own download.
-    pub(crate) fn take(&self, file: &Path, origin: Option<&Origin>) -> Result<(), TransferError> {
-        self.forget_origin()?;
+    /// Turns `file`, which is shorter than it should be, into the beginning of its own download.
+    pub(crate) fn adopt(&self, file: &Path, origin: Option<&Origin>) -> Result<(), TransferError> {
+        self.remove_origin()?;
         fs::rename(file, &self.path).map_err(TransferError::io(file))?;
         origin.map_or(Ok(()), |origin| self.write_origin(origin))
     }
 
-    /// Makes what has arrived durable. Before it is checked: what is checked shall be what stays.
+    /// Makes the received bytes durable. Called before the checksum is computed, so that the bytes that
+    /// were checked are the bytes that survive a crash.
     pub(crate) fn sync(&self) -> Result<(), TransferError> {
         File::open(&self.path)
             .and_then(|file| file.sync_all())
             .map_err(TransferError::io(&self.path))
     }
 
-    /// Puts what has arrived, and been synced, into its place.
-    pub(crate) fn place(&self, path: &Path) -> Result<(), TransferError> {
+    /// Renames the file, which [`PartialFile::sync`] has made durable, to its final path.
+    pub(crate) fn publish(&self, path: &Path) -> Result<(), TransferError> {
         fs::rename(&self.path, path).map_err(TransferError::io(path))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         atomic::sync_folder(folder).map_err(TransferError::io(folder))?;
-        self.forget_origin()
+        self.remove_origin()
     }
 
-    /// Removes it.
+    /// Removes the received bytes and the origin.
     pub(crate) fn remove(&self) -> Result<(), TransferError> {
         atomic::remove(&self.path).map_err(TransferError::io(&self.path))?;
-        self.forget_origin()
+        self.remove_origin()
     }
 
-    fn forget_origin(&self) -> Result<(), TransferError> {
+    fn remove_origin(&self) -> Result<(), TransferError> {
         atomic::remove(&self.origin).map_err(TransferError::io(&self.origin))
     }
 

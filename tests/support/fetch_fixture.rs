@@ -17,12 +17,12 @@ pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub const BATCH: usize = 4;
 
 /// A folder to fetch into.
-pub struct Shop {
+pub struct FetchFixture {
     pub root: tempfile::TempDir,
     pub server: FileServer,
 }
 
-impl Shop {
+impl FetchFixture {
     pub fn new(server: FileServer) -> Self {
         let root = tempfile::tempdir().unwrap();
         Self { root, server }
@@ -232,13 +232,13 @@ pub fn cifar_images(count: usize, seed: u32) -> Images {
 /// Labels and pixels.
 pub type Images = Vec<(u8, Vec<u8>)>;
 
-/// Serves an archive of CIFAR-10 and puts it into the catalogue: the shop, the training images, the archive.
-pub fn cifar_shop(server: FileServer) -> (Shop, Images, Vec<u8>) {
-    let shop = Shop::new(server);
+/// Serves an archive of CIFAR-10 and puts it into the catalogue: the fixture, the training images, the archive.
+pub fn cifar_fixture(server: FileServer) -> (FetchFixture, Images, Vec<u8>) {
+    let fixture = FetchFixture::new(server);
     let (train, test) = (cifar_images(5 * BATCH, 1), cifar_images(BATCH, 2));
     let archive = cifar_archive(&train, &test);
     let makes = [("train", 5 * BATCH), ("test", BATCH)];
-    let url = shop.server.url("/c/cifar-10-binary.tar.gz");
+    let url = fixture.server.url("/c/cifar-10-binary.tar.gz");
     let item = archive_item(
         "cifar10",
         &url,
@@ -246,10 +246,11 @@ pub fn cifar_shop(server: FileServer) -> (Shop, Images, Vec<u8>) {
         Some(&archive),
         &makes,
     );
-    shop.catalogue(&[item]);
-    shop.server
+    fixture.catalogue(&[item]);
+    fixture
+        .server
         .serve("/c/cifar-10-binary.tar.gz", Served::new(archive.clone()));
-    (shop, train, archive)
+    (fixture, train, archive)
 }
 
 /// A small picture.

@@ -6,31 +6,31 @@ use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use super::archive::Problem;
+use super::archive::ArchiveError;
 use super::error::FetchError;
 use super::record::{self, FolderRecord, IN_FOLDER, hidden};
 use crate::atomic;
 use crate::hub::hexadecimal;
 
 /// A folder that is wanted from an archive.
-pub(super) struct Wanted {
+pub(super) struct TargetDir {
     /// The archive's own word for it.
     pub(super) split: String,
     /// Images that it has.
     pub(super) images: usize,
     /// Where they go.
-    pub(super) folder: Growing,
+    pub(super) folder: StagedDir,
 }
 
 /// A folder in the making.
-pub(super) struct Growing {
+pub(super) struct StagedDir {
     partial: PathBuf,
     target: PathBuf,
     /// Names and SHA-256 of the files so far.
     sums: Mutex<Vec<(String, String)>>,
 }
 
-impl Growing {
+impl StagedDir {
     /// Begins with an empty folder. What a killed process left is removed.
     pub(super) fn begin(target: &Path) -> Result<Self, FetchError> {
         let partial = hidden(target, ".partial");
@@ -68,7 +68,7 @@ impl Growing {
     }
 
     /// Checks that every name was written once, and puts the folder into its place.
-    pub(super) fn finish(self, item: &str, archive_sha256: &str) -> Result<(), Problem> {
+    pub(super) fn finish(self, item: &str, archive_sha256: &str) -> Result<(), ArchiveError> {
         let mut sums = self
             .sums
             .into_inner()
@@ -79,7 +79,7 @@ impl Growing {
             _ => None,
         });
         if let Some(name) = twice {
-            return Err(Problem::Wrong(format!("holds {name} twice")));
+            return Err(ArchiveError::Invalid(format!("holds {name} twice")));
         }
         let about = FolderRecord {
             item: item.to_owned(),
