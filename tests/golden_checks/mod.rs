@@ -9,6 +9,7 @@ mod fid;
 mod histogram;
 mod inception;
 mod loader;
+mod logistic;
 mod place;
 mod precision_recall;
 mod privacy;
@@ -43,6 +44,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("histogram", histogram::check),
     ("inception", inception::check),
     ("loader", loader::check),
+    ("logistic", logistic::check),
     ("precision_recall", precision_recall::check),
     ("privacy", privacy::check),
     ("pt_layouts", pt_layouts::check),
