@@ -7,7 +7,7 @@
 
 use std::error::Error;
 
-use dpsyn::privacy::{Adjacency, epsilon, noise_multiplier};
+use dpsyn::{Adjacency, epsilon, noise_multiplier};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

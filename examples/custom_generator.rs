@@ -11,11 +11,9 @@ use std::error::Error;
 use std::f64::consts::TAU;
 use std::path::PathBuf;
 
-use dpsyn::generators::{
-    Condition, ConditionRequest, Generator, GeneratorError, Operation, SampleRequest,
-};
-use dpsyn::images::{ImageBatch, grid, write_png};
-use dpsyn::streams::{Phase, RngKey};
+use dpsyn::{Condition, ConditionRequest, Generator, GeneratorError, Operation, SampleRequest};
+use dpsyn::{ImageBatch, grid, write_png};
+use dpsyn::{Phase, RngKey};
 
 /// Rows and columns of an image.
 const SIZE: usize = 32;

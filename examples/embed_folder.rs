@@ -11,10 +11,10 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use candle_core::Device;
-use dpsyn::embedders::{
+use dpsyn::{DataConfig, ImageSource, OnBadImage};
+use dpsyn::{
     Embedder, Embeddings, InceptionConfig, InceptionEmbedder, PixelsConfig, PixelsEmbedder,
 };
-use dpsyn::images::{DataConfig, ImageSource, OnBadImage};
 use ndarray::ArrayView2;
 
 /// Rows and columns to which every image is brought.

@@ -5,6 +5,13 @@
 //! space, adds Gaussian noise to the histogram of votes, resamples by the noisy votes, asks the
 //! model for variations of what was chosen, and repeats.
 //!
+//! # Interface
+//!
+//! The product is the program. The library serves its binary, tests, benchmarks, fuzz targets and
+//! examples, and offers a small interface besides: the accountant ([`epsilon`],
+//! [`noise_multiplier`]), embeddings of images ([`Embedder`], [`ImageSource`]), foundation models
+//! ([`Generator`]) and the wall around private data ([`Sensitive`]). `examples/` shows each of them.
+//!
 //! # Map
 //!
 //! An arrow never points back up this list: a module uses only what stands below it.
@@ -13,6 +20,7 @@
 //! |---|---|
 //! | [`cli`] | command line, progress, exit codes |
 //! | [`fuzzing`] | entry points of the fuzz targets |
+//! | [`internals`] | items that tests and benchmarks use |
 //! | [`config`] | TOML text to checked [`config::Settings`] |
 //! | [`pe`] | Algorithm 1: its iteration, plan and settings |
 //! | [`evaluation`] | metrics of a population or of a file of samples, written where they may be written |
@@ -41,31 +49,46 @@
 #![deny(unsafe_code)]
 #![warn(rust_2018_idioms)]
 
-pub mod artifacts;
-pub mod atomic;
-pub mod cli;
-pub mod config;
-pub mod dataset;
-pub mod device_pool;
-pub mod diffusion;
-pub mod embedders;
-pub mod evaluation;
-pub mod exit_code;
-pub mod fetch;
+mod artifacts;
+mod atomic;
+mod cli;
+mod config;
+mod dataset;
+mod device_pool;
+mod diffusion;
+mod embedders;
+mod evaluation;
+mod exit_code;
+mod fetch;
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod generators;
-pub mod hub;
-pub mod images;
-pub mod kernels;
-pub mod locking;
-pub mod logging;
-pub mod metrics;
-pub mod models;
-pub mod net;
-pub mod pe;
-pub mod privacy;
-pub mod progress;
-pub mod sections;
-pub mod streams;
-pub mod voting;
+mod generators;
+mod hub;
+mod images;
+#[doc(hidden)]
+pub mod internals;
+mod kernels;
+mod locking;
+mod logging;
+mod metrics;
+mod models;
+mod net;
+mod pe;
+mod privacy;
+mod progress;
+mod sections;
+mod streams;
+mod voting;
+
+pub use cli::main;
+pub use embedders::{
+    Embedder, EmbedderError, Embeddings, InceptionConfig, InceptionEmbedder, PixelsConfig,
+    PixelsEmbedder,
+};
+pub use generators::{
+    Condition, ConditionRequest, Generator, GeneratorError, Operation, PlannedWork, RunPaths,
+    SampleRequest,
+};
+pub use images::{DataConfig, ImageBatch, ImageSource, ImagesError, OnBadImage, grid, write_png};
+pub use privacy::{Adjacency, Charge, PrivacyError, Sensitive, epsilon, noise_multiplier};
+pub use streams::{KeyedRng, Phase, RngKey};

@@ -1,8 +1,9 @@
 //! The `dpsyn` binary: everything is in the library.
 
 #[global_allocator]
-static ALLOCATOR: dpsyn::kernels::KeepLarge = dpsyn::kernels::KeepLarge::new();
+static ALLOCATOR: dpsyn::internals::kernels::KeepLarge =
+    dpsyn::internals::kernels::KeepLarge::new();
 
 fn main() -> std::process::ExitCode {
-    dpsyn::cli::main()
+    dpsyn::main()
 }

@@ -10,10 +10,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dpsyn::embedders::Embeddings;
-use dpsyn::images::{Filter, ImageBatch, NpzReader, Resampler, SamplesReader};
-use dpsyn::metrics::frechet::Frechet;
-use dpsyn::metrics::moments::{Gaussian, Moments};
+use dpsyn::internals::embedders::Embeddings;
+use dpsyn::internals::images::{Filter, ImageBatch, NpzReader, Resampler, SamplesReader};
+use dpsyn::internals::metrics::frechet::Frechet;
+use dpsyn::internals::metrics::moments::{Gaussian, Moments};
 
 const SIDE: usize = 32;
 /// Number of features of an image: the means of 2×2 pixels.

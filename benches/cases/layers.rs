@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use candle_core::{DType, Tensor};
-use dpsyn::kernels::{self, Conv2d, Conv2dShape, GroupNorm, Linear};
+use dpsyn::internals::kernels::{self, Conv2d, Conv2dShape, GroupNorm, Linear};
 
 use super::Work;
 use super::weights::tensor;

@@ -8,7 +8,7 @@ mod voting;
 mod weights;
 
 use candle_core::DType;
-use dpsyn::kernels;
+use dpsyn::internals::kernels;
 
 /// One round of a case's work.
 pub type Work = Box<dyn FnMut()>;

@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use candle_core::DType;
-use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
-use dpsyn::models::inception::{INPUT_SIZE, Inception};
+use dpsyn::internals::models::improved_diffusion::{UNet, UNetConfig};
+use dpsyn::internals::models::inception::{INPUT_SIZE, Inception};
 
 use super::Work;
 use super::weights::{any, device, tensor};

@@ -2,7 +2,9 @@
 
 use std::hint::black_box;
 
-use dpsyn::images::{Filter, ImageBatch, Resampler, center_crop, decode, png, resize_shorter_side};
+use dpsyn::internals::images::{
+    Filter, ImageBatch, Resampler, center_crop, decode, png, resize_shorter_side,
+};
 use rayon::prelude::*;
 
 use super::Work;

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use candle_core::Device;
-use dpsyn::embedders::Embeddings;
-use dpsyn::progress::Silent;
-use dpsyn::voting::{Metric, SearchOptions, nearest_neighbors};
+use dpsyn::internals::embedders::Embeddings;
+use dpsyn::internals::progress::Silent;
+use dpsyn::internals::voting::{Metric, SearchOptions, nearest_neighbors};
 
 use super::Work;
 use super::weights::numbers;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
-use dpsyn::cli::DeviceChoice;
+use dpsyn::internals::cli::DeviceChoice;
 
 /// Numbers in `[-1, 1)`, always the same.
 pub fn numbers(count: usize) -> Vec<f32> {

@@ -17,9 +17,9 @@
 //! [`Sensitive`](crate::privacy::Sensitive), which does not convert to it.
 //!
 //! ```compile_fail,E0308
-//! use dpsyn::generators::{SampleRequest, Generator};
-//! use dpsyn::images::ImageBatch;
-//! use dpsyn::privacy::Sensitive;
+//! use dpsyn::{SampleRequest, Generator};
+//! use dpsyn::ImageBatch;
+//! use dpsyn::Sensitive;
 //!
 //! fn send(model: &dyn Generator, private: &Sensitive<ImageBatch>, draws: &[SampleRequest]) {
 //!     let _ = model.vary(private, draws, 0.0);

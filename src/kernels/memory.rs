@@ -25,7 +25,7 @@ const SLOTS: usize = 512;
 ///
 /// ```
 /// #[global_allocator]
-/// static ALLOCATOR: dpsyn::kernels::KeepLarge = dpsyn::kernels::KeepLarge::new();
+/// static ALLOCATOR: dpsyn::internals::kernels::KeepLarge = dpsyn::internals::kernels::KeepLarge::new();
 /// # assert_eq!(vec![0u8; 1 << 20].len(), 1 << 20);
 /// ```
 pub struct KeepLarge {

@@ -12,7 +12,7 @@ use super::settings::ResolvedPrivacy;
 /// entry permits one release:
 ///
 /// ```compile_fail,E0599
-/// # fn charge() -> dpsyn::privacy::Charge { unimplemented!() }
+/// # fn charge() -> dpsyn::Charge { unimplemented!() }
 /// let charge = charge();
 /// let again = charge.clone();
 /// ```

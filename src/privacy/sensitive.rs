@@ -22,7 +22,7 @@
 /// Any value can be declared sensitive,
 ///
 /// ```
-/// use dpsyn::privacy::Sensitive;
+/// use dpsyn::Sensitive;
 /// let votes = Sensitive::new(vec![3_u64, 0, 1]);
 /// # drop(votes);
 /// ```
@@ -30,7 +30,7 @@
 /// and can then neither be formatted for debugging,
 ///
 /// ```compile_fail,E0277
-/// use dpsyn::privacy::Sensitive;
+/// use dpsyn::Sensitive;
 /// let votes = Sensitive::new(vec![3_u64, 0, 1]);
 /// println!("{votes:?}");
 /// ```
@@ -38,7 +38,7 @@
 /// nor be displayed,
 ///
 /// ```compile_fail,E0277
-/// use dpsyn::privacy::Sensitive;
+/// use dpsyn::Sensitive;
 /// let votes = Sensitive::new(3_u64);
 /// println!("{votes}");
 /// ```
@@ -46,7 +46,7 @@
 /// nor be dereferenced,
 ///
 /// ```compile_fail,E0614
-/// use dpsyn::privacy::Sensitive;
+/// use dpsyn::Sensitive;
 /// let votes = Sensitive::new(3_u64);
 /// let leaked: u64 = *votes;
 /// ```
@@ -54,7 +54,7 @@
 /// nor be serialized,
 ///
 /// ```compile_fail,E0277
-/// use dpsyn::privacy::Sensitive;
+/// use dpsyn::Sensitive;
 /// let votes = Sensitive::new(vec![3_u64, 0, 1]);
 /// let leaked = serde_json::to_string(&votes);
 /// ```
@@ -62,7 +62,7 @@
 /// nor be cloned,
 ///
 /// ```compile_fail,E0599
-/// use dpsyn::privacy::Sensitive;
+/// use dpsyn::Sensitive;
 /// let votes = Sensitive::new(vec![3_u64, 0, 1]);
 /// let second = votes.clone();
 /// ```
@@ -70,14 +70,14 @@
 /// nor be compared,
 ///
 /// ```compile_fail,E0369
-/// use dpsyn::privacy::Sensitive;
+/// use dpsyn::Sensitive;
 /// let leaked: bool = Sensitive::new(3_u64) == Sensitive::new(4_u64);
 /// ```
 ///
 /// nor be read through its field,
 ///
 /// ```compile_fail,E0616
-/// use dpsyn::privacy::Sensitive;
+/// use dpsyn::Sensitive;
 /// let votes = Sensitive::new(3_u64);
 /// let leaked: u64 = votes.value;
 /// ```
@@ -85,14 +85,14 @@
 /// nor be destructured,
 ///
 /// ```compile_fail,E0451
-/// use dpsyn::privacy::Sensitive;
+/// use dpsyn::Sensitive;
 /// let Sensitive { value: leaked } = Sensitive::new(3_u64);
 /// ```
 ///
 /// nor be used in a computation outside of this crate.
 ///
 /// ```compile_fail,E0624
-/// use dpsyn::privacy::Sensitive;
+/// use dpsyn::Sensitive;
 /// let votes = Sensitive::new(3_u64);
 /// votes.map(|leaked| println!("{leaked}"));
 /// ```

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dpsyn::config::{Loaded, Settings};
-use dpsyn::metrics::{EvaluationConfig, MetricKind};
+use dpsyn::internals::config::{Loaded, Settings};
+use dpsyn::internals::metrics::{EvaluationConfig, MetricKind};
 
 fn repository(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -35,7 +35,8 @@ fn every_shipped_configuration_is_valid_and_survives_its_resolved_form() {
             let loaded = Settings::load(&path, &[]).unwrap();
             let resolved = loaded.settings.to_toml().unwrap();
             let sources =
-                dpsyn::config::ConfigSources::new("resolved".into(), resolved, &[]).unwrap();
+                dpsyn::internals::config::ConfigSources::new("resolved".into(), resolved, &[])
+                    .unwrap();
             let again = Settings::check(&sources).unwrap();
             assert_eq!(
                 again.settings.identity().unwrap(),

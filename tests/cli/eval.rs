@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use dpsyn::images::{ImageBatch, NpzReader, NpzWriter, SamplesWriter};
+use dpsyn::internals::images::{ImageBatch, NpzReader, NpzWriter, SamplesWriter};
 
 use crate::support::{CLASSES, PER_CLASS, SIZE, World, private_image, write_inception};
 
@@ -346,7 +346,7 @@ fn copies_of_private_images_are_seen_and_drawn_where_nobody_else_looks() {
     assert_eq!(pictures.len(), 1, "{private:?}");
     assert!(log.contains(pictures[0].as_str()), "{log}");
     let picture = std::fs::read(world.path("results/private").join(pictures[0])).unwrap();
-    let picture = dpsyn::images::decode(&picture).unwrap();
+    let picture = dpsyn::internals::images::decode(&picture).unwrap();
     // Ten rows of two, each image with a border of 2.
     let step = SIZE + 2;
     assert_eq!(

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use dpsyn::embedders::Embeddings;
-use dpsyn::images::SamplesReader;
-use dpsyn::metrics::frechet::Frechet;
-use dpsyn::metrics::moments::{Gaussian, Moments};
+use dpsyn::internals::embedders::Embeddings;
+use dpsyn::internals::images::SamplesReader;
+use dpsyn::internals::metrics::frechet::Frechet;
+use dpsyn::internals::metrics::moments::{Gaussian, Moments};
 
 use crate::support::{CLASSES, PER_CLASS, SIZE, World, private_image, released};
 

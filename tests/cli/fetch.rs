@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use dpsyn::images::decode;
+use dpsyn::internals::images::decode;
 
 use crate::support::fetch_fixture::{
     BATCH, FetchFixture, archive_item, cifar_archive, cifar_fixture, expect, file_item, noise,

@@ -3,9 +3,9 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use dpsyn::fetch::{Catalogue, FetchError, Fetcher, Options, RetryPolicy};
-use dpsyn::net::Backoff;
-use dpsyn::progress::{Progress, Unit};
+use dpsyn::internals::fetch::{Catalogue, FetchError, Fetcher, Options, RetryPolicy};
+use dpsyn::internals::net::Backoff;
+use dpsyn::internals::progress::{Progress, Unit};
 
 use crate::support::fetch_fixture::{
     FetchFixture, archive_item, cifar_fixture, file_item, noise, tar_gz, unknown_item,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use dpsyn::images::SamplesReader;
+use dpsyn::internals::images::SamplesReader;
 
 use crate::support::image_server::{ImageServer, Made, Proxy, Reply, Rules, numbers, prompt_code};
 use crate::support::{SIZE, World};

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dpsyn::generators::openai_images::{Config, ServiceError};
-use dpsyn::generators::{
+use dpsyn::internals::generators::openai_images::{Config, ServiceError};
+use dpsyn::internals::generators::{
     Condition, Generator, GeneratorError, OpenAiImages, RunPaths, SampleRequest,
 };
-use dpsyn::images::ImageBatch;
-use dpsyn::streams::{Phase, RngKey};
+use dpsyn::internals::images::ImageBatch;
+use dpsyn::internals::streams::{Phase, RngKey};
 
 use crate::support::image_server::{ImageServer, Reply, Rules, Seen, numbers, picture};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use dpsyn::images::NpzReader;
+use dpsyn::internals::images::NpzReader;
 
 use crate::support::{World, released, wait_for};
 

@@ -1,6 +1,6 @@
 //! Nothing that is derived from private images leaves but through the mechanism.
 
-use dpsyn::images::SamplesReader;
+use dpsyn::internals::images::SamplesReader;
 
 use crate::support::{CLASSES, PER_CLASS, World, private_image, released};
 

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use dpsyn::images::{SamplesReader, SamplesWriter};
+use dpsyn::internals::images::{SamplesReader, SamplesWriter};
 
 use crate::support::{SIZE, World, wait_for};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dpsyn::images::{NpzReader, SamplesReader};
+use dpsyn::internals::images::{NpzReader, SamplesReader};
 
 use crate::support::{CLASSES, SIZE, World, write_clip};
 

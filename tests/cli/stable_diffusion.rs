@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use candle_core::{Device, Tensor};
-use dpsyn::generators::stable_diffusion::Config;
-use dpsyn::generators::{Condition, Generator, Operation, SampleRequest, StableDiffusion};
-use dpsyn::images::{ImageBatch, SamplesReader};
-use dpsyn::streams::{Phase, RngKey};
+use dpsyn::internals::generators::stable_diffusion::Config;
+use dpsyn::internals::generators::{
+    Condition, Generator, Operation, SampleRequest, StableDiffusion,
+};
+use dpsyn::internals::images::{ImageBatch, SamplesReader};
+use dpsyn::internals::streams::{Phase, RngKey};
 
 use crate::support::stable_diffusion::world;
 use crate::support::{World, private_image, released, wait_for};

@@ -1,9 +1,9 @@
 //! What Stable Diffusion v1-4 holds in memory at 512 × 512.
 
 use candle_core::{DType, Device};
-use dpsyn::generators::stable_diffusion::Config;
-use dpsyn::generators::{Condition, Generator, SampleRequest, StableDiffusion};
-use dpsyn::streams::{Phase, RngKey};
+use dpsyn::internals::generators::stable_diffusion::Config;
+use dpsyn::internals::generators::{Condition, Generator, SampleRequest, StableDiffusion};
+use dpsyn::internals::streams::{Phase, RngKey};
 use serde_json::json;
 
 use crate::memory::of_this_process as memory;

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Instant;
 
 use candle_core::Device;
-use dpsyn::embedders::Embeddings;
-use dpsyn::privacy::Sensitive;
-use dpsyn::progress::{Cancellation, Progress, Unit};
-use dpsyn::streams::{Phase, RngKey};
-use dpsyn::voting::{
+use dpsyn::internals::embedders::Embeddings;
+use dpsyn::internals::privacy::Sensitive;
+use dpsyn::internals::progress::{Cancellation, Progress, Unit};
+use dpsyn::internals::streams::{Phase, RngKey};
+use dpsyn::internals::voting::{
     Metric, PrivateEmbeddings, SampleEmbeddings, SearchOptions, VotingError, nn_histogram,
 };
 

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
-use dpsyn::embedders::ClipEmbedder;
-use dpsyn::images::ImageBatch;
-use dpsyn::models::clip::{ClipVision, ClipVisionConfig};
+use dpsyn::internals::embedders::ClipEmbedder;
+use dpsyn::internals::images::ImageBatch;
+use dpsyn::internals::models::clip::{ClipVision, ClipVisionConfig};
 
 use super::compare::check_bytes;
 use super::{Case, Outcome, Tolerance};

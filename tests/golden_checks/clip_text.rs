@@ -1,7 +1,7 @@
 //! `clip_text`: CLIP's text tower.
 
 use candle_core::{DType, Device, Tensor};
-use dpsyn::models::clip::{ClipText, ClipTextConfig};
+use dpsyn::internals::models::clip::{ClipText, ClipTextConfig};
 
 use super::{Case, Outcome, Tolerance, weights};
 

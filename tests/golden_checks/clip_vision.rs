@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use dpsyn::hub::Checkpoint;
-use dpsyn::models::clip::{ClipVision, ClipVisionConfig};
+use dpsyn::internals::hub::Checkpoint;
+use dpsyn::internals::models::clip::{ClipVision, ClipVisionConfig};
 
 use super::clip_text::{check_hidden_states, check_tensor};
 use super::{Case, Outcome, weights};

@@ -1,8 +1,8 @@
 //! The Fréchet distance against clean-fid's.
 
-use dpsyn::embedders::Embeddings;
-use dpsyn::metrics::frechet::Frechet;
-use dpsyn::metrics::moments::{Gaussian, Moments};
+use dpsyn::internals::embedders::Embeddings;
+use dpsyn::internals::metrics::frechet::Frechet;
+use dpsyn::internals::metrics::moments::{Gaussian, Moments};
 
 use super::{Case, Outcome, Tolerance};
 

@@ -4,12 +4,14 @@
 //! `pe_<mode>_k<k>_sample.*` the newer library (both divided by √k). Votes by client are not a feature.
 
 use candle_core::Device;
-use dpsyn::embedders::Embeddings;
-use dpsyn::progress::Silent;
-use dpsyn::voting::{Metric, SearchOptions, SelectionMode, nearest_neighbors, select, threshold};
+use dpsyn::internals::embedders::Embeddings;
+use dpsyn::internals::progress::Silent;
+use dpsyn::internals::voting::{
+    Metric, SearchOptions, SelectionMode, nearest_neighbors, select, threshold,
+};
 
 use super::{Case, Outcome, Tolerance};
-use dpsyn::streams::{Phase, RngKey};
+use dpsyn::internals::streams::{Phase, RngKey};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 

@@ -1,9 +1,9 @@
 //! `inception`: FID's preprocessing and network.
 
 use candle_core::{D, DType, Device, Tensor};
-use dpsyn::embedders::{Embedder, InceptionEmbedder};
-use dpsyn::images::ImageBatch;
-use dpsyn::models::inception::{IGNORED, INPUT_SIZE, Inception};
+use dpsyn::internals::embedders::{Embedder, InceptionEmbedder};
+use dpsyn::internals::images::ImageBatch;
+use dpsyn::internals::models::inception::{IGNORED, INPUT_SIZE, Inception};
 
 use super::compare::check_bytes;
 use super::place::Place;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dpsyn::images::{
+use dpsyn::internals::images::{
     DataConfig, Filter, ImageBatch, ImageSource, ImagesError, OnBadImage, Rgb, center_crop, decode,
     resize_shorter_side,
 };

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
-use dpsyn::cli::DeviceChoice;
+use dpsyn::internals::cli::DeviceChoice;
 
 use super::Case;
 

@@ -1,9 +1,9 @@
 //! Improved precision and recall against an independent implementation.
 
 use candle_core::Device;
-use dpsyn::embedders::Embeddings;
-use dpsyn::metrics::precision_recall::{precision_recall, radii};
-use dpsyn::progress::Silent;
+use dpsyn::internals::embedders::Embeddings;
+use dpsyn::internals::metrics::precision_recall::{precision_recall, radii};
+use dpsyn::internals::progress::Silent;
 
 use super::{Case, Outcome, Tolerance};
 

@@ -1,6 +1,6 @@
 //! ε and σ against values solved with 60 digits.
 
-use dpsyn::privacy::{Adjacency, epsilon, noise_multiplier};
+use dpsyn::internals::privacy::{Adjacency, epsilon, noise_multiplier};
 use serde_json::Value;
 
 use super::{Case, Outcome};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
-use dpsyn::hub::Checkpoint;
+use dpsyn::internals::hub::Checkpoint;
 
 use super::{Case, Outcome, Tolerance};
 

@@ -1,6 +1,6 @@
 //! Family `resize`: clean-fid's bicubic resizer.
 
-use dpsyn::images::resize_bicubic_float;
+use dpsyn::internals::images::resize_bicubic_float;
 
 use super::case::fail;
 use super::compare::{Tolerance, check_bytes};

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 
 use candle_core::{DType, Device, Tensor};
-use dpsyn::diffusion::{Method, Prediction, Sampler, SamplerOptions, Step, Timestep};
-use dpsyn::generators::improved_diffusion::{Config, to_bytes, to_signed};
-use dpsyn::hub::Checkpoint;
-use dpsyn::images::ImageBatch;
-use dpsyn::models::improved_diffusion::UNet;
+use dpsyn::internals::diffusion::{Method, Prediction, Sampler, SamplerOptions, Step, Timestep};
+use dpsyn::internals::generators::improved_diffusion::{Config, to_bytes, to_signed};
+use dpsyn::internals::hub::Checkpoint;
+use dpsyn::internals::images::ImageBatch;
+use dpsyn::internals::models::improved_diffusion::UNet;
 use serde_json::{Value, json};
 
 use super::compare::check_bytes;

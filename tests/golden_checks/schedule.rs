@@ -1,6 +1,8 @@
 //! Noise schedules and respacing: every combination that the json's `rows` list.
 
-use dpsyn::diffusion::{DiffusionError, GaussianDiffusion, NoiseSchedule, Respacing, Timestep};
+use dpsyn::internals::diffusion::{
+    DiffusionError, GaussianDiffusion, NoiseSchedule, Respacing, Timestep,
+};
 use serde_json::Value;
 
 use super::case::fail;

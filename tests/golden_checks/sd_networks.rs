@@ -1,8 +1,8 @@
 //! `sd_unet`, `sd_vae`, `sd_text_encoder`: the networks of Stable Diffusion, one by one.
 
 use candle_core::{DType, Device, Tensor};
-use dpsyn::models::clip::{ClipText, ClipTextConfig};
-use dpsyn::models::stable_diffusion::{
+use dpsyn::internals::models::clip::{ClipText, ClipTextConfig};
+use dpsyn::internals::models::stable_diffusion::{
     AutoencoderKl, AutoencoderKlConfig, UNet2DCondition, UNet2DConditionConfig,
 };
 

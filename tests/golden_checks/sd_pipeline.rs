@@ -4,13 +4,13 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use dpsyn::diffusion::{DenoiseLoop, Scheduler, SchedulerConfig, skipped_steps};
-use dpsyn::generators::improved_diffusion::to_signed;
-use dpsyn::generators::stable_diffusion::{Guidance, Pipeline, to_bytes};
-use dpsyn::hub::Checkpoint;
-use dpsyn::images::ImageBatch;
-use dpsyn::models::clip::{ClipText, ClipTextConfig};
-use dpsyn::models::stable_diffusion::{
+use dpsyn::internals::diffusion::{DenoiseLoop, Scheduler, SchedulerConfig, skipped_steps};
+use dpsyn::internals::generators::improved_diffusion::to_signed;
+use dpsyn::internals::generators::stable_diffusion::{Guidance, Pipeline, to_bytes};
+use dpsyn::internals::hub::Checkpoint;
+use dpsyn::internals::images::ImageBatch;
+use dpsyn::internals::models::clip::{ClipText, ClipTextConfig};
+use dpsyn::internals::models::stable_diffusion::{
     AutoencoderKl, AutoencoderKlConfig, UNet2DCondition, UNet2DConditionConfig,
 };
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! `sd_scheduler`: timesteps, and steps driven by given predictions.
 
 use candle_core::{DType, Tensor};
-use dpsyn::diffusion::{Scheduler, SchedulerConfig, skipped_steps};
+use dpsyn::internals::diffusion::{Scheduler, SchedulerConfig, skipped_steps};
 use serde_json::Value;
 
 use super::case::Case;

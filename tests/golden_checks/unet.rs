@@ -1,7 +1,7 @@
 //! `unet`: the improved-diffusion network, with every block's activations.
 
 use candle_core::{DType, Device, Tensor};
-use dpsyn::models::improved_diffusion::timestep_embedding;
+use dpsyn::internals::models::improved_diffusion::timestep_embedding;
 
 use super::place::Place;
 use super::{Case, Outcome, Tolerance, weights};

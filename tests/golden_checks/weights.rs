@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
-use dpsyn::hub::Checkpoint;
-use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
+use dpsyn::internals::hub::Checkpoint;
+use dpsyn::internals::models::improved_diffusion::{UNet, UNetConfig};
 use serde_json::Value;
 
 use super::Case;

@@ -4,7 +4,7 @@ use std::io::{Cursor, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use dpsyn::images::{ImageBatch, png};
+use dpsyn::internals::images::{ImageBatch, png};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 

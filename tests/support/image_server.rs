@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
-use dpsyn::images::{ImageBatch, decode, png};
+use dpsyn::internals::images::{ImageBatch, decode, png};
 
 /// What the server insists on.
 #[derive(Clone)]

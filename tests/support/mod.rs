@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
-use dpsyn::images::{ImageBatch, png};
-use dpsyn::models::clip::{ClipVision, ClipVisionConfig};
-use dpsyn::models::improved_diffusion::{UNet, UNetConfig};
-use dpsyn::models::inception::{FEATURES, Inception};
-use dpsyn::streams::{Phase, RngKey};
+use dpsyn::internals::images::{ImageBatch, png};
+use dpsyn::internals::models::clip::{ClipVision, ClipVisionConfig};
+use dpsyn::internals::models::improved_diffusion::{UNet, UNetConfig};
+use dpsyn::internals::models::inception::{FEATURES, Inception};
+use dpsyn::internals::streams::{Phase, RngKey};
 
 /// Rows and columns of all images here.
 pub const SIZE: usize = 8;

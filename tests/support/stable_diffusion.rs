@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::DType;
-use dpsyn::models::clip::{ClipText, ClipTextConfig};
-use dpsyn::models::stable_diffusion::{
+use dpsyn::internals::models::clip::{ClipText, ClipTextConfig};
+use dpsyn::internals::models::stable_diffusion::{
     AutoencoderKl, AutoencoderKlConfig, UNet2DCondition, UNet2DConditionConfig,
 };
 use serde_json::{Value, json};
