@@ -52,6 +52,9 @@ pub mod kernels {
 }
 pub mod metrics {
     pub use crate::metrics::{EvaluationConfig, MetricKind};
+    pub mod downstream {
+        pub use crate::metrics::downstream::{LogisticConfig, LogisticRegression};
+    }
     pub mod frechet {
         pub use crate::metrics::frechet::Frechet;
     }

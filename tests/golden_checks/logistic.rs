@@ -1,7 +1,7 @@
 //! Logistic regression against scikit-learn.
 
-use dpsyn::embedders::Embeddings;
-use dpsyn::metrics::downstream::{LogisticConfig, LogisticRegression};
+use dpsyn::internals::embedders::Embeddings;
+use dpsyn::internals::metrics::downstream::{LogisticConfig, LogisticRegression};
 
 use super::{Case, Outcome, Tolerance};
 
