@@ -48,7 +48,9 @@ pub mod images {
     };
 }
 pub mod kernels {
-    pub use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, KeepLarge, Linear};
+    pub use crate::kernels::{
+        Conv2d, Conv2dShape, GroupNorm, KeepLarge, Linear, attention, check_bf16_on_cpu,
+    };
 }
 pub mod metrics {
     pub use crate::metrics::{EvaluationConfig, MetricKind};
