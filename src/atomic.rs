@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use tempfile::Builder;
+use tempfile::{Builder, NamedTempFile};
 
 /// Writes `path` through `fill`, so that after a crash at any moment the file is the old one, the new
 /// one or absent, never a part. The bytes are synced before the rename and the folder after it.
@@ -18,7 +18,32 @@ pub fn write_via<E: From<io::Error>>(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut temporary = as_any_new_file().tempfile_in(scratch)?;
+    write_and_rename(as_any_new_file().tempfile_in(scratch)?, path, fill)
+}
+
+/// Writes `path` like [`write_via`], readable by its owner only (mode 0600 on Unix). The temporary
+/// file is next to the final one, and its name begins with `.tmp`.
+///
+/// # Errors
+/// Returns the error of `fill` or of the file system.
+pub(crate) fn write_owner_only(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
+) -> io::Result<()> {
+    // The mode of temporary files is 0600 by default.
+    let folder = path.parent().unwrap_or(Path::new("."));
+    write_and_rename(
+        Builder::new().prefix(".tmp").tempfile_in(folder)?,
+        path,
+        fill,
+    )
+}
+
+fn write_and_rename<E: From<io::Error>>(
+    mut temporary: NamedTempFile,
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<(), E>,
+) -> Result<(), E> {
     {
         let mut writer = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
         fill(&mut writer)?;

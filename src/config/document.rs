@@ -1,93 +1,16 @@
-//! TOML text with overrides merged in, which remembers where every value came from.
+//! [`Document`]: a TOML table with overrides merged in, and the position of every value.
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
+use super::secrets::secrets;
+use super::sources::ConfigSources;
 use crate::sections::InvalidKey;
-
-/// The sources that a [`Document`] borrows from. Overrides are padded so that every span of every text lies
-/// in a range of its own: one offset tells which text it belongs to.
-pub struct ConfigSources {
-    name: String,
-    file: String,
-    overrides: Vec<(usize, String)>,
-}
-
-impl ConfigSources {
-    /// The text of `path` and `key=value` overrides. A value that is no TOML is taken as a string.
-    ///
-    /// # Errors
-    /// [`ConfigError::Read`] and [`ConfigError::Override`].
-    pub fn read(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
-        let file = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::new(path.display().to_string(), file, overrides)
-    }
-
-    /// [`ConfigSources::read`] with the text at hand.
-    ///
-    /// # Errors
-    /// [`ConfigError::Override`].
-    pub fn new(name: String, file: String, overrides: &[String]) -> Result<Self, ConfigError> {
-        let mut base = file.len() + 1;
-        let mut padded = Vec::new();
-        for text in overrides {
-            let invalid = || ConfigError::Override { text: text.clone() };
-            let (key, value) = text.split_once('=').ok_or_else(invalid)?;
-            let plain = format!("{key} = {value}");
-            let line = if DeTable::parse(&plain).is_ok() {
-                plain
-            } else {
-                format!("{key} = {}", toml::Value::from(value.trim()))
-            };
-            if line.contains('\n') || DeTable::parse(&line).is_err() {
-                return Err(invalid());
-            }
-            let start = base;
-            base += line.len() + 1;
-            padded.push((start, format!("{}{line}", " ".repeat(start))));
-        }
-        Ok(Self {
-            name,
-            file,
-            overrides: padded,
-        })
-    }
-
-    /// `file:line:column`, then the line with a marker below.
-    fn place(&self, span: &Range<usize>) -> String {
-        let (name, text, offset) = self
-            .overrides
-            .iter()
-            .rev()
-            .find(|(start, _)| span.start >= *start)
-            .map_or(
-                (self.name.as_str(), self.file.as_str(), 0),
-                |(start, text)| ("--set", &text[*start..], *start),
-            );
-        let at = (span.start - offset).min(text.len());
-        let before = text.get(..at).unwrap_or(text);
-        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-        let number = before.matches('\n').count() + 1;
-        let column = before.get(line_start..).map_or(0, |s| s.chars().count()) + 1;
-        let line = text.get(line_start..).unwrap_or("");
-        let line = line.lines().next().unwrap_or("");
-        let position = if name == "--set" {
-            name.to_owned()
-        } else {
-            format!("{name}:{number}:{column}")
-        };
-        format!("{position}\n  | {line}\n  | {}^\n", " ".repeat(column - 1))
-    }
-}
 
 /// A parsed configuration.
 pub struct Document<'a> {
@@ -96,7 +19,7 @@ pub struct Document<'a> {
     locations: Locations,
 }
 
-/// Where the values of a configuration stand, by path.
+/// The positions of the values of a configuration, by path.
 #[derive(Debug, Clone, Default)]
 pub struct Locations {
     file: String,
@@ -104,10 +27,11 @@ pub struct Locations {
 }
 
 impl Locations {
-    /// An error about the value at `key`, pointing at its line, or at the file where it is a default.
+    /// Returns an error about the value at `key` with its line, or with the file alone if the value
+    /// is a default.
     #[must_use]
     pub fn error(&self, key: &str, message: impl Into<String>) -> ConfigError {
-        // A list's or table's own entry stands for the parts that have none.
+        // A part of a list or table without an entry has the position of the whole.
         let mut path = key;
         let place = loop {
             if let Some(place) = self.places.get(path) {
@@ -135,15 +59,15 @@ impl Locations {
 }
 
 impl<'a> Document<'a> {
-    /// Parses the sources and merges the overrides in, the later the stronger.
+    /// Parses the sources and merges the overrides; a later override replaces an earlier one.
     ///
     /// # Errors
-    /// [`ConfigError::Text`] for what is not TOML.
+    /// Returns [`ConfigError::Text`] if a text is not TOML.
     pub fn parse(sources: &'a ConfigSources) -> Result<Self, ConfigError> {
         let parse = |text: &'a str| {
             DeTable::parse(text)
                 .map(Spanned::into_inner)
-                .map_err(|error| parse_error(sources, &error, None))
+                .map_err(|error| parse_error(sources, &error))
         };
         let mut root = parse(&sources.file)?;
         for (_, text) in &sources.overrides {
@@ -163,16 +87,16 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// Where every value stands.
+    /// Returns the positions of all values.
     #[must_use]
     pub fn locations(&self) -> &Locations {
         &self.locations
     }
 
-    /// Refuses a section that is not among `known`.
+    /// Refuses sections that are not among `known`.
     ///
     /// # Errors
-    /// [`ConfigError::Text`] naming it and the nearest known one.
+    /// Returns [`ConfigError::Text`] with the name of the section and the most similar known one.
     pub fn only_sections(&self, known: &[&str]) -> Result<(), ConfigError> {
         for (key, value) in &self.root {
             let name: &str = key.get_ref();
@@ -192,11 +116,11 @@ impl<'a> Document<'a> {
         Ok(())
     }
 
-    /// Refuses a key to somebody's service, wherever it stands, without repeating it: a configuration is
-    /// shown, copied and published.
+    /// Refuses credentials of services at any place, because a configuration is copied into the
+    /// published result folder. The message does not repeat the credential.
     ///
     /// # Errors
-    /// [`ConfigError::Text`] naming the line.
+    /// Returns [`ConfigError::Text`] with the line.
     pub fn refuse_secrets(&self) -> Result<(), ConfigError> {
         let mut found = None;
         secrets(&self.root, "", &mut |path, span| {
@@ -207,25 +131,26 @@ impl<'a> Document<'a> {
         };
         let place = self.sources.place(&span);
         Err(ConfigError::Text {
-            // The position alone, not the line.
+            // The position without the line, which contains the credential.
             place: format!("{}\n", place.lines().next().unwrap_or_default()),
             message: format!(
-                "`{path}` holds a key, which does not belong into a configuration: set an environment variable (model.api_key_env names it)"
+                "`{path}` contains a credential, which a configuration must not: set the environment \
+                 variable that model.api_key_env names"
             ),
         })
     }
 
-    /// Whether there is a section of this name.
+    /// Returns true if there is a section of this name.
     #[must_use]
     pub fn has(&self, section: &str) -> bool {
         self.root.get(section).is_some()
     }
 
-    /// Makes the table under `key` in a section a section of its own, named `section.key`. Whether there
-    /// was one.
+    /// Makes the table `key` of a section a section of its own with the name `section.key`. Returns
+    /// false if there is no such table.
     ///
     /// # Errors
-    /// [`ConfigError::Text`] when the key stands for something else.
+    /// Returns [`ConfigError::Text`] if the value is not a table.
     pub fn promote_table(&mut self, section: &str, key: &str) -> Result<bool, ConfigError> {
         let name = format!("{section}.{key}");
         let Some(DeValue::Table(table)) = self.root.get_mut(section).map(Spanned::get_mut) else {
@@ -245,10 +170,11 @@ impl<'a> Document<'a> {
         Ok(true)
     }
 
-    /// Takes the key `type` out of a section: it says which struct the rest is.
+    /// Removes the key `type` from a section and returns its value, which selects the struct for the
+    /// other keys.
     ///
     /// # Errors
-    /// [`ConfigError::Text`] when it is missing or not among `known`.
+    /// Returns [`ConfigError::Text`] if the key is missing or its value is not among `known`.
     pub fn take_type(&mut self, section: &str, known: &[&str]) -> Result<String, ConfigError> {
         let expected = known.join(", ");
         let file = self.sources.name.clone();
@@ -272,10 +198,10 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Reads a whole section; a missing one is empty.
+    /// Deserializes a section; a missing section is empty.
     ///
     /// # Errors
-    /// [`ConfigError::Text`] for unknown and missing keys and wrong types.
+    /// Returns [`ConfigError::Text`] for unknown and missing keys and for wrong types.
     pub fn section<T: DeserializeOwned>(&mut self, section: &str) -> Result<T, ConfigError> {
         let (table, span) = match self.root.remove(section) {
             Some(value) => {
@@ -287,43 +213,82 @@ impl<'a> Document<'a> {
             }
             None => (DeTable::new(), 0..0),
         };
+        // The structs refuse unknown keys, too, but their error is an English sentence. Only this
+        // check has the name and the known names as data.
+        let known = keys_of::<T>();
+        let unknown_key = table
+            .iter()
+            .find(|(key, _)| !known.is_empty() && !known.contains(&key.get_ref().as_ref()));
+        if let Some((key, _)) = unknown_key {
+            let message = unknown(key.get_ref(), "key", known.iter().copied());
+            return Err(ConfigError::Text {
+                place: self.sources.place(&key.span()),
+                message: format!("{message} (in [{section}])"),
+            });
+        }
         let value = Spanned::new(span, table);
-        T::deserialize(toml::Deserializer::from(value))
-            .map_err(|error| parse_error(self.sources, &error, Some(section)))
+        T::deserialize(toml::Deserializer::from(value)).map_err(|error| {
+            match parse_error(self.sources, &error) {
+                ConfigError::Text { place, message } => ConfigError::Text {
+                    place,
+                    message: format!("{message} (in [{section}])"),
+                },
+                other => other,
+            }
+        })
     }
 }
 
-fn parse_error(
-    sources: &ConfigSources,
-    error: &toml::de::Error,
-    section: Option<&str>,
-) -> ConfigError {
+/// Returns the keys of the struct `T`, or nothing if `T` is not a struct.
+///
+/// `T` passes the names of its fields to the deserializer before it reads a value. The crate
+/// `serde_ignored` would report unknown keys, but not the known ones, which a suggestion needs.
+fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    /// A deserializer without a value that stores the names.
+    struct FieldNames<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for FieldNames<'_> {
+        type Error = serde::de::value::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(Self::Error::custom("there is no value"))
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Self::Error> {
+            *self.0 = fields;
+            Err(Self::Error::custom("there is no value"))
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit
+            unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    let mut names: &'static [&'static str] = &[];
+    // Always an error, because there is no value.
+    let _ = T::deserialize(FieldNames(&mut names));
+    names
+}
+
+fn parse_error(sources: &ConfigSources, error: &toml::de::Error) -> ConfigError {
     let place = match error.span() {
         Some(span) if span != (0..0) => sources.place(&span),
         _ => sources.name.clone(),
     };
-    let mut names = error.message().split('`').skip(1).step_by(2);
-    let message = if error.message().starts_with("unknown field") {
-        let name = names.next().unwrap_or_default().to_owned();
-        unknown(&name, "key", names)
-    } else if error.message().starts_with("unknown variant") {
-        let name = names.next().unwrap_or_default().to_owned();
-        unknown(&name, "value", names)
-    } else if error.message().starts_with("missing field") {
-        format!("missing key `{}`", names.next().unwrap_or_default())
-    } else {
-        error.message().to_owned()
-    };
     ConfigError::Text {
         place,
-        message: match section {
-            Some(section) => format!("{message} (in [{section}])"),
-            None => message,
-        },
+        message: error.message().to_owned(),
     }
 }
 
-/// "unknown key `thresold`, did you mean `threshold`?", or all known ones where none is near.
+/// Returns "unknown key `thresold`, did you mean `threshold`?", or a list of the known names if none
+/// is similar.
 fn unknown<'k>(name: &str, what: &str, known: impl Iterator<Item = &'k str>) -> String {
     let known: Vec<&str> = known.collect();
     let nearest = known
@@ -353,57 +318,12 @@ fn merge<'a>(into: &mut DeTable<'a>, from: DeTable<'a>) {
                 }
             }
             (_, new) => {
-                // The key goes too: its span then points at the override.
+                // The key is replaced, too, so that its span is that of the override.
                 into.remove(key.get_ref().as_ref());
                 into.insert(key, new);
             }
         }
     }
-}
-
-/// Names under which keys to services are written.
-const SECRET_NAMES: &[&str] = &[
-    "api_key",
-    "api_token",
-    "apikey",
-    "authorization",
-    "key",
-    "openai_api_key",
-    "password",
-    "secret",
-    "token",
-];
-
-/// What stands under such a name, or begins like a key whatever it is called.
-fn secrets(table: &DeTable<'_>, prefix: &str, found: &mut impl FnMut(String, Range<usize>)) {
-    for (key, value) in table {
-        let path = if prefix.is_empty() {
-            key.get_ref().to_string()
-        } else {
-            format!("{prefix}.{}", key.get_ref())
-        };
-        // Deeper down, names are classes.
-        let named = !prefix.contains('.');
-        let name = key.get_ref().to_ascii_lowercase().replace('-', "_");
-        match value.get_ref() {
-            DeValue::Table(inner) => secrets(inner, &path, found),
-            DeValue::String(text)
-                if named && SECRET_NAMES.contains(&name.as_str()) || looks_like_a_key(text) =>
-            {
-                found(path, value.span());
-            }
-            _ => {}
-        }
-    }
-}
-
-/// `sk-…`, or `Bearer …`, of a length that no word has.
-fn looks_like_a_key(text: &str) -> bool {
-    let text = text.trim();
-    let rest = text
-        .strip_prefix("sk-")
-        .or_else(|| text.strip_prefix("Bearer "));
-    rest.is_some_and(|rest| rest.len() >= 16 && rest.chars().all(|c| c.is_ascii_graphic()))
 }
 
 fn locate(table: &DeTable<'_>, prefix: &str, found: &mut impl FnMut(String, Range<usize>)) {
@@ -483,8 +403,20 @@ mod tests {
     }
 
     #[test]
+    fn the_keys_of_a_struct_include_aliases_and_a_map_has_none() {
+        #[derive(Deserialize)]
+        struct Renamed {
+            #[serde(rename = "gray", alias = "grey")]
+            _value: bool,
+        }
+        assert_eq!(keys_of::<Renamed>(), ["gray", "grey"]);
+        assert_eq!(keys_of::<Section>(), ["threshold", "name", "inner"]);
+        assert!(keys_of::<HashMap<String, String>>().is_empty());
+    }
+
+    #[test]
     fn missing_keys_wrong_types_and_broken_text_are_located() {
-        assert!(message("[a]\n", &[]).contains("missing key `threshold` (in [a])"));
+        assert!(message("[a]\n", &[]).contains("missing field `threshold` (in [a])"));
         let text = message("[a]\nthreshold = \"x\"\n", &[]);
         assert!(
             text.contains("c.toml:2:13") && text.contains("invalid type"),

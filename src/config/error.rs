@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration.
+//! [`ConfigError`]: the reasons for which a configuration is refused.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,39 +6,39 @@ use std::path::PathBuf;
 use crate::exit_code::{self, ExitCode};
 use thiserror::Error;
 
-/// Why a configuration was refused.
+/// The reason why a configuration was refused.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("failed to read config {path}: {source}")]
+    #[error("failed to read the configuration {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the file system.
         source: io::Error,
     },
     /// The text is not TOML, a key is unknown or missing, or a value has the wrong type.
     #[error("{place}: {message}")]
     Text {
-        /// File, line, column, and the line itself.
+        /// The file, line and column, and the text of the line.
         place: String,
-        /// What is wrong and what was expected.
+        /// The fault, and the expected value.
         message: String,
     },
-    /// A value is of the right type but out of range, or does not fit another.
+    /// A value has the right type, but is out of range or contradicts another value.
     #[error("{place}: {key}: {message}")]
     Value {
-        /// File, line and column, or the file alone where a default is at fault.
+        /// The file, line and column, or the file alone if the value is a default.
         place: String,
-        /// The key's path, such as `evolution.threshold`.
+        /// The path of the key, such as `evolution.threshold`.
         key: String,
-        /// What is wrong and what was expected.
+        /// The fault, and the expected value.
         message: String,
     },
-    /// A `--set` that is no `key=value`.
+    /// A `--set` that is not `key=value`.
     #[error("--set {text}: expected key=value, such as evolution.threshold=4")]
     Override {
-        /// What was given.
+        /// The given text.
         text: String,
     },
 }

@@ -1,14 +1,21 @@
-//! One TOML file to a validated run.
+//! From one TOML file to validated settings.
 //!
-//! In: the text of a configuration and `--set` overrides. Out: [`Settings`], every value of which has been
-//! checked as far as that is possible without data, and [`Locations`] to point at a line when a later
-//! check (with data, with weights) finds fault. Each section's struct belongs to its module; this one only
-//! composes them.
+//! Input: the text of a configuration and `--set` overrides. Output: [`Settings`], whose values have
+//! passed every check that needs no data, and [`Locations`], with which a later check (of data or
+//! weights) can name the line of a value. The struct of each section belongs to its own module; this
+//! module only composes them.
+//!
+//! The text layer (sources, document) is written here because two requirements exclude a ready-made
+//! one: an error must name the file, line and column of a value, or the `--set` option that it comes
+//! from, and it must do so also for checks that take place long after parsing.
 
 mod document;
 mod error;
+mod secrets;
 mod settings;
+mod sources;
 
-pub use document::{ConfigSources, Document, Locations};
+pub use document::{Document, Locations};
 pub use error::ConfigError;
 pub use settings::{Loaded, Settings};
+pub use sources::ConfigSources;

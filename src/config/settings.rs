@@ -1,4 +1,4 @@
-//! The whole configuration, composed of the modules' own sections.
+//! [`Settings`]: the whole configuration, composed of the sections of other modules.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,8 +6,9 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::document::{ConfigSources, Document, Locations};
+use super::document::{Document, Locations};
 use super::error::ConfigError;
+use super::sources::ConfigSources;
 use crate::embedders::EmbedderConfig;
 use crate::fetch::Mirrors;
 use crate::generators::{GeneratorError, ModelConfig, Operation};
@@ -32,23 +33,24 @@ pub struct Settings {
     pub privacy: PrivacyConfig,
     /// `[output]`: where results go.
     pub output: OutputConfig,
-    /// `[evaluation]`: figures of each population; `None` when it is off.
+    /// `[evaluation]`: metrics of each population; `None` if evaluation is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationConfig>,
-    /// `[mirrors]`: beginnings of addresses and what `dpsyn fetch --for` puts in their place. No run depends on
-    /// them, and they may name machines that are nobody's business: they are not written down again.
+    /// `[mirrors]`: URL prefixes and the prefixes by which `dpsyn fetch --for` replaces them. No run
+    /// depends on them. They may name internal hosts, so they are not written into the published
+    /// `config.toml`.
     #[serde(skip_serializing)]
     pub mirrors: BTreeMap<String, String>,
 }
 
-/// Settings that have passed every check that needs no data.
+/// Settings that have passed every check that needs no data, with their positions.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// The values.
+    /// The settings.
     pub settings: Settings,
-    /// `1 + T` populations.
+    /// The initial population and one for each of T iterations.
     pub generations: Vec<PopulationSpec>,
-    /// Where each value stands, for later complaints.
+    /// The position of each value, for the errors of later checks.
     pub locations: Locations,
 }
 
@@ -67,15 +69,15 @@ impl Settings {
     /// Reads and checks a configuration file with `key=value` overrides.
     ///
     /// # Errors
-    /// [`ConfigError`], pointing at the line.
+    /// Returns a [`ConfigError`] with the line of the fault.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Loaded, ConfigError> {
         Self::check(&ConfigSources::read(path, overrides)?)
     }
 
-    /// [`Settings::load`] with the text at hand.
+    /// Reads and checks a configuration from text.
     ///
     /// # Errors
-    /// [`ConfigError`], pointing at the line.
+    /// Returns a [`ConfigError`] with the line of the fault.
     pub fn check(sources: &ConfigSources) -> Result<Loaded, ConfigError> {
         let mut document = Document::parse(sources)?;
         document.only_sections(SECTIONS)?;
@@ -102,7 +104,7 @@ impl Settings {
         })
     }
 
-    /// Every check that needs neither data nor weights.
+    /// Performs every check that needs neither data nor weights.
     fn validate(&self, locations: &Locations) -> Result<Vec<PopulationSpec>, ConfigError> {
         self.data
             .validate()
@@ -123,7 +125,8 @@ impl Settings {
                 return Err(locations.error(
                     &format!("{section}.size"),
                     format!(
-                        "missing: private images of {} and the model's of {} pixels must be brought to one size",
+                        "missing: expected the common size for private images of {} pixels and \
+                         samples of {} pixels",
                         self.data.image_size, model_size
                     ),
                 ));
@@ -136,8 +139,9 @@ impl Settings {
                 .validate()
                 .map_err(|error| locations.invalid("evaluation", error))?;
             if evaluation.metrics.contains(&MetricKind::Downstream) {
-                let message = "`downstream` needs labelled images that took no part in the run: \
-                               use `dpsyn eval SAMPLES.npz --against TEST_SET --metrics downstream`";
+                let message = "`downstream` is not available during a run, because it needs a labeled test \
+                               set that the run does not use: after the run, use `dpsyn eval \
+                               SAMPLES.npz --against TEST_SET --metrics downstream`";
                 return Err(locations.error("evaluation.metrics", message.to_owned()));
             }
             if let Some(config) = &evaluation.embedder {
@@ -148,7 +152,7 @@ impl Settings {
             .evolution
             .generations()
             .map_err(|error| locations.invalid("evolution", error))?;
-        // The first degree is only used for the initial population's variations.
+        // The first degree is used only for variations of the initial population.
         let unused = usize::from(self.evolution.initial_variations == 0);
         for generation in generations.iter().skip(unused) {
             let vary = Operation::Vary(generation.variation_degree);
@@ -160,10 +164,10 @@ impl Settings {
         Ok(generations)
     }
 
-    /// The configuration as TOML, every default filled in.
+    /// Returns the configuration as TOML, with all defaults filled in.
     ///
     /// # Errors
-    /// [`ConfigError::Text`] when it cannot be written as TOML.
+    /// Returns [`ConfigError::Text`] if a value cannot be represented in TOML.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string(self).map_err(|error| ConfigError::Text {
             place: "resolved configuration".to_owned(),
@@ -171,12 +175,12 @@ impl Settings {
         })
     }
 
-    /// What a run's results depend on, as JSON: the configuration less where things lie, how many images
-    /// are computed at once, what pictures are drawn, and how it is evaluated. Two runs with the same identity and noise, and
-    /// the same files in those places, leave the same samples.
+    /// Returns every setting on which the results of a run depend, as JSON: the configuration without
+    /// paths, batch sizes, pictures and evaluation. Two runs with the same identity, the same noise and
+    /// the same input files produce the same samples.
     ///
     /// # Errors
-    /// [`ConfigError::Text`] when a path is no text.
+    /// Returns [`ConfigError::Text`] if a path is not UTF-8.
     pub fn identity(&self) -> Result<serde_json::Value, ConfigError> {
         let mut value = serde_json::to_value(self).map_err(|error| ConfigError::Text {
             place: "resolved configuration".to_owned(),
@@ -196,7 +200,7 @@ impl Settings {
         }
         if let Some(table) = value.as_object_mut() {
             table.remove("output");
-            // Figures look at a run; it does not depend on them.
+            // Metrics only read a run, and nothing depends on them.
             table.remove("evaluation");
         }
         Ok(value)
@@ -231,7 +235,7 @@ fn embedder(document: &mut Document<'_>, section: &str) -> Result<EmbedderConfig
     })
 }
 
-/// `[evaluation]` with `[evaluation.embedder]`; no metrics are no evaluation.
+/// Reads `[evaluation]` with `[evaluation.embedder]`. An empty list of metrics turns evaluation off.
 fn evaluation(document: &mut Document<'_>) -> Result<Option<EvaluationConfig>, ConfigError> {
     const SECTION: &str = "evaluation";
     if !document.has(SECTION) {

@@ -1,43 +1,45 @@
-//! ε from (σ, T, δ) and σ from (ε, T, δ), never rounded in the unsafe direction.
+//! The accountant: ε from (σ, T, δ) and σ from (ε, T, δ), never rounded in the unsafe direction.
 //!
 //! **Statement.** Let every release add Gaussian noise of standard deviation σ·√k to a histogram
-//! that one record changes by at most s·√k in L2 norm. T releases, each chosen with the earlier
-//! results known, are together μ-GDP with μ = s·√T/σ (Dong, Roth, Su 2019, arXiv 1905.02383,
-//! Corollary 2): telling two neighbouring data sets apart is as hard as telling N(0, 1) from N(μ,
-//! 1). That problem's δ(ε) is known exactly (see [`delta_upper_bound`]); ε is its inverse at the
-//! given δ. No composition theorem with slack is involved.
+//! that one record changes by at most s·√k in L2 norm. T releases, each of which may depend on the
+//! results of the earlier ones, are together μ-GDP with μ = s·√T/σ (Dong, Roth, Su 2019,
+//! "Gaussian Differential Privacy", arXiv 1905.02383, Corollary 2): to distinguish two neighboring
+//! data sets is at least as hard as to distinguish N(0, 1) from N(μ, 1) by one sample. The δ(ε) of
+//! that problem is known exactly (Balle, Wang 2018; see [`delta_upper_bound`]), and ε is its
+//! inverse at the given δ. No composition theorem with slack is involved.
 //!
-//! **Rounding.** μ is rounded up, δ(ε) is bounded from above, and a solution is only ever the
-//! upper end of its bracket, at which the bound was seen to hold. So the ε returned is at least
-//! the true one, and [`noise_multiplier`] returns a σ at which [`epsilon`] is at most the target.
+//! **Rounding.** μ is rounded up, δ(ε) is bounded from above, and a solution is always the upper
+//! end of its bracket, at which the bound was evaluated and found to hold. The returned ε is
+//! therefore at least the true one, and [`noise_multiplier`] returns a σ for which [`epsilon`] is
+//! at most the target.
 //!
-//! **Lattice.** The mechanism's noise is the discrete Gaussian on a fine lattice. The equations
-//! are solved for δ·(1 − 10⁻⁹), which pays for the difference many times over; `lattice` has the
-//! proof.
+//! **Lattice.** The noise of the mechanism is the discrete Gaussian on a fine lattice. The
+//! equations are solved for δ·(1 − 10⁻⁹), and this reserve exceeds the difference between the
+//! discrete and the continuous Gaussian; the module `lattice` has the proof.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::PrivacyError;
 use super::normal_tail::delta_upper_bound;
 
-/// Which data sets are neighbours: what "one unit's participation" means.
+/// The neighboring relation between data sets, which defines the participation of one unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Adjacency {
-    /// One has the unit and the other does not. Its k votes of 1 in k distinct bins are there or
-    /// not: the histogram changes by √k.
+    /// One data set has the unit and the other does not. The unit's k votes of 1 in k distinct bins
+    /// are present or absent: the histogram changes by √k in L2 norm.
     #[default]
     AddRemove,
-    /// One has another unit in its place. k votes move, from k bins to k others at worst: the
-    /// histogram changes by √(2k).
+    /// One data set has another unit in the place of the unit. At worst, k votes move from k bins to
+    /// k other bins: the histogram changes by √(2k) in L2 norm.
     ReplaceOne,
 }
 
 impl Adjacency {
-    /// Both, in the order in which tables show them.
+    /// Both relations, in the order of the tables.
     pub const ALL: [Self; 2] = [Self::AddRemove, Self::ReplaceOne];
 
-    /// The name used in configurations, ledgers and statements.
+    /// Returns the name used in configurations, ledgers and statements.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -46,7 +48,8 @@ impl Adjacency {
         }
     }
 
-    /// What the two neighbouring data sets look like, for people.
+    /// Returns a description of two neighboring data sets, to be followed by the unit: "the data set
+    /// with or without any one".
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
@@ -55,7 +58,7 @@ impl Adjacency {
         }
     }
 
-    /// The square of s: how far one unit moves the histogram, in multiples of √k.
+    /// Returns s², where s·√k is the largest change of the histogram by one unit, in L2 norm.
     #[must_use]
     pub fn squared_sensitivity(self) -> u32 {
         match self {
@@ -71,20 +74,21 @@ impl std::fmt::Display for Adjacency {
     }
 }
 
-/// No meaningful δ is smaller, and double precision resolves tails down to here with room to spare.
+/// The smallest accepted δ. No smaller δ is meaningful, and double precision still resolves the
+/// normal distribution's tail here (its smallest positive normal number is 2·10⁻³⁰⁸).
 const SMALLEST_DELTA: f64 = 1e-200;
 
-/// The share of δ set aside for the lattice; see the module's documentation.
+/// The share of δ that is reserved for the lattice; see the documentation of the module.
 const DELTA_RESERVE: f64 = 1e-9;
 
-/// The smallest ε that can be claimed after `releases` releases with noise multiplier
-/// `noise_multiplier` (σ, per vote of unit L2 norm), rounded up.
+/// Returns the smallest ε that can be claimed at `delta` after `releases` releases with noise
+/// multiplier σ = `noise_multiplier` (noise per vote of unit L2 norm), rounded up.
 ///
-/// 0 when there were no releases or so much noise that δ alone covers them; infinite when the noise
-/// multiplier is 0.
+/// The result is 0 if there were no releases, or if the noise is so large that δ alone covers
+/// them. It is infinite if the noise multiplier is 0.
 ///
 /// # Errors
-/// [`PrivacyError::Config`] when the noise multiplier is negative or not a finite number, or δ is
+/// Returns [`PrivacyError::Config`] if the noise multiplier is negative or not finite, or if δ is
 /// not in [1e-200, 1).
 pub fn epsilon(
     noise_multiplier: f64,
@@ -97,12 +101,12 @@ pub fn epsilon(
     Ok(solve_epsilon(noise_multiplier, releases, delta, adjacency))
 }
 
-/// The smallest noise multiplier with which `releases` releases stay within `target` at δ, rounded
-/// up: [`epsilon`] of the result is at most `target`.
+/// Returns the smallest noise multiplier for which `releases` releases cost at most ε = `target` at
+/// `delta`, rounded up: [`epsilon`] of the result is at most `target`.
 ///
 /// # Errors
-/// [`PrivacyError::Config`] when the target is not positive and finite, δ is not in [1e-200, 1),
-/// there is no release to make, or no noise multiplier below 2^100 is enough.
+/// Returns [`PrivacyError::Config`] if the target is not positive and finite, if δ is not in
+/// [1e-200, 1), if `releases` is 0, or if no noise multiplier below 2¹⁰⁰ is sufficient.
 pub fn noise_multiplier(
     target: f64,
     releases: u32,
@@ -119,7 +123,7 @@ pub fn noise_multiplier(
     if releases == 0 {
         return Err(PrivacyError::config(
             "epsilon",
-            "no release is planned, so no noise multiplier follows from it",
+            "expected at least one planned release, from which a noise multiplier follows",
         ));
     }
     let enough = |sigma: f64| solve_epsilon(sigma, releases, delta, adjacency) <= target;
@@ -129,18 +133,18 @@ pub fn noise_multiplier(
         if high > 2f64.powi(100) {
             return Err(PrivacyError::config(
                 "epsilon",
-                format!("{target} cannot be reached with any noise"),
+                format!("{target} is too small: no noise multiplier below 2^100 reaches it"),
             ));
         }
     }
     Ok(smallest_satisfying(high, enough))
 }
 
-/// ρ of zero-concentrated DP (Bun and Steinke 2016) after `releases` releases, rounded up:
+/// Returns ρ of zero-concentrated DP (Bun, Steinke 2016) after `releases` releases, rounded up:
 /// T·s²/(2σ²).
 ///
-/// This one holds for the discrete Gaussian exactly, without any comparison with the continuous one
-/// (Canonne, Kamath, Steinke 2020, Theorem 4).
+/// It holds for the discrete Gaussian itself, without a comparison with the continuous one
+/// (Canonne, Kamath, Steinke 2020, Theorem 4), and composes by addition.
 pub(super) fn zcdp_rho(noise_multiplier: f64, releases: u32, adjacency: Adjacency) -> f64 {
     if releases == 0 {
         return 0.0;
@@ -155,7 +159,7 @@ pub(super) fn check_noise_multiplier(noise_multiplier: f64) -> Result<(), Privac
     }
     Err(PrivacyError::config(
         "noise_multiplier",
-        format!("expected a finite number, not negative, found {noise_multiplier}"),
+        format!("expected a finite number of at least 0, found {noise_multiplier}"),
     ))
 }
 
@@ -169,7 +173,7 @@ pub(super) fn check_delta(delta: f64) -> Result<(), PrivacyError> {
     ))
 }
 
-/// [`epsilon`] of checked arguments.
+/// Computes [`epsilon`] for arguments that were checked before.
 pub(super) fn solve_epsilon(
     noise_multiplier: f64,
     releases: u32,
@@ -180,7 +184,8 @@ pub(super) fn solve_epsilon(
         return 0.0;
     }
     let squares = f64::from(releases) * f64::from(adjacency.squared_sensitivity());
-    // Three roundings of half a unit each. The floor keeps ε/μ finite; a larger μ is always safe.
+    // Three roundings of half a unit in the last place each are less than 4 units. The lower bound
+    // of 1e-100 keeps ε/μ finite; a larger μ is always safe.
     let mu = (libm::sqrt(squares) / noise_multiplier * (1.0 + 4.0 * f64::EPSILON)).max(1e-100);
     if !mu.is_finite() {
         return f64::INFINITY;
@@ -200,13 +205,12 @@ pub(super) fn solve_epsilon(
     smallest_satisfying(high, holds)
 }
 
-/// Bisects (0, `high`] for the smallest number at which `holds` is true, given that it is true at
-/// `high` and stays true from some number on. Whatever rounding does to that monotony, `holds` was
-/// seen to be true at the result.
+/// Finds the smallest number in (0, `high`] for which `holds` is true by bisection, given that
+/// `holds` is true at `high` and monotone. If rounding errors violate monotonicity, the result may
+/// not be the smallest, but `holds` was evaluated there and was true.
 ///
-/// Non-negative floating-point numbers are ordered as their bits are, so halving the distance
-/// between bit patterns ends at two adjacent numbers after at most 63 steps, whatever the
-/// magnitude.
+/// Non-negative floating-point numbers have the order of their bit patterns. Bisection of bit
+/// patterns therefore ends at two adjacent numbers after at most 63 steps, for any magnitude.
 fn smallest_satisfying(high: f64, holds: impl Fn(f64) -> bool) -> f64 {
     let (mut low, mut high) = (0u64, high.to_bits());
     while high - low > 1 {

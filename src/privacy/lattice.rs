@@ -1,30 +1,30 @@
-//! The grid that counts and noise live on, and why it costs no privacy.
+//! The lattice of counts and noise, and the proof that it costs no privacy.
 //!
 //! Counts are multiplied by 2^g, g = [`LATTICE_BITS`] = 20, and integer noise is added: the
 //! released numbers are multiples of 2⁻²⁰. The noise is the discrete Gaussian on the integers with
 //! parameter s, an integer chosen so that s ≥ σ·√k·2^g + 1 ([`lattice_sigma`]).
 //!
-//! Why 20: about a millionth of a vote is fine enough that the histogram is, for every practical
-//! purpose, the continuous Gaussian mechanism's (below), and coarse enough that every count +
-//! noise up to 2^33 ≈ 8.6·10⁹ votes is an integer below 2^53 on the lattice, hence an `f64`
-//! without rounding.
+//! The choice of 20: a millionth of a vote is so fine that the released histogram is, within the
+//! bound below, that of the continuous Gaussian mechanism, and so coarse that every noisy count up
+//! to 2³³ ≈ 8.6·10⁹ votes is an integer below 2⁵³ on the lattice, hence an `f64` without rounding.
 //!
-//! # What exactly is guaranteed
+//! # Guarantee
 //!
-//! **zCDP, exactly.** Neighbouring histograms differ by an integer vector, on the lattice by a
+//! **zCDP, exactly.** Neighboring histograms differ by an integer vector, on the lattice by a
 //! multiple of 2^g, of L2 norm at most Δ = (√k or √(2k))·2^g. Adding independent discrete
 //! Gaussians of parameter s is ρ-zCDP with ρ = Δ²/(2s²) (Canonne, Kamath, Steinke 2020, Theorem 4
 //! and its multivariate corollary), and as s ≥ σ·√k·2^g, ρ is at most that of the continuous
 //! mechanism.
 //!
-//! **(ε, δ), up to a computable speck.** The accountant uses δ(ε) of the continuous Gaussian
-//! mechanism with σ. Write δ_c for it and δ_d for the released one. Claim: after T releases,
+//! **(ε, δ), up to a computable term.** The accountant uses δ(ε) of the continuous Gaussian
+//! mechanism with σ. Let δ_c denote this function and δ_d that of the released histograms. Claim:
+//! after T releases,
 //!
 //! > δ_d(ε) ≤ e^h·δ_c(ε − 2h) + 10⁻²⁰⁰⁰, h = k·T·1.3·10⁵/s⁴.
 //!
 //! At the smallest σ allowed (1/16, so s > 2¹⁶) h is k·T·7·10⁻¹⁵, at σ = 1 it is k·T·10⁻¹⁹; a run
 //! with h > 10⁻¹¹ is refused ([`deviation`]). The accountant solves for δ·(1 − 10⁻⁹) instead of δ,
-//! which pays for that: |d ln δ_c/dε| is at most about (b + 1)/μ, b as in `normal_tail`, so δ_c
+//! which covers the difference: |d ln δ_c/dε| is at most about (b + 1)/μ, b as in `normal_tail`, so δ_c
 //! changes by much less than 10⁻⁹ of itself over the distance 2h.
 //!
 //! *Proof.* (1) Rounding is post-processing. Let G be the continuous Gaussian of variance c² = s²
@@ -32,7 +32,7 @@
 //! adding R = round(G) is a post-processed continuous Gaussian mechanism. Since s ≥ σ√k·2^g + 1,
 //! c² ≥ (σ√k·2^g)², so it satisfies δ_c(ε).
 //!
-//! (2) R is nearly the discrete Gaussian. P(R = x) ∝ exp(−x²/2c²)·I(x), I(x) = E exp(xu/c² −
+//! (2) R is close to the discrete Gaussian. P(R = x) ∝ exp(−x²/2c²)·I(x), I(x) = E exp(xu/c² −
 //! u²/2c²) over u uniform in [−½, ½]. With y = x/c and a = y/c: ln E exp(au) lies between a²/24 −
 //! a⁴/2880 and a²/24; the factor exp(−u²/2c²) contributes −1/(24c²) up to (y²/288 + 1/128)/c⁴,
 //! because the mean of u² under weights exp(au) lies between 1/12 and 1/12 + a²/144; and a²/24 −
@@ -42,41 +42,43 @@
 //! rounding adds to the variance (Sheppard); without it the difference would be of the order 1/c²,
 //! with it the order is 1/c⁴.
 //!
-//! (3) Leave out all outputs in which some changed coordinate lies more than Y = 100 standard
-//! deviations from the count of the data set drawn from: probability below 2kT·e^(−4900).
-//! Elsewhere, y is at most 100 from one centre and 100 + 1/σ ≤ 116 from the other, where ψ ≤
+//! (3) Exclude all outputs in which some changed coordinate lies more than Y = 100 standard
+//! deviations from the count of the true data set: their probability is below 2kT·e^(−4900).
+//! Elsewhere, y is at most 100 from one center and 100 + 1/σ ≤ 116 from the other, where ψ ≤
 //! 6.4·10⁴. At most 2k coordinates change in a release, 2kT in all (the others have the same
 //! distribution under both data sets and cancel), so both probabilities of an output are within
-//! the factor e^(±h), h = 2kT·(6.4·10⁴ + 1/50)/c⁴, of those of the rounded mechanism. Put
-//! together: P_d(S) ≤ e^h·P_r(S) + tail ≤ e^h·(e^(ε−2h)·Q_r(S) + δ_c(ε−2h)) + tail ≤ e^ε·Q_d(S) +
+//! the factor e^(±h), h = 2kT·(6.4·10⁴ + 1/50)/c⁴, of those of the rounded mechanism.
+//! Together: P_d(S) ≤ e^h·P_r(S) + tail ≤ e^h·(e^(ε−2h)·Q_r(S) + δ_c(ε−2h)) + tail ≤ e^ε·Q_d(S) +
 //! e^h·δ_c(ε−2h) + tail. ∎
 //!
-//! A test measures (2) numerically at small s, where it is large enough to be seen.
+//! A test measures (2) numerically for small s, where the difference is large enough to measure.
 
 use num_bigint::BigUint;
 
-/// g: counts are multiplied by 2^g before integer noise is added.
+/// The exponent g: counts are multiplied by 2^g before integer noise is added.
 pub const LATTICE_BITS: u32 = 20;
 
-/// Below this the proof above is not worth writing down, and neither is the privacy (ε > 180 for
-/// one release at δ = 10⁻⁵).
+/// The smallest permitted noise multiplier. The proof above assumes it, and a smaller one gives no
+/// useful privacy (here, ε > 180 for one release at δ = 10⁻⁵).
 pub(super) const SMALLEST_NOISE_MULTIPLIER: f64 = 1.0 / 16.0;
 
-/// Above this, noise outgrows the lattice's integers.
+/// The largest permitted noise multiplier: with it and the largest permitted k = 2¹⁶, ten standard
+/// deviations of the noise are below 2⁵³ on the lattice, so values remain exact in `f64`.
 pub(super) const LARGEST_NOISE_MULTIPLIER: f64 = 1_048_576.0;
 
-/// The largest h that the accountant's reserve is meant to cover.
+/// The largest permitted h, which the reserve of the accountant covers.
 pub(super) const LARGEST_DEVIATION: f64 = 1e-11;
 
-/// h of the proof above: how far the discrete mechanism can be from the continuous one.
+/// Returns h of the proof above, a bound of the difference between the discrete and the continuous
+/// mechanism.
 pub(super) fn deviation(noise_multiplier: f64, nearest_neighbors: u32, releases: u32) -> f64 {
     // s⁴ ≥ (σ·2^g)⁴·k²
     let scale = noise_multiplier * f64::from(1u32 << LATTICE_BITS);
     f64::from(releases) * 1.3e5 / f64::from(nearest_neighbors) / scale.powi(4)
 }
 
-/// s = ⌈σ·√k·2^g⌉ + 1 in exact integer arithmetic, for finite σ > 0. The ceiling makes it never
-/// less noise than asked for; the 1 is spent in step (1) of the proof above.
+/// Returns s = ⌈σ·√k·2^g⌉ + 1 in exact integer arithmetic, for finite σ > 0. Because of the ceiling,
+/// the noise is never less than requested; step (1) of the proof above uses the 1.
 pub(super) fn lattice_sigma(noise_multiplier: f64, nearest_neighbors: u32) -> BigUint {
     let (mantissa, exponent) = dyadic(noise_multiplier);
     // (σ√k·2^g)² = mantissa²·k·2^twice
@@ -86,7 +88,7 @@ pub(super) fn lattice_sigma(noise_multiplier: f64, nearest_neighbors: u32) -> Bi
         square << twice.unsigned_abs()
     } else {
         let divisor = BigUint::from(1u32) << twice.unsigned_abs();
-        // An integer s has s² ≥ x exactly if s² ≥ ⌈x⌉.
+        // For an integer s, s² ≥ x if and only if s² ≥ ⌈x⌉.
         (square + &divisor - 1u32) / divisor
     };
     let floor = square.sqrt();
@@ -98,7 +100,7 @@ pub(super) fn lattice_sigma(noise_multiplier: f64, nearest_neighbors: u32) -> Bi
     ceiling + 1u32
 }
 
-/// A finite positive number as mantissa·2^exponent, exactly.
+/// Decomposes a finite positive number into mantissa·2^exponent, exactly.
 fn dyadic(value: f64) -> (u64, i32) {
     let bits = value.to_bits();
     let fraction = bits & ((1 << 52) - 1);
@@ -128,11 +130,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_less_noise_than_asked_for(
+        fn noise_is_never_less_than_requested(
             sigma in SMALLEST_NOISE_MULTIPLIER..LARGEST_NOISE_MULTIPLIER, k in 1u32..2000,
         ) {
-            // (s − 1)² ≥ σ²·k·2^(2g) > (s − 2)², multiplied by 2^140 to make integers of
-            // everything: σ ≥ 2^-4 has no bits below 2^-56.
+            // (s − 1)² ≥ σ²·k·2^(2g) > (s − 2)², multiplied by 2^140 so that every term is an
+            // integer: σ ≥ 2^-4 has no bits below 2^-56.
             let s = lattice_sigma(sigma, k);
             let (mantissa, exponent) = dyadic(sigma);
             let shift = u64::try_from(140 + 2 * (exponent + LATTICE_BITS as i32)).unwrap();
@@ -155,7 +157,7 @@ mod tests {
             let total: f64 = (-reach..=reach).map(weight).sum();
             let distance = (-reach..=reach)
                 .map(|x| {
-                    // From the near side, where the tails are small and so are their errors.
+                    // Both tails on the same side of 0, where they and their errors are small.
                     let far = f64::from(x.abs());
                     let rounded = upper_tail(far - 0.5) - upper_tail(far + 0.5);
                     (rounded - weight(x) / total).abs()

@@ -1,41 +1,37 @@
-//! The only folder into which sensitive bytes can be written.
+//! [`PrivateFolder`]: the only folder that receives sensitive bytes.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
-
-use tempfile::NamedTempFile;
 
 use super::error::PrivacyError;
 use super::fingerprint::Fingerprint;
 use super::sensitive::Sensitive;
 use crate::atomic;
 
-/// Prefix of files that are not finished yet.
+/// The prefix of unfinished files, which is that of [`atomic::write_owner_only`].
 const TEMPORARY: &str = ".tmp";
 
-/// `private/` in a result folder: mode 0700, never published, the door out of [`Sensitive`] that
-/// leads nowhere.
+/// The folder `private/` in a result folder: mode 0700, never published.
 ///
-/// What lies here is as secret as the private images. It holds caches (private embeddings), the
-/// private data's fingerprint, and files on their way to publication: a noisy histogram is written
-/// here and renamed into place, so that a histogram drawn by a process that was killed half-way is
-/// never outside and may be drawn again.
+/// Its content is as secret as the private images. It holds caches (private embeddings), the
+/// fingerprint of the private data, the log with times, and files before their publication: a noisy
+/// histogram is written here and renamed to its final path. A histogram of a process that was
+/// killed in between therefore never becomes visible outside, and may be sampled again.
 ///
-/// On systems other than Unix there is no mode to set; the folder then has the permissions that it
-/// inherits.
+/// Systems other than Unix have no such mode; the folder then has its inherited permissions.
 pub struct PrivateFolder {
     path: PathBuf,
 }
 
 impl PrivateFolder {
-    /// Opens the folder, making it if it is absent, and closes it to everybody but its owner.
+    /// Opens the folder, or creates it, and restricts its access to its owner.
     ///
     /// # Errors
-    /// [`PrivacyError::PrivateFolder`] when the path is a symbolic link (which could lead to a
-    /// place that others read) or no folder, or when the mode cannot be made 0700;
-    /// [`PrivacyError::Io`] otherwise.
+    /// Returns [`PrivacyError::PrivateFolder`] if the path is a symbolic link (whose target other
+    /// users might read) or not a folder, or if its mode cannot be set to 0700; otherwise
+    /// [`PrivacyError::Io`].
     pub fn create(path: impl Into<PathBuf>) -> Result<Self, PrivacyError> {
         let path = path.into();
         let mut builder = fs::DirBuilder::new();
@@ -50,20 +46,19 @@ impl PrivateFolder {
         Ok(Self { path })
     }
 
-    /// Where it is. For temporary files of things about to be published; see [`crate::atomic`].
+    /// Returns the path, for temporary files that precede a publication; see [`crate::atomic`].
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes a sensitive value to the file `name`, whole or not at all, mode 0600.
+    /// Writes a sensitive value to the file `name`, atomically and with mode 0600.
     ///
-    /// `encode` is a plain function, not a closure: it gets the value and the file and can carry
-    /// nothing away.
+    /// `encode` is a plain function and not a closure, so it cannot store the value elsewhere.
     ///
     /// # Errors
-    /// [`PrivacyError::Config`] when `name` is not a plain file name, [`PrivacyError::Io`] from the
-    /// file system.
+    /// Returns [`PrivacyError::Config`] if `name` is not a plain file name, and
+    /// [`PrivacyError::Io`] from the file system.
     pub fn write_sensitive<T>(
         &self,
         name: &str,
@@ -71,28 +66,17 @@ impl PrivateFolder {
         encode: fn(&T, &mut dyn Write) -> io::Result<()>,
     ) -> Result<(), PrivacyError> {
         let path = self.file(name)?;
-        // Not `atomic::write`, which makes files readable by everybody: a file that is moved out of
-        // the folder by hand should stay closed.
-        let write = || -> io::Result<()> {
-            let mut temporary = NamedTempFile::with_prefix_in(TEMPORARY, &self.path)?;
-            {
-                let mut writer = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
-                encode(value.expose(), &mut writer)?;
-                writer.flush()?;
-            }
-            temporary.as_file().sync_all()?;
-            temporary.persist(&path).map_err(|error| error.error)?;
-            atomic::sync_folder(&self.path)
-        };
-        write().map_err(PrivacyError::io("write", &path))
+        // Mode 0600, so that the file stays closed if it is moved out of the folder by hand.
+        atomic::write_owner_only(&path, |file| encode(value.expose(), file))
+            .map_err(PrivacyError::io("write", &path))
     }
 
-    /// Reads a file back behind the wall; `None` when there is no such file. (Whether there is one
-    /// depends on what was done before, not on what the private images show.)
+    /// Reads a sensitive value back; `None` if there is no such file. (The existence of the file
+    /// depends on earlier commands, and not on the content of the private images.)
     ///
     /// # Errors
-    /// [`PrivacyError::PrivateFile`] when `decode` fails: of its error only the kind is passed on,
-    /// because the message might quote the content.
+    /// Returns [`PrivacyError::PrivateFile`] if `decode` fails. It contains only the kind of that
+    /// error, because the message might quote the content.
     pub fn read_back<T>(
         &self,
         name: &str,
@@ -113,22 +97,23 @@ impl PrivateFolder {
         }
     }
 
-    /// A folder within this one, as closed as it; what a killed process left unfinished there is removed.
-    /// Only for the process that works in this folder alone, as the holder of the ledger does.
+    /// Opens a folder inside of this one, with the same mode, and deletes unfinished files of a
+    /// killed process from it. Only for a process that works in this folder alone, such as the
+    /// holder of the ledger.
     ///
     /// # Errors
-    /// As [`PrivateFolder::create`], and [`PrivacyError::Config`] when `name` is not a plain name.
+    /// As [`PrivateFolder::create`], and [`PrivacyError::Config`] if `name` is not a plain name.
     pub fn inside(&self, name: &str) -> Result<Self, PrivacyError> {
         let folder = Self::create(self.file(name)?)?;
         folder.remove_leftovers()?;
         Ok(folder)
     }
 
-    /// [`PrivateFolder::write_sensitive`] to a file whose name is `name` and the fingerprint of what the
-    /// value was made of.
+    /// Writes a sensitive value like [`PrivateFolder::write_sensitive`], to a file whose name is
+    /// `name` followed by the fingerprint of the data from which the value was computed.
     ///
     /// # Errors
-    /// As there.
+    /// As [`PrivateFolder::write_sensitive`].
     pub fn write_keyed<T>(
         &self,
         name: &str,
@@ -139,8 +124,8 @@ impl PrivateFolder {
         self.write_sensitive(&keyed(name, key), value, encode)
     }
 
-    /// Reads back what [`PrivateFolder::write_keyed`] wrote for the same data. Whether there is something
-    /// depends, as there, on what was done before with these data.
+    /// Reads a value back that [`PrivateFolder::write_keyed`] wrote for the same data; `None` if
+    /// there is no such file.
     ///
     /// # Errors
     /// As [`PrivateFolder::read_back`].
@@ -156,7 +141,7 @@ impl PrivateFolder {
     /// Opens `log.txt` in this folder for appending, with mode 0600, and creates it if necessary.
     ///
     /// # Errors
-    /// [`PrivacyError::Io`] from the file system.
+    /// Returns [`PrivacyError::Io`] from the file system.
     pub(crate) fn open_log(&self) -> Result<File, PrivacyError> {
         let path = self.file("log.txt")?;
         let mut options = fs::OpenOptions::new();
@@ -177,14 +162,14 @@ impl PrivateFolder {
         })
     }
 
-    /// Whether the present private data are those whose fingerprint is stored under `name`; `None`
-    /// when none is stored.
+    /// Returns true if the present private data have the fingerprint that is stored under `name`;
+    /// `None` if none is stored.
     ///
-    /// This bool leaves the wall without noise. It may: it is `true` whatever the private images
-    /// show, as long as the operator gives the same ones. `false` says that the *operator* changed
-    /// the data between two commands, who knows that already; the command then stops, so it
-    /// reaches nothing that is published. A difference between two neighbouring data sets never
-    /// shows in it, because each run compares a data set with itself.
+    /// This result is a plain `bool` without noise, which is permissible: it is `true` for every
+    /// content of the private images as long as the operator provides the same ones. `false` says
+    /// that the *operator* changed the data between two commands, a fact that the operator knows;
+    /// the command then stops and publishes nothing. The result never depends on the difference
+    /// between two neighboring data sets, because each run compares a data set with itself.
     ///
     /// # Errors
     /// As [`PrivateFolder::read_back`].
@@ -199,11 +184,11 @@ impl PrivateFolder {
             Ok(bytes)
         });
         let stored = stored.map_err(|error| match error {
-            // Unlike a cache, it cannot be made again: the data of the present cannot vouch for those
-            // of the past.
+            // Unlike a cache, the fingerprint cannot be computed again: the present data say nothing
+            // about the data at the start of the run.
             PrivacyError::PrivateFile { path, kind } => PrivacyError::PrivateData {
                 message: format!(
-                    "{} is damaged ({kind}): put it back from a copy, or use another output folder",
+                    "{} is damaged ({kind}): restore it from a copy, or use another output folder",
                     path.display()
                 ),
             },
@@ -212,8 +197,8 @@ impl PrivateFolder {
         Ok(stored.map(|stored| *stored.expose() == present.expose().0))
     }
 
-    /// Removes what a killed process left unfinished, above all a noisy histogram that was drawn
-    /// and never published. Only the holder of the ledger's lock may, hence not public.
+    /// Deletes unfinished files of a killed process, above all a noisy histogram that was sampled
+    /// and never published. Not public, because only the holder of the ledger's lock may do this.
     pub(super) fn remove_leftovers(&self) -> Result<(), PrivacyError> {
         let remove = || -> io::Result<()> {
             for entry in fs::read_dir(&self.path)? {
@@ -244,7 +229,7 @@ impl PrivateFolder {
     }
 }
 
-/// A file's name. The fingerprint stays in the folder: the name is used for nothing else.
+/// Returns the name of a file. It contains the fingerprint, so it is used inside the folder only.
 fn keyed(name: &str, key: &Sensitive<Fingerprint>) -> String {
     let mut name = format!("{name}-");
     for byte in key.expose().0 {
@@ -254,8 +239,8 @@ fn keyed(name: &str, key: &Sensitive<Fingerprint>) -> String {
     name
 }
 
-/// Refuses a symbolic link, then sets the mode 0700 through the open folder (so that the path
-/// cannot be exchanged in between) and checks that the file system kept it.
+/// Refuses a symbolic link, then sets the mode 0700 through the open folder, so that the path
+/// cannot be replaced in between, and checks that the file system stored the mode.
 #[cfg(unix)]
 fn close_to_others(path: &Path) -> Result<(), PrivacyError> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -277,7 +262,7 @@ fn close_to_others(path: &Path) -> Result<(), PrivacyError> {
     if itself.file_type().is_symlink()
         || (itself.dev(), itself.ino()) != (target.dev(), target.ino())
     {
-        return Err(refuse("is a symbolic link; expected a folder".to_owned()));
+        return Err(refuse("is a symbolic link: expected a folder".to_owned()));
     }
     if !target.is_dir() {
         return Err(refuse("is not a folder".to_owned()));
@@ -294,7 +279,7 @@ fn close_to_others(path: &Path) -> Result<(), PrivacyError> {
         .mode();
     if mode & 0o777 != 0o700 {
         return Err(refuse(format!(
-            "has mode {:04o} and this file system does not let it be 0700",
+            "has mode {:04o}, and this file system does not store the mode 0700",
             mode & 0o7777
         )));
     }

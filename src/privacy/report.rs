@@ -1,4 +1,4 @@
-//! The answer of `dpsyn privacy`: what a plan costs, or how much noise a target takes.
+//! [`Report`]: the table that `dpsyn privacy` prints, of ε per iteration or of σ for a target ε.
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use super::error::PrivacyError;
 use super::rounding::round_up;
 use super::settings::{PrivacyConfig, Unit};
 
-/// ε after so many iterations under both adjacencies, rounded up.
+/// One row: ε after a number of iterations under both adjacencies, rounded up.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReportRow {
-    /// Iterations executed, one release each.
+    /// Number of iterations, each with one release.
     pub iteration: u32,
     /// ε under [`Adjacency::AddRemove`].
     pub add_remove: f64,
@@ -18,34 +18,35 @@ pub struct ReportRow {
     pub replace_one: f64,
 }
 
-/// What `iterations` releases with a `[privacy]` table spend. Shown as text by [`fmt::Display`].
+/// The cost of a number of releases with the noise of a `[privacy]` table. [`fmt::Display`] formats
+/// it as text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// σ, as given or as needed for the target under the declared adjacency.
+    /// σ, as given, or as required by the target under the declared adjacency.
     pub noise_multiplier: f64,
     /// δ.
     pub delta: f64,
     /// The declared adjacency.
     pub adjacency: Adjacency,
-    /// Whose participation is protected.
+    /// The unit whose participation is protected.
     pub unit: Unit,
-    /// One row an iteration.
+    /// One row per iteration.
     pub rows: Vec<ReportRow>,
-    /// The target ε, if there was one, and the smallest σ that keeps to it under add-remove and
-    /// under replace-one.
+    /// The target ε, if one was given, and the smallest σ that reaches it under add-remove and under
+    /// replace-one.
     pub target: Option<(f64, [f64; 2])>,
 }
 
-/// A longer table is nobody's.
+/// The maximum number of rows: a bound of the time for a mistyped number, far above any real plan.
 const MAX_ITERATIONS: u32 = 100_000;
 
 impl Report {
-    /// Computes the table. Unlike [`PrivacyConfig::resolve`], this accepts any noise multiplier:
-    /// it is for planning.
+    /// Computes the table. Unlike [`PrivacyConfig::resolve`], it accepts any noise multiplier,
+    /// because it serves planning only.
     ///
     /// # Errors
-    /// [`PrivacyError::Config`] for both or neither of `noise_multiplier` and `epsilon`, or values
-    /// out of range.
+    /// Returns [`PrivacyError::Config`] if both or neither of `noise_multiplier` and `epsilon` are
+    /// given, or if a value is out of range.
     pub fn new(config: &PrivacyConfig, iterations: u32) -> Result<Self, PrivacyError> {
         if iterations > MAX_ITERATIONS {
             return Err(PrivacyError::config(
@@ -68,7 +69,7 @@ impl Report {
             _ => {
                 return Err(PrivacyError::config(
                     "noise_multiplier",
-                    "expected either noise_multiplier or epsilon",
+                    "expected either noise_multiplier or epsilon, and not both",
                 ));
             }
         };
@@ -168,7 +169,7 @@ mod tests {
         let (target, [add_remove, replace_one]) = report.target.unwrap();
         assert_eq!((target, add_remove), (1.0, report.noise_multiplier));
         assert!((add_remove - 11.797_293_077_1).abs() < 1e-6);
-        // The histogram moves √2 as far.
+        // The histogram changes by √2 times as much.
         assert!((replace_one / add_remove - 2f64.sqrt()).abs() < 1e-9);
         assert!(report.to_string().contains("11.7973 (add-remove)"));
     }

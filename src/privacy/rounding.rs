@@ -2,11 +2,12 @@
 
 use serde::{Serialize, Serializer};
 
-/// `value` with `decimals` digits after the point, rounded up: reading the text back gives at
-/// least `value`. For ε and for noise multipliers, where less would claim more privacy than there
-/// is (and a noise multiplier copied from a table into a configuration still reaches its target).
+/// Formats `value` with `decimals` digits after the point, rounded up: the text parses to a number
+/// of at least `value`.
 ///
-/// `value` must not be negative; infinity is written `infinite`.
+/// This is the safe direction for ε, where a smaller number would claim more privacy than there
+/// is, and for noise multipliers: one that a user copies from a table into a configuration still
+/// reaches its target. `value` must not be negative; infinity becomes `infinite`.
 #[must_use]
 pub fn round_up(value: f64, decimals: usize) -> String {
     if !value.is_finite() {
@@ -19,8 +20,8 @@ pub fn round_up(value: f64, decimals: usize) -> String {
     }
 }
 
-/// An ε as ledger and statement show it: six digits after the point, rounded up, as a JSON number,
-/// or the text `infinite`, which JSON has no number for.
+/// An ε in ledger and statement: a JSON number with six digits after the point, rounded up, or the
+/// text `infinite`, because JSON has no infinite number.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct ShownEpsilon(pub(super) f64);
 
@@ -34,7 +35,7 @@ impl Serialize for ShownEpsilon {
     }
 }
 
-/// Adds one unit in the last place of a decimal number, exactly.
+/// Adds one unit in the last place to a decimal number, exactly.
 fn next_decimal(text: &str) -> String {
     let mut digits: Vec<u8> = text.bytes().collect();
     for digit in digits.iter_mut().rev() {

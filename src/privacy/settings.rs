@@ -1,4 +1,4 @@
-//! The `[privacy]` table of the configuration, and what it resolves to.
+//! The `[privacy]` table of the configuration, and the validated parameters that it resolves to.
 
 use num_bigint::BigUint;
 use serde::{Deserialize, Serialize};
@@ -11,17 +11,18 @@ use super::lattice::{
 };
 use super::noise_source::NoiseOrigin;
 
-/// Whose participation is protected.
+/// The unit whose participation is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
-    /// One private image. Somebody with several images in the data set is protected less.
+    /// One private image. A person with several images in the data set is protected less (group
+    /// privacy).
     #[default]
     Image,
 }
 
 impl Unit {
-    /// The name used in configurations, ledgers and statements.
+    /// Returns the name used in configurations, ledgers and statements.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -40,47 +41,47 @@ impl std::fmt::Display for Unit {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrivacyConfig {
-    /// σ: the standard deviation of the noise on each count is σ·√k votes, k the number of nearest
-    /// neighbours that an image votes for. Between 1/16 and 2^20, or 0 with `--non-private`.
+    /// σ: the standard deviation of the noise on each count is σ·√k votes, where k is the number of
+    /// nearest neighbors for which an image votes. Between 1/16 and 2²⁰, or 0 with `--non-private`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise_multiplier: Option<f64>,
-    /// Instead of `noise_multiplier`: the ε that all planned iterations together may spend. The
-    /// smallest σ that keeps to it is used.
+    /// Instead of `noise_multiplier`: the ε that all planned iterations together may cost. The run
+    /// uses the smallest σ that satisfies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epsilon: Option<f64>,
-    /// δ. Must be below 1/n, n the number of private images: publishing one image picked at random
-    /// satisfies δ = 1/n.
+    /// δ. It must be below 1/n, where n is the number of private images: a mechanism that publishes
+    /// one image at random satisfies δ = 1/n.
     pub delta: f64,
-    /// Which data sets are neighbours: `add-remove` (default) or `replace-one`.
+    /// The neighboring relation: `add-remove` (default) or `replace-one`.
     #[serde(default)]
     pub adjacency: Adjacency,
-    /// Whose participation is protected: `image`, the only one so far.
+    /// The protected unit: `image`, at present the only one.
     #[serde(default)]
     pub unit: Unit,
 }
 
-/// Says that somebody asked for a run without privacy in so many words (`--non-private`). The
-/// ledger and the statement of such a run are stamped.
+/// Proof that the user explicitly requested a run without privacy (`--non-private`). The ledger, the
+/// statement and every other output of such a run are marked as non-private.
 #[derive(Debug)]
 #[must_use]
 pub struct NonPrivateConsent(());
 
 impl NonPrivateConsent {
-    /// Call this only on the user's explicit request.
+    /// Creates the proof. For callers that have read the explicit request of the user.
     pub fn given() -> Self {
         Self(())
     }
 }
 
 impl PrivacyConfig {
-    /// Checks the table and settles every parameter, for `releases` planned iterations, images
-    /// voting for `nearest_neighbors` samples each, and, once it is known, the number of private
-    /// images (which is declared public).
+    /// Validates the table and resolves every parameter, for `releases` planned iterations in which
+    /// each image votes for `nearest_neighbors` samples. `private_images`, the number of private
+    /// images, is declared public and checked against δ if it is known already.
     ///
     /// # Errors
-    /// [`PrivacyError::Config`], naming the key: both or neither of `noise_multiplier` and
-    /// `epsilon`; values out of range; δ ≥ 1/n; a noise multiplier of 0 without the
-    /// acknowledgement, or the acknowledgement with noise; no neighbours.
+    /// Returns [`PrivacyError::Config`] with the key if both or neither of `noise_multiplier` and
+    /// `epsilon` are given, if a value is out of range, if δ ≥ 1/n, if `nearest_neighbors` is 0,
+    /// if the noise multiplier is 0 without consent, or if there is consent and noise.
     pub fn resolve(
         &self,
         releases: u32,
@@ -108,7 +109,7 @@ impl PrivacyConfig {
             (Some(_), Some(_)) => {
                 return Err(PrivacyError::config(
                     "epsilon",
-                    "conflicts with noise_multiplier: expected one of the two",
+                    "conflicts with noise_multiplier: expected only one of the two",
                 ));
             }
             (None, None) => {
@@ -124,7 +125,7 @@ impl PrivacyConfig {
             (true, false) => {
                 return Err(PrivacyError::config(
                     "noise_multiplier",
-                    "0 means no privacy at all; expected at least 0.0625, or --non-private",
+                    "0 gives no privacy: expected at least 0.0625, or the option --non-private",
                 ));
             }
             (false, true) => {
@@ -137,7 +138,7 @@ impl PrivacyConfig {
             (false, false) => check_practical(noise_multiplier, nearest_neighbors, releases)?,
         }
         Ok(ResolvedPrivacy {
-            // −0 would have another text in the ledger.
+            // −0 has another text than 0, and the ledger compares text.
             noise_multiplier: noise_multiplier.abs(),
             nearest_neighbors,
             releases,
@@ -150,13 +151,13 @@ impl PrivacyConfig {
 }
 
 fn check_delta_against(delta: f64, private_images: usize) -> Result<(), PrivacyError> {
-    // Not δ·n ≥ 1: that product rounds, for some n to below 1.
+    // The test δ·n ≥ 1 would be wrong: for some n, the rounded product of (1/n)·n is below 1.
     if delta >= 1.0 / private_images as f64 {
         return Err(PrivacyError::config(
             "delta",
             format!(
                 "expected less than 1/n = 1/{private_images}, found {delta}: \
-                 such a guarantee would allow publishing a private image"
+                 a larger delta permits the publication of a private image"
             ),
         ));
     }
@@ -185,14 +186,15 @@ fn check_practical(
         return Err(PrivacyError::config(
             "noise_multiplier",
             format!(
-                "{noise_multiplier} is too small for {releases} iterations to be accounted for"
+                "{noise_multiplier} is too small for {releases} iterations: the accountant's \
+                 reserve does not cover them"
             ),
         ));
     }
     Ok(())
 }
 
-/// Validated privacy parameters of a run. Made by [`PrivacyConfig::resolve`] only.
+/// The validated privacy parameters of a run, which only [`PrivacyConfig::resolve`] creates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResolvedPrivacy {
     pub(super) noise_multiplier: f64,
@@ -205,49 +207,50 @@ pub struct ResolvedPrivacy {
 }
 
 impl ResolvedPrivacy {
-    /// σ. The noise on each count has standard deviation σ·√k votes. 0 in a non-private run.
+    /// Returns σ. The noise on each count has standard deviation σ·√k votes; σ is 0 in a non-private
+    /// run.
     #[must_use]
     pub fn noise_multiplier(&self) -> f64 {
         self.noise_multiplier
     }
 
-    /// k, how many samples each private image votes for.
+    /// Returns k, the number of samples for which each private image votes.
     #[must_use]
     pub fn nearest_neighbors(&self) -> u32 {
         self.nearest_neighbors
     }
 
-    /// T, the number of planned releases, one an iteration.
+    /// Returns T, the number of planned releases, one per iteration.
     #[must_use]
     pub fn releases(&self) -> u32 {
         self.releases
     }
 
-    /// δ.
+    /// Returns δ.
     #[must_use]
     pub fn delta(&self) -> f64 {
         self.delta
     }
 
-    /// The adjacency under which the run makes its claim.
+    /// Returns the adjacency of the run's claim.
     #[must_use]
     pub fn adjacency(&self) -> Adjacency {
         self.adjacency
     }
 
-    /// Whose participation is protected.
+    /// Returns the protected unit.
     #[must_use]
     pub fn unit(&self) -> Unit {
         self.unit
     }
 
-    /// ε after `releases` releases under `adjacency`, rounded up; infinite in a run without noise.
+    /// Returns ε after `releases` releases under `adjacency`, rounded up; infinite without noise.
     #[must_use]
     pub fn epsilon_after(&self, releases: u32, adjacency: Adjacency) -> f64 {
         accountant::solve_epsilon(self.noise_multiplier, releases, self.delta, adjacency)
     }
 
-    /// Why nothing that this run makes is private; `None` for a private run.
+    /// Returns the reason why no output of this run is private, or `None` for a private run.
     #[must_use]
     pub fn non_private(&self) -> Option<&'static str> {
         if self.noise_multiplier == 0.0 {
@@ -259,16 +262,16 @@ impl ResolvedPrivacy {
         }
     }
 
-    /// Checks δ < 1/n once the number of private images is known.
+    /// Checks δ < 1/n, as soon as the number n of private images is known.
     ///
     /// # Errors
-    /// [`PrivacyError::Config`] otherwise.
+    /// Returns [`PrivacyError::Config`] otherwise.
     pub fn check_private_images(&self, private_images: usize) -> Result<(), PrivacyError> {
         check_delta_against(self.delta, private_images)
     }
 
-    /// The discrete Gaussian's parameter on the lattice; `None` only in a run without noise, which
-    /// takes [`NonPrivateConsent`].
+    /// Returns the parameter of the discrete Gaussian on the lattice, or `None` in a run without
+    /// noise, which requires [`NonPrivateConsent`].
     pub(super) fn lattice_sigma(&self) -> Option<BigUint> {
         if self.noise_multiplier == 0.0 {
             None
@@ -348,9 +351,9 @@ mod tests {
             let text = format!("noise_multiplier = 1.0\ndelta = {delta}");
             assert!(refusal(&text, 1, 1, None).starts_with("delta: "));
         }
-        // δ = 1/n exactly is too much.
+        // δ = 1/n exactly is too large.
         assert!(refusal(&sigma("1.0"), 1, 1, Some(100_000)).contains("1/n = 1/100000"));
-        // Also where n times the rounded 1/n is less than 1.
+        // Also if n times the rounded 1/n is less than 1.
         for n in [49, 98, 103, 107] {
             let text = format!("noise_multiplier = 1.0\ndelta = {}", 1.0 / n as f64);
             assert!(
@@ -364,20 +367,23 @@ mod tests {
         assert!(refusal(&sigma("1.0"), 1, 0, None).starts_with("nearest_neighbors"));
         assert!(refusal(&sigma("1.0"), 1, 70_000, None).starts_with("nearest_neighbors"));
         assert!(refusal(&sigma("0.07"), 1_000_000, 1, None).contains("too small"));
-        assert!(refusal("epsilon = 1.0\ndelta = 1e-5", 0, 1, None).contains("no release"));
+        assert!(
+            refusal("epsilon = 1.0\ndelta = 1e-5", 0, 1, None)
+                .contains("at least one planned release")
+        );
     }
 
     #[test]
-    fn non_private_must_be_said_and_meant() {
-        let acknowledged = || Some(NonPrivateConsent::given());
+    fn a_non_private_run_requires_consent_and_no_noise() {
+        let consent = || Some(NonPrivateConsent::given());
         let config = parse("noise_multiplier = 0.0\ndelta = 1e-5").unwrap();
-        let resolved = config.resolve(1, 1, None, acknowledged()).unwrap();
+        let resolved = config.resolve(1, 1, None, consent()).unwrap();
         assert!(resolved.non_private().is_some());
         assert_eq!(
             resolved.epsilon_after(1, Adjacency::AddRemove),
             f64::INFINITY
         );
         let config = parse("noise_multiplier = 1.0\ndelta = 1e-5").unwrap();
-        assert!(config.resolve(1, 1, None, acknowledged()).is_err());
+        assert!(config.resolve(1, 1, None, consent()).is_err());
     }
 }

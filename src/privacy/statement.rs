@@ -1,4 +1,4 @@
-//! `privacy.json`: what a run claims, under which assumptions, for machines and people.
+//! `privacy.json`: the privacy claim of a run and its assumptions, for programs and for people.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ use super::rounding::{ShownEpsilon, round_up};
 use super::settings::{ResolvedPrivacy, Unit};
 use crate::atomic;
 
-/// What the run takes for public: the guarantee does not cover it, so none of it may have been
-/// chosen by looking at individual private images.
+/// Everything that the run treats as public. The guarantee does not cover it, so none of it may
+/// have been chosen by looking at individual private images.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PublicInputs {
     /// n, the number of private images.
     pub private_images: usize,
-    /// Height and width in pixels to which every image is brought.
+    /// Height and width in pixels to which every image is resized.
     pub image_size: [usize; 2],
     /// Number of synthetic samples in the population.
     pub samples: usize,
@@ -27,21 +27,22 @@ pub struct PublicInputs {
     pub class_names: Vec<String>,
     /// The share of each class in the synthetic samples, in the same order; sums to 1.
     pub class_shares: Vec<f64>,
-    /// What the foundation model is asked for, for each class.
+    /// The conditions under which the foundation model generates images of each class.
     pub conditions: Vec<ClassConditions>,
-    /// The prompts that `conditions` of each `samples.npz` counts, from 0; empty for a model of labels.
+    /// The prompts, to which the array `conditions` of each `samples.npz` refers by index, from 0.
+    /// Empty for a model with class labels.
     pub prompts: Vec<String>,
-    /// Which images of the source were used.
+    /// A description of the images of the source that were used.
     pub selection: String,
     /// SHA-256 of the foundation model's weights; `None` for a hosted model.
     pub model_weights_sha256: Option<String>,
     /// SHA-256 of the embedder's weights; `None` where it has none.
     pub embedder_weights_sha256: Option<String>,
-    /// SHA-256 of the samples that the run started from, instead of random images.
+    /// SHA-256 of the samples with which the run started; `None` if it started with random images.
     pub initial_samples_sha256: Option<String>,
 }
 
-/// The public conditions (the model's own class labels, prompts) that stand for a private class.
+/// The public conditions (class labels of the model, or prompts) that represent a private class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClassConditions {
     /// The private class's name; `None` in an unconditional run.
@@ -50,8 +51,8 @@ pub struct ClassConditions {
     pub conditions: Vec<String>,
 }
 
-/// All of a class's noisy counts fell below the threshold, so that its samples were drawn
-/// uniformly. Known from the noisy histogram alone.
+/// An iteration in which all noisy counts of a class were below the threshold, so its parents were
+/// selected uniformly. This fact follows from the noisy histogram alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UniformFallback {
     /// The iteration.
@@ -67,7 +68,7 @@ pub struct Statement {
     version: u32,
     software: String,
     summary: String,
-    /// Why nothing here is private; null for a private run.
+    /// The reason why no output is private; null for a private run.
     non_private: Option<&'static str>,
     run_id: String,
     config_sha256: String,
@@ -75,7 +76,7 @@ pub struct Statement {
     adjacency: Adjacency,
     delta: f64,
     releases_planned: u32,
-    /// Charged, whether or not their histogram was ever drawn.
+    /// Number of charged releases, whether or not their histogram was ever sampled.
     releases_executed: u32,
     guarantees: Vec<Guarantee>,
     mechanism: Mechanism,
@@ -84,17 +85,17 @@ pub struct Statement {
     assumptions: Vec<String>,
 }
 
-/// What holds after so many iterations, under one adjacency.
+/// The guarantee after a number of iterations, under one adjacency.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Guarantee {
     after_iteration: u32,
     adjacency: Adjacency,
     unit: Unit,
-    /// Whether this is the adjacency under which the run makes its claim, or for information.
+    /// True for the adjacency of the run's claim; false for the other, given for information.
     declared: bool,
     epsilon: ShownEpsilon,
     delta: f64,
-    /// ρ of zero-concentrated DP, which needs no δ.
+    /// ρ of zero-concentrated DP, which has no δ.
     zcdp_rho: ShownEpsilon,
 }
 
@@ -121,7 +122,7 @@ struct Sensitivity {
 }
 
 impl Statement {
-    /// The statement of the run as far as the ledger has it.
+    /// Creates the statement of a run from its ledger, as of now.
     #[must_use]
     pub fn new(
         ledger: &Ledger,
@@ -151,17 +152,17 @@ impl Statement {
         }
     }
 
-    /// One sentence for people: the claim with its unit, adjacency and number of releases, or that
-    /// there is none.
+    /// Returns a summary for people: the claim with its unit, adjacency and number of releases, or
+    /// the reason why there is none.
     #[must_use]
     pub fn summary(&self) -> &str {
         &self.summary
     }
 
-    /// Writes the statement as indented JSON, whole or not at all.
+    /// Writes the statement to `path` as indented JSON, atomically.
     ///
     /// # Errors
-    /// [`PrivacyError::Io`] from the file system.
+    /// Returns [`PrivacyError::Io`] from the file system.
     pub fn write(&self, path: &Path) -> Result<(), PrivacyError> {
         let write = || {
             let mut text = serde_json::to_string_pretty(self)?;

@@ -342,8 +342,8 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_spent() {
         2,
         &["evaluation.metrics=[\"fd\"]"],
         &[
-            "unknown value `fd`",
-            "expected one of fid, precision-recall",
+            "unknown variant `fd`",
+            "expected one of `fid`, `precision-recall`",
         ],
     );
     refused(
@@ -354,7 +354,7 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_spent() {
     refused(
         2,
         &["evaluation.every=2"],
-        &["missing key `metrics`", "[evaluation]"],
+        &["missing field `metrics`", "[evaluation]"],
     );
     refused(
         2,
