@@ -22,14 +22,14 @@
 //! | [`fuzzing`] | entry points of the fuzz targets |
 //! | [`internals`] | items that tests and benchmarks use |
 //! | [`config`] | TOML text to checked [`config::Settings`] |
-//! | [`pe`] | Algorithm 1: its iteration, plan and settings |
+//! | [`pe`] | Private Evolution: Algorithms 1 and 2, the plan of a run, the privacy statement |
 //! | [`evaluation`] | metrics of a population or of a file of samples, written where they may be written |
-//! | [`artifacts`] | the result folder: populations, votes, pictures, shards of unfinished work |
+//! | [`artifacts`] | the result folder, and reading it back when a run resumes |
 //! | [`dataset`] | the private images, wrapped in `Sensitive` as they are read |
 //! | [`metrics`] | how good samples are: FID, KID, precision and recall, downstream accuracy, memorisation |
 //! | [`generators`] | foundation models: random images and variations |
+//! | [`voting`] | exact nearest neighbors and the vote histogram |
 //! | [`embedders`] | images to vectors |
-//! | [`voting`] | exact nearest neighbours and the vote histogram |
 //! | [`privacy`] | the `Sensitive` wall, the noise mechanism, the accountant, the ledger |
 //! | [`diffusion`] | noise schedules, respacing, samplers: mathematics without networks |
 //! | [`models`] | the networks, one file each, weights under their original names |
@@ -42,8 +42,10 @@
 //! | [`net`] | proxies, retries, downloads that go on where they broke off, and whether the network may be used at all |
 //! | [`progress`] | progress reports and cancellation |
 //! | [`sections`] | configuration sections: the invalid key, sections that `type` distinguishes |
+//! | [`locking`] | files that one process at a time may hold |
 //! | [`logging`] | events of a command, and the places to which they are written |
 //! | [`atomic`] | files that are whole or absent |
+//! | [`kill_point`] | named points at which a test kills the process |
 //! | [`exit_code`] | the documented exit codes, and the trait by which each error names its own |
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
@@ -68,6 +70,7 @@ mod images;
 #[doc(hidden)]
 pub mod internals;
 mod kernels;
+mod kill_point;
 mod locking;
 mod logging;
 mod metrics;

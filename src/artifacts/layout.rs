@@ -1,22 +1,22 @@
-//! Which samples of a population belong to which class.
+//! The split of a population into classes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// The samples of a population, class by class: class `c` has the contiguous range `ranges()[c]`.
+/// The number of samples of each class; class `c` has the contiguous range `ranges()[c]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassLayout {
     counts: Vec<u64>,
 }
 
 impl ClassLayout {
-    /// Splits `num_samples` among `classes`, each class' share a multiple of `fold`.
+    /// Splits `num_samples` among `classes`, the share of each class a multiple of `fold`.
     ///
-    /// Without `shares` all classes get the same number, which must come out even. With `shares`, largest
-    /// remainders decide (as the newer Python library does).
+    /// Without `shares`, all classes get the same number, which must divide evenly. With `shares`, the
+    /// method of largest remainders decides (as in the newer Python library).
     ///
     /// # Errors
-    /// What does not come out even, in words.
+    /// A message about the number that does not divide, or the class without samples.
     pub fn new(
         num_samples: u64,
         classes: &[String],
@@ -30,7 +30,7 @@ impl ClassLayout {
         }
         if !num_samples.is_multiple_of(fold) {
             return Err(format!(
-                "{num_samples} samples do not divide by {fold}, the images that each parent accounts for"
+                "{num_samples} samples do not divide by {fold}, the images of each parent"
             ));
         }
         let parents = num_samples / fold;
@@ -43,7 +43,7 @@ impl ClassLayout {
                 }
                 if !parents.is_multiple_of(k) {
                     return Err(format!(
-                        "{num_samples} samples do not divide by {k} classes of {fold} images for each parent"
+                        "{num_samples} samples do not divide by {k} classes of {fold} images per parent"
                     ));
                 }
                 vec![parents / k; classes.len()]
@@ -60,25 +60,25 @@ impl ClassLayout {
         })
     }
 
-    /// Classes of so many samples each.
+    /// Makes a layout from the number of samples of each class.
     #[must_use]
     pub fn of_counts(counts: Vec<u64>) -> Self {
         Self { counts }
     }
 
-    /// Samples in all.
+    /// Returns the number of all samples.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// Samples of each class.
+    /// Returns the number of samples of each class.
     #[must_use]
     pub fn counts(&self) -> &[u64] {
         &self.counts
     }
 
-    /// The sample indices of each class.
+    /// Returns the sample indices of each class.
     #[must_use]
     pub fn ranges(&self) -> Vec<Range<usize>> {
         let mut start = 0;
@@ -92,7 +92,7 @@ impl ClassLayout {
             .collect()
     }
 
-    /// The class of each sample.
+    /// Returns the class index of each sample.
     #[must_use]
     pub fn labels(&self) -> Vec<i64> {
         self.counts
@@ -108,13 +108,13 @@ fn by_shares(
     classes: &[String],
     shares: &BTreeMap<String, f64>,
 ) -> Result<Vec<u64>, String> {
-    if let Some(stranger) = shares.keys().find(|name| !classes.contains(name)) {
+    if let Some(unknown) = shares.keys().find(|name| !classes.contains(name)) {
         return Err(format!(
-            "`{stranger}` is not a class of the data; the classes are {}",
+            "`{unknown}` is not a class of the data; the classes are {}",
             classes.join(", ")
         ));
     }
-    let wanted: Vec<f64> = classes
+    let weights: Vec<f64> = classes
         .iter()
         .map(|class| {
             shares
@@ -124,17 +124,17 @@ fn by_shares(
                 .ok_or_else(|| format!("class `{class}` needs a share above 0"))
         })
         .collect::<Result<_, _>>()?;
-    let total: f64 = wanted.iter().sum();
+    let total: f64 = weights.iter().sum();
     if !total.is_finite() {
         return Err("the shares are too large to be added".to_owned());
     }
-    let targets: Vec<f64> = wanted
+    let targets: Vec<f64> = weights
         .iter()
         .map(|share| share / total * parents as f64)
         .collect();
     let mut counts: Vec<u64> = targets.iter().map(|t| t.floor() as u64).collect();
     let mut order: Vec<usize> = (0..classes.len()).collect();
-    // On a tie the higher index wins, as there.
+    // On a tie the higher index wins, as in that library.
     order.sort_by(|a, b| {
         let (a, b) = ((targets[*a].fract(), a), (targets[*b].fract(), b));
         b.0.total_cmp(&a.0).then(b.1.cmp(a.1))
@@ -174,8 +174,8 @@ mod tests {
         assert_eq!(layout.counts(), [6, 14]);
         let tiny = BTreeMap::from([("c0".into(), 1e-9), ("c1".into(), 2.0)]);
         assert!(ClassLayout::new(10, &names(2), Some(&tiny), 1).is_err());
-        let stranger = BTreeMap::from([("x".into(), 1.0)]);
-        assert!(ClassLayout::new(10, &names(2), Some(&stranger), 1).is_err());
+        let unknown = BTreeMap::from([("x".into(), 1.0)]);
+        assert!(ClassLayout::new(10, &names(2), Some(&unknown), 1).is_err());
         let missing = BTreeMap::from([("c0".into(), 1.0)]);
         assert!(ClassLayout::new(10, &names(2), Some(&missing), 1).is_err());
     }

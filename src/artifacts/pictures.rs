@@ -1,29 +1,39 @@
-//! The pictures of a population: a sample of each class, and those with the most and the fewest votes.
+//! Pictures of a population: a sample of each class, and those with the most and the fewest votes.
 
 use std::path::Path;
 
-use super::ClassLayout;
-use super::population::Population;
-use crate::images::{ImageBatch, ImagesError, PictureError, grid, png};
-use crate::pe::PeError;
+use super::{ArtifactsError, ClassLayout, Population};
+use crate::atomic;
+use crate::images::{BatchError, ImageBatch, PictureError, grid, png};
 
-/// Classes that a picture shows at most, and samples of each.
+/// Most classes in a picture, one in a row.
 const ROWS: usize = 20;
-/// Samples in a row.
+/// Most samples in a row.
 const COLUMNS: usize = 20;
 /// Pixels between samples.
 const PADDING: usize = 2;
+/// Width of the frame around a non-private picture, in pixels.
+const FRAME: usize = 6;
+/// Color of that frame: red, as no picture of a private run has one.
+const FRAME_COLOR: [u8; 3] = [200, 0, 0];
 
-/// The first samples of each class, a row a class (of one class: several rows).
+/// The end of the order by votes that a picture shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The samples with the most votes.
+    MostVotes,
+    /// The samples with the fewest votes.
+    FewestVotes,
+}
+
+/// Shows the first samples of each class, one class in a row (a single class in several rows).
 ///
 /// # Errors
-/// [`PeError::Images`] or [`PeError::Io`].
+/// [`ArtifactsError`].
 pub fn overview(
     population: &Population,
     layout: &ClassLayout,
-    stamp: bool,
-    path: &Path,
-) -> Result<(), PeError> {
+) -> Result<ImageBatch, ArtifactsError> {
     let ranges = layout.ranges();
     let per_class = if ranges.len() == 1 {
         COLUMNS * 10
@@ -34,73 +44,70 @@ pub fn overview(
         .iter()
         .take(ROWS)
         .map(|range| range.clone().take(per_class).collect());
-    draw(population, rows.collect(), stamp, path)
+    arrange(population, rows.collect())
 }
 
-/// The samples of each class with the most votes (or the fewest), by the noisy histogram.
+/// Shows the samples of each class at one end of the order by noisy votes.
 ///
 /// # Errors
-/// [`PeError::Images`] or [`PeError::Io`].
+/// [`ArtifactsError`].
 pub fn by_votes(
     population: &Population,
     layout: &ClassLayout,
     votes: &[f64],
-    most: bool,
-    stamp: bool,
-    path: &Path,
-) -> Result<(), PeError> {
+    order: Order,
+) -> Result<ImageBatch, ArtifactsError> {
     let vote = |sample: &usize| votes.get(*sample).copied().unwrap_or(0.0);
     let rows = layout.ranges().into_iter().take(ROWS).map(|range| {
         let mut samples: Vec<usize> = range.collect();
         samples.sort_by(|a, b| {
-            let order = vote(a).total_cmp(&vote(b));
-            if most { order.reverse() } else { order }
+            let ascending = vote(a).total_cmp(&vote(b));
+            match order {
+                Order::MostVotes => ascending.reverse(),
+                Order::FewestVotes => ascending,
+            }
         });
         samples.truncate(COLUMNS / 2);
         samples
     });
-    draw(population, rows.collect(), stamp, path)
+    arrange(population, rows.collect())
 }
 
-fn draw(
-    population: &Population,
-    rows: Vec<Vec<usize>>,
-    stamp: bool,
-    path: &Path,
-) -> Result<(), PeError> {
-    let columns = rows
-        .iter()
-        .map(Vec::len)
-        .max()
-        .unwrap_or(1)
-        .clamp(1, COLUMNS);
+/// Arranges samples in a grid as wide as the longest row.
+fn arrange(population: &Population, rows: Vec<Vec<usize>>) -> Result<ImageBatch, ArtifactsError> {
+    let longest = rows.iter().map(Vec::len).max().unwrap_or(1);
+    let columns = longest.clamp(1, COLUMNS);
     let samples: Vec<usize> = rows.into_iter().flatten().collect();
     let images = population.gather(&samples)?;
-    let picture = grid(&images, columns, PADDING).map_err(ImagesError::from)?;
-    write(&picture, stamp, path)
+    grid(&images, columns, PADDING).map_err(ArtifactsError::batch(population.path()))
 }
 
-/// Writes a batch of one image as PNG, in a red frame where nothing is private.
+/// Writes a batch of one image as PNG, in a red frame if it is not private.
 ///
 /// # Errors
-/// [`PeError::Io`] or [`PeError::State`].
-pub fn write(picture: &ImageBatch, stamp: bool, path: &Path) -> Result<(), PeError> {
-    let framed = if stamp { Some(framed(picture)?) } else { None };
+/// [`ArtifactsError::Io`] or [`ArtifactsError::Picture`].
+pub fn write(picture: &ImageBatch, non_private: bool, path: &Path) -> Result<(), ArtifactsError> {
+    let framed = non_private
+        .then(|| framed(picture))
+        .transpose()
+        .map_err(ArtifactsError::batch(path))?;
     let bytes = png(framed.as_ref().unwrap_or(picture)).map_err(|error| match error {
-        PictureError::Io(source) => PeError::io(path)(source),
-        other => PeError::State(format!("{}: {other}", path.display())),
+        PictureError::Io(source) => ArtifactsError::io(path)(source),
+        source => ArtifactsError::Picture {
+            path: path.to_owned(),
+            source,
+        },
     })?;
-    crate::atomic::write(path, &bytes).map_err(PeError::io(path))
+    atomic::write(path, &bytes).map_err(ArtifactsError::io(path))
 }
 
-/// A red frame: what is inside is not private.
-fn framed(picture: &ImageBatch) -> Result<ImageBatch, PeError> {
-    const FRAME: usize = 6;
+/// Puts the frame of non-private pictures around one.
+fn framed(picture: &ImageBatch) -> Result<ImageBatch, BatchError> {
     let (height, width) = (picture.height(), picture.width());
-    let (tall, wide) = (height + 2 * FRAME, width + 2 * FRAME);
-    let mut data = [200, 0, 0].repeat(tall * wide);
+    let (framed_height, framed_width) = (height + 2 * FRAME, width + 2 * FRAME);
+    let mut data = FRAME_COLOR.repeat(framed_height * framed_width);
     for (row, inside) in data
-        .chunks_exact_mut(wide * 3)
+        .chunks_exact_mut(framed_width * 3)
         .skip(FRAME)
         .zip(picture.data().chunks_exact(width.max(1) * 3))
     {
@@ -108,5 +115,5 @@ fn framed(picture: &ImageBatch) -> Result<ImageBatch, PeError> {
             *pixel = *from;
         }
     }
-    Ok(ImageBatch::new(data, 1, tall, wide).map_err(ImagesError::from)?)
+    ImageBatch::new(data, 1, framed_height, framed_width)
 }

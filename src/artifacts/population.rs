@@ -1,54 +1,49 @@
-//! A population on disk: `samples.npz`, read where needed and written as a stream.
+//! A population on disk: `samples.npz`, streamed when it is written and read in parts.
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::{self, BufReader, BufWriter};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::ClassLayout;
 use super::shards::ShardStore;
+use super::{ArtifactsError, ClassLayout};
 use crate::atomic;
 use crate::generators::Condition;
-use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader, SamplesWriter};
-use crate::pe::PeError;
+use crate::images::{ImageBatch, SamplesReader, SamplesWriter};
 
-/// A population whose images stay on disk until they are asked for.
+/// A population whose images stay on disk; a batch of them is read when it is needed.
 pub struct Population {
     path: PathBuf,
-    // Reading moves the file's position.
+    // Reading moves the position in the file, which callers with a shared reference need not know.
     reader: RefCell<SamplesReader<BufReader<File>>>,
     len: usize,
     conditions: Vec<u32>,
 }
 
 impl Population {
-    /// Opens a `samples.npz` that [`store`] wrote.
+    /// Opens a `samples.npz` that [`write_population`] wrote, and verifies its checksum.
     ///
     /// # Errors
-    /// [`PeError::Images`], or [`PeError::State`] when it is not `layout`'s population.
+    /// [`ArtifactsError::Npz`]; [`ArtifactsError::PopulationShape`] or [`ArtifactsError::Conditions`]
+    /// when it is not the population that `layout` plans.
     pub fn open(
         path: &Path,
         layout: &ClassLayout,
         image_size: (usize, usize),
-    ) -> Result<Self, PeError> {
-        let npz = npz_error(path);
+    ) -> Result<Self, ArtifactsError> {
+        let npz = ArtifactsError::npz(path);
         let mut reader = SamplesReader::open(path).map_err(&npz)?;
         let expected = (layout.total() as usize, image_size.0, image_size.1);
         let found = (reader.len(), reader.height(), reader.width());
         if found != expected {
-            return Err(PeError::State(format!(
-                "{}: {} images of {}x{} where {} of {}x{} were expected",
-                path.display(),
-                found.0,
-                found.1,
-                found.2,
-                expected.0,
-                expected.1,
-                expected.2
-            )));
+            return Err(ArtifactsError::PopulationShape {
+                path: path.to_owned(),
+                found,
+                expected,
+            });
         }
-        // A resumed run must not go on from a file that has been damaged since.
+        // A resumed run must not continue from a file that was damaged in the meantime.
         reader.verify().map_err(&npz)?;
         let (_, conditions) = reader.arrays().i64s("conditions").map_err(npz)?;
         let conditions: Vec<u32> = conditions
@@ -56,10 +51,9 @@ impl Population {
             .map_while(|c| u32::try_from(c).ok())
             .collect();
         if conditions.len() != reader.len() {
-            return Err(PeError::State(format!(
-                "{}: `conditions` does not give one non-negative number for each sample",
-                path.display()
-            )));
+            return Err(ArtifactsError::Conditions {
+                path: path.to_owned(),
+            });
         }
         Ok(Self {
             path: path.to_owned(),
@@ -69,80 +63,104 @@ impl Population {
         })
     }
 
-    /// Number of samples.
+    /// Returns the path of `samples.npz`.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the number of samples.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// The public conditions, one a sample.
+    /// Returns the condition of a sample. Conditions are public.
     #[must_use]
-    pub fn conditions(&self) -> &[u32] {
-        &self.conditions
+    pub fn condition(&self, sample: usize) -> Condition {
+        Condition(self.conditions.get(sample).copied().unwrap_or(0))
     }
 
-    /// Returns the public condition of a sample.
-    #[must_use]
-    pub fn condition(&self, sample: usize) -> u32 {
-        self.conditions.get(sample).copied().unwrap_or(0)
-    }
-
-    /// The images of a range.
+    /// Reads the images of a range, cut to the samples that exist.
     ///
     /// # Errors
-    /// [`PeError::Images`].
-    pub fn images(&self, range: Range<usize>) -> Result<ImageBatch, PeError> {
+    /// [`ArtifactsError::Npz`].
+    pub fn images(&self, range: Range<usize>) -> Result<ImageBatch, ArtifactsError> {
         let images = self.reader.borrow_mut().read(range);
-        images.map_err(npz_error(&self.path))
+        images.map_err(ArtifactsError::npz(&self.path))
     }
 
-    /// The chosen images, in this order.
+    /// Reads the images of `indices`, in that order; an index may occur more than once.
     ///
     /// # Errors
-    /// [`PeError::Images`].
-    pub fn gather(&self, indices: &[usize]) -> Result<ImageBatch, PeError> {
-        let mut images: Option<ImageBatch> = None;
-        for &index in indices {
-            let image = self.images(index..index + 1)?;
-            match &mut images {
-                Some(images) => images.extend(&image).map_err(ImagesError::from)?,
-                None => images = Some(image),
+    /// [`ArtifactsError::Npz`].
+    pub fn gather(&self, indices: &[usize]) -> Result<ImageBatch, ArtifactsError> {
+        let mut distinct = indices.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        // Each read opens the archive's entry again, so neighbors are read together.
+        let mut images = self.images(0..0)?;
+        for run in distinct.chunk_by(|a, b| a + 1 == *b) {
+            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                let batch = self.images(*first..last + 1)?;
+                images
+                    .extend(&batch)
+                    .map_err(ArtifactsError::batch(&self.path))?;
             }
         }
-        images.map_or_else(|| self.images(0..0), Ok)
+        let mut data = Vec::with_capacity(indices.len() * images.image_len());
+        let mut found = 0;
+        for index in indices {
+            let image = distinct
+                .binary_search(index)
+                .ok()
+                .and_then(|at| images.get(at));
+            if let Some(image) = image {
+                data.extend_from_slice(image);
+                found += 1;
+            }
+        }
+        ImageBatch::new(data, found, images.height(), images.width())
+            .map_err(ArtifactsError::batch(&self.path))
     }
 }
 
-/// Writes finished units as `samples.npz`: `samples`, `labels` (class of each), `conditions`.
+/// Images of a population as finished shards of pixels, with the condition of each sample.
+pub struct GeneratedImages {
+    /// `uint8[range, height, width, 3]` in each shard.
+    pub shards: ShardStore,
+    /// One for each sample.
+    pub conditions: Vec<Condition>,
+}
+
+/// Writes generated images as `samples.npz` with the arrays `samples`, `labels` (the class of each
+/// sample) and `conditions`; `non_private` adds an array of that name. The temporary file is made in
+/// `scratch`.
 ///
 /// # Errors
-/// [`PeError::Images`] or [`PeError::Io`].
-pub fn store(
+/// [`ArtifactsError`] when a shard is missing or damaged, or the file cannot be written.
+pub fn write_population(
     path: &Path,
     scratch: &Path,
     layout: &ClassLayout,
     image_size: (usize, usize),
-    units: &ShardStore,
-    conditions: &[Condition],
+    generated: &GeneratedImages,
     non_private: bool,
-) -> Result<(), PeError> {
+) -> Result<(), ArtifactsError> {
     let total = layout.total() as usize;
     let (height, width) = image_size;
-    let ranges = units.finished(total)?;
-    if !ShardStore::missing(&ranges, total, total).is_empty() {
-        return Err(PeError::State(format!(
-            "{}: not every sample is there",
-            path.display()
-        )));
-    }
+    let ranges = generated.shards.complete(total)?;
+    let conditions = &generated.conditions;
     let conditions: Vec<i64> = conditions.iter().map(|c| i64::from(c.0)).collect();
     atomic::write_via(scratch, path, |file: &mut BufWriter<&mut File>| {
-        let npz = npz_error(path);
+        let npz = ArtifactsError::npz(path);
         let mut writer = SamplesWriter::create(file, total, height, width).map_err(&npz)?;
         for range in &ranges {
-            let bytes = units.read(range, range.len() * height * width * 3)?;
-            let images =
-                ImageBatch::new(bytes, range.len(), height, width).map_err(ImagesError::from)?;
+            let bytes = generated
+                .shards
+                .read(range, range.len() * height * width * 3)?;
+            let images = ImageBatch::new(bytes, range.len(), height, width)
+                .map_err(ArtifactsError::batch(path))?;
             writer.push(&images).map_err(&npz)?;
         }
         writer.i64s("labels", &layout.labels()).map_err(&npz)?;
@@ -151,42 +169,55 @@ pub fn store(
             writer.i64s("non_private", &[1]).map_err(&npz)?;
         }
         writer.finish().map_err(npz)?;
-        Ok::<(), StoreError>(())
+        Ok::<(), WriteError>(())
     })
     .map_err(|error| match error {
-        StoreError::Io(source) => PeError::io(path)(source),
-        StoreError::Other(error) => error,
+        WriteError::Io(source) => ArtifactsError::io(path)(source),
+        WriteError::Artifacts(error) => error,
     })
 }
 
-/// For `map_err`: an [`PeError::Npz`] about `path`.
-pub(crate) fn npz_error(path: &Path) -> impl Fn(NpzError) -> PeError + '_ {
-    move |source| PeError::Npz {
-        path: path.to_owned(),
-        source,
-    }
+/// Either failure of [`atomic::write_via`]: of the temporary file, or of what is written into it.
+enum WriteError {
+    Io(io::Error),
+    Artifacts(ArtifactsError),
 }
 
-/// Lets [`atomic::write_via`] report both kinds of failure.
-enum StoreError {
-    Io(std::io::Error),
-    Other(PeError),
-}
-
-impl From<std::io::Error> for StoreError {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl From<ImagesError> for StoreError {
-    fn from(error: ImagesError) -> Self {
-        Self::Other(error.into())
+impl From<ArtifactsError> for WriteError {
+    fn from(error: ArtifactsError) -> Self {
+        Self::Artifacts(error)
     }
 }
 
-impl From<PeError> for StoreError {
-    fn from(error: PeError) -> Self {
-        Self::Other(error)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gathered_images_come_in_the_order_of_their_indices() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = ClassLayout::of_counts(vec![5]);
+        let shards = ShardStore::open(folder.path().join("shards"), "u8").unwrap();
+        let pixels: Vec<u8> = (0..5).flat_map(|sample| [sample; 3]).collect();
+        shards.write(&(0..5), &pixels).unwrap();
+        let generated = GeneratedImages {
+            shards,
+            conditions: (0..5).map(Condition).collect(),
+        };
+        let path = folder.path().join("samples.npz");
+        let size = (1, 1);
+        write_population(&path, folder.path(), &layout, size, &generated, false).unwrap();
+        let population = Population::open(&path, &layout, size).unwrap();
+        let gathered = population.gather(&[3, 0, 4, 3, 1]).unwrap();
+        let first_bytes: Vec<u8> = gathered.iter().map(|image| image[0]).collect();
+        assert_eq!(first_bytes, [3, 0, 4, 3, 1]);
+        assert!(population.gather(&[]).unwrap().is_empty());
+        assert_eq!(population.condition(2), Condition(2));
     }
 }

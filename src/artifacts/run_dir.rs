@@ -7,27 +7,28 @@
 //! requests.jsonl         hosted models only: every request that was sent
 //! log.txt
 //! <iteration>/samples.npz, votes.npz, grid.png, top.png, bottom.png
-//! metrics.csv            figures against a reference that was declared public, if any were asked for
+//! metrics.csv            metrics against a reference that is declared public, if configured
 //! private/               derived from private images: NOT for release
-//! .work/                 unfinished work; gone when the run is complete
-//! .evaluation.lock       empty: who holds it writes figures here
+//! .work/                 unfinished work; removed when the run is complete
+//! .evaluation.lock       empty: the process that holds its lock writes metrics here
 //! ```
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use super::ArtifactsError;
 use super::lock::MetricsLock;
-use crate::pe::PeError;
-use crate::{locking, logging};
+use crate::{atomic, locking, logging};
 
-/// What to do with a result folder that already has a run in it.
+/// The treatment of a result folder that already holds a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
     /// Refuse to touch it.
     Refuse,
-    /// Go on with it.
+    /// Continue the run.
     Resume,
-    /// Move it aside and start anew. It is kept: what it released has been paid for.
+    /// Move it aside and start a new run. It is kept because its releases have been charged.
     MoveAside,
 }
 
@@ -38,152 +39,156 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Checks that [`RunDir::prepare`] will succeed, without touching anything.
+    /// Checks that [`RunDir::prepare`] will succeed, without touching anything. Returns true if the
+    /// folder holds a run.
     ///
     /// # Errors
-    /// [`PeError::State`] when it holds something and may not be touched.
-    pub fn examine(root: &Path, existing: Existing) -> Result<bool, PeError> {
+    /// [`ArtifactsError::NotEmpty`] or [`ArtifactsError::NoRun`] when it may not be touched.
+    pub fn examine(root: &Path, existing: Existing) -> Result<bool, ArtifactsError> {
         let occupied = match fs::read_dir(root) {
             Ok(mut entries) => entries.next().is_some(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-            Err(error) => return Err(PeError::io(root)(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(ArtifactsError::io(root)(error)),
         };
         let folder = Self {
             root: root.to_owned(),
         };
-        // `.work` comes first of all, so a run that was killed at its very start is known, too.
+        // `.work` is created first of all, so a run that was killed at its very start is recognized, too.
         let marks = [folder.config(), folder.ledger(), folder.work()];
-        let ours = marks.iter().any(|path| path.exists());
+        let is_run = marks.iter().any(|path| path.exists());
+        let path = || root.to_owned();
         match existing {
             _ if !occupied => Ok(false),
-            Existing::Refuse => Err(PeError::State(format!(
-                "{} is not empty: --resume goes on with the run in it, --fresh moves it aside and starts anew",
-                root.display()
-            ))),
-            Existing::Resume | Existing::MoveAside if !ours => Err(PeError::State(format!(
-                "{} is not empty and holds no run (no config.toml): choose another folder",
-                root.display()
-            ))),
+            Existing::Refuse => Err(ArtifactsError::NotEmpty { path: path() }),
+            Existing::Resume | Existing::MoveAside if !is_run => {
+                Err(ArtifactsError::NoRun { path: path() })
+            }
             Existing::Resume | Existing::MoveAside => Ok(true),
         }
     }
 
-    /// Makes the folder, or takes over the one that is there as `existing` says.
+    /// Creates the folder, or takes over an existing one as `existing` says.
     ///
     /// Returns the folder and, where one was moved aside, its new name.
     ///
     /// # Errors
-    /// [`PeError::State`] when it holds something and may not be touched.
-    pub fn prepare(root: &Path, existing: Existing) -> Result<(Self, Option<PathBuf>), PeError> {
+    /// [`ArtifactsError::NotEmpty`] or [`ArtifactsError::NoRun`] when it may not be touched,
+    /// [`ArtifactsError::InUse`] when a folder to move is in use.
+    pub fn prepare(
+        root: &Path,
+        existing: Existing,
+    ) -> Result<(Self, Option<PathBuf>), ArtifactsError> {
         let folder = Self {
             root: root.to_owned(),
         };
         let mut moved = None;
         if Self::examine(root, existing)? && existing == Existing::MoveAside {
-            folder.refuse_if_running()?;
+            folder.refuse_if_in_use()?;
             moved = Some(move_aside(root)?);
         }
         folder.make(&folder.work())?;
-        // The names of new folders must outlive a power loss, as what is charged in them does.
+        // The names of new folders must survive a power loss, as the charges in them do.
         let parent = root.parent().unwrap_or(Path::new(""));
         for folder in [parent, root] {
-            crate::atomic::sync_folder(folder).map_err(PeError::io(folder))?;
+            atomic::sync_folder(folder).map_err(ArtifactsError::io(folder))?;
         }
         Ok((folder, moved))
     }
 
-    /// The folder itself.
+    /// Returns the path of the folder.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// `config.toml`.
+    /// Returns the path of `config.toml`.
     #[must_use]
     pub fn config(&self) -> PathBuf {
         self.root.join("config.toml")
     }
 
-    /// `privacy.json`.
+    /// Returns the path of `privacy.json`.
     #[must_use]
     pub fn statement(&self) -> PathBuf {
         self.root.join("privacy.json")
     }
 
-    /// `ledger.jsonl`.
+    /// Returns the path of `ledger.jsonl`.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
         self.root.join("ledger.jsonl")
     }
 
-    /// `private/`.
+    /// Returns the path of `private/`.
     #[must_use]
     pub fn private(&self) -> PathBuf {
         self.root.join("private")
     }
 
-    /// `<iteration>/`.
+    /// Returns the path of `<iteration>/`.
     #[must_use]
     pub fn iteration(&self, iteration: u32) -> PathBuf {
         self.root.join(iteration.to_string())
     }
 
-    /// `<iteration>/samples.npz`.
+    /// Returns the path of `<iteration>/samples.npz`.
     #[must_use]
     pub fn samples(&self, iteration: u32) -> PathBuf {
         self.iteration(iteration).join("samples.npz")
     }
 
-    /// `<iteration>/votes.npz`: the votes of population `iteration − 1`, which led to this one.
+    /// Returns the path of `<iteration>/votes.npz`: the votes for population `iteration − 1`, from which
+    /// population `iteration` is derived.
     #[must_use]
     pub fn votes(&self, iteration: u32) -> PathBuf {
         self.iteration(iteration).join("votes.npz")
     }
 
-    /// `.work/`.
+    /// Returns the path of `.work/`.
     #[must_use]
     pub fn work(&self) -> PathBuf {
         self.root.join(".work")
     }
 
-    /// `.work/<iteration>/<phase>`.
+    /// Returns the path of `.work/<iteration>/<phase>`.
     #[must_use]
     pub fn phase(&self, iteration: u32, phase: &str) -> PathBuf {
         self.work().join(iteration.to_string()).join(phase)
     }
 
-    /// Makes a folder of this run.
+    /// Creates a folder of this run.
     ///
     /// # Errors
-    /// [`PeError::Io`].
-    pub fn make(&self, folder: &Path) -> Result<(), PeError> {
-        fs::create_dir_all(folder).map_err(PeError::io(folder))?;
-        crate::atomic::sync_folder(&self.root).map_err(PeError::io(&self.root))
+    /// [`ArtifactsError::Io`].
+    pub fn make(&self, folder: &Path) -> Result<(), ArtifactsError> {
+        fs::create_dir_all(folder).map_err(ArtifactsError::io(folder))?;
+        atomic::sync_folder(&self.root).map_err(ArtifactsError::io(&self.root))
     }
 
     /// Removes finished work.
     ///
     /// # Errors
-    /// [`PeError::Io`].
-    pub fn clear(&self, folder: &Path) -> Result<(), PeError> {
+    /// [`ArtifactsError::Io`].
+    pub fn clear(&self, folder: &Path) -> Result<(), ArtifactsError> {
         match fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(PeError::io(folder)(error))
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ArtifactsError::io(folder)(error))
             }
             _ => Ok(()),
         }
     }
 
-    /// Removes temporary files that a killed process left. Only for the process that holds the ledger.
+    /// Removes temporary files that a killed process left. Only for the process that holds the lock of the
+    /// ledger.
     ///
     /// # Errors
-    /// [`PeError::Io`].
-    pub fn sweep(&self) -> Result<(), PeError> {
-        // `dpsyn eval` may be writing figures there.
-        let evaluated = MetricsLock::is_held(&self.root).map_err(PeError::io(&self.root))?;
+    /// [`ArtifactsError::Io`].
+    pub fn sweep(&self) -> Result<(), ArtifactsError> {
+        // The temporary files of a `dpsyn eval` that writes metrics there are in use.
+        let evaluated = MetricsLock::is_held(&self.root).map_err(ArtifactsError::io(&self.root))?;
         let mut folders = vec![self.root.clone()];
         while let Some(folder) = folders.pop() {
-            let io = PeError::io(&folder);
+            let io = ArtifactsError::io(&folder);
             for entry in fs::read_dir(&folder).map_err(&io)? {
                 let entry = entry.map_err(&io)?;
                 let name = entry.file_name();
@@ -200,14 +205,13 @@ impl RunDir {
         Ok(())
     }
 
-    /// A run that holds its ledger's lock is still going on.
-    fn refuse_if_running(&self) -> Result<(), PeError> {
+    /// Fails if a process holds the lock of the ledger.
+    fn refuse_if_in_use(&self) -> Result<(), ArtifactsError> {
         let path = self.ledger();
-        if locking::is_locked(&path).map_err(PeError::io(&path))? {
-            return Err(PeError::State(format!(
-                "{} belongs to a run that is going on",
-                self.root.display()
-            )));
+        if locking::is_locked(&path).map_err(ArtifactsError::io(&path))? {
+            return Err(ArtifactsError::InUse {
+                path: self.root.clone(),
+            });
         }
         Ok(())
     }
@@ -215,28 +219,30 @@ impl RunDir {
     /// Appends a line to `log.txt`, which is published: public facts only, and no times.
     ///
     /// # Errors
-    /// [`PeError::Io`].
-    pub fn log(&self, line: &str) -> Result<(), PeError> {
+    /// [`ArtifactsError::Io`].
+    pub fn log(&self, line: &str) -> Result<(), ArtifactsError> {
         let path = self.root.join("log.txt");
-        logging::append_line(&path, line).map_err(PeError::io(&path))
+        logging::append_line(&path, line).map_err(ArtifactsError::io(&path))
     }
 }
 
-fn move_aside(root: &Path) -> Result<PathBuf, PeError> {
+/// Names tried for a folder that is moved aside; thousands of earlier runs beside it are a mistake.
+const MAX_MOVED: u32 = 10_000;
+
+fn move_aside(root: &Path) -> Result<PathBuf, ArtifactsError> {
     let name = root.file_name().unwrap_or_default().to_owned();
-    for number in 1..10_000 {
+    for number in 1..MAX_MOVED {
         let mut aside = name.clone();
         aside.push(format!(".old-{number}"));
         let aside = root.with_file_name(aside);
         if !aside.exists() {
-            fs::rename(root, &aside).map_err(PeError::io(root))?;
+            fs::rename(root, &aside).map_err(ArtifactsError::io(root))?;
             return Ok(aside);
         }
     }
-    Err(PeError::State(format!(
-        "{}: too many earlier runs beside it",
-        root.display()
-    )))
+    Err(ArtifactsError::TooManyMoved {
+        path: root.to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -261,12 +267,12 @@ mod tests {
         assert_eq!(moved, Some(top.path().join("r.old-1")));
         assert!(top.path().join("r.old-1/photo.jpg").exists());
         assert!(!root.join("photo.jpg").exists());
-        // Killed right after it was made: still ours.
+        // A run that was killed right after the folder was created is recognized.
         RunDir::prepare(&root, Existing::Resume).unwrap();
     }
 
     #[test]
-    fn sweeping_takes_temporary_files_only() {
+    fn only_temporary_files_are_swept() {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("r");
         let (folder, _) = RunDir::prepare(&root, Existing::Refuse).unwrap();
@@ -280,14 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn a_running_run_is_not_moved() {
+    fn a_folder_in_use_is_not_moved() {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("r");
         let (folder, _) = RunDir::prepare(&root, Existing::Refuse).unwrap();
         let ledger = fs::File::create(folder.ledger()).unwrap();
         ledger.lock().unwrap();
         let refused = RunDir::prepare(&root, Existing::MoveAside);
-        assert!(refused.unwrap_err().to_string().contains("going on"));
+        assert!(refused.unwrap_err().to_string().contains("in use"));
         drop(ledger);
         RunDir::prepare(&root, Existing::MoveAside).unwrap();
     }

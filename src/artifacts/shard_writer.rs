@@ -1,48 +1,56 @@
-//! ShardWriter one unit while the next one's images are made.
+//! Writes one shard while the images of the next one are generated.
 //!
-//! Where a GPU makes them, the disk need not be waited for. Elsewhere a unit is on disk before the next one is begun,
-//! which a hosted model's bookkeeping counts on.
+//! Where a GPU generates the images, the CPU is free to write meanwhile. Otherwise a shard is on disk
+//! before the next one begins, which the journal of a hosted model relies on.
 
 use std::ops::Range;
 use std::thread::{Scope, ScopedJoinHandle};
 
+use super::ArtifactsError;
 use super::shards::ShardStore;
 use crate::images::ImageBatch;
-use crate::pe::PeError;
 
-/// Writes units, at most one at a time.
+/// Writes shards, at most one at a time.
 pub struct ShardWriter<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
-    units: &'scope ShardStore,
-    apart: bool,
-    /// On its way to the disk: so many images.
-    pending: Option<ScopedJoinHandle<'scope, Result<usize, PeError>>>,
+    shards: &'scope ShardStore,
+    in_background: bool,
+    /// The write in progress; its result is the number of images.
+    pending: Option<ScopedJoinHandle<'scope, Result<usize, ArtifactsError>>>,
 }
 
 impl<'scope, 'env> ShardWriter<'scope, 'env> {
-    /// Into `units`; on a thread of its own in `scope` if the images are made `apart`.
-    pub fn new(scope: &'scope Scope<'scope, 'env>, units: &'scope ShardStore, apart: bool) -> Self {
+    /// Creates a writer into `shards`. It writes on a thread of `scope` if `in_background`.
+    pub fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        shards: &'scope ShardStore,
+        in_background: bool,
+    ) -> Self {
         Self {
             scope,
-            units,
-            apart,
+            shards,
+            in_background,
             pending: None,
         }
     }
 
-    /// Writes `images`, or begins to; the result is how many images have come to lie on the disk since the last
-    /// call.
+    /// Writes `images`, or begins to. Returns the number of images that reached the disk since the
+    /// last call.
     ///
     /// # Errors
-    /// [`PeError::Io`], of this unit or the one before.
-    pub fn write(&mut self, range: Range<usize>, images: ImageBatch) -> Result<usize, PeError> {
+    /// [`ArtifactsError::Io`], of this shard or the previous one.
+    pub fn write(
+        &mut self,
+        range: Range<usize>,
+        images: ImageBatch,
+    ) -> Result<usize, ArtifactsError> {
         let before = self.finish()?;
-        let units = self.units;
+        let shards = self.shards;
         let write = move || {
-            units.write(&range, images.data())?;
+            shards.write(&range, images.data())?;
             Ok(range.len())
         };
-        if self.apart {
+        if self.in_background {
             self.pending = Some(self.scope.spawn(write));
             Ok(before)
         } else {
@@ -50,15 +58,16 @@ impl<'scope, 'env> ShardWriter<'scope, 'env> {
         }
     }
 
-    /// Waits for what is on its way; the result is how many images that were.
+    /// Waits for the write in progress. Returns its number of images, 0 where there is none.
     ///
     /// # Errors
-    /// [`PeError::Io`].
-    pub fn finish(&mut self) -> Result<usize, PeError> {
+    /// [`ArtifactsError::Io`].
+    pub fn finish(&mut self) -> Result<usize, ArtifactsError> {
         self.pending.take().map_or(Ok(0), |thread| {
             thread.join().unwrap_or_else(|_| {
-                let message = "the thread that writes units has stopped";
-                Err(PeError::State(message.to_owned()))
+                Err(ArtifactsError::WriterEnded {
+                    path: self.shards.folder().to_owned(),
+                })
             })
         })
     }
@@ -73,39 +82,39 @@ mod tests {
     }
 
     #[test]
-    fn every_unit_is_written_and_counted_once() {
-        for apart in [false, true] {
+    fn every_shard_is_written_and_counted_once() {
+        for in_background in [false, true] {
             let folder = tempfile::tempdir().unwrap();
-            let units = ShardStore::open(folder.path().to_owned(), "u8").unwrap();
+            let shards = ShardStore::open(folder.path().to_owned(), "u8").unwrap();
             let mut done = 0;
             std::thread::scope(|scope| {
-                let mut writing = ShardWriter::new(scope, &units, apart);
-                for unit in 0..5 {
-                    let range = 2 * unit..2 * unit + 2;
-                    done += writing.write(range, images(2, unit as u8)).unwrap();
-                    // At most the last one is on its way.
-                    assert!(done == 2 * unit + if apart { 0 } else { 2 });
+                let mut writer = ShardWriter::new(scope, &shards, in_background);
+                for shard in 0..5 {
+                    let range = 2 * shard..2 * shard + 2;
+                    done += writer.write(range, images(2, shard as u8)).unwrap();
+                    // At most the last one is not on disk yet.
+                    assert!(done == 2 * shard + if in_background { 0 } else { 2 });
                 }
-                done += writing.finish().unwrap();
-                assert_eq!(writing.finish().unwrap(), 0);
+                done += writer.finish().unwrap();
+                assert_eq!(writer.finish().unwrap(), 0);
             });
             assert_eq!(done, 10);
-            assert_eq!(units.finished(10).unwrap().len(), 5);
-            assert_eq!(units.read(&(6..8), 6).unwrap(), [3; 6]);
+            assert_eq!(shards.finished(10).unwrap().len(), 5);
+            assert_eq!(shards.read(&(6..8), 6).unwrap(), [3; 6]);
         }
     }
 
     #[test]
-    fn a_unit_that_could_not_be_written_is_told() {
-        for apart in [false, true] {
+    fn a_failed_write_is_reported() {
+        for in_background in [false, true] {
             let folder = tempfile::tempdir().unwrap();
-            let gone = folder.path().join("units");
-            let units = ShardStore::open(gone.clone(), "u8").unwrap();
+            let gone = folder.path().join("shards");
+            let shards = ShardStore::open(gone.clone(), "u8").unwrap();
             std::fs::remove_dir(&gone).unwrap();
             std::thread::scope(|scope| {
-                let mut writing = ShardWriter::new(scope, &units, apart);
-                let first = writing.write(0..1, images(1, 0));
-                let last = writing.finish();
+                let mut writer = ShardWriter::new(scope, &shards, in_background);
+                let first = writer.write(0..1, images(1, 0));
+                let last = writer.finish();
                 assert!(first.is_err() != last.is_err());
             });
         }

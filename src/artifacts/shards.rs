@@ -1,30 +1,44 @@
-//! ShardStore of work: ranges of samples, one file each once finished.
+//! Shards of work: one file for each finished range of samples.
 //!
-//! The files lie in `.work/<iteration>/<phase>/` and go when the iteration is complete. They hold model
-//! output and its embeddings only, nothing private. Ranges found on disk are kept whatever the batch size
-//! is now; only the gaps are done.
+//! The files lie in `.work/<iteration>/<phase>/` and are removed when the iteration is complete.
+//! They hold output of the model and embeddings of that output, nothing private. A range that was
+//! finished with another batch size is kept; only the gaps are computed.
 
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::ArtifactsError;
 use crate::atomic;
-use crate::pe::PeError;
 
-/// The finished units of one phase of one iteration.
+/// The finished shards of one phase of one iteration.
 pub struct ShardStore {
     folder: PathBuf,
     extension: &'static str,
 }
 
+/// The work that is left of a phase.
+pub struct RemainingWork {
+    /// Samples that finished shards cover.
+    pub finished: usize,
+    /// Ranges to compute, in order, none longer than the batch size.
+    pub ranges: Vec<Range<usize>>,
+}
+
 impl ShardStore {
-    /// Opens (or makes) the phase's folder.
+    /// Opens the folder of a phase, creating it if necessary. Shards are files `<start>-<end>.<extension>`.
     ///
     /// # Errors
-    /// [`PeError::Io`].
-    pub fn open(folder: PathBuf, extension: &'static str) -> Result<Self, PeError> {
-        fs::create_dir_all(&folder).map_err(PeError::io(&folder))?;
+    /// [`ArtifactsError::Io`].
+    pub fn open(folder: PathBuf, extension: &'static str) -> Result<Self, ArtifactsError> {
+        fs::create_dir_all(&folder).map_err(ArtifactsError::io(&folder))?;
         Ok(Self { folder, extension })
+    }
+
+    /// Returns the folder of the shards.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn path(&self, range: &Range<usize>) -> PathBuf {
@@ -32,12 +46,12 @@ impl ShardStore {
             .join(format!("{}-{}.{}", range.start, range.end, self.extension))
     }
 
-    /// The finished ranges below `total`, in order and disjoint.
+    /// Returns the finished ranges below `total`, in order and disjoint.
     ///
     /// # Errors
-    /// [`PeError::Io`].
-    pub fn finished(&self, total: usize) -> Result<Vec<Range<usize>>, PeError> {
-        let io = PeError::io(&self.folder);
+    /// [`ArtifactsError::Io`].
+    pub fn finished(&self, total: usize) -> Result<Vec<Range<usize>>, ArtifactsError> {
+        let io = ArtifactsError::io(&self.folder);
         let mut ranges = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(&io)? {
             let path = entry.map_err(&io)?.path();
@@ -48,6 +62,8 @@ impl ShardStore {
                 ranges.push(range);
             }
         }
+        // Shards of two batch sizes can overlap: the first in this order wins, so that a resumed run
+        // and the next one choose the same.
         ranges.sort_by_key(|range| (range.start, std::cmp::Reverse(range.end)));
         let mut end = 0;
         ranges.retain(|range| {
@@ -60,49 +76,79 @@ impl ShardStore {
         Ok(ranges)
     }
 
-    /// The gaps that `finished` leaves in `0..total`, cut into pieces of at most `size`.
-    #[must_use]
-    pub fn missing(finished: &[Range<usize>], total: usize, size: usize) -> Vec<Range<usize>> {
-        let size = size.max(1);
-        let mut gaps = Vec::new();
-        let mut at = 0;
-        let end = total..total;
-        for range in finished.iter().chain(std::iter::once(&end)) {
-            while at < range.start {
-                let stop = (at + size).min(range.start);
-                gaps.push(at..stop);
-                at = stop;
-            }
-            at = at.max(range.end);
+    /// Returns the ranges of `0..total` that no finished shard covers, cut to `batch_size`.
+    ///
+    /// # Errors
+    /// [`ArtifactsError::Io`].
+    pub fn remaining(
+        &self,
+        total: usize,
+        batch_size: usize,
+    ) -> Result<RemainingWork, ArtifactsError> {
+        let finished = self.finished(total)?;
+        Ok(RemainingWork {
+            finished: finished.iter().map(Range::len).sum(),
+            ranges: gaps(&finished, total, batch_size),
+        })
+    }
+
+    /// Returns the finished ranges, which cover `0..total` without a gap.
+    ///
+    /// # Errors
+    /// [`ArtifactsError::MissingShards`] where they do not.
+    pub fn complete(&self, total: usize) -> Result<Vec<Range<usize>>, ArtifactsError> {
+        let finished = self.finished(total)?;
+        if gaps(&finished, total, total).is_empty() {
+            return Ok(finished);
         }
-        gaps
+        Err(ArtifactsError::MissingShards {
+            path: self.folder.clone(),
+            expected: total,
+        })
     }
 
-    /// Stores a finished unit.
+    /// Stores a finished shard.
     ///
     /// # Errors
-    /// [`PeError::Io`].
-    pub fn write(&self, range: &Range<usize>, bytes: &[u8]) -> Result<(), PeError> {
+    /// [`ArtifactsError::Io`].
+    pub fn write(&self, range: &Range<usize>, bytes: &[u8]) -> Result<(), ArtifactsError> {
         let path = self.path(range);
-        atomic::write(&path, bytes).map_err(PeError::io(&path))
+        atomic::write(&path, bytes).map_err(ArtifactsError::io(&path))
     }
 
-    /// Reads a finished unit back; it must have `len` bytes.
+    /// Reads a finished shard back; it must have `len` bytes.
     ///
     /// # Errors
-    /// [`PeError::Io`], or [`PeError::State`] for another length.
-    pub fn read(&self, range: &Range<usize>, len: usize) -> Result<Vec<u8>, PeError> {
+    /// [`ArtifactsError::Io`]; [`ArtifactsError::ShardSize`] for another length.
+    pub fn read(&self, range: &Range<usize>, len: usize) -> Result<Vec<u8>, ArtifactsError> {
         let path = self.path(range);
-        let bytes = fs::read(&path).map_err(PeError::io(&path))?;
+        let bytes = fs::read(&path).map_err(ArtifactsError::io(&path))?;
         if bytes.len() != len {
-            return Err(PeError::State(format!(
-                "{} has {} bytes where {len} were expected: remove it and resume",
-                path.display(),
-                bytes.len()
-            )));
+            return Err(ArtifactsError::ShardSize {
+                path,
+                found: bytes.len(),
+                expected: len,
+            });
         }
         Ok(bytes)
     }
+}
+
+/// Returns the gaps that `finished` leaves in `0..total`, cut into pieces of at most `size`.
+fn gaps(finished: &[Range<usize>], total: usize, size: usize) -> Vec<Range<usize>> {
+    let size = size.max(1);
+    let mut gaps = Vec::new();
+    let mut at = 0;
+    let end = total..total;
+    for range in finished.iter().chain(std::iter::once(&end)) {
+        while at < range.start {
+            let stop = (at + size).min(range.start);
+            gaps.push(at..stop);
+            at = stop;
+        }
+        at = at.max(range.end);
+    }
+    gaps
 }
 
 fn parse(path: &Path, extension: &str) -> Option<Range<usize>> {
@@ -118,28 +164,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_are_found_whatever_the_size() {
-        assert_eq!(ShardStore::missing(&[], 5, 2), [0..2, 2..4, 4..5]);
-        assert_eq!(
-            ShardStore::missing(&[1..3, 4..6], 8, 10),
-            [0..1, 3..4, 6..8]
-        );
+    fn gaps_are_found_for_any_batch_size() {
+        assert_eq!(gaps(&[], 5, 2), [0..2, 2..4, 4..5]);
+        assert_eq!(gaps(&[1..3, 4..6], 8, 10), [0..1, 3..4, 6..8]);
         let all = 0..8;
-        assert!(ShardStore::missing(&[all], 8, 3).is_empty());
+        assert!(gaps(&[all], 8, 3).is_empty());
     }
 
     #[test]
-    fn finished_units_survive_and_overlaps_are_left_out() {
+    fn finished_shards_survive_and_overlaps_are_left_out() {
         let folder = tempfile::tempdir().unwrap();
-        let units = ShardStore::open(folder.path().join("a/b"), "u8").unwrap();
-        units.write(&(0..2), &[1, 2]).unwrap();
-        units.write(&(1..4), &[1, 2, 3]).unwrap();
-        units.write(&(4..9), &[0; 5]).unwrap();
+        let shards = ShardStore::open(folder.path().join("a/b"), "u8").unwrap();
+        shards.write(&(0..2), &[1, 2]).unwrap();
+        shards.write(&(1..4), &[1, 2, 3]).unwrap();
+        shards.write(&(4..9), &[0; 5]).unwrap();
         fs::write(folder.path().join("a/b/junk.txt"), "").unwrap();
         let first = 0..2;
-        assert_eq!(units.finished(8).unwrap(), [first]);
-        assert_eq!(units.finished(9).unwrap(), [0..2, 4..9]);
-        assert_eq!(units.read(&(0..2), 2).unwrap(), [1, 2]);
-        assert!(units.read(&(0..2), 3).is_err());
+        assert_eq!(shards.finished(8).unwrap(), [first]);
+        assert_eq!(shards.finished(9).unwrap(), [0..2, 4..9]);
+        let remaining = shards.remaining(9, 1).unwrap();
+        assert_eq!(
+            (remaining.finished, remaining.ranges),
+            (7, vec![2..3, 3..4])
+        );
+        assert!(shards.complete(9).is_err() && shards.complete(2).is_ok());
+        assert_eq!(shards.read(&(0..2), 2).unwrap(), [1, 2]);
+        assert!(shards.read(&(0..2), 3).is_err());
     }
 }

@@ -4,7 +4,9 @@ use thiserror::Error;
 
 use super::DeviceError;
 use super::missing::MissingArtifacts;
+use crate::artifacts::ArtifactsError;
 use crate::config::ConfigError;
+use crate::dataset::DatasetError;
 use crate::embedders::EmbedderError;
 use crate::exit_code::{self, ExitCode};
 use crate::fetch::FetchError;
@@ -16,6 +18,9 @@ use crate::privacy::PrivacyError;
 /// Any error that reaches the command line.
 #[derive(Debug, Error)]
 pub enum CliError {
+    /// The configuration is wrong, or does not fit the data or the model.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -44,8 +49,14 @@ pub enum CliError {
     Signals(#[from] ctrlc::Error),
 }
 
-impl From<ConfigError> for CliError {
-    fn from(error: ConfigError) -> Self {
+impl From<ArtifactsError> for CliError {
+    fn from(error: ArtifactsError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl From<DatasetError> for CliError {
+    fn from(error: DatasetError) -> Self {
         Self::Run(error.into())
     }
 }
@@ -77,6 +88,7 @@ impl From<EmbedderError> for CliError {
 impl ExitCode for CliError {
     fn exit_code(&self) -> u8 {
         match self {
+            Self::Config(error) => error.exit_code(),
             Self::Device(error) => error.exit_code(),
             Self::Run(error) => error.exit_code(),
             Self::Fetch(error) => error.exit_code(),

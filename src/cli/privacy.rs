@@ -10,7 +10,7 @@ pub(super) fn run(arguments: &PrivacyArguments) -> Result<(), CliError> {
     let report = match &arguments.config {
         Some(path) => {
             let loaded = Settings::load(path, &arguments.set)?;
-            let planned = (loaded.generations.len() as u32).saturating_sub(1);
+            let planned = (loaded.populations.len() as u32).saturating_sub(1);
             let mut config = loaded.settings.privacy;
             config.delta = arguments.delta.unwrap_or(config.delta);
             config.adjacency = arguments.adjacency.unwrap_or(config.adjacency);

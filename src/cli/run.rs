@@ -21,7 +21,7 @@ use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, SetSizes};
 use crate::net::Offline;
-use crate::pe::{InitialSamples, PeError, Plan, Run};
+use crate::pe::{InitialSamples, PeError, Plan, Run, RunIdentity};
 use crate::privacy::{NonPrivateConsent, PrivateFolder};
 use crate::progress::{Observer, Progress as _};
 use crate::streams::{Phase, RngKey};
@@ -60,7 +60,12 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         return Err(loaded.locations.error("model", message).into());
     }
     let mut images = PrivateImages::open(&loaded.settings.data)?;
-    let plan = Plan::new(&loaded, images.classes().to_vec(), images.len(), privacy)?;
+    let make_plan = |images: &PrivateImages, privacy| {
+        let evolution = &loaded.settings.evolution;
+        Plan::new(evolution, images.classes().to_vec(), images.len(), privacy)
+            .map_err(|error| loaded.locations.error(&error.key, error.message))
+    };
+    let plan = make_plan(&images, privacy)?;
     let OpenedGenerator {
         generator,
         weights_digest: generator_digest,
@@ -80,12 +85,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let plan = if images.len() == plan.private_images {
         plan
     } else {
-        let plan = Plan::new(
-            &loaded,
-            images.classes().to_vec(),
-            images.len(),
-            plan.privacy,
-        )?;
+        let plan = make_plan(&images, plan.privacy)?;
         check_plan(&loaded, &*generator, &plan)?;
         plan
     };
@@ -102,7 +102,11 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     }
     if arguments.dry_run {
         let cost = plan
-            .cost(&loaded, &*generator, embedder.dimension())
+            .cost(
+                loaded.settings.output.plot_images,
+                &*generator,
+                embedder.dimension(),
+            )
             .map_err(PeError::from)?;
         super::output::print(&plan.describe(&cost));
         for line in announce(&loaded, &*generator, &plan)? {
@@ -116,11 +120,15 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     for line in announce(&loaded, &*generator, &plan)? {
         progress.message(&line);
     }
-    // What cannot be written down is found before there is a folder.
-    loaded.settings.to_toml()?;
-    loaded.settings.identity()?;
+    // Settings that cannot be written are found before the folder is created.
+    let resolved_config = loaded.settings.to_toml()?;
     let initial = &loaded.settings.evolution.initial_samples;
-    let initial_digest = initial.as_deref().map(digest).transpose()?;
+    let identity = RunIdentity {
+        settings: loaded.settings.identity()?,
+        model_weights: generator_digest,
+        embedder_weights: embedder_digest,
+        initial_samples: initial.as_deref().map(digest).transpose()?,
+    };
     let (folder, moved) = RunDir::prepare(&root, existing)?;
     let private = PrivateFolder::create(folder.private())?;
     logging::open_private(private.open_log()?).map_err(PeError::io(private.path()))?;
@@ -149,13 +157,14 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         _ => None,
     };
     let run = Run {
-        settings: &loaded.settings,
         plan: &plan,
+        identity: &identity,
+        resolved_config: &resolved_config,
+        class_conditional: loaded.settings.data.class_conditional,
+        private_image_size: loaded.settings.data.image_size,
+        plot_images: loaded.settings.output.plot_images,
         generator: &*generator,
-        generator_digest: generator_digest.as_deref(),
         embedder: &*embedder,
-        embedder_digest: embedder_digest.as_deref(),
-        initial_digest: initial_digest.as_deref(),
         evaluation: evaluation.as_ref(),
         device: &devices.first,
         observer: &progress,
@@ -183,7 +192,7 @@ fn resolve_privacy(
     non_private: bool,
 ) -> Result<crate::privacy::ResolvedPrivacy, ConfigError> {
     let evolution = &loaded.settings.evolution;
-    let releases = (loaded.generations.len() as u32).saturating_sub(1);
+    let releases = (loaded.populations.len() as u32).saturating_sub(1);
     loaded
         .settings
         .privacy
@@ -218,7 +227,7 @@ fn announce(
     plan: &Plan,
 ) -> Result<Vec<String>, CliError> {
     generator
-        .preflight(&plan.demands(loaded))
+        .preflight(&plan.generator_work())
         .map_err(|error| model_error(loaded, error))
 }
 
@@ -273,7 +282,7 @@ fn open_evaluation(
     let classifier = classifier(&config.metrics, embedder)?;
     let against = against(config, size, opened, &space, observer)?;
     let last = plan.iterations();
-    let evaluated = plan.generations.iter().zip(0..);
+    let evaluated = plan.populations.iter().zip(0..);
     let smallest = evaluated
         .filter(|(_, number)| config.is_due(*number, last))
         .map(|(generation, _)| generation.num_samples as usize)
@@ -337,7 +346,7 @@ fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result
     }
     // The first degree is only used for the initial population's variations.
     let unused = usize::from(loaded.settings.evolution.initial_variations == 0);
-    for generation in plan.generations.iter().skip(unused) {
+    for generation in plan.populations.iter().skip(unused) {
         let vary = Operation::Vary(generation.variation_degree);
         generator.evaluations(vary).map_err(|error| {
             let key = "evolution.variation_degree";

@@ -49,7 +49,7 @@ pub struct Loaded {
     /// The settings.
     pub settings: Settings,
     /// The initial population and one for each of T iterations.
-    pub generations: Vec<PopulationSpec>,
+    pub populations: Vec<PopulationSpec>,
     /// The position of each value, for the errors of later checks.
     pub locations: Locations,
 }
@@ -96,10 +96,10 @@ impl Settings {
             evaluation,
             mirrors: document.section("mirrors")?,
         };
-        let generations = settings.validate(&locations)?;
+        let populations = settings.validate(&locations)?;
         Ok(Loaded {
             settings,
-            generations,
+            populations,
             locations,
         })
     }
@@ -148,20 +148,19 @@ impl Settings {
                 embedder("evaluation.embedder", config)?;
             }
         }
-        let generations = self
-            .evolution
-            .generations()
-            .map_err(|error| locations.invalid("evolution", error))?;
+        let invalid = |error| locations.invalid("evolution", error);
+        self.evolution.validate().map_err(invalid)?;
+        let populations = self.evolution.populations().map_err(invalid)?;
         // The first degree is used only for variations of the initial population.
         let unused = usize::from(self.evolution.initial_variations == 0);
-        for generation in generations.iter().skip(unused) {
-            let vary = Operation::Vary(generation.variation_degree);
+        for population in populations.iter().skip(unused) {
+            let vary = Operation::Vary(population.variation_degree);
             model.check_operation(vary).map_err(|error| match error {
                 GeneratorError::Config(error) => locations.invalid("model", error),
                 error => locations.error("evolution.variation_degree", error.to_string()),
             })?;
         }
-        Ok(generations)
+        Ok(populations)
     }
 
     /// Returns the configuration as TOML, with all defaults filled in.

@@ -1,5 +1,10 @@
-//! The private images. This is the only module in which images become [`crate::privacy::Sensitive`].
+//! The private images. This is the only module in which an image source becomes
+//! [`Sensitive`](crate::privacy::Sensitive).
 
+mod error;
+mod private_data;
 mod private_images;
 
+pub use error::DatasetError;
+pub use private_data::PrivateData;
 pub use private_images::PrivateImages;

@@ -1,105 +1,109 @@
-//! The private images on their way to the vote: checked, fingerprinted, embedded, and never kept as images.
+//! Reads private images: checks, fingerprints and embeds them. No image is kept in memory or stored.
+//!
+//! Their number and their classes are declared public in the configuration; everything else about them
+//! is [`Sensitive`] from the moment a batch is decoded.
 
 use std::io::{self, Read, Write};
 
 use sha2::{Digest, Sha256};
 
+use super::DatasetError;
 use crate::embedders::{Embedder, Embeddings, embed_all};
-use crate::images::{DataConfig, ImageBatch, ImageSource, Skipped};
+use crate::images::{DataConfig, ImageBatch, ImageSource, ImagesError, Skipped};
 use crate::metrics::FeatureSet;
 use crate::metrics::features::{FeatureAccumulator, Features};
-use crate::pe::PeError;
 use crate::privacy::{Fingerprint, PrivacyError, PrivateFolder, Sensitive, same_data};
 use crate::progress::{Observer, Unit};
 use crate::voting::PrivateEmbeddings;
 
-/// Images read at a time, unless they are large.
-const CHUNK: usize = 512;
-/// Bytes of images read at a time.
-const CHUNK_BYTES: usize = 1 << 26;
+/// Most images in a batch: enough to occupy an embedder.
+const MAX_BATCH: usize = 512;
+/// Most bytes of images in a batch, so that large images do not fill the memory.
+const MAX_BATCH_BYTES: usize = 1 << 26;
 
-/// The private images, still on disk. What is read of them goes straight behind the wall.
+/// The private images on disk. Whatever is read of them is [`Sensitive`].
 pub struct PrivateImages {
     source: ImageSource,
     labels: Sensitive<Vec<u32>>,
-    /// Images read at a time.
-    chunk: usize,
+    /// Images in a batch.
+    batch_size: usize,
 }
 
 impl PrivateImages {
-    /// Lists the images, reads none.
+    /// Lists the images without reading them.
     ///
     /// # Errors
-    /// [`PeError::Images`].
-    pub fn open(config: &DataConfig) -> Result<Self, PeError> {
+    /// [`DatasetError::Images`].
+    pub fn open(config: &DataConfig) -> Result<Self, DatasetError> {
         let source = ImageSource::open(config)?;
         let image_bytes = config.image_size.pow(2) * 3;
         Ok(Self {
             labels: Sensitive::new(source.labels().to_vec()),
             source,
-            chunk: (CHUNK_BYTES / image_bytes.max(1)).clamp(1, CHUNK),
+            batch_size: (MAX_BATCH_BYTES / image_bytes.max(1)).clamp(1, MAX_BATCH),
         })
     }
 
-    /// Number of images: declared public.
+    /// Returns the number of images, which is declared public.
     #[must_use]
     pub fn len(&self) -> usize {
         self.source.len()
     }
 
-    /// Whether there is no image.
+    /// Returns true if there is no image.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.source.is_empty()
     }
 
-    /// Class names: declared public.
+    /// Returns the class names, which are declared public.
     #[must_use]
     pub fn classes(&self) -> &[String] {
         self.source.classes()
     }
 
-    /// Which images of the source these are, for the privacy statement.
+    /// Describes for the privacy statement which images of the source are used.
     #[must_use]
     pub fn selection(&self) -> String {
         let mut text = if self.source.truncated() {
-            "the first data.num_samples images in the order of their names; which ones these are is \
-             declared public, and an image that is added or removed is one of them"
+            "the first data.num_samples images in the order of their names; their selection is declared \
+             public, and an image that is added or removed is one of them"
         } else {
             "all images of the source"
         }
         .to_owned();
         if self.source.skips_bad_images() {
-            text += ", but for files that are no readable images (data.on_bad_image = \"skip\")";
+            text += ", without files that are not readable images (data.on_bad_image = \"skip\")";
         }
         text
     }
 
-    /// Reads every private image once, so that a broken one is found before anything is spent, and
-    /// fingerprints the lot. Files that may be and were left out are returned.
+    /// Reads every image once, so that a damaged one is found before anything is charged. Returns the
+    /// fingerprint of all images and the files that were skipped (`data.on_bad_image = "skip"`).
     ///
     /// # Errors
-    /// [`PeError::Images`] naming the file.
+    /// [`DatasetError::Images`] naming the file.
     pub fn check(
         &mut self,
         observer: &dyn Observer,
-    ) -> Result<(Sensitive<Fingerprint>, Vec<Skipped>), PeError> {
-        let (total, chunk) = (self.len(), self.chunk);
+    ) -> Result<(Sensitive<Fingerprint>, Vec<Skipped>), DatasetError> {
+        let (total, batch_size) = (self.len(), self.batch_size);
         observer.begin("checking private images", Some(total as u64), Unit::Steps);
         let mut digests = Sensitive::new(Vec::new());
         let mut done = 0;
-        let skipped = self.source.check(chunk, |batch| {
+        let skipped = self.source.check(batch_size, |batch| {
             add_digests(&mut digests, &Sensitive::new(batch));
-            done += chunk;
+            done += batch_size;
             observer.advance(done.min(total) as u64);
-            observer.end_if_cancelled().map_err(PeError::from)
+            observer.end_if_cancelled().map_err(DatasetError::from)
         })?;
         observer.end();
+        // Skipped files have no label any more.
         self.labels = Sensitive::new(self.source.labels().to_vec());
         Ok((self.fingerprint(digests), skipped))
     }
 
-    /// Of the classes' names, every image's label and every image's bytes.
+    /// Fingerprints the class names, the label of each image and the bytes of each image.
     fn fingerprint(&self, digests: Sensitive<Vec<u8>>) -> Sensitive<Fingerprint> {
         let labels = self.labels.map_ref(|labels| {
             labels
@@ -113,18 +117,18 @@ impl PrivateImages {
         })
     }
 
-    /// The images' embeddings, split by class: from the run's private folder if they are there, else
-    /// computed and put there.
+    /// Returns the embeddings split by class, as the vote takes them: see
+    /// [`PrivateImages::embeddings`].
     ///
     /// # Errors
-    /// See [`PeError`].
-    pub fn voters(
+    /// See [`DatasetError`].
+    pub fn embeddings_by_class(
         &mut self,
         embedder: &dyn Embedder,
         private: &PrivateFolder,
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
-    ) -> Result<PrivateEmbeddings, PeError> {
+    ) -> Result<PrivateEmbeddings, DatasetError> {
         let embeddings = self.embeddings(embedder, private, fingerprint, observer)?;
         let classes = self.classes().len();
         Ok(PrivateEmbeddings::new(
@@ -135,21 +139,22 @@ impl PrivateImages {
         ))
     }
 
-    /// The images' embeddings for the vote, in the images' order.
+    /// Returns the embeddings in the order of the images: read from the private folder of the run if they
+    /// are there, otherwise computed and stored there.
     ///
-    /// The folder belongs to one run, and its ledger has established that images and configuration are
-    /// those that it began with; so the embeddings are, too.
+    /// Stored embeddings need no key: the ledger of the run has checked that images and configuration are
+    /// those that the run began with.
     ///
     /// # Errors
-    /// See [`PeError`].
+    /// See [`DatasetError`].
     pub(crate) fn embeddings(
         &mut self,
         embedder: &dyn Embedder,
         private: &PrivateFolder,
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
-    ) -> Result<Sensitive<Embeddings>, PeError> {
-        // Number and dimension are public; in the name, they need no look through the wall.
+    ) -> Result<Sensitive<Embeddings>, DatasetError> {
+        // Number and dimension are public, so the name may contain them.
         let (total, dimension) = (self.len(), embedder.dimension());
         let name = format!("embeddings-{total}x{dimension}");
         if let Some(cached) = private.read_back(&name, decode)? {
@@ -162,7 +167,7 @@ impl PrivateImages {
             });
             Ok(())
         })?;
-        // `embed_all` has checked every part, so the whole is of this dimension, too.
+        // `embed_all` has checked the dimension of every batch, so `new` does not fail.
         let embeddings = data.map(|data| {
             Embeddings::new(data, dimension).unwrap_or_else(|| Embeddings::empty(dimension))
         });
@@ -170,11 +175,11 @@ impl PrivateImages {
         Ok(embeddings)
     }
 
-    /// What an evaluation needs of the images: from `cache` if it is there for these images and this
-    /// `space` (a digest of what an image's vector depends on), else computed and put there.
+    /// Returns the features that metrics need: read from `cache` if it has them for these images and this
+    /// `space` (a digest of everything that an embedding depends on), otherwise computed and stored there.
     ///
     /// # Errors
-    /// See [`PeError`].
+    /// See [`DatasetError`].
     pub fn features(
         &mut self,
         embedder: &dyn Embedder,
@@ -183,7 +188,7 @@ impl PrivateImages {
         cache: Option<&PrivateFolder>,
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
-    ) -> Result<Sensitive<Features>, PeError> {
+    ) -> Result<Sensitive<Features>, DatasetError> {
         let kept = match (needs.moments, needs.vectors) {
             (true, true) => "both",
             (true, false) => "moments",
@@ -210,62 +215,74 @@ impl PrivateImages {
         Ok(features)
     }
 
-    /// The class of each image, as a place among [`PrivateImages::classes`].
+    /// Returns the class of each image as an index into [`PrivateImages::classes`].
     pub(crate) fn labels(&self) -> &Sensitive<Vec<u32>> {
         &self.labels
     }
 
-    /// Embeds every image and hands the vectors on, in the images' order.
+    /// Embeds every image and passes the embeddings to `take`, in the order of the images.
     fn embed(
         &mut self,
         embedder: &dyn Embedder,
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
-        mut take: impl FnMut(Sensitive<Embeddings>) -> Result<(), PeError>,
-    ) -> Result<(), PeError> {
+        mut take: impl FnMut(Sensitive<Embeddings>) -> Result<(), DatasetError>,
+    ) -> Result<(), DatasetError> {
         self.each(fingerprint, "embedding private images", observer, |batch| {
             take(batch.try_map_ref(|batch| embed_all(embedder, batch))?)
         })
     }
 
-    /// Reads every image again and hands them on, in order, `stage` being shown meanwhile.
+    /// Reads every image again and passes the batches to `take`, in order; `stage` is the name of the
+    /// progress bar.
     ///
     /// # Errors
-    /// [`PrivacyError::PrivateData`] when they are not those of the fingerprint any more; see the others in
-    /// [`PeError`].
-    pub(crate) fn each(
+    /// [`PrivacyError::PrivateData`] when the images are not those of the fingerprint any more; see the
+    /// others in [`DatasetError`]. Errors of `take` are passed on.
+    pub(crate) fn each<E: From<DatasetError>>(
         &mut self,
         fingerprint: &Sensitive<Fingerprint>,
         stage: &str,
         observer: &dyn Observer,
-        mut take: impl FnMut(Sensitive<ImageBatch>) -> Result<(), PeError>,
-    ) -> Result<(), PeError> {
-        let (total, chunk) = (self.len(), self.chunk);
+        mut take: impl FnMut(Sensitive<ImageBatch>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (total, batch_size) = (self.len(), self.batch_size);
         observer.begin(stage, Some(total as u64), Unit::Steps);
         let mut digests = Sensitive::new(Vec::new());
         let mut done = 0;
-        self.source.for_each_batch(chunk, |batch| {
+        let read = self.source.for_each_batch(batch_size, |batch| {
             let batch = Sensitive::new(batch);
             add_digests(&mut digests, &batch);
-            take(batch)?;
-            done += chunk;
+            take(batch).map_err(EachError)?;
+            done += batch_size;
             observer.advance(done.min(total) as u64);
-            observer.end_if_cancelled().map_err(PeError::from)
-        })?;
+            let checked = observer.end_if_cancelled();
+            checked.map_err(|cancelled| EachError(DatasetError::from(cancelled).into()))
+        });
+        read.map_err(|EachError(error)| error)?;
         observer.end();
         if !same_data(fingerprint, &self.fingerprint(digests)) {
-            return Err(PeError::Privacy(PrivacyError::PrivateData {
-                message:
-                    "the private images changed while they were read: leave them alone during \
-                          a run"
-                        .to_owned(),
-            }));
+            let message = "the private images changed while they were read: do not change them \
+                           during a run";
+            let error = PrivacyError::PrivateData {
+                message: message.to_owned(),
+            };
+            return Err(DatasetError::from(error).into());
         }
         Ok(())
     }
 }
 
-/// Appends each image's SHA-256.
+/// Lets the image source report its own errors through the error type of a caller.
+struct EachError<E>(E);
+
+impl<E: From<DatasetError>> From<ImagesError> for EachError<E> {
+    fn from(error: ImagesError) -> Self {
+        Self(DatasetError::from(error).into())
+    }
+}
+
+/// Appends the SHA-256 of each image.
 fn add_digests(digests: &mut Sensitive<Vec<u8>>, batch: &Sensitive<ImageBatch>) {
     let of_batch = batch.map_ref(|batch| {
         batch
@@ -276,7 +293,7 @@ fn add_digests(digests: &mut Sensitive<Vec<u8>>, batch: &Sensitive<ImageBatch>) 
     digests.extend_with(of_batch, |all, batch| all.extend(batch));
 }
 
-/// Number and dimension as u64, then all numbers, little-endian.
+/// Writes number and dimension as `u64`, then all values as `float32`, little-endian.
 fn encode(embeddings: &Embeddings, file: &mut dyn Write) -> io::Result<()> {
     file.write_all(&(embeddings.len() as u64).to_le_bytes())?;
     file.write_all(&(embeddings.dimension() as u64).to_le_bytes())?;

@@ -99,7 +99,9 @@ impl Evaluator<'_> {
                     Some(ReferenceSource::Private(of, fingerprint)) => {
                         let mut answers = Sensitive::new(answers);
                         of.each(fingerprint, "testing", observer, |batch| {
-                            Ok(answers.try_extend_with(batch, |all, batch| test(all, &batch))?)
+                            Ok::<_, PeError>(
+                                answers.try_extend_with(batch, |all, batch| test(all, &batch))?,
+                            )
                         })?;
                         MetricResult::Private(private(answers, of.labels(), figure)?)
                     }

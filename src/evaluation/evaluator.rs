@@ -7,7 +7,7 @@ use candle_core::Device;
 use sha2::{Digest, Sha256};
 
 use super::Training;
-use crate::artifacts::{MetricsLock, Population, npz_error};
+use crate::artifacts::{ArtifactsError, MetricsLock, Population};
 use crate::atomic;
 use crate::dataset::PrivateImages;
 use crate::embedders::Embedder;
@@ -641,7 +641,9 @@ fn public_features(
             embedder: Some(evaluation.space.digest.clone()),
         };
         let mut bytes = io::Cursor::new(Vec::new());
-        statistics.write(&mut bytes).map_err(npz_error(path))?;
+        statistics
+            .write(&mut bytes)
+            .map_err(ArtifactsError::npz(path))?;
         atomic::write(path, bytes.get_ref()).map_err(PeError::io(path))?;
     }
     Ok(features)

@@ -41,7 +41,7 @@ impl Evaluator<'_> {
                 })?;
                 images.each(fingerprint, "reading private images", observer, |batch| {
                     pairs.extend_with(batch, |pairs, batch| pairs.add_reference(&batch));
-                    Ok(())
+                    Ok::<_, PeError>(())
                 })?;
                 let picture = pairs
                     .try_map_ref(ClosestPairs::picture)

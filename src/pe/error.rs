@@ -1,11 +1,13 @@
-//! What can stop a run.
+//! Errors of a run.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::config::ConfigError;
+use super::initial::InitialSamplesError;
+use crate::artifacts::ArtifactsError;
+use crate::dataset::DatasetError;
 use crate::embedders::EmbedderError;
 use crate::exit_code::{self, ExitCode};
 use crate::generators::GeneratorError;
@@ -15,13 +17,19 @@ use crate::privacy::PrivacyError;
 use crate::progress::Cancelled;
 use crate::voting::VotingError;
 
-/// Why a run ended early. What was finished by then is on disk.
+/// A run ended early. Results that were finished by then are on disk.
 #[derive(Debug, Error)]
 pub enum PeError {
-    /// The configuration does not fit the data or the model.
+    /// The result folder cannot be used.
     #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The private images, or a samples file, could not be read or written.
+    Artifacts(#[from] ArtifactsError),
+    /// The private images cannot be read or embedded.
+    #[error(transparent)]
+    Dataset(DatasetError),
+    /// The file of initial samples cannot be used.
+    #[error(transparent)]
+    InitialSamples(#[from] InitialSamplesError),
+    /// A samples file, or a reference, could not be read.
     #[error(transparent)]
     Images(#[from] ImagesError),
     /// The foundation model failed.
@@ -30,37 +38,61 @@ pub enum PeError {
     /// The embedder failed.
     #[error("the embedder failed: {0}")]
     Embedder(#[from] EmbedderError),
-    /// Voting failed.
+    /// A synthetic sample cannot take part in the vote.
+    #[error(
+        "the embedding of sample {sample} is not finite: embedder.dtype \"f32\" or \"bf16\" has a \
+         larger range than \"f16\", and weights may be damaged"
+    )]
+    NotFinite {
+        /// Index into the population.
+        sample: usize,
+    },
+    /// The vote failed.
     #[error(transparent)]
-    Voting(#[from] VotingError),
-    /// A figure of quality could not be computed.
+    Voting(VotingError),
+    /// A metric could not be computed.
     #[error("evaluation: {0}")]
     Metrics(MetricsError),
     /// The privacy core refused.
     #[error(transparent)]
     Privacy(#[from] PrivacyError),
-    /// An `.npz` of the result folder could not be read or written.
-    #[error("{path}: {source}")]
+    /// An `.npz` file could not be read or written.
+    #[error("{}: {source}", path.display())]
     Npz {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the format.
         source: NpzError,
     },
-    /// A file of the result folder could not be read or written.
-    #[error("{path}: {source}")]
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The result folder is not what this run expects.
+    /// The result folder is not what the command expects.
     #[error("{0}")]
     State(String),
-    /// The user asked to stop; everything finished is kept.
-    #[error("interrupted; `--resume` goes on from here")]
+    /// The user requested to stop; everything finished is kept.
+    #[error("interrupted; `--resume` continues the run")]
     Interrupted,
+}
+
+impl From<Cancelled> for PeError {
+    fn from(_: Cancelled) -> Self {
+        Self::Interrupted
+    }
+}
+
+impl From<DatasetError> for PeError {
+    fn from(error: DatasetError) -> Self {
+        match error {
+            DatasetError::Interrupted => Self::Interrupted,
+            other => Self::Dataset(other),
+        }
+    }
 }
 
 impl From<MetricsError> for PeError {
@@ -72,30 +104,37 @@ impl From<MetricsError> for PeError {
     }
 }
 
+impl From<VotingError> for PeError {
+    fn from(error: VotingError) -> Self {
+        match error {
+            VotingError::Cancelled(_) => Self::Interrupted,
+            other => Self::Voting(other),
+        }
+    }
+}
+
 impl ExitCode for PeError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(error) => error.exit_code(),
+            Self::Artifacts(error) => error.exit_code(),
+            Self::Dataset(error) => error.exit_code(),
+            Self::InitialSamples(_) | Self::Npz { .. } | Self::Io { .. } | Self::State(_) => {
+                exit_code::OUTPUT
+            }
             Self::Images(error) => error.exit_code(),
             Self::Generator(error) => error.exit_code(),
             Self::Embedder(error) => error.exit_code(),
-            Self::Metrics(error) => error.exit_code(),
+            Self::NotFinite { .. } => exit_code::COMPUTE,
             Self::Voting(error) => error.exit_code(),
+            Self::Metrics(error) => error.exit_code(),
             Self::Privacy(error) => error.exit_code(),
-            Self::Npz { .. } | Self::Io { .. } | Self::State(_) => exit_code::OUTPUT,
             Self::Interrupted => exit_code::INTERRUPTED,
         }
     }
 }
 
-impl From<Cancelled> for PeError {
-    fn from(_: Cancelled) -> Self {
-        Self::Interrupted
-    }
-}
-
 impl PeError {
-    /// For `map_err`: an [`PeError::Io`] about `path`.
+    /// Returns a function for `map_err` that makes a [`PeError::Io`] about `path`.
     pub(crate) fn io(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
         move |source| Self::Io {
             path: path.to_owned(),

@@ -1,7 +1,23 @@
-//! Private Evolution (Algorithms 1 and 2 of arXiv 2305.15560): the iteration, its plan and its settings.
+//! Private Evolution: Algorithms 1 and 2 of Lin et al. (ICLR 2024, arXiv 2305.15560).
+//!
+//! In: a checked [`Plan`], a generator, an embedder, private data. Out: a result folder.
+//!
+//! | file | job |
+//! |---|---|
+//! | `algorithm` | Algorithm 1 and 2, to be read beside the paper |
+//! | `run` | opens folder and ledger, calls the algorithm, closes |
+//! | `initial` | the initial population: random images, or those of a file |
+//! | `lookahead` | the mean embedding of variations, which represents a sample in the vote |
+//! | `offspring` | images of the next population, shard by shard |
+//! | `disclosure` | `privacy.json` and `log.txt`: what is said about a run |
+//! | `plan` | populations, classes and cost of a run, before anything is charged |
+//! | `config`, `schedule` | the `[evolution]` and `[output]` sections |
 
+mod algorithm;
 mod config;
+mod disclosure;
 mod error;
+mod initial;
 mod lookahead;
 mod offspring;
 mod plan;
@@ -10,6 +26,7 @@ mod schedule;
 
 pub use config::{EvolutionConfig, OutputConfig, PopulationSpec};
 pub use error::PeError;
+pub use initial::InitialSamples;
 pub use plan::{Cost, Plan};
-pub use run::{InitialSamples, Run};
+pub use run::{Run, RunIdentity};
 pub use schedule::{Schedule, Scheduled};

@@ -1,195 +1,217 @@
-//! Making a population: random images, or variations of parents.
+//! Generation of a population: random images, or variations of parents, shard by shard.
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::thread;
 
-use super::PeError;
-use crate::artifacts::{ClassLayout, Population, ShardStore, ShardWriter};
-use crate::generators::{Condition, Generator, SampleRequest};
+use super::{PeError, Run};
+use crate::artifacts::{GeneratedImages, Population, ShardStore, ShardWriter};
+use crate::generators::{Condition, GeneratorError, SampleRequest};
 use crate::images::ImageBatch;
-use crate::progress::{Observer, Unit};
+use crate::kill_point::{KillPoint, reach};
+use crate::progress::Unit;
 use crate::streams::{Phase, RngKey};
 
-/// One sample of a population to be: where it comes from.
+/// The derivation of one sample from the population before; `parent` is an index into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lineage {
-    /// A random image.
-    Random,
-    /// A variation of this parent; the second number counts its variations.
-    Variation(usize, u32),
-    /// The parent itself.
-    Elite(usize),
+pub(super) enum Lineage {
+    /// A variation of the parent; `repeat` counts the variations of one draw of it.
+    Variation { parent: usize, repeat: u32 },
+    /// The parent itself (elitism).
+    Elite { parent: usize },
 }
 
-/// A population to be made.
-pub struct Offspring<'a> {
-    /// Makes the images.
-    pub generator: &'a dyn Generator,
-    /// PopulationSpec seed.
-    pub seed: u64,
-    /// The iteration that the population belongs to.
-    pub iteration: u32,
-    /// How far variations go.
-    pub variation_degree: f64,
-    /// Where each sample comes from.
-    pub origins: Vec<Lineage>,
-    /// The public condition of each sample.
-    pub conditions: Vec<Condition>,
+impl Lineage {
+    fn parent(self) -> usize {
+        match self {
+            Self::Variation { parent, .. } | Self::Elite { parent } => parent,
+        }
+    }
 }
 
-/// The children of the chosen parents, class by class: first every parent's first variation, then every
-/// parent's second, …, then the parents themselves if they are kept.
+/// Returns the lineages of a population, class by class: the first variation of every parent, then the
+/// second of every parent, and so on, then the parents themselves if they are kept.
+///
+/// The order decides the random numbers of each sample, so it must not change.
 #[must_use]
-pub fn origins(parents: &[Vec<usize>], variations: u32, keep: bool) -> Vec<Lineage> {
-    let mut origins = Vec::new();
+pub(super) fn lineages(parents: &[Vec<usize>], variations: u32, keep: bool) -> Vec<Lineage> {
+    let mut lineages = Vec::new();
     for parents in parents {
-        for fold in 0..variations {
-            origins.extend(parents.iter().map(|p| Lineage::Variation(*p, fold)));
-        }
+        lineages.extend(variations_of(parents, variations));
         if keep {
-            origins.extend(parents.iter().map(|p| Lineage::Elite(*p)));
+            lineages.extend(elite(parents));
         }
     }
-    origins
+    lineages
 }
 
-/// The initial population: class by class the random images, then their first variations, and so on.
+/// Returns the lineages of an initial population, class by class: the random images, then the first
+/// variation of each, and so on.
 #[must_use]
-pub fn initial_origins(base: &[Vec<usize>], variations: u32) -> Vec<Lineage> {
-    let mut origins = Vec::new();
+pub(super) fn initial_lineages(base: &[Vec<usize>], variations: u32) -> Vec<Lineage> {
+    let mut lineages = Vec::new();
     for parents in base {
-        origins.extend(parents.iter().map(|p| Lineage::Elite(*p)));
-        for fold in 0..variations {
-            origins.extend(parents.iter().map(|p| Lineage::Variation(*p, fold)));
-        }
+        lineages.extend(elite(parents));
+        lineages.extend(variations_of(parents, variations));
     }
-    origins
+    lineages
 }
 
-/// Each class' parents as indices into the whole population.
-#[must_use]
-pub fn global(layout: &ClassLayout, per_class: &[Vec<usize>]) -> Vec<Vec<usize>> {
-    layout
-        .ranges()
-        .iter()
-        .zip(per_class)
-        .map(|(range, parents)| parents.iter().map(|p| range.start + p).collect())
-        .collect()
+fn variations_of(parents: &[usize], variations: u32) -> impl Iterator<Item = Lineage> + '_ {
+    (0..variations).flat_map(|repeat| {
+        let variation = move |&parent| Lineage::Variation { parent, repeat };
+        parents.iter().map(variation)
+    })
+}
+
+fn elite(parents: &[usize]) -> impl Iterator<Item = Lineage> + '_ {
+    parents.iter().map(|&parent| Lineage::Elite { parent })
+}
+
+/// Generates a random image for each condition.
+///
+/// # Errors
+/// See [`PeError`].
+pub(super) fn generate_random(
+    run: &Run<'_>,
+    conditions: Vec<Condition>,
+    shards: ShardStore,
+) -> Result<GeneratedImages, PeError> {
+    let total = conditions.len();
+    generate_missing(run, &shards, total, "initial population", |range| {
+        let request = |(sample, condition): (usize, &Condition)| SampleRequest {
+            condition: *condition,
+            rng_key: rng_key(run, Phase::Random, 0, 0, sample),
+        };
+        let conditions = conditions.get(range.clone()).unwrap_or_default();
+        let requests: Vec<_> = range.zip(conditions).map(request).collect();
+        Ok(run.generator.random(&requests)?)
+    })?;
+    Ok(GeneratedImages { shards, conditions })
+}
+
+/// A population that is derived from another one.
+pub(super) struct Offspring<'a> {
+    /// Generator, seed and degrees.
+    pub run: &'a Run<'a>,
+    /// Number of the new population.
+    pub iteration: u32,
+    /// The derivation of each sample.
+    pub lineages: Vec<Lineage>,
 }
 
 impl Offspring<'_> {
-    /// Makes the missing units in `folder`; afterwards `0..origins.len()` is covered.
+    /// Generates the samples from `parents`; a variation inherits the condition of its parent.
     ///
     /// # Errors
     /// See [`PeError`].
-    pub fn make(
+    pub(super) fn vary(
         &self,
-        parents: Option<&Population>,
-        folder: PathBuf,
+        parents: &Population,
+        shards: ShardStore,
         stage: &str,
-        observer: &dyn Observer,
-    ) -> Result<ShardStore, PeError> {
-        let units = ShardStore::open(folder, "u8")?;
-        let total = self.origins.len();
-        let finished = units.finished(total)?;
-        let mut done: usize = finished.iter().map(Range::len).sum();
-        observer.begin(stage, Some(total as u64), Unit::Steps);
-        observer.resume(done as u64);
-        thread::scope(|scope| {
-            let mut writing = ShardWriter::new(scope, &units, self.generator.overlaps_host_work());
-            for range in ShardStore::missing(&finished, total, self.generator.batch_size()) {
-                if observer.is_cancelled() {
-                    writing.finish()?;
-                    observer.end();
-                    return Err(PeError::Interrupted);
-                }
-                let images = self.unit(range.clone(), parents)?;
-                for note in self.generator.drain_warnings() {
-                    observer.message(&note);
-                }
-                done += writing.write(range, images)?;
-                observer.advance(done as u64);
-            }
-            done += writing.finish()?;
-            observer.advance(done as u64);
-            Ok::<(), PeError>(())
+    ) -> Result<GeneratedImages, PeError> {
+        let total = self.lineages.len();
+        generate_missing(self.run, &shards, total, stage, |range| {
+            self.batch(range, parents)
         })?;
-        observer.end();
-        Ok(units)
+        let condition = |lineage: &Lineage| parents.condition(lineage.parent());
+        Ok(GeneratedImages {
+            shards,
+            conditions: self.lineages.iter().map(condition).collect(),
+        })
     }
 
-    fn unit(
-        &self,
-        range: Range<usize>,
-        parents: Option<&Population>,
-    ) -> Result<ImageBatch, PeError> {
-        let (height, width) = self.generator.image_size();
-        let (mut random, mut varied, mut varied_parents) = (Vec::new(), Vec::new(), Vec::new());
-        let mut kept = Vec::new();
-        for sample in range.clone() {
-            let draw = |phase, repeat| SampleRequest {
-                condition: self
-                    .conditions
-                    .get(sample)
-                    .copied()
-                    .unwrap_or(Condition::UNCONDITIONAL),
-                rng_key: RngKey {
-                    seed: self.seed,
-                    phase,
-                    iteration: self.iteration,
-                    repeat,
-                    sample: sample as u64,
-                },
-            };
-            match self.origins.get(sample) {
-                Some(Lineage::Random) => random.push(draw(Phase::Random, 0)),
-                Some(Lineage::Variation(parent, fold)) => {
-                    let phase = if self.iteration == 0 {
-                        Phase::InitialVary
-                    } else {
-                        Phase::Vary
-                    };
-                    varied.push(draw(phase, *fold));
-                    varied_parents.push(*parent);
+    /// Generates the samples of a range.
+    fn batch(&self, range: Range<usize>, parents: &Population) -> Result<ImageBatch, PeError> {
+        let lineages = self.lineages.get(range.clone()).unwrap_or_default();
+        let phase = if self.iteration == 0 {
+            Phase::InitialVary
+        } else {
+            Phase::Vary
+        };
+        let (mut requests, mut varied_parents, mut elite) = (Vec::new(), Vec::new(), Vec::new());
+        for (sample, lineage) in range.clone().zip(lineages) {
+            match *lineage {
+                Lineage::Variation { parent, repeat } => {
+                    requests.push(SampleRequest {
+                        condition: parents.condition(parent),
+                        rng_key: rng_key(self.run, phase, self.iteration, repeat, sample),
+                    });
+                    varied_parents.push(parent);
                 }
-                Some(Lineage::Elite(parent)) => kept.push(*parent),
-                None => {}
+                Lineage::Elite { parent } => elite.push(parent),
             }
         }
-        let parents =
-            || parents.ok_or_else(|| PeError::State("variations without parents".to_owned()));
-        let empty = ImageBatch::empty(height, width);
-        let random = if random.is_empty() {
-            empty.clone()
+        let (height, width) = self.run.generator.image_size();
+        let varied = if requests.is_empty() {
+            ImageBatch::empty(height, width)
         } else {
-            self.generator.random(&random)?
+            let images = parents.gather(&varied_parents)?;
+            let degree = self.run.plan.variation_degree(self.iteration);
+            self.run.generator.vary(&images, &requests, degree)?
         };
-        let varied = if varied.is_empty() {
-            empty.clone()
-        } else {
-            let images = parents()?.gather(&varied_parents)?;
-            self.generator
-                .vary(&images, &varied, self.variation_degree)?
-        };
-        let kept = if kept.is_empty() {
-            empty.clone()
-        } else {
-            parents()?.gather(&kept)?
-        };
-        // Back into the samples' own order.
-        let (mut random, mut varied, mut kept) = (random.iter(), varied.iter(), kept.iter());
-        let mut data = Vec::with_capacity(range.len() * empty.image_len());
-        for origin in self.origins.get(range.clone()).unwrap_or_default() {
-            let image = match origin {
-                Lineage::Random => random.next(),
-                Lineage::Variation(..) => varied.next(),
-                Lineage::Elite(_) => kept.next(),
+        let elite = parents.gather(&elite)?;
+        // The two kinds were batched separately and now return to the order of the samples.
+        let (mut varied, mut elite) = (varied.iter(), elite.iter());
+        let mut data = Vec::with_capacity(range.len() * height * width * 3);
+        for lineage in lineages {
+            let image = match lineage {
+                Lineage::Variation { .. } => varied.next(),
+                Lineage::Elite { .. } => elite.next(),
             };
             data.extend_from_slice(image.unwrap_or_default());
         }
-        ImageBatch::new(data, range.len(), height, width)
-            .map_err(|error| PeError::Generator(error.into()))
+        let images = ImageBatch::new(data, range.len(), height, width);
+        Ok(images.map_err(GeneratorError::from)?)
+    }
+}
+
+/// Generates and stores the shards that are missing of `0..total`. Where the generator leaves the CPU
+/// free, a shard is written while the next one is generated.
+fn generate_missing(
+    run: &Run<'_>,
+    shards: &ShardStore,
+    total: usize,
+    stage: &str,
+    generate: impl Fn(Range<usize>) -> Result<ImageBatch, PeError>,
+) -> Result<(), PeError> {
+    let remaining = shards.remaining(total, run.generator.batch_size())?;
+    let mut done = remaining.finished;
+    let observer = run.observer;
+    observer.begin(stage, Some(total as u64), Unit::Steps);
+    observer.resume(done as u64);
+    thread::scope(|scope| {
+        let in_background = run.generator.overlaps_host_work();
+        let mut writer = ShardWriter::new(scope, shards, in_background);
+        for range in remaining.ranges {
+            if let Err(cancelled) = observer.check() {
+                writer.finish()?;
+                observer.end();
+                return Err(cancelled.into());
+            }
+            let images = generate(range.clone())?;
+            for warning in run.generator.drain_warnings() {
+                observer.message(&warning);
+            }
+            done += writer.write(range, images)?;
+            reach(KillPoint::ImageShard);
+            observer.advance(done as u64);
+        }
+        done += writer.finish()?;
+        observer.advance(done as u64);
+        Ok::<(), PeError>(())
+    })?;
+    observer.end();
+    Ok(())
+}
+
+fn rng_key(run: &Run<'_>, phase: Phase, iteration: u32, repeat: u32, sample: usize) -> RngKey {
+    RngKey {
+        seed: run.plan.evolution.seed,
+        phase,
+        iteration,
+        repeat,
+        sample: sample as u64,
     }
 }
 
@@ -197,41 +219,37 @@ impl Offspring<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn children_stand_fold_by_fold_in_their_class() {
-        use Lineage::{Elite, Variation};
-        let made = origins(&[vec![4, 4], vec![9]], 2, true);
-        let expected = [
-            Variation(4, 0),
-            Variation(4, 0),
-            Variation(4, 1),
-            Variation(4, 1),
-            Elite(4),
-            Elite(4),
-            Variation(9, 0),
-            Variation(9, 1),
-            Elite(9),
-        ];
-        assert_eq!(made, expected);
-        assert_eq!(origins(&[vec![1]], 1, false), [Variation(1, 0)]);
-        let initial = initial_origins(&[vec![0], vec![1, 2]], 1);
-        let expected = [
-            Elite(0),
-            Variation(0, 0),
-            Elite(1),
-            Elite(2),
-            Variation(1, 0),
-            Variation(2, 0),
-        ];
-        assert_eq!(initial, expected);
+    fn variation(parent: usize, repeat: u32) -> Lineage {
+        Lineage::Variation { parent, repeat }
+    }
+
+    fn elite(parent: usize) -> Lineage {
+        Lineage::Elite { parent }
     }
 
     #[test]
-    fn class_indices_become_population_indices() {
-        let layout = ClassLayout::new(6, &["a".into(), "b".into()], None, 1).unwrap();
-        assert_eq!(
-            global(&layout, &[vec![2], vec![0, 1]]),
-            [vec![2], vec![3, 4]]
-        );
+    fn offspring_are_ordered_by_class_then_repeat() {
+        let expected = [
+            variation(4, 0),
+            variation(4, 0),
+            variation(4, 1),
+            variation(4, 1),
+            elite(4),
+            elite(4),
+            variation(9, 0),
+            variation(9, 1),
+            elite(9),
+        ];
+        assert_eq!(lineages(&[vec![4, 4], vec![9]], 2, true), expected);
+        assert_eq!(lineages(&[vec![1]], 1, false), [variation(1, 0)]);
+        let expected = [
+            elite(0),
+            variation(0, 0),
+            elite(1),
+            elite(2),
+            variation(1, 0),
+            variation(2, 0),
+        ];
+        assert_eq!(initial_lineages(&[vec![0], vec![1, 2]], 1), expected);
     }
 }

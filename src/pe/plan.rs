@@ -1,21 +1,23 @@
-//! What a run will do and what it will cost, known before anything is spent.
+//! The plan of a run and its cost, known before anything is charged.
 
 use std::fmt::Write as _;
 
-use super::PopulationSpec;
+use super::{EvolutionConfig, PopulationSpec};
 use crate::artifacts::ClassLayout;
-use crate::config::{ConfigError, Loaded};
 use crate::generators::{Generator, GeneratorError, Operation, PlannedWork};
 use crate::privacy::{Adjacency, ResolvedPrivacy, round_up};
+use crate::sections::InvalidKey;
 
-/// A run in numbers.
+/// The populations, classes and privacy parameters of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// `1 + T` populations.
-    pub generations: Vec<PopulationSpec>,
-    /// Their classes' samples.
+    /// The `[evolution]` section.
+    pub evolution: EvolutionConfig,
+    /// The `1 + T` populations.
+    pub populations: Vec<PopulationSpec>,
+    /// The classes of each population.
     pub layouts: Vec<ClassLayout>,
-    /// The classes by name, in label order.
+    /// Names of the classes in the order of labels.
     pub classes: Vec<String>,
     /// Number of private images (declared public).
     pub private_images: usize,
@@ -23,79 +25,39 @@ pub struct Plan {
     pub privacy: ResolvedPrivacy,
 }
 
-/// What a run needs.
+/// The resources that a run takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// Evaluations of the foundation model's network, for one image each.
+    /// Evaluations of the network of the foundation model, for one image each.
     pub network_evaluations: u64,
-    /// Images that are embedded.
+    /// Images to embed.
     pub embeddings: u64,
-    /// Bytes that the result folder comes to hold at most.
+    /// Most bytes in the result folder.
     pub disk_bytes: u64,
-    /// Bytes of embeddings in memory at most; the model and one batch come on top.
+    /// Most bytes of embeddings in memory; the model and one batch are not included.
     pub memory_bytes: u64,
 }
 
 impl Plan {
-    /// Fits a checked configuration to the data.
+    /// Fits a validated configuration to the data.
     ///
     /// # Errors
-    /// [`ConfigError`] pointing at the key that does not fit the data.
+    /// [`InvalidKey`], whose key includes the section, that does not fit the data.
     pub fn new(
-        loaded: &Loaded,
+        evolution: &EvolutionConfig,
         classes: Vec<String>,
         private_images: usize,
         privacy: ResolvedPrivacy,
-    ) -> Result<Self, ConfigError> {
-        let evolution = &loaded.settings.evolution;
-        let error = |key: &str, message: String| loaded.locations.error(key, message);
+    ) -> Result<Self, InvalidKey> {
         privacy
             .check_private_images(private_images)
-            .map_err(|e| error("privacy.delta", e.to_string()))?;
-        // A vote is at most one an image, and noise of six standard deviations is one in 10⁹.
-        let reached = private_images as f64
-            + 6.0 * privacy.noise_multiplier() * f64::from(evolution.nearest_neighbors).sqrt();
-        if evolution.threshold >= reached {
-            return Err(error(
-                "evolution.threshold",
-                format!(
-                    "is {}, which no votes of {private_images} images reach: every iteration would be charged and then \
-                     choose its parents blindly",
-                    evolution.threshold
-                ),
-            ));
-        }
-        let shares = evolution.class_shares.as_ref();
-        let key = if shares.is_some() {
-            "evolution.class_shares"
-        } else {
-            "evolution.num_samples"
-        };
-        let mut layouts = Vec::with_capacity(loaded.generations.len());
-        for (index, generation) in loaded.generations.iter().enumerate() {
-            let fold = if index == 0 {
-                evolution.initial_fold()
-            } else {
-                evolution.next_fold()
-            };
-            let layout = ClassLayout::new(generation.num_samples, &classes, shares, fold)
-                .map_err(|message| error(key, format!("population {index}: {message}")))?;
-            let smallest = layout.counts().iter().copied().min().unwrap_or(0);
-            // Nobody votes on the last population.
-            let voted_on = index + 1 < loaded.generations.len();
-            if voted_on && u64::from(evolution.nearest_neighbors) > smallest {
-                return Err(error(
-                    "evolution.nearest_neighbors",
-                    format!(
-                        "{} neighbours in population {index}, where a class has only {smallest} samples",
-                        evolution.nearest_neighbors
-                    ),
-                ));
-            }
-            layouts.push(layout);
-        }
+            .map_err(|e| InvalidKey::new("privacy.delta", e.to_string()))?;
+        check_threshold(evolution, private_images, &privacy)?;
+        let populations = evolution.populations()?;
+        let layouts = layouts(evolution, &populations, &classes)?;
         Ok(Self {
-            generations: loaded.generations.clone(),
+            evolution: evolution.clone(),
+            populations,
             layouts,
             classes,
             private_images,
@@ -103,72 +65,78 @@ impl Plan {
         })
     }
 
-    /// PE iterations, T.
+    /// Returns the number of iterations, T.
     #[must_use]
     pub fn iterations(&self) -> u32 {
-        (self.generations.len() as u32).saturating_sub(1)
+        (self.populations.len() as u32).saturating_sub(1)
     }
 
-    /// Everything that the run will ask of its model, in order.
+    /// Returns the degree of the variations from which a population is made.
     #[must_use]
-    pub fn demands(&self, loaded: &Loaded) -> Vec<PlannedWork> {
-        let evolution = &loaded.settings.evolution;
-        let mut demands = Vec::new();
+    pub fn variation_degree(&self, population: u32) -> f64 {
+        let spec = self.populations.get(population as usize);
+        spec.map_or(0.0, |spec| spec.variation_degree)
+    }
+
+    /// Returns all work of the generator, in order.
+    #[must_use]
+    pub fn generator_work(&self) -> Vec<PlannedWork> {
+        let evolution = &self.evolution;
+        let mut work = Vec::new();
         let mut before = 0;
-        for (index, generation) in self.generations.iter().enumerate() {
-            let n = generation.num_samples;
+        for (index, population) in self.populations.iter().enumerate() {
+            let n = population.num_samples;
             let vary = |images, each| PlannedWork {
-                operation: Operation::Vary(generation.variation_degree),
+                operation: Operation::Vary(population.variation_degree),
                 images,
                 each,
             };
             if index == 0 {
                 let random = n / evolution.initial_fold();
                 if evolution.initial_samples.is_none() {
-                    demands.push(PlannedWork {
+                    work.push(PlannedWork {
                         operation: Operation::Random,
                         images: random,
                         each: 1,
                     });
-                    demands.push(vary(n - random, 1));
+                    work.push(vary(n - random, 1));
                 }
             } else {
-                demands.push(vary(before, evolution.lookahead_degree));
+                work.push(vary(before, evolution.lookahead_degree));
                 let parents = n / evolution.next_fold();
-                demands.push(vary(parents * u64::from(evolution.next_variations), 1));
+                work.push(vary(parents * u64::from(evolution.next_variations), 1));
             }
             before = n;
         }
-        demands.retain(|demand| demand.images > 0 && demand.each > 0);
-        demands
+        work.retain(|work| work.images > 0 && work.each > 0);
+        work
     }
 
-    /// What the run needs.
+    /// Returns the resources of the run; `plot_images` counts a PNG of every sample.
     ///
     /// # Errors
-    /// [`GeneratorError::Degree`] for a degree that the model does not know.
+    /// [`GeneratorError::Degree`] for a degree that the model does not support.
     pub fn cost(
         &self,
-        loaded: &Loaded,
+        plot_images: bool,
         generator: &dyn Generator,
         dimension: usize,
     ) -> Result<Cost, GeneratorError> {
-        let evolution = &loaded.settings.evolution;
         let (height, width) = generator.image_size();
         let mut network = 0;
-        for demand in self.demands(loaded) {
-            let images = demand.images * u64::from(demand.each);
-            network += images * generator.evaluations(demand.operation)?;
+        for work in self.generator_work() {
+            let images = work.images * u64::from(work.each);
+            network += images * generator.evaluations(work.operation)?;
         }
         let mut embeddings = self.private_images as u64;
         let (mut images, mut largest) = (0, 0);
-        for (index, generation) in self.generations.iter().enumerate() {
-            let n = generation.num_samples;
+        for (index, population) in self.populations.iter().enumerate() {
+            let n = population.num_samples;
             images += n;
             largest = largest.max(n);
-            // Nobody votes on the last population.
-            if index + 1 < self.generations.len() {
-                embeddings += n * u64::from(evolution.lookahead_degree.max(1));
+            // The last population is not voted on.
+            if index + 1 < self.populations.len() {
+                embeddings += n * u64::from(self.evolution.lookahead_degree.max(1));
             }
         }
         let image_bytes = (height * width * 3) as u64;
@@ -177,16 +145,16 @@ impl Plan {
         Ok(Cost {
             network_evaluations: network,
             embeddings,
-            // Populations (twice with pictures), one of them as units, and its and the private embeddings.
-            disk_bytes: images * image_bytes * (1 + u64::from(loaded.settings.output.plot_images))
+            // All populations (twice with pictures), shards of one, its embeddings, the private embeddings.
+            disk_bytes: images * image_bytes * (1 + u64::from(plot_images))
                 + largest * (image_bytes + vector)
                 + private * vector,
-            // The vote holds both sets twice: as they are, and prepared for the search.
+            // The vote holds both sets twice: as stored, and prepared for the search.
             memory_bytes: 2 * (largest + private) * vector,
         })
     }
 
-    /// The plan and its price for people: populations, ε after every iteration, cost.
+    /// Describes populations, ε after every iteration, and cost in a table for people.
     #[must_use]
     pub fn describe(&self, cost: &Cost) -> String {
         let mut text = String::new();
@@ -205,7 +173,7 @@ impl Plan {
         );
         let _ = writeln!(
             text,
-            "privacy: one {}, adjacency {}, delta {:e}, noise multiplier {}, {} nearest neighbour(s)",
+            "privacy: one {}, adjacency {}, delta {:e}, noise multiplier {}, {} nearest neighbor(s)",
             privacy.unit(),
             privacy.adjacency(),
             privacy.delta(),
@@ -220,14 +188,14 @@ impl Plan {
             "{:>10} {:>10} {:>10} {:>22} {:>22}",
             "population", "samples", "degree", "epsilon (add-remove)", "epsilon (replace-one)"
         );
-        for (index, generation) in self.generations.iter().enumerate() {
+        for (index, population) in self.populations.iter().enumerate() {
             let epsilon = |adjacency| round_up(privacy.epsilon_after(index as u32, adjacency), 3);
             let _ = writeln!(
                 text,
                 "{:>10} {:>10} {:>10} {:>22} {:>22}",
                 index,
-                generation.num_samples,
-                generation.variation_degree,
+                population.num_samples,
+                population.variation_degree,
                 epsilon(Adjacency::AddRemove),
                 epsilon(Adjacency::ReplaceOne),
             );
@@ -246,6 +214,62 @@ impl Plan {
         );
         text
     }
+}
+
+/// Fails if no possible number of votes exceeds the threshold.
+fn check_threshold(
+    evolution: &EvolutionConfig,
+    private_images: usize,
+    privacy: &ResolvedPrivacy,
+) -> Result<(), InvalidKey> {
+    // Each image votes at most once for a sample, and noise beyond six standard deviations has a
+    // probability of 10⁻⁹.
+    let noise = privacy.noise_multiplier() * f64::from(evolution.nearest_neighbors).sqrt();
+    if evolution.threshold < private_images as f64 + 6.0 * noise {
+        return Ok(());
+    }
+    let message = format!(
+        "is {}, which no votes of {private_images} images reach: every iteration would be charged \
+         and then draw its parents uniformly",
+        evolution.threshold
+    );
+    Err(InvalidKey::new("evolution.threshold", message))
+}
+
+/// Splits each population into classes.
+fn layouts(
+    evolution: &EvolutionConfig,
+    populations: &[PopulationSpec],
+    classes: &[String],
+) -> Result<Vec<ClassLayout>, InvalidKey> {
+    let shares = evolution.class_shares.as_ref();
+    let key = if shares.is_some() {
+        "evolution.class_shares"
+    } else {
+        "evolution.num_samples"
+    };
+    let mut layouts = Vec::with_capacity(populations.len());
+    for (index, population) in populations.iter().enumerate() {
+        let fold = if index == 0 {
+            evolution.initial_fold()
+        } else {
+            evolution.next_fold()
+        };
+        let layout = ClassLayout::new(population.num_samples, classes, shares, fold)
+            .map_err(|message| InvalidKey::new(key, format!("population {index}: {message}")))?;
+        let smallest = layout.counts().iter().copied().min().unwrap_or(0);
+        // The last population is not voted on.
+        let voted_on = index + 1 < populations.len();
+        if voted_on && u64::from(evolution.nearest_neighbors) > smallest {
+            let message = format!(
+                "{} neighbors in population {index}, where a class has only {smallest} samples",
+                evolution.nearest_neighbors
+            );
+            return Err(InvalidKey::new("evolution.nearest_neighbors", message));
+        }
+        layouts.push(layout);
+    }
+    Ok(layouts)
 }
 
 fn bytes(count: u64) -> String {

@@ -1,4 +1,4 @@
-//! Values that change from iteration to iteration.
+//! Values that may change from iteration to iteration.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,17 +6,17 @@ use std::marker::PhantomData;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A schedule as it is written: one value for all, a list, or a range whose end is included.
+/// A schedule as the configuration has it: one value, a list, or a range whose end is included.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Schedule<T> {
     /// The same value for every population.
     Constant(T),
-    /// One value a population, the initial one's first.
+    /// One value for each population, beginning with the initial one.
     List(Vec<T>),
 }
 
 impl<T: Copy> Schedule<T> {
-    /// How many populations it speaks of; `None` for a constant.
+    /// Returns the number of populations it is for; `None` for a constant.
     #[must_use]
     pub fn populations(&self) -> Option<usize> {
         match self {
@@ -25,7 +25,7 @@ impl<T: Copy> Schedule<T> {
         }
     }
 
-    /// One value for each of `populations`, or `None` when a list has another length.
+    /// Returns one value for each of `populations`, or `None` when a list has another length.
     #[must_use]
     pub fn expand(&self, populations: usize) -> Option<Vec<T>> {
         match self {
@@ -37,11 +37,11 @@ impl<T: Copy> Schedule<T> {
 
 /// A number that a schedule can hold.
 pub trait Scheduled: Copy + Serialize {
-    /// What is expected, for error messages.
+    /// Name of the expected kind of value, for error messages.
     const EXPECTED: &'static str;
-    /// From a TOML integer.
+    /// Converts a TOML integer.
     fn from_integer(value: i64) -> Option<Self>;
-    /// From a TOML float.
+    /// Converts a TOML float.
     fn from_float(value: f64) -> Option<Self>;
 }
 
@@ -80,7 +80,7 @@ impl<'de, T: Scheduled> Deserialize<'de> for Schedule<T> {
     }
 }
 
-/// Longest range that is expanded; a mistyped step must not eat the memory.
+/// Longest range that is expanded, so that a mistyped step does not exhaust the memory.
 const MAX_LEN: usize = 1_000_000;
 
 struct Number<T>(T);

@@ -44,6 +44,7 @@ use super::noise_source::NoiseSource;
 use super::private_folder::PrivateFolder;
 use super::sensitive::Sensitive;
 use crate::atomic;
+use crate::kill_point::{KillPoint, reach};
 
 /// Adds noise to the counts. This is the only function that turns sensitive counts into a value
 /// that may be published.
@@ -127,6 +128,7 @@ impl UnpublishedHistogram {
     ) -> Result<NoisyHistogram, PrivacyError> {
         atomic::write_via(private.path(), path, |file| fill(&self.histogram, file))
             .map_err(PrivacyError::io("write", path))?;
+        reach(KillPoint::HistogramInPlace);
         ledger.confirm_stored(self.iteration, &self.histogram)?;
         Ok(self.histogram)
     }

@@ -16,7 +16,7 @@ fn shipped(name: &str) -> Loaded {
 
 fn degrees(loaded: &Loaded) -> Vec<f64> {
     loaded
-        .generations
+        .populations
         .iter()
         .map(|g| g.variation_degree)
         .collect()
@@ -42,7 +42,7 @@ fn every_shipped_configuration_is_valid_and_survives_its_resolved_form() {
                 again.settings.identity().unwrap(),
                 loaded.settings.identity().unwrap()
             );
-            assert_eq!(again.generations, loaded.generations);
+            assert_eq!(again.populations, loaded.populations);
             count += 1;
         }
     }
@@ -54,7 +54,7 @@ fn cifar10_is_the_original_s() {
     let loaded = shipped("cifar10.toml");
     let expected: Vec<f64> = (0..=20).map(|t| f64::from(2 * t)).collect();
     assert_eq!(degrees(&loaded), expected);
-    assert!(loaded.generations.iter().all(|g| g.num_samples == 50_000));
+    assert!(loaded.populations.iter().all(|g| g.num_samples == 50_000));
     let settings = json(&loaded);
     assert_eq!(settings["evolution"]["lookahead_degree"], 8);
     assert_eq!(settings["evolution"]["threshold"], 10.0);
@@ -78,7 +78,7 @@ fn camelyon17_is_the_original_s() {
     let loaded = shipped("camelyon17.toml");
     let expected: Vec<f64> = (0..20).map(|t| f64::from(t / 5)).collect();
     assert_eq!(degrees(&loaded), expected);
-    assert!(loaded.generations.iter().all(|g| g.num_samples == 302_436));
+    assert!(loaded.populations.iter().all(|g| g.num_samples == 302_436));
     let settings = json(&loaded);
     assert_eq!(settings["evolution"]["threshold"], 4.0);
     assert_eq!(settings["privacy"]["noise_multiplier"], 2.1793);
@@ -94,8 +94,8 @@ fn the_cats_are_the_original_s() {
     for name in ["cookie", "doudou"] {
         let loaded = shipped(&format!("{name}.toml"));
         assert_eq!(degrees(&loaded), expected);
-        assert_eq!(loaded.generations.len(), 1 + 17);
-        assert!(loaded.generations.iter().all(|g| g.num_samples == 100));
+        assert_eq!(loaded.populations.len(), 1 + 17);
+        assert!(loaded.populations.iter().all(|g| g.num_samples == 100));
         let settings = json(&loaded);
         assert_eq!(settings["data"]["num_samples"], 100);
         assert_eq!(settings["data"]["image_size"], 512);
@@ -130,8 +130,8 @@ fn the_cats_are_the_original_s() {
 #[test]
 fn cookie_openai_is_the_original_s() {
     let loaded = shipped("cookie_openai.toml");
-    assert_eq!(loaded.generations.len(), 18);
-    assert!(loaded.generations.iter().all(|g| g.num_samples == 100));
+    assert_eq!(loaded.populations.len(), 18);
+    assert!(loaded.populations.iter().all(|g| g.num_samples == 100));
     let settings = json(&loaded);
     assert_eq!(settings["evolution"]["lookahead_degree"], 8);
     assert_eq!(settings["evolution"]["threshold"], 2.0);

@@ -1,0 +1,197 @@
+//! Private Evolution: Algorithm 1 (PE) and Algorithm 2 (DP_NN_HISTOGRAM) of arXiv 2305.15560.
+//!
+//! The symbols are the paper's: S_priv are the private images, S_t is the population after iteration t,
+//! N_syn its size, σ the noise multiplier, H the threshold, d the distance in the embedding space E.
+//! Populations are counted from S_0, the random images; S_T is the result.
+//!
+//! Every result goes through [`RunStore`], which reads it back if an earlier process stored it. So each
+//! closure below is the computation, and skipping it is not this file's business.
+//!
+//! Where this program differs from the two algorithms: classes vote and are resampled separately, which
+//! is one release for all of them (see [`crate::privacy::release`]); a sample is represented by the mean
+//! embedding of several variations (the paper's lookahead); an image may vote for its k nearest samples,
+//! with noise σ·√k; and the population sizes may change from iteration to iteration.
+
+use super::disclosure::Disclosure;
+use super::initial::random_images;
+use super::lookahead::Lookahead;
+use super::offspring::{Offspring, lineages};
+use super::{PeError, Run};
+use crate::artifacts::{GeneratedImages, Population, ReleasedVotes, RunStore, WorkPhase};
+use crate::dataset::PrivateData;
+use crate::evaluation::{Evaluator, RunImages};
+use crate::kill_point::{KillPoint, reach};
+use crate::privacy::{Ledger, release};
+use crate::streams::{self, RngKey};
+use crate::voting::{SampleEmbeddings, SearchOptions, nn_histogram, select};
+
+/// Runs Algorithm 1. Every population is stored when this returns; the last one is the result.
+///
+/// # Errors
+/// See [`PeError`]. Results that were finished before are on disk.
+pub(super) fn private_evolution(
+    run: &Run<'_>,
+    store: &RunStore<'_>,
+    data: &mut PrivateData<'_>,
+    ledger: &mut Ledger,
+    disclosure: &mut Disclosure<'_>,
+    evaluator: &mut Option<Evaluator<'_>>,
+) -> Result<(), PeError> {
+    // S_0 ← RANDOM_API(N_syn)
+    let mut samples = store.population(0, || random_images(run, store))?;
+    report(run, store, data, disclosure, evaluator, 0, &samples)?;
+
+    // for t ← 1, …, T
+    for t in 1..=run.plan.iterations() {
+        // histogram_t ← DP_NN_HISTOGRAM(S_priv, S_{t−1}, σ, H)
+        let histogram = dp_nn_histogram(run, store, data, ledger, disclosure, t, &samples)?;
+
+        // P_t ← histogram_t / sum(histogram_t)
+        // S'_t ← N_syn draws with replacement from P_t
+        let parents = select_parents(run, store, t, histogram.votes())?;
+        disclosure.fallbacks(t, &histogram, ledger)?;
+
+        // S_t ← VARIATION_API(S'_t)
+        let next = store.population(t, || variations(run, store, t, &samples, &parents))?;
+
+        // Not in the paper: pictures and metrics, which nothing above reads.
+        store.vote_pictures(t, &samples, &histogram)?;
+        samples = next;
+        report(run, store, data, disclosure, evaluator, t, &samples)?;
+        reach(KillPoint::IterationFinished);
+    }
+    // return S_T
+    Ok(())
+}
+
+/// Algorithm 2: DP_NN_HISTOGRAM(S_priv, S, σ, H) with S = S_{t−1}.
+///
+/// The order is the guarantee: count, charge, draw, store. What can fail is done before the charge, so a
+/// vote that fails costs nothing. Noise is drawn only against a charge that is on disk, and the drawn
+/// histogram can be read only once it is on disk itself.
+fn dp_nn_histogram(
+    run: &Run<'_>,
+    store: &RunStore<'_>,
+    data: &mut PrivateData<'_>,
+    ledger: &mut Ledger,
+    disclosure: &Disclosure<'_>,
+    t: u32,
+    samples: &Population,
+) -> Result<ReleasedVotes, PeError> {
+    let evolution = &run.plan.evolution;
+    let classes = store.layout(t - 1)?.ranges();
+    let folder = data.folder();
+    let released = store.released_votes(t, ledger, folder, |ledger| {
+        // E(x) for x ∈ S_priv. First, because an unreadable image must not cost the lookahead.
+        let private = data.embeddings(run.embedder, run.observer)?;
+
+        // E(z_j) for z_j ∈ S: the mean over the variations of z_j.
+        let lookahead = Lookahead::new(run, t);
+        let embedded = lookahead.embed(samples, store.shards(t, WorkPhase::Lookahead)?)?;
+
+        // for x ∈ S_priv: i ← argmin_j d(x, z_j); histogram[i] ← histogram[i] + 1
+        let candidates = SampleEmbeddings {
+            embeddings: &embedded,
+            class_ranges: &classes,
+        };
+        let options = SearchOptions {
+            k: evolution.nearest_neighbors as usize,
+            metric: evolution.metric,
+            device: run.device,
+            cancellation: run.observer,
+        };
+        let counts = nn_histogram(&candidates, private, &options, run.observer)?;
+        reach(KillPoint::Counted);
+
+        let charge = ledger.charge(t)?;
+        reach(KillPoint::Charged);
+        disclosure.charged(t, charge.is_resumed(), ledger)?;
+
+        // histogram ← histogram + N(0, σ²·k·I)
+        Ok::<_, PeError>(release(counts, charge)?)
+    })?;
+    // histogram ← max(histogram − H, 0) is `released.votes()`.
+    disclosure.released(t, &released, ledger)?;
+    Ok(released)
+}
+
+/// Draws the parents S'_t of each class in proportion to its votes, as indices into S_{t−1}.
+///
+/// This is post-processing of the release: its random numbers come from the generation seed.
+fn select_parents(
+    run: &Run<'_>,
+    store: &RunStore<'_>,
+    t: u32,
+    votes: &[f64],
+) -> Result<Vec<Vec<usize>>, PeError> {
+    let evolution = &run.plan.evolution;
+    let (before, after) = (store.layout(t - 1)?, store.layout(t)?);
+    let classes = before.ranges().into_iter().zip(after.counts());
+    let select_in_class = |(class, (range, count)): (usize, (std::ops::Range<usize>, &u64))| {
+        let mut rng = RngKey {
+            seed: evolution.seed,
+            phase: streams::Phase::Select,
+            iteration: t,
+            repeat: 0,
+            sample: class as u64,
+        }
+        .rng();
+        let selected = select(
+            votes.get(range.clone()).unwrap_or_default(),
+            (count / evolution.next_fold()) as usize,
+            evolution.selection,
+            &mut rng,
+        );
+        // Indices within the class become indices into the population.
+        let parents = selected.indices.iter().map(|index| range.start + index);
+        parents.collect()
+    };
+    Ok(classes.enumerate().map(select_in_class).collect())
+}
+
+/// VARIATION_API(S'_t): the images of S_t.
+fn variations(
+    run: &Run<'_>,
+    store: &RunStore<'_>,
+    t: u32,
+    samples: &Population,
+    parents: &[Vec<usize>],
+) -> Result<GeneratedImages, PeError> {
+    let evolution = &run.plan.evolution;
+    let offspring = Offspring {
+        run,
+        iteration: t,
+        lineages: lineages(parents, evolution.next_variations, evolution.keep_selected),
+    };
+    let stage = format!("population {t}");
+    offspring.vary(samples, store.shards(t, WorkPhase::Vary)?, &stage)
+}
+
+/// Writes pictures and metrics of a stored population. Read-only: nothing that is generated, released or
+/// selected depends on them.
+fn report(
+    run: &Run<'_>,
+    store: &RunStore<'_>,
+    data: &mut PrivateData<'_>,
+    disclosure: &Disclosure<'_>,
+    evaluator: &mut Option<Evaluator<'_>>,
+    t: u32,
+    samples: &Population,
+) -> Result<(), PeError> {
+    if store.finish(t, samples, run.plot_images)? {
+        disclosure.log(&format!("population {t}: {} samples", samples.len()))?;
+    }
+    if let (Some(evaluator), Some(evaluation)) = (evaluator, run.evaluation)
+        && evaluation.config.is_due(t, run.plan.iterations())
+    {
+        let (images, fingerprint, folder) = data.for_evaluation();
+        let images = RunImages {
+            images,
+            fingerprint,
+            // In the space of the vote, the private images need not be embedded again.
+            vote: evaluation.shares_vote.then_some(folder),
+        };
+        evaluator.population(t, samples, Some(images))?;
+    }
+    Ok(())
+}

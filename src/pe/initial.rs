@@ -1,0 +1,225 @@
+//! The initial population: random images, variations of them, or the samples of a file.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::offspring::{Offspring, generate_random, initial_lineages};
+use super::{PeError, Run};
+use crate::artifacts::{ArtifactsError, ClassLayout, GeneratedImages, RunStore, WorkPhase};
+use crate::generators::{Condition, ConditionRequest, Generator};
+use crate::images::{NpzError, SamplesReader};
+use crate::streams::{self, RngKey};
+
+/// RANDOM_API(N_syn): the images of the initial population.
+///
+/// With `evolution.initial_samples`, they are read from a file. With `evolution.initial_variations`, a
+/// share of them are random and the others are variations of those.
+///
+/// # Errors
+/// See [`PeError`].
+pub(super) fn random_images(
+    run: &Run<'_>,
+    store: &RunStore<'_>,
+) -> Result<GeneratedImages, PeError> {
+    let evolution = &run.plan.evolution;
+    let layout = store.layout(0)?;
+    if let Some(path) = &evolution.initial_samples {
+        return import(run, store, layout, path);
+    }
+    let fold = evolution.initial_fold();
+    let base_layout = ClassLayout::of_counts(layout.counts().iter().map(|n| n / fold).collect());
+    let generate = || {
+        let conditions = initial_conditions(run, &base_layout)?;
+        generate_random(run, conditions, store.shards(0, WorkPhase::Random)?)
+    };
+    if fold == 1 {
+        return generate();
+    }
+    let base = store.base_population(&base_layout, generate)?;
+    let everyone: Vec<Vec<usize>> = base_layout
+        .ranges()
+        .into_iter()
+        .map(Iterator::collect)
+        .collect();
+    let offspring = Offspring {
+        run,
+        iteration: 0,
+        lineages: initial_lineages(&everyone, evolution.initial_variations),
+    };
+    offspring.vary(
+        &base,
+        store.shards(0, WorkPhase::Vary)?,
+        "initial variations",
+    )
+}
+
+/// Copies the samples of a file in place of random images.
+fn import(
+    run: &Run<'_>,
+    store: &RunStore<'_>,
+    layout: &ClassLayout,
+    path: &Path,
+) -> Result<GeneratedImages, PeError> {
+    let InitialSamples {
+        mut reader,
+        conditions,
+    } = InitialSamples::open(path, layout, run.generator, store.non_private)?;
+    let shards = store.shards(0, WorkPhase::Import)?;
+    let step = run.generator.batch_size().max(1);
+    for start in (0..reader.len()).step_by(step) {
+        let range = start..(start + step).min(reader.len());
+        let images = reader.read(range.clone());
+        shards.write(&range, images.map_err(ArtifactsError::npz(path))?.data())?;
+    }
+    Ok(GeneratedImages {
+        shards,
+        conditions: match conditions {
+            Some(conditions) => conditions,
+            None => initial_conditions(run, layout)?,
+        },
+    })
+}
+
+/// Requests the public condition of each sample of an initial population.
+fn initial_conditions(run: &Run<'_>, layout: &ClassLayout) -> Result<Vec<Condition>, PeError> {
+    let request = |(sample, label): (usize, i64)| ConditionRequest {
+        class: run
+            .plan
+            .classes
+            .get(label as usize)
+            .map(String::as_str)
+            .filter(|_| run.class_conditional),
+        rng_key: RngKey {
+            seed: run.plan.evolution.seed,
+            phase: streams::Phase::Condition,
+            iteration: 0,
+            repeat: 0,
+            sample: sample as u64,
+        },
+    };
+    let labels = layout.labels().into_iter().enumerate();
+    let requests: Vec<_> = labels.map(request).collect();
+    Ok(run.generator.initial_conditions(&requests)?)
+}
+
+/// A file of samples that can be an initial population.
+pub struct InitialSamples {
+    reader: SamplesReader<BufReader<File>>,
+    /// The condition of each sample, if the file has them.
+    conditions: Option<Vec<Condition>>,
+}
+
+/// A file of samples cannot be the initial population.
+#[derive(Debug, Error)]
+pub enum InitialSamplesError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Npz {
+        /// The file.
+        path: PathBuf,
+        /// The error of the format.
+        source: NpzError,
+    },
+    /// The number of images or their size is another one.
+    #[error(
+        "{}: {} images of {}x{} where {} of {}x{} were expected",
+        path.display(), found.0, found.1, found.2, expected.0, expected.1, expected.2
+    )]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// Images, rows, columns in the file.
+        found: (u64, usize, usize),
+        /// Images, rows, columns of the plan.
+        expected: (u64, usize, usize),
+    },
+    /// The samples are marked as non-private, the run is not.
+    #[error(
+        "{}: made without privacy, so nothing derived from it is private (`--non-private` accepts \
+         that)",
+        path.display()
+    )]
+    NonPrivate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The samples are not ordered by class as planned.
+    #[error(
+        "{}: `labels` must be 0 for the samples of the first class, then 1, and so on: {expected:?} \
+         of each were expected",
+        path.display()
+    )]
+    Labels {
+        /// The file.
+        path: PathBuf,
+        /// Samples of each class.
+        expected: Vec<u64>,
+    },
+    /// A condition is missing or unknown.
+    #[error(
+        "{}: `conditions` does not give one label that the model knows for each sample",
+        path.display()
+    )]
+    Conditions {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl InitialSamples {
+    /// Opens the file and checks everything, the checksum included. `non_private` says whether the run is
+    /// marked as non-private, which it must be if the samples are.
+    ///
+    /// # Errors
+    /// [`InitialSamplesError`].
+    pub fn open(
+        path: &Path,
+        layout: &ClassLayout,
+        generator: &dyn Generator,
+        non_private: bool,
+    ) -> Result<Self, InitialSamplesError> {
+        let npz = |source| InitialSamplesError::Npz {
+            path: path.to_owned(),
+            source,
+        };
+        let path = || path.to_owned();
+        let mut reader = SamplesReader::open(&path()).map_err(npz)?;
+        let (height, width) = generator.image_size();
+        let expected = (layout.total(), height, width);
+        let found = (reader.len() as u64, reader.height(), reader.width());
+        if found != expected {
+            return Err(InitialSamplesError::Shape {
+                path: path(),
+                found,
+                expected,
+            });
+        }
+        reader.verify().map_err(npz)?;
+        if reader.arrays().has("non_private") && !non_private {
+            return Err(InitialSamplesError::NonPrivate { path: path() });
+        }
+        if reader.arrays().has("labels") && reader.labels().map_err(npz)? != layout.labels() {
+            return Err(InitialSamplesError::Labels {
+                path: path(),
+                expected: layout.counts().to_vec(),
+            });
+        }
+        let mut conditions = None;
+        if reader.arrays().has("conditions") {
+            let (_, numbers) = reader.arrays().i64s("conditions").map_err(npz)?;
+            let supported: Vec<Condition> = numbers
+                .iter()
+                .filter_map(|number| u32::try_from(*number).ok().map(Condition))
+                .filter(|condition| generator.supports_condition(*condition))
+                .collect();
+            if supported.len() as u64 != layout.total() || supported.len() != numbers.len() {
+                return Err(InitialSamplesError::Conditions { path: path() });
+            }
+            conditions = Some(supported);
+        }
+        Ok(Self { reader, conditions })
+    }
+}
