@@ -8,18 +8,22 @@
 use std::error::Error;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tempfile::TempDir;
+use ureq::http::{HeaderMap, HeaderName, HeaderValue};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::config::{ConfigSources, Settings};
 use crate::diffusion::{Scheduler, SchedulerConfig};
 use crate::fetch::fuzzing as fetch;
+use crate::generators::openai_images::answer;
 use crate::hub::Checkpoint;
 use crate::images::{NpzReader, SamplesReader, decode};
 use crate::metrics::features::Features;
 use crate::models::stable_diffusion::{AutoencoderKlConfig, UNet2DConditionConfig};
+use crate::net::{ContentRange, retry_after};
 use crate::privacy::{
     Adjacency, Fingerprint, Ledger, PrivacyConfig, PrivacyError, PrivateFolder, ResolvedPrivacy,
     Sensitive, Unit, sha256_hex,
@@ -110,8 +114,9 @@ pub fn ledger(data: &[u8]) {
     }
 }
 
-/// Reads `data` as each of the small files that come with weights and data sets: configurations of
-/// networks and schedulers, catalogues, tables, stored features.
+/// Reads `data` as each of the small files that come with weights and data sets (configurations of
+/// networks and schedulers, catalogues, tables, stored features), as an answer of a hosted model
+/// and as a header of an HTTP answer.
 pub fn text(data: &[u8]) {
     if let Ok(json) = serde_json::from_slice(data) {
         let _ = UNet2DConditionConfig::from_json(&json);
@@ -122,6 +127,15 @@ pub fn text(data: &[u8]) {
     }
     let _ = Features::decode(&mut &*data);
     fetch::text(data);
+    answer::parse_any(data);
+    let text = String::from_utf8_lossy(data);
+    let _ = ContentRange::parse(&text);
+    if let Ok(value) = HeaderValue::from_bytes(data) {
+        for name in ["retry-after", "retry-after-ms"] {
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(name), value.clone())]);
+            let _ = retry_after(&headers, SystemTime::UNIX_EPOCH);
+        }
+    }
 }
 
 /// A temporary result folder in which a run was begun, so that a ledger is read beside the

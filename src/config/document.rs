@@ -343,7 +343,6 @@ fn locate(table: &DeTable<'_>, prefix: &str, found: &mut impl FnMut(String, Rang
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use serde::Deserialize;
 
     #[derive(Debug, Deserialize, PartialEq)]
@@ -496,18 +495,5 @@ mod tests {
         assert!(error.contains("c.toml:3:13"), "{error}");
         let error = document.locations().error("b.other", "no").to_string();
         assert!(error.starts_with("c.toml: b.other: no"), "{error}");
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_panics(text in "\\PC{0,80}", set in "\\PC{0,30}") {
-            let _ = read(&text, &[]);
-            let _ = read("[a]\nthreshold = 1\n", &[set.as_str()]);
-        }
-
-        #[test]
-        fn no_near_toml_panics(text in "[\\[\\]{}a=\n\\.\"'é1 ]{0,40}", set in "[a=\\.\"\\[é{} ]{0,20}") {
-            let _ = read(&text, &[set.as_str()]);
-        }
     }
 }

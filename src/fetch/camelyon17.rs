@@ -401,12 +401,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn no_table_panics(text in "[ -~\n]{0,300}") {
-            let _ = places(text.as_bytes(), &["train"]);
-            let _ = places(format!("{HEAD}{text}").as_bytes(), &["train", "test"]);
-        }
-
         /// Against the package's own words: a mask of the split, then places in the mask.
         #[test]
         fn numbers_count_each_split_by_itself(rows in proptest::collection::vec((0..5u32, 0..2u32, 0..2u32), 0..60)) {

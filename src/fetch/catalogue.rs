@@ -548,11 +548,6 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "[ -~\n]{0,200}") {
-            let _ = parse(&text);
-        }
-
-        #[test]
         fn no_value_panics_or_leads_out(to in "[./a-z\\\\]{0,12}", url in "[ -~]{0,20}", size in any::<u64>()) {
             let quoted = |text: &str| toml::Value::from(text).to_string();
             let text = format!(

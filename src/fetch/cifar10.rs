@@ -251,10 +251,5 @@ mod tests {
                 prop_assert!(image(&record[..cut]).is_err());
             }
         }
-
-        #[test]
-        fn no_name_panics(name in "[a-z_0-9./]{0,30}") {
-            let _ = batch(&name);
-        }
     }
 }

@@ -35,7 +35,7 @@
 //! journal counts such requests as paid.
 
 mod address;
-mod answer;
+pub(crate) mod answer;
 mod batching;
 mod client;
 mod config;

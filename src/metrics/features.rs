@@ -295,7 +295,6 @@ fn read_exactly(file: &mut dyn Read, len: usize) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
 
     use super::super::testing::random;
     use super::*;
@@ -351,22 +350,5 @@ mod tests {
         }
         bytes.push(0);
         assert!(Features::decode(&mut bytes.as_slice()).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn damage_never_panics(
-            hits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
-        ) {
-            let mut accumulator = FeatureAccumulator::new(2, BOTH);
-            accumulator.push(&random(4, 2, 1)).unwrap();
-            let mut bytes = Vec::new();
-            accumulator.finish("samples").unwrap().encode(&mut bytes).unwrap();
-            for (place, value) in hits {
-                let place = place.index(bytes.len());
-                bytes[place] = value;
-            }
-            let _ = Features::decode(&mut bytes.as_slice());
-        }
     }
 }

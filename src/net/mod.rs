@@ -16,6 +16,7 @@ pub use error::{EnvironmentError, TransferError};
 pub(crate) use host::{host_of, is_loopback};
 pub use offline::{Offline, disable};
 pub(crate) use partial_file::{Origin, PartialFile};
+pub(crate) use range::ContentRange;
 pub use retry::Backoff;
 pub(crate) use retry::{jitter, retry_after};
 pub(crate) use text::{single_line, truncate};

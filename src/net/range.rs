@@ -81,11 +81,6 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "[ -~]{0,40}") {
-            let _ = ContentRange::parse(&text);
-        }
-
-        #[test]
         fn what_is_written_is_read(first in 0..1000u64, more in 0..1000u64, rest in 1..1000u64) {
             let (last, total) = (first + more, first + more + rest);
             let parsed = ContentRange::parse(&format!("bytes {first}-{last}/{total}")).unwrap();

@@ -52,7 +52,6 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn requested(headers: &[(&'static str, &str)], now: SystemTime) -> Option<f64> {
         let mut map = HeaderMap::new();
@@ -105,12 +104,5 @@ mod tests {
         let draws: Vec<f64> = (0..64).map(|_| jitter()).collect();
         assert!(draws.iter().all(|draw| (0.0..1.0).contains(draw)));
         assert!(draws.windows(2).any(|pair| pair[0] != pair[1]));
-    }
-
-    proptest! {
-        #[test]
-        fn no_header_panics(text in "[ -~]{0,40}") {
-            let _ = requested(&[("retry-after", text.as_str())], SystemTime::UNIX_EPOCH);
-        }
     }
 }
