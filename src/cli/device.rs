@@ -156,13 +156,13 @@ impl DeviceChoice {
 /// Opens the GPUs of these numbers, or all.
 #[cfg(feature = "cuda")]
 fn cuda(choice: &DeviceChoice, numbers: Option<&[usize]>) -> Result<Devices, DeviceError> {
-    use crate::kernels::cuda::{count, keep_memory, missing};
+    use crate::kernels::cuda::{device_count, missing_libraries, retain_freed_memory};
     use crate::kernels::self_test;
     let refuse = |message: String| DeviceError::Missing {
         device: choice.clone(),
         message,
     };
-    let missing = missing();
+    let missing = missing_libraries();
     if !missing.is_empty() {
         let names = missing.join(", ");
         return Err(refuse(format!("this machine has no {names}")));
@@ -171,7 +171,7 @@ fn cuda(choice: &DeviceChoice, numbers: Option<&[usize]>) -> Result<Devices, Dev
         let message = "NVIDIA_TF32_OVERRIDE=1 rounds products to 11 bits, and votes are exact by those of f32: unset it";
         return Err(refuse(message.to_owned()));
     }
-    let there = count().map_err(|error| refuse(error.to_string()))?;
+    let there = device_count().map_err(|error| refuse(error.to_string()))?;
     let every: Vec<usize> = (0..there).collect();
     let numbers = numbers.unwrap_or(&every);
     if let Some(number) = numbers.iter().find(|number| **number >= there) {
@@ -181,7 +181,7 @@ fn cuda(choice: &DeviceChoice, numbers: Option<&[usize]>) -> Result<Devices, Dev
     let mut open = Vec::new();
     for number in numbers {
         let device = Device::new_cuda(*number).and_then(|device| {
-            keep_memory(&device)?;
+            retain_freed_memory(&device)?;
             self_test(&device)?;
             Ok(device)
         });

@@ -9,7 +9,7 @@ use super::cpu::{self, Activation};
 /// # Errors
 /// Whatever candle reports.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    if cpu::takes(x) {
+    if cpu::supports(x) {
         return fast(x, Activation::Silu);
     }
     candle_nn::ops::silu(x)
@@ -21,7 +21,7 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Whatever candle reports.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
-    if cpu::takes(x) {
+    if cpu::supports(x) {
         return fast(x, Activation::QuickGelu);
     }
     x * candle_nn::ops::sigmoid(&(x * 1.702)?)?
@@ -33,7 +33,7 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Whatever candle reports.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if cpu::takes(x) {
+    if cpu::supports(x) {
         return fast(x, Activation::Gelu);
     }
     x.gelu_erf()

@@ -12,7 +12,7 @@ pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     if x.shape() != y.shape() {
         bail!("{:?} cannot be added to {:?}", y.dims(), x.dims());
     }
-    if cpu::takes_all(&[x, y]) {
+    if cpu::supports_all(&[x, y]) {
         if x.rank() == 4 {
             let y = cpu::channels_last(y)?;
             let sum = cpu::channels_last(x)?.apply_op2_no_bwd(&y, &cpu::PairwiseOp::Sum)?;
@@ -38,7 +38,7 @@ pub fn add_channels(x: &Tensor, values: &Tensor) -> Result<Tensor> {
             x.dims()
         );
     }
-    if cpu::takes_all(&[x, values]) {
+    if cpu::supports_all(&[x, values]) {
         let values = values.contiguous()?;
         let sum = cpu::channels_last(x)?.apply_op2_no_bwd(&values, &cpu::AddChannelsOp)?;
         return cpu::channels_first(&sum);

@@ -44,7 +44,7 @@ pub fn self_attention(qkv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> 
         bail!("{triple} channels are no q, k and v of {heads} heads");
     }
     let (channels, head) = (triple / 3, triple / 3 / heads);
-    if !cpu::takes(qkv) {
+    if !cpu::supports(qkv) {
         return on_maps(qkv, heads, scale);
     }
     let qkv = qkv
@@ -86,7 +86,7 @@ fn weights(q: &Tensor, k: &Tensor, scale: f64, causal: bool, dtype: DType) -> Re
     // The products: as many numbers as queries times keys.
     check_element_count(q.device(), q.elem_count() / q.dim(3)?.max(1) * k.dim(3)?)?;
     #[cfg(feature = "cuda")]
-    if super::cuda::takes(q) && q.dtype() == dtype {
+    if super::cuda::supports(q) && q.dtype() == dtype {
         // These types have the range for products that are scaled afterwards.
         let op = super::cuda::SoftmaxOp { scale, causal };
         return q.matmul(k)?.apply_op1_no_bwd(&op);
@@ -106,7 +106,7 @@ fn weights(q: &Tensor, k: &Tensor, scale: f64, causal: bool, dtype: DType) -> Re
 }
 
 fn run(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, causal: bool) -> Result<Tensor> {
-    if cpu::takes_all(&[q, k, v]) {
+    if cpu::supports_all(&[q, k, v]) {
         return q
             .apply_op3_no_bwd(k, v, &cpu::AttentionOp { scale, causal })?
             .transpose(1, 2);

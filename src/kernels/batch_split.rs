@@ -37,7 +37,7 @@ pub fn par_over_batch(
     network: impl Fn(Range<usize>) -> Result<Tensor> + Send + Sync,
 ) -> Result<Tensor> {
     let n = x.dim(0)?;
-    if !cpu::takes(x) {
+    if !cpu::supports(x) {
         return network(0..n);
     }
     cpu::on_pool(|| {

@@ -10,7 +10,7 @@ use super::limits::check_element_count;
 /// # Errors
 /// Parts that differ in more than their channels, no parts, and whatever candle reports.
 pub fn concat(parts: &[Tensor]) -> Result<Tensor> {
-    if cpu::takes_all(&parts.iter().collect::<Vec<_>>()) {
+    if cpu::supports_all(&parts.iter().collect::<Vec<_>>()) {
         let parts: Result<Vec<_>> = parts.iter().map(cpu::channels_last).collect();
         return cpu::channels_first(&cpu::concat(&parts?)?);
     }

@@ -8,70 +8,7 @@ use candle_nn::VarBuilder;
 
 use super::cpu;
 use super::limits::check_element_count;
-
-/// What a convolution looks like, apart from its weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conv2dShape {
-    /// Channels that come in.
-    pub in_channels: usize,
-    /// Channels that go out.
-    pub out_channels: usize,
-    /// Rows and columns of the kernel.
-    pub kernel: (usize, usize),
-    /// MicroKernel in both directions.
-    pub stride: usize,
-    /// Zeros added above and below, left and right.
-    pub padding: (usize, usize),
-    /// Rows and columns of the results that the layer is meant for, where they are known to be few:
-    /// decides how the weights are kept. Other sizes work as well, only more slowly.
-    pub side: Option<usize>,
-}
-
-impl Conv2dShape {
-    /// A square kernel of odd size with stride 1 that keeps the image's size.
-    #[must_use]
-    pub fn same(in_channels: usize, out_channels: usize, kernel: usize) -> Self {
-        Self {
-            in_channels,
-            out_channels,
-            kernel: (kernel, kernel),
-            stride: 1,
-            padding: (kernel / 2, kernel / 2),
-            side: None,
-        }
-    }
-
-    /// This shape for results of `side` rows and columns.
-    #[must_use]
-    pub fn giving(self, side: usize) -> Self {
-        Self {
-            side: Some(side),
-            ..self
-        }
-    }
-
-    /// This shape with another stride.
-    #[must_use]
-    pub fn with_stride(self, stride: usize) -> Self {
-        Self { stride, ..self }
-    }
-
-    /// Rows and columns of the result for an input of `height` × `width`; `None` when the kernel does
-    /// not fit.
-    #[must_use]
-    pub fn output_size(&self, height: usize, width: usize) -> Option<(usize, usize)> {
-        let along = |size: usize, kernel: usize, padding: usize| {
-            let room = size
-                .checked_add(padding.checked_mul(2)?)?
-                .checked_sub(kernel)?;
-            Some(room.checked_div(self.stride)? + 1)
-        };
-        Some((
-            along(height, self.kernel.0, self.padding.0)?,
-            along(width, self.kernel.1, self.padding.1)?,
-        ))
-    }
-}
+use super::shapes::Conv2dShape;
 
 /// A convolution (as in PyTorch: a correlation) over `[n, in_channels, height, width]`.
 #[derive(Debug, Clone)]
@@ -122,7 +59,7 @@ impl Conv2d {
             Some(bias) => bias.contiguous()?,
             None => Tensor::zeros(shape.out_channels, weight.dtype(), weight.device())?,
         };
-        let weights = if cpu::takes_all(&[&weight, &bias]) {
+        let weights = if cpu::supports_all(&[&weight, &bias]) {
             let numbers = |t: &Tensor| t.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>();
             let (weight, bias, dtype) = (numbers(&weight)?, numbers(&bias)?, weight.dtype());
             let packed = cpu::PackedConv::new(shape, dtype, &weight, bias)?;
@@ -235,7 +172,7 @@ impl Conv2d {
             Weights::Plain { weight, bias } => {
                 let y = product(&self.shape, weight, x)?;
                 #[cfg(feature = "cuda")]
-                if super::cuda::takes(&y) {
+                if super::cuda::supports(&y) {
                     let op = super::cuda::EpilogueOp { bias, relu };
                     return match residual {
                         Some(residual) => y.apply_op2_no_bwd(&residual.contiguous()?, &op),

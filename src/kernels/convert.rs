@@ -9,7 +9,7 @@ use super::cpu;
 /// # Errors
 /// Whatever candle reports.
 pub fn convert(x: &Tensor, dtype: DType) -> Result<Tensor> {
-    if x.rank() == 4 && x.dtype() != dtype && cpu::takes(x) {
+    if x.rank() == 4 && x.dtype() != dtype && cpu::supports(x) {
         // In the order in which the numbers lie.
         return cpu::channels_first(&cpu::channels_last(x)?.to_dtype(dtype)?);
     }

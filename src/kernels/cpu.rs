@@ -1,27 +1,30 @@
 //! The layers' operators on the CPU, in `f32` and, where the CPU has instructions for it, in bf16.
 //!
-//! Images go from one operator to the next with their channels side by side, `[n, h, w, c]`; to candle
-//! and to the networks they are `[n, c, h, w]` with permuted strides ([`channels_last`],
-//! [`channels_first`]).
+//! Operators pass images on with the channels last, `[n, h, w, c]`; candle and the networks see them
+//! as `[n, c, h, w]` with permuted strides ([`channels_last`], [`channels_first`]).
 //!
-//! The algorithm of each is chosen by the shape of its layer, never by the size of the batch or the
-//! number of threads, and the arithmetic that leads to one number has a fixed order. That is what
-//! makes an image's result the same to the bit in any batch and on any number of cores.
+//! The algorithm of each operator depends on the shape of its layer, never on the size of the batch
+//! or the number of threads, and every sum is added in a fixed order. Hence the result of an image is
+//! bit-identical in any batch and on any number of cores.
 //!
 //! | file | job |
 //! |---|---|
-//! | `path` | which vector instructions there are, and running code compiled for them |
-//! | `bfloat` | what the CPU must have for bf16 |
-//! | `simd` | vectors |
-//! | `element` | the types that numbers are kept in |
-//! | `panels`, `micro` | the product that everything rests on |
-//! | `direct`, `winograd`, `conv` | convolution |
+//! | `dtype` | number types |
+//! | `simd` | vectors of each instruction set |
+//! | `isa`, `avx512_bf16`, `avx2_madd` | instruction sets, selected at run time, as proof tokens |
+//! | `dispatch` | code for a number type on the selected instruction set |
+//! | `gemm_element`, `tile`, `gemm`, `gemm_operands`, `panels` | matrix products (panels and a micro-kernel, as in BLIS) |
+//! | `conv`, `conv_call`, `direct`, `winograd`, `winograd_transform` | convolution |
 //! | `scratch`, `tasks` | memory and threads |
-//! | `products` | any rows with a packed matrix, for the search of neighbours |
-//! | `job` | other modules' loops, compiled as these are |
+//! | `tensors` | candle's tensors as arguments |
+//! | `products` | rows times a packed matrix, for the nearest-neighbor search |
+//! | `scalar_loop` | loops of other modules, compiled as the kernels are |
 //!
-//! `unsafe` is in `path`, `bfloat`, `simd`, `element`, `micro`, `scratch` and `winograd` only. Their tests
-//! run on every path that the machine has; `scripts/sanitize.sh` runs them under AddressSanitizer,
+//! Imports go up this table, never down. The other files have one operator each.
+//!
+//! `unsafe` is in `dtype`, `simd`, `isa`, `avx512_bf16`, `avx2_madd`, `dispatch`, `gemm_element`,
+//! `tile`, `gemm`, `scratch` and `winograd_transform` only. Their tests run on every instruction set
+//! that the machine has; `scripts/sanitize.sh` runs them under AddressSanitizer,
 //! `scripts/check-aarch64.sh` on an emulated ARM processor.
 
 mod add_channels;
@@ -30,13 +33,17 @@ mod avx2_madd;
 mod avx512_bf16;
 mod concat;
 mod conv;
+mod conv_call;
 mod direct;
-mod element;
+mod dispatch;
+mod dtype;
 mod exp;
+mod gemm;
+mod gemm_element;
+mod gemm_operands;
 mod isa;
 mod layer_norm;
 mod linear;
-mod micro;
 mod norm;
 mod pairwise;
 mod panels;
@@ -46,11 +53,20 @@ mod scalar_loop;
 mod scratch;
 mod simd;
 mod tasks;
+mod tensors;
+mod tile;
 mod upsample;
 mod winograd;
+mod winograd_transform;
+
+#[cfg(test)]
+mod gemm_tests;
+#[cfg(test)]
+mod simd_tests;
 
 pub(super) use add_channels::AddChannelsOp;
 pub(super) use attention::AttentionOp;
+#[cfg(test)]
 pub(super) use avx512_bf16::Avx512Bf16Token;
 pub(super) use concat::concat;
 pub(super) use conv::{ConvOp, PackedConv};
@@ -64,50 +80,6 @@ pub(super) use pool::{PoolKind, PoolOp};
 pub(crate) use products::{PackedColumns, QuantKind, QuantizedRow};
 pub(crate) use scalar_loop::ScalarLoop;
 pub(super) use tasks::on_pool;
+pub use tensors::check_bf16_on_cpu;
+pub(super) use tensors::{channels_first, channels_last, supports, supports_all};
 pub(super) use upsample::UpsampleOp;
-
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor, WithDType, bail};
-
-/// Whether these operators can take `x`.
-pub(super) fn takes(x: &Tensor) -> bool {
-    #[cfg(test)]
-    if super::testing::composing() {
-        return false;
-    }
-    let type_fits = match x.dtype() {
-        DType::F32 => true,
-        DType::BF16 => Avx512Bf16Token::current().is_ok(),
-        _ => false,
-    };
-    type_fits && x.device().is_cpu()
-}
-
-/// Whether these operators can take all of `parts`, which are of one type.
-pub(super) fn takes_all(parts: &[&Tensor]) -> bool {
-    let one_type = parts
-        .windows(2)
-        .all(|pair| matches!(pair, [a, b] if a.dtype() == b.dtype()));
-    one_type && parts.iter().all(|part| takes(part))
-}
-
-/// `[n, c, h, w]` as a contiguous `[n, h, w, c]`; copies unless one of these operators made it.
-pub(super) fn channels_last(x: &Tensor) -> Result<Tensor> {
-    x.permute((0, 2, 3, 1))?.contiguous()
-}
-
-/// `[n, h, w, c]` as `[n, c, h, w]`, without a copy.
-pub(super) fn channels_first(x: &Tensor) -> Result<Tensor> {
-    x.permute((0, 3, 1, 2))
-}
-
-/// The elements of a contiguous argument.
-fn contiguous<'a, E: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [E]> {
-    let data = storage.as_slice::<E>()?;
-    match layout
-        .contiguous_offsets()
-        .and_then(|(start, end)| data.get(start..end))
-    {
-        Some(elements) => Ok(elements),
-        None => bail!("an argument with layout {layout:?} is not contiguous"),
-    }
-}

@@ -14,7 +14,7 @@ pub fn geglu(value: &Tensor, gate: &Tensor) -> Result<Tensor> {
         bail!("{:?} cannot be gated by {:?}", value.dims(), gate.dims());
     }
     let gate = gelu(gate)?;
-    if cpu::takes_all(&[value, &gate]) {
+    if cpu::supports_all(&[value, &gate]) {
         return value
             .contiguous()?
             .apply_op2_no_bwd(&gate.contiguous()?, &cpu::PairwiseOp::Product);

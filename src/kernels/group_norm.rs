@@ -32,7 +32,7 @@ impl GroupNorm {
         if bias.dims() != [channels] {
             bail!("bias is {:?}, expected [{channels}]", bias.dims());
         }
-        let table = if cpu::takes(&weight) && cpu::takes(&bias) {
+        let table = if cpu::supports(&weight) && cpu::supports(&bias) {
             let numbers = |t: &Tensor| t.to_dtype(DType::F32)?.to_vec1();
             Some(Arc::new([numbers(&weight)?, numbers(&bias)?]))
         } else {
@@ -116,13 +116,13 @@ impl GroupNorm {
             );
         }
         if let Some(table) = &self.table
-            && cpu::takes(x)
-            && scale_shift.is_none_or(|(scale, shift)| cpu::takes(scale) && cpu::takes(shift))
+            && cpu::supports(x)
+            && scale_shift.is_none_or(|(scale, shift)| cpu::supports(scale) && cpu::supports(shift))
         {
             return self.run_fused(x, scale_shift, activate, table);
         }
         #[cfg(feature = "cuda")]
-        if super::cuda::takes(x) {
+        if super::cuda::supports(x) {
             let op = super::cuda::GroupNormOp {
                 groups: self.groups,
                 eps: self.eps,

@@ -28,7 +28,7 @@ impl LayerNorm {
         if size == 0 || bias.dims() != [size] {
             bail!("weight is [{size}] and bias {:?}", bias.dims());
         }
-        let table = if cpu::takes(&weight) && cpu::takes(&bias) {
+        let table = if cpu::supports(&weight) && cpu::supports(&bias) {
             let numbers = |t: &Tensor| t.to_dtype(DType::F32)?.to_vec1();
             Some(Arc::new([numbers(&weight)?, numbers(&bias)?]))
         } else {
@@ -63,7 +63,7 @@ impl LayerNorm {
             );
         }
         if let Some(table) = &self.table
-            && cpu::takes(x)
+            && cpu::supports(x)
         {
             let [weight, bias] = &**table;
             let op = cpu::LayerNormOp {

@@ -40,7 +40,7 @@ impl Linear {
             Some(bias) => bias.contiguous()?,
             None => Tensor::zeros(outputs, weight.dtype(), weight.device())?,
         };
-        let weights = if cpu::takes_all(&[weight, &bias]) {
+        let weights = if cpu::supports_all(&[weight, &bias]) {
             let numbers = |t: &Tensor| t.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>();
             let (size, dtype) = ((inputs, outputs), weight.dtype());
             let packed = cpu::PackedLinear::new(size, dtype, &numbers(weight)?, numbers(&bias)?)?;

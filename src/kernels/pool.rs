@@ -1,37 +1,9 @@
 //! Pooling with padding, which candle's own pools lack.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 
 use super::cpu::{self, PoolKind, PoolOp};
-
-/// A square pooling window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pool {
-    /// Rows and columns of the window.
-    pub kernel: usize,
-    /// MicroKernel in both directions.
-    pub stride: usize,
-    /// Rows and columns added on each side; they never count towards a result.
-    pub padding: usize,
-}
-
-impl Pool {
-    /// Windows along a side of `len` pixels; `None` when not even one fits, or when one could lie in
-    /// the padding alone, where it has no value.
-    pub(super) fn output_len(&self, len: usize) -> Option<usize> {
-        let room = len.checked_add(self.padding.checked_mul(2)?)?;
-        let steps = room.checked_sub(self.kernel)?.checked_div(self.stride)?;
-        (self.padding < self.kernel && len > 0).then_some(steps + 1)
-    }
-
-    fn check(&self, x: &Tensor) -> Result<()> {
-        let (_, _, height, width) = x.dims4()?;
-        if self.output_len(height).is_none() || self.output_len(width).is_none() {
-            bail!("input {:?} does not fit a {self:?}", x.dims());
-        }
-        Ok(())
-    }
-}
+use super::shapes::Pool;
 
 /// The mean over each window, the padding not counted (`count_include_pad=False`):
 /// `[n, c, h, w]` to `[n, c, h', w']`.
@@ -40,7 +12,7 @@ impl Pool {
 /// A window that does not fit the input, and whatever candle reports.
 pub fn avg_pool(x: &Tensor, pool: Pool) -> Result<Tensor> {
     pool.check(x)?;
-    if cpu::takes(x) {
+    if cpu::supports(x) {
         return fused(x, pool, PoolKind::Average);
     }
     avg_pool_plain(x, pool)
@@ -78,7 +50,7 @@ fn avg_pool_plain(x: &Tensor, pool: Pool) -> Result<Tensor> {
 /// A window that does not fit the input, and whatever candle reports.
 pub fn max_pool(x: &Tensor, pool: Pool) -> Result<Tensor> {
     pool.check(x)?;
-    if cpu::takes(x) {
+    if cpu::supports(x) {
         return fused(x, pool, PoolKind::Max);
     }
     max_pool_plain(x, pool)

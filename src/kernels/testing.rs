@@ -1,39 +1,17 @@
 //! What the layers' tests share.
 
-use std::cell::Cell;
-
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
+pub(crate) use super::composing::composed;
 use super::cpu::Isa;
-
-thread_local! {
-    static COMPOSING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `f` as on a device for which there are no operators of our own: layers that are made and run within
-/// are composed of candle's.
-pub(crate) fn composed<R>(f: impl FnOnce() -> R) -> R {
-    struct Restored(bool);
-    impl Drop for Restored {
-        fn drop(&mut self) {
-            COMPOSING.set(self.0);
-        }
-    }
-    let _restored = Restored(COMPOSING.replace(true));
-    f()
-}
 
 /// Runs `f` once with each set of vector instructions that this machine has.
 pub(crate) fn on_each_isa(mut f: impl FnMut()) {
     for isa in Isa::all() {
         isa.within(&mut f);
     }
-}
-
-pub(super) fn composing() -> bool {
-    COMPOSING.get()
 }
 
 /// Numbers in `[-1, 1)`, the same for the same seed.

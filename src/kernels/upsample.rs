@@ -11,7 +11,7 @@ use super::limits::check_element_count;
 /// Whatever candle reports.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     let (_, _, height, width) = x.dims4()?;
-    if cpu::takes(x) {
+    if cpu::supports(x) {
         let y = cpu::channels_last(x)?.apply_op1_no_bwd(&cpu::UpsampleOp)?;
         return cpu::channels_first(&y);
     }

@@ -2,11 +2,12 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, bail};
 
-use super::element::{Element, match_dtype};
+use super::dispatch::{Element, match_dtype};
 use super::isa::Kernel;
 use super::scratch::uninit_output;
 use super::simd::Simd;
-use super::{contiguous, tasks};
+use super::tasks;
+use super::tensors::contiguous;
 
 /// Arguments: `x [n, h, w, channels]` and what is added to every pixel, `[n, channels]`, both contiguous.
 pub(in crate::kernels) struct AddChannelsOp;
@@ -54,7 +55,7 @@ fn add<E: Element>(
             let pieces = out.chunks_mut(piece).zip(x.chunks(piece));
             parts.extend(pieces.map(|(out, x)| Sum { x, y, out }));
         }
-        tasks::each(2 * x.len(), parts, |sum| E::run(token, sum));
+        tasks::for_each(2 * x.len(), parts, |sum| E::run(token, sum));
     }
     Ok((E::storage(out), x_layout.shape().clone()))
 }
@@ -75,7 +76,7 @@ impl<E: Element> Kernel for Sum<'_, E> {
         let pixels = self.x.chunks_exact(channels);
         for (out, x) in self.out.chunks_exact_mut(channels).zip(pixels) {
             for ((out, x), y) in out.iter_mut().zip(x).zip(self.y) {
-                *out = E::of(x.get() + y.get());
+                *out = E::narrow(x.widen() + y.widen());
             }
         }
     }

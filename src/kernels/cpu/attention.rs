@@ -1,28 +1,30 @@
-//! Attention, a few queries at a time.
+//! Attention, a block of queries at a time, so that the matrix of all scores is never stored.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, bail};
 
-use super::element::{Element, match_dtype};
+use super::dispatch::{Element, match_dtype};
 use super::exp::exp;
+use super::gemm::{Dst, Epilogue, Lhs, multiply};
+use super::gemm_element::GemmElement;
 use super::isa::Kernel;
-use super::micro::{Dst, Epilogue, GemmElement, Lhs, multiply};
 use super::panels::Panels;
 use super::scratch::{Scratch, uninit_output};
 use super::simd::Simd;
 use super::tasks;
 
-/// Arguments: `q [n, heads, tq, d]`, `k [n, heads, tk, d]`, `v [n, heads, tk, dv]`, of any strides. The
-/// result is `[n, tq, heads, dv]`.
+/// Attention operator. Arguments: `q [n, heads, tq, d]`, `k [n, heads, tk, d]`,
+/// `v [n, heads, tk, dv]`, of any strides. The result is `[n, tq, heads, dv]`.
 pub(in crate::kernels) struct AttentionOp {
     pub scale: f64,
-    /// Query `i` sees the keys up to `i` only.
+    /// Query `i` attends to the keys `0..=i` only.
     pub causal: bool,
 }
 
-/// Queries whose scores are held at a time: three register tiles of 8 rows with AVX-512, six or four of the others'.
+/// Queries per block: three register tiles of 8 rows with AVX-512, six of 4 or four of 6 rows with
+/// the other instruction sets.
 const QUERIES: usize = 24;
 
-/// Heads of matrices in a strided tensor.
+/// The matrices of all heads in a strided tensor `[n, heads, rows, columns]`.
 #[derive(Clone, Copy)]
 struct Heads<'a, E> {
     data: &'a [E],
@@ -40,13 +42,14 @@ impl<'a, E: Element> Heads<'a, E> {
         if (c == 0 && rows > 1) || (d == 0 && columns > 1) {
             bail!("an argument with layout {layout:?} repeats its rows or columns");
         }
-        // The stride of a single one is never walked.
+        // The stride of a dimension of 1 is arbitrary and never used.
         Ok(Self {
             data,
             strides: [a, b, c.max(1), d.max(1)],
         })
     }
 
+    /// Returns the numbers from the first of a head's matrix on.
     fn head(&self, image: usize, head: usize) -> &'a [E] {
         let [images, heads, ..] = self.strides;
         self.data
@@ -75,7 +78,7 @@ impl CustomOp3 for AttentionOp {
 }
 
 impl AttentionOp {
-    fn run<T: GemmElement>(
+    fn run<T: Element + GemmElement>(
         &self,
         (q, q_layout): (&CpuStorage, &Layout),
         (k, k_layout): (&CpuStorage, &Layout),
@@ -90,110 +93,163 @@ impl AttentionOp {
             let [q, k, v] = [q_layout, k_layout, v_layout].map(Layout::dims);
             bail!("attention between q {q:?}, k {k:?} and v {v:?}");
         }
-        let token = T::token()?;
-        let q = Heads::<T>::new(q, q_layout)?;
-        let k = Heads::<T>::new(k, k_layout)?;
-        let v = Heads::<T>::new(v, v_layout)?;
+        let call = AttentionCall {
+            token: T::token()?,
+            scale: self.scale as f32,
+            causal: self.causal,
+            n,
+            heads,
+            queries,
+            keys,
+            depth,
+            values,
+            q: Heads::<T>::new(q, q_layout)?,
+            k: Heads::<T>::new(k, k_layout)?,
+            v: Heads::<T>::new(v, v_layout)?,
+        };
         let mut out = uninit_output(n * queries * heads * values);
         if !out.is_empty() {
-            // Keys and values of every head, packed.
-            let mut packed: Vec<Option<(Panels<T>, Panels<T>)>> = vec![None; n * heads];
-            let work = 4 * n * heads * keys * (depth + values);
-            let parts = packed.iter_mut().enumerate().collect();
-            type Part<'a, T> = (usize, &'a mut Option<(Panels<T>, Panels<T>)>);
-            tasks::each(work, parts, |(index, packed): Part<'_, T>| {
-                let (image, head) = (index / heads, index % heads);
-                let ([_, _, row, col], k) = (k.strides, k.head(image, head));
-                let keys_packed = Panels::new(token, (depth, keys), depth, k, row, |d| d * col);
-                let ([_, _, row, col], v) = (v.strides, v.head(image, head));
-                let values_packed = Panels::new(token, (keys, values), keys, v, col, |t| t * row);
-                *packed = Some((keys_packed, values_packed));
-            });
-
-            // Some queries of all heads of an image.
-            let mut blocks = Vec::new();
-            for (image, out) in out.chunks_exact_mut(queries * heads * values).enumerate() {
-                for (block, out) in out.chunks_mut(QUERIES * heads * values).enumerate() {
-                    blocks.push((image, block * QUERIES, out));
-                }
-            }
-            let work = n * heads * queries * keys * (depth + values);
-            tasks::each(
-                work,
-                blocks,
-                |(image, from, out): (usize, usize, &mut [T])| {
-                    let rows = out.len() / (heads * values);
-                    let mut copy = Scratch::<T>::new(rows * depth);
-                    let mut scores = Scratch::<f32>::new(rows * keys);
-                    let mut weights = Scratch::<T>::new(rows * keys);
-                    for head in 0..heads {
-                        let Some(Some((keys_packed, values_packed))) =
-                            packed.get(image * heads + head)
-                        else {
-                            continue;
-                        };
-                        let [_, _, row, col] = q.strides;
-                        let q = q.head(image, head);
-                        let q = q.get(from * row..).unwrap_or_default();
-                        let lhs = if col == 1 {
-                            Lhs::rows(q, row, depth)
-                        } else {
-                            for (r, to) in copy.chunks_exact_mut(depth).enumerate() {
-                                let q = q.get(r * row..).unwrap_or_default();
-                                for (to, q) in to.iter_mut().zip(q.iter().step_by(col)) {
-                                    *to = *q;
-                                }
-                            }
-                            Lhs::rows(&copy, depth, depth)
-                        };
-                        product(rows, lhs, keys_packed, &mut scores, (0, keys));
-                        let softmax = Softmax {
-                            rows: &mut scores,
-                            weights: &mut weights,
-                            keys,
-                            scale: self.scale as f32,
-                            first: self.causal.then_some(from),
-                        };
-                        T::run(token, softmax);
-                        let lhs = Lhs::rows(&weights, keys, keys);
-                        product(
-                            rows,
-                            lhs,
-                            values_packed,
-                            out,
-                            (head * values, heads * values),
-                        );
-                    }
-                },
-            );
+            let packed = call.pack();
+            call.attend(&packed, &mut out);
         }
         let shape = Shape::from((n, queries, heads, values));
         Ok((T::storage(out), shape))
     }
 }
 
+/// Arguments and sizes of one call.
+struct AttentionCall<'a, T: Element> {
+    token: T::Token,
+    scale: f32,
+    causal: bool,
+    n: usize,
+    heads: usize,
+    queries: usize,
+    keys: usize,
+    depth: usize,
+    values: usize,
+    q: Heads<'a, T>,
+    k: Heads<'a, T>,
+    v: Heads<'a, T>,
+}
+
+/// The keys and the values of one head, packed for products.
+type PackedHead<T> = (Panels<T>, Panels<T>);
+
+impl<T: Element + GemmElement> AttentionCall<'_, T> {
+    /// Packs the keys and values of every head of every image.
+    fn pack(&self) -> Vec<Option<PackedHead<T>>> {
+        let (keys, depth, values) = (self.keys, self.depth, self.values);
+        let mut packed = vec![None; self.n * self.heads];
+        let work = 4 * packed.len() * keys * (depth + values);
+        let parts = packed.iter_mut().enumerate().collect();
+        type Part<'a, T> = (usize, &'a mut Option<PackedHead<T>>);
+        tasks::for_each(work, parts, |(index, packed): Part<'_, T>| {
+            let (image, head) = (index / self.heads, index % self.heads);
+            let ([_, _, row, col], k) = (self.k.strides, self.k.head(image, head));
+            let packed_keys = Panels::new(self.token, (depth, keys), depth, k, row, |d| d * col);
+            let ([_, _, row, col], v) = (self.v.strides, self.v.head(image, head));
+            let packed_values = Panels::new(self.token, (keys, values), keys, v, col, |t| t * row);
+            *packed = Some((packed_keys, packed_values));
+        });
+        packed
+    }
+
+    /// Computes all heads of all queries, a block of queries of one image per task.
+    fn attend(&self, packed: &[Option<PackedHead<T>>], out: &mut [T]) {
+        let row = self.heads * self.values;
+        let mut blocks = Vec::new();
+        for (image, out) in out.chunks_exact_mut(self.queries * row).enumerate() {
+            for (block, out) in out.chunks_mut(QUERIES * row).enumerate() {
+                blocks.push((image, block * QUERIES, out));
+            }
+        }
+        let work = self.n * self.heads * self.queries * self.keys * (self.depth + self.values);
+        tasks::for_each(work, blocks, |(image, from, out)| {
+            self.attend_block(packed, (image, from), out);
+        });
+    }
+
+    /// Computes all heads of the queries from `from` on, as many as `out` has rows.
+    fn attend_block(
+        &self,
+        packed: &[Option<PackedHead<T>>],
+        (image, from): (usize, usize),
+        out: &mut [T],
+    ) {
+        let &Self {
+            heads,
+            keys,
+            depth,
+            values,
+            ..
+        } = self;
+        let rows = out.len() / (heads * values);
+        let mut copy = Scratch::<T>::new(rows * depth);
+        let mut scores = Scratch::<f32>::new(rows * keys);
+        let mut weights = Scratch::<T>::new(rows * keys);
+        for head in 0..heads {
+            let Some(Some((packed_keys, packed_values))) = packed.get(image * heads + head) else {
+                continue;
+            };
+            let [_, _, row, col] = self.q.strides;
+            let q = self.q.head(image, head);
+            let q = q.get(from * row..).unwrap_or_default();
+            // A product reads rows of contiguous numbers; other queries are copied.
+            let lhs = if col == 1 {
+                Lhs::rows(q, row, depth)
+            } else {
+                for (r, to) in copy.chunks_exact_mut(depth).enumerate() {
+                    let q = q.get(r * row..).unwrap_or_default();
+                    for (to, q) in to.iter_mut().zip(q.iter().step_by(col)) {
+                        *to = *q;
+                    }
+                }
+                Lhs::rows(&copy, depth, depth)
+            };
+            product(rows, lhs, packed_keys, &mut scores, (0, keys));
+            let softmax = Softmax {
+                rows: &mut scores,
+                weights: &mut weights,
+                keys,
+                scale: self.scale,
+                first: self.causal.then_some(from),
+            };
+            T::run(self.token, softmax);
+            let lhs = Lhs::rows(&weights, keys, keys);
+            let place = (head * values, heads * values);
+            product(rows, lhs, packed_values, out, place);
+        }
+    }
+}
+
+/// Multiplies `rows` rows with all panels of `rhs` into `to`, whose row `r` begins at
+/// `offset + r · row_stride`.
 fn product<T: GemmElement, O: Element>(
     rows: usize,
     lhs: Lhs<'_, T>,
     rhs: &Panels<T>,
     to: &mut [O],
-    (at, row): (usize, usize),
+    (offset, row_stride): (usize, usize),
 ) {
     for panel in rhs.iter() {
-        let at = at + panel.first;
-        let mut out = Dst { data: to, at, row };
-        multiply(rhs.token(), rows, lhs, panel, &mut out, Epilogue::default());
+        let mut dst = Dst {
+            data: to,
+            offset: offset + panel.first,
+            row_stride,
+        };
+        multiply(rhs.token(), rows, lhs, panel, &mut dst, Epilogue::default());
     }
 }
 
-/// `softmax(scale · row)` of every row.
+/// Kernel that computes `softmax(scale · row)` of every row.
 struct Softmax<'a, E> {
-    /// Overwritten.
+    /// Scores; overwritten.
     rows: &'a mut [f32],
     weights: &'a mut [E],
     keys: usize,
     scale: f32,
-    /// The first row's query, where a query does not see the keys after it.
+    /// Index of the first row's query, if attention is causal.
     first: Option<usize>,
 }
 
@@ -212,13 +268,13 @@ impl<E: Element> Kernel for Softmax<'_, E> {
             };
             let row = row.split_at_mut(seen).0;
             let (weights, hidden) = weights.split_at_mut(seen);
-            hidden.fill(E::of(0.0));
+            hidden.fill(E::narrow(0.0));
             let mut lanes = [f32::NEG_INFINITY; LANES];
             let (blocks, rest) = row.as_chunks_mut::<LANES>();
             for block in blocks {
                 for (lane, value) in lanes.iter_mut().zip(block) {
                     *value *= self.scale;
-                    // Unlike `max`, one instruction; a NaN is left to the sum.
+                    // Unlike `f32::max`, one instruction. A NaN reaches the result through the sum.
                     *lane = if *value > *lane { *value } else { *lane };
                 }
             }
@@ -241,7 +297,7 @@ impl<E: Element> Kernel for Softmax<'_, E> {
             }
             let inverse = 1.0 / lanes.iter().sum::<f32>();
             for (weight, value) in weights.iter_mut().zip(row) {
-                *weight = E::of(*value * inverse);
+                *weight = E::narrow(*value * inverse);
             }
         }
     }

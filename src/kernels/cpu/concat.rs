@@ -2,9 +2,10 @@
 
 use candle_core::{Result, Storage, Tensor, bail};
 
-use super::element::{Element, match_dtype};
+use super::dispatch::{Element, match_dtype};
 use super::scratch::uninit_output;
-use super::{contiguous, tasks};
+use super::tasks;
+use super::tensors::contiguous;
 
 /// Joins contiguous `[n, h, w, c]` along the channels.
 pub(in crate::kernels) fn concat(parts: &[Tensor]) -> Result<Tensor> {
@@ -35,7 +36,7 @@ fn join<E: Element>(first: &Tensor, parts: &[Tensor]) -> Result<Tensor> {
     let work = out.len();
     if !out.is_empty() {
         let blocks = out.chunks_mut(PIXELS * channels).enumerate().collect();
-        tasks::each(work, blocks, |(block, mut out): (usize, &mut [E])| {
+        tasks::for_each(work, blocks, |(block, mut out): (usize, &mut [E])| {
             let mut pixel = block * PIXELS;
             while !out.is_empty() {
                 for (source, part) in &sources {

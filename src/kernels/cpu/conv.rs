@@ -1,38 +1,39 @@
-//! Convolution of images whose channels lie side by side.
+//! Convolution of channels-last images.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, bail};
-
 use half::bf16;
 
-use super::contiguous;
+use super::conv_call::ConvCall;
 use super::direct::{self, Direct};
-use super::micro::GemmElement;
+use super::dispatch::Element;
+use super::gemm_element::GemmElement;
 use super::scratch::uninit_output;
+use super::tensors::contiguous;
 use super::winograd::Winograd;
-use crate::kernels::Conv2dShape;
+use crate::kernels::shapes::Conv2dShape;
 
-/// A convolution's weights as its algorithm wants them.
+/// Weights of a convolution, packed for its algorithm.
 #[derive(Debug)]
 pub(in crate::kernels) struct PackedConv {
     shape: Conv2dShape,
     bias: Vec<f32>,
-    weight: OfType,
+    weight: TypedWeight,
 }
 
-/// By the type of the maps that come in and go out.
+/// The packed weight, by the type of the input and output maps.
 #[derive(Debug)]
-enum OfType {
+enum TypedWeight {
     F32(Packed<f32>),
     Bf16(Packed<bf16>),
 }
 
 #[derive(Debug)]
-enum Packed<T: GemmElement> {
+enum Packed<T: Element + GemmElement> {
     Direct(Direct<T>),
     Winograd(Winograd<T>),
 }
 
-impl<T: GemmElement> Packed<T> {
+impl<T: Element + GemmElement> Packed<T> {
     fn new(shape: &Conv2dShape, weight: &[f32]) -> Result<Self> {
         let token = T::token()?;
         Ok(match Winograd::<T>::tile(shape) {
@@ -42,31 +43,17 @@ impl<T: GemmElement> Packed<T> {
     }
 }
 
-/// One call's geometry.
-#[derive(Clone, Copy)]
-pub(super) struct Call<'a, E> {
-    pub shape: &'a Conv2dShape,
-    /// Rows and columns of an image.
-    pub input: (usize, usize),
-    /// Rows and columns of a result.
-    pub output: (usize, usize),
-    pub x: &'a [E],
-    pub bias: &'a [f32],
-    /// Added to the result; lies as the result does.
-    pub residual: Option<&'a [E]>,
-    pub relu: bool,
-}
-
 impl PackedConv {
-    /// Packs `weight [out, in, rows, columns]` for maps of type `dtype`. The algorithm follows from that
-    /// and the layer's shape alone.
+    /// Packs `weight [out, in, rows, columns]` for maps of type `dtype`. The algorithm depends on
+    /// that type and the layer's shape only.
     ///
     /// # Errors
-    /// As [`Isa::current`](super::isa::Isa::current); for bf16 as [`Avx512Bf16Token::current`](super::Avx512Bf16Token::current).
+    /// As [`Isa::current`](super::isa::Isa::current); for bf16 as
+    /// [`Avx512Bf16Token::current`](super::avx512_bf16::Avx512Bf16Token::current).
     pub fn new(shape: Conv2dShape, dtype: DType, weight: &[f32], bias: Vec<f32>) -> Result<Self> {
         let weight = match dtype {
-            DType::BF16 => OfType::Bf16(Packed::new(&shape, weight)?),
-            _ => OfType::F32(Packed::new(&shape, weight)?),
+            DType::BF16 => TypedWeight::Bf16(Packed::new(&shape, weight)?),
+            _ => TypedWeight::F32(Packed::new(&shape, weight)?),
         };
         Ok(Self {
             shape,
@@ -83,12 +70,12 @@ impl PackedConv {
         relu: bool,
     ) -> Result<(CpuStorage, Shape)> {
         match &self.weight {
-            OfType::F32(weight) => self.run_on(weight, (x, layout), residual, relu),
-            OfType::Bf16(weight) => self.run_on(weight, (x, layout), residual, relu),
+            TypedWeight::F32(weight) => self.run_typed(weight, (x, layout), residual, relu),
+            TypedWeight::Bf16(weight) => self.run_typed(weight, (x, layout), residual, relu),
         }
     }
 
-    fn run_on<T: GemmElement>(
+    fn run_typed<T: Element + GemmElement>(
         &self,
         weight: &Packed<T>,
         (x, layout): (&CpuStorage, &Layout),
@@ -109,7 +96,7 @@ impl PackedConv {
             None => None,
         };
         let mut out = uninit_output(n * output.0 * output.1 * self.shape.out_channels);
-        let call = Call {
+        let call = ConvCall {
             shape: &self.shape,
             input: (height, width),
             output,
@@ -131,7 +118,8 @@ impl PackedConv {
     }
 }
 
-/// Arguments: the image `[n, h, w, in]` and, with two, what is added to the result, both contiguous.
+/// Convolution operator. Arguments, both contiguous: the image `[n, h, w, in]` and, optionally, the
+/// residual that is added to the result.
 pub(in crate::kernels) struct ConvOp<'a> {
     pub packed: &'a PackedConv,
     pub relu: bool,

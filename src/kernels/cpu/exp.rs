@@ -5,11 +5,12 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
-use super::element::{Element, match_dtype};
+use super::dispatch::{Element, match_dtype};
 use super::isa::Kernel;
 use super::scratch::uninit_output;
 use super::simd::Simd;
-use super::{contiguous, tasks};
+use super::tasks;
+use super::tensors::contiguous;
 
 /// `e^x` to within two units in the last place for results in the normal range; at least the smallest
 /// and at most the largest normal number outside; NaN for NaN.
@@ -94,7 +95,7 @@ impl Activation {
         let x = contiguous::<E>(x, layout)?;
         let mut out = uninit_output(x.len());
         let parts = out.chunks_mut(PIECE).zip(x.chunks(PIECE)).collect();
-        tasks::each(8 * x.len(), parts, |(out, x)| {
+        tasks::for_each(8 * x.len(), parts, |(out, x)| {
             let apply = Apply {
                 x,
                 out,
@@ -121,17 +122,17 @@ impl<E: Element> Kernel for Apply<'_, E> {
         match self.activation {
             Activation::Silu => {
                 for (out, x) in elements {
-                    *out = E::of(silu(x.get()));
+                    *out = E::narrow(silu(x.widen()));
                 }
             }
             Activation::QuickGelu => {
                 for (out, x) in elements {
-                    *out = E::of(quick_gelu(x.get()));
+                    *out = E::narrow(quick_gelu(x.widen()));
                 }
             }
             Activation::Gelu => {
                 for (out, x) in elements {
-                    *out = E::of(gelu(x.get()));
+                    *out = E::narrow(gelu(x.widen()));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Which vector instructions are used, found out at run time.
+//! The instruction set that kernels are compiled for, selected at run time.
 
 #![allow(unsafe_code)]
 
@@ -12,12 +12,13 @@ use super::simd::Neon;
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, Simd};
 
-/// The variable that forces a path: `scalar`, or `avx2` or `avx512` on x86-64, or `neon` on 64-bit ARM.
+/// Environment variable that forces an instruction set: `scalar`; `avx2` or `avx512` on x86-64;
+/// `neon` on 64-bit ARM.
 const VARIABLE: &str = "DPSYN_CPU";
 
-/// A set of vector instructions that this CPU has.
+/// A vector instruction set that this CPU has.
 ///
-/// A value can only be had from [`Isa::named`], which asks the CPU.
+/// The only constructor is [`Isa::named`], which reads the CPU's features: a value is a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Isa(Kind);
 
@@ -32,20 +33,39 @@ enum Kind {
     Scalar,
 }
 
-/// Code that is compiled once for every path.
-pub(super) trait Kernel {
+/// Code that is compiled once for every instruction set.
+pub(in crate::kernels) trait Kernel {
     type Output;
 
-    /// The body. It and whatever it calls in hot loops must be `#[inline(always)]`, and must not
-    /// hide the loops in closures: only what is inlined is compiled for the path.
+    /// Runs the kernel. This function and everything that it calls in hot loops must be
+    /// `#[inline(always)]`, and must not hide the loops in closures: only inlined code is compiled
+    /// for the instruction set.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
+/// Code that is compiled for the vectors `S`: every [`Kernel`], and kernels that need instructions
+/// which only `S` has.
+pub(in crate::kernels) trait KernelFor<S: Simd> {
+    type Output;
+
+    /// Runs the kernel; the rules of [`Kernel::run`] apply.
+    fn run_for(self, simd: S) -> Self::Output;
+}
+
+impl<S: Simd, K: Kernel> KernelFor<S> for K {
+    type Output = K::Output;
+
+    #[inline(always)]
+    fn run_for(self, simd: S) -> K::Output {
+        self.run(simd)
+    }
+}
+
 impl Isa {
-    /// From the fastest to the one that every CPU has.
+    /// Names from the fastest set to the one that every CPU has.
     pub const NAMES: [&'static str; 4] = ["avx512", "avx2", "neon", "scalar"];
 
-    /// `None` when this CPU lacks it, or when there is no path of that name.
+    /// Returns the set of that name; `None` if this CPU lacks it or the name is unknown.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             #[cfg(target_arch = "x86_64")]
@@ -64,11 +84,11 @@ impl Isa {
         }
     }
 
-    /// The path of this process: the fastest one, unless `DPSYN_CPU` names another.
+    /// Returns the instruction set of this process: the fastest one, unless `DPSYN_CPU` names another.
     ///
     /// # Errors
-    /// `DPSYN_CPU` names no path, or one that this CPU lacks. Convolutions and linear layers report that when they
-    /// are built, and so before any work is done.
+    /// `DPSYN_CPU` names an unknown set or one that this CPU lacks. Convolutions and linear layers
+    /// report that when they are built, so before any work is done.
     pub fn current() -> Result<Self> {
         static CURRENT: OnceLock<std::result::Result<Isa, String>> = OnceLock::new();
         #[cfg(test)]
@@ -85,11 +105,11 @@ impl Isa {
         }
     }
 
-    /// Runs `kernel` as compiled for this path.
+    /// Runs `kernel` as compiled for this instruction set.
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `named` makes a `Isa` of this kind only on a CPU that has these features.
+            // SAFETY: `named` makes an `Isa` of this kind only on a CPU that has these features.
             Kind::Avx512 => unsafe { run_avx512(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
@@ -102,27 +122,27 @@ impl Isa {
     }
 }
 
-/// Asks a path for `LANES` and `VECTORS` of its [`Simd`].
-pub(super) struct TileQuery;
+/// Kernel that returns the register tile of its [`Simd`].
+pub(super) struct TileShapeQuery;
 
-impl Kernel for TileQuery {
-    type Output = Tile;
+impl Kernel for TileShapeQuery {
+    type Output = TileShape;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> Tile {
-        Tile {
+    fn run<S: Simd>(self, _: S) -> TileShape {
+        TileShape {
             lanes: S::LANES,
             vectors: S::VECTORS,
         }
     }
 }
 
-/// The register tile of a path.
+/// Width of the register tile of an instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tile {
-    /// Numbers in a vector.
+pub(in crate::kernels) struct TileShape {
+    /// Numbers per vector.
     pub lanes: usize,
-    /// Vectors side by side.
+    /// Vectors per row of the tile.
     pub vectors: usize,
 }
 
@@ -180,12 +200,12 @@ fn forced() -> Option<Isa> {
 
 #[cfg(test)]
 impl Isa {
-    /// Every path that this machine has.
+    /// Returns every set that this machine has, the fastest first.
     pub fn all() -> impl Iterator<Item = Self> {
         Self::NAMES.into_iter().filter_map(Self::named)
     }
 
-    /// Runs `f` with this as the current path of the thread.
+    /// Runs `f` with this as the current set of the thread.
     pub fn within<R>(self, f: impl FnOnce() -> R) -> R {
         let before = FORCED.replace(Some(self));
         let result = f();
@@ -199,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_and_missing_paths_are_named() {
+    fn unknown_and_missing_sets_are_named() {
         assert_eq!(choose("scalar"), Ok(Isa(Kind::Scalar)));
         let message = choose("mmx").unwrap_err();
         assert!(

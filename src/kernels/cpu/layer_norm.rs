@@ -2,11 +2,12 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 
-use super::element::{Element, match_dtype};
+use super::dispatch::{Element, match_dtype};
 use super::isa::Kernel;
 use super::scratch::uninit_output;
 use super::simd::Simd;
-use super::{contiguous, tasks};
+use super::tasks;
+use super::tensors::contiguous;
 
 /// Argument: `x [..., size]`, contiguous. The result is `(x - mean) / √(var + eps) · weight + bias`.
 pub(in crate::kernels) struct LayerNormOp<'a> {
@@ -40,7 +41,7 @@ impl LayerNormOp<'_> {
         let mut out = uninit_output(x.len());
         let piece = PIECE.div_ceil(size) * size;
         let parts = out.chunks_mut(piece).zip(x.chunks(piece)).collect();
-        tasks::each(4 * x.len(), parts, |(out, x)| {
+        tasks::for_each(4 * x.len(), parts, |(out, x)| {
             E::run(token, Rows { x, out, op: self });
         });
         Ok((E::storage(out), layout.shape().clone()))
@@ -69,7 +70,7 @@ impl<E: Element> Kernel for Rows<'_, E> {
             let scale = (1.0 / (variance + eps).sqrt()) as f32;
             let table = x.iter().zip(weight).zip(bias);
             for (out, ((x, weight), bias)) in out.iter_mut().zip(table) {
-                *out = E::of((x.get() - mean) * scale * weight + bias);
+                *out = E::narrow((x.widen() - mean) * scale * weight + bias);
             }
         }
     }
@@ -83,12 +84,12 @@ fn sum<E: Element>(x: &[E], origin: f32, squares: bool) -> f64 {
     let (blocks, rest) = x.as_chunks::<LANES>();
     for block in blocks {
         for (lane, x) in lanes.iter_mut().zip(block) {
-            let centred = x.get() - origin;
+            let centred = x.widen() - origin;
             *lane += if squares { centred * centred } else { centred };
         }
     }
     for (lane, x) in lanes.iter_mut().zip(rest) {
-        let centred = x.get() - origin;
+        let centred = x.widen() - origin;
         *lane += if squares { centred * centred } else { centred };
     }
     let mut total = 0.0;

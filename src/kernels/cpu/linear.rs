@@ -1,22 +1,25 @@
-//! The fully connected layer.
+//! Fully connected layer.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, bail};
 
 use half::bf16;
 
-use super::micro::{Dst, Epilogue, GemmElement, Lhs, multiply};
+use super::dispatch::Element;
+use super::gemm::{Dst, Epilogue, Lhs, multiply};
+use super::gemm_element::GemmElement;
 use super::panels::{Panel, Panels};
 use super::scratch::{Scratch, uninit_output};
-use super::{contiguous, tasks};
+use super::tasks;
+use super::tensors::contiguous;
 
-/// A layer's weight as the product wants it.
+/// Weight and bias of a layer, packed for products.
 #[derive(Debug)]
 pub(in crate::kernels) struct PackedLinear {
     weight: Packed,
     bias: Vec<f32>,
 }
 
-/// By the type of the rows that come in and go out.
+/// The packed weight, by the type of the input and output rows.
 #[derive(Debug)]
 enum Packed {
     F32(Panels<f32>),
@@ -27,7 +30,7 @@ impl PackedLinear {
     /// Packs `weight [outputs, inputs]` for rows of type `dtype`.
     ///
     /// # Errors
-    /// As [`Isa::current`](super::isa::Isa::current); for bf16 as [`Avx512Bf16Token::current`](super::Avx512Bf16Token::current).
+    /// As [`Isa::current`](super::isa::Isa::current); for bf16 as [`Avx512Bf16Token::current`](super::avx512_bf16::Avx512Bf16Token::current).
     pub fn new(
         (inputs, outputs): (usize, usize),
         dtype: DType,
@@ -69,7 +72,7 @@ impl CustomOp1 for LinearOp<'_> {
 }
 
 impl LinearOp<'_> {
-    fn run<T: GemmElement>(
+    fn run<T: Element + GemmElement>(
         &self,
         weight: &Panels<T>,
         x: &CpuStorage,
@@ -84,7 +87,8 @@ impl LinearOp<'_> {
         let x = contiguous::<T>(x, layout)?;
         let lhs = Lhs::rows(x, inputs, inputs);
         let mut out = uninit_output(rows * outputs);
-        // The weight is read once: each task takes one panel, and all rows.
+        // Each task multiplies one panel with all rows, so that the weight is read once. Its columns
+        // are contiguous in `products` and copied to their rows at the end.
         let mut products = Scratch::<T>::new(rows * outputs);
         let mut rest = &mut *products;
         let mut parts: Vec<(Panel<'_, T>, &mut [T])> = Vec::new();
@@ -93,17 +97,17 @@ impl LinearOp<'_> {
             parts.push((panel, part));
             rest = others;
         }
-        tasks::each(out.len() * inputs, parts, |(panel, part)| {
-            let finish = Epilogue {
+        tasks::for_each(out.len() * inputs, parts, |(panel, part)| {
+            let epilogue = Epilogue {
                 bias: bias.get(panel.first..panel.first + panel.columns),
                 ..Epilogue::default()
             };
-            let mut out = Dst {
+            let mut dst = Dst {
                 data: part,
-                at: 0,
-                row: panel.columns,
+                offset: 0,
+                row_stride: panel.columns,
             };
-            multiply(weight.token(), rows, lhs, panel, &mut out, finish);
+            multiply(weight.token(), rows, lhs, panel, &mut dst, epilogue);
         });
         let mut from = &*products;
         for panel in weight.iter() {

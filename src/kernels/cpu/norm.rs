@@ -2,12 +2,13 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, bail};
 
-use super::element::{Element, match_dtype};
+use super::dispatch::{Element, match_dtype};
 use super::exp::silu;
 use super::isa::Kernel;
 use super::scratch::{Scratch, uninit_output};
 use super::simd::Simd;
-use super::{contiguous, tasks};
+use super::tasks;
+use super::tensors::contiguous;
 
 /// Arguments: `x [n, h, w, channels]`, contiguous, and with three, `scale` and `shift [n, channels]`, whose
 /// rows may lie apart. The result is `((x - mean) / √(var + eps) · weight + bias) · (1 + scale) + shift`,
@@ -65,7 +66,7 @@ impl Rows {
         for image in 0..n {
             let from = all.get(layout.start_offset() + image * row..);
             let numbers = from.unwrap_or_default().iter().step_by(column.max(1));
-            data.extend(numbers.take(channels).map(|v| v.get()));
+            data.extend(numbers.take(channels).map(|v| v.widen()));
         }
         if data.len() != n * channels || (column == 0 && channels > 1) {
             bail!("scale or shift with layout {layout:?} does not fit its storage");
@@ -141,7 +142,7 @@ impl GroupNormOp<'_> {
             let mut sums: Vec<Sums> = vec![Vec::new(); pieces];
             let from = images().flat_map(|image| image.chunks(piece).map(move |x| (image, x)));
             let parts = sums.iter_mut().zip(from).collect();
-            tasks::each(
+            tasks::for_each(
                 2 * x.len(),
                 parts,
                 |(sums, (image, x)): (&mut Sums, (&[E], &[E]))| {
@@ -168,7 +169,7 @@ impl GroupNormOp<'_> {
                     parts.map(move |(x, out)| (x, out, affine))
                 })
                 .collect();
-            tasks::each(
+            tasks::for_each(
                 8 * x.len(),
                 parts,
                 |(x, out, affine): (&[E], &mut [E], &Affine)| {
@@ -203,7 +204,7 @@ impl GroupNormOp<'_> {
             .map(|(channel, origin)| {
                 let of_channel = sums.iter().filter_map(|sums| sums.get(channel));
                 let (first, second) = of_channel.fold((0.0, 0.0), |(a, b), [c, d]| (a + c, b + d));
-                [f64::from(origin.get()), first, second]
+                [f64::from(origin.widen()), first, second]
             })
             .collect();
         let mut affine = Affine {
@@ -269,7 +270,7 @@ impl<E: Element> Kernel for Sum<'_, E> {
                 let mut second = [0f32; BLOCK];
                 let mut origin = [0f32; BLOCK];
                 for (to, from) in origin.iter_mut().zip(self.origin.iter().skip(channel)) {
-                    *to = from.get();
+                    *to = from.widen();
                 }
                 for pixel in run.chunks_exact(channels) {
                     match pixel
@@ -278,7 +279,7 @@ impl<E: Element> Kernel for Sum<'_, E> {
                     {
                         Some(pixel) => {
                             for i in 0..BLOCK {
-                                let centred = pixel[i].get() - origin[i];
+                                let centred = pixel[i].widen() - origin[i];
                                 first[i] += centred;
                                 second[i] += centred * centred;
                             }
@@ -286,7 +287,7 @@ impl<E: Element> Kernel for Sum<'_, E> {
                         None => {
                             let pixel = pixel.get(channel..).unwrap_or_default();
                             for (i, value) in pixel.iter().enumerate().take(BLOCK) {
-                                let centred = value.get() - origin[i];
+                                let centred = value.widen() - origin[i];
                                 first[i] += centred;
                                 second[i] += centred * centred;
                             }
@@ -317,7 +318,7 @@ impl<E: Element> Kernel for Apply<'_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        if let (Some(x), Some(out)) = (E::as_wide(self.x), E::as_wide_mut(self.out)) {
+        if let (Some(x), Some(out)) = (E::as_f32(self.x), E::as_f32_mut(self.out)) {
             return apply(x, out, self.affine, self.silu);
         }
         // Long stretches are widened and narrowed at once: as short as a pixel, that would be slow.
@@ -329,12 +330,12 @@ impl<E: Element> Kernel for Apply<'_, E> {
         let pieces = self.x.chunks(stretch);
         for (x, out) in pieces.zip(self.out.chunks_mut(stretch)) {
             for (wide, x) in wide.iter_mut().zip(x) {
-                *wide = x.get();
+                *wide = x.widen();
             }
             let (wide, result) = (wide.split_at(x.len()).0, result.split_at_mut(x.len()).0);
             apply(wide, result, self.affine, self.silu);
             for (out, result) in out.iter_mut().zip(result) {
-                *out = E::of(*result);
+                *out = E::narrow(*result);
             }
         }
     }

@@ -2,11 +2,12 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, bail};
 
-use super::element::{Element, match_dtype};
+use super::dispatch::{Element, match_dtype};
 use super::isa::Kernel;
 use super::scratch::uninit_output;
 use super::simd::Simd;
-use super::{contiguous, tasks};
+use super::tasks;
+use super::tensors::contiguous;
 
 /// Combines two contiguous arguments of one shape. candle's own operators wake a second pool of
 /// threads, which then spins while ours works.
@@ -57,7 +58,7 @@ fn combine<E: Element, F: Fn(f32, f32) -> f32 + Copy + Send + Sync>(
     let mut out = uninit_output(x.len());
     let from = x.chunks(PIECE).zip(y.chunks(PIECE));
     let parts = out.chunks_mut(PIECE).zip(from).collect();
-    tasks::each(2 * x.len(), parts, |(out, (x, y))| {
+    tasks::for_each(2 * x.len(), parts, |(out, (x, y))| {
         E::run(token, Combine { x, y, out, f });
     });
     Ok((E::storage(out), x_layout.shape().clone()))
@@ -76,7 +77,7 @@ impl<E: Element, F: Fn(f32, f32) -> f32> Kernel for Combine<'_, E, F> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         for (out, (x, y)) in self.out.iter_mut().zip(self.x.iter().zip(self.y)) {
-            *out = E::of((self.f)(x.get(), y.get()));
+            *out = E::narrow((self.f)(x.widen(), y.widen()));
         }
     }
 }

@@ -1,34 +1,34 @@
-//! The right-hand side of a product, rearranged once for the micro-kernel.
+//! The right-hand side of a product, packed once for the micro-kernel.
 
-use super::element::Element;
-use super::isa::Tile;
-use super::micro::GemmElement;
+use super::dtype::Number;
+use super::gemm_element::GemmElement;
+use super::isa::TileShape;
 use super::scratch::{Scratch, uninit_output};
 use super::tasks;
 
-/// Rows that are turned together: a cache line of each column.
+/// Rows that are transposed at a time: one cache line of `f32` of each column.
 const ROWS: usize = 16;
 
 /// A matrix `[depth, columns]` cut into panels of as many columns as the register tile has, each
 /// panel row by row; missing columns of the last panel are 0.
 ///
-/// With factors that are multiplied several in one step, that many rows of the matrix lie together,
-/// column by column. A step stays within one run of the left-hand side's: where a run does not divide,
-/// the missing rows are 0.
+/// For operands of which one step multiplies several (`DEPTH_STEP`), that many rows of the matrix are
+/// interleaved, column by column. A step stays within one segment of the left-hand side: where
+/// `DEPTH_STEP` does not divide the segment, the missing rows are 0.
 #[derive(Debug, Clone)]
 pub(super) struct Panels<T: GemmElement = f32> {
     token: T::Token,
-    tile: Tile,
+    tile: TileShape,
     depth: usize,
     steps: usize,
     columns: usize,
-    panels: Vec<Place>,
+    panels: Vec<PanelPosition>,
     data: Vec<T>,
 }
 
-/// Where one panel lies.
+/// Position of one panel.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct PanelPosition {
     first: usize,
     vectors: usize,
     offset: usize,
@@ -37,20 +37,20 @@ struct Place {
 /// One panel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Panel<'a, T = f32> {
-    /// Its first column in the matrix.
+    /// First column in the matrix.
     pub first: usize,
-    /// Columns that it has in the matrix: fewer than vectors times lanes in the last panel.
+    /// Columns in the matrix: at most `width`, fewer in the last panel.
     pub columns: usize,
-    /// Vectors in each row.
+    /// Vectors per row.
     pub vectors: usize,
-    /// Numbers in these.
+    /// Numbers per row, a multiple of the lanes.
     pub width: usize,
-    /// For every step `vectors` vectors of as many numbers as it takes.
+    /// For each step, `vectors` vectors of `LANES · DEPTH_STEP` numbers.
     pub data: &'a [T],
 }
 
 impl<T: GemmElement> Panels<T> {
-    /// An empty one, to be filled.
+    /// Returns panels of an empty matrix.
     pub fn empty(token: T::Token) -> Self {
         Self {
             token,
@@ -63,38 +63,38 @@ impl<T: GemmElement> Panels<T> {
         }
     }
 
-    /// Packs the matrix whose row `k` begins at `source[at(k)]` and whose columns are `step` apart, for a
-    /// left-hand side whose runs have `run` numbers.
-    pub fn new<E: Element>(
+    /// Packs the matrix whose row `k` begins at `source[at(k)]` and whose columns are `stride` apart,
+    /// for a left-hand side with segments of `segment_len` numbers.
+    pub fn new<E: Number>(
         token: T::Token,
         (depth, columns): (usize, usize),
-        run: usize,
+        segment_len: usize,
         source: &[E],
-        step: usize,
+        stride: usize,
         at: impl Fn(usize) -> usize,
     ) -> Self {
         let mut packed = Self::empty(token);
-        packed.fill((depth, columns), run, source, step, at);
+        packed.fill((depth, columns), segment_len, source, stride, at);
         packed
     }
 
-    /// [`Panels::new`] in the memory of this one.
-    pub fn fill<E: Element>(
+    /// Packs another matrix as [`Panels::new`] does, in the memory of this one.
+    pub fn fill<E: Number>(
         &mut self,
         (depth, columns): (usize, usize),
-        run: usize,
+        segment_len: usize,
         source: &[E],
-        step: usize,
+        stride: usize,
         at: impl Fn(usize) -> usize,
     ) {
         let tile = self.tile;
-        let of_run = run.div_ceil(T::DEPTH_STEP);
-        self.steps = depth.checked_div(run).unwrap_or(0) * of_run;
+        let segment_steps = segment_len.div_ceil(T::DEPTH_STEP);
+        self.steps = depth.checked_div(segment_len).unwrap_or(0) * segment_steps;
         (self.depth, self.columns) = (depth, columns);
         self.panels = places(columns, self.steps * T::DEPTH_STEP, tile);
         let vectors: usize = self.panels.iter().map(|panel| panel.vectors).sum();
         self.data.clear();
-        let zero = T::of(0.0);
+        let zero = T::narrow(0.0);
         let count = vectors * tile.lanes * T::DEPTH_STEP * self.steps;
         self.data.resize(count, zero);
         let mut rest = self.data.as_mut_slice();
@@ -104,22 +104,26 @@ impl<T: GemmElement> Panels<T> {
             rest = others;
             let inside = width.min(columns - place.first);
             for (index, row) in panel.chunks_exact_mut(width * T::DEPTH_STEP).enumerate() {
-                let (of, within) = (index / of_run, index % of_run * T::DEPTH_STEP);
-                for deep in 0..T::DEPTH_STEP.min(run - within) {
-                    let k = of * run + within + deep;
-                    let from = source.get(at(k) + place.first * step..).unwrap_or_default();
+                let segment = index / segment_steps;
+                let within = index % segment_steps * T::DEPTH_STEP;
+                for deep in 0..T::DEPTH_STEP.min(segment_len - within) {
+                    let k = segment * segment_len + within + deep;
+                    let from = source
+                        .get(at(k) + place.first * stride..)
+                        .unwrap_or_default();
                     let to = row
                         .iter_mut()
                         .skip(deep)
                         .step_by(T::DEPTH_STEP)
                         .take(inside);
-                    if step == 1 {
+                    // A loop of its own for contiguous columns, which the compiler vectorizes.
+                    if stride == 1 {
                         for (to, from) in to.zip(from) {
-                            *to = T::of(from.get());
+                            *to = T::narrow(from.widen());
                         }
                     } else {
-                        for (to, from) in to.zip(from.iter().step_by(step)) {
-                            *to = T::of(from.get());
+                        for (to, from) in to.zip(from.iter().step_by(stride)) {
+                            *to = T::narrow(from.widen());
                         }
                     }
                 }
@@ -127,22 +131,22 @@ impl<T: GemmElement> Panels<T> {
         }
     }
 
-    /// The path that it was packed for.
+    /// Returns the token of the instruction set that the matrix was packed for.
     pub fn token(&self) -> T::Token {
         self.token
     }
 
-    /// Rows of the matrix.
+    /// Returns the number of rows of the matrix.
     pub fn depth(&self) -> usize {
         self.depth
     }
 
-    /// Columns of the matrix.
+    /// Returns the number of columns of the matrix.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// The panels from left to right.
+    /// Iterates over the panels from left to right.
     pub fn iter(&self) -> impl Iterator<Item = Panel<'_, T>> {
         let lanes = self.tile.lanes;
         self.panels.iter().map(move |place| {
@@ -161,7 +165,7 @@ impl<T: GemmElement> Panels<T> {
 }
 
 impl<T: GemmElement> Panels<T> {
-    /// Packs the matrix whose column `j` is what `write(j, ..)` writes: `depth` numbers, all of them.
+    /// Packs the matrix whose column `j` `write(j, column)` writes: all of its `depth` numbers.
     pub fn from_columns(
         token: T::Token,
         (depth, columns): (usize, usize),
@@ -179,7 +183,7 @@ impl<T: GemmElement> Panels<T> {
             parts.push((place, part));
             rest = others;
         }
-        let pack = |(place, part): (&Place, &mut [T])| {
+        let pack = |(place, part): (&PanelPosition, &mut [T])| {
             let width = place.vectors * lanes;
             let mut together = Scratch::<f32>::new(lanes * depth);
             for first in (0..width).step_by(lanes) {
@@ -191,7 +195,7 @@ impl<T: GemmElement> Panels<T> {
                         column.fill(0.0);
                     }
                 }
-                // A few rows at a time, so that what is read and written stays in the cache.
+                // A few rows at a time, so that both the source and the panel stay in the cache.
                 for from in (0..depth).step_by(ROWS) {
                     for k in from..(from + ROWS).min(steps * T::DEPTH_STEP) {
                         let row = k / T::DEPTH_STEP * width + first;
@@ -202,16 +206,16 @@ impl<T: GemmElement> Panels<T> {
                         if k < depth {
                             let values = together.iter().skip(k).step_by(depth);
                             for (to, value) in to.zip(values) {
-                                *to = T::of(*value);
+                                *to = T::narrow(*value);
                             }
                         } else {
-                            to.for_each(|to| *to = T::of(0.0));
+                            to.for_each(|to| *to = T::narrow(0.0));
                         }
                     }
                 }
             }
         };
-        tasks::each(2 * columns * depth, parts, pack);
+        tasks::for_each(2 * columns * depth, parts, pack);
         Self {
             token,
             tile,
@@ -225,7 +229,7 @@ impl<T: GemmElement> Panels<T> {
 }
 
 impl<T> Panel<'_, T> {
-    /// The part numbered `index` of `parts` equal ones, from top to bottom.
+    /// Returns part `index` of `parts` equal ones, from top to bottom.
     pub fn part(&self, index: usize, parts: usize) -> Self {
         let len = self.data.len() / parts.max(1);
         let data = self.data.get(index * len..(index + 1) * len);
@@ -236,9 +240,9 @@ impl<T> Panel<'_, T> {
     }
 }
 
-/// Panels as wide as the tile; what remains at the end is split evenly rather than into a full and
-/// a narrow one, which would leave most of the tile idle.
-fn places(columns: usize, depth: usize, tile: Tile) -> Vec<Place> {
+/// Returns the positions of panels as wide as the tile. The columns left at the end are split evenly
+/// rather than into a full panel and a narrow one, which would leave most of the tile idle.
+fn places(columns: usize, depth: usize, tile: TileShape) -> Vec<PanelPosition> {
     let mut left = columns.div_ceil(tile.lanes);
     let mut places = Vec::with_capacity(left.div_ceil(tile.vectors));
     let (mut first, mut offset) = (0, 0);
@@ -248,7 +252,7 @@ fn places(columns: usize, depth: usize, tile: Tile) -> Vec<Place> {
         } else {
             left.min(tile.vectors)
         };
-        places.push(Place {
+        places.push(PanelPosition {
             first,
             vectors,
             offset,
@@ -262,11 +266,12 @@ fn places(columns: usize, depth: usize, tile: Tile) -> Vec<Place> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dispatch::Dispatch;
+    use super::super::isa::Isa;
     use super::*;
-    use crate::kernels::cpu::isa::Isa;
     use half::bf16;
 
-    /// `segments` runs of `run` rows each, row by row or column by column in the source.
+    /// Packs `segments` segments of `run` rows each, row by row or column by column in the source.
     fn check<T: GemmElement>(token: T::Token, (segments, run, columns): (usize, usize, usize)) {
         let depth = segments * run;
         // Few enough that bf16 has them.
@@ -296,7 +301,7 @@ mod tests {
                         } else {
                             0.0
                         };
-                        assert_eq!(value.get(), expected);
+                        assert_eq!(value.widen(), expected);
                     }
                 }
             }

@@ -2,12 +2,13 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 
-use super::element::{Element, match_dtype};
+use super::dispatch::{Element, match_dtype};
 use super::isa::Kernel;
 use super::scratch::{Scratch, uninit_output};
 use super::simd::Simd;
-use super::{contiguous, tasks};
-use crate::kernels::Pool;
+use super::tasks;
+use super::tensors::contiguous;
+use crate::kernels::shapes::Pool;
 
 /// What becomes of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl PoolOp {
                 .chunks_exact_mut(out_width * channels)
                 .enumerate()
                 .collect();
-            tasks::each(work, rows, |(row, out): (usize, &mut [E])| {
+            tasks::for_each(work, rows, |(row, out): (usize, &mut [E])| {
                 let (image, y) = (row / out_height, row % out_height);
                 let (top, bottom) = self.window(y, height);
                 let start = image * height;
@@ -117,7 +118,7 @@ impl<E: Element> Row<'_, E> {
             let (left, right) = self.op.window(x, self.width);
             let pixels = (count * (right - left)) as f32;
             let window = folded.get(left * channels..right * channels);
-            let put = |value| E::of(finish(value, pixels));
+            let put = |value| E::narrow(finish(value, pixels));
             fold(window.unwrap_or_default(), channels, out, combine, put);
         }
     }
@@ -136,18 +137,18 @@ fn fold<E: Element, O>(
     match (parts.len(), parts.next(), parts.next(), parts.next()) {
         (3, Some(a), Some(b), Some(c)) => {
             for (((to, a), b), c) in to.iter_mut().zip(a).zip(b).zip(c) {
-                *to = put(combine(combine(a.get(), b.get()), c.get()));
+                *to = put(combine(combine(a.widen(), b.widen()), c.widen()));
             }
         }
         (2, Some(a), Some(b), None) => {
             for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
-                *to = put(combine(a.get(), b.get()));
+                *to = put(combine(a.widen(), b.widen()));
             }
         }
         (_, Some(first), ..) => {
             for (index, (to, value)) in to.iter_mut().zip(first).enumerate() {
                 let others = from.iter().skip(len + index).step_by(len);
-                let all = others.fold(value.get(), |all, value| combine(all, value.get()));
+                let all = others.fold(value.widen(), |all, value| combine(all, value.widen()));
                 *to = put(all);
             }
         }

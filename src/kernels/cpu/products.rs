@@ -7,9 +7,10 @@ use half::bf16;
 
 use super::avx2_madd::Avx2MaddToken;
 use super::avx512_bf16::Avx512Bf16Token;
-use super::element::Element;
+use super::dtype::Number;
+use super::gemm::{Dst, Epilogue, Lhs, multiply};
+use super::gemm_element::GemmElement;
 use super::isa::Isa;
-use super::micro::{Dst, Epilogue, GemmElement, Lhs, multiply};
 use super::panels::Panels;
 use super::scratch::Scratch;
 
@@ -115,7 +116,7 @@ impl QuantizedRow {
 /// subnormal inputs as 0.
 #[inline(always)]
 fn rounded_to_bf16(number: f32) -> f32 {
-    let narrow = <bf16 as Element>::of(number).get();
+    let narrow = <bf16 as Number>::narrow(number).widen();
     if narrow.is_subnormal() { 0.0 } else { narrow }
 }
 
@@ -189,7 +190,7 @@ impl PackedColumns {
             Packed::Bf16(panels) => {
                 let mut narrow = Scratch::<bf16>::new(rows.len());
                 for (to, from) in narrow.iter_mut().zip(rows) {
-                    *to = Element::of(*from);
+                    *to = Number::narrow(*from);
                 }
                 products(panels, &narrow, |first, width, products| {
                     consume(first, width, products);
@@ -290,8 +291,8 @@ fn products<T: GemmElement>(
     for panel in panels.iter() {
         let mut dst = Dst {
             data: &mut products,
-            at: 0,
-            row: panel.columns,
+            offset: 0,
+            row_stride: panel.columns,
         };
         let lhs = Lhs::rows(rows, depth, depth);
         let epilogue = Epilogue::default();

@@ -1,45 +1,48 @@
-//! Memory that operators need while they run, reused from one to the next.
+//! Output buffers and scratch memory of the operators; scratch memory is reused.
 
 #![allow(unsafe_code)]
 
 use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
 
-use super::element::Element;
+use super::dtype::Number;
 
-/// Most buffers that are kept: a few for each thread of a large machine.
-const MOST: usize = 256;
+/// Upper bound of idle buffers per number type: a few for each thread of a large machine.
+const MAX_IDLE: usize = 256;
 
-/// Numbers for an operator to overwrite, all of them: the memory as it is found. Zeroing it first would
-/// be a twentieth of a network's time.
-pub(super) fn uninit_output<E: Element>(len: usize) -> Vec<E> {
+/// Returns `len` numbers of unspecified value, all of which the operator must overwrite.
+///
+/// `vec![0.0; len]` instead costs a twentieth of a network's time.
+pub(super) fn uninit_output<E: Number>(len: usize) -> Vec<E> {
     let mut numbers = Vec::<E>::with_capacity(len);
     let start = numbers.as_mut_ptr();
-    // SAFETY: the assembly is empty, but may for all the compiler knows write to what `start` points to,
-    // so that from here on the memory holds some definite bits, and any bits are an `Element`, which is
-    // what that trait promises. The capacity is at least `len`.
+    // SAFETY: the assembly is empty, but as far as the compiler knows it may write to the memory at
+    // `start`, so from here on that memory holds some definite bits. Every bit pattern is a value of a
+    // `Number`, which that trait promises. The capacity is at least `len`.
     unsafe {
         std::arch::asm!("/* {0} */", in(reg) start, options(nostack, preserves_flags));
         numbers.set_len(len);
     }
-    // What an operator forgets to write shows in every test that looks at its result.
+    // A number that an operator forgets to write then fails every test that reads the result.
     if cfg!(test) {
-        numbers.fill(E::of(f32::NAN));
+        numbers.fill(E::narrow(f32::NAN));
     }
     numbers
 }
 
-/// A borrowed slice of numbers; what it holds at first is whatever was left there.
-pub(super) struct Scratch<E: Element = f32> {
+/// A slice of numbers from the pool, of unspecified value at first.
+pub(super) struct Scratch<E: Number = f32> {
     buffer: Vec<E>,
     len: usize,
 }
 
-impl<E: Element> Scratch<E> {
-    /// A buffer of `len` numbers, an idle one if there is one.
+impl<E: Number> Scratch<E> {
+    /// Takes an idle buffer of at least `len` numbers, or allocates one.
     pub fn new(len: usize) -> Self {
-        let mut idle = E::idle().lock().unwrap_or_else(PoisonError::into_inner);
-        // The smallest that is large enough, else the largest: it grows the least.
+        let mut idle = E::idle_buffers()
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // The smallest buffer that is large enough, else the largest, which is then replaced.
         let fits = |buffer: &Vec<E>| buffer.len() >= len;
         let best = idle
             .iter()
@@ -52,23 +55,25 @@ impl<E: Element> Scratch<E> {
         let mut buffer = best.map_or_else(Vec::new, |index| idle.swap_remove(index));
         drop(idle);
         if buffer.len() < len {
-            // Not `resize`: nothing needs to be copied.
+            // Not `resize`, which would copy the old numbers.
             buffer = uninit_output(len);
         }
         Self { buffer, len }
     }
 }
 
-impl<E: Element> Drop for Scratch<E> {
+impl<E: Number> Drop for Scratch<E> {
     fn drop(&mut self) {
-        let mut idle = E::idle().lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MOST {
+        let mut idle = E::idle_buffers()
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MAX_IDLE {
             idle.push(std::mem::take(&mut self.buffer));
         }
     }
 }
 
-impl<E: Element> Deref for Scratch<E> {
+impl<E: Number> Deref for Scratch<E> {
     type Target = [E];
 
     fn deref(&self) -> &[E] {
@@ -76,7 +81,7 @@ impl<E: Element> Deref for Scratch<E> {
     }
 }
 
-impl<E: Element> DerefMut for Scratch<E> {
+impl<E: Number> DerefMut for Scratch<E> {
     fn deref_mut(&mut self) -> &mut [E] {
         self.buffer.get_mut(..self.len).unwrap_or_default()
     }
@@ -87,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_have_the_length_that_was_asked_for() {
+    fn buffers_have_the_requested_length() {
         for len in [0, 5, 1000, 3] {
             let mut scratch = Scratch::<f32>::new(len);
             assert_eq!(scratch.len(), len);

@@ -1,4 +1,4 @@
-//! Vectors of `f32`, one type for each path.
+//! Vectors of `f32`, one type per instruction set.
 
 #![allow(unsafe_code)]
 
@@ -9,11 +9,15 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::element::Element;
+use super::dtype::Number;
 
-/// Vector instructions. A value is the proof that the CPU has them.
-pub(super) trait Simd: Copy {
-    /// `LANES` numbers.
+/// Vector instructions. A value is a proof that the CPU has them.
+///
+/// `ROWS` × `VECTORS` is the register tile of the micro-kernel. Each step loads `VECTORS` columns and
+/// broadcasts one row at a time, so a tile needs at least `ROWS · VECTORS + VECTORS + 1` registers: more
+/// than the CPU has would move sums to memory in the innermost loop.
+pub(in crate::kernels) trait Simd: Copy {
+    /// Vector of `LANES` numbers.
     type V: Copy;
     const LANES: usize;
     /// Rows of the register tile.
@@ -24,19 +28,25 @@ pub(super) trait Simd: Copy {
     fn splat(self, x: f32) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a · b + c`; rounded once, except on the portable path.
+    /// Returns `a · b + c`, rounded once except by [`Portable`].
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// Negative numbers become 0; NaN stays.
+    /// Replaces negative numbers by 0 and keeps NaN.
     fn relu(self, a: Self::V) -> Self::V;
 
+    /// Loads a vector; no alignment is needed.
+    ///
     /// # Safety
     /// `from` points to `LANES` readable numbers.
     unsafe fn load(self, from: *const f32) -> Self::V;
 
+    /// Stores a vector; no alignment is needed.
+    ///
     /// # Safety
     /// `to` points to `LANES` writable numbers.
     unsafe fn store(self, to: *mut f32, a: Self::V);
 
+    /// Copies one number to every lane.
+    ///
     /// # Safety
     /// `from` points to a readable number.
     #[inline(always)]
@@ -45,6 +55,8 @@ pub(super) trait Simd: Copy {
         self.splat(unsafe { *from })
     }
 
+    /// Loads bf16 numbers and converts them, which is exact.
+    ///
     /// # Safety
     /// `from` points to `LANES` readable numbers.
     #[inline(always)]
@@ -53,7 +65,7 @@ pub(super) trait Simd: Copy {
         unsafe { load_each(self, from) }
     }
 
-    /// Rounds to the nearest, ties to even; what is too small for a normal number may become 0.
+    /// Rounds to bf16 (to nearest, ties to even) and stores; a subnormal result may become 0.
     ///
     /// # Safety
     /// `to` points to `LANES` writable numbers.
@@ -64,43 +76,43 @@ pub(super) trait Simd: Copy {
     }
 }
 
-/// Lanes of the widest vector of all paths.
+/// Lanes of the widest vector of all instruction sets.
 const WIDEST_VECTOR: usize = 16;
 
-/// A vector of numbers of any type, one after the other.
+/// Loads a vector number by number, converting each.
 ///
 /// # Safety
 /// `from` points to `LANES` readable numbers.
 #[inline(always)]
-pub(super) unsafe fn load_each<S: Simd, E: Element>(simd: S, from: *const E) -> S::V {
+unsafe fn load_each<S: Simd, E: Number>(simd: S, from: *const E) -> S::V {
     let mut wide = [0f32; WIDEST_VECTOR];
     for (lane, wide) in wide.iter_mut().enumerate().take(S::LANES) {
         // SAFETY: the caller's promise, as lane < LANES.
-        *wide = unsafe { *from.add(lane) }.get();
+        *wide = unsafe { *from.add(lane) }.widen();
     }
     // SAFETY: no vector has more lanes than the array has numbers.
     unsafe { simd.load(wide.as_ptr()) }
 }
 
-/// Writes a vector as numbers of any type, one after the other.
+/// Stores a vector number by number, converting each.
 ///
 /// # Safety
 /// `to` points to `LANES` writable numbers.
 #[inline(always)]
-pub(super) unsafe fn store_each<S: Simd, E: Element>(simd: S, to: *mut E, a: S::V) {
+unsafe fn store_each<S: Simd, E: Number>(simd: S, to: *mut E, a: S::V) {
     let mut wide = [0f32; WIDEST_VECTOR];
     // SAFETY: no vector has more lanes than the array has numbers.
     unsafe { simd.store(wide.as_mut_ptr(), a) };
     for (lane, wide) in wide.into_iter().enumerate().take(S::LANES) {
         // SAFETY: the caller's promise, as lane < LANES.
-        unsafe { *to.add(lane) = E::of(wide) };
+        unsafe { *to.add(lane) = E::narrow(wide) };
     }
 }
 
-/// Whatever the compiler makes of short arrays on the platform's baseline: SSE2 on x86-64, NEON without
-/// fused multiplication on 64-bit ARM.
+/// Short arrays that the compiler vectorizes for the platform's baseline: SSE2 on x86-64, NEON
+/// without fused multiplication on 64-bit ARM.
 #[derive(Clone, Copy)]
-pub(super) struct Portable;
+pub(in crate::kernels) struct Portable;
 
 /// Applies `f` lane by lane.
 #[inline(always)]
@@ -134,7 +146,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn mul_add(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
-        // Not `f32::mul_add`: without the instruction, that is a call of a slow function.
+        // Not `f32::mul_add`: without the instruction, it calls a slow library function.
         self.add(lanes(a, b, |a, b| a * b), c)
     }
 
@@ -156,7 +168,7 @@ impl Simd for Portable {
     }
 }
 
-/// One vector type of x86-64: `$features` are what its intrinsics need.
+/// Defines one vector type of x86-64 by the names of its intrinsics.
 #[cfg(target_arch = "x86_64")]
 macro_rules! x86 {
     (
@@ -167,9 +179,11 @@ macro_rules! x86 {
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
-        pub(super) struct $name(());
+        pub(in crate::kernels) struct $name(());
 
         impl $name {
+            /// Makes the proof value.
+            ///
             /// # Safety
             /// The CPU has the instructions.
             #[inline(always)]
@@ -178,8 +192,8 @@ macro_rules! x86 {
             }
         }
 
-        // In all of these, the instructions exist on this CPU: a value of the type (`self`) can
-        // only be had from `assume`, whose caller promised it.
+        // In all functions below the instructions exist on this CPU: the only source of a value of
+        // the type (`self`) is `assume`, whose caller promised it.
         impl Simd for $name {
             type V = $vector;
             const LANES: usize = $lanes;
@@ -212,7 +226,7 @@ macro_rules! x86 {
 
             #[inline(always)]
             fn relu(self, a: $vector) -> $vector {
-                // The second operand is the result where one is NaN.
+                // `max` returns its second operand where one of them is NaN.
                 // SAFETY: the CPU has the instruction; registers only.
                 unsafe { $max($zero(), a) }
             }
@@ -238,7 +252,7 @@ macro_rules! x86 {
 
 #[cfg(target_arch = "x86_64")]
 x86! {
-    /// 32 registers of 16 numbers: 27 sums, 3 columns, one for rows.
+    /// 32 registers of 16 numbers: 27 sums, 3 columns, 1 for rows.
     Avx512: __m512, 16 lanes, tile 9 x 3,
     _mm512_set1_ps _mm512_setzero_ps _mm512_add_ps _mm512_sub_ps _mm512_fmadd_ps _mm512_max_ps
     _mm512_loadu_ps _mm512_storeu_ps
@@ -246,7 +260,7 @@ x86! {
 
 #[cfg(target_arch = "x86_64")]
 x86! {
-    /// 16 registers of 8 numbers: 12 sums, 2 columns, the rest for rows.
+    /// 16 registers of 8 numbers: 12 sums, 2 columns, 2 for rows.
     Avx2: __m256, 8 lanes, tile 6 x 2,
     _mm256_set1_ps _mm256_setzero_ps _mm256_add_ps _mm256_sub_ps _mm256_fmadd_ps _mm256_max_ps
     _mm256_loadu_ps _mm256_storeu_ps
@@ -254,7 +268,7 @@ x86! {
 
 #[cfg(target_arch = "x86_64")]
 impl Avx2 {
-    /// 8 pairs of integers.
+    /// Loads 8 pairs of integers.
     ///
     /// # Safety
     /// `from` points to 16 readable numbers.
@@ -265,7 +279,7 @@ impl Avx2 {
         unsafe { _mm256_loadu_si256(from.cast()) }
     }
 
-    /// 8 times the same pair.
+    /// Copies one pair to all 8 lanes.
     ///
     /// # Safety
     /// `from` points to 2 readable numbers.
@@ -275,14 +289,15 @@ impl Avx2 {
         unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
     }
 
-    /// 8 times the pair of `x` and 0.
+    /// Copies the pair of `x` and 0 to all 8 lanes.
     #[inline(always)]
     pub fn broadcast_single(self, x: i16) -> __m256i {
         // SAFETY: the CPU has the instruction; registers only.
         unsafe { _mm256_set1_epi32(i32::from(x.cast_unsigned())) }
     }
 
-    /// `c`, whose bits are 8 integers of 32 bits, plus the products of both numbers of each pair; wraps around.
+    /// Adds the products of both numbers of each pair to `c`, whose bits are 8 integers of 32 bits;
+    /// wraps around.
     #[inline(always)]
     pub fn dot(self, a: __m256i, b: __m256i, c: __m256) -> __m256 {
         // SAFETY: the CPU has the instructions; registers only.
@@ -292,7 +307,7 @@ impl Avx2 {
         }
     }
 
-    /// The integers whose bits are in `a`, as numbers.
+    /// Converts the integers whose bits are in `a` to `f32`.
     #[inline(always)]
     pub fn numbers(self, a: __m256) -> __m256 {
         // SAFETY: the CPU has the instructions; registers only.
@@ -302,7 +317,7 @@ impl Avx2 {
 
 #[cfg(target_arch = "x86_64")]
 x86! {
-    /// [`Avx512`] with AVX512_BF16.
+    /// [`Avx512`] with AVX512_BF16. 32 registers of 16 pairs: 24 sums, 3 columns, 5 for rows.
     Avx512Bf16: __m512, 16 lanes, tile 8 x 3,
     _mm512_set1_ps _mm512_setzero_ps _mm512_add_ps _mm512_sub_ps _mm512_fmadd_ps _mm512_max_ps
     _mm512_loadu_ps _mm512_storeu_ps
@@ -327,7 +342,7 @@ x86! {
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512Bf16 {
-    /// 16 pairs of numbers.
+    /// Loads 16 pairs of numbers.
     ///
     /// # Safety
     /// `from` points to 32 readable numbers.
@@ -338,7 +353,7 @@ impl Avx512Bf16 {
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
 
-    /// 16 times the same pair.
+    /// Copies one pair to all 16 lanes.
     ///
     /// # Safety
     /// `from` points to 2 readable numbers.
@@ -348,17 +363,18 @@ impl Avx512Bf16 {
         unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
     }
 
-    /// 16 times the pair of `x` and 0.
+    /// Copies the pair of `x` and 0 to all 16 lanes.
     #[inline(always)]
     pub fn broadcast_single(self, x: bf16) -> __m512i {
         // SAFETY: the CPU has the instruction; registers only.
         unsafe { _mm512_set1_epi32(i32::from(x.to_bits())) }
     }
 
-    /// `c` plus the products of both numbers of each pair. Denormal numbers count as 0.
+    /// Adds the products of both numbers of each pair to `c`. Subnormal numbers count as 0.
     #[inline(always)]
     pub fn dot(self, a: __m512i, b: __m512i, c: __m512) -> __m512 {
-        // SAFETY: the CPU has the instruction; registers only. The types differ in name alone.
+        // SAFETY: the CPU has the instruction; registers only. `__m512i` and `__m512bh` are both 512
+        // bits of which every pattern is a value.
         unsafe {
             _mm512_dpbf16_ps(
                 c,
@@ -369,14 +385,17 @@ impl Avx512Bf16 {
     }
 }
 
-/// 32 registers of 4 numbers: 24 sums, 4 columns, the rest for rows. Wider than high, because a row
-/// costs as much to load as a column here, and every multiple of 16 columns is whole panels.
+/// 32 registers of 4 numbers: 24 sums, 4 columns, 4 for rows. Six rows by sixteen columns, because
+/// loading a row costs as much as loading a column here, and any multiple of 16 columns then fills
+/// whole panels.
 #[cfg(target_arch = "aarch64")]
 #[derive(Clone, Copy)]
-pub(super) struct Neon(());
+pub(in crate::kernels) struct Neon(());
 
 #[cfg(target_arch = "aarch64")]
 impl Neon {
+    /// Makes the proof value.
+    ///
     /// # Safety
     /// The CPU has the instructions.
     #[inline(always)]
@@ -385,7 +404,7 @@ impl Neon {
     }
 }
 
-// As above: a value of the type can only be had from `assume`, whose caller promised the instructions.
+// As above: the only source of a value is `assume`, whose caller promised the instructions.
 #[cfg(target_arch = "aarch64")]
 impl Simd for Neon {
     type V = float32x4_t;
@@ -413,14 +432,14 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn mul_add(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
-        // The sum comes first here.
+        // The sum is the first argument of this intrinsic.
         // SAFETY: the CPU has the instruction; registers only.
         unsafe { vfmaq_f32(c, a, b) }
     }
 
     #[inline(always)]
     fn relu(self, a: float32x4_t) -> float32x4_t {
-        // NaN wherever one operand is.
+        // `vmaxq` returns NaN where one operand is NaN.
         // SAFETY: the CPU has the instructions; registers only.
         unsafe { vmaxq_f32(a, vdupq_n_f32(0.0)) }
     }
@@ -437,68 +456,5 @@ impl Simd for Neon {
         // SAFETY: the CPU has the instruction, which needs no more alignment than a number has; the
         // caller promises four writable numbers.
         unsafe { vst1q_f32(to, a) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::isa::{Isa, Kernel};
-    use super::*;
-
-    /// Every operation on the first vector of each argument, one result after another.
-    struct All<'a>(&'a [f32], &'a [f32], &'a [f32]);
-
-    impl Kernel for All<'_> {
-        type Output = Vec<f32>;
-
-        #[inline(always)]
-        fn run<S: Simd>(self, simd: S) -> Vec<f32> {
-            assert!([self.0, self.1, self.2].iter().all(|x| x.len() >= S::LANES));
-            // SAFETY: each slice has a vector's numbers, as was just checked.
-            let [a, b, c] = [self.0, self.1, self.2].map(|x| unsafe { simd.load(x.as_ptr()) });
-            // SAFETY: as above: there is a first number.
-            let first = unsafe { simd.broadcast(self.0.as_ptr()) };
-            let results = [
-                a,
-                simd.splat(7.0),
-                first,
-                simd.add(a, b),
-                simd.sub(a, b),
-                simd.mul_add(a, b, c),
-                simd.relu(a),
-            ];
-            let mut out = vec![0f32; S::LANES * results.len()];
-            for (to, result) in out.chunks_exact_mut(S::LANES).zip(results) {
-                // SAFETY: the chunk has a vector's numbers.
-                unsafe { simd.store(to.as_mut_ptr(), result) };
-            }
-            out
-        }
-    }
-
-    #[test]
-    fn operations_are_what_they_are_called() {
-        // Small integers: nothing is rounded. One number in, so that no path can count on alignment.
-        let numbers = |seed: usize| -> Vec<f32> {
-            (0..17)
-                .map(|i| ((i * 7 + seed) % 13) as f32 - 6.0)
-                .collect()
-        };
-        let (a, b, c) = (numbers(1), numbers(5), numbers(8));
-        let (a, b, c) = (&a[1..], &b[1..], &c[1..]);
-        for isa in Isa::all() {
-            let lanes = f32::tile(isa).lanes;
-            let lane = |f: &dyn Fn(usize) -> f32| (0..lanes).map(f).collect::<Vec<f32>>();
-            let expected = [
-                lane(&|i| a[i]),
-                lane(&|_| 7.0),
-                lane(&|_| a[0]),
-                lane(&|i| a[i] + b[i]),
-                lane(&|i| a[i] - b[i]),
-                lane(&|i| a[i] * b[i] + c[i]),
-                lane(&|i| a[i].max(0.0)),
-            ];
-            assert_eq!(isa.run(All(a, b, c)), expected.concat(), "{isa:?}");
-        }
     }
 }

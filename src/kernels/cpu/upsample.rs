@@ -2,9 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
-use super::element::{Element, match_dtype};
+use super::dispatch::{Element, match_dtype};
 use super::scratch::uninit_output;
-use super::{contiguous, tasks};
+use super::tasks;
+use super::tensors::contiguous;
 
 /// Repeats every pixel of a contiguous `[n, h, w, c]` twice in both directions.
 pub(in crate::kernels) struct UpsampleOp;
@@ -29,7 +30,7 @@ fn upsample<E: Element>(x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, 
             .chunks_exact(row)
             .zip(out.chunks_exact_mut(4 * row))
             .collect();
-        tasks::each(4 * x.len(), rows, |(row, out): (&[E], &mut [E])| {
+        tasks::for_each(4 * x.len(), rows, |(row, out): (&[E], &mut [E])| {
             let (upper, lower) = out.split_at_mut(out.len() / 2);
             let pairs = upper.chunks_exact_mut(2 * channels);
             for (pair, pixel) in pairs.zip(row.chunks_exact(channels)) {

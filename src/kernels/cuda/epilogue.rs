@@ -1,4 +1,4 @@
-//! What follows a convolution, in one kernel: bias, residual, ReLU.
+//! The epilogue of a convolution in one kernel: bias, residual, ReLU.
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::WrapErr;
@@ -8,10 +8,12 @@ use candle_core::{
 };
 use half::bf16;
 
-use super::{Element, MODULE, PTX, config, contiguous, not_on_cpu, number, on_cuda};
+use super::launch::{
+    CudaElement, MODULE, PTX, contiguous, launch_config, not_on_cpu, to_u32, with_cuda_storage,
+};
 
-/// A contiguous `[n, channels, h, w]` plus `bias`; as an operator of two arguments, plus a residual of the same shape; then
-/// negative numbers replaced by 0 if `relu`.
+/// Adds `bias` to a contiguous `[n, channels, h, w]`; as an operator of two arguments, also a residual
+/// of the same shape; then replaces negative numbers by 0 if `relu`.
 pub(in crate::kernels) struct EpilogueOp<'a> {
     /// `[channels]`, of the type of the maps.
     pub bias: &'a Tensor,
@@ -19,7 +21,7 @@ pub(in crate::kernels) struct EpilogueOp<'a> {
 }
 
 impl EpilogueOp<'_> {
-    fn any(
+    fn dispatch_dtype(
         &self,
         storage: &CudaStorage,
         layout: &Layout,
@@ -32,7 +34,7 @@ impl EpilogueOp<'_> {
         }
     }
 
-    fn run<T: Element>(
+    fn run<T: CudaElement>(
         &self,
         storage: &CudaStorage,
         layout: &Layout,
@@ -48,18 +50,18 @@ impl EpilogueOp<'_> {
             }
             None => None,
         };
-        on_cuda(self.bias, |bias, bias_layout| {
+        with_cuda_storage(self.bias, |bias, bias_layout| {
             let (_, channels, ..) = layout.shape().dims4()?;
             if bias_layout.dims() != [channels] {
-                bail!("{bias_layout:?} is no bias for {layout:?}");
+                bail!("{bias_layout:?} is not a bias for {layout:?}");
             }
             let bias = contiguous::<T>(bias, bias_layout)?;
             self.launch((storage, layout), &x, &bias, residual.as_ref())
         })
     }
 
-    /// `x` and `residual` hold all numbers of `layout`, `bias` one a channel.
-    fn launch<T: Element>(
+    /// Launches the kernel. `x` and `residual` have all numbers of `layout`, `bias` one per channel.
+    fn launch<T: CudaElement>(
         &self,
         (storage, layout): (&CudaStorage, &Layout),
         x: &CudaView<'_, T>,
@@ -70,21 +72,22 @@ impl EpilogueOp<'_> {
         let area = height * width;
         let device = storage.device();
         let function = device.get_or_load_custom_func(T::EPILOGUE, MODULE, PTX)?;
-        let launch = config(n * channels, area)?;
-        // SAFETY: the kernel below writes every number of it: all of each of the n · channels planes.
+        let launch = launch_config(n * channels, area)?;
+        // SAFETY: the kernel below writes every number: all of each of the n · channels planes.
         let y = unsafe { device.alloc::<T>(n * channels * area)? };
-        let numbers = [number(channels)?, number(area)?];
+        let numbers = [to_u32(channels)?, to_u32(area)?];
         let flags = [u32::from(residual.is_some()), u32::from(self.relu)];
         if n * channels * area > 0 {
             let mut builder = function.builder();
-            // Without a residual the kernel does not look at it.
+            // Without a residual the kernel does not read this argument.
             builder.arg(x).arg(bias).arg(residual.unwrap_or(x)).arg(&y);
             for number in numbers.iter().chain(&flags) {
                 builder.arg(number);
             }
-            // SAFETY: the arguments are the kernel's, in its order and of its types. Block b reads plane b of x and the
-            // residual and writes that of y, all of n · channels planes of `area` numbers, and reads bias at b modulo
-            // `channels`, of so many. Its threads are a power of two up to 256, as `config` gives them.
+            // SAFETY: the arguments are the kernel's, in its order and of its types. Block b reads
+            // plane b of x and of the residual and writes plane b of y; all have n · channels planes of
+            // `area` numbers. It reads bias at b modulo `channels`, its length. The number of threads
+            // is a power of two up to 256, as `launch_config` sets it.
             unsafe { builder.launch(launch) }.w()?;
         }
         Ok((
@@ -104,7 +107,7 @@ impl CustomOp1 for EpilogueOp<'_> {
     }
 
     fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.any(storage, layout, None)
+        self.dispatch_dtype(storage, layout, None)
     }
 }
 
@@ -130,6 +133,6 @@ impl CustomOp2 for EpilogueOp<'_> {
         residual: &CudaStorage,
         residual_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        self.any(storage, layout, Some((residual, residual_layout)))
+        self.dispatch_dtype(storage, layout, Some((residual, residual_layout)))
     }
 }

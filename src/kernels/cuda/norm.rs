@@ -1,4 +1,4 @@
-//! Group norm with what follows it, in one kernel.
+//! Group norm with scale, shift and SiLU in one kernel.
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::WrapErr;
@@ -8,10 +8,14 @@ use candle_core::{
 };
 use half::bf16;
 
-use super::{Element, MODULE, PTX, config, contiguous, not_on_cpu, number, on_cuda, rows};
+use super::launch::{
+    CudaElement, MODULE, PTX, contiguous, launch_config, not_on_cpu, rows, to_u32,
+    with_cuda_storage,
+};
 
-/// Group norm of a contiguous `[n, channels, h, w]`; as an operator of three arguments, `· (1 + scale) + shift` by
-/// image and channel, with `scale` and `shift` of `f32 [n, channels]`; then SiLU.
+/// Group norm of a contiguous `[n, channels, h, w]`; as an operator of three arguments, followed by
+/// `· (1 + scale) + shift` per image and channel, with `scale` and `shift` of `f32 [n, channels]`; then
+/// SiLU if `silu`.
 pub(in crate::kernels) struct GroupNormOp<'a> {
     pub groups: usize,
     pub eps: f64,
@@ -22,7 +26,7 @@ pub(in crate::kernels) struct GroupNormOp<'a> {
     pub silu: bool,
 }
 
-/// The arguments by image and channel: their rows begin `stride` numbers apart.
+/// Scale and shift per image and channel; their rows begin `stride` numbers apart.
 struct Modulation<'a> {
     scale: CudaView<'a, f32>,
     shift: CudaView<'a, f32>,
@@ -38,7 +42,7 @@ impl<'a> Modulation<'a> {
         let (scale, stride) = rows(scale, scale_layout)?;
         let (shift, other) = rows(shift, shift_layout)?;
         let fit = scale_layout.dims() == expected && shift_layout.dims() == expected;
-        // The stride of one row is never walked, and candle lets it be anything.
+        // The stride of a single row is arbitrary and never used.
         if !fit || (stride != other && expected[0] > 1) {
             bail!("scale {scale_layout:?} and shift {shift_layout:?} are not alike");
         }
@@ -51,7 +55,7 @@ impl<'a> Modulation<'a> {
 }
 
 impl GroupNormOp<'_> {
-    fn any(
+    fn dispatch_dtype(
         &self,
         storage: &CudaStorage,
         layout: &Layout,
@@ -64,14 +68,14 @@ impl GroupNormOp<'_> {
         }
     }
 
-    fn run<T: Element>(
+    fn run<T: CudaElement>(
         &self,
         storage: &CudaStorage,
         layout: &Layout,
         modulation: Option<&Modulation<'_>>,
     ) -> Result<(CudaStorage, Shape)> {
-        on_cuda(self.weight, |weight, weight_layout| {
-            on_cuda(self.bias, |bias, bias_layout| {
+        with_cuda_storage(self.weight, |weight, weight_layout| {
+            with_cuda_storage(self.bias, |bias, bias_layout| {
                 let (_, channels, ..) = layout.shape().dims4()?;
                 if weight_layout.dims() != [channels] || bias_layout.dims() != [channels] {
                     bail!("{layout:?} does not fit a group norm of {weight_layout:?}");
@@ -83,8 +87,8 @@ impl GroupNormOp<'_> {
         })
     }
 
-    /// `weight` and `bias` hold one number a channel.
-    fn launch<T: Element>(
+    /// Launches the kernel. `weight` and `bias` have one number per channel.
+    fn launch<T: CudaElement>(
         &self,
         storage: &CudaStorage,
         layout: &Layout,
@@ -102,9 +106,9 @@ impl GroupNormOp<'_> {
         let x = contiguous::<T>(storage, layout)?;
         let device = storage.device();
         let function = device.get_or_load_custom_func(T::GROUP_NORM, MODULE, PTX)?;
-        let size = number(channels / self.groups * area)? as usize;
-        let launch = config(n * self.groups, size)?;
-        // SAFETY: the kernel below writes every number of it: all of each of the n · groups groups.
+        let size = to_u32(channels / self.groups * area)? as usize;
+        let launch = launch_config(n * self.groups, size)?;
+        // SAFETY: the kernel below writes every number: all of each of the n · groups groups.
         let y = unsafe { device.alloc::<T>(n * channels * area)? };
         let numbers = [
             channels,
@@ -114,14 +118,14 @@ impl GroupNormOp<'_> {
         ];
         let [channels, groups, area, stride] = numbers;
         let numbers = [
-            number(channels)?,
-            number(groups)?,
-            number(area)?,
-            number(stride)?,
+            to_u32(channels)?,
+            to_u32(groups)?,
+            to_u32(area)?,
+            to_u32(stride)?,
         ];
         let flags = [u32::from(modulation.is_some()), u32::from(self.silu)];
         let eps = self.eps as f32;
-        // Without a modulation the kernel does not look at the two.
+        // Without a modulation the kernel does not read these two.
         let (scale, shift) = modulation.map_or((weight, bias), |m| (&m.scale, &m.shift));
         if launch.grid_dim.0 > 0 && size > 0 {
             let mut builder = function.builder();
@@ -139,10 +143,11 @@ impl GroupNormOp<'_> {
             for flag in &flags {
                 builder.arg(flag);
             }
-            // SAFETY: the arguments are the kernel's, in its order and of its types. Block b reads and writes the
-            // numbers of group b of x and y, both of n · channels · area; of weight and bias it reads the numbers of
-            // its channels, below `channels`; of scale and shift at image · stride + channel, which is within what
-            // `rows` has checked. Its threads are a power of two up to 256, as `config` gives them.
+            // SAFETY: the arguments are the kernel's, in its order and of its types. Block b reads and
+            // writes the numbers of group b of x and y, which both have n · channels · area; of weight
+            // and bias it reads the numbers of its channels, below `channels`; of scale and shift those
+            // at image · stride + channel, within the bounds that `rows` checked. The number of threads
+            // is a power of two up to 256, as `launch_config` sets it.
             unsafe { builder.launch(launch) }.w()?;
         }
         Ok((
@@ -162,7 +167,7 @@ impl CustomOp1 for GroupNormOp<'_> {
     }
 
     fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.any(storage, layout, None)
+        self.dispatch_dtype(storage, layout, None)
     }
 }
 
@@ -195,6 +200,6 @@ impl CustomOp3 for GroupNormOp<'_> {
         let (n, channels, ..) = layout.shape().dims4()?;
         let modulation =
             Modulation::new((scale, scale_layout), (shift, shift_layout), [n, channels])?;
-        self.any(storage, layout, Some(&modulation))
+        self.dispatch_dtype(storage, layout, Some(&modulation))
     }
 }

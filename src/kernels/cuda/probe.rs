@@ -1,22 +1,22 @@
-//! What can be known of CUDA before a device is opened, and how its memory is set.
+//! Queries of CUDA before a device is opened, and the setting of its memory pool.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
 use candle_core::{Device, Result, bail};
 
-/// The libraries that a GPU needs and that this machine lacks; asking for a device would end the process where
-/// any is missing.
+/// Returns the libraries that a GPU needs and that this machine lacks. Opening a device while one is
+/// missing ends the process.
 ///
-/// A build by `scripts/build-cuda.sh` finds the libraries when it runs; any other is linked to them and would not
-/// have started without.
+/// A build by `scripts/build-cuda.sh` loads the libraries at run time; any other build is linked to
+/// them and does not start without them.
 #[must_use]
-pub fn missing() -> Vec<&'static str> {
+pub fn missing_libraries() -> Vec<&'static str> {
     #[cfg(dpsyn_dynamic_cuda)]
     {
         use candle_core::cuda_backend::cudarc::{cublas, curand, driver};
         let mut missing = Vec::new();
-        // SAFETY: these functions load a library by its name and unload it again. They are marked unsafe for the
-        // library's initialisers, which are NVIDIA's own and made to be loaded by programs.
+        // SAFETY: these functions load a library by its name and unload it again. They are unsafe
+        // because a library's initializers run; these are NVIDIA's own, made to be loaded by programs.
         unsafe {
             for (name, there) in [
                 ("libcuda (the driver)", driver::sys::is_culib_present()),
@@ -38,28 +38,29 @@ pub fn missing() -> Vec<&'static str> {
     Vec::new()
 }
 
-/// How many devices the driver has. Only to be asked where nothing is [`missing`].
+/// Returns the number of devices of the driver. Only to be called if
+/// [`missing_libraries`] is empty.
 ///
 /// # Errors
-/// The driver's: it does not start.
-pub fn count() -> Result<usize> {
+/// The driver does not initialize.
+pub fn device_count() -> Result<usize> {
     let count = CudaContext::device_count().w()?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// Lets `device` keep the memory that tensors give back for the next ones, rather than return it to the system
-/// whenever the host waits.
+/// Makes `device` keep freed memory in its pool for the next tensors. By default the driver returns
+/// it to the system at every synchronization.
 ///
 /// # Errors
-/// The driver's, and a device that is no CUDA device.
-pub fn keep_memory(device: &Device) -> Result<()> {
+/// Errors of the driver; `device` is not a CUDA device.
+pub fn retain_freed_memory(device: &Device) -> Result<()> {
     let Device::Cuda(device) = device else {
-        bail!("{device:?} is no CUDA device");
+        bail!("{device:?} is not a CUDA device");
     };
     let stream = device.cuda_stream();
     let context = stream.context();
     if !context.has_async_alloc() {
-        // Such a device has no pool of memory, and nothing to set.
+        // A device without asynchronous allocation has no memory pool.
         return Ok(());
     }
     context.bind_to_thread().w()?;
@@ -67,8 +68,9 @@ pub fn keep_memory(device: &Device) -> Result<()> {
     let handle = result::device::get(ordinal).w()?;
     let mut threshold = u64::MAX;
     let mut pool: sys::CUmemoryPool = std::ptr::null_mut();
-    // SAFETY: the driver is initialised, for a context is there. The first call writes the pool of a device whose
-    // handle the driver gave; the second reads the 64-bit number that this attribute is documented to be.
+    // SAFETY: the driver is initialized, because a context exists. The first call writes the pool of a
+    // device whose handle the driver returned; the second reads a 64-bit number, the documented type
+    // of this attribute.
     unsafe {
         sys::cuDeviceGetDefaultMemPool(&mut pool, handle)
             .result()

@@ -1,4 +1,4 @@
-//! Scaled, perhaps causal, softmax in one kernel.
+//! Scaled and optionally causal softmax in one kernel.
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::WrapErr;
@@ -6,17 +6,17 @@ use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, bail};
 use half::bf16;
 
-use super::{Element, MODULE, PTX, config, contiguous, not_on_cpu, number};
+use super::launch::{CudaElement, MODULE, PTX, contiguous, launch_config, not_on_cpu, to_u32};
 
-/// `softmax(scale · scores)` over the last dimension of contiguous scores `[…, queries, keys]`, computed in `f32`;
-/// `causal`: query `i` sees the keys `0..=i` only.
+/// Computes `softmax(scale · scores)` over the last dimension of contiguous scores
+/// `[…, queries, keys]`, in `f32`. If `causal`, query `i` attends to the keys `0..=i` only.
 pub(in crate::kernels) struct SoftmaxOp {
     pub scale: f64,
     pub causal: bool,
 }
 
 impl SoftmaxOp {
-    fn run<T: Element>(
+    fn run<T: CudaElement>(
         &self,
         storage: &CudaStorage,
         layout: &Layout,
@@ -31,18 +31,19 @@ impl SoftmaxOp {
         let scores = contiguous::<T>(storage, layout)?;
         let device = storage.device();
         let function = device.get_or_load_custom_func(T::SOFTMAX, MODULE, PTX)?;
-        // SAFETY: the kernel below writes every number of it: all columns of each of count / keys rows.
+        // SAFETY: the kernel below writes every number: all columns of each of the count / keys rows.
         let weights = unsafe { device.alloc::<T>(count)? };
         if count > 0 {
-            let launch = config(count / keys, keys)?;
-            let (columns, scale) = (number(keys)?, self.scale as f32);
-            let queries = if self.causal { number(queries)? } else { 0 };
+            let launch = launch_config(count / keys, keys)?;
+            let (columns, scale) = (to_u32(keys)?, self.scale as f32);
+            let queries = if self.causal { to_u32(queries)? } else { 0 };
             let mut builder = function.builder();
             builder.arg(&scores).arg(&weights);
             builder.arg(&columns).arg(&queries).arg(&scale);
-            // SAFETY: the arguments are the kernel's, in its order and of its types. Block b reads and writes row b of
-            // `keys` numbers; there are count / keys rows in both. A causal row sees at most `queries` = `keys`
-            // columns. Its threads are a power of two up to 256, as `config` gives them.
+            // SAFETY: the arguments are the kernel's, in its order and of its types. Block b reads and
+            // writes row b of `keys` numbers; both have count / keys rows. A causal row reads at most
+            // `queries` = `keys` columns. The number of threads is a power of two up to 256, as
+            // `launch_config` sets it.
             unsafe { builder.launch(launch) }.w()?;
         }
         Ok((
