@@ -23,26 +23,27 @@
 mod config;
 pub mod downstream;
 mod error;
-pub mod features;
+pub(crate) mod features;
 pub mod frechet;
-pub mod inception_score;
-pub mod kid;
+pub(crate) mod inception_score;
+pub(crate) mod kid;
 mod kind;
 mod measure;
-pub mod memorization;
+pub(crate) mod memorization;
 pub mod moments;
 pub mod precision_recall;
 mod statistics;
-pub mod table;
+pub(crate) mod table;
 
 #[cfg(test)]
 mod testing;
 
 pub use config::{EvaluationConfig, PRIVATE, SetSizes};
 pub use error::MetricsError;
-pub use kind::{FeatureSet, MetricKind};
-pub use measure::{
+pub(crate) use kind::FeatureSet;
+pub use kind::MetricKind;
+pub(crate) use measure::{
     ComparedSets, Interval, MetricContext, MetricOutput, MetricValue, Reference, ReferenceCount,
     measure, missing_features,
 };
-pub use statistics::Statistics;
+pub(crate) use statistics::Statistics;

@@ -1,4 +1,4 @@
-//! `dpsyn eval`.
+//! Tests of `dpsyn eval`.
 
 use std::process::{Command, Output};
 
@@ -8,7 +8,7 @@ use crate::support::{CLASSES, PER_CLASS, SIZE, World, private_image, write_incep
 
 const MARK: &str = "[private, not for release]";
 
-/// A world with `samples.npz` of `count` images that are private images with their colours turned.
+/// Creates a fixture with `samples.npz` of `count` private images with inverted colors.
 fn world(count: usize) -> World {
     let world = World::new();
     write_samples(&world, "samples.npz", count, |v| 255 - v);
@@ -43,8 +43,8 @@ fn succeed(world: &World, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The number behind a figure's name.
-fn figure(text: &str, name: &str) -> f64 {
+/// Returns the value that follows the name of a metric.
+fn value(text: &str, name: &str) -> f64 {
     let line = text
         .lines()
         .find(|line| line.contains(&format!(": {name} ")));
@@ -55,7 +55,7 @@ fn figure(text: &str, name: &str) -> f64 {
 }
 
 #[test]
-fn figures_are_marked_unless_the_reference_is_declared_public() {
+fn values_are_marked_unless_the_reference_is_declared_public() {
     let world = world(20);
     let pixels = [
         "samples.npz",
@@ -87,14 +87,14 @@ fn figures_are_marked_unless_the_reference_is_declared_public() {
     let csv = std::fs::read_to_string(world.path("open/metrics.csv")).unwrap();
     assert_eq!(csv.lines().count(), 5, "{csv}");
     assert!(!world.path("open/private").exists());
-    // Again, the rows are the same ones.
+    // A second evaluation writes the same rows.
     with(&["--out", "open", "--public"]);
     let again = std::fs::read_to_string(world.path("open/metrics.csv")).unwrap();
     assert_eq!(again, csv);
 }
 
 #[test]
-fn statistics_can_stand_for_the_images_that_they_are_of() {
+fn statistics_replace_their_images() {
     let world = world(20);
     let pixels = ["samples.npz", "--embedder", "pixels", "--public"];
     let with = |more: &[&str]| succeed(&world, &[&pixels[..], more].concat());
@@ -109,13 +109,13 @@ fn statistics_can_stand_for_the_images_that_they_are_of() {
     assert_eq!(npz.i64s("count").unwrap().1, [24]);
     assert_eq!(npz.f64s("sigma").unwrap().0, [192, 192]);
     let of_statistics = with(&["--against", kept]);
-    let (a, b) = (figure(&direct, "fid"), figure(&of_statistics, "fid"));
+    let (a, b) = (value(&direct, "fid"), value(&of_statistics, "fid"));
     assert!((a - b).abs() < 1e-6 * a, "{direct} {of_statistics}");
     assert!(
         of_statistics.contains("against 24 images of"),
         "{of_statistics}"
     );
-    // Kept ones are found: the reference is embedded no second time, and gives the same.
+    // Stored statistics are found: the reference is not embedded again, and the values are the same.
     assert_eq!(with(&["--against", "data", "--out", "open"]), direct);
     let refused = |code: i32, more: &[&str], expected: &str| {
         let output = eval(&world, &[&pixels[..], &["--against", kept], more].concat());
@@ -129,7 +129,7 @@ fn statistics_can_stand_for_the_images_that_they_are_of() {
 }
 
 #[test]
-fn statistics_of_others_say_less() {
+fn statistics_of_other_programs_have_no_origin() {
     let world = world(5);
     let file = std::fs::File::create(world.path("stats.npz")).unwrap();
     let mut npz = NpzWriter::new(file);
@@ -160,7 +160,7 @@ fn statistics_of_others_say_less() {
 }
 
 #[test]
-fn inception_with_any_weights_tells_sets_apart_and_scores_where_there_is_a_classifier() {
+fn inception_separates_sets_and_scores_if_its_weights_have_a_classifier() {
     let world = world(12);
     write_inception(&world.path("inception.safetensors"), Some(7));
     write_samples(&world, "same.npz", 24, |v| v);
@@ -170,12 +170,12 @@ fn inception_with_any_weights_tells_sets_apart_and_scores_where_there_is_a_class
     };
     let far = with("samples.npz", &["--metrics", "fid,inception-score"]);
     assert!(far.contains("inception (weights "), "{far}");
-    let score = figure(&far, "inception-score");
+    let score = value(&far, "inception-score");
     assert!((1.0..=7.0).contains(&score), "{far}");
     let near = with("same.npz", &[]);
     // The same 24 images in another order.
     assert!(
-        figure(&near, "fid").abs() < 1e-3 * figure(&far, "fid"),
+        value(&near, "fid").abs() < 1e-3 * value(&far, "fid"),
         "{near} {far}"
     );
     write_inception(&world.path("bare.safetensors"), None);
@@ -200,7 +200,7 @@ fn inception_with_any_weights_tells_sets_apart_and_scores_where_there_is_a_class
 }
 
 #[test]
-fn bad_input_ends_with_its_code_before_anything_is_done() {
+fn invalid_input_is_refused_with_its_exit_code() {
     let world = world(4);
     let refused = |code: i32, arguments: &[&str], expected: &str| {
         let output = eval(&world, &[arguments, &["--out", "left"]].concat());
@@ -285,8 +285,8 @@ fn bad_input_ends_with_its_code_before_anything_is_done() {
     );
 }
 
-/// Writes labelled images: of each index, its class and what becomes of the private image.
-fn write_labelled(world: &World, name: &str, labels: &[i64], change: fn(u8) -> u8) {
+/// Writes labeled images: `labels[i]` is the class of image `i`, a private image after `change`.
+fn write_labeled(world: &World, name: &str, labels: &[i64], change: fn(u8) -> u8) {
     let path = world.path(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let file = std::fs::File::create(path).unwrap();
@@ -302,12 +302,12 @@ fn write_labelled(world: &World, name: &str, labels: &[i64], change: fn(u8) -> u
     writer.finish().unwrap();
 }
 
-/// The two classes in turn.
-fn in_turn(count: i64) -> Vec<i64> {
+/// Returns the labels of two alternating classes.
+fn alternating(count: i64) -> Vec<i64> {
     (0..count).map(|index| index % 2).collect()
 }
 
-/// Names of the files in a folder.
+/// Returns the names of the files in a folder.
 fn names(world: &World, folder: &str) -> Vec<String> {
     let entries = std::fs::read_dir(world.path(folder)).unwrap();
     entries
@@ -316,7 +316,7 @@ fn names(world: &World, folder: &str) -> Vec<String> {
 }
 
 #[test]
-fn copies_of_private_images_are_seen_and_drawn_where_nobody_else_looks() {
+fn copies_of_private_images_are_detected_and_drawn_in_the_private_folder() {
     let world = world(20);
     write_samples(&world, "same.npz", 20, |v| v);
     let with = |samples: &str, more: &[&str]| {
@@ -335,8 +335,8 @@ fn copies_of_private_images_are_seen_and_drawn_where_nobody_else_looks() {
         copies.lines().all(|line| line.starts_with(MARK)),
         "{copies}"
     );
-    assert_eq!(figure(&copies, "identical"), 1.0);
-    assert_eq!(figure(&copies, "distance-to-reference"), 0.0);
+    assert_eq!(value(&copies, "identical"), 1.0);
+    assert_eq!(value(&copies, "distance-to-reference"), 0.0);
     let number = copies.split("distance-within-reference ").nth(1).unwrap();
     let number = number.split(':').next().unwrap();
     assert!(!log.contains(number), "{log}");
@@ -362,8 +362,8 @@ fn copies_of_private_images_are_seen_and_drawn_where_nobody_else_looks() {
         );
     }
     let (others, log) = with("samples.npz", &[]);
-    assert_eq!(figure(&others, "identical"), 0.0);
-    assert!(figure(&others, "distance-to-reference") > 100.0, "{others}");
+    assert_eq!(value(&others, "identical"), 0.0);
+    assert!(value(&others, "distance-to-reference") > 100.0, "{others}");
     assert!(!log.contains("closest pairs"), "{log}");
     let (public, _) = with("same.npz", &["--public", "--out", "open"]);
     assert_eq!(public, copies.replace(&format!("{MARK} "), ""));
@@ -373,9 +373,9 @@ fn copies_of_private_images_are_seen_and_drawn_where_nobody_else_looks() {
 }
 
 #[test]
-fn classifiers_learn_from_labelled_samples_alone() {
+fn classifiers_are_trained_on_labeled_samples_alone() {
     let world = world(4);
-    write_labelled(&world, "labelled.npz", &in_turn(48), |v| v);
+    write_labeled(&world, "labeled.npz", &alternating(48), |v| v);
     let test = [
         "--against",
         "data",
@@ -386,36 +386,36 @@ fn classifiers_learn_from_labelled_samples_alone() {
     ];
     let with =
         |samples: &str, more: &[&str]| succeed(&world, &[&[samples][..], &test, more].concat());
-    let good = with("labelled.npz", &["--out", "results"]);
+    let good = with("labeled.npz", &["--out", "results"]);
     assert_eq!(good.lines().count(), 1);
     assert!(good.starts_with(MARK), "{good}");
     assert!(
         good.contains("48 samples against 24 images of data; pixels, resolution 8, f32; logistic"),
         "{good}"
     );
-    assert!(figure(&good, "downstream-accuracy") > 0.9, "{good}");
+    assert!(value(&good, "downstream-accuracy") > 0.9, "{good}");
     assert_eq!(names(&world, "results"), [".evaluation.lock", "private"]);
     let csv = std::fs::read_to_string(world.path("results/private/metrics.csv")).unwrap();
     assert_eq!(csv.lines().count(), 2, "{csv}");
-    let public = with("labelled.npz", &["--public"]);
+    let public = with("labeled.npz", &["--public"]);
     assert_eq!(public, good.replace(&format!("{MARK} "), ""));
-    // A run whose classes are in another order: the same samples mean the other classes.
-    write_labelled(&world, "run/3/samples.npz", &in_turn(48), |v| v);
+    // A run with its classes in another order: the same labels mean the other classes.
+    write_labeled(&world, "run/3/samples.npz", &alternating(48), |v| v);
     let statement = r#"{"declared_public": {"class_names": ["dog", "cat"]}}"#;
     std::fs::write(world.path("run/privacy.json"), statement).unwrap();
     let wrong = with("run/3/samples.npz", &["--public"]);
-    assert!(figure(&wrong, "downstream-accuracy") < 0.1, "{wrong}");
-    // Another figure beside it needs no labels, and is as without it.
-    let both = with("labelled.npz", &["--metrics", "kid"]);
+    assert!(value(&wrong, "downstream-accuracy") < 0.1, "{wrong}");
+    // Another metric needs no labels, and has the same value as alone.
+    let both = with("labeled.npz", &["--metrics", "kid"]);
     assert_eq!(both.lines().count(), 2, "{both}");
 }
 
 #[test]
 fn a_network_is_trained_for_each_seed() {
     let world = world(4);
-    write_labelled(&world, "labelled.npz", &in_turn(12), |v| v);
+    write_labeled(&world, "labeled.npz", &alternating(12), |v| v);
     let with = |more: &[&str]| {
-        let samples = ["labelled.npz", "--against", "data", "--embedder", "pixels"];
+        let samples = ["labeled.npz", "--against", "data", "--embedder", "pixels"];
         let network = ["--metrics", "downstream", "--classifier", "cnn"];
         succeed(&world, &[&samples[..], &network, more].concat())
     };
@@ -428,16 +428,16 @@ fn a_network_is_trained_for_each_seed() {
     let text = with(&["--seeds", "1", "--public"]);
     assert!(!text.contains(MARK), "{text}");
     assert!(text.contains("cnn on pixels; 1 seed"), "{text}");
-    assert!((0.0..=1.0).contains(&figure(&text, "downstream-accuracy")));
+    assert!((0.0..=1.0).contains(&value(&text, "downstream-accuracy")));
 }
 
 #[test]
-fn what_cannot_be_learned_or_tested_is_refused_before_anything_is_done() {
+fn sets_that_cannot_be_trained_on_or_tested_are_refused() {
     let world = world(4);
-    write_labelled(&world, "labelled.npz", &in_turn(8), |v| v);
-    write_labelled(&world, "three.npz", &[0, 1, 2, 0], |v| v);
-    write_labelled(&world, "one.npz", &[0, 0, 0], |v| v);
-    write_labelled(&world, "run/3/samples.npz", &in_turn(8), |v| v);
+    write_labeled(&world, "labeled.npz", &alternating(8), |v| v);
+    write_labeled(&world, "three.npz", &[0, 1, 2, 0], |v| v);
+    write_labeled(&world, "one.npz", &[0, 0, 0], |v| v);
+    write_labeled(&world, "run/3/samples.npz", &alternating(8), |v| v);
     let statement = r#"{"declared_public": {"class_names": ["cow", "dog"]}}"#;
     std::fs::write(world.path("run/privacy.json"), statement).unwrap();
     let refused = |code: i32, arguments: &[&str], expected: &str| {
@@ -457,11 +457,11 @@ fn what_cannot_be_learned_or_tested_is_refused_before_anything_is_done() {
         refused(code, &downstream(samples, against, more), expected);
     };
     case(3, "samples.npz", "data", &[], "labels");
-    case(3, "labelled.npz", "samples.npz", &[], "labels");
+    case(3, "labeled.npz", "samples.npz", &[], "labels");
     case(3, "three.npz", "data", &[], "label 2: expected 0 to 1");
     case(3, "one.npz", "data", &[], "1 different labels");
-    case(3, "labelled.npz", "three.npz", &[], "3 classes [0, 1, 2]");
-    case(3, "labelled.npz", "one.npz", &[], "at least 2");
+    case(3, "labeled.npz", "three.npz", &[], "3 classes [0, 1, 2]");
+    case(3, "labeled.npz", "one.npz", &[], "at least 2");
     case(
         3,
         "run/3/samples.npz",
@@ -469,24 +469,24 @@ fn what_cannot_be_learned_or_tested_is_refused_before_anything_is_done() {
         &[],
         "[cow, dog], the test set's [cat, dog]",
     );
-    case(2, "labelled.npz", "data", &["--seeds", "2"], "leave it out");
+    case(2, "labeled.npz", "data", &["--seeds", "2"], "omit it");
     case(
         2,
-        "labelled.npz",
+        "labeled.npz",
         "data",
         &["--classifier", "svm"],
         "logistic or cnn",
     );
     case(
         2,
-        "labelled.npz",
+        "labeled.npz",
         "data",
         &["--classifier", "cnn", "--resolution", "4"],
         "another size",
     );
     refused(
         2,
-        &["labelled.npz", "--against", "data", "--seeds", "2"],
+        &["labeled.npz", "--against", "data", "--seeds", "2"],
         "goes with --metrics downstream",
     );
     let stats = std::fs::File::create(world.path("stats.npz")).unwrap();
@@ -498,7 +498,7 @@ fn what_cannot_be_learned_or_tested_is_refused_before_anything_is_done() {
     npz.finish().unwrap();
     case(
         2,
-        "labelled.npz",
+        "labeled.npz",
         "stats.npz",
         &[],
         "`downstream` compares images",
@@ -506,7 +506,7 @@ fn what_cannot_be_learned_or_tested_is_refused_before_anything_is_done() {
     refused(
         2,
         &[
-            "labelled.npz",
+            "labeled.npz",
             "--against",
             "stats.npz",
             "--metrics",
@@ -517,14 +517,14 @@ fn what_cannot_be_learned_or_tested_is_refused_before_anything_is_done() {
 }
 
 #[test]
-fn clip_is_a_space_too() {
+fn clip_is_a_feature_space() {
     let world = world(12);
     crate::support::write_clip(&world.path("clip.safetensors"));
     let arguments = ["samples.npz", "--against", "data", "--embedder", "clip"];
     let weights = ["--weights", "clip.safetensors", "--metrics", "memorisation"];
     let text = succeed(&world, &[&arguments[..], &weights].concat());
     assert!(text.contains("clip (weights "), "{text}");
-    assert_eq!(figure(&text, "identical"), 0.0);
+    assert_eq!(value(&text, "identical"), 0.0);
     let output = eval(&world, &arguments);
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();

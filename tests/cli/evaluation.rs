@@ -1,4 +1,4 @@
-//! `[evaluation]` within a run.
+//! Tests of `[evaluation]` within a run.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use crate::support::{CLASSES, PER_CLASS, SIZE, World, private_image, released};
 
 const MARK: &str = "[private, not for release]";
 const METRICS: &str = "evaluation.metrics=[\"fid\", \"precision-recall\", \"kid\"]";
-/// What a row holds, in order.
+/// Fields of a row, in order.
 const FIELDS: usize = 13;
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Population, figure and value of each row.
+/// Returns population, name and value of each row.
 fn rows(csv: &str) -> Vec<(u32, String, f64)> {
     let rows = csv.lines().skip(1).map(|line| {
         let fields: Vec<&str> = line.split(',').collect();
@@ -38,7 +38,7 @@ fn gaussian<'a>(images: impl Iterator<Item = &'a [u8]>) -> Gaussian {
     moments.finish("images").unwrap()
 }
 
-/// FID on pixels, from the released samples and the private images.
+/// Computes FID on pixels from the released samples and the private images.
 fn expected_fid(world: &World, population: u32) -> f64 {
     let path = world.path(&format!("out/{population}/samples.npz"));
     let mut reader = SamplesReader::open(&path).unwrap();
@@ -51,7 +51,7 @@ fn expected_fid(world: &World, population: u32) -> f64 {
 }
 
 #[test]
-fn without_it_nothing_of_it_appears() {
+fn without_evaluation_there_is_no_output_of_it() {
     let world = World::new();
     let text = world.succeed(&[]);
     assert!(!text.contains(MARK) && !text.contains("fid"), "{text}");
@@ -59,14 +59,14 @@ fn without_it_nothing_of_it_appears() {
     assert!(!world.path("out/private/metrics.csv").exists());
     assert!(!world.path("out/private/evaluation").exists());
     assert!(!read(&world.path("out/config.toml")).contains("evaluation"));
-    // No metrics are no evaluation.
+    // Without metrics there is no evaluation.
     let text = world.succeed(&["--resume", "--set", "evaluation.metrics=[]"]);
     assert!(!text.contains(MARK), "{text}");
     assert!(!world.path("out/private/metrics.csv").exists());
 }
 
 #[test]
-fn figures_of_private_images_stay_private_and_say_what_they_compare() {
+fn values_of_private_images_stay_private_and_name_both_sets() {
     let world = World::new();
     let output = world.run(&["--set", METRICS]);
     let text = String::from_utf8(output.stderr).unwrap();
@@ -88,7 +88,7 @@ fn figures_of_private_images_stay_private_and_say_what_they_compare() {
             );
         }
     }
-    // On the terminal each has its mark; nowhere else is any of them.
+    // Each value is on the terminal with its mark, and in no file outside of `private/`.
     let marked: Vec<&str> = text.lines().filter(|line| line.contains(MARK)).collect();
     assert_eq!(marked.len(), rows.len(), "{text}");
     for (line, (population, name, value)) in marked.iter().zip(&rows) {
@@ -105,7 +105,7 @@ fn figures_of_private_images_stay_private_and_say_what_they_compare() {
         let text = String::from_utf8_lossy(bytes);
         assert!(!text.contains(MARK), "{}", place.display());
         for (_, name, value) in &rows {
-            // A share such as 0.5 stands in every configuration.
+            // A share such as 0.5 occurs in every configuration.
             if name == "fid" || name == "kid" {
                 for spelling in [
                     value.to_string(),
@@ -140,9 +140,9 @@ fn figures_of_private_images_stay_private_and_say_what_they_compare() {
 }
 
 #[test]
-fn what_was_computed_is_kept_and_only_what_is_missing_is_computed() {
+fn only_missing_metrics_are_computed() {
     let world = World::new();
-    // A run that was finished before anybody asked for figures.
+    // A run that was finished before an evaluation was configured.
     world.succeed(&[]);
     let samples = std::fs::read(world.path("out/3/samples.npz")).unwrap();
     let fid = ["--resume", "--set", "evaluation.metrics=[\"fid\"]"];
@@ -153,12 +153,12 @@ fn what_was_computed_is_kept_and_only_what_is_missing_is_computed() {
     let path = world.path("out/private/metrics.csv");
     let before = read(&path);
     assert_eq!(rows(&before).len(), 4);
-    // The whole is made again of its parts.
+    // `metrics.csv` is restored from its parts.
     std::fs::remove_file(&path).unwrap();
     let text = world.succeed(&fid);
     assert!(!text.contains(MARK), "{text}");
     assert_eq!(read(&path), before);
-    // Another metric, then another k: rows of both.
+    // Another metric, then another k: both get rows.
     let more = |k: &str| {
         let text = world.succeed(&["--resume", "--set", METRICS, "--set", k]);
         text.matches(MARK).count()
@@ -172,12 +172,12 @@ fn what_was_computed_is_kept_and_only_what_is_missing_is_computed() {
     let all = rows(&read(&path));
     assert_eq!(all.len(), 4 * (1 + 2 + 2 + 1 + 5));
     assert!(all.is_sorted_by_key(|row| row.0));
-    // The samples are what they were, as is the budget.
+    // Neither the samples nor the budget change.
     assert!(std::fs::read(world.path("out/3/samples.npz")).unwrap() == samples);
 }
 
 #[test]
-fn an_embedder_of_its_own_and_a_number_of_samples_for_fid() {
+fn an_own_embedder_and_a_number_of_samples_for_fid() {
     let world = World::new();
     let own = |numbers: &str, folder: &str| {
         world.succeed(&[
@@ -231,7 +231,7 @@ fn a_reference_that_is_declared_public_is_not_marked() {
     let text = world.succeed(&[&against[..], &["--resume"]].concat());
     assert!(!text.contains("fid"), "{text}");
     assert_eq!(read(&world.path("out/metrics.csv")), csv);
-    // Its statistics are kept under what they are of, and can be given again.
+    // Its statistics are stored under a name that depends on the images, and serve as a reference.
     let kept = std::fs::read_dir(world.path("out"))
         .unwrap()
         .find_map(|entry| {
@@ -250,7 +250,7 @@ fn a_reference_that_is_declared_public_is_not_marked() {
         "evaluation.reference_is_public=true",
     ]);
     assert_eq!(rows(&read(&world.path("again/metrics.csv"))).len(), 4);
-    // Undeclared, the same folder counts as private.
+    // Without the declaration, the same folder counts as private.
     let text = world.succeed(&[
         "--out",
         "held",
@@ -267,7 +267,7 @@ fn a_reference_that_is_declared_public_is_not_marked() {
     );
 }
 
-/// A folder and all in it.
+/// Copies a folder with everything in it.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -307,19 +307,19 @@ fn the_runs_own_images_are_not_declared_public_by_their_path() {
 }
 
 #[test]
-fn one_process_at_a_time_writes_figures_into_a_folder() {
+fn one_process_at_a_time_writes_metrics_into_a_folder() {
     let world = World::new();
     world.succeed(&[]);
     let lock = std::fs::File::create(world.path("out/.evaluation.lock")).unwrap();
     lock.lock().unwrap();
-    // Another run's figures are on their way.
+    // Another process holds the lock.
     let unfinished = world.path("out/.tmpHALF");
     std::fs::write(&unfinished, "half").unwrap();
     let text = world.succeed(&["--resume"]);
     assert!(unfinished.exists(), "{text}");
     let text = world.fail(6, &["--resume", "--set", METRICS]);
     assert!(
-        text.contains("another process is writing figures"),
+        text.contains("another process is writing metrics"),
         "{text}"
     );
     drop(lock);
@@ -328,7 +328,7 @@ fn one_process_at_a_time_writes_figures_into_a_folder() {
 }
 
 #[test]
-fn what_cannot_be_evaluated_is_refused_before_anything_is_spent() {
+fn impossible_evaluations_are_refused_before_anything_is_charged() {
     let world = World::new();
     let refused = |code: i32, sets: &[&str], expected: &[&str]| {
         let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
@@ -411,7 +411,7 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_spent() {
 }
 
 #[test]
-fn a_dry_run_says_where_figures_would_go() {
+fn a_dry_run_describes_the_destination_of_metrics() {
     let world = World::new();
     let output = world.run(&["--dry-run", "--set", METRICS]);
     let plan = String::from_utf8(output.stdout).unwrap();

@@ -18,8 +18,8 @@ mod logistic;
 mod options;
 mod unfold;
 
-pub use classes::match_classes;
-pub use cnn::{Cnn, CnnConfig, LabeledImages};
+pub(crate) use classes::match_classes;
+pub(crate) use cnn::{Cnn, CnnConfig, LabeledImages};
 pub use logistic::{LogisticConfig, LogisticRegression};
 pub use options::{ClassifierKind, DownstreamOptions};
 
