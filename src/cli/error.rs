@@ -8,6 +8,7 @@ use crate::artifacts::ArtifactsError;
 use crate::config::ConfigError;
 use crate::dataset::DatasetError;
 use crate::embedders::EmbedderError;
+use crate::evaluation::EvaluationError;
 use crate::exit_code::{self, ExitCode};
 use crate::fetch::FetchError;
 use crate::generators::GeneratorError;
@@ -27,6 +28,9 @@ pub enum CliError {
     /// Everything else.
     #[error(transparent)]
     Run(#[from] PeError),
+    /// An evaluation.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
     /// `dpsyn fetch`.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -41,9 +45,6 @@ pub enum CliError {
         /// What to type.
         command: String,
     },
-    /// Ctrl-C where there is nothing to resume.
-    #[error("interrupted")]
-    Stopped,
     /// The signal handler.
     #[error("failed to set the Ctrl-C handler: {0}")]
     Signals(#[from] ctrlc::Error),
@@ -91,10 +92,10 @@ impl ExitCode for CliError {
             Self::Config(error) => error.exit_code(),
             Self::Device(error) => error.exit_code(),
             Self::Run(error) => error.exit_code(),
+            Self::Evaluation(error) => error.exit_code(),
             Self::Fetch(error) => error.exit_code(),
             Self::Missing(error) => error.exit_code(),
             Self::Fetchable { error, .. } => error.exit_code(),
-            Self::Stopped => exit_code::INTERRUPTED,
             Self::Signals(_) => exit_code::COMPUTE,
         }
     }

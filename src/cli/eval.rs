@@ -1,80 +1,43 @@
-//! `dpsyn eval`: figures of a file of samples against a reference.
+//! `dpsyn eval`: metrics of a file of samples against a reference.
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
 
 use super::args::EvalArguments;
 use super::error::CliError;
-use super::evaluation::{against, classifier, digest, space};
+use super::evaluation::{classifier, digest, feature_space, open_reference};
 use super::missing::check;
 use super::progress::{TerminalProgress, catch_interrupts};
+use crate::artifacts::ArtifactsError;
 use crate::config::ConfigError;
 use crate::embedders::{
     ClipConfig, EmbedderConfig, EmbedderError, InceptionConfig, OpenedEmbedder, PixelsConfig,
 };
-use crate::evaluation::{Evaluation, Evaluator, SampleSource, Training};
+use crate::evaluation::{
+    CHUNK, Evaluation, EvaluationError, Evaluator, ReferenceSource, SampleSetId, Training,
+};
 use crate::exit_code;
 use crate::fetch::Catalogue;
 use crate::hub::Requirement;
 use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader};
 use crate::metrics::downstream::{ClassifierKind, DownstreamOptions, match_classes};
-use crate::metrics::features::{SampleFeatures, fid_subsample};
-use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, SetSizes};
-use crate::pe::PeError;
-use crate::progress::{Cancellation as _, Progress as _, Unit};
-
-/// Samples read at a time.
-const CHUNK: usize = 512;
+use crate::metrics::features::{Features, SampleFeatures, fid_subsample};
+use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, PRIVATE, SetSizes};
+use crate::progress::{Progress as _, Unit};
 
 /// Runs the command.
 pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
-    evaluate(arguments).map_err(|error| match error {
-        // There is nothing to resume.
-        CliError::Run(PeError::Interrupted) => CliError::Stopped,
-        other => other,
-    })
-}
-
-fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
     let progress = TerminalProgress::new();
     let config = config(arguments)?;
     let devices = arguments.device.open()?;
     catch_interrupts()?;
-    let need = |path: &Path, code: u8| (Requirement::path(path), code);
-    let mut needs = vec![need(&arguments.against, exit_code::DATA)];
-    needs.extend(
-        arguments
-            .weights
-            .iter()
-            .map(|path| need(path, exit_code::WEIGHTS)),
-    );
-    check(&Catalogue::built_in()?, &needs)?;
-    let path = &arguments.samples;
-    let failed = |source: NpzError| ImagesError::Npz {
-        path: path.clone(),
-        source,
-    };
-    let mut reader = SamplesReader::open(path).map_err(failed)?;
-    let (height, width) = (reader.height(), reader.width());
-    let resolution = match arguments.resolution {
-        Some(resolution) => resolution,
-        None if height == width => height,
-        None => {
-            let message = format!("needed, as the samples are of {height}x{width} pixels");
-            return Err(refuse("--resolution", message));
-        }
-    };
-    let downstream = config.metrics.contains(&MetricKind::Downstream);
-    let pixels = downstream && config.downstream.classifier == ClassifierKind::Cnn;
-    if pixels && (height, width) != (resolution, resolution) {
-        let message = format!(
-            "`cnn` learns from the samples as they are, of {height}x{width} pixels: images of \
-             {resolution}x{resolution} are another size"
-        );
-        return Err(refuse("--classifier", message));
-    }
-    let labels = match downstream {
-        true => reader.labels().map_err(failed)?,
-        false => Vec::new(),
+    check_paths(arguments)?;
+    let mut samples = SampleFile::open(&arguments.samples)?;
+    let resolution = resolution(arguments, &config, &samples)?;
+    let labels = match config.metrics.contains(&MetricKind::Downstream) {
+        true => Some(samples.labels()?),
+        false => None,
     };
     let embedder_config = embedder(arguments, resolution)?;
     embedder_config
@@ -83,34 +46,26 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
         .map_err(EmbedderError::from)?;
     let OpenedEmbedder {
         embedder,
-        weights_digest: weights,
-    } = embedder_config.open((height, width), &devices.all())?;
-    let space = space(&embedder_config, weights.as_deref(), resolution)?;
+        weights_digest,
+    } = embedder_config.open(samples.image_size(), &devices.all())?;
+    let space = feature_space(&embedder_config, weights_digest.as_deref(), resolution)?;
     let classifier = classifier(&config.metrics, &embedder_config)?;
-    let against = against(&config, resolution, &*embedder, &space, &progress)?
+    let reference = open_reference(&config, resolution, &*embedder, &space, &progress)?
         .ok_or_else(|| refuse("--against", "is a path".to_owned()))?;
     config
         .check_sizes(SetSizes {
-            samples: reader.len(),
-            reference: against.images(),
+            samples: samples.len(),
+            reference: reference.images(),
             dimension: embedder.dimension(),
         })
         .map_err(|error| refuse(flag(&error.key), error.message))?;
-    let mut training = None;
-    if let Some(classes) = against.classes().filter(|_| downstream) {
-        let names = class_names(path)?;
-        training = Some(Training {
-            labels: match_classes(&labels, names.as_deref(), classes)
-                .map_err(|error| PeError::from(MetricsError::from(error)))?,
-            images: pixels.then(|| ImageBatch::empty(height, width)),
-        });
-    }
-    let name = digest(path)?;
+    let mut training = match labels {
+        Some(labels) => training(&config, &samples, &labels, &reference)?,
+        None => None,
+    };
+    let id = SampleSetId::file(&samples.path, &digest(&samples.path)?);
     if let Some(out) = &arguments.out {
-        std::fs::create_dir_all(out).map_err(|source| PeError::Io {
-            path: out.clone(),
-            source,
-        })?;
+        fs::create_dir_all(out).map_err(ArtifactsError::io(out))?;
     }
     progress.message(&format!("device: {}", devices.chosen));
     let evaluation = Evaluation {
@@ -122,62 +77,179 @@ fn evaluate(arguments: &EvalArguments) -> Result<(), CliError> {
         device: &devices.first,
         observer: &progress,
     };
-    let mut evaluator = Evaluator::new(&evaluation, Some(against), arguments.out.as_deref())?;
-
-    let total = reader.len();
-    let times = fid_subsample(total, config.num_fid_samples, config.seed, 0);
-    let mut features = SampleFeatures::new(&*embedder, config.sample_features(), times);
-    let mut done = 0;
-    progress.begin("embedding samples", Some(total as u64), Unit::Steps);
-    reader.for_each_batch(
-        total,
-        CHUNK,
-        |source| PeError::from(failed(source)),
-        |batch| {
-            progress.check()?;
-            features.push(&batch)?;
-            if let Some(images) = training.as_mut().and_then(|t| t.images.as_mut()) {
-                images.extend(&batch).map_err(ImagesError::from)?;
-            }
-            done += batch.len();
-            progress.advance(done as u64);
-            Ok(())
-        },
-    )?;
-    progress.end();
-    let features = features.finish().map_err(PeError::from)?;
-    let samples = SampleSource::File(path, &name);
-    evaluator.file(&samples, &features, training.as_ref(), &mut |line| {
+    let mut evaluator = Evaluator::new(&evaluation, Some(reference), arguments.out.as_deref())?;
+    let features = samples.features(&evaluation, training.as_mut())?;
+    evaluator.file(&id, &features, training.as_ref(), &mut |line| {
         super::output::print(&line);
     })?;
-    let drawn = evaluator.draw_pairs(&samples, &mut |take| {
-        reader.for_each_batch(
-            total,
-            CHUNK,
-            |source| PeError::from(failed(source)),
-            |batch| {
-                take(&batch);
-                Ok(())
-            },
-        )
+    let picture = evaluator.draw_pairs(&id, &mut |add| {
+        samples.for_each_batch(|batch| {
+            add(&batch);
+            Ok(())
+        })
     })?;
-    if let Some(drawn) = drawn {
-        progress.message(&format!("closest pairs: {}", drawn.display()));
+    if let Some(picture) = picture {
+        progress.message(&format!("closest pairs: {}", picture.display()));
     }
     Ok(())
 }
 
-/// The class names of the run that made the samples, in the order of their labels: from the `privacy.json`
-/// of the result folder in which they lie, if they do.
+/// The samples that are evaluated.
+struct SampleFile {
+    path: PathBuf,
+    reader: SamplesReader<BufReader<File>>,
+}
+
+impl SampleFile {
+    fn open(path: &Path) -> Result<Self, ImagesError> {
+        let reader = SamplesReader::open(path).map_err(npz_error(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            reader,
+        })
+    }
+
+    /// Number of samples.
+    fn len(&self) -> usize {
+        self.reader.len()
+    }
+
+    /// Rows and columns of the images.
+    fn image_size(&self) -> (usize, usize) {
+        (self.reader.height(), self.reader.width())
+    }
+
+    /// Label of each sample.
+    fn labels(&mut self) -> Result<Vec<i64>, ImagesError> {
+        self.reader.labels().map_err(npz_error(&self.path))
+    }
+
+    /// Passes all samples to `visit`, in order.
+    fn for_each_batch(
+        &mut self,
+        visit: impl FnMut(ImageBatch) -> Result<(), EvaluationError>,
+    ) -> Result<(), EvaluationError> {
+        let (total, failed) = (self.reader.len(), npz_error(&self.path));
+        self.reader
+            .for_each_batch(total, CHUNK, |source| failed(source).into(), visit)
+    }
+
+    /// Embeds the samples, and copies them to the training set of a classifier of pixels.
+    fn features(
+        &mut self,
+        evaluation: &Evaluation<'_>,
+        training: Option<&mut Training>,
+    ) -> Result<Features, EvaluationError> {
+        let Evaluation {
+            config,
+            embedder,
+            observer,
+            ..
+        } = *evaluation;
+        let (total, mut done) = (self.len(), 0);
+        let times = fid_subsample(total, config.num_fid_samples, config.seed, 0);
+        let mut features = SampleFeatures::new(embedder, config.sample_features(), times);
+        let mut images = training.and_then(|training| training.images.as_mut());
+        observer.begin("embedding samples", Some(total as u64), Unit::Steps);
+        self.for_each_batch(|batch| {
+            observer.end_if_cancelled()?;
+            features.push(&batch)?;
+            if let Some(images) = &mut images {
+                images.extend(&batch).map_err(ImagesError::from)?;
+            }
+            done += batch.len();
+            observer.advance(done as u64);
+            Ok(())
+        })?;
+        observer.end();
+        Ok(features.finish()?)
+    }
+}
+
+/// Returns a function for `map_err` that makes an error about the samples file `path`.
+fn npz_error(path: &Path) -> impl Fn(NpzError) -> ImagesError + use<> {
+    let path = path.to_owned();
+    move |source| ImagesError::Npz {
+        path: path.clone(),
+        source,
+    }
+}
+
+/// Checks that reference and weights exist. What `dpsyn fetch` can download is reported with its
+/// command.
+fn check_paths(arguments: &EvalArguments) -> Result<(), CliError> {
+    let requirement = |path: &Path, code: u8| (Requirement::path(path), code);
+    let mut required = vec![requirement(&arguments.against, exit_code::DATA)];
+    let weights = arguments.weights.iter();
+    required.extend(weights.map(|path| requirement(path, exit_code::WEIGHTS)));
+    Ok(check(&Catalogue::built_in()?, &required)?)
+}
+
+/// Returns the resolution at which samples and reference are compared.
+fn resolution(
+    arguments: &EvalArguments,
+    config: &EvaluationConfig,
+    samples: &SampleFile,
+) -> Result<usize, CliError> {
+    let (height, width) = samples.image_size();
+    let resolution = match arguments.resolution {
+        Some(resolution) => resolution,
+        None if height == width => height,
+        None => {
+            let message = format!("missing: the samples have {height}x{width} pixels");
+            return Err(refuse("--resolution", message));
+        }
+    };
+    // The network is trained on the samples in their own size, and tested on reference images.
+    if trains_on_pixels(config) && (height, width) != (resolution, resolution) {
+        let message = format!(
+            "`cnn` is trained on samples of {height}x{width} pixels and cannot be tested on images of \
+             {resolution}x{resolution}"
+        );
+        return Err(refuse("--classifier", message));
+    }
+    Ok(resolution)
+}
+
+/// Returns true if the downstream classifier is trained on pixels.
+fn trains_on_pixels(config: &EvaluationConfig) -> bool {
+    config.metrics.contains(&MetricKind::Downstream)
+        && config.downstream.classifier == ClassifierKind::Cnn
+}
+
+/// Returns the training set of a downstream classifier, whose images are still to be read; `None`
+/// for a reference without labels.
+fn training(
+    config: &EvaluationConfig,
+    samples: &SampleFile,
+    labels: &[i64],
+    reference: &ReferenceSource,
+) -> Result<Option<Training>, CliError> {
+    let Some(classes) = reference.classes() else {
+        return Ok(None);
+    };
+    let names = class_names(&samples.path)?;
+    let labels = match_classes(labels, names.as_deref(), classes).map_err(metrics_error)?;
+    let (height, width) = samples.image_size();
+    let images = trains_on_pixels(config).then(|| ImageBatch::empty(height, width));
+    Ok(Some(Training { labels, images }))
+}
+
+fn metrics_error(error: impl Into<MetricsError>) -> EvaluationError {
+    error.into().into()
+}
+
+/// Returns the class names of the run that made the samples, in the order of their labels. They are
+/// read from `privacy.json` if the samples are in the result folder of a run.
 fn class_names(samples: &Path) -> Result<Option<Vec<String>>, CliError> {
     let Some(folder) = samples.parent().and_then(Path::parent) else {
         return Ok(None);
     };
     let path = folder.join("privacy.json");
-    let text = match std::fs::read_to_string(&path) {
+    let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(PeError::Io { path, source }.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ArtifactsError::io(&path)(error).into()),
     };
     let names = serde_json::from_str::<serde_json::Value>(&text)
         .ok()
@@ -185,32 +257,20 @@ fn class_names(samples: &Path) -> Result<Option<Vec<String>>, CliError> {
         .and_then(|names| serde_json::from_value(names).ok());
     match names {
         Some(names) => Ok(Some(names)),
-        None => Err(PeError::State(format!(
-            "{}: expected a run's privacy statement with declared_public.class_names",
-            path.display()
-        ))
-        .into()),
+        None => Err(EvaluationError::NotAStatement { path }.into()),
     }
 }
 
-/// The options as the configuration that `[evaluation]` would be.
+/// Returns the configuration that the options stand for.
 fn config(arguments: &EvalArguments) -> Result<EvaluationConfig, CliError> {
-    let reference = arguments.against.to_str().map(str::to_owned);
+    let against = arguments.against.to_str();
+    let reference = match against.ok_or_else(|| refuse("--against", "is not UTF-8".to_owned()))? {
+        // The bare word stands for the private images of a run; here it is the name of a folder.
+        PRIVATE => format!("./{PRIVATE}"),
+        path => path.to_owned(),
+    };
     let mut config = EvaluationConfig {
-        // A folder may be called like the word that means the run's own images.
-        reference: reference.map_or_else(
-            || Err(refuse("--against", "is not UTF-8".to_owned())),
-            |path| {
-                Ok(format!(
-                    "{}{path}",
-                    if path == crate::metrics::PRIVATE {
-                        "./"
-                    } else {
-                        ""
-                    }
-                ))
-            },
-        )?,
+        reference,
         reference_is_public: arguments.public,
         num_fid_samples: arguments.num_fid_samples,
         ..EvaluationConfig::with_metrics(arguments.metrics.clone())
@@ -227,12 +287,12 @@ fn config(arguments: &EvalArguments) -> Result<EvaluationConfig, CliError> {
         ("--seeds", arguments.seeds.is_some()),
     ] {
         if given && !downstream {
-            return Err(refuse(flag, "goes with --metrics downstream".to_owned()));
+            return Err(refuse(flag, "needs --metrics downstream".to_owned()));
         }
     }
     let classifier = arguments.classifier.unwrap_or_default();
-    config.downstream = DownstreamOptions::new(classifier, arguments.seeds)
-        .map_err(|error| PeError::from(MetricsError::from(error)))?;
+    config.downstream =
+        DownstreamOptions::new(classifier, arguments.seeds).map_err(metrics_error)?;
     config
         .validate()
         .map_err(|error| refuse(flag(&error.key), error.message))?;
@@ -262,7 +322,10 @@ fn embedder(arguments: &EvalArguments, resolution: usize) -> Result<EmbedderConf
             size: Some(resolution),
             grayscale: arguments.greyscale,
         })),
-        ("pixels", Some(_)) => Err(refuse("--weights", "pixels have none".to_owned())),
+        ("pixels", Some(_)) => Err(refuse(
+            "--weights",
+            "the embedder `pixels` has no weights".to_owned(),
+        )),
         (other, _) => Err(refuse(
             "--embedder",
             format!("`{other}` is none of {}", EmbedderConfig::TYPES.join(", ")),
@@ -270,7 +333,7 @@ fn embedder(arguments: &EvalArguments, resolution: usize) -> Result<EmbedderConf
     }
 }
 
-/// The option that stands for a key of `[evaluation]`.
+/// Returns the option that stands for a key of `[evaluation]`.
 fn flag(key: &str) -> &'static str {
     match key {
         "num_fid_samples" => "--num-fid-samples",

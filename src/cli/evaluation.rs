@@ -1,11 +1,13 @@
-//! What `dpsyn run` and `dpsyn eval` share: opening embedders, references and classifiers.
+//! Parts of an evaluation that `dpsyn run` and `dpsyn eval` open alike: feature space, reference,
+//! classifier.
 
 use std::path::Path;
 
 use super::error::CliError;
+use crate::artifacts::ArtifactsError;
 use crate::dataset::PrivateImages;
-use crate::embedders::{Embedder, EmbedderConfig};
-use crate::evaluation::ReferenceSource;
+use crate::embedders::{Embedder, EmbedderConfig, EmbedderError};
+use crate::evaluation::{CHUNK, EvaluationError, ReferenceSource};
 use crate::hub::{Checkpoint, sha256_file};
 use crate::images::{DataConfig, ImageSource, OnBadImage};
 use crate::metrics::frechet::Frechet;
@@ -13,30 +15,27 @@ use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, Statistics};
 use crate::models::inception::FEATURES;
-use crate::pe::PeError;
 use crate::privacy::sha256_hex;
 use crate::progress::Observer;
 use crate::sections::InvalidKey;
 
-/// Digits of a digest that a figure shows.
-const SHOWN: usize = 12;
+/// First digits of a weights' digest that a row shows: 48 bits, enough to recognize a file.
+const SHOWN_DIGITS: usize = 12;
 
-pub(super) fn digest(path: &Path) -> Result<String, PeError> {
-    sha256_file(path).map_err(|source| PeError::Io {
-        path: path.to_owned(),
-        source,
-    })
+/// Returns the SHA-256 of a file in hexadecimal digits.
+pub(super) fn digest(path: &Path) -> Result<String, ArtifactsError> {
+    sha256_file(path).map_err(ArtifactsError::io(path))
 }
 
-/// An embedder in words. `image_size` counts where it takes images as they are.
-pub(super) fn space(
+/// Describes an embedder whose weights have the digest `weights`. `image_size` counts if the
+/// embedder does not resize images.
+pub(super) fn feature_space(
     config: &EmbedderConfig,
     weights: Option<&str>,
     image_size: usize,
 ) -> Result<FeatureSpace, CliError> {
     let section = config.section();
-    let mut settings = serde_json::to_value(config)
-        .map_err(|error| PeError::State(format!("the embedder's settings: {error}")))?;
+    let mut settings = serde_json::to_value(config).map_err(EvaluationError::Settings)?;
     if let Some(table) = settings.as_object_mut() {
         for key in config.non_identity_keys() {
             table.remove(*key);
@@ -46,8 +45,8 @@ pub(super) fn space(
     let identity = serde_json::json!([settings, weights, resolution]);
     let embedder = match weights {
         Some(digest) => {
-            let shown: String = digest.chars().take(SHOWN).collect();
-            format!("{} (weights {shown})", section.name())
+            let digits: String = digest.chars().take(SHOWN_DIGITS).collect();
+            format!("{} (weights {digits})", section.name())
         }
         None => section.name().to_owned(),
     };
@@ -59,17 +58,17 @@ pub(super) fn space(
     })
 }
 
-/// Refuses a reference that is declared public and holds the run's own private images, or lies among them: by
-/// whatever path they are reached.
+/// Refuses a reference that is declared public and overlaps the private images of the run. Symbolic
+/// links are resolved first.
 pub(super) fn check_public(config: &EvaluationConfig, private: &Path) -> Result<(), String> {
     let Some(reference) = config.path().filter(|_| config.reference_is_public) else {
         return Ok(());
     };
-    // What is not there is reported by whoever opens it.
-    let (Ok(whole), Ok(own)) = (reference.canonicalize(), private.canonicalize()) else {
+    // A path that does not exist is reported when it is opened.
+    let (Ok(public), Ok(own)) = (reference.canonicalize(), private.canonicalize()) else {
         return Ok(());
     };
-    if whole.starts_with(&own) || own.starts_with(&whole) {
+    if public.starts_with(&own) || own.starts_with(&public) {
         return Err(format!(
             "{} and the private images of {} overlap, which cannot be declared public",
             reference.display(),
@@ -79,26 +78,24 @@ pub(super) fn check_public(config: &EvaluationConfig, private: &Path) -> Result<
     Ok(())
 }
 
-/// The reference, every image of which is read once so that a broken one is found early; `None` for the
-/// run's own private images.
-pub(super) fn against(
+/// Opens the reference; `None` for the private images of the run. Each image is read once, so that
+/// a damaged one is found before anything is computed.
+pub(super) fn open_reference(
     config: &EvaluationConfig,
     image_size: usize,
     embedder: &dyn Embedder,
     space: &FeatureSpace,
     observer: &dyn Observer,
-) -> Result<Option<ReferenceSource>, CliError> {
+) -> Result<Option<ReferenceSource>, EvaluationError> {
     let Some(path) = config.path() else {
         return Ok(None);
     };
     let public = config.reference_is_public;
     if Statistics::is_file(path) {
-        let statistics = Statistics::open(path).map_err(PeError::from)?;
-        statistics
-            .check(path, embedder.dimension(), space.resolution, &space.digest)
-            .map_err(PeError::from)?;
-        // A covariance that is none is found out here, where it costs nothing.
-        Frechet::new(&statistics.gaussian).map_err(PeError::from)?;
+        let statistics = Statistics::open(path)?;
+        statistics.check(path, embedder.dimension(), space.resolution, &space.digest)?;
+        // A matrix that is not a covariance is refused here, before anything is computed.
+        Frechet::new(&statistics.gaussian)?;
         return Ok(Some(ReferenceSource::statistics(statistics, public)));
     }
     let data = DataConfig {
@@ -110,20 +107,21 @@ pub(super) fn against(
     };
     Ok(Some(if public {
         let mut source = ImageSource::open(&data)?;
-        source.check::<PeError>(512, |_| Ok(observer.check()?))?;
-        ReferenceSource::Public(Box::new(source))
+        source.check::<EvaluationError>(CHUNK, |_| Ok(observer.check()?))?;
+        ReferenceSource::public_images(source)
     } else {
         let mut images = PrivateImages::open(&data)?;
         let (fingerprint, _) = images.check(observer)?;
-        ReferenceSource::Private(Box::new(images), fingerprint)
+        ReferenceSource::private_images(images, fingerprint)
     }))
 }
 
-/// The classifier, where a figure needs one. An embedder without weights cannot have any.
+/// Opens the classifier of the Inception Score, if it is one of the metrics. Only Inception's
+/// weights have a classifier.
 pub(super) fn classifier(
     metrics: &[MetricKind],
     config: &EmbedderConfig,
-) -> Result<Option<Classifier>, CliError> {
+) -> Result<Option<Classifier>, EvaluationError> {
     if !metrics.contains(&MetricKind::InceptionScore) {
         return Ok(None);
     }
@@ -132,11 +130,8 @@ pub(super) fn classifier(
             "`inception-score` needs Inception's classifier, but the embedder is {}",
             config.section().name()
         );
-        let error = InvalidKey::new("metrics", message);
-        return Err(PeError::from(MetricsError::from(error)).into());
+        return Err(MetricsError::from(InvalidKey::new("metrics", message)).into());
     };
-    let checkpoint =
-        Checkpoint::open(&inception.weights).map_err(|error| PeError::Embedder(error.into()))?;
-    let classifier = Classifier::open(&checkpoint, FEATURES).map_err(PeError::from)?;
-    Ok(Some(classifier))
+    let checkpoint = Checkpoint::open(&inception.weights).map_err(EmbedderError::from)?;
+    Ok(Some(Classifier::open(&checkpoint, FEATURES)?))
 }

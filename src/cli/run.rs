@@ -5,7 +5,7 @@ use std::path::Path;
 use super::args::RunArguments;
 use super::device::Devices;
 use super::error::CliError;
-use super::evaluation::{against, check_public, classifier, digest, space};
+use super::evaluation::{check_public, classifier, digest, feature_space, open_reference};
 use super::missing;
 use super::progress::{TerminalProgress, catch_interrupts};
 use crate::artifacts::{Existing, RunDir};
@@ -138,11 +138,11 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
             moved.display()
         ));
     }
-    let mut against = None;
+    let mut reference = None;
     let own: OwnEmbedder;
     let evaluation = match (&loaded.settings.evaluation, opened) {
         (Some(config), Some(opened)) => {
-            against = opened.against;
+            reference = opened.reference;
             own = opened.own;
             Some(Evaluation {
                 config,
@@ -169,7 +169,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         device: &devices.first,
         observer: &progress,
     };
-    let samples = run.execute(&folder, &mut images, &fingerprint, against)?;
+    let samples = run.execute(&folder, &mut images, &fingerprint, reference)?;
     super::output::print(&samples.display());
     Ok(())
 }
@@ -247,7 +247,7 @@ struct Opened {
     own: OwnEmbedder,
     space: FeatureSpace,
     classifier: Option<Classifier>,
-    against: Option<ReferenceSource>,
+    reference: Option<ReferenceSource>,
 }
 
 fn open_evaluation(
@@ -276,11 +276,11 @@ fn open_evaluation(
         Some(own) => (&*own.embedder, own.weights_digest.as_deref()),
         None => vote,
     };
-    let space = space(embedder, weights, size)?;
+    let space = feature_space(embedder, weights, size)?;
     check_public(config, &loaded.settings.data.path)
         .map_err(|message| error("reference_is_public", message))?;
     let classifier = classifier(&config.metrics, embedder)?;
-    let against = against(config, size, opened, &space, observer)?;
+    let reference = open_reference(config, size, opened, &space, observer)?;
     let last = plan.iterations();
     let evaluated = plan.populations.iter().zip(0..);
     let smallest = evaluated
@@ -290,8 +290,8 @@ fn open_evaluation(
     config
         .check_sizes(SetSizes {
             samples: smallest.unwrap_or(0),
-            reference: match &against {
-                Some(against) => against.images(),
+            reference: match &reference {
+                Some(reference) => reference.images(),
                 None => Some(plan.private_images),
             },
             dimension: opened.dimension(),
@@ -301,7 +301,7 @@ fn open_evaluation(
         own,
         space,
         classifier,
-        against,
+        reference,
     }))
 }
 

@@ -1,17 +1,35 @@
-//! Metrics of sample sets against a reference: of each population of a run, or of one file of samples.
+//! Evaluation of sets of samples against a reference: of each population of a run, or of one file.
 //!
-//! Evaluation is read-only: nothing that is generated, released or selected depends on a metric. A
-//! population is stored before it is evaluated. Against a private reference every number stays inside
-//! [`crate::privacy::Sensitive`]: rows go to `private/evaluation/` (one file for each metric and population,
-//! so that none is computed twice), are merged into `private/metrics.csv`, and are printed with a mark.
-//! Against a reference that is declared public, rows go to `metrics.csv`.
+//! Evaluation is read-only: nothing that is generated, released or selected depends on a metric,
+//! and a population is stored before it is evaluated. The values of a private reference stay inside
+//! [`crate::privacy::Sensitive`]: rows go to `private/evaluation/` (one file for each metric and
+//! population, so that none is computed twice), are merged into `private/metrics.csv`, and are
+//! printed with a mark. The values of a reference that is declared public go to `metrics.csv`.
 //!
-//! In: a [`MetricKind`](crate::metrics::MetricKind) list, an embedder, samples, a reference. Out: rows and lines.
+//! In: a configuration, an embedder, samples, a reference. Out: rows, lines and a picture.
+//!
+//! | file | job |
+//! |---|---|
+//! | `evaluator` | the metrics of one set of samples |
+//! | `reference` | features of a private or public reference |
+//! | `guarded` | a value that is private or public |
+//! | `store` | where results are written |
+//! | `downstream` | accuracy of a classifier trained on samples |
+//! | `pairs` | picture of the closest pairs |
 
 mod downstream;
+mod error;
 mod evaluator;
+mod guarded;
 mod pairs;
+mod reference;
+mod store;
 
 pub use downstream::Training;
-pub(crate) use evaluator::RunImages;
-pub use evaluator::{Evaluation, Evaluator, ReferenceSource, SampleSource};
+pub use error::EvaluationError;
+pub(crate) use evaluator::CHUNK;
+pub use evaluator::{Evaluation, Evaluator};
+pub(crate) use guarded::Guarded;
+pub use reference::ReferenceSource;
+pub(crate) use reference::RunImages;
+pub use store::SampleSetId;

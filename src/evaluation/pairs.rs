@@ -1,70 +1,49 @@
-//! The picture of the samples that lie closest to a reference image, after a check for memorisation.
+//! Picture of the samples that lie closest to a reference image, after a check for memorization.
 
 use std::path::PathBuf;
 
-use super::evaluator::{CHUNK, Evaluator, MetricResult, ReferenceSource, SampleSource};
-use crate::atomic;
+use super::evaluator::Evaluator;
+use super::reference::{ReferenceSource, Source};
+use super::{EvaluationError, SampleSetId};
 use crate::images::ImageBatch;
 use crate::metrics::memorization::ClosestPairs;
 use crate::metrics::{MetricKind, MetricsError};
-use crate::pe::PeError;
-use crate::privacy::Sensitive;
 
-/// Hands a function all samples, in order.
-pub type ReadSamples<'r> = dyn FnMut(&mut dyn FnMut(&ImageBatch)) -> Result<(), PeError> + 'r;
+/// Function that passes all samples, in order, to another one.
+pub(crate) type ReadSamples<'r> =
+    dyn FnMut(&mut dyn FnMut(&ImageBatch)) -> Result<(), EvaluationError> + 'r;
 
 impl Evaluator<'_> {
-    /// Draws the pairs that the last [`MetricKind::Memorization`] found closest, in `private/` unless the
-    /// reference is public. Returns the file, `None` where nothing was checked or nothing is kept.
+    /// Draws the closest pairs of the last [`MetricKind::Memorization`], in `private/` unless the
+    /// reference is public. Returns the file; `None` if nothing was checked or results are not
+    /// kept.
     ///
     /// # Errors
-    /// See [`PeError`].
-    pub fn draw_pairs(
+    /// See [`EvaluationError`].
+    pub(crate) fn draw_pairs(
         &mut self,
-        samples: &SampleSource<'_>,
+        samples: &SampleSetId,
         read: &mut ReadSamples<'_>,
-    ) -> Result<Option<PathBuf>, PeError> {
-        let settings = self.key(MetricKind::Memorization)?;
+    ) -> Result<Option<PathBuf>, EvaluationError> {
+        let settings = self.settings(MetricKind::Memorization)?;
         let name = format!("closest-{}-{settings}.png", samples.key());
         let observer = self.evaluation.observer;
-        match (self.closest.take(), &mut self.against) {
-            (
-                Some(MetricResult::Private(found)),
-                Some(ReferenceSource::Private(images, fingerprint)),
-            ) => {
-                let Some((folder, _)) = &self.private else {
-                    return Ok(None);
-                };
-                let mut pairs = found.map_ref(|found| ClosestPairs::new(&found.closest));
-                read(&mut |batch| {
-                    pairs.extend_with(Sensitive::new(()), |pairs, ()| pairs.add_synthetic(batch));
-                })?;
-                images.each(fingerprint, "reading private images", observer, |batch| {
-                    pairs.extend_with(batch, |pairs, batch| pairs.add_reference(&batch));
-                    Ok::<_, PeError>(())
-                })?;
-                let picture = pairs
-                    .try_map_ref(ClosestPairs::picture)
-                    .map_err(MetricsError::from)?;
-                folder.write_sensitive(&name, &picture, |bytes, file| file.write_all(bytes))?;
-                Ok(Some(folder.path().join(name)))
-            }
-            (Some(MetricResult::Public(found)), Some(ReferenceSource::Public(images))) => {
-                let Some(root) = &self.root else {
-                    return Ok(None);
-                };
-                let mut pairs = ClosestPairs::new(&found.closest);
-                read(&mut |batch| pairs.add_synthetic(batch))?;
-                images.for_each_batch(CHUNK, |batch| {
-                    pairs.add_reference(&batch);
-                    observer.end_if_cancelled().map_err(PeError::from)
-                })?;
-                let path = root.join(name);
-                let picture = pairs.picture().map_err(MetricsError::from)?;
-                atomic::write(&path, &picture).map_err(PeError::io(&path))?;
-                Ok(Some(path))
-            }
-            _ => Ok(None),
-        }
+        let source = self.source.as_mut().filter(|_| self.store.keeps_results());
+        let (Some(output), Some(ReferenceSource(Source::Images(images)))) =
+            (self.memorization.take(), source)
+        else {
+            return Ok(None);
+        };
+        let mut pairs = output.map(|output| ClosestPairs::new(&output.closest));
+        read(&mut |batch| pairs.update(|pairs| pairs.add_synthetic(batch)))?;
+        let stage = "reading reference images";
+        let pairs = images.fold(stage, observer, pairs, |pairs, batch| {
+            pairs.add_reference(batch);
+            Ok(())
+        })?;
+        let picture = pairs
+            .try_map_ref(ClosestPairs::picture)
+            .map_err(MetricsError::from)?;
+        self.store.write_file(&name, &picture)
     }
 }

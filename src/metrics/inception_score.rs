@@ -66,8 +66,8 @@ impl Classifier {
 
     /// Creates a classifier of `weight [classes, features]`; `None` when it does not have that
     /// shape.
-    #[must_use]
-    pub fn new(weight: Vec<f64>, features: usize) -> Option<Self> {
+    #[cfg(test)]
+    pub(super) fn new(weight: Vec<f64>, features: usize) -> Option<Self> {
         let fits = features > 0 && !weight.is_empty() && weight.len().is_multiple_of(features);
         fits.then_some(Self { features, weight })
     }

@@ -191,7 +191,7 @@ fn report(
             // In the space of the vote, the private images need not be embedded again.
             vote: evaluation.shares_vote.then_some(folder),
         };
-        evaluator.population(t, samples, Some(images))?;
+        evaluator.population(t, samples, images)?;
     }
     Ok(())
 }

@@ -9,10 +9,10 @@ use super::initial::InitialSamplesError;
 use crate::artifacts::ArtifactsError;
 use crate::dataset::DatasetError;
 use crate::embedders::EmbedderError;
+use crate::evaluation::EvaluationError;
 use crate::exit_code::{self, ExitCode};
 use crate::generators::GeneratorError;
 use crate::images::{ImagesError, NpzError};
-use crate::metrics::MetricsError;
 use crate::privacy::PrivacyError;
 use crate::progress::Cancelled;
 use crate::voting::VotingError;
@@ -50,9 +50,9 @@ pub enum PeError {
     /// The vote failed.
     #[error(transparent)]
     Voting(VotingError),
-    /// A metric could not be computed.
-    #[error("evaluation: {0}")]
-    Metrics(MetricsError),
+    /// An evaluation failed.
+    #[error(transparent)]
+    Evaluation(EvaluationError),
     /// The privacy core refused.
     #[error(transparent)]
     Privacy(#[from] PrivacyError),
@@ -95,11 +95,11 @@ impl From<DatasetError> for PeError {
     }
 }
 
-impl From<MetricsError> for PeError {
-    fn from(error: MetricsError) -> Self {
+impl From<EvaluationError> for PeError {
+    fn from(error: EvaluationError) -> Self {
         match error {
-            MetricsError::Cancelled(_) => Self::Interrupted,
-            other => Self::Metrics(other),
+            EvaluationError::Cancelled(_) => Self::Interrupted,
+            other => Self::Evaluation(other),
         }
     }
 }
@@ -126,7 +126,7 @@ impl ExitCode for PeError {
             Self::Embedder(error) => error.exit_code(),
             Self::NotFinite { .. } => exit_code::COMPUTE,
             Self::Voting(error) => error.exit_code(),
-            Self::Metrics(error) => error.exit_code(),
+            Self::Evaluation(error) => error.exit_code(),
             Self::Privacy(error) => error.exit_code(),
             Self::Interrupted => exit_code::INTERRUPTED,
         }

@@ -11,4 +11,4 @@ mod select;
 
 pub use histogram::{PrivateEmbeddings, SampleEmbeddings, VotingError, nn_histogram};
 pub use nearest::{Metric, NearestError, SearchOptions, nearest_neighbors};
-pub use select::{Selection, SelectionMode, select, threshold};
+pub use select::{SelectionMode, select, threshold};

@@ -115,7 +115,8 @@ fn statistics_replace_their_images() {
         of_statistics.contains("against 24 images of"),
         "{of_statistics}"
     );
-    // Stored statistics are found: the reference is not embedded again, and the values are the same.
+    // Stored statistics are found: the reference is not embedded again, and the values are the
+    // same.
     assert_eq!(with(&["--against", "data", "--out", "open"]), direct);
     let refused = |code: i32, more: &[&str], expected: &str| {
         let output = eval(&world, &[&pixels[..], &["--against", kept], more].concat());
@@ -487,7 +488,7 @@ fn sets_that_cannot_be_trained_on_or_tested_are_refused() {
     refused(
         2,
         &["labeled.npz", "--against", "data", "--seeds", "2"],
-        "goes with --metrics downstream",
+        "needs --metrics downstream",
     );
     let stats = std::fs::File::create(world.path("stats.npz")).unwrap();
     let mut npz = NpzWriter::new(stats);

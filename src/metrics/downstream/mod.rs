@@ -129,12 +129,12 @@ impl Accuracy {
 
 /// Counts correct predictions of a test set that is read in batches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct AccuracyCounter {
     right: usize,
     total: usize,
 }
 
-impl Tally {
+impl AccuracyCounter {
     /// Adds a batch.
     ///
     /// # Errors
@@ -151,12 +151,6 @@ impl Tally {
     #[must_use]
     pub fn accuracy(&self) -> Option<f64> {
         (self.total > 0).then(|| self.right as f64 / self.total as f64)
-    }
-
-    /// Number of images so far.
-    #[must_use]
-    pub fn total(&self) -> usize {
-        self.total
     }
 }
 
@@ -217,12 +211,12 @@ mod tests {
 
     #[test]
     fn right_answers_are_counted_over_batches() {
-        let mut tally = Tally::default();
-        assert_eq!(tally.accuracy(), None);
-        tally.add(&[1, 2], &[1, 3]).unwrap();
-        tally.add(&[0, 0], &[0, 0]).unwrap();
-        assert_eq!((tally.accuracy(), tally.total()), (Some(0.75), 4));
-        assert!(tally.add(&[1], &[]).is_err());
+        let mut counter = AccuracyCounter::default();
+        assert_eq!(counter.accuracy(), None);
+        counter.add(&[1, 2], &[1, 3]).unwrap();
+        counter.add(&[0, 0], &[0, 0]).unwrap();
+        assert_eq!((counter.accuracy(), counter.total), (Some(0.75), 4));
+        assert!(counter.add(&[1], &[]).is_err());
     }
 
     #[test]
