@@ -285,14 +285,86 @@ fn safetensors_must_fill_their_file() {
     assert_eq!((y.dtype(), y.dims()), (DType::F16, &[1, 2][..]));
     let mut longer = good.clone();
     longer.push(0);
-    assert!(refusal(&longer).contains("tensors take 12 bytes and the file has 13"));
-    assert!(refusal(&good[..good.len() - 1]).contains("not in the file"));
-    let altered = |from, to| refusal(&safetensors_file(&HEADER.replace(from, to)));
-    assert!(altered("[8,12]", "[9,13]").contains("not in the file"));
-    assert!(altered("[0,8]", "[2,10]").contains("tensor data begins at 2 where 0"));
-    assert!(altered("F16", "I64").contains("tensor y: shape [1, 2] needs 16 bytes"));
-    assert!(altered("F16", "F4").contains("\"F4\" is not supported"));
-    assert!(altered("\"y\"", "\"x\"").contains("begins at 8 where 0"));
+    assert!(refusal(&longer).contains("tensors take 12 bytes, and 13 bytes follow the header"));
+    let shorter = refusal(&good[..good.len() - 1]);
+    assert!(shorter.contains("take 12 bytes, and 11 bytes"), "{shorter}");
+}
+
+/// The crate's validation finds each kind of fault, and the error names the tensor.
+#[test]
+fn faulty_safetensors_headers_are_refused() {
+    let x = |offsets: &str| format!(r#"{{"dtype":"F32","shape":[2],"data_offsets":{offsets}}}"#);
+    for (from, to, reason) in [
+        (
+            "[8,12]",
+            "[9,13]",
+            "tensor y: its data is at bytes 9 to 13, expected to begin at 8",
+        ),
+        (
+            "[8,12]",
+            "[7,11]",
+            "tensor y: its data is at bytes 7 to 11, expected to begin at 8",
+        ),
+        (
+            "[0,8]",
+            "[2,10]",
+            "tensor x: its data is at bytes 2 to 10, expected to begin at 0",
+        ),
+        ("[8,12]", "[12,8]", "tensor y: its data is at bytes 12 to 8"),
+        ("[8,12]", "[8,18446744073709551615]", "tensor y: type F16"),
+        (
+            "F16",
+            "I64",
+            "tensor y: type I64 and shape [1, 2] do not fit its 4 bytes",
+        ),
+        (
+            "[1,2]",
+            "[1,3]",
+            "tensor y: type F16 and shape [1, 3] do not fit its 4 bytes",
+        ),
+        (
+            "[1,2]",
+            "[4294967296,4294967296]",
+            "tensor y: type F16 and shape [4294967296",
+        ),
+        ("[1,2]", "[1,-2]", "tensor y: invalid value"),
+        ("F16", "C64", "do not fit its 4 bytes"),
+        ("F16", "F4", "do not fit its 4 bytes"),
+        ("F16", "F17", "tensor y: unknown variant `F17`"),
+        ("\"y\"", "\"x\"", "`x` is there twice"),
+        (
+            "\"shape\":[1,2]",
+            "\"size\":[1,2]",
+            "tensor y: missing field `shape`",
+        ),
+    ] {
+        assert!(HEADER.contains(from), "{from}");
+        let message = refusal(&safetensors_file(&HEADER.replace(from, to)));
+        assert!(message.contains(reason), "{from} {to}: {message}");
+    }
+    let unsupported = HEADER.replace("F16", "U64").replace("[1,2]", "[1]");
+    let unsupported = unsupported.replace("[8,12]", "[8,16]");
+    let mut file = safetensors_file(&unsupported);
+    file.extend([0; 4]);
+    let message = refusal(&file);
+    assert!(
+        message.contains("tensor y: type U64 is not supported"),
+        "{message}"
+    );
+    // Two equal entries would pass every check of offsets.
+    let twice = format!(r#"{{"x":{0},"x":{0}}}"#, x("[0,8]"));
+    let message = refusal(&safetensors_file(&twice));
+    assert!(message.contains("`x` is there twice"), "{message}");
+    // A header that claims more bytes than the file has, or than any header needs.
+    for len in [1 << 20, 33 << 20, u64::MAX] {
+        let mut file = safetensors_file(HEADER);
+        file[..8].copy_from_slice(&len.to_le_bytes());
+        let message = refusal(&file);
+        assert!(
+            message.contains(&format!("its header is {len} bytes long")),
+            "{message}"
+        );
+    }
 }
 
 #[test]
