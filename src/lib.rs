@@ -18,9 +18,9 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`internals`] | items that tests and benchmarks use |
 //! | [`cli`] | command line, progress, exit codes |
 //! | [`fuzzing`] | entry points of the fuzz targets |
-//! | [`internals`] | items that tests and benchmarks use |
 //! | [`config`] | TOML text to checked [`config::Settings`] |
 //! | [`pe`] | Private Evolution: Algorithms 1 and 2, the plan of a run, the privacy statement |
 //! | [`evaluation`] | metrics of a population or of a file of samples, written where they may be written |

@@ -28,6 +28,8 @@ mod leaks;
 mod memory;
 #[path = "cli/refusals.rs"]
 mod refusals;
+#[path = "cli/resume.rs"]
+mod resume;
 #[path = "cli/runs.rs"]
 mod runs;
 #[path = "cli/stable_diffusion.rs"]

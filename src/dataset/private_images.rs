@@ -50,12 +50,6 @@ impl PrivateImages {
         self.source.len()
     }
 
-    /// Returns true if there is no image.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.source.is_empty()
-    }
-
     /// Returns the class names, which are declared public.
     #[must_use]
     pub fn classes(&self) -> &[String] {

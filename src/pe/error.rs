@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::initial::InitialSamplesError;
 use crate::artifacts::ArtifactsError;
 use crate::dataset::DatasetError;
 use crate::embedders::EmbedderError;
@@ -56,14 +55,6 @@ pub enum PeError {
     /// The privacy core refused.
     #[error(transparent)]
     Privacy(#[from] PrivacyError),
-    /// An `.npz` file could not be read or written.
-    #[error("{}: {source}", path.display())]
-    Npz {
-        /// The file.
-        path: PathBuf,
-        /// The error of the format.
-        source: NpzError,
-    },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -118,9 +109,7 @@ impl ExitCode for PeError {
         match self {
             Self::Artifacts(error) => error.exit_code(),
             Self::Dataset(error) => error.exit_code(),
-            Self::InitialSamples(_) | Self::Npz { .. } | Self::Io { .. } | Self::State(_) => {
-                exit_code::OUTPUT
-            }
+            Self::InitialSamples(_) | Self::Io { .. } | Self::State(_) => exit_code::OUTPUT,
             Self::Images(error) => error.exit_code(),
             Self::Generator(error) => error.exit_code(),
             Self::Embedder(error) => error.exit_code(),
@@ -141,4 +130,61 @@ impl PeError {
             source,
         }
     }
+}
+
+/// A file of samples cannot be the initial population.
+#[derive(Debug, Error)]
+pub enum InitialSamplesError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Npz {
+        /// The file.
+        path: PathBuf,
+        /// The error of the format.
+        source: NpzError,
+    },
+    /// The number of images or their size is another one.
+    #[error(
+        "{}: {} images of {}x{} where {} of {}x{} were expected",
+        path.display(), found.0, found.1, found.2, expected.0, expected.1, expected.2
+    )]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// Images, rows, columns in the file.
+        found: (u64, usize, usize),
+        /// Images, rows, columns of the plan.
+        expected: (u64, usize, usize),
+    },
+    /// The samples are marked as non-private, the run is not.
+    #[error(
+        "{}: made without privacy, so nothing derived from it is private (`--non-private` accepts \
+         that)",
+        path.display()
+    )]
+    NonPrivate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The samples are not ordered by class as planned.
+    #[error(
+        "{}: `labels` must be 0 for the samples of the first class, then 1, and so on: {expected:?} \
+         of each were expected",
+        path.display()
+    )]
+    Labels {
+        /// The file.
+        path: PathBuf,
+        /// Samples of each class.
+        expected: Vec<u64>,
+    },
+    /// A condition is missing or unknown.
+    #[error(
+        "{}: `conditions` does not give one label that the model knows for each sample",
+        path.display()
+    )]
+    Conditions {
+        /// The file.
+        path: PathBuf,
+    },
 }

@@ -2,15 +2,14 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use thiserror::Error;
-
+use super::error::InitialSamplesError;
 use super::offspring::{Offspring, generate_random, initial_lineages};
 use super::{PeError, Run};
 use crate::artifacts::{ArtifactsError, ClassLayout, GeneratedImages, RunStore, WorkPhase};
 use crate::generators::{Condition, ConditionRequest, Generator};
-use crate::images::{NpzError, SamplesReader};
+use crate::images::SamplesReader;
 use crate::streams::{self, RngKey};
 
 /// RANDOM_API(N_syn): the images of the initial population.
@@ -110,63 +109,6 @@ pub struct InitialSamples {
     reader: SamplesReader<BufReader<File>>,
     /// The condition of each sample, if the file has them.
     conditions: Option<Vec<Condition>>,
-}
-
-/// A file of samples cannot be the initial population.
-#[derive(Debug, Error)]
-pub enum InitialSamplesError {
-    /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
-    Npz {
-        /// The file.
-        path: PathBuf,
-        /// The error of the format.
-        source: NpzError,
-    },
-    /// The number of images or their size is another one.
-    #[error(
-        "{}: {} images of {}x{} where {} of {}x{} were expected",
-        path.display(), found.0, found.1, found.2, expected.0, expected.1, expected.2
-    )]
-    Shape {
-        /// The file.
-        path: PathBuf,
-        /// Images, rows, columns in the file.
-        found: (u64, usize, usize),
-        /// Images, rows, columns of the plan.
-        expected: (u64, usize, usize),
-    },
-    /// The samples are marked as non-private, the run is not.
-    #[error(
-        "{}: made without privacy, so nothing derived from it is private (`--non-private` accepts \
-         that)",
-        path.display()
-    )]
-    NonPrivate {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The samples are not ordered by class as planned.
-    #[error(
-        "{}: `labels` must be 0 for the samples of the first class, then 1, and so on: {expected:?} \
-         of each were expected",
-        path.display()
-    )]
-    Labels {
-        /// The file.
-        path: PathBuf,
-        /// Samples of each class.
-        expected: Vec<u64>,
-    },
-    /// A condition is missing or unknown.
-    #[error(
-        "{}: `conditions` does not give one label that the model knows for each sample",
-        path.display()
-    )]
-    Conditions {
-        /// The file.
-        path: PathBuf,
-    },
 }
 
 impl InitialSamples {

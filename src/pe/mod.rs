@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `algorithm` | Algorithm 1 and 2, to be read beside the paper |
 //! | `run` | opens folder and ledger, calls the algorithm, closes |
+//! | `context` | the inputs of a run, which all files here share |
 //! | `initial` | the initial population: random images, or those of a file |
 //! | `lookahead` | the mean embedding of variations, which represents a sample in the vote |
 //! | `offspring` | images of the next population, shard by shard |
@@ -15,6 +16,7 @@
 
 mod algorithm;
 mod config;
+mod context;
 mod disclosure;
 mod error;
 mod initial;
@@ -25,8 +27,8 @@ mod run;
 mod schedule;
 
 pub use config::{EvolutionConfig, OutputConfig, PopulationSpec};
+pub use context::{Run, RunIdentity};
 pub use error::PeError;
 pub use initial::InitialSamples;
-pub use plan::{Cost, Plan};
-pub use run::{Run, RunIdentity};
-pub use schedule::{Schedule, Scheduled};
+pub use plan::Plan;
+pub use schedule::Schedule;

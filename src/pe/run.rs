@@ -2,77 +2,16 @@
 
 use std::path::PathBuf;
 
-use candle_core::Device;
-
 use super::algorithm::private_evolution;
 use super::disclosure::Disclosure;
-use super::{PeError, Plan};
+use super::{PeError, Run};
 use crate::artifacts::{ArtifactsError, RunDir, RunStore};
 use crate::atomic;
 use crate::dataset::{PrivateData, PrivateImages};
-use crate::embedders::Embedder;
-use crate::evaluation::{Evaluation, Evaluator, ReferenceSource};
-use crate::generators::{Generator, RunPaths};
+use crate::evaluation::{Evaluator, ReferenceSource};
+use crate::generators::RunPaths;
 use crate::kill_point::{KillPoint, reach};
-use crate::privacy::{Fingerprint, Ledger, PrivateFolder, Sensitive, sha256_hex};
-use crate::progress::Observer;
-
-/// A validated run. Inputs are loaded; no privacy budget has been charged.
-pub struct Run<'a> {
-    /// Populations, classes, privacy, and the `[evolution]` section.
-    pub plan: &'a Plan,
-    /// The public inputs that a resumed run must share.
-    pub identity: &'a RunIdentity,
-    /// The configuration with all defaults, for `config.toml`.
-    pub resolved_config: &'a str,
-    /// Whether classes are told apart by name (`data.class_conditional`).
-    pub class_conditional: bool,
-    /// Rows and columns of each private image (`data.image_size`).
-    pub private_image_size: usize,
-    /// Whether every sample is also written as PNG (`output.plot_images`).
-    pub plot_images: bool,
-    /// The foundation model.
-    pub generator: &'a dyn Generator,
-    /// The embedding space of the vote.
-    pub embedder: &'a dyn Embedder,
-    /// The metrics of each population, if any are configured.
-    pub evaluation: Option<&'a Evaluation<'a>>,
-    /// The device of the nearest-neighbor search.
-    pub device: &'a Device,
-    /// Receives progress and requests cancellation.
-    pub observer: &'a dyn Observer,
-}
-
-/// The public inputs that the samples depend on. The ledger keeps their digest, so that a run is never
-/// resumed with others.
-#[derive(Debug, Clone)]
-pub struct RunIdentity {
-    /// The settings that affect samples, as JSON.
-    pub settings: serde_json::Value,
-    /// SHA-256 of the weights of the foundation model; `None` for a hosted model.
-    pub model_weights: Option<String>,
-    /// SHA-256 of the weights of the embedder; `None` where it has none.
-    pub embedder_weights: Option<String>,
-    /// SHA-256 of the file of initial samples; `None` where the run starts from random images.
-    pub initial_samples: Option<String>,
-}
-
-impl RunIdentity {
-    /// Version of the meaning of the settings; to be raised when equal settings yield other samples.
-    const ALGORITHM: u32 = 1;
-
-    /// Returns the SHA-256 of all inputs.
-    fn digest(&self) -> String {
-        let inputs = serde_json::json!({
-            "algorithm": Self::ALGORITHM,
-            "settings": self.settings,
-            "model_weights": self.model_weights,
-            "embedder_weights": self.embedder_weights,
-            "initial_samples": self.initial_samples,
-        });
-        sha256_hex(inputs.to_string().as_bytes())
-    }
-}
+use crate::privacy::{Fingerprint, Ledger, PrivateFolder, Sensitive};
 
 impl Run<'_> {
     /// Executes the whole plan in `dir`, or what is left of it. Returns the path of the last population.

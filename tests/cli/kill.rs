@@ -1,30 +1,25 @@
-//! Killed at any moment and resumed, a run leaves what an undisturbed one leaves.
+//! A run that is killed and resumed leaves what an uninterrupted run leaves.
+//!
+//! With the feature `insecure-test-noise`, the process is killed at each named point
+//! (`KillPoint`). Without it, the shipped program is killed at arbitrary moments.
 
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use dpsyn::internals::images::NpzReader;
+use crate::support::{World, lattice, released, wait_for};
 
-use crate::support::{World, released, wait_for};
-
-/// Slow enough to be hit in the middle, quick enough to be hit often.
-const RUN: [&str; 6] = [
-    "--set",
-    "evolution.num_samples=40",
+/// Four iterations of several shards each.
+const RUN: [&str; 4] = [
     "--set",
     "evolution.variation_degree=[0, 0, 1, 1, 2]",
     "--set",
-    "model.batch_size=2",
+    "model.batch_size=4",
 ];
+/// A run without noise, so that two runs are equal.
+const WITHOUT_NOISE: [&str; 3] = ["--non-private", "--set", "privacy.noise_multiplier=0"];
 
-fn lattice(folder: &Path, iteration: u32) -> Option<Vec<i64>> {
-    let path = folder.join(format!("{iteration}/votes.npz"));
-    let mut votes = NpzReader::open(&path).ok()?;
-    Some(votes.i64s("lattice").unwrap().1)
-}
-
-/// Iterations in the ledger's charges, in order.
+/// Returns the iterations of the charges in the ledger, in order.
 fn charges(folder: &Path) -> Vec<u64> {
     std::fs::read_to_string(folder.join("ledger.jsonl"))
         .unwrap()
@@ -36,6 +31,7 @@ fn charges(folder: &Path) -> Vec<u64> {
         .collect()
 }
 
+/// Starts the run or resumes it.
 fn start(world: &World, arguments: &[&str], environment: &[(&str, &str)]) -> Child {
     let mut command = world.command(&[&RUN[..], arguments, &["--resume"]].concat());
     command.envs(environment.iter().copied());
@@ -46,52 +42,31 @@ fn start(world: &World, arguments: &[&str], environment: &[(&str, &str)]) -> Chi
         .unwrap()
 }
 
-/// Kills a run again and again, at moments spread over it, until at least `kills` have hit it, then lets it
-/// end. A histogram that was once on disk must never change.
-fn kill_and_resume(world: &World, arguments: &[&str], environment: &[(&str, &str)], kills: usize) {
-    let out = world.path("out");
-    let mut hit = 0;
-    let mut seen: Vec<Option<Vec<i64>>> = vec![None; 5];
-    // From right at the start to long enough to get on; later ones let more through.
-    let mut wait = Duration::from_millis(3);
-    loop {
-        let mut child = start(world, arguments, environment);
-        let deadline = Instant::now() + wait;
-        let ended = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break Some(status);
-            }
-            if hit < kills.max(1) * 4 && Instant::now() >= deadline {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                break None;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        };
-        for (iteration, seen) in (1u32..).zip(&mut seen) {
-            let now = lattice(&out, iteration);
-            if seen.is_some() {
-                assert!(
-                    *seen == now,
-                    "the histogram of iteration {iteration} changed"
-                );
-            }
-            *seen = now;
-        }
-        match ended {
-            Some(status) if status.success() => break,
-            Some(status) => panic!("a resumed run failed: {status}"),
-            None => hit += 1,
-        }
-        wait = wait * 108 / 100 + Duration::from_millis(1);
-    }
-    assert!(hit >= kills, "only {hit} kills hit the run: make it longer");
-    assert_eq!(charges(&out), [1, 2, 3, 4]);
+/// Lets the run end.
+fn finish(world: &World, arguments: &[&str], environment: &[(&str, &str)]) {
+    let status = start(world, arguments, environment).wait().unwrap();
+    assert!(status.success(), "a resumed run failed: {status}");
+    assert_eq!(charges(&world.path("out")), [1, 2, 3, 4]);
 }
 
-/// The released files of both are the same, names and bytes, but for what carries the run's random id and the
-/// story of its interruptions.
-fn same(calm: &World, wild: &World) {
+/// Checks that no histogram of `before` is gone or has changed.
+fn assert_unchanged(before: &[Option<Vec<i64>>], now: &[Option<Vec<i64>>]) {
+    for (iteration, (before, now)) in (1..).zip(before.iter().zip(now)) {
+        assert!(
+            before.is_none() || before == now,
+            "the histogram of iteration {iteration} changed"
+        );
+    }
+}
+
+fn histograms(world: &World) -> Vec<Option<Vec<i64>>> {
+    let out = world.path("out");
+    (1..=4).map(|iteration| lattice(&out, iteration)).collect()
+}
+
+/// Checks that both runs released the same files, except for those with the random id of the run or
+/// the record of its interruptions.
+fn assert_same(control: &World, interrupted: &World) {
     let files = |world: &World| {
         let mut files = released(&world.path("out"));
         for (path, _) in &mut files {
@@ -103,52 +78,110 @@ fn same(calm: &World, wild: &World) {
         });
         files
     };
-    let (calm, wild) = (files(calm), files(wild));
+    let (control, interrupted) = (files(control), files(interrupted));
     let names = |files: &[(std::path::PathBuf, Vec<u8>)]| -> Vec<_> {
         files.iter().map(|(path, _)| path.clone()).collect()
     };
-    assert_eq!(names(&calm), names(&wild));
-    assert!(calm.len() > 15, "{}", calm.len());
-    for ((path, calm), (_, wild)) in calm.iter().zip(&wild) {
-        assert!(calm == wild, "{} differs", path.display());
+    assert_eq!(names(&control), names(&interrupted));
+    assert!(control.len() > 15, "{}", control.len());
+    for ((path, control), (_, interrupted)) in control.iter().zip(&interrupted) {
+        assert!(control == interrupted, "{} differs", path.display());
     }
 }
 
-#[test]
-fn kill_9_at_many_moments_changes_nothing() {
-    let arguments = ["--non-private", "--set", "privacy.noise_multiplier=0"];
-    let (calm, wild) = (World::new(), World::new());
-    calm.succeed(&[&RUN[..], &arguments].concat());
-    kill_and_resume(&wild, &arguments, &[], 20);
-    same(&calm, &wild);
+/// Kills the run some times, each time a little later after its start, then lets it end. A run that
+/// ends before it is killed is no failure: the moments depend on the machine.
+fn kill_at_moments(world: &World, arguments: &[&str]) {
+    let mut before = histograms(world);
+    for attempt in 1..=12 {
+        let mut child = start(world, arguments, &[]);
+        std::thread::sleep(Duration::from_millis(10 * attempt));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let now = histograms(world);
+        assert_unchanged(&before, &now);
+        before = now;
+    }
+    finish(world, arguments, &[]);
+    assert_unchanged(&before, &histograms(world));
 }
 
 #[test]
-fn kill_9_never_draws_noise_twice() {
-    kill_and_resume(&World::new(), &[], &[], 5);
+fn kill_9_at_any_moment_changes_nothing() {
+    let (control, interrupted) = (World::new(), World::new());
+    finish(&control, &WITHOUT_NOISE, &[]);
+    kill_at_moments(&interrupted, &WITHOUT_NOISE);
+    assert_same(&control, &interrupted);
+    // With noise, every run is another one, but a histogram that was released stays.
+    kill_at_moments(&World::new(), &[]);
 }
 
-/// With known noise, the killed run and the undisturbed one agree to the last bit.
 #[cfg(feature = "insecure-test-noise")]
-#[test]
-fn kill_9_with_known_noise_changes_nothing() {
-    let environment = [("DPSYN_TEST_NOISE_SEED", "12345")];
-    let (calm, wild) = (World::new(), World::new());
-    assert!(start(&calm, &[], &environment).wait().unwrap().success());
-    kill_and_resume(&wild, &[], &environment, 20);
-    same(&calm, &wild);
+mod points {
+    use dpsyn::internals::KillPoint;
+
+    use super::*;
+
+    /// Resumes the run and kills it where it reaches `point` for the `count`-th time. Returns false if
+    /// it ended before.
+    fn kill_at(world: &World, point: KillPoint, count: u32, environment: &[(&str, &str)]) -> bool {
+        let chosen = format!("{}:{count}", point.name());
+        let environment = [environment, &[("DPSYN_KILL_AT", &chosen)]].concat();
+        let status = start(world, &[], &environment).wait().unwrap();
+        // An aborted process has no exit code.
+        assert!(status.success() || status.code().is_none(), "{status}");
+        !status.success()
+    }
+
+    /// With known noise, a killed run and an uninterrupted one agree to the last bit.
+    #[test]
+    fn kill_at_each_point_changes_nothing() {
+        let environment = [("DPSYN_TEST_NOISE_SEED", "12345")];
+        let control = World::new();
+        finish(&control, &[], &environment);
+        for point in KillPoint::ALL {
+            let interrupted = World::new();
+            assert!(
+                kill_at(&interrupted, point, 1, &environment),
+                "the run does not reach {point:?}"
+            );
+            // Some points are reached once in a process.
+            kill_at(&interrupted, point, 2, &environment);
+            finish(&interrupted, &[], &environment);
+            assert_same(&control, &interrupted);
+        }
+    }
+
+    /// Noise of the operating system: a second draw would be another histogram.
+    #[test]
+    fn kill_around_the_release_never_shows_two_histograms() {
+        for point in [
+            KillPoint::Charged,
+            KillPoint::HistogramDrawn,
+            KillPoint::HistogramInPlace,
+            KillPoint::HistogramStored,
+        ] {
+            let world = World::new();
+            assert!(kill_at(&world, point, 1, &[]));
+            let first = histograms(&world);
+            let in_place = [KillPoint::HistogramInPlace, KillPoint::HistogramStored];
+            assert_eq!(first[0].is_some(), in_place.contains(&point), "{point:?}");
+            assert!(kill_at(&world, point, 2, &[]));
+            let second = histograms(&world);
+            assert_unchanged(&first, &second);
+            finish(&world, &[], &[]);
+            assert_unchanged(&second, &histograms(&world));
+        }
+    }
 }
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_stops_after_the_unit_and_resumes() {
+fn ctrl_c_stops_after_the_shard_and_resumes() {
     let world = World::new();
-    let mut child = world
-        .command(&[&RUN[..], &["--set", "evolution.lookahead_degree=12"]].concat())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Population 0 is there: the first lookahead, the longest stage, is under way.
+    let many = [&RUN[..], &["--set", "evolution.lookahead_degree=12"]].concat();
+    let mut child = world.command(&many).stderr(Stdio::piped()).spawn().unwrap();
+    // Population 0 is stored, so the lookahead, the longest stage, has begun.
     wait_for(&world.path("out/0/grid.png"), &mut child);
     let pid = child.id().to_string();
     let sent = std::process::Command::new("kill")
@@ -159,12 +192,6 @@ fn ctrl_c_stops_after_the_unit_and_resumes() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{text}");
     assert!(text.contains("--resume"), "{text}");
-    world.succeed(
-        &[
-            &RUN[..],
-            &["--set", "evolution.lookahead_degree=12", "--resume"],
-        ]
-        .concat(),
-    );
+    world.succeed(&[&many[..], &["--resume"]].concat());
     assert_eq!(charges(&world.path("out")), [1, 2, 3, 4]);
 }

@@ -4,13 +4,7 @@ use std::path::Path;
 
 use dpsyn::internals::images::{NpzReader, SamplesReader};
 
-use crate::support::{CLASSES, SIZE, World, write_clip};
-
-fn samples(path: &Path) -> Vec<u8> {
-    let mut reader = SamplesReader::open(path).unwrap();
-    let all = reader.len();
-    reader.read(0..all).unwrap().data().to_vec()
-}
+use crate::support::{CLASSES, SIZE, World, sample_bytes, write_clip};
 
 fn statement(world: &World, folder: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(world.path(folder).join("privacy.json")).unwrap();
@@ -99,7 +93,7 @@ fn samples_and_votes_are_plain_npz() {
     let labels: ndarray::Array1<i64> = npz.by_name("labels").unwrap();
     assert_eq!(images.shape(), [16, SIZE, SIZE, 3]);
     assert_eq!(labels.len(), 16);
-    assert!(images.into_raw_vec_and_offset().0 == samples(&world.path("out/3/samples.npz")));
+    assert!(images.into_raw_vec_and_offset().0 == sample_bytes(&world.path("out/3/samples.npz")));
     let noisy: ndarray::Array1<f64> = open("out/3/votes.npz").by_name("noisy").unwrap();
     let lattice: ndarray::Array1<i64> = open("out/3/votes.npz").by_name("lattice").unwrap();
     for (noisy, lattice) in noisy.iter().zip(&lattice) {
@@ -115,7 +109,7 @@ fn images_depend_on_the_seed_but_not_on_the_batch_size() {
         let mut arguments = vec!["--out", folder, "--set", set];
         arguments.extend(zero);
         world.succeed(&arguments);
-        samples(&world.path(folder).join("3/samples.npz"))
+        sample_bytes(&world.path(folder).join("3/samples.npz"))
     };
     let five = run("five", "model.batch_size=5");
     assert!(five == run("one", "model.batch_size=1"));
@@ -135,7 +129,7 @@ fn another_sampler_makes_other_images_and_is_not_gone_on_with() {
     ];
     let run = |folder: &str, more: &[&str]| {
         world.succeed(&[&["--out", folder], &zero[..], more].concat());
-        samples(&world.path(folder).join("3/samples.npz"))
+        sample_bytes(&world.path(folder).join("3/samples.npz"))
     };
     let first = run("first", &few);
     assert!(
@@ -257,8 +251,8 @@ fn somebody_s_samples_can_be_the_initial_population() {
     world.succeed(&["--set", "evolution.initial_samples=first/3/samples.npz"]);
     let declared = statement(&world, "out")["declared_public"].clone();
     assert!(declared["initial_samples_sha256"].is_string(), "{declared}");
-    let given = samples(&world.path("first/3/samples.npz"));
-    assert!(samples(&world.path("out/0/samples.npz")) == given);
+    let given = sample_bytes(&world.path("first/3/samples.npz"));
+    assert!(sample_bytes(&world.path("out/0/samples.npz")) == given);
     let text = world.fail(
         2,
         &[

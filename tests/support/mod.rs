@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
-use dpsyn::internals::images::{ImageBatch, png};
+use dpsyn::internals::images::{ImageBatch, NpzReader, SamplesReader, png};
 use dpsyn::internals::models::clip::{ClipVision, ClipVisionConfig};
 use dpsyn::internals::models::improved_diffusion::{UNet, UNetConfig};
 use dpsyn::internals::models::inception::{FEATURES, Inception};
@@ -303,4 +303,18 @@ pub fn released(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     files.sort();
     files
+}
+
+/// Returns the pixels of a `samples.npz`.
+pub fn sample_bytes(path: &Path) -> Vec<u8> {
+    let mut reader = SamplesReader::open(path).unwrap();
+    let count = reader.len();
+    reader.read(0..count).unwrap().data().to_vec()
+}
+
+/// Returns the released histogram of an iteration, if there is one.
+pub fn lattice(folder: &Path, iteration: u32) -> Option<Vec<i64>> {
+    let path = folder.join(format!("{iteration}/votes.npz"));
+    let mut votes = NpzReader::open(&path).ok()?;
+    Some(votes.i64s("lattice").unwrap().1)
 }
