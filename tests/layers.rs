@@ -301,7 +301,7 @@ fn modules_import_only_what_stands_below_them_in_the_map() {
 }
 
 /// Modules whose circles are not broken yet.
-const CIRCLES_TO_BREAK: [&str; 3] = ["evaluation", "kernels", "metrics"];
+const CIRCLES_TO_BREAK: [&str; 2] = ["evaluation", "metrics"];
 /// Imports that are not turned around yet.
 const UPWARD_TO_TURN: [&str; 3] = [
     "evaluation/downstream imports pe",
