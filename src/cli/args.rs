@@ -1,4 +1,4 @@
-//! What can be typed.
+//! Command-line arguments. The doc comments of fields are the help texts.
 
 use std::path::PathBuf;
 
@@ -10,14 +10,20 @@ use crate::metrics::MetricKind;
 use crate::metrics::downstream::ClassifierKind;
 use crate::privacy::Adjacency;
 
+/// The exit codes in the help of every command.
+const EXIT_CODES: &str = "Exit codes: 0 success; 2 command line or configuration; 3 images or samples; \
+    4 weights; 5 privacy core (ledger, changed private images); 6 result folder; 7 device; \
+    8 computation; 9 hosted model; 10 download; 130 interrupted. After any code, finished work is \
+    on disk, and --resume (run) or the same command (fetch) continues.";
+
 /// Differentially private synthetic images by Private Evolution.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version, about, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Arguments {
-    /// What to do.
+    /// The command to execute.
     #[command(subcommand)]
     pub command: Command,
-    /// Open no connection to any machine: work with what is here, or say what is missing
+    /// Disable all network access; report missing files instead of downloading them
     #[arg(long, global = true)]
     pub offline: bool,
     /// Format of messages on standard error: human, or json (one object per line)
@@ -25,165 +31,165 @@ pub struct Arguments {
     pub log_format: LogFormat,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make differentially private synthetic images as a configuration says
+    /// Generate differentially private synthetic images as described by a configuration
     Run(RunArguments),
-    /// Say how good a file of samples is, compared with images or their statistics
+    /// Evaluate samples against a reference: images or their statistics
     Eval(EvalArguments),
-    /// Get weights and data sets, verified, into the places where the configurations look for them
+    /// Download weights and data sets, verify them, and put them where configurations expect them
     Fetch(FetchArguments),
-    /// Say what a noise multiplier costs, or what a target epsilon needs, without running anything
+    /// Compute epsilon from a noise multiplier, or the noise multiplier for a target epsilon
     Privacy(PrivacyArguments),
 }
 
-/// `dpsyn run`.
+/// Arguments of `dpsyn run`.
 #[derive(Debug, Args)]
 pub struct RunArguments {
-    /// The configuration, one TOML file a data set
+    /// The configuration, a TOML file
     pub config: PathBuf,
-    /// Override a key, such as evolution.threshold=4 (may be given several times)
+    /// Override a key, such as evolution.threshold=4 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// The result folder, instead of the configuration's output.folder
+    /// The result folder; overrides output.folder
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda, cuda:N, cuda:N,M (several GPUs), all or metal
+    /// The device: auto, cpu, cuda, cuda:N, cuda:N,M (several GPUs), all (all CUDA GPUs) or metal
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// Go on with the run in the result folder; start one if there is none
+    /// Resume the run in the result folder, or start a new run if there is none
     #[arg(long, conflicts_with = "fresh")]
     pub resume: bool,
-    /// Start anew: an earlier result folder is kept beside under another name
+    /// Start a new run; an existing result folder is renamed and kept
     #[arg(long)]
     pub fresh: bool,
-    /// Check everything, print the plan and its price, run nothing
+    /// Check all inputs and print the plan with its privacy cost; generate nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Allow noise_multiplier = 0 or epsilon = inf; every output is then stamped as not private
+    /// Permit noise_multiplier = 0 or epsilon = inf; every output is marked as non-private
     #[arg(long)]
     pub non_private: bool,
 }
 
-/// `dpsyn eval`.
+/// Arguments of `dpsyn eval`.
 #[derive(Debug, Args)]
 pub struct EvalArguments {
-    /// The samples: `<iteration>/samples.npz` of a result folder, or another `.npz` of images
+    /// The samples: `<iteration>/samples.npz` of a result folder, or another .npz file of images
     pub samples: PathBuf,
-    /// What to compare with: a folder of images, an `.npz` of images, or an `.npz` with mu and sigma
+    /// The reference: a folder of images, an .npz file of images, or an .npz file with mu and sigma
     #[arg(long, value_name = "PATH")]
     pub against: PathBuf,
-    /// Figures: fid, precision-recall, kid, inception-score, memorisation, downstream
+    /// Metrics: fid, precision-recall, kid, inception-score, memorisation, downstream
     #[arg(long, value_delimiter = ',', default_value = "fid")]
     pub metrics: Vec<MetricKind>,
-    /// The space of the figures: inception, clip or pixels
+    /// The feature space: inception, clip or pixels
     #[arg(long, default_value = "inception")]
     pub embedder: String,
-    /// The embedder's weights
+    /// The weights of the embedder
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// Rows and columns to which all images are brought first; the samples' own by default
+    /// Size in pixels to which all images are resized first [default: the size of the samples]
     #[arg(long, value_name = "PIXELS")]
     pub resolution: Option<usize>,
-    /// Of pixels, the mean of the channels
-    #[arg(long)]
-    pub greyscale: bool,
-    /// Samples that FID is computed on; more than there are, are drawn with replacement
+    /// For the embedder pixels: use the mean of the color channels
+    #[arg(long, alias = "greyscale")]
+    pub grayscale: bool,
+    /// Number of samples for FID; if it exceeds the file's, samples are drawn with replacement
     #[arg(long, value_name = "N")]
     pub num_fid_samples: Option<usize>,
-    /// k of precision and recall [default: 3]
+    /// Number of nearest neighbors for precision and recall [default: 3]
     #[arg(long, value_name = "K")]
     pub nearest_neighbors: Option<usize>,
-    /// Random subsets that KID is averaged over [default: 100]
+    /// Number of random subsets over which KID is averaged [default: 100]
     #[arg(long, value_name = "N")]
     pub kid_subsets: Option<usize>,
-    /// Images of each set in one of them, at most [default: 1000]
+    /// Maximum number of images per set in one KID subset [default: 1000]
     #[arg(long, value_name = "N")]
     pub kid_subset_size: Option<usize>,
-    /// What `downstream` trains on the labelled samples and tests on the labelled reference: logistic (on
-    /// embeddings) or cnn (on pixels) [default: logistic]
+    /// Classifier that downstream trains on labeled samples and tests on the labeled reference:
+    /// logistic (on embeddings) or cnn (on pixels) [default: logistic]
     #[arg(long, value_name = "KIND")]
     pub classifier: Option<ClassifierKind>,
-    /// Trainings of the cnn, from --seed on; logistic draws nothing [default: 3]
+    /// Number of trainings of the cnn, with seeds from --seed on; logistic has no seed [default: 3]
     #[arg(long, value_name = "N")]
     pub seeds: Option<u32>,
-    /// Which subsets are drawn; the cnn's first seed
+    /// Seed of random subsets, and the first seed of the cnn
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Declare the reference public: figures are not marked, and lie outside of private/
+    /// Declare the reference public: metrics are neither marked nor written below private/
     #[arg(long)]
     pub public: bool,
-    /// A folder for metrics.csv, the reference's features and the closest pairs of memorisation, in private/
-    /// unless --public
+    /// Folder for metrics.csv, the features of the reference, and the closest pairs of memorisation;
+    /// files are below its private/ unless --public is given
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda, cuda:N, cuda:N,M (several GPUs), all or metal
+    /// The device: auto, cpu, cuda, cuda:N, cuda:N,M (several GPUs), all (all CUDA GPUs) or metal
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 }
 
-/// `dpsyn fetch`.
+/// Arguments of `dpsyn fetch`.
 #[derive(Debug, Args)]
 #[command(
     group = clap::ArgGroup::new("wanted").required(true).multiple(true).args(["names", "config", "list", "verify"]),
-    after_help = "Whatever was stopped, by Ctrl-C, a crash or a broken connection, goes on with the same command. \
-        DPSYN_MIRROR names an address below which all files lie under their own names, and is asked first; \
-        [mirrors] in a configuration does the same for parts of the internet. Proxies are taken from \
-        HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY. Models of the Hugging Face hub go into its usual \
-        cache, and HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean \
-        elsewhere, but the token is told to the hub alone, and not over plain http; with HF_HUB_OFFLINE nothing at \
-        all is downloaded."
+    after_help = "The same command resumes an interrupted download. \
+        DPSYN_MIRROR is a URL below which all files have their catalogue names, and is tried first; \
+        [mirrors] in a configuration replaces single URL prefixes. Proxies are read from \
+        HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY. Models of the Hugging Face hub are stored \
+        in its usual cache. HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE have \
+        their usual meaning, with two exceptions: the token is sent only to the hub itself and \
+        never over plain http, and HF_HUB_OFFLINE disables all downloads."
 )]
 pub struct FetchArguments {
-    /// What to get, such as cifar10 or inception; --list shows all names
+    /// Names of items, such as cifar10 or inception; --list shows all names
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
-    /// Get whatever this configuration needs
+    /// Fetch everything that this configuration requires
     #[arg(long = "for", value_name = "CONFIG", conflicts_with = "root")]
     pub config: Option<PathBuf>,
     /// Override a key of the configuration
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     pub set: Vec<String>,
-    /// Show what can be had, how large it is, and what is here
+    /// List all items with their size and whether they are installed
     #[arg(long, conflicts_with_all = ["names", "config", "verify"])]
     pub list: bool,
-    /// Get nothing; read what is here and check sizes and checksums
+    /// Download nothing; check the size and checksum of installed files
     #[arg(long)]
     pub verify: bool,
-    /// The folder in which data/ and weights/ lie [default: the current one]
+    /// The folder that contains data/ and weights/ [default: the current folder]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Keep an archive after its images are unpacked
+    /// Keep archives after they are unpacked
     #[arg(long)]
     pub keep_archives: bool,
-    /// Another catalogue than the built-in one
+    /// A catalogue file that replaces the built-in one
     #[arg(long, value_name = "FILE")]
     pub catalogue: Option<PathBuf>,
 }
 
-/// `dpsyn privacy`.
+/// Arguments of `dpsyn privacy`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["config", "noise_multiplier", "epsilon"]))]
 pub struct PrivacyArguments {
-    /// A configuration to read noise, iterations, delta and neighbours from
+    /// A configuration, from which noise, iterations, delta and adjacency are read
     pub config: Option<PathBuf>,
     /// Override a key of the configuration
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     pub set: Vec<String>,
-    /// Noise multiplier sigma: the noise's standard deviation in units of the sensitivity
+    /// Noise multiplier sigma: the standard deviation of the noise in units of the sensitivity
     #[arg(long, value_name = "SIGMA", requires_all = ["iterations", "delta"])]
     pub noise_multiplier: Option<f64>,
-    /// Target epsilon: prints the noise multiplier that it needs
+    /// Target epsilon, for which the required noise multiplier is printed
     #[arg(long, requires_all = ["iterations", "delta"])]
     pub epsilon: Option<f64>,
-    /// PE iterations: each releases one noisy histogram
+    /// Number of iterations; each releases one noisy histogram
     #[arg(long, value_name = "T")]
     pub iterations: Option<u32>,
-    /// Delta
+    /// Delta, the second parameter of the guarantee
     #[arg(long)]
     pub delta: Option<f64>,
-    /// Which data sets count as neighbours: add-remove (default) or replace-one
+    /// Neighboring relation between data sets: add-remove (default) or replace-one
     #[arg(long, value_parser = adjacency)]
     pub adjacency: Option<Adjacency>,
 }
@@ -206,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn privacy_wants_one_question_with_all_its_parts() {
+    fn privacy_requires_one_complete_question() {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         assert!(parse("dpsyn privacy c.toml").is_ok());
         assert!(parse("dpsyn privacy --epsilon 1 --iterations 3 --delta 1e-5").is_ok());
@@ -216,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn fetch_wants_something_and_every_command_can_be_offline() {
+    fn fetch_requires_an_item_and_every_command_can_be_offline() {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         for good in [
             "dpsyn fetch cifar10 inception",

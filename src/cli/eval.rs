@@ -320,7 +320,7 @@ fn embedder(arguments: &EvalArguments, resolution: usize) -> Result<EmbedderConf
         )),
         ("pixels", None) => Ok(EmbedderConfig::Pixels(PixelsConfig {
             size: Some(resolution),
-            grayscale: arguments.greyscale,
+            grayscale: arguments.grayscale,
         })),
         ("pixels", Some(_)) => Err(refuse(
             "--weights",
