@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::DeviceChoice;
+use super::device::DeviceChoice;
 use crate::logging::LogFormat;
 use crate::metrics::MetricKind;
 use crate::metrics::downstream::ClassifierKind;

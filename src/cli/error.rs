@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::DeviceError;
+use super::device::DeviceError;
 use super::missing::MissingArtifacts;
 use crate::artifacts::ArtifactsError;
 use crate::config::ConfigError;

@@ -13,9 +13,7 @@ mod progress;
 mod run;
 mod units;
 
-pub use args::{Arguments, Command};
-pub use device::{DeviceChoice, DeviceError, Devices};
-pub use error::CliError;
+pub use device::DeviceChoice;
 
 use std::process::ExitCode;
 
@@ -29,17 +27,17 @@ use crate::logging::PRIVATE;
 /// [`exit_code`](crate::exit_code).
 pub fn main() -> ExitCode {
     hide_panic_messages();
-    let arguments = Arguments::parse();
+    let arguments = args::Arguments::parse();
     output::init(arguments.log_format);
     if arguments.offline {
         crate::net::disable();
     }
     info!(target: PRIVATE, "dpsyn {}: {:?}", env!("CARGO_PKG_VERSION"), arguments.command);
     let result = match arguments.command {
-        Command::Run(arguments) => run::run(&arguments),
-        Command::Eval(arguments) => eval::run(&arguments),
-        Command::Fetch(arguments) => fetch::run(&arguments),
-        Command::Privacy(arguments) => privacy::run(&arguments),
+        args::Command::Run(arguments) => run::run(&arguments),
+        args::Command::Eval(arguments) => eval::run(&arguments),
+        args::Command::Fetch(arguments) => fetch::run(&arguments),
+        args::Command::Privacy(arguments) => privacy::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

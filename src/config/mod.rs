@@ -1,7 +1,7 @@
 //! From one TOML file to validated settings.
 //!
 //! Input: the text of a configuration and `--set` overrides. Output: [`Settings`], whose values have
-//! passed every check that needs no data, and [`Locations`], with which a later check (of data or
+//! passed every check that needs no data, and [`Locations`](document::Locations), with which a later check (of data or
 //! weights) can name the line of a value. The struct of each section belongs to its own module; this
 //! module only composes them.
 //!
@@ -15,7 +15,6 @@ mod secrets;
 mod settings;
 mod sources;
 
-pub use document::{Document, Locations};
 pub use error::ConfigError;
 pub use settings::{Loaded, Settings};
 pub use sources::ConfigSources;
