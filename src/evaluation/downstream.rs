@@ -2,7 +2,7 @@
 //! never sees before the test.
 
 use super::evaluator::Evaluator;
-use super::reference::{ReferenceImages, ReferenceSource, Source};
+use super::reference::ReferenceSource;
 use super::{EvaluationError, Guarded, SampleSetId};
 use crate::embedders::Embeddings;
 use crate::images::ImageBatch;
@@ -41,9 +41,10 @@ impl Evaluator<'_> {
             ClassifierKind::Logistic => self.predict_by_regression(vectors, training)?,
             ClassifierKind::Cnn => self.predict_by_networks(training)?,
         };
-        let images = self.reference_images()?;
-        let reference = Some(images.len()).into();
-        let output = predictions.zip(images.labels()).try_map(
+        let source = self.labeled_source()?;
+        let reference = source.count().into();
+        let labels = source.labels().ok_or_else(unprepared)?;
+        let output = predictions.zip(labels).try_map(
             |(predictions, labels)| -> Result<MetricOutput, MetricsError> {
                 let accuracy = accuracy(&predictions, &labels)?;
                 Ok(MetricOutput::from(vec![MetricValue {
@@ -59,12 +60,15 @@ impl Evaluator<'_> {
         self.record(samples, MetricKind::Downstream, &output, None, show)
     }
 
-    /// Returns the labeled images of the reference.
-    fn reference_images(&mut self) -> Result<&mut ReferenceImages, EvaluationError> {
-        match &mut self.source {
-            Some(ReferenceSource(Source::Images(images))) => Ok(images),
-            _ => Err(unprepared().into()),
-        }
+    /// Returns the reference, which has labeled images.
+    fn labeled_source(&mut self) -> Result<&mut ReferenceSource, EvaluationError> {
+        Ok(self.source.as_mut().ok_or_else(unprepared)?)
+    }
+
+    /// Number of classes of the reference.
+    fn classes(&mut self) -> Result<usize, EvaluationError> {
+        let classes = self.labeled_source()?.classes().map(<[_]>::len);
+        Ok(classes.ok_or_else(unprepared)?)
     }
 
     fn predict_by_regression(
@@ -72,7 +76,7 @@ impl Evaluator<'_> {
         vectors: Option<&Embeddings>,
         training: &Training,
     ) -> Result<Guarded<Predictions>, EvaluationError> {
-        let classes = self.reference_images()?.classes().len();
+        let classes = self.classes()?;
         let vectors = vectors.ok_or_else(unprepared)?;
         let settings = LogisticConfig::default();
         let model = LogisticRegression::fit(vectors, &training.labels, classes, &settings)
@@ -89,20 +93,21 @@ impl Evaluator<'_> {
         training: &Training,
     ) -> Result<Guarded<Predictions>, EvaluationError> {
         let observer = self.evaluation.observer;
-        let classes = self.reference_images()?.classes().len();
+        let classes = self.classes()?;
         let networks = self.train_networks(LabeledImages {
             images: training.images.as_ref().ok_or_else(unprepared)?,
             labels: &training.labels,
             classes,
         })?;
         let none = Guarded::Public(vec![Vec::new(); networks.len()]);
-        let images = self.reference_images()?;
-        images.fold("testing", observer, none, |predictions, batch| {
+        let source = self.labeled_source()?;
+        let predictions = source.fold_images("testing", observer, none, |predictions, batch| {
             for (predictions, network) in predictions.iter_mut().zip(&networks) {
                 predictions.extend(network.predict(batch)?);
             }
             Ok(())
-        })
+        })?;
+        Ok(predictions.ok_or_else(unprepared)?)
     }
 
     /// Trains one network for each seed.

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::evaluator::Evaluator;
-use super::reference::{ReferenceSource, Source};
 use super::{EvaluationError, SampleSetId};
 use crate::images::ImageBatch;
 use crate::metrics::memorization::ClosestPairs;
@@ -29,18 +28,19 @@ impl Evaluator<'_> {
         let name = format!("closest-{}-{settings}.png", samples.key());
         let observer = self.evaluation.observer;
         let source = self.source.as_mut().filter(|_| self.store.keeps_results());
-        let (Some(output), Some(ReferenceSource(Source::Images(images)))) =
-            (self.memorization.take(), source)
-        else {
+        let (Some(output), Some(source)) = (self.memorization.take(), source) else {
             return Ok(None);
         };
         let mut pairs = output.map(|output| ClosestPairs::new(&output.closest));
         read(&mut |batch| pairs.update(|pairs| pairs.add_synthetic(batch)))?;
         let stage = "reading reference images";
-        let pairs = images.fold(stage, observer, pairs, |pairs, batch| {
+        let pairs = source.fold_images(stage, observer, pairs, |pairs, batch| {
             pairs.add_reference(batch);
             Ok(())
         })?;
+        let Some(pairs) = pairs else {
+            return Ok(None);
+        };
         let picture = pairs
             .try_map_ref(ClosestPairs::picture)
             .map_err(MetricsError::from)?;

@@ -15,38 +15,27 @@ use crate::embedders::embed_all;
 use crate::images::{ImageBatch, ImageSource};
 use crate::metrics::features::{FeatureAccumulator, Features};
 use crate::metrics::table::FeatureSpace;
-use crate::metrics::{FeatureSet, MetricsError, Statistics};
+use crate::metrics::{MetricsError, Statistics};
 use crate::privacy::{Fingerprint, PrivateFolder, Sensitive, sha256_hex};
 use crate::progress::{Observer, Unit};
 
 /// Images or statistics that samples are compared with.
-pub struct ReferenceSource(pub(super) Source);
-
-pub(super) enum Source {
-    Images(ReferenceImages),
-    Statistics(ReferenceStatistics),
-}
-
-/// Reference images that are read from their source when a metric needs them.
-pub(super) enum ReferenceImages {
-    Private {
-        images: Box<PrivateImages>,
-        /// Fingerprint of the images when they were checked.
-        fingerprint: Sensitive<Fingerprint>,
-    },
-    Public {
-        images: Box<ImageSource>,
-        /// Digest of the images, once it was computed.
-        digest: Option<String>,
-    },
-}
-
-pub(super) struct ReferenceStatistics {
-    statistics: Guarded<Statistics>,
-    /// Declared public, like the number of private images.
+pub struct ReferenceSource {
+    data: ReferenceData,
+    /// Number of images; `None` where a file of statistics does not say.
     count: Option<usize>,
-    /// Fingerprint of private statistics.
+    /// Class names of images.
+    classes: Option<Vec<String>>,
+    /// Fingerprint of private data; `None` for a public reference.
     fingerprint: Option<Sensitive<Fingerprint>>,
+    /// Digest of public data, once it was computed.
+    digest: Option<String>,
+}
+
+enum ReferenceData {
+    PrivateImages(Box<PrivateImages>),
+    PublicImages(Box<ImageSource>),
+    Statistics(Guarded<Statistics>),
 }
 
 /// The private images of a run, lent for the evaluation of one population.
@@ -63,80 +52,88 @@ impl ReferenceSource {
     /// Private images with the fingerprint of their check.
     #[must_use]
     pub fn private_images(images: PrivateImages, fingerprint: Sensitive<Fingerprint>) -> Self {
-        Self(Source::Images(ReferenceImages::Private {
-            images: Box::new(images),
-            fingerprint,
-        }))
+        Self {
+            count: Some(images.len()),
+            classes: Some(images.classes().to_vec()),
+            data: ReferenceData::PrivateImages(Box::new(images)),
+            fingerprint: Some(fingerprint),
+            digest: None,
+        }
     }
 
     /// Images that the user declares public.
     #[must_use]
     pub fn public_images(images: ImageSource) -> Self {
-        Self(Source::Images(ReferenceImages::Public {
-            images: Box::new(images),
+        Self {
+            count: Some(images.len()),
+            classes: Some(images.classes().to_vec()),
+            data: ReferenceData::PublicImages(Box::new(images)),
+            fingerprint: None,
             digest: None,
-        }))
+        }
     }
 
     /// Statistics of images; `public` if the user declares them public.
     #[must_use]
     pub fn statistics(statistics: Statistics, public: bool) -> Self {
         let count = statistics.count;
-        let (statistics, fingerprint) = if public {
-            (Guarded::Public(statistics), None)
-        } else {
-            let statistics = Sensitive::new(statistics);
-            let fingerprint = statistics.map_ref(fingerprint_of);
-            (Guarded::Private(statistics), Some(fingerprint))
+        let digest = public.then(|| digest_of(&statistics));
+        let statistics = match public {
+            true => Guarded::Public(statistics),
+            false => Guarded::Private(Sensitive::new(statistics)),
         };
-        Self(Source::Statistics(ReferenceStatistics {
-            statistics,
+        let fingerprint = match &statistics {
+            Guarded::Private(statistics) => Some(statistics.map_ref(fingerprint_of)),
+            Guarded::Public(_) => None,
+        };
+        Self {
+            data: ReferenceData::Statistics(statistics),
             count,
+            classes: None,
             fingerprint,
-        }))
+            digest,
+        }
     }
 
     /// Returns true if the user declared the reference public.
     pub(super) fn is_public(&self) -> bool {
-        match &self.0 {
-            Source::Images(images) => matches!(images, ReferenceImages::Public { .. }),
-            Source::Statistics(statistics) => statistics.fingerprint.is_none(),
-        }
+        self.fingerprint.is_none()
     }
 
-    /// Number of images; `None` where a file of statistics does not say.
+    /// Fingerprint of a private reference.
+    pub(super) fn fingerprint(&self) -> Option<&Sensitive<Fingerprint>> {
+        self.fingerprint.as_ref()
+    }
+
+    /// Number of images, which is declared public; `None` where a file of statistics does not say.
     #[must_use]
     pub fn count(&self) -> Option<usize> {
-        match &self.0 {
-            Source::Images(images) => Some(images.len()),
-            Source::Statistics(statistics) => statistics.count,
-        }
+        self.count
     }
 
     /// Number of images that can be embedded; `None` for statistics.
     #[must_use]
     pub fn images(&self) -> Option<usize> {
-        match &self.0 {
-            Source::Images(images) => Some(images.len()),
-            Source::Statistics(_) => None,
+        match self.data {
+            ReferenceData::Statistics(_) => None,
+            _ => self.count,
         }
     }
 
-    /// Class names of labeled images, which are declared public.
+    /// Class names of images, which are declared public.
     #[must_use]
     pub fn classes(&self) -> Option<&[String]> {
-        match &self.0 {
-            Source::Images(images) => Some(images.classes()),
-            Source::Statistics(_) => None,
-        }
+        self.classes.as_deref()
     }
 
-    /// Fingerprint of a private reference.
-    pub(super) fn fingerprint(&self) -> Option<&Sensitive<Fingerprint>> {
-        match &self.0 {
-            Source::Images(ReferenceImages::Private { fingerprint, .. }) => Some(fingerprint),
-            Source::Images(ReferenceImages::Public { .. }) => None,
-            Source::Statistics(statistics) => statistics.fingerprint.as_ref(),
+    /// Class of each image, as an index into [`ReferenceSource::classes`].
+    pub(super) fn labels(&self) -> Option<Guarded<Vec<u32>>> {
+        match &self.data {
+            ReferenceData::PrivateImages(images) => {
+                Some(Guarded::Private(images.labels().map_ref(Vec::clone)))
+            }
+            ReferenceData::PublicImages(images) => Some(Guarded::Public(images.labels().to_vec())),
+            ReferenceData::Statistics(_) => None,
         }
     }
 
@@ -145,13 +142,10 @@ impl ReferenceSource {
         &mut self,
         observer: &dyn Observer,
     ) -> Result<Option<String>, EvaluationError> {
-        match &mut self.0 {
-            Source::Images(images) => images.public_digest(observer),
-            Source::Statistics(statistics) => Ok(match &statistics.statistics {
-                Guarded::Public(statistics) => Some(digest_of(statistics)),
-                Guarded::Private(_) => None,
-            }),
+        if let (ReferenceData::PublicImages(images), None) = (&mut self.data, &self.digest) {
+            self.digest = Some(digest_of_images(images, observer)?);
         }
+        Ok(self.digest.clone())
     }
 
     /// Computes the features of the reference, or reads those that an earlier evaluation stored.
@@ -160,107 +154,51 @@ impl ReferenceSource {
         evaluation: &Evaluation<'_>,
         store: &ResultStore,
     ) -> Result<Guarded<Features>, EvaluationError> {
-        match &mut self.0 {
-            Source::Images(images) => images.features(evaluation, store),
-            Source::Statistics(statistics) => Ok(statistics.statistics.map_ref(features_of)),
-        }
-    }
-}
-
-impl ReferenceImages {
-    /// Number of images, which is declared public.
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Private { images, .. } => images.len(),
-            Self::Public { images, .. } => images.len(),
-        }
-    }
-
-    /// Class names, which are declared public.
-    pub(super) fn classes(&self) -> &[String] {
-        match self {
-            Self::Private { images, .. } => images.classes(),
-            Self::Public { images, .. } => images.classes(),
-        }
-    }
-
-    /// Class of each image, as an index into [`ReferenceImages::classes`].
-    pub(super) fn labels(&self) -> Guarded<Vec<u32>> {
-        match self {
-            Self::Private { images, .. } => Guarded::Private(images.labels().map_ref(Vec::clone)),
-            Self::Public { images, .. } => Guarded::Public(images.labels().to_vec()),
+        let digest = self.public_digest(evaluation.observer)?;
+        match (&mut self.data, &self.fingerprint) {
+            (ReferenceData::PrivateImages(images), Some(fingerprint)) => RunImages {
+                images,
+                fingerprint,
+                vote: None,
+            }
+            .features(evaluation, store),
+            (ReferenceData::PublicImages(images), _) => {
+                let name = statistics_name(&digest.unwrap_or_default(), &evaluation.space);
+                let file = store.public_cache().map(|root| root.join(name));
+                let features = public_features(images, evaluation, file.as_deref())?;
+                Ok(Guarded::Public(features))
+            }
+            (ReferenceData::Statistics(statistics), _) => Ok(statistics.map_ref(features_of)),
+            (ReferenceData::PrivateImages(_), None) => Err(EvaluationError::NoReference),
         }
     }
 
     /// Reads all images in order, and changes `value` by each batch. The result is private if the
-    /// images are.
-    pub(super) fn fold<T>(
+    /// images are. Returns `None` for statistics.
+    pub(super) fn fold_images<T>(
         &mut self,
         stage: &str,
         observer: &dyn Observer,
         mut value: Guarded<T>,
         mut change: impl FnMut(&mut T, &ImageBatch) -> Result<(), MetricsError>,
-    ) -> Result<Guarded<T>, EvaluationError> {
-        match self {
-            Self::Private {
-                images,
-                fingerprint,
-            } => {
+    ) -> Result<Option<Guarded<T>>, EvaluationError> {
+        match (&mut self.data, &self.fingerprint) {
+            (ReferenceData::PrivateImages(images), Some(fingerprint)) => {
                 let mut value = value.into_sensitive();
                 images.each(fingerprint, stage, observer, |batch| {
                     value.try_extend_with(batch, |value, batch| change(value, &batch))?;
                     Ok::<_, EvaluationError>(())
                 })?;
-                Ok(Guarded::Private(value))
+                Ok(Some(Guarded::Private(value)))
             }
-            Self::Public { images, .. } => {
+            (ReferenceData::PublicImages(images), _) => {
                 for_each_batch(images, stage, observer, |batch| {
                     value.try_update(|value| change(value, &batch))?;
                     Ok(())
                 })?;
-                Ok(value)
+                Ok(Some(value))
             }
-        }
-    }
-
-    fn public_digest(
-        &mut self,
-        observer: &dyn Observer,
-    ) -> Result<Option<String>, EvaluationError> {
-        let Self::Public { images, digest } = self else {
-            return Ok(None);
-        };
-        if digest.is_none() {
-            *digest = Some(digest_of_images(images, observer)?);
-        }
-        Ok(digest.clone())
-    }
-
-    fn features(
-        &mut self,
-        evaluation: &Evaluation<'_>,
-        store: &ResultStore,
-    ) -> Result<Guarded<Features>, EvaluationError> {
-        let set = evaluation.config.reference_features();
-        let digest = self.public_digest(evaluation.observer)?;
-        match self {
-            Self::Private {
-                images,
-                fingerprint,
-            } => {
-                let own = RunImages {
-                    images,
-                    fingerprint,
-                    vote: None,
-                };
-                own.features(evaluation, store)
-            }
-            Self::Public { images, .. } => {
-                let name = statistics_name(&digest.unwrap_or_default(), &evaluation.space);
-                let file = store.public_cache().map(|root| root.join(name));
-                let features = public_features(images, evaluation, set, file.as_deref())?;
-                Ok(Guarded::Public(features))
-            }
+            _ => Ok(None),
         }
     }
 }
@@ -319,9 +257,9 @@ fn for_each_batch(
 fn public_features(
     images: &mut ImageSource,
     evaluation: &Evaluation<'_>,
-    set: FeatureSet,
     file: Option<&Path>,
 ) -> Result<Features, EvaluationError> {
+    let set = evaluation.config.reference_features();
     let only_moments = set.moments && !set.vectors;
     if let Some(path) = file.filter(|path| only_moments && path.exists()) {
         return Ok(features_of(&Statistics::open(path)?));

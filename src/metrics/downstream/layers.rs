@@ -127,7 +127,7 @@ impl Dense {
     }
 }
 
-/// Batch normalisation (Ioffe & Szegedy 2015, arXiv 1502.03167).
+/// Batch normalization (Ioffe & Szegedy 2015, arXiv 1502.03167).
 #[derive(Debug, Clone)]
 pub(super) struct BatchNorm {
     /// All are `[1, channels]`.
@@ -160,20 +160,20 @@ impl BatchNorm {
         let count = rows.dim(0)?;
         let ones = Tensor::ones((count, 1), rows.dtype(), rows.device())?;
         let spread = |row: &Tensor| ones.matmul(row);
-        let (centred, variance) = if train {
+        let (centered, variance) = if train {
             let mean = |x: &Tensor| ones.t()?.matmul(x)? * (1.0 / count as f64);
             let batch_mean = mean(&rows)?;
-            let centred = (&rows - spread(&batch_mean)?)?;
-            let variance = mean(&centred.sqr()?)?;
+            let centered = (&rows - spread(&batch_mean)?)?;
+            let variance = mean(&centered.sqr()?)?;
             self.remember(&batch_mean, &variance, count)?;
-            (centred, variance)
+            (centered, variance)
         } else {
             let mean = self.running_mean.as_tensor();
             let variance = self.running_variance.as_tensor().clone();
             ((&rows - spread(mean)?)?, variance)
         };
         let scale = (self.gain.as_tensor() / (variance + Self::EPS)?.sqrt()?)?;
-        let y = ((centred * spread(&scale)?)? + spread(&self.bias)?)?;
+        let y = ((centered * spread(&scale)?)? + spread(&self.bias)?)?;
         y.reshape(x.shape())
     }
 
@@ -195,7 +195,7 @@ mod tests {
     use crate::models::testing::uniform;
 
     #[test]
-    fn a_batch_is_normalised_and_remembered() {
+    fn a_batch_is_normalized_and_remembered() {
         let mut parameters = Parameters::default();
         let norm = BatchNorm::new(3, &mut parameters, &Device::Cpu).unwrap();
         let x = ((uniform(&[4, 5, 5, 3], 1) * 2.0).unwrap() + 7.0).unwrap();
