@@ -1,7 +1,7 @@
-//! How fast the operators, networks and searches are. `benches/README.md` says how to read it.
+//! Benchmarks of operators, networks and searches; `benches/README.md` explains the output.
 //!
-//! `cargo bench` times everything by itself. `cargo bench --bench speed -- --serve` answers on standard
-//! output, for `peers/compare.py`, which times others in turns with it.
+//! `cargo bench` times everything. `cargo bench --bench speed -- --serve` answers commands from
+//! standard input on standard output, for `peers/compare.py`, which times peers in turns with it.
 
 mod cases;
 
@@ -34,14 +34,14 @@ fn large(bencher: divan::Bencher<'_, '_>, name: &str) {
 
 fn time(bencher: divan::Bencher<'_, '_>, name: &str) {
     let mut work = cases::prepare(name).unwrap_or_else(|| panic!("no case {name}"));
-    // Packs weights, fills caches, starts threads.
+    // A round that is not timed packs weights, fills caches and starts threads.
     if name != "quickstart" {
         work();
     }
     bencher.bench_local(work);
 }
 
-/// One command a line: `prepare NAME` answers `ready`, `run N` answers the seconds of N rounds.
+/// Reads one command per line: `prepare NAME` answers `ready`, `run N` the seconds of N rounds.
 fn serve() -> io::Result<()> {
     let mut work = None;
     let mut answers = io::stdout();
@@ -49,7 +49,7 @@ fn serve() -> io::Result<()> {
         let line = line?;
         let answer = match (line.trim().split_once(' '), &mut work) {
             (Some(("prepare", name)), _) => {
-                // The old case's memory goes before the new one is made.
+                // Frees the memory of the old case before the new one is made.
                 drop(work.take());
                 work = cases::prepare(name);
                 match work {
@@ -62,7 +62,7 @@ fn serve() -> io::Result<()> {
                 (0..rounds.parse().unwrap_or(1)).for_each(|_: u32| work());
                 format!("{:.9}", start.elapsed().as_secs_f64())
             }
-            _ => format!("error: {line} is neither `prepare NAME` nor, after that, `run N`"),
+            _ => format!("error: expected `prepare NAME` or, after that, `run N`, not `{line}`"),
         };
         writeln!(answers, "{answer}")?;
         answers.flush()?;

@@ -1,15 +1,16 @@
 #!/bin/sh
-# Builds dpsyn with CUDA and cuDNN on any x86-64 Linux machine: no GPU, driver or toolkit is needed for that. The program
-# starts on any such machine, too, looks for NVIDIA's libraries when it runs, and computes on the CPU where they
-# are missing.
+# Builds dpsyn with CUDA and cuDNN on any x86-64 Linux machine without a GPU, driver or toolkit. The
+# program also starts on any such machine: it loads NVIDIA's libraries at run time, and computes on the
+# CPU where they are missing.
 #
-#   scripts/build-cuda.sh [FOLDER]       # FOLDER: where it works, target/cuda by default
+#   scripts/build-cuda.sh [FOLDER]       # FOLDER: for its files, target/cuda by default
 #   CARGO_PROFILE=dist scripts/build-cuda.sh
-#   scripts/build-cuda.sh FOLDER test --release --test goldens     # any other command of cargo, with cuDNN
+#   scripts/build-cuda.sh FOLDER test --release --test goldens     # any other cargo command
 #
-# Needs cargo, a C and C++ compiler, pip and unzip. To run on a GPU: a driver of CUDA 13 (580 or later) and libcublas,
-# libcurand and libcudnn 9 where the loader finds them. CUDA_COMPUTE_CAP is the oldest card that it runs on, 80 (Ampere)
-# by default; newer ones compile the kernels when they are first used.
+# Needs cargo, a C and C++ compiler, pip and unzip. To run on a GPU, the program needs a driver of CUDA
+# 13 (580 or later) and libcublas, libcurand and libcudnn 9 on the loader's path. CUDA_COMPUTE_CAP is
+# the oldest supported compute capability, 80 (Ampere) by default; on newer GPUs the driver compiles the
+# kernels at their first use.
 set -eu
 cd "$(dirname "$0")/.."
 work=${1:-target/cuda}
@@ -22,8 +23,8 @@ CUDA_HOME=$(scripts/fetch-nvcc.sh "$work/nvcc")
 CUDA_PATH=$CUDA_HOME
 export CUDA_HOME CUDA_PATH
 
-# candle-kernels also compiles matrix products of quantised weights to objects, half of the time of the whole build. dpsyn
-# has no use for them: they become empty objects, and what is not called is not linked.
+# candle-kernels also compiles matrix products of quantized weights to objects, which takes half of the
+# whole build. dpsyn does not call them, so they become empty objects here and nothing refers to them.
 cat > "$work/bin/nvcc" <<'NVCC'
 #!/bin/sh
 object= file= before=
@@ -49,7 +50,7 @@ workspace="$work/workspace"
 
 export PATH="$work/bin:$CUDA_HOME/bin:$PATH" NVCC="$work/bin/nvcc"
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-80}" CUDARC_CUDA_VERSION=13000
-# Between flags stands a byte that no path has, unlike a space.
+# Flags are separated by a byte that no path contains, unlike a space.
 CARGO_ENCODED_RUSTFLAGS=$(printf -- '-Lnative=%s\037--cfg\037dpsyn_dynamic_cuda' "$work/link")
 export CARGO_TARGET_DIR="$work/target" CARGO_ENCODED_RUSTFLAGS
 cd "$work/workspace"

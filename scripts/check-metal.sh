@@ -1,18 +1,20 @@
 #!/bin/sh
-# Type-checks the GPU backend `metal` for Macs with Apple's processors on a Debian machine; it can neither be linked nor run there. Not part
-# of the gate.
+# Type-checks the GPU backend `metal` for Macs with Apple silicon on a Debian machine, where it can
+# neither be linked nor run. Not part of the gate.
 #
-#   scripts/check-metal.sh FOLDER       # FOLDER: where Debian's compiler is unpacked
+#   scripts/check-metal.sh FOLDER       # FOLDER: with Debian's compiler, unpacked
 #
-# The compiler's standard library for that target is checked along with it, from source, which needs Debian's own compiler in its version for the
-# web. Unpack these packages into FOLDER (`apt-get download`, then `dpkg -x PACKAGE FOLDER`; nothing is installed):
+# The standard library for that target is checked from source, which needs Debian's compiler package
+# for the web. Unpack these packages into FOLDER (`apt-get download`, then `dpkg -x PACKAGE FOLDER`;
+# nothing is installed):
 #   rustc-web rust-web-src libstd-rust-web-1.96 libstd-rust-web-dev libllvm22
-# On a Mac, or where rustup has the target aarch64-apple-darwin, `cargo check --features metal` with that target does the same.
+# On a Mac, or where rustup has the target aarch64-apple-darwin, `cargo check --features metal` with
+# that target does the same.
 set -eu
 cd "$(dirname "$0")/.."
-[ $# = 1 ] || { sed -n '5,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# = 1 ] || { sed -n '5,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 folder=$(cd "$1" && pwd)
-[ -x "$folder/usr/bin/rustc" ] || { echo "$0: there is no $folder/usr/bin/rustc" >&2; exit 2; }
+[ -x "$folder/usr/bin/rustc" ] || { echo "$0: $folder/usr/bin/rustc does not exist" >&2; exit 2; }
 work=target/metal-check
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
@@ -20,7 +22,8 @@ cat > "$work/rustc" <<RUSTC
 #!/bin/sh
 LD_LIBRARY_PATH="$folder/usr/lib/x86_64-linux-gnu" exec "$folder/usr/bin/rustc" "\$@"
 RUSTC
-# Stand in for Apple's C compiler and archiver, which the one dependency with C code asks for: what nobody links may be empty.
+# Replace Apple's C compiler and archiver, which a dependency with C code calls: nothing is linked, so
+# their outputs may be empty.
 cat > "$work/cc" <<'CC'
 #!/bin/sh
 before=
@@ -38,4 +41,5 @@ AR
 chmod +x "$work/rustc" "$work/cc" "$work/ar"
 export CC_aarch64_apple_darwin="$work/cc" AR_aarch64_apple_darwin="$work/ar"
 RUSTC="$work/rustc" RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$work/target" \
-    cargo check --locked -Zbuild-std=std,panic_abort --target aarch64-apple-darwin --lib --bins --no-default-features --features metal
+    cargo check --locked -Zbuild-std=std,panic_abort --target aarch64-apple-darwin \
+        --lib --bins --no-default-features --features metal

@@ -1,4 +1,4 @@
-// See emulate-cuda-kernels.sh.
+// Runs the CUDA kernels on a CPU; see emulate-cuda-kernels.sh.
 
 #include <barrier>
 #include <bit>
@@ -11,7 +11,8 @@
 #include <thread>
 #include <vector>
 
-// What the kernels use of CUDA. Blocks run one after the other, so that static memory is a block's own.
+// The parts of CUDA that the kernels use. Blocks run one after another, so that static memory belongs
+// to one block.
 struct Index {
     unsigned x;
 };
@@ -39,7 +40,7 @@ static void launch(unsigned blocks, unsigned threads, const std::function<void()
     together = &barrier;
     blockDim.x = threads;
     std::vector<std::thread> running;
-    // All blocks by the same threads: a barrier between two of them keeps these apart.
+    // The same threads run all blocks; a barrier separates one block from the next.
     for (unsigned thread = 0; thread < threads; thread++) {
         running.emplace_back([&, thread] {
             threadIdx.x = thread;
@@ -70,7 +71,7 @@ template <typename T> struct Numbers {
 
 static int failures = 0;
 
-// A result is rounded once, to `digits` bits, and computed in float.
+// The tolerance of a result that is computed in float and rounded once, to `digits` bits.
 template <typename T>
 static void check(const char *what, const std::vector<T> &found, const std::vector<double> &expected, double slack) {
     const double rounding = sizeof(T) == 2 ? 1.0 / 256 : 1e-6;
@@ -94,7 +95,7 @@ template <typename T> static void norms(NormKernel<T> kernel) {
     for (auto [n, channels, groups, area, threads] : {Case{2, 12, 4, 35, 128}, Case{3, 8, 8, 1, 32}, Case{1, 6, 2, 300, 256}}) {
         for (unsigned flags = 0; flags < 4; flags++) {
             const unsigned modulate = flags & 1, silu = flags >> 1, stride = 2 * channels;
-            // Far from 0, where a careless variance loses its digits.
+            // Far from 0, where a variance computed as a difference of means would lose its digits.
             Numbers<T> x((size_t)n * channels * area, 5);
             Numbers<float> weight(channels), bias(channels), emb((size_t)n * stride);
             std::vector<T> y(x.typed.size());

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Fetches NVIDIA's compiler from its Python packages, 100 MB, checks them against nvcc-wheels.sha256 and unpacks them in the
-# folder $1. No driver, toolkit or GPU is needed, only pip and unzip, on x86-64 Linux. Says where CUDA_HOME is.
+# Downloads NVIDIA's compiler as Python packages (100 MB), checks them against nvcc-wheels.sha256,
+# unpacks them into the folder $1 and prints CUDA_HOME. Needs pip and unzip on x86-64 Linux; no driver,
+# toolkit or GPU.
 set -eu
 sums=$(cd "$(dirname "$0")" && pwd)/nvcc-wheels.sha256
 mkdir -p "$1"
@@ -11,7 +12,7 @@ if [ ! -e complete ]; then
         nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 \
         nvidia-cuda-cccl==13.0.85 >&2
     (cd wheels && sha256sum --check --quiet "$sums") >&2
-    # unzip keeps the permission to run; Python's own would not.
+    # Unlike Python's zipfile, unzip keeps the permission to execute.
     for wheel in wheels/*.whl; do unzip -qo "$wheel"; done
     : > complete
 fi

@@ -3,7 +3,7 @@
 # buffer, or to freed memory, in any `unsafe` block ends the run with a report. The tests take every
 # path that the machine supports (AVX-512, AVX2, scalar), so one run checks all of them.
 #
-#   scripts/sanitize.sh                       # tests of `kernels` and `images::resize`
+#   scripts/sanitize.sh                      # tests of `kernels` and `images::resize`
 #   scripts/sanitize.sh kernels::cpu::micro   # tests whose names begin with this
 #
 # Requires Linux on x86-64 and any compiler of rustup, which includes the sanitizer's runtime. The

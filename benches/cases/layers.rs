@@ -1,4 +1,4 @@
-//! The layers that the networks are made of.
+//! Layers of the networks.
 
 use std::hint::black_box;
 
@@ -8,7 +8,8 @@ use dpsyn::internals::kernels::{self, Conv2d, Conv2dShape, GroupNorm, Linear};
 use super::Work;
 use super::weights::tensor;
 
-/// `[n, channels, side, side]` with the channels last in memory, as the layers hand maps to each other.
+/// Returns `[n, channels, side, side]` with the channels last in memory, as one layer passes maps to
+/// the next.
 fn maps(n: usize, channels: usize, side: usize, dtype: DType) -> Tensor {
     let pixels = tensor((n, side, side, channels), 1.0)
         .to_dtype(dtype)
@@ -16,7 +17,7 @@ fn maps(n: usize, channels: usize, side: usize, dtype: DType) -> Tensor {
     pixels.permute((0, 3, 1, 2)).unwrap()
 }
 
-/// `kernel` keeps the size of `[n, from, side, side]`.
+/// A convolution that keeps the size of `[n, from, side, side]`.
 pub fn conv(
     n: usize,
     (from, to): (usize, usize),
@@ -39,7 +40,7 @@ pub fn conv(
     })
 }
 
-/// Group norm of 32 groups, scale and shift, SiLU.
+/// Group norm of 32 groups with scale, shift and SiLU.
 pub fn norm(n: usize, channels: usize, side: usize, dtype: DType) -> Work {
     let (weight, bias) = (tensor(channels, 1.0), tensor(channels, 1.0));
     let layer = GroupNorm::new(32, 1e-5, weight, bias).unwrap();
@@ -50,7 +51,7 @@ pub fn norm(n: usize, channels: usize, side: usize, dtype: DType) -> Work {
     })
 }
 
-/// `n` images of `positions` positions, `heads` heads of `width` channels.
+/// Attention over `positions` positions of `n` images, with `heads` heads of `width` channels.
 pub fn attention(n: usize, heads: usize, positions: usize, width: usize, dtype: DType) -> Work {
     let one = || tensor((n, heads, positions, width), 1.0).to_dtype(dtype);
     let [q, k, v] = [(); 3].map(|()| one().unwrap());
@@ -60,7 +61,7 @@ pub fn attention(n: usize, heads: usize, positions: usize, width: usize, dtype: 
     })
 }
 
-/// `rows` vectors.
+/// A linear layer on `rows` vectors.
 pub fn linear(rows: usize, from: usize, to: usize, dtype: DType) -> Work {
     let weight = tensor((to, from), 0.05).to_dtype(dtype).unwrap();
     let bias = tensor(to, 0.1).to_dtype(dtype).unwrap();

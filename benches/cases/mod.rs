@@ -1,4 +1,4 @@
-//! What is timed. A case is a name and a function that prepares everything but the work itself.
+//! The cases. A case is a name and a function that prepares everything but the work itself.
 
 mod layers;
 mod networks;
@@ -13,13 +13,13 @@ use dpsyn::internals::kernels;
 /// One round of a case's work.
 pub type Work = Box<dyn FnMut()>;
 
-/// A case: what it is called, and how its inputs are made.
+/// A case: its name, and the function that prepares its inputs.
 pub type Case = (&'static str, fn() -> Work);
 
 /// A layer or network in a number type.
 type Typed = (&'static str, fn(DType) -> Work);
 
-/// What ends the name of a case in bf16.
+/// Suffix of the name of a case in bf16.
 const BF16: &str = "_bf16";
 
 /// Layers and networks, in `f32` and, with `_bf16` after their names, in bf16.
@@ -62,7 +62,7 @@ const TYPED: [Typed; 14] = [
     ("inception_b8", |dtype| networks::inception(8, dtype)),
 ];
 
-/// Other cases of at most a few seconds.
+/// Other cases that take at most a few seconds.
 const OTHERS: [Case; 3] = [
     ("voting_5000x1000x2048", || {
         voting::nearest(5000, 1000, 2048)
@@ -75,7 +75,7 @@ const OTHERS: [Case; 3] = [
     }),
 ];
 
-/// Cases of minutes: `cargo bench -- --ignored`.
+/// Cases that take minutes: `cargo bench -- --ignored`.
 pub const LARGE: [Case; 2] = [
     ("voting_50000x5000x2048", || {
         voting::nearest(50_000, 5000, 2048)
@@ -83,7 +83,7 @@ pub const LARGE: [Case; 2] = [
     ("quickstart", quickstart::run),
 ];
 
-/// The names of all cases of at most a few seconds; those in bf16 only where the CPU has it.
+/// Returns the names of all cases of at most a few seconds; bf16 cases only if the CPU has bf16.
 pub fn small() -> Vec<String> {
     let typed = || TYPED.iter().map(|case| case.0);
     let mut names: Vec<String> = typed().map(str::to_owned).collect();
@@ -94,7 +94,8 @@ pub fn small() -> Vec<String> {
     names
 }
 
-/// Prepares the case of that name. Any `voting_QxCxD` and `unet_270m_bN` is one, though not on the lists.
+/// Prepares the case of that name. Any `voting_QxCxD` and `unet_270m_bN` is a case, even if it is not
+/// listed above.
 pub fn prepare(name: &str) -> Option<Work> {
     let (base, dtype) = match name.strip_suffix(BF16) {
         Some(base) if !weights::device().is_cpu() || kernels::check_bf16_on_cpu().is_ok() => {

@@ -16,12 +16,12 @@ fn unet(n: usize, dtype: DType, config: &UNetConfig) -> Work {
     let labels: Vec<u32> = (0..n as u32).collect();
     Box::new(move || {
         black_box(unet.forward(&x, &timesteps, Some(&labels)).unwrap());
-        // A GPU answers before it has done anything.
+        // Calls on a GPU return before the work is done.
         device().synchronize().unwrap();
     })
 }
 
-/// The model of `configs/quickstart.toml`, with as many heads as there.
+/// The UNet of `configs/quickstart.toml`.
 pub fn quickstart(n: usize, dtype: DType) -> Work {
     let config = UNetConfig {
         image_size: 32,

@@ -1,4 +1,4 @@
-//! From files to what a network sees.
+//! Preparation of images: from files to the input of a network.
 
 use std::hint::black_box;
 
@@ -16,7 +16,7 @@ fn images(n: usize, side: usize) -> ImageBatch {
     ImageBatch::new(bytes, n, side, side).unwrap()
 }
 
-/// Resampling in floating point, to planes: Inception's input.
+/// Resampling in floating point to planes: the input of Inception.
 pub fn inception_input(n: usize, from: usize, to: usize) -> Work {
     let images = images(n, from);
     Box::new(move || {
@@ -26,7 +26,7 @@ pub fn inception_input(n: usize, from: usize, to: usize) -> Work {
     })
 }
 
-/// Private images: a PNG to a square of 8-bit pixels.
+/// Decoding, resizing and cropping of PNG files, as for private images.
 pub fn decode_and_crop(n: usize, from: usize, to: usize) -> Work {
     let images = images(n, from);
     let files: Vec<Vec<u8>> = images

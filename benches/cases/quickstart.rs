@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use super::Work;
 
-/// A fresh run in a folder of its own.
+/// A new run in a temporary folder.
 pub fn run() -> Work {
     Box::new(|| {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Numbers for inputs and weights: what they are makes no difference to the time, but for denormals.
+//! Synthetic inputs and weights. Their values do not change the time, as long as none is subnormal.
 
 use std::sync::OnceLock;
 
@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 use dpsyn::internals::cli::DeviceChoice;
 
-/// Numbers in `[-1, 1)`, always the same.
+/// Returns numbers in `[-1, 1)`, always the same.
 pub fn numbers(count: usize) -> Vec<f32> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
@@ -19,7 +19,8 @@ pub fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// Where layers and networks are timed: `DPSYN_DEVICE` names it as `--device` does, the CPU otherwise.
+/// Returns the device of layers and networks: `DPSYN_DEVICE` names it as `--device` does; the CPU by
+/// default.
 pub fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| match std::env::var("DPSYN_DEVICE") {
@@ -28,7 +29,7 @@ pub fn device() -> &'static Device {
     })
 }
 
-/// A tensor of [`numbers`] times `scale`.
+/// Returns a tensor of [`numbers`] times `scale`.
 pub fn tensor(shape: impl Into<Shape>, scale: f32) -> Tensor {
     let shape = shape.into();
     let mut data = numbers(shape.elem_count());
@@ -36,7 +37,7 @@ pub fn tensor(shape: impl Into<Shape>, scale: f32) -> Tensor {
     Tensor::from_vec(data, shape, device()).unwrap()
 }
 
-/// Weights that keep activations near 1, for whatever a network asks for.
+/// Returns a source of weights of any name and shape that keep activations near 1.
 pub fn any(dtype: DType) -> VarBuilder<'static> {
     VarBuilder::from_backend(Box::new(Any), dtype, device().clone())
 }
@@ -64,7 +65,7 @@ impl SimpleBackend for Any {
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        bail!("{name} is asked for without a shape")
+        bail!("{name} has no shape: synthetic weights need one")
     }
 
     fn contains_tensor(&self, _: &str) -> bool {

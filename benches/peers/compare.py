@@ -4,15 +4,18 @@
     pip install -r benches/peers/requirements.txt
     python benches/peers/compare.py [case ...]
 
-A round times dpsyn, then the peer, each for at least a twentieth of a second, so that whatever else the machine does
-hits both alike. Printed: the median of the rounds' ratios, the peer's time divided by dpsyn's (above 1, dpsyn is faster), and
-each side's best time. Both sides compute in fp32, PyTorch eagerly in its default memory layout or as --layout says;
---dtype bfloat16 lets PyTorch use autocast against our fp32.
+A round times dpsyn, then the peer, each for at least a twentieth of a second, so that other load of
+the machine affects both alike. It prints the median of the rounds' ratios, the peer's time divided by
+dpsyn's (above 1, dpsyn is faster), and the best time of each side. Both sides compute in fp32, PyTorch
+eagerly in its default memory layout or the one of --layout; with --dtype bfloat16 PyTorch uses autocast
+against dpsyn's fp32.
 
-A case whose name ends in _bf16 is ours in bf16 against PyTorch's best bf16: autocast and the module in bfloat16, each in both
-memory layouts, are tried first, and the fastest of the four is the peer.
+A case whose name ends in _bf16 compares dpsyn in bf16 with PyTorch's fastest bf16: autocast and the
+module in bfloat16, each in both memory layouts, are timed first, and the fastest of the four is the
+peer.
 
-dpsyn's side is the program of `cargo bench`, asked over a pipe; DPSYN_CPU and other variables reach it.
+dpsyn's side is the program of `cargo bench`, driven over a pipe; it inherits DPSYN_CPU and other
+environment variables.
 """
 
 import argparse

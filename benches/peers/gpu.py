@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Times one evaluation of the 270M UNet on a GPU, here and in PyTorch, in turns within one run.
+"""Times one evaluation of the 270M UNet on a GPU, by dpsyn and by PyTorch, in turns within one run.
 
     pip install torch
     DPSYN_BENCH="..." python benches/peers/gpu.py [--batches 64,128,256,512] [--device cuda:0] [--seconds 5]
 
-DPSYN_BENCH is a program built by `cargo bench --features cudnn --bench speed --no-run` (on a machine without a toolkit: in the folder
-that scripts/build-cuda.sh lays out). For each batch and type: dpsyn, PyTorch as it is, and PyTorch compiled with channels_last.
-Printed: images·steps/s, TFLOP/s (FLOPs counted by PyTorch), the share of the chip's peak for the type (--peak overrides what is known),
-the better peer's time by ours (above 1, dpsyn is faster), and what the CIFAR-10 and Camelyon17 configurations would take.
+DPSYN_BENCH is a program built by `cargo bench --features cudnn --bench speed --no-run` (on a machine
+without a toolkit: in the folder that scripts/build-cuda.sh creates). For each batch size and type it
+times dpsyn, eager PyTorch, and PyTorch compiled with channels_last. It prints images·steps/s, TFLOP/s
+(FLOPs counted by PyTorch), the fraction of the chip's peak for the type (--peak overrides the built-in
+table), the better peer's time divided by dpsyn's (above 1, dpsyn is faster), and the hours of the
+CIFAR-10 and Camelyon17 configurations.
 
-`--device cpu` runs all of it without a GPU, in `f32` and one small batch at a time; that says nothing of a GPU, but whether
-the script works. Written without a GPU at hand: on one, nobody has run it.
+`--device cpu` runs the script without a GPU, in `f32` and with one small batch: a test of the script
+only. Experimental: it has not been run on a GPU.
 """
 
 import argparse

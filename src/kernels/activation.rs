@@ -4,10 +4,10 @@ use candle_core::{Result, Tensor};
 
 use super::cpu::{self, Activation};
 
-/// `x · sigmoid(x)`, element by element.
+/// Computes `x · sigmoid(x)` of every element.
 ///
 /// # Errors
-/// Whatever candle reports.
+/// Errors of candle.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     if cpu::supports(x) {
         return fast(x, Activation::Silu);
@@ -15,11 +15,11 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     candle_nn::ops::silu(x)
 }
 
-/// `x · sigmoid(1.702 x)`, element by element: the approximation of [`gelu`] that OpenAI's CLIP was
-/// trained with.
+/// Computes `x · sigmoid(1.702 x)` of every element: the approximation of [`gelu`] that OpenAI's
+/// CLIP was trained with.
 ///
 /// # Errors
-/// Whatever candle reports.
+/// Errors of candle.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     if cpu::supports(x) {
         return fast(x, Activation::QuickGelu);
@@ -27,11 +27,11 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     x * candle_nn::ops::sigmoid(&(x * 1.702)?)?
 }
 
-/// `x · Φ(x)` with the normal distribution function Φ, element by element (Hendrycks & Gimpel 2016, arXiv
-/// 1606.08415; the exact one, not its approximation by tanh).
+/// Computes `x · Φ(x)` of every element, with the normal distribution function Φ (Hendrycks &
+/// Gimpel 2016, arXiv 1606.08415; the exact function, not its approximation by tanh).
 ///
 /// # Errors
-/// Whatever candle reports.
+/// Errors of candle.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     if cpu::supports(x) {
         return fast(x, Activation::Gelu);

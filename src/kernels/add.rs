@@ -4,10 +4,10 @@ use candle_core::{Result, Tensor, bail};
 
 use super::cpu;
 
-/// `x + y`, which have one shape.
+/// Computes `x + y` of two tensors of the same shape.
 ///
 /// # Errors
-/// Different shapes, and whatever candle reports.
+/// Different shapes; errors of candle.
 pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     if x.shape() != y.shape() {
         bail!("{:?} cannot be added to {:?}", y.dims(), x.dims());
@@ -25,10 +25,10 @@ pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     x + y
 }
 
-/// `x [n, c, h, w]` plus, at every pixel, `values [n, c]`.
+/// Adds `values [n, c]` to every pixel of `x [n, c, h, w]`.
 ///
 /// # Errors
-/// Values of another shape, and whatever candle reports.
+/// Values of another shape; errors of candle.
 pub fn add_channels(x: &Tensor, values: &Tensor) -> Result<Tensor> {
     let (n, channels, _, _) = x.dims4()?;
     if values.dims() != [n, channels] {

@@ -5,23 +5,26 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::cpu;
 use super::limits::check_element_count;
 
-/// `softmax(scale · q kᵀ) v` for `q [n, heads, tq, d]`, `k [n, heads, tk, d]` and `v [n, heads, tk, dv]`; the
-/// result is `[n, heads, tq, dv]`. The arguments may be strided views, but not repeat a row or a number of one.
-/// On the CPU the heads of a query lie side by side in the result, so that joining them is no work.
+/// Computes `softmax(scale · q kᵀ) v` for `q [n, heads, tq, d]`, `k [n, heads, tk, d]` and `v [n,
+/// heads, tk, dv]`; the result is `[n, heads, tq, dv]`. The arguments may be strided views, but
+/// must not repeat a row or column (stride 0). On the CPU the heads of a query are contiguous in
+/// the result, so that joining them copies nothing.
 ///
-/// In half precision, `q` and `k` are each multiplied by `√scale` before their product, so that it does
-/// not overflow, and the softmax is computed in `f32` (`QKVAttention` of openai/improved-diffusion, `unet.py`).
+/// In half precision, `q` and `k` are each multiplied by `√scale` before their product, so that it
+/// does not overflow, and the softmax is computed in `f32` (`QKVAttention` of
+/// openai/improved-diffusion, `unet.py`).
 ///
 /// # Errors
-/// Shapes that do not fit together, and whatever candle reports.
+/// Shapes that do not fit together; errors of candle.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
     run(q, k, v, scale, false)
 }
 
-/// [`attention`] in which query `i` sees the keys `0..=i` only; there are as many queries as keys.
+/// Computes [`attention`] in which query `i` attends to the keys `0..=i` only; there are as many
+/// queries as keys.
 ///
 /// # Errors
-/// As [`attention`], and another number of queries than of keys.
+/// As [`attention`]; different numbers of queries and keys.
 pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
     if q.dim(2)? != k.dim(2)? {
         bail!(
@@ -33,19 +36,20 @@ pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Resul
     run(q, k, v, scale, true)
 }
 
-/// Self-attention of `heads` heads among all pixels: `qkv [n, 3 · channels, h, w]` to `[n, channels, h, w]`. The
-/// channels are split by head first, then into `q`, `k` and `v`, as in openai/improved-diffusion.
+/// Computes self-attention of `heads` heads over all pixels: `qkv [n, 3 · channels, h, w]` to
+/// `[n, channels, h, w]`. The channels are split by head first, then into `q`, `k` and `v`, as in
+/// openai/improved-diffusion.
 ///
 /// # Errors
-/// Channels that cannot be split so, and whatever candle reports.
+/// Channels that cannot be split in this way; errors of candle.
 pub fn self_attention(qkv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
     let (n, triple, height, width) = qkv.dims4()?;
     if heads == 0 || !triple.is_multiple_of(3 * heads) {
-        bail!("{triple} channels are no q, k and v of {heads} heads");
+        bail!("{triple} channels cannot be split into q, k and v of {heads} heads");
     }
     let (channels, head) = (triple / 3, triple / 3 / heads);
     if !cpu::supports(qkv) {
-        return on_maps(qkv, heads, scale);
+        return on_planes(qkv, heads, scale);
     }
     let qkv = qkv
         .permute((0, 2, 3, 1))?
@@ -57,9 +61,10 @@ pub fn self_attention(qkv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> 
         .permute((0, 3, 1, 2))
 }
 
-/// [`self_attention`] for feature maps that lie plane by plane, on any device and in any type: `q`, `k` and `v` of a head are
-/// `[channels, pixels]` as they are, products read them transposed, and the last gives the map's own layout.
-fn on_maps(qkv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
+/// Computes [`self_attention`] of feature maps in the layout `[n, c, h, w]`, on any device and in
+/// any type: `q`, `k` and `v` of a head are `[channels, pixels]` views, products read them
+/// transposed, and the last product has the layout of the map.
+fn on_planes(qkv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
     let (n, triple, height, width) = qkv.dims4()?;
     let (channels, pixels) = (triple / 3, height * width);
     let split = qkv
@@ -67,7 +72,7 @@ fn on_maps(qkv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
         .reshape((n, heads, 3, channels / heads, pixels))?;
     let part = |index: usize| -> Result<Tensor> {
         let part = split.narrow(2, index, 1)?.squeeze(2)?;
-        // Metal's product reads transposed matrices, but not those of every stride between them.
+        // Metal's product reads transposed matrices, but not with every stride between matrices.
         if part.device().is_metal() {
             part.contiguous()
         } else {
@@ -80,14 +85,14 @@ fn on_maps(qkv: &Tensor, heads: usize, scale: f64) -> Result<Tensor> {
         .reshape((n, channels, height, width))
 }
 
-/// `softmax(scale · q kᵀ)` in the type `dtype`, from `q [n, heads, tq, d]` and the transposed `k [n, heads, d, tk]`, both
-/// such as candle can multiply.
+/// Computes `softmax(scale · q kᵀ)` in the type `dtype`, from `q [n, heads, tq, d]` and the
+/// transposed `k [n, heads, d, tk]`, both in layouts that candle can multiply.
 fn weights(q: &Tensor, k: &Tensor, scale: f64, causal: bool, dtype: DType) -> Result<Tensor> {
-    // The products: as many numbers as queries times keys.
+    // The scores: queries times keys numbers per head.
     check_element_count(q.device(), q.elem_count() / q.dim(3)?.max(1) * k.dim(3)?)?;
     #[cfg(feature = "cuda")]
     if super::cuda::supports(q) && q.dtype() == dtype {
-        // These types have the range for products that are scaled afterwards.
+        // f32 and bf16 have the range for products that are scaled afterwards.
         let op = super::cuda::SoftmaxOp { scale, causal };
         return q.matmul(k)?.apply_op1_no_bwd(&op);
     }
@@ -114,7 +119,7 @@ fn run(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, causal: bool) -> Result<T
     run_plain(q, k, v, scale, causal)
 }
 
-/// candle's operators, on any device and in any type.
+/// Composes the layer of candle's operators, on any device and in any type.
 fn run_plain(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, causal: bool) -> Result<Tensor> {
     let (q, k) = (q.contiguous()?, k.contiguous()?);
     weights(&q, &k.t()?, scale, causal, v.dtype())?.matmul(&v.contiguous()?)
@@ -168,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_query_sees_the_first_key_only() {
+    fn the_first_query_attends_to_the_first_key_only() {
         let q = uniform(&[1, 2, 5, 8], 1);
         let found = causal_attention(&q, &q, &q, 1.0).unwrap();
         assert_close(
@@ -180,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_rows_are_refused_and_single_ones_taken() {
+    fn repeated_rows_are_refused_and_single_ones_accepted() {
         let repeat = |shape: [usize; 4]| {
             let one = uniform(&[1, 1, 1, 1], 1);
             one.broadcast_as(&shape[..]).unwrap()
@@ -194,18 +199,18 @@ mod tests {
     }
 
     #[test]
-    fn maps_are_attended_plane_by_plane_as_pixel_by_pixel() {
+    fn planes_give_the_same_as_channels_last() {
         for (n, heads, head, height, width) in [(2, 3, 5, 4, 6), (1, 1, 8, 1, 1), (3, 2, 1, 9, 2)] {
             let qkv = (uniform(&[n, 3 * heads * head, height, width], 4) * 3.0).unwrap();
             let expected = self_attention(&qkv, heads, 0.4).unwrap();
             assert_eq!(expected.dims(), [n, heads * head, height, width]);
-            assert_close(&on_maps(&qkv, heads, 0.4).unwrap(), &expected, 2e-5);
+            assert_close(&on_planes(&qkv, heads, 0.4).unwrap(), &expected, 2e-5);
         }
         assert!(self_attention(&uniform(&[1, 16, 2, 2], 4), 2, 1.0).is_err());
     }
 
-    /// Two heads' `q`, `k` and `v` as parts of `[n, pixels, channels]`.
-    fn of_one(qkv: &Tensor) -> Tensor {
+    /// Attention of two heads whose `q`, `k` and `v` are parts of `[n, pixels, channels]`.
+    fn attention_of_joined(qkv: &Tensor) -> Tensor {
         let (n, pixels, channels) = qkv.dims3().unwrap();
         let split = qkv.reshape((n, pixels, 2, 3, channels / 6)).unwrap();
         let part = |index: usize| split.narrow(3, index, 1)?.squeeze(3)?.transpose(1, 2);
@@ -228,7 +233,7 @@ mod tests {
             };
             let (q, k, v) = (part(0).unwrap(), part(1).unwrap(), part(2).unwrap());
             let expected = attention(&q, &k, &v, 0.3).unwrap();
-            assert_close(&of_one(&qkv), &expected, 1e-6);
+            assert_close(&attention_of_joined(&qkv), &expected, 1e-6);
         }
     }
 
@@ -237,7 +242,10 @@ mod tests {
         for (head, pixels) in [(8, 16), (24, 64), (5, 1), (32, 100)] {
             for isa in Isa::all() {
                 isa.within(|| {
-                    assert_batch_independent(&uniform(&[7, pixels, 6 * head], 5), of_one)
+                    assert_batch_independent(
+                        &uniform(&[7, pixels, 6 * head], 5),
+                        attention_of_joined,
+                    )
                 });
             }
         }

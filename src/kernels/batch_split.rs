@@ -1,4 +1,4 @@
-//! A batch taken apart, so that each thread runs the whole network on some of the images.
+//! Splits a batch so that each thread runs the whole network on its share.
 
 use std::ops::Range;
 
@@ -7,33 +7,33 @@ use rayon::prelude::*;
 
 use super::cpu;
 
-/// How many images a thread takes at a time.
+/// Number of images that a thread takes at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchSplit {
-    /// A few: what passes between the layers of a small network then stays in a core's own cache, and
-    /// the weights of its small maps are read for more than one image.
+    /// A few: the activations of a small network then stay in a core's own cache, and the weights
+    /// of its small maps are read once for several images.
     SmallChunks,
-    /// As many as the others: each thread reads the weights once, which for a large network is more
-    /// than the images are.
+    /// An equal share of the batch: each thread reads the weights once, which in a large network
+    /// are larger than the activations.
     PerThread,
 }
 
-/// How many images are a few. Measured with the quickstart's network: four take 7 % less time than one
-/// each, eight no less.
-const FEW: usize = 4;
+/// Images of a small chunk. Measured with the quickstart's network: chunks of four take 7 % less
+/// time than single images; eight are no faster.
+const SMALL_CHUNK: usize = 4;
 
-/// Runs `network`, a chain of layers, on ranges of the images of `x` and joins what comes out along the
-/// first dimension. What it makes of one image must depend on that image alone, as it does with all
-/// layers here; then the parts change nothing but the time.
+/// Runs `network`, a chain of layers, on ranges of the images of `x` and concatenates the results
+/// along the first dimension. The result of an image must depend on that image alone, as in all
+/// layers here; then the split changes the time only.
 ///
-/// On the CPU the threads take the parts, and wait for each other only at the end instead of in every
-/// layer. On other devices the batch stays whole.
+/// On the CPU the threads share the ranges, and synchronize once at the end instead of in every
+/// layer. On other devices the batch is not split.
 ///
 /// # Errors
-/// Those of `network`.
+/// Errors of `network`.
 pub fn par_over_batch(
     x: &Tensor,
-    share: BatchSplit,
+    split: BatchSplit,
     network: impl Fn(Range<usize>) -> Result<Tensor> + Send + Sync,
 ) -> Result<Tensor> {
     let n = x.dim(0)?;
@@ -42,8 +42,8 @@ pub fn par_over_batch(
     }
     cpu::on_pool(|| {
         let threads = rayon::current_num_threads();
-        let parts = match share {
-            BatchSplit::SmallChunks => n.div_ceil(FEW).next_multiple_of(threads).min(n),
+        let parts = match split {
+            BatchSplit::SmallChunks => n.div_ceil(SMALL_CHUNK).next_multiple_of(threads).min(n),
             BatchSplit::PerThread => n.min(threads),
         };
         if parts < 2 {
@@ -59,9 +59,12 @@ pub fn par_over_batch(
     })
 }
 
-/// Runs `network`, a chain of layers on `device`, on one of the threads that the layers of a CPU share their work with. That
-/// changes nothing but the time it takes. Work on any other device stays on this thread: a CUDA device does in order what
-/// one thread asks for, and would neither wait for `network`'s arguments on another one nor here for its result.
+/// Runs `network`, a chain of layers on `device`; on the CPU on a thread of the pool, so that its
+/// layers start their tasks directly. That changes the time only.
+///
+/// Work on any other device stays on this thread: candle gives each thread a CUDA stream of its
+/// own, and another thread would not wait for the arguments of `network`, nor this one for its
+/// result.
 pub fn on_pool<R: Send>(device: &Device, network: impl FnOnce() -> R + Send) -> R {
     if device.is_cpu() {
         cpu::on_pool(network)
@@ -82,8 +85,8 @@ mod tests {
             pool.build().unwrap().install(|| {
                 for n in [1, 2, 7] {
                     let x = uniform(&[n, 3, 2, 2], 5);
-                    for share in [BatchSplit::SmallChunks, BatchSplit::PerThread] {
-                        let doubled = par_over_batch(&x, share, |range| {
+                    for split in [BatchSplit::SmallChunks, BatchSplit::PerThread] {
+                        let doubled = par_over_batch(&x, split, |range| {
                             x.narrow(0, range.start, range.len())? * 2.0
                         });
                         assert_close(&doubled.unwrap(), &(&x * 2.0).unwrap(), 0.0);

@@ -1,4 +1,5 @@
-//! Layers in bf16 are the layers in `f32` but for rounding. Only run on a CPU with AVX512_BF16.
+//! Layers in bf16 agree with the layers in `f32` up to rounding. These tests run only on a CPU with
+//! AVX512_BF16.
 
 use candle_core::{DType, Tensor};
 use proptest::prelude::*;
@@ -7,10 +8,10 @@ use super::cpu::{Avx512Bf16Token, Isa};
 use super::testing::{assert_batch_independent, uniform};
 use super::*;
 
-/// Half a unit in the last place of 8 bits, at most, as a share of a number.
+/// Relative error of rounding to 8 bits, at most.
 const ROUNDING: f32 = 1.0 / 256.0;
 
-/// Whether these tests can run here; says why not.
+/// Returns true if these tests can run here; otherwise prints the reason.
 fn can() -> bool {
     let isa = Avx512Bf16Token::current();
     if let Err(error) = &isa {
@@ -23,13 +24,13 @@ fn half(x: &Tensor) -> Tensor {
     x.to_dtype(DType::BF16).unwrap()
 }
 
-/// With numbers that bf16 has.
+/// Returns numbers that bf16 represents exactly.
 fn rounded(shape: &[usize], seed: u64) -> Tensor {
     half(&uniform(shape, seed)).to_dtype(DType::F32).unwrap()
 }
 
-/// `layer` gives in bf16 what it gives in `f32`, but for the rounding of the result and `slack`, which
-/// stands for the roundings on the way.
+/// Asserts that `layer` gives the same in bf16 as in `f32`, up to the rounding of the result and
+/// `slack` for the roundings of intermediate values.
 fn assert_same(inputs: &[&Tensor], slack: f32, layer: impl Fn(&[Tensor]) -> Tensor) {
     let wide: Vec<Tensor> = inputs.iter().map(|x| (*x).clone()).collect();
     let narrow: Vec<Tensor> = inputs.iter().map(|x| half(x)).collect();
@@ -101,7 +102,7 @@ fn wide_and_deep_convolutions() {
         (64, 64, 3, 70, 2),
         (256, 256, 3, 18, 1),
         (192, 70, 1, 20, 2),
-        // In three parts, of an odd number of channels; few and many columns.
+        // Panels in three parts, of an odd number of channels; few and many columns.
         (2501, 33, 3, 5, 2),
         (2501, 96, 3, 5, 2),
         (1600, 96, 3, 9, 1),
@@ -127,7 +128,7 @@ proptest! {
         assert_same(&[&x], 1e-4, |x| layer(&x[0]).forward(&x[0]).unwrap());
     }
 
-    /// The weights of the mean are rounded as well.
+    /// The attention weights are rounded as well.
     #[test]
     fn attentions(
         (n, heads) in (1usize..3, 1usize..4),
@@ -166,7 +167,7 @@ proptest! {
         let (scale, shift) = (uniform(&[n, channels], 4), uniform(&[n, channels], 5));
         assert_same(&[&x], 1e-5, |x| norm.forward(&x[0]).unwrap());
         assert_same(&[&x], 1e-5, |x| norm.forward_silu(&x[0]).unwrap());
-        // The scale and the shift in f32, and in bf16.
+        // Scale and shift in f32, and in bf16.
         assert_same(&[&x], 1e-5, |x| {
             norm.forward_scale_shift_silu(&x[0], &scale, &shift).unwrap()
         });
@@ -223,7 +224,7 @@ fn layer_norms() {
 }
 
 #[test]
-fn batches_are_taken_apart() {
+fn batches_are_split() {
     if !can() {
         return;
     }

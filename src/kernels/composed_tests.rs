@@ -1,13 +1,14 @@
-//! Layers composed of candle's operators, as GPUs run them, give what our own operators on the CPU give. In `f32`, and in
-//! f16, a type with 11 bits that only the composed layers know here: what is converted when, and what stays `f32`,
-//! is the same for bf16, whose products candle has not on the CPU.
+//! Layers composed of candle's operators, as GPUs run them, against this project's operators on the
+//! CPU: in `f32`, and in f16, a type with 11 bits that only composed layers support here. The
+//! conversions, and what stays in `f32`, are the same for bf16, which candle does not multiply on
+//! the CPU.
 
 use candle_core::{DType, Tensor};
 
 use super::testing::{assert_close, composed, uniform};
 use super::*;
 
-/// What `layer` is made of `inputs` by our own operators, and composed in `f32` and in f16.
+/// Compares the composed layer in `f32` and in f16 with this project's operators.
 fn check(inputs: &[Tensor], half_tolerance: f32, layer: impl Fn(&[Tensor]) -> Tensor) {
     let expected = layer(inputs);
     assert_close(&composed(|| layer(inputs)), &expected, 2e-5);
@@ -75,7 +76,7 @@ fn products_and_attention() {
     });
 }
 
-/// The embedded kernels were compiled from the source that lies beside them.
+/// The embedded kernels were compiled from the source beside them.
 #[test]
 fn ptx_is_up_to_date() {
     use sha2::{Digest, Sha256};

@@ -1,14 +1,14 @@
-//! Joining feature maps.
+//! Concatenation of feature maps.
 
 use candle_core::{Result, Tensor};
 
 use super::cpu;
 use super::limits::check_element_count;
 
-/// Joins `[n, c, h, w]` along the channels, in order.
+/// Concatenates `[n, c, h, w]` along the channels, in order.
 ///
 /// # Errors
-/// Parts that differ in more than their channels, no parts, and whatever candle reports.
+/// Parts that differ in more than their channels; no parts; errors of candle.
 pub fn concat(parts: &[Tensor]) -> Result<Tensor> {
     if cpu::supports_all(&parts.iter().collect::<Vec<_>>()) {
         let parts: Result<Vec<_>> = parts.iter().map(cpu::channels_last).collect();

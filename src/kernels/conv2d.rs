@@ -10,7 +10,7 @@ use super::cpu;
 use super::limits::check_element_count;
 use super::shapes::Conv2dShape;
 
-/// A convolution (as in PyTorch: a correlation) over `[n, in_channels, height, width]`.
+/// A convolution (a cross-correlation, as in PyTorch) over `[n, in_channels, height, width]`.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     shape: Conv2dShape,
@@ -19,18 +19,19 @@ pub struct Conv2d {
 
 #[derive(Debug, Clone)]
 enum Weights {
-    /// Kept once, in the form that our own operator wants.
+    /// Packed for the CPU operator of this project; shared by clones.
     Packed(Arc<cpu::PackedConv>),
-    /// For candle's operator; the bias is zeros when the layer has none.
+    /// For candle's operator; the bias is zeros if the layer has none.
     Plain { weight: Tensor, bias: Tensor },
 }
 
 impl Conv2d {
-    /// Takes `weight [out_channels, in_channels, kernel rows, kernel columns]` and `bias [out_channels]`.
+    /// Takes `weight [out_channels, in_channels, kernel rows, kernel columns]` and
+    /// `bias [out_channels]`.
     ///
     /// # Errors
-    /// A weight or bias of another shape, or no input channels, a kernel or stride of 0; on the CPU, a `DPSYN_CPU` that
-    /// names no set of instructions that this CPU has.
+    /// A weight or bias has another shape; there are no input channels; a kernel or stride is 0; on
+    /// the CPU, `DPSYN_CPU` names an instruction set that the CPU lacks.
     pub fn new(shape: Conv2dShape, weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         if shape.in_channels == 0 || shape.stride == 0 || shape.kernel.0 == 0 || shape.kernel.1 == 0
         {
@@ -74,7 +75,7 @@ impl Conv2d {
     /// Reads `weight` and, with `bias`, `bias`.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape.
+    /// A tensor is missing or has another shape.
     pub fn load(shape: Conv2dShape, bias: bool, vb: &VarBuilder<'_>) -> Result<Self> {
         let (rows, columns) = shape.kernel;
         let weight = vb.get(
@@ -89,11 +90,11 @@ impl Conv2d {
         Self::new(shape, weight, bias)
     }
 
-    /// Reads a 1-wide one-dimensional convolution, whose `weight` is stored as `[out, in, 1]`; it is
-    /// applied to every pixel.
+    /// Reads a one-dimensional convolution with a kernel of 1, whose `weight` is stored as `[out,
+    /// in, 1]`; it is applied to every pixel.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape.
+    /// A tensor is missing or has another shape.
     pub fn load_pointwise_1d(
         in_channels: usize,
         out_channels: usize,
@@ -108,22 +109,22 @@ impl Conv2d {
         )
     }
 
-    /// Shape of the layer.
+    /// Returns the shape of the layer.
     #[must_use]
     pub fn shape(&self) -> &Conv2dShape {
         &self.shape
     }
 
-    /// `[n, in_channels, h, w]` to `[n, out_channels, h', w']`.
+    /// Convolves `[n, in_channels, h, w]` to `[n, out_channels, h', w']`.
     ///
     /// # Errors
-    /// An input with other channels or smaller than the kernel, one of another type or device than the
-    /// layer, and whatever candle reports.
+    /// `x` has other channels, is smaller than the kernel, or has another type or device than the
+    /// layer; errors of candle.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, None, false)
     }
 
-    /// [`Conv2d::forward`], negative results replaced by 0.
+    /// Convolves as [`Conv2d::forward`] does and replaces negative results by 0.
     ///
     /// # Errors
     /// As [`Conv2d::forward`].
@@ -131,10 +132,11 @@ impl Conv2d {
         self.run(x, None, true)
     }
 
-    /// [`Conv2d::forward`] plus `residual`, which has the shape of the result.
+    /// Convolves as [`Conv2d::forward`] does and adds `residual`, which has the shape of the
+    /// result.
     ///
     /// # Errors
-    /// As [`Conv2d::forward`], and a residual of another shape.
+    /// As [`Conv2d::forward`]; the residual has another shape.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.run(x, Some(residual), false)
     }
@@ -189,14 +191,14 @@ impl Conv2d {
     }
 }
 
-/// candle's convolution without the bias, on any device and in any type.
+/// Runs candle's convolution without the bias, on any device and in any type.
 ///
-/// cuDNN always gets the same algorithm: it then needs not be asked at each call, and neither the batch nor the
-/// card's mood chooses the rounding. The one named here runs on tensor cores, takes every shape and type, and wants
-/// little memory.
+/// cuDNN always gets the same algorithm. It need not be queried at each call, and the rounding
+/// depends neither on the batch nor on a heuristic of the library. This algorithm runs on tensor
+/// cores, supports every shape and type, and needs little memory.
 fn product(shape: &Conv2dShape, weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     let (rows, columns) = shape.padding;
-    // candle has one padding for both directions.
+    // candle takes one padding for both directions.
     let (padded, padding) = if rows == columns {
         (x.clone(), rows)
     } else {
@@ -209,8 +211,9 @@ fn product(shape: &Conv2dShape, weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     x.conv2d_with_algo(weight, padding, shape.stride, 1, 1, algorithm)
 }
 
-/// The most numbers that a tensor of [`product`] has: of `x` or of the result, and, but for cuDNN, of a matrix with a copy
-/// of what the kernel covers for each pixel of the result.
+/// Returns the elements of the largest tensor of [`product`]: of `x`, of the result and, without
+/// cuDNN, of the unfolded image, a matrix with a copy of the kernel's window for each pixel of the
+/// result.
 fn largest(shape: &Conv2dShape, x: &Tensor, padding: usize) -> Result<usize> {
     let (n, channels, height, width) = x.dims4()?;
     let along =
@@ -235,7 +238,7 @@ mod tests {
     use crate::kernels::testing::{assert_batch_independent, assert_close, uniform};
     use proptest::prelude::*;
 
-    /// A layer, and candle's.
+    /// A layer, and the weights of candle's.
     struct Both {
         shape: Conv2dShape,
         layer: Conv2d,
@@ -261,8 +264,8 @@ mod tests {
             add_bias(&product(&self.shape, &self.weight, x).unwrap(), &self.bias).unwrap()
         }
 
-        /// Sums of 1 are rounded to 6e-8; the tolerance is for the sum of all products, which a
-        /// transform may enlarge on the way.
+        /// Compares all forms of the layer. Sums of magnitude 1 are rounded to 6e-8; the tolerance
+        /// is for the sum of all products, which a transform may amplify.
         fn check(&self, x: &Tensor, tolerance: f32) {
             let expected = self.plain(x);
             assert_close(&self.layer.forward(x).unwrap(), &expected, tolerance);
@@ -311,8 +314,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
-        /// Shapes for which Winograd's algorithm is chosen, with large tiles or with small ones: its error
-        /// is a few 1e-6 of the results' size, which is some 10 here.
+        /// Shapes for which Winograd's algorithm is chosen, with large or small tiles: its error is
+        /// a few 1e-6 of the results' magnitude, which is about 10 here.
         #[test]
         fn wide_layers_agree_with_candle(
             in_channels in (2usize..8).prop_map(|c| 16 * c),
@@ -338,7 +341,7 @@ mod tests {
 
     #[test]
     fn large_images_and_deep_kernels_agree_with_candle() {
-        // Several tasks an image; the last two are taken in parts of the kernel and of the batch.
+        // Several tasks per image; the last two are split by the kernel's rows and by the batch.
         for (in_channels, out_channels, kernel, size, n) in [
             (3, 5, (1, 1), 70, 1),
             (8, 5, (1, 7), 70, 1),

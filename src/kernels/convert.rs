@@ -1,16 +1,16 @@
-//! Changing the number type of feature maps.
+//! Conversion of feature maps to another number type.
 
 use candle_core::{DType, Result, Tensor};
 
 use super::cpu;
 
-/// `x` in the type `dtype`; `x` itself if it has that type.
+/// Converts `x` to the type `dtype`; returns `x` itself if it has that type.
 ///
 /// # Errors
-/// Whatever candle reports.
+/// Errors of candle.
 pub fn convert(x: &Tensor, dtype: DType) -> Result<Tensor> {
     if x.rank() == 4 && x.dtype() != dtype && cpu::supports(x) {
-        // In the order in which the numbers lie.
+        // In memory order: candle would otherwise copy `x` to a contiguous [n, c, h, w] first.
         return cpu::channels_first(&cpu::channels_last(x)?.to_dtype(dtype)?);
     }
     x.to_dtype(dtype)

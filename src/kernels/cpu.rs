@@ -1,11 +1,11 @@
 //! The layers' operators on the CPU, in `f32` and, where the CPU has instructions for it, in bf16.
 //!
-//! Operators pass images on with the channels last, `[n, h, w, c]`; candle and the networks see them
-//! as `[n, c, h, w]` with permuted strides ([`channels_last`], [`channels_first`]).
+//! Operators pass images on with the channels last, `[n, h, w, c]`; candle and the networks see
+//! them as `[n, c, h, w]` with permuted strides ([`channels_last`], [`channels_first`]).
 //!
 //! The algorithm of each operator depends on the shape of its layer, never on the size of the batch
-//! or the number of threads, and every sum is added in a fixed order. Hence the result of an image is
-//! bit-identical in any batch and on any number of cores.
+//! or the number of threads, and every sum is added in a fixed order. Hence the result of an image
+//! is bit-identical in any batch and on any number of cores.
 //!
 //! | file | job |
 //! |---|---|
@@ -13,18 +13,18 @@
 //! | `simd` | vectors of each instruction set |
 //! | `isa`, `avx512_bf16`, `avx2_madd` | instruction sets, selected at run time, as proof tokens |
 //! | `dispatch` | code for a number type on the selected instruction set |
-//! | `gemm_element`, `tile`, `gemm`, `gemm_operands`, `panels` | matrix products (panels and a micro-kernel, as in BLIS) |
+//! | `gemm_element`, `gemm_operands`, `panels`, `tile`, `gemm` | matrix products, as in BLIS |
 //! | `conv`, `conv_call`, `direct`, `winograd`, `winograd_transform` | convolution |
 //! | `scratch`, `tasks` | memory and threads |
 //! | `tensors` | candle's tensors as arguments |
 //! | `products` | rows times a packed matrix, for the nearest-neighbor search |
 //! | `scalar_loop` | loops of other modules, compiled as the kernels are |
 //!
-//! Imports go up this table, never down. The other files have one operator each.
+//! The other files have one operator each. No two files import each other, directly or not.
 //!
 //! `unsafe` is in `dtype`, `simd`, `isa`, `avx512_bf16`, `avx2_madd`, `dispatch`, `gemm_element`,
-//! `tile`, `gemm`, `scratch` and `winograd_transform` only. Their tests run on every instruction set
-//! that the machine has; `scripts/sanitize.sh` runs them under AddressSanitizer,
+//! `tile`, `gemm`, `scratch` and `winograd_transform` only. Their tests run on every instruction
+//! set that the machine has; `scripts/sanitize.sh` runs them under AddressSanitizer,
 //! `scripts/check-aarch64.sh` on an emulated ARM processor.
 
 mod add_channels;

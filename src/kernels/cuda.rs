@@ -1,8 +1,8 @@
 //! The layers' operators on an NVIDIA GPU: launches of the kernels of `cuda/fused.cu`.
 //!
-//! The kernels are embedded as PTX, which the driver compiles for the GPU when the first of them runs.
-//! They take contiguous tensors of `f32` or bf16 in candle's own layout, `[n, c, h, w]`; other types
-//! are composed of candle's operators as on any other device.
+//! The kernels are embedded as PTX, which the driver compiles for the GPU when the first of them
+//! runs. They take contiguous tensors of `f32` or bf16 in candle's own layout, `[n, c, h, w]`;
+//! other types are composed of candle's operators as on any other device.
 //!
 //! Experimental: no GPU was available when this was written. It compiles, and
 //! `scripts/emulate-cuda-kernels.sh` runs the kernels' source on a CPU; nothing else was tested.

@@ -4,11 +4,11 @@ use candle_core::{Result, Tensor, bail};
 
 use super::{cpu, gelu};
 
-/// `value · gelu(gate)`, element by element, with the exact GELU (GEGLU: Shazeer 2020, arXiv 2002.05202). Both
-/// have one shape.
+/// Computes `value · gelu(gate)` of every element, with the exact GELU (GEGLU: Shazeer 2020, arXiv
+/// 2002.05202). Both have the same shape.
 ///
 /// # Errors
-/// Different shapes, and whatever candle reports.
+/// Different shapes; errors of candle.
 pub fn geglu(value: &Tensor, gate: &Tensor) -> Result<Tensor> {
     if value.shape() != gate.shape() {
         bail!("{:?} cannot be gated by {:?}", value.dims(), gate.dims());

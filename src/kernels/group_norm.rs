@@ -1,4 +1,4 @@
-//! Group normalisation (Wu & He 2018, arXiv 1803.08494).
+//! Group normalization (Wu & He 2018, arXiv 1803.08494).
 
 use std::sync::Arc;
 
@@ -7,15 +7,15 @@ use candle_nn::VarBuilder;
 
 use super::{cpu, silu};
 
-/// Normalises each image's groups of channels to mean 0 and (biased) variance 1, then applies a weight
-/// and a bias per channel. Statistics are computed in `f32`, whatever the type of the input.
+/// Normalizes each image's groups of channels to mean 0 and (biased) variance 1, then applies a
+/// weight and a bias per channel. Statistics are computed in `f32`, whatever the type of the input.
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
     groups: usize,
     eps: f64,
     weight: Tensor,
     bias: Tensor,
-    /// Weight and bias where our own operator can take them.
+    /// Weight and bias for the operator of this project, where it exists.
     table: Option<Arc<[Vec<f32>; 2]>>,
 }
 
@@ -23,7 +23,7 @@ impl GroupNorm {
     /// Takes `weight` and `bias`, both `[channels]`.
     ///
     /// # Errors
-    /// Channels that do not divide into `groups`, or a weight and bias of different lengths.
+    /// `groups` does not divide the channels; `weight` and `bias` have different lengths.
     pub fn new(groups: usize, eps: f64, weight: Tensor, bias: Tensor) -> Result<Self> {
         let channels = weight.dims1()?;
         if groups == 0 || !channels.is_multiple_of(groups) {
@@ -38,7 +38,7 @@ impl GroupNorm {
         } else {
             None
         };
-        // As they are used, whatever they come in.
+        // Composed layers compute in f32, whatever the type of the weights.
         let wide = |t: Tensor| t.to_dtype(DType::F32)?.contiguous();
         let (weight, bias) = (wide(weight)?, wide(bias)?);
         Ok(Self {
@@ -53,7 +53,7 @@ impl GroupNorm {
     /// Reads `weight` and `bias`.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape; channels that do not divide into `groups`.
+    /// A tensor is missing or has another shape; `groups` does not divide the channels.
     pub fn load(groups: usize, channels: usize, eps: f64, vb: &VarBuilder<'_>) -> Result<Self> {
         Self::new(
             groups,
@@ -63,15 +63,15 @@ impl GroupNorm {
         )
     }
 
-    /// `norm(x)` for `x [n, channels, h, w]`.
+    /// Computes `norm(x)` for `x [n, channels, h, w]`.
     ///
     /// # Errors
-    /// An input with other channels, and whatever candle reports.
+    /// `x` has other channels; errors of candle.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, None, false)
     }
 
-    /// `silu(norm(x))`.
+    /// Computes `silu(norm(x))`.
     ///
     /// # Errors
     /// As [`GroupNorm::forward`].
@@ -79,10 +79,10 @@ impl GroupNorm {
         self.run(x, None, true)
     }
 
-    /// `silu(norm(x) · (1 + scale) + shift)` with `scale` and `shift` of `[n, channels]`.
+    /// Computes `silu(norm(x) · (1 + scale) + shift)` with `scale` and `shift` of `[n, channels]`.
     ///
     /// # Errors
-    /// As [`GroupNorm::forward`], and a scale or shift of another shape.
+    /// As [`GroupNorm::forward`]; `scale` or `shift` has another shape.
     pub fn forward_scale_shift_silu(
         &self,
         x: &Tensor,
@@ -133,7 +133,8 @@ impl GroupNorm {
             let x = x.contiguous()?;
             return match scale_shift {
                 Some((scale, shift)) => {
-                    // Halves of one matrix as they are, anything else as copies of one stride.
+                    // The kernel takes one stride for both: halves of one matrix are passed as they
+                    // are, anything else is copied.
                     let (scale, shift) = (scale.to_dtype(DType::F32)?, shift.to_dtype(DType::F32)?);
                     if scale.stride() == shift.stride() && scale.stride().last() == Some(&1) {
                         x.apply_op3_no_bwd(&scale, &shift, &op)
@@ -147,7 +148,7 @@ impl GroupNorm {
         self.run_plain(x, scale_shift, activate)
     }
 
-    /// Our own operator.
+    /// Runs the operator of this project.
     fn run_fused(
         &self,
         x: &Tensor,
@@ -171,7 +172,7 @@ impl GroupNorm {
         cpu::channels_first(&y)
     }
 
-    /// candle's operators, on any device and in any type.
+    /// Composes the layer of candle's operators, on any device and in any type.
     fn run_plain(
         &self,
         x: &Tensor,
@@ -180,9 +181,9 @@ impl GroupNorm {
     ) -> Result<Tensor> {
         let (n, channels, _, _) = x.dims4()?;
         let grouped = x.to_dtype(DType::F32)?.reshape((n, self.groups, ()))?;
-        let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let normal = centred
+        let centered = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
+        let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
+        let normal = centered
             .broadcast_div(&(variance + self.eps)?.sqrt()?)?
             .reshape(x.shape())?;
         let per_channel = |t: &Tensor| t.reshape((1, channels, 1, 1));
@@ -221,13 +222,13 @@ mod tests {
         ) {
             let channels = groups * per_group;
             let norm = layer(groups, channels);
-            // Far from 0, where a careless variance loses its digits.
+            // Far from 0, where a variance computed as a difference of means would lose its digits.
             let x = (uniform(&[n, channels, height, width], 3) + 10.0).unwrap();
             let (scale, shift) = (uniform(&[n, channels], 4), uniform(&[n, channels], 5));
             for activate in [false, true] {
                 for modulation in [None, Some((&scale, &shift))] {
                     let expected = norm.run_plain(&x, modulation, activate).unwrap();
-                    // A group of equal pixels is only rounding, enlarged by 1/√eps.
+                    // In a group of equal pixels only rounding is left, amplified by 1/√eps.
                     let tolerance = if per_group * height * width < 4 { 2e-3 } else { 5e-5 };
                     for isa in Isa::all() {
                         let found = isa.within(|| norm.run(&x, modulation, activate)).unwrap();
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn more_channels_than_numbers_in_a_piece() {
+    fn more_channels_than_numbers_in_a_chunk() {
         let norm = layer(40, 40_000);
         let x = uniform(&[2, 40_000, 1, 2], 3);
         let expected = norm.run_plain(&x, None, true).unwrap();

@@ -1,4 +1,4 @@
-//! Layer normalisation (Ba, Kiros & Hinton 2016, arXiv 1607.06450).
+//! Layer normalization (Ba, Kiros & Hinton 2016, arXiv 1607.06450).
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use candle_nn::VarBuilder;
 
 use super::cpu;
 
-/// Normalises the last dimension to mean 0 and (biased) variance 1, then applies a weight and a bias.
-/// Statistics are computed in `f32`, whatever the type of the input.
+/// Normalizes the last dimension to mean 0 and (biased) variance 1, then applies a weight and a
+/// bias. Statistics are computed in `f32`, whatever the type of the input.
 #[derive(Debug, Clone)]
 pub struct LayerNorm {
     eps: f64,
     weight: Tensor,
     bias: Tensor,
-    /// Weight and bias where our own operator can take them.
+    /// Weight and bias for the operator of this project, where it exists.
     table: Option<Arc<[Vec<f32>; 2]>>,
 }
 
@@ -22,7 +22,7 @@ impl LayerNorm {
     /// Takes `weight` and `bias`, both `[size]`.
     ///
     /// # Errors
-    /// A weight and bias that are no vectors of one length, at least 1.
+    /// `weight` and `bias` are not vectors of the same length, at least 1.
     pub fn new(eps: f64, weight: Tensor, bias: Tensor) -> Result<Self> {
         let size = weight.dims1()?;
         if size == 0 || bias.dims() != [size] {
@@ -45,15 +45,15 @@ impl LayerNorm {
     /// Reads `weight` and `bias`.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape.
+    /// A tensor is missing or has another shape.
     pub fn load(size: usize, eps: f64, vb: &VarBuilder<'_>) -> Result<Self> {
         Self::new(eps, vb.get(size, "weight")?, vb.get(size, "bias")?)
     }
 
-    /// `norm(x)` for `x [..., size]`.
+    /// Computes `norm(x)` for `x [..., size]`.
     ///
     /// # Errors
-    /// An input whose last dimension is another, and whatever candle reports.
+    /// The last dimension of `x` is not `size`; errors of candle.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if x.dims().last() != self.weight.dims().first() {
             bail!(
@@ -76,12 +76,12 @@ impl LayerNorm {
         self.run_plain(x)
     }
 
-    /// candle's operators, on any device and in any type.
+    /// Composes the layer of candle's operators, on any device and in any type.
     fn run_plain(&self, x: &Tensor) -> Result<Tensor> {
         let wide = x.to_dtype(DType::F32)?;
-        let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        centred
+        let centered = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+        let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
+        centered
             .broadcast_div(&(variance + self.eps)?.sqrt()?)?
             .broadcast_mul(&self.weight.to_dtype(DType::F32)?)?
             .broadcast_add(&self.bias.to_dtype(DType::F32)?)?
@@ -104,7 +104,8 @@ mod tests {
     fn agrees_with_candle() {
         for (rows, size) in [(1, 1), (3, 7), (5, 64), (70, 768), (2, 1025)] {
             let layer = layer(size);
-            // Far from zero: a variance that cancelled would show.
+            // Far from zero, where a variance computed as a difference of means would lose its
+            // digits.
             let x = (uniform(&[rows, size], 3) + 30.0).unwrap();
             let expected = layer.run_plain(&x).unwrap();
             for isa in Isa::all() {

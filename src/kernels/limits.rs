@@ -1,57 +1,57 @@
-//! How large a tensor may be on a GPU, and how a lack of memory is known.
+//! Size limit of tensors on a GPU, and detection of out-of-memory errors.
 
 use candle_core::{Device, Result};
 use thiserror::Error;
 
-/// Numbers of a tensor from which on candle's kernels, which count in 32 bits, would leave some out without a
-/// word, and from which cuDNN takes none.
+/// Elements from which on a tensor is refused on a GPU: candle's kernels have 32-bit indices and
+/// would silently skip elements, and cuDNN refuses such tensors.
 const LIMIT: usize = 1 << 31;
 
-/// A tensor that would be too large; smaller batches make smaller ones.
+/// A tensor that would be too large for a GPU; a smaller batch avoids it.
 #[derive(Debug, Error)]
-#[error("a tensor of {numbers} numbers is {}", TensorTooLarge::WORDS)]
+#[error("a tensor of {count} elements {}", TensorTooLarge::MESSAGE)]
 struct TensorTooLarge {
-    numbers: usize,
+    count: usize,
 }
 
 impl TensorTooLarge {
-    /// By which the error is known again in candle's.
-    const WORDS: &str = "larger than a GPU's kernels can count";
+    /// Text that identifies the error once candle has wrapped it.
+    const MESSAGE: &str = "is too large for the 32-bit indices of a GPU's kernels";
 }
 
-/// Refuses a tensor whose numbers `device` cannot count.
+/// Checks that `device` can hold a tensor of `count` elements.
 ///
 /// # Errors
-/// [`TensorTooLarge`], as candle's.
-pub(super) fn check_element_count(device: &Device, numbers: usize) -> Result<()> {
+/// [`TensorTooLarge`], wrapped in candle's error type.
+pub(super) fn check_element_count(device: &Device, count: usize) -> Result<()> {
     if device.is_cpu() {
         return Ok(());
     }
-    below_limit(numbers)
+    below_limit(count)
 }
 
-fn below_limit(numbers: usize) -> Result<()> {
-    if numbers < LIMIT {
+fn below_limit(count: usize) -> Result<()> {
+    if count < LIMIT {
         Ok(())
     } else {
-        Err(candle_core::Error::wrap(TensorTooLarge { numbers }))
+        Err(candle_core::Error::wrap(TensorTooLarge { count }))
     }
 }
 
-/// Whether a device had no room, by what its libraries say of it. Fewer images at once may fit then, or the same ones when
-/// others are done.
+/// Returns true if `error` is an out-of-memory error of a device, judged by the messages of its
+/// libraries. A smaller batch may then succeed, or the same one once other work has finished.
 #[must_use]
 pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
     let text = error.to_string();
     [
-        // The driver, cuBLAS and cuDNN by the names of their codes.
+        // Names of error codes of the driver, cuBLAS and cuDNN.
         "OUT_OF_MEMORY",
         "ALLOC_FAILED",
         "ALLOCATION_FAILED",
-        // Metal, by itself and by candle.
+        // Messages of Metal and of candle's Metal backend.
         "Insufficient Memory",
         "Failed to create metal resource: Buffer",
-        TensorTooLarge::WORDS,
+        TensorTooLarge::MESSAGE,
     ]
     .iter()
     .any(|words| text.contains(words))
@@ -61,9 +61,9 @@ pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
 mod tests {
     use super::*;
 
-    /// The words of the libraries' own error types, and ours.
+    /// Messages as the error types of the libraries and ours print them.
     #[test]
-    fn a_lack_of_memory_is_known_by_its_words() {
+    fn out_of_memory_is_detected_by_its_message() {
         for words in [
             "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
             "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
@@ -90,7 +90,7 @@ mod tests {
         assert!(below_limit(LIMIT - 1).is_ok());
         let error = below_limit(LIMIT).unwrap_err().to_string();
         assert!(
-            error.contains("2147483648") && error.contains(TensorTooLarge::WORDS),
+            error.contains("2147483648") && error.contains(TensorTooLarge::MESSAGE),
             "{error}"
         );
     }

@@ -1,4 +1,4 @@
-//! Fully connected layer.
+//! Fully connected layers.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 
 use super::cpu;
 
-/// `y = x Wᵀ + b` over the last dimension.
+/// The layer `y = x Wᵀ + b` over the last dimension.
 #[derive(Debug, Clone)]
 pub struct Linear {
     inputs: usize,
@@ -17,9 +17,10 @@ pub struct Linear {
 
 #[derive(Debug, Clone)]
 enum Weights {
-    /// Kept once, in the form that our own operator wants.
+    /// Packed for the CPU operator of this project; shared by clones.
     Packed(Arc<cpu::PackedLinear>),
-    /// For candle's operator: `[in, out]`, transposed once, and zeros when the layer has no bias.
+    /// For candle's operator: `[in, out]`, transposed once; the bias is zeros if the layer has
+    /// none.
     Plain { transposed: Tensor, bias: Tensor },
 }
 
@@ -27,8 +28,8 @@ impl Linear {
     /// Takes `weight [out, in]` and `bias [out]`.
     ///
     /// # Errors
-    /// A weight that is no matrix, or a bias of another length; on the CPU, a `DPSYN_CPU` that names no
-    /// set of instructions that this CPU has.
+    /// The weight is not a matrix; the bias has another length; on the CPU, `DPSYN_CPU` names an
+    /// instruction set that the CPU lacks.
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
         if let Some(bias) = &bias
@@ -59,7 +60,7 @@ impl Linear {
     /// Reads `weight [outputs, inputs]` and, with `bias`, `bias [outputs]`.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape.
+    /// A tensor is missing or has another shape.
     pub fn load(inputs: usize, outputs: usize, bias: bool, vb: &VarBuilder<'_>) -> Result<Self> {
         let weight = vb.get((outputs, inputs), "weight")?;
         let bias = if bias {
@@ -70,10 +71,10 @@ impl Linear {
         Self::new(&weight, bias)
     }
 
-    /// `[…, in]` to `[…, out]`.
+    /// Maps `[…, in]` to `[…, out]`.
     ///
     /// # Errors
-    /// An input whose last dimension is another, and whatever candle reports.
+    /// The last dimension of `x` is not `in`; errors of candle.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let inputs = self.inputs;
         let mut shape = x.dims().to_vec();

@@ -1,8 +1,8 @@
 //! Large blocks of memory, kept by the process for their next use.
 //!
-//! A network asks for the same few sizes at each evaluation, of megabytes each. The C library returns such
-//! blocks to the system and asks for zeroed pages again: a tenth of a network's time. [`KeepLarge`]
-//! hands a freed block to the next request of its size instead.
+//! A network asks for the same few sizes at each evaluation, of megabytes each. The C library
+//! returns such blocks to the system and asks for zeroed pages again: a tenth of a network's time.
+//! [`KeepLarge`] hands a freed block to the next request of its size instead.
 
 #![allow(unsafe_code)]
 
@@ -19,13 +19,14 @@ const ALIGN: usize = 64;
 /// Most blocks that are kept.
 const SLOTS: usize = 512;
 
-/// The system's allocator, except that freed blocks from 128 KiB on are kept for requests of the same
-/// size (in steps of an eighth). Live and kept blocks together never hold more than the live ones did
-/// at their peak: the process is no larger than it has had to be.
+/// The system's allocator, except that freed blocks from 128 KiB on are kept for requests of the
+/// same size (in steps of an eighth). Live and kept blocks together never hold more than the live
+/// ones did at their peak: the process is no larger than it has had to be.
 ///
 /// ```
 /// #[global_allocator]
-/// static ALLOCATOR: dpsyn::internals::kernels::KeepLarge = dpsyn::internals::kernels::KeepLarge::new();
+/// static ALLOCATOR: dpsyn::internals::kernels::KeepLarge =
+/// dpsyn::internals::kernels::KeepLarge::new();
 /// # assert_eq!(vec![0u8; 1 << 20].len(), 1 << 20);
 /// ```
 pub struct KeepLarge {
@@ -96,7 +97,8 @@ impl KeepLarge {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A block of a class's layout, which counts as live: a kept one, else whatever `allocate` gets.
+    /// A block of a class's layout, which counts as live: a kept one, else whatever `allocate`
+    /// gets.
     fn take(&self, class: Layout, allocate: impl FnOnce() -> *mut u8) -> Taken {
         let size = class.size();
         let mut kept = self.lock();
@@ -125,7 +127,8 @@ impl KeepLarge {
         }
         let start = allocate();
         if start.is_null() {
-            // Nothing was had, so nothing counts. Another thread's peak may be lost with it: then less is kept.
+            // Nothing was had, so nothing counts. Another thread's peak may be lost with it: then
+            // less is kept.
             let mut kept = self.lock();
             kept.live = kept.live.saturating_sub(size);
             kept.peak = before.max(kept.live);
@@ -150,8 +153,8 @@ impl KeepLarge {
 }
 
 impl Kept {
-    /// Takes out what was freed longest ago, as long as there is more than the process needed at its
-    /// peak; a few at a time.
+    /// Takes out what was freed longest ago, as long as there is more than the process needed at
+    /// its peak; a few at a time.
     fn shrink(&mut self) -> [Option<Block>; 4] {
         let mut outgrown = [None; 4];
         for place in &mut outgrown {
@@ -172,18 +175,18 @@ impl Kept {
 fn release(blocks: [Option<Block>; 4]) {
     for block in blocks.into_iter().flatten() {
         if let Ok(layout) = Layout::from_size_align(block.size, ALIGN) {
-            // SAFETY: every block came from `System` with its class's layout, which is this one, and
-            // has just left the list: nobody else has it.
+            // SAFETY: every block came from `System` with its class's layout, which is this one,
+            // and has just left the list: nobody else has it.
             unsafe { System.dealloc(block.start, layout) };
         }
     }
 }
 
-// SAFETY: a request that `class` does not change goes to `System` as it is, when it is freed, too, for
-// `class` depends on the layout alone. Any other is answered with a block that `System` gave for the
-// class's layout, which is at least as large and as aligned; between `give` and `take` such a block is
-// in the list once, and so has one owner at most. Nothing here allocates large blocks or unwinds: the
-// indices lie below `count`, which is at most `SLOTS`.
+// SAFETY: a request that `class` does not change goes to `System` as it is, when it is freed, too,
+// for `class` depends on the layout alone. Any other is answered with a block that `System` gave
+// for the class's layout, which is at least as large and as aligned; between `give` and `take` such
+// a block is in the list once, and so has one owner at most. Nothing here allocates large blocks or
+// unwinds: the indices lie below `count`, which is at most `SLOTS`.
 unsafe impl GlobalAlloc for KeepLarge {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match class(layout) {
@@ -232,8 +235,8 @@ unsafe impl GlobalAlloc for KeepLarge {
             (None, None) => unsafe { System.realloc(start, layout, size) },
             (Some(old), Some(new)) if old == new => start,
             _ => {
-                // SAFETY: `size` is not zero by the caller's promise; both blocks are at least as long
-                // as what is copied; the old one came from here with `layout`.
+                // SAFETY: `size` is not zero by the caller's promise; both blocks are at least as
+                // long as what is copied; the old one came from here with `layout`.
                 unsafe {
                     let to = self.alloc(wanted);
                     if !to.is_null() {

@@ -26,6 +26,8 @@ mod limits;
 mod linear;
 mod memory;
 mod pool;
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
+mod self_test;
 mod shapes;
 mod upsample;
 
@@ -47,7 +49,7 @@ pub use conv2d::Conv2d;
 pub use convert::convert;
 pub use cpu::check_bf16_on_cpu;
 pub(crate) use cpu::{Isa, PackedColumns, QuantKind, QuantizedRow, ScalarLoop};
-pub use device::{reopen_device, self_test};
+pub use device::reopen_device;
 pub use gate::geglu;
 pub use group_norm::GroupNorm;
 pub use layer_norm::LayerNorm;
@@ -55,5 +57,7 @@ pub use limits::is_out_of_memory;
 pub use linear::Linear;
 pub use memory::KeepLarge;
 pub use pool::{avg_pool, max_pool};
+#[cfg(any(feature = "cuda", feature = "metal"))]
+pub use self_test::self_test;
 pub use shapes::{Conv2dShape, Pool};
 pub use upsample::upsample_nearest_2x;

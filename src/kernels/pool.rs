@@ -5,11 +5,11 @@ use candle_core::{Result, Tensor};
 use super::cpu::{self, PoolKind, PoolOp};
 use super::shapes::Pool;
 
-/// The mean over each window, the padding not counted (`count_include_pad=False`):
-/// `[n, c, h, w]` to `[n, c, h', w']`.
+/// Averages each window, without the padding (`count_include_pad=False`): `[n, c, h, w]` to
+/// `[n, c, h', w']`.
 ///
 /// # Errors
-/// A window that does not fit the input, and whatever candle reports.
+/// The window does not fit the input; errors of candle.
 pub fn avg_pool(x: &Tensor, pool: Pool) -> Result<Tensor> {
     pool.check(x)?;
     if cpu::supports(x) {
@@ -23,7 +23,7 @@ fn fused(x: &Tensor, pool: Pool, kind: PoolKind) -> Result<Tensor> {
     cpu::channels_first(&y)
 }
 
-/// candle's operators, on any device and in any type.
+/// Composes the layer of candle's operators, on any device and in any type.
 fn avg_pool_plain(x: &Tensor, pool: Pool) -> Result<Tensor> {
     let Pool {
         kernel,
@@ -38,16 +38,16 @@ fn avg_pool_plain(x: &Tensor, pool: Pool) -> Result<Tensor> {
     if padding == 0 {
         return Ok(mean);
     }
-    // The share of each window that lies inside the image.
+    // Dividing by the mean of ones removes the padding from the count.
     let (_, _, height, width) = x.dims4()?;
     let ones = Tensor::ones((1, 1, height, width), x.dtype(), x.device())?;
     mean.broadcast_div(&pad(&ones)?.avg_pool2d_with_stride(kernel, stride)?)
 }
 
-/// The largest value in each window: `[n, c, h, w]` to `[n, c, h', w']`.
+/// Returns the largest value in each window: `[n, c, h, w]` to `[n, c, h', w']`.
 ///
 /// # Errors
-/// A window that does not fit the input, and whatever candle reports.
+/// The window does not fit the input; errors of candle.
 pub fn max_pool(x: &Tensor, pool: Pool) -> Result<Tensor> {
     pool.check(x)?;
     if cpu::supports(x) {
@@ -56,15 +56,15 @@ pub fn max_pool(x: &Tensor, pool: Pool) -> Result<Tensor> {
     max_pool_plain(x, pool)
 }
 
-/// candle's operators, on any device and in any type.
+/// Composes the layer of candle's operators, on any device and in any type.
 fn max_pool_plain(x: &Tensor, pool: Pool) -> Result<Tensor> {
     let Pool {
         kernel,
         stride,
         padding,
     } = pool;
-    // A repeated border value is never larger than the border pixel, which lies in every window that
-    // reaches over it.
+    // Padding repeats border pixels, which changes no maximum: a window that reaches into the
+    // padding contains the border pixel itself.
     let padded = x
         .pad_with_same(2, padding, padding)?
         .pad_with_same(3, padding, padding)?;
@@ -90,7 +90,8 @@ mod tests {
             let pool = Pool { kernel, stride, padding };
             prop_assume!(pool.output_len(height).is_some() && pool.output_len(width).is_some());
             let x = uniform(&[2, channels, height, width], 1);
-            let (max, mean) = (max_pool_plain(&x, pool).unwrap(), avg_pool_plain(&x, pool).unwrap());
+            let max = max_pool_plain(&x, pool).unwrap();
+            let mean = avg_pool_plain(&x, pool).unwrap();
             for isa in Isa::all() {
                 assert_close(&isa.within(|| max_pool(&x, pool)).unwrap(), &max, 0.0);
                 assert_close(&isa.within(|| avg_pool(&x, pool)).unwrap(), &mean, 1e-6);
@@ -129,14 +130,14 @@ mod tests {
             pixels[place] = f32::NAN;
             let x = Tensor::from_vec(pixels, (1, 1, 3, 3), &candle_core::Device::Cpu).unwrap();
             let y = max_pool(&x, pool).unwrap();
-            let centre: f32 = y
+            let center: f32 = y
                 .flatten_all()
                 .unwrap()
                 .get(4)
                 .unwrap()
                 .to_scalar()
                 .unwrap();
-            assert!(centre.is_nan(), "{place}");
+            assert!(center.is_nan(), "{place}");
         }
     }
 

@@ -15,8 +15,8 @@ pub struct Conv2dShape {
     pub stride: usize,
     /// Zeros added above and below, and left and right.
     pub padding: (usize, usize),
-    /// Rows and columns of the result, if the layer is meant for small results of one size. Selects the
-    /// form of the packed weights; other sizes work, only more slowly.
+    /// Rows and columns of the result, if the layer is meant for small results of one size. Selects
+    /// the form of the packed weights; other sizes work, only more slowly.
     pub side: Option<usize>,
 }
 
@@ -49,8 +49,8 @@ impl Conv2dShape {
         Self { stride, ..self }
     }
 
-    /// Returns rows and columns of the result for an input of `height` × `width`; `None` if the kernel
-    /// does not fit.
+    /// Returns rows and columns of the result for an input of `height` × `width`; `None` if the
+    /// kernel does not fit.
     #[must_use]
     pub fn output_size(&self, height: usize, width: usize) -> Option<(usize, usize)> {
         let along = |size: usize, kernel: usize, padding: usize| {
@@ -78,8 +78,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Returns the number of windows along a side of `len` pixels; `None` if not even one fits, or if
-    /// one could lie in the padding alone, where it has no value.
+    /// Returns the number of windows along a side of `len` pixels; `None` if not even one fits, or
+    /// if one could lie in the padding alone, where it has no value.
     pub(super) fn output_len(&self, len: usize) -> Option<usize> {
         let padded = len.checked_add(self.padding.checked_mul(2)?)?;
         let steps = padded.checked_sub(self.kernel)?.checked_div(self.stride)?;

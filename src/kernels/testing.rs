@@ -1,4 +1,4 @@
-//! What the layers' tests share.
+//! Helpers of the layers' tests.
 
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
@@ -7,14 +7,14 @@ use rand_chacha::ChaCha12Rng;
 pub(crate) use super::composing::composed;
 use super::cpu::Isa;
 
-/// Runs `f` once with each set of vector instructions that this machine has.
+/// Runs `f` once with each instruction set that this machine has.
 pub(crate) fn on_each_isa(mut f: impl FnMut()) {
     for isa in Isa::all() {
         isa.within(&mut f);
     }
 }
 
-/// Numbers in `[-1, 1)`, the same for the same seed.
+/// Returns numbers in `[-1, 1)`, the same for the same seed.
 pub(super) fn uniform(shape: &[usize], seed: u64) -> Tensor {
     let mut rng = ChaCha12Rng::seed_from_u64(seed);
     let count = shape.iter().product();
@@ -26,7 +26,7 @@ fn values(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The two have one shape and differ by at most `tolerance` anywhere.
+/// Asserts that both have the same shape and differ by at most `tolerance` anywhere.
 pub(super) fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f32) {
     assert_eq!(found.dims(), expected.dims());
     for (index, (f, e)) in values(found).iter().zip(values(expected)).enumerate() {
@@ -34,8 +34,8 @@ pub(super) fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f32) {
     }
 }
 
-/// What `layer` makes of an image has the same bits whether it comes alone, in a batch of `x`'s size, or
-/// among other neighbours on fewer threads.
+/// Asserts that the result of `layer` for an image has the same bits alone, in the batch `x`, and
+/// in a smaller batch on one thread.
 pub(super) fn assert_batch_independent(x: &Tensor, layer: impl Fn(&Tensor) -> Tensor + Sync) {
     let together = layer(x);
     let n = x.dim(0).unwrap();

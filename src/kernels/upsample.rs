@@ -1,4 +1,4 @@
-//! Enlarging feature maps.
+//! Upsampling of feature maps.
 
 use candle_core::{Result, Tensor};
 
@@ -8,7 +8,7 @@ use super::limits::check_element_count;
 /// Repeats every pixel twice in both directions: `[n, c, h, w]` to `[n, c, 2h, 2w]`.
 ///
 /// # Errors
-/// Whatever candle reports.
+/// Errors of candle.
 pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
     let (_, _, height, width) = x.dims4()?;
     if cpu::supports(x) {

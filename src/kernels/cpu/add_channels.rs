@@ -1,4 +1,4 @@
-//! Sums of a feature map and one number a channel.
+//! Sum of a feature map and one number per channel.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, bail};
 
@@ -9,7 +9,7 @@ use super::simd::Simd;
 use super::tasks;
 use super::tensors::contiguous;
 
-/// Arguments: `x [n, h, w, channels]` and what is added to every pixel, `[n, channels]`, both contiguous.
+/// Operator that adds `[n, channels]` to every pixel of `x [n, h, w, channels]`, both contiguous.
 pub(in crate::kernels) struct AddChannelsOp;
 
 impl CustomOp2 for AddChannelsOp {
@@ -43,8 +43,8 @@ fn add<E: Element>(
     let y = contiguous::<E>(y, y_layout)?;
     let mut out = uninit_output(x.len());
     if !out.is_empty() {
-        // Whole pixels, about 32,768 numbers of them.
-        let piece = channels * ((1usize << 15) / channels).max(1);
+        // Whole pixels, about 32,768 numbers per task.
+        let chunk = channels * ((1usize << 15) / channels).max(1);
         let image = area * channels;
         let mut parts = Vec::new();
         for ((out, x), y) in out
@@ -52,15 +52,15 @@ fn add<E: Element>(
             .zip(x.chunks_exact(image))
             .zip(y.chunks_exact(channels))
         {
-            let pieces = out.chunks_mut(piece).zip(x.chunks(piece));
-            parts.extend(pieces.map(|(out, x)| Sum { x, y, out }));
+            let chunks = out.chunks_mut(chunk).zip(x.chunks(chunk));
+            parts.extend(chunks.map(|(out, x)| Sum { x, y, out }));
         }
         tasks::for_each(2 * x.len(), parts, |sum| E::run(token, sum));
     }
     Ok((E::storage(out), x_layout.shape().clone()))
 }
 
-/// Some pixels of an image.
+/// Kernel that adds to some pixels of an image.
 struct Sum<'a, E> {
     x: &'a [E],
     y: &'a [E],

@@ -14,8 +14,8 @@ use super::simd::Avx512Bf16;
 /// Proof that this process uses AVX-512 and that the CPU has AVX512_BF16, whose `vdpbf16ps`
 /// multiplies pairs of bfloat16 numbers and adds both products to an `f32`.
 ///
-/// The only constructor is [`Avx512Bf16Token::current`], which reads the CPU's features. There is no
-/// emulation: it would be slower than `f32`.
+/// The only constructor is [`Avx512Bf16Token::current`], which reads the CPU's features. There is
+/// no emulation: it would be slower than `f32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kernels) struct Avx512Bf16Token(Proof);
 

@@ -1,4 +1,4 @@
-//! Joining feature maps.
+//! Concatenation of feature maps.
 
 use candle_core::{Result, Storage, Tensor, bail};
 
@@ -7,10 +7,10 @@ use super::scratch::uninit_output;
 use super::tasks;
 use super::tensors::contiguous;
 
-/// Joins contiguous `[n, h, w, c]` along the channels.
+/// Concatenates contiguous `[n, h, w, c]` along the channels.
 pub(in crate::kernels) fn concat(parts: &[Tensor]) -> Result<Tensor> {
     let Some(first) = parts.first() else {
-        bail!("nothing to join");
+        bail!("there is nothing to concatenate");
     };
     match_dtype!(first, E => join::<E>(first, parts))
 }
@@ -23,14 +23,15 @@ fn join<E: Element>(first: &Tensor, parts: &[Tensor]) -> Result<Tensor> {
     for (storage, layout) in &guards {
         let (part_n, part_height, part_width, part) = layout.shape().dims4()?;
         let Storage::Cpu(storage) = &**storage else {
-            bail!("a tensor on another device");
+            bail!("an argument is not on the CPU");
         };
         if (part_n, part_height, part_width) != (n, height, width) {
-            bail!("{layout:?} cannot be joined to {first:?}");
+            bail!("{layout:?} cannot be concatenated with {first:?}");
         }
         sources.push((contiguous::<E>(storage, layout)?, part));
         channels += part;
     }
+    // Pixels per task.
     const PIXELS: usize = 64;
     let mut out = uninit_output(n * height * width * channels);
     let work = out.len();

@@ -9,7 +9,8 @@ use super::scratch::Scratch;
 use super::tasks;
 use crate::kernels::shapes::Conv2dShape;
 
-/// Largest panel, in bytes, that stays in a core's second-level cache while rows of an image pass by.
+/// Largest panel, in bytes, that stays in a core's second-level cache while rows of an image pass
+/// by.
 const PANEL_CACHE: usize = 640 << 10;
 
 /// Output pixels per task: enough that a panel, once in the cache, is used often.
@@ -157,7 +158,8 @@ impl<T: Element + GemmElement> Direct<T> {
     }
 
     /// Multiplies the rows of a block with one part of a panel. The last part applies the bias and
-    /// what follows it, and stores the result; those before add to `sums[0]` and store in `sums[1]`.
+    /// what follows it, and stores the result; those before add to `sums[0]` and store in
+    /// `sums[1]`.
     fn multiply_part(
         &self,
         call: &ConvCall<'_, T>,
@@ -223,8 +225,8 @@ struct PanelPart<'a, T> {
     parts: usize,
 }
 
-/// Copies rows `first` to `first + count` of an image, counted from its padded top, with zeros around
-/// the image.
+/// Copies rows `first` to `first + count` of an image, counted from its padded top, with zeros
+/// around the image.
 fn padded_rows<T: Element>(
     call: &ConvCall<'_, T>,
     image: &[T],

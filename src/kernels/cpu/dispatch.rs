@@ -1,5 +1,5 @@
-//! How code is chosen for a number type: which instruction set it needs, and how maps of it are
-//! loaded into vectors.
+//! Selection of code for a number type: the instruction set that it needs, and the loads and stores
+//! of its maps.
 
 #![allow(unsafe_code)]
 

@@ -1,7 +1,7 @@
-//! The exponential function and what is made of it, in a form that compilers vectorise.
+//! The exponential function and activations made of it, in a form that compilers vectorize.
 //!
-//! Only additions, multiplications and bit operations, each rounded by itself: the same bits on
-//! every processor, with or without vector units.
+//! They consist of additions, multiplications, divisions and bit operations only, each rounded
+//! separately, so they give the same bits on every processor, with or without vector instructions.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
@@ -12,23 +12,24 @@ use super::simd::Simd;
 use super::tasks;
 use super::tensors::contiguous;
 
-/// `e^x` to within two units in the last place for results in the normal range; at least the smallest
-/// and at most the largest normal number outside; NaN for NaN.
+/// Computes `e^x` to within two units in the last place where the result is a normal number.
+/// Outside, the result is between the smallest and the largest normal number; NaN for NaN.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // e^x = 2^n · e^r with n an integer and |r| ≤ ln 2 / 2.
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
-    // ln 2 in two parts, the first with so few bits that n times it is exact.
+    // ln 2 in two parts, the first with so few bits that its product with n is exact (Cody &
+    // Waite).
     const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = (std::f64::consts::LN_2 - 355.0 / 512.0) as f32;
-    // Adding 1.5 · 2^23 rounds to an integer, which then stands in the low bits.
+    // Adding 1.5 · 2^23 rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
     let shifted = x * LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    // Taylor to the seventh power: the rest is below 6e-9.
+    // Taylor polynomial of degree 7: the remainder is below 6e-9.
     let mut p = 1.0 / 5040.0;
     p = p * r + 1.0 / 720.0;
     p = p * r + 1.0 / 120.0;
@@ -42,22 +43,22 @@ pub(super) fn exp(x: f32) -> f32 {
     p * f32::from_bits(exponent.wrapping_add(127) << 23)
 }
 
-/// `x · sigmoid(x)`.
+/// Computes `x · sigmoid(x)`.
 #[inline(always)]
 pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// `x · sigmoid(1.702 x)`.
+/// Computes `x · sigmoid(1.702 x)`.
 #[inline(always)]
 fn quick_gelu(x: f32) -> f32 {
     x / (1.0 + exp(-1.702 * x))
 }
 
-/// `x · Φ(x)`, to within 2e-7 · (1 + |x|).
+/// Computes `x · Φ(x)` to within 2e-7 · (1 + |x|).
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
-    // erfc(z) = e^(-z²) · P(t) with t = 1 / (1 + p z) for z ≥ 0: Abramowitz & Stegun (1964), 7.1.26.
+    // erfc(z) = e^(-z²) · P(t) with t = 1 / (1 + p z) for z ≥ 0 (Abramowitz & Stegun 1964, 7.1.26).
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
     let mut p = 1.061_405_4;
@@ -66,11 +67,11 @@ fn gelu(x: f32) -> f32 {
     p = p * t - 0.284_496_74;
     p = p * t + 0.254_829_6;
     let tail = 0.5 * p * t * exp(-z * z);
-    // Φ(x) is the tail on the left of 0 and its complement on the right.
+    // Φ(x) is the tail left of 0 and its complement right of 0.
     x * if x < 0.0 { tail } else { 1.0 - tail }
 }
 
-/// A function of every element of a contiguous argument.
+/// Operator that applies a function to every element of a contiguous argument.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kernels) enum Activation {
     Silu,
@@ -90,11 +91,12 @@ impl CustomOp1 for Activation {
 
 impl Activation {
     fn run<E: Element>(self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        const PIECE: usize = 1 << 14;
+        // Elements per task.
+        const CHUNK: usize = 1 << 14;
         let token = E::token()?;
         let x = contiguous::<E>(x, layout)?;
         let mut out = uninit_output(x.len());
-        let parts = out.chunks_mut(PIECE).zip(x.chunks(PIECE)).collect();
+        let parts = out.chunks_mut(CHUNK).zip(x.chunks(CHUNK)).collect();
         tasks::for_each(8 * x.len(), parts, |(out, x)| {
             let apply = Apply {
                 x,

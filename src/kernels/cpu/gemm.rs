@@ -1,8 +1,8 @@
 //! Products of a left-hand side with packed panels.
 //!
 //! Convolutions, linear layers and attention all multiply through here. Each sum is one chain over
-//! the depth, in order, whichever tile it is part of: how rows are grouped into tiles does not change
-//! a bit of the result.
+//! the depth, in order, whichever tile it is part of: how rows are grouped into tiles does not
+//! change a bit of the result.
 
 #![allow(unsafe_code)]
 
@@ -64,7 +64,8 @@ impl<T: GemmElement, O: Element> GemmKernel<T> for Product<'_, '_, T, O> {
             dst,
             epilogue,
         } = self;
-        // Tiles of nearly equal height: a low one at the end would leave most of the registers idle.
+        // Tiles of nearly equal height: a low one at the end would leave most of the registers
+        // idle.
         let mut first_row = 0;
         for left in (1..=rows.div_ceil(S::ROWS)).rev() {
             let count = (rows - first_row).div_ceil(left);

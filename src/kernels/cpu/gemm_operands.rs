@@ -2,9 +2,9 @@
 
 /// The left-hand side: rows anywhere in a slice, each made of equally long segments.
 ///
-/// Number `i` of segment `s` of row `r` is
-/// `data[r · row_stride + s · segment_stride + i]`. With one segment for each row of a convolution's
-/// kernel, an image is its own unfolding (im2col without a copy).
+/// Number `i` of segment `s` of row `r` is `data[r · row_stride + s · segment_stride + i]`. With
+/// one segment for each row of a convolution's kernel, an image is its own unfolding (im2col
+/// without a copy).
 #[derive(Clone, Copy)]
 pub(super) struct Lhs<'a, T = f32> {
     pub data: &'a [T],
@@ -37,7 +37,8 @@ pub(super) struct Dst<'a, O = f32> {
 /// Operations that are applied to a sum before it is stored, in the order of the fields.
 #[derive(Clone, Copy)]
 pub(super) struct Epilogue<'a, O = f32> {
-    /// Added first: an earlier part of the same sums, in rows of all numbers of the panel's vectors.
+    /// Added first: an earlier part of the same sums, in rows of all numbers of the panel's
+    /// vectors.
     pub partial: Option<&'a [f32]>,
     /// Added: one number for each of the panel's columns.
     pub bias: Option<&'a [f32]>,

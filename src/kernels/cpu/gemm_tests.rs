@@ -16,7 +16,8 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
         .collect()
 }
 
-/// A product whose numbers are multiples of 1/32 and few, so that bf16 has them and every sum is exact.
+/// A product whose numbers are multiples of 1/32 and few, so that bf16 has them and every sum is
+/// exact.
 #[derive(Debug, Clone)]
 struct Case {
     rows: usize,

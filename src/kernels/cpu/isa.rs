@@ -84,7 +84,8 @@ impl Isa {
         }
     }
 
-    /// Returns the instruction set of this process: the fastest one, unless `DPSYN_CPU` names another.
+    /// Returns the instruction set of this process: the fastest one, unless `DPSYN_CPU` names
+    /// another.
     ///
     /// # Errors
     /// `DPSYN_CPU` names an unknown set or one that this CPU lacks. Convolutions and linear layers
@@ -227,7 +228,7 @@ mod tests {
             "{message}"
         );
         assert!(choose("AVX2").is_err());
-        // No machine has both.
+        // A name of another architecture.
         let foreign = if cfg!(target_arch = "x86_64") {
             "neon"
         } else {

@@ -1,4 +1,4 @@
-//! Layer normalisation, a row at a time.
+//! Layer normalization, a row at a time.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 
@@ -9,15 +9,16 @@ use super::simd::Simd;
 use super::tasks;
 use super::tensors::contiguous;
 
-/// Argument: `x [..., size]`, contiguous. The result is `(x - mean) / √(var + eps) · weight + bias`.
+/// Layer norm operator. Argument: `x [..., size]`, contiguous. The result is
+/// `(x - mean) / √(var + eps) · weight + bias`.
 pub(in crate::kernels) struct LayerNormOp<'a> {
     pub eps: f64,
     pub weight: &'a [f32],
     pub bias: &'a [f32],
 }
 
-/// Numbers of a task, about.
-const PIECE: usize = 1 << 14;
+/// Approximate numbers per task.
+const CHUNK: usize = 1 << 14;
 
 impl CustomOp1 for LayerNormOp<'_> {
     fn name(&self) -> &'static str {
@@ -39,8 +40,8 @@ impl LayerNormOp<'_> {
         let token = E::token()?;
         let x = contiguous::<E>(x, layout)?;
         let mut out = uninit_output(x.len());
-        let piece = PIECE.div_ceil(size) * size;
-        let parts = out.chunks_mut(piece).zip(x.chunks(piece)).collect();
+        let chunk = CHUNK.div_ceil(size) * size;
+        let parts = out.chunks_mut(chunk).zip(x.chunks(chunk)).collect();
         tasks::for_each(4 * x.len(), parts, |(out, x)| {
             E::run(token, Rows { x, out, op: self });
         });
@@ -65,7 +66,7 @@ impl<E: Element> Kernel for Rows<'_, E> {
         for (x, out) in rows.zip(self.out.chunks_exact_mut(size)) {
             let mean = sum(x, 0.0, false) / size as f64;
             let mean = mean as f32;
-            // Of the centred numbers, so that a large mean takes no digits away.
+            // The variance of the centered numbers: a large mean would cancel digits otherwise.
             let variance = sum(x, mean, true) / size as f64;
             let scale = (1.0 / (variance + eps).sqrt()) as f32;
             let table = x.iter().zip(weight).zip(bias);
@@ -76,7 +77,7 @@ impl<E: Element> Kernel for Rows<'_, E> {
     }
 }
 
-/// `Σ (x - origin)`, or of the squares, in lanes of `f32` that are added up in `f64`.
+/// Returns `Σ (x - origin)`, or the sum of the squares, in `f32` lanes that are added up in `f64`.
 #[inline(always)]
 fn sum<E: Element>(x: &[E], origin: f32, squares: bool) -> f64 {
     const LANES: usize = 32;
@@ -84,13 +85,21 @@ fn sum<E: Element>(x: &[E], origin: f32, squares: bool) -> f64 {
     let (blocks, rest) = x.as_chunks::<LANES>();
     for block in blocks {
         for (lane, x) in lanes.iter_mut().zip(block) {
-            let centred = x.widen() - origin;
-            *lane += if squares { centred * centred } else { centred };
+            let centered = x.widen() - origin;
+            *lane += if squares {
+                centered * centered
+            } else {
+                centered
+            };
         }
     }
     for (lane, x) in lanes.iter_mut().zip(rest) {
-        let centred = x.widen() - origin;
-        *lane += if squares { centred * centred } else { centred };
+        let centered = x.widen() - origin;
+        *lane += if squares {
+            centered * centered
+        } else {
+            centered
+        };
     }
     let mut total = 0.0;
     for lane in lanes {

@@ -30,7 +30,8 @@ impl PackedLinear {
     /// Packs `weight [outputs, inputs]` for rows of type `dtype`.
     ///
     /// # Errors
-    /// As [`Isa::current`](super::isa::Isa::current); for bf16 as [`Avx512Bf16Token::current`](super::avx512_bf16::Avx512Bf16Token::current).
+    /// As [`Isa::current`](super::isa::Isa::current); for bf16 as
+    /// [`Avx512Bf16Token::current`](super::avx512_bf16::Avx512Bf16Token::current).
     pub fn new(
         (inputs, outputs): (usize, usize),
         dtype: DType,
@@ -87,8 +88,8 @@ impl LinearOp<'_> {
         let x = contiguous::<T>(x, layout)?;
         let lhs = Lhs::rows(x, inputs, inputs);
         let mut out = uninit_output(rows * outputs);
-        // Each task multiplies one panel with all rows, so that the weight is read once. Its columns
-        // are contiguous in `products` and copied to their rows at the end.
+        // Each task multiplies one panel with all rows, so that the weight is read once. Its
+        // columns are contiguous in `products` and copied to their rows at the end.
         let mut products = Scratch::<T>::new(rows * outputs);
         let mut rest = &mut *products;
         let mut parts: Vec<(Panel<'_, T>, &mut [T])> = Vec::new();

@@ -1,4 +1,4 @@
-//! Group normalisation with everything that follows it, in two passes over the image.
+//! Group normalization with scale, shift and SiLU, in two passes over the image.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, bail};
 
@@ -10,9 +10,9 @@ use super::simd::Simd;
 use super::tasks;
 use super::tensors::contiguous;
 
-/// Arguments: `x [n, h, w, channels]`, contiguous, and with three, `scale` and `shift [n, channels]`, whose
-/// rows may lie apart. The result is `((x - mean) / √(var + eps) · weight + bias) · (1 + scale) + shift`,
-/// activated on request.
+/// Group norm operator. Arguments: `x [n, h, w, channels]`, contiguous, and optionally `scale` and
+/// `shift [n, channels]` of any row stride. The result is
+/// `((x - mean) / √(var + eps) · weight + bias) · (1 + scale) + shift`, followed by SiLU if `silu`.
 pub(in crate::kernels) struct GroupNormOp<'a> {
     pub groups: usize,
     pub eps: f64,
@@ -21,30 +21,30 @@ pub(in crate::kernels) struct GroupNormOp<'a> {
     pub silu: bool,
 }
 
-/// Numbers of a task, about.
-const PIECE: usize = 1 << 15;
+/// Approximate numbers per task.
+const CHUNK: usize = 1 << 15;
 
-/// Pixels that are added up in `f32` before they go into an `f64`.
-const RUN: usize = 64;
+/// Pixels whose sum is accumulated in `f32` before it is added to an `f64`.
+const F32_RUN: usize = 64;
 
-/// `Σ (x - origin)` and `Σ (x - origin)²` of each channel.
+/// Sums `Σ (x - origin)` and `Σ (x - origin)²` of each channel.
 type Sums = Vec<[f64; 2]>;
 
-/// What becomes of each channel of one image: `(x - mean) · scale + offset`.
+/// The map of each channel of one image: `(x - mean) · scale + offset`.
 struct Affine {
     mean: Vec<f32>,
     scale: Vec<f32>,
     offset: Vec<f32>,
 }
 
-/// `[n, channels]`, few numbers beside an image's.
+/// A scale or shift `[n, channels]`, copied: it is small compared with the image.
 struct Rows {
     data: Vec<f32>,
     channels: usize,
 }
 
 impl Rows {
-    /// Of any type and with any strides but 0 from a channel to the next.
+    /// Reads a matrix of any type and strides, except a stride of 0 between channels.
     fn new(storage: &CpuStorage, layout: &Layout, dims: (usize, usize)) -> Result<Self> {
         match_dtype!(storage, E => Self::read::<E>(storage, layout, dims))
     }
@@ -56,7 +56,7 @@ impl Rows {
     ) -> Result<Self> {
         let all = storage.as_slice::<E>()?;
         let &[row, column] = layout.stride() else {
-            bail!("scale or shift with layout {layout:?} is no matrix");
+            bail!("scale or shift with layout {layout:?} is not a matrix");
         };
         if layout.shape().dims2()? != dims {
             bail!("scale or shift with layout {layout:?} is not {dims:?}");
@@ -134,13 +134,14 @@ impl GroupNormOp<'_> {
         let mut out = uninit_output(x.len());
         if !out.is_empty() {
             let area = height * width;
-            // A function of the image's shape alone: the pieces' sums are added in order.
-            let piece = (PIECE / channels).max(1).next_multiple_of(RUN) * channels;
+            // The chunks depend on the image's shape alone and their sums are added in order, so
+            // that the result does not depend on the number of threads.
+            let chunk = (CHUNK / channels).max(1).next_multiple_of(F32_RUN) * channels;
             let images = || x.chunks_exact(area * channels);
-            let pieces: usize = images().map(|image| image.len().div_ceil(piece)).sum();
+            let chunks: usize = images().map(|image| image.len().div_ceil(chunk)).sum();
 
-            let mut sums: Vec<Sums> = vec![Vec::new(); pieces];
-            let from = images().flat_map(|image| image.chunks(piece).map(move |x| (image, x)));
+            let mut sums: Vec<Sums> = vec![Vec::new(); chunks];
+            let from = images().flat_map(|image| image.chunks(chunk).map(move |x| (image, x)));
             let parts = sums.iter_mut().zip(from).collect();
             tasks::for_each(
                 2 * x.len(),
@@ -152,7 +153,7 @@ impl GroupNormOp<'_> {
             );
 
             let affine: Vec<Affine> = images()
-                .zip(sums.chunks(pieces / n))
+                .zip(sums.chunks(chunks / n))
                 .enumerate()
                 .map(|(index, (image, sums))| {
                     let rows = modulation.as_ref();
@@ -165,7 +166,7 @@ impl GroupNormOp<'_> {
                 .zip(out.chunks_exact_mut(area * channels))
                 .zip(&affine)
                 .flat_map(|((x, out), affine)| {
-                    let parts = x.chunks(piece).zip(out.chunks_mut(piece));
+                    let parts = x.chunks(chunk).zip(out.chunks_mut(chunk));
                     parts.map(move |(x, out)| (x, out, affine))
                 })
                 .collect();
@@ -186,7 +187,7 @@ impl GroupNormOp<'_> {
         Ok((E::storage(out), layout.shape().clone()))
     }
 
-    /// From the sums of all pieces of an image.
+    /// Computes the map of an image's channels from the sums of all its chunks.
     fn affine<E: Element>(
         &self,
         area: usize,
@@ -198,7 +199,7 @@ impl GroupNormOp<'_> {
         let per_group = channels / self.groups;
         let count = (area * per_group) as f64;
         let area = area as f64;
-        // Of each channel: where its sums count from, and the sums.
+        // Of each channel: the origin of its sums, and the two sums.
         let totals: Vec<[f64; 3]> = (0..channels)
             .zip(image)
             .map(|(channel, origin)| {
@@ -218,8 +219,8 @@ impl GroupNormOp<'_> {
                 .map(|[origin, first, _]| first + area * origin)
                 .sum();
             let mean = sum / count;
-            // Σ (x - mean)², with x - mean = (x - origin) + (origin - mean). An origin is a pixel of
-            // the channel: no large numbers cancel.
+            // Σ (x - mean)², with x - mean = (x - origin) + (origin - mean). The origin is a pixel
+            // of the channel, so no large numbers cancel.
             let squares: f64 = group
                 .iter()
                 .map(|[origin, first, second]| {
@@ -248,6 +249,7 @@ impl GroupNormOp<'_> {
     }
 }
 
+/// Kernel that computes the [`Sums`] of one chunk.
 struct Sum<'a, E> {
     x: &'a [E],
     origin: &'a [E],
@@ -261,8 +263,8 @@ impl<E: Element> Kernel for Sum<'_, E> {
         const BLOCK: usize = 32;
         let channels = self.origin.len();
         let mut sums = vec![[0f64; 2]; channels];
-        for run in self.x.chunks(RUN * channels) {
-            // Blocks of channels, whose sums stay in registers.
+        for run in self.x.chunks(F32_RUN * channels) {
+            // Blocks of channels whose sums stay in registers.
             let mut channel = 0;
             while channel < channels {
                 let count = BLOCK.min(channels - channel);
@@ -279,17 +281,17 @@ impl<E: Element> Kernel for Sum<'_, E> {
                     {
                         Some(pixel) => {
                             for i in 0..BLOCK {
-                                let centred = pixel[i].widen() - origin[i];
-                                first[i] += centred;
-                                second[i] += centred * centred;
+                                let centered = pixel[i].widen() - origin[i];
+                                first[i] += centered;
+                                second[i] += centered * centered;
                             }
                         }
                         None => {
                             let pixel = pixel.get(channel..).unwrap_or_default();
                             for (i, value) in pixel.iter().enumerate().take(BLOCK) {
-                                let centred = value.widen() - origin[i];
-                                first[i] += centred;
-                                second[i] += centred * centred;
+                                let centered = value.widen() - origin[i];
+                                first[i] += centered;
+                                second[i] += centered * centered;
                             }
                         }
                     }
@@ -306,6 +308,7 @@ impl<E: Element> Kernel for Sum<'_, E> {
     }
 }
 
+/// Kernel that applies an [`Affine`] and the activation to one chunk.
 struct Apply<'a, E> {
     x: &'a [E],
     out: &'a mut [E],
@@ -321,14 +324,14 @@ impl<E: Element> Kernel for Apply<'_, E> {
         if let (Some(x), Some(out)) = (E::as_f32(self.x), E::as_f32_mut(self.out)) {
             return apply(x, out, self.affine, self.silu);
         }
-        // Long stretches are widened and narrowed at once: as short as a pixel, that would be slow.
-        const STRETCH: usize = 2048;
+        // Converts many pixels at a time: loops as short as one pixel would be slow.
+        const CONVERTED: usize = 2048;
         let channels = self.affine.mean.len();
-        let stretch = (STRETCH / channels.max(1)).max(1) * channels;
-        let mut wide = Scratch::<f32>::new(stretch);
-        let mut result = Scratch::<f32>::new(stretch);
-        let pieces = self.x.chunks(stretch);
-        for (x, out) in pieces.zip(self.out.chunks_mut(stretch)) {
+        let len = (CONVERTED / channels.max(1)).max(1) * channels;
+        let mut wide = Scratch::<f32>::new(len);
+        let mut result = Scratch::<f32>::new(len);
+        let pieces = self.x.chunks(len);
+        for (x, out) in pieces.zip(self.out.chunks_mut(len)) {
             for (wide, x) in wide.iter_mut().zip(x) {
                 *wide = x.widen();
             }

@@ -9,8 +9,8 @@ use super::simd::Simd;
 use super::tasks;
 use super::tensors::contiguous;
 
-/// Combines two contiguous arguments of one shape. candle's own operators wake a second pool of
-/// threads, which then spins while ours works.
+/// Operator that combines two contiguous arguments of the same shape. candle's own operators would
+/// wake a second thread pool, whose threads then spin while this one's work.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kernels) enum PairwiseOp {
     Sum,
@@ -51,13 +51,14 @@ fn combine<E: Element, F: Fn(f32, f32) -> f32 + Copy + Send + Sync>(
     (y, y_layout): (&CpuStorage, &Layout),
     f: F,
 ) -> Result<(CpuStorage, Shape)> {
-    const PIECE: usize = 1 << 15;
+    // Elements per task.
+    const CHUNK: usize = 1 << 15;
     let token = E::token()?;
     let x = contiguous::<E>(x, x_layout)?;
     let y = contiguous::<E>(y, y_layout)?;
     let mut out = uninit_output(x.len());
-    let from = x.chunks(PIECE).zip(y.chunks(PIECE));
-    let parts = out.chunks_mut(PIECE).zip(from).collect();
+    let from = x.chunks(CHUNK).zip(y.chunks(CHUNK));
+    let parts = out.chunks_mut(CHUNK).zip(from).collect();
     tasks::for_each(2 * x.len(), parts, |(out, (x, y))| {
         E::run(token, Combine { x, y, out, f });
     });

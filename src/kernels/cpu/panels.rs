@@ -12,8 +12,8 @@ const ROWS: usize = 16;
 /// A matrix `[depth, columns]` cut into panels of as many columns as the register tile has, each
 /// panel row by row; missing columns of the last panel are 0.
 ///
-/// For operands of which one step multiplies several (`DEPTH_STEP`), that many rows of the matrix are
-/// interleaved, column by column. A step stays within one segment of the left-hand side: where
+/// For operands of which one step multiplies several (`DEPTH_STEP`), that many rows of the matrix
+/// are interleaved, column by column. A step stays within one segment of the left-hand side: where
 /// `DEPTH_STEP` does not divide the segment, the missing rows are 0.
 #[derive(Debug, Clone)]
 pub(super) struct Panels<T: GemmElement = f32> {
@@ -63,8 +63,8 @@ impl<T: GemmElement> Panels<T> {
         }
     }
 
-    /// Packs the matrix whose row `k` begins at `source[at(k)]` and whose columns are `stride` apart,
-    /// for a left-hand side with segments of `segment_len` numbers.
+    /// Packs the matrix whose row `k` begins at `source[at(k)]` and whose columns are `stride`
+    /// apart, for a left-hand side with segments of `segment_len` numbers.
     pub fn new<E: Number>(
         token: T::Token,
         (depth, columns): (usize, usize),
@@ -240,8 +240,8 @@ impl<T> Panel<'_, T> {
     }
 }
 
-/// Returns the positions of panels as wide as the tile. The columns left at the end are split evenly
-/// rather than into a full panel and a narrow one, which would leave most of the tile idle.
+/// Returns the positions of panels as wide as the tile. The columns left at the end are split
+/// evenly rather than into a full panel and a narrow one, which would leave most of the tile idle.
 fn places(columns: usize, depth: usize, tile: TileShape) -> Vec<PanelPosition> {
     let mut left = columns.div_ceil(tile.lanes);
     let mut places = Vec::with_capacity(left.div_ceil(tile.vectors));

@@ -10,16 +10,16 @@ use super::tasks;
 use super::tensors::contiguous;
 use crate::kernels::shapes::Pool;
 
-/// What becomes of a window.
+/// The function of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kernels) enum PoolKind {
-    /// The mean of its pixels inside the image.
+    /// Mean of its pixels inside the image.
     Average,
-    /// The largest of them.
+    /// Maximum of its pixels inside the image.
     Max,
 }
 
-/// Pools a contiguous `[n, h, w, c]`.
+/// Operator that pools a contiguous `[n, h, w, c]`.
 pub(in crate::kernels) struct PoolOp {
     pub pool: Pool,
     pub kind: PoolKind,
@@ -72,7 +72,7 @@ impl PoolOp {
         Ok((E::storage(out), shape))
     }
 
-    /// The pixels of the image that output `index` covers along one side.
+    /// Returns the range of the image's pixels that output `index` covers along one side.
     #[inline(always)]
     fn window(&self, index: usize, len: usize) -> (usize, usize) {
         let start = index * self.pool.stride;
@@ -83,7 +83,7 @@ impl PoolOp {
     }
 }
 
-/// One row of the result.
+/// Kernel that computes one row of the result.
 struct Row<'a, E> {
     op: &'a PoolOp,
     /// The rows of the image that its windows cover.
@@ -106,8 +106,8 @@ impl<E: Element> Kernel for Row<'_, E> {
 }
 
 impl<E: Element> Row<'_, E> {
-    /// Folds the rows into one, then the pixels of each window in that: few long loops, each over numbers
-    /// that lie side by side.
+    /// Combines the rows into one, then the pixels of each window in that row: few long loops over
+    /// contiguous numbers.
     #[inline(always)]
     fn fold(self, combine: impl Fn(f32, f32) -> f32 + Copy, finish: impl Fn(f32, f32) -> f32) {
         let (channels, line) = (self.channels, self.width * self.channels);
@@ -124,7 +124,7 @@ impl<E: Element> Row<'_, E> {
     }
 }
 
-/// Combines the parts of `from`, each as long as `to`, element by element.
+/// Combines the parts of `from`, each of length `len` as `to` is, element by element.
 #[inline(always)]
 fn fold<E: Element, O>(
     from: &[E],
@@ -156,7 +156,7 @@ fn fold<E: Element, O>(
     }
 }
 
-/// The larger of two numbers, NaN if one is: `f32::max` would hide it.
+/// Returns the larger of two numbers, or NaN if one is NaN; `f32::max` would ignore the NaN.
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if b > a || b.is_nan() { b } else { a }

@@ -1,4 +1,5 @@
-//! Products of many rows with a matrix that is packed once: the scores of a nearest-neighbor search.
+//! Products of many rows with a matrix that is packed once: the scores of a nearest-neighbor
+//! search.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -71,7 +72,8 @@ impl QuantKind {
     pub fn max_quantization_error(self, row: &[f32]) -> Option<f64> {
         match self.quantize_row(row) {
             QuantizedRow::Bf16 => None,
-            // `quantize` is at most 0.503 of a unit off; 0.51 also covers the rounding of this bound.
+            // `quantize` is at most 0.503 of a unit off; 0.51 also covers the rounding of this
+            // bound.
             QuantizedRow::Int16 { scale } => {
                 Some(0.51 * f64::from(scale) * (row.len() as f64).sqrt())
             }
@@ -179,9 +181,9 @@ impl PackedColumns {
 
     /// Multiplies `rows`, row-major, with the matrix on this thread.
     ///
-    /// `consume(first, width, products)` gets `[rows, width]` products with the columns from `first`
-    /// on, while they are in the cache; every column once, in order. A matrix of depth 0 has no
-    /// products.
+    /// `consume(first, width, products)` gets `[rows, width]` products with the columns from
+    /// `first` on, while they are in the cache; every column once, in order. A matrix of depth 0
+    /// has no products.
     pub fn multiply(&self, rows: &[f32], mut consume: impl FnMut(usize, usize, &[f32])) {
         match &self.0 {
             Packed::F32(panels) => products(panels, rows, |first, width, products| {
@@ -339,7 +341,7 @@ mod tests {
             }
         };
         for (quantized, packed) in packed((depth, columns), write) {
-            // In bf16 these numbers are what they are.
+            // bf16 represents these numbers exactly.
             let tolerance = match quantized {
                 Some(QuantKind::Int16 { .. }) => 0.02,
                 _ => 0.0,
@@ -365,8 +367,8 @@ mod tests {
     }
 
     #[test]
-    fn a_quantized_product_is_of_the_rounded_numbers() {
-        // One product a sum, so that nothing else rounds; subnormal and huge numbers among them.
+    fn a_quantized_product_is_that_of_the_rounded_numbers() {
+        // One product per sum, so that nothing else rounds; with subnormal and huge numbers.
         let numbers = [
             1.0,
             -1.003_906_3,
@@ -401,9 +403,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// With numbers of many magnitudes: sums of as large products as there can be, too.
+        /// With numbers of many magnitudes, and with the largest possible products.
         #[test]
-        fn quantized_products_are_those_of_the_numbers_that_they_take(
+        fn quantized_products_are_those_of_the_dequantized_numbers(
             (rows, depth, columns) in (1usize..20, 1usize..600, 1usize..70),
             (scale, flat) in (-30i32..30, any::<bool>()),
             seed in any::<u64>(),
@@ -417,14 +419,16 @@ mod tests {
             let left: Vec<f32> = (0..rows * depth).map(|_| next()).collect();
             let right: Vec<f32> = (0..columns * depth).map(|_| next() * 2f32.powi(scale)).collect();
             let column = |j: usize| &right[j * depth..(j + 1) * depth];
-            for (quantized, packed) in packed((depth, columns), |j, to| to.copy_from_slice(column(j))) {
+            let write = |j: usize, to: &mut [f32]| to.copy_from_slice(column(j));
+            for (quantized, packed) in packed((depth, columns), write) {
                 let Some(quantized) = quantized else { continue };
                 let take = |row: &[f32]| -> Vec<f64> {
                     let dequantized = quantized.quantize_row(row);
                     row.iter().map(|v| dequantized.dequantized(*v)).collect()
                 };
                 packed.multiply(&left, |first, width, products| {
-                    for (row, products) in left.chunks_exact(depth).zip(products.chunks_exact(width)) {
+                    let rows = left.chunks_exact(depth);
+                    for (row, products) in rows.zip(products.chunks_exact(width)) {
                         let row = take(row);
                         for (j, product) in products.iter().enumerate() {
                             let column = take(column(first + j));

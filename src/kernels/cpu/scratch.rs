@@ -17,8 +17,8 @@ pub(super) fn uninit_output<E: Number>(len: usize) -> Vec<E> {
     let mut numbers = Vec::<E>::with_capacity(len);
     let start = numbers.as_mut_ptr();
     // SAFETY: the assembly is empty, but as far as the compiler knows it may write to the memory at
-    // `start`, so from here on that memory holds some definite bits. Every bit pattern is a value of a
-    // `Number`, which that trait promises. The capacity is at least `len`.
+    // `start`, so from here on that memory holds some definite bits. Every bit pattern is a value
+    // of a `Number`, which that trait promises. The capacity is at least `len`.
     unsafe {
         std::arch::asm!("/* {0} */", in(reg) start, options(nostack, preserves_flags));
         numbers.set_len(len);

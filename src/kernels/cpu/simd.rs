@@ -13,9 +13,9 @@ use super::dtype::Number;
 
 /// Vector instructions. A value is a proof that the CPU has them.
 ///
-/// `ROWS` × `VECTORS` is the register tile of the micro-kernel. Each step loads `VECTORS` columns and
-/// broadcasts one row at a time, so a tile needs at least `ROWS · VECTORS + VECTORS + 1` registers: more
-/// than the CPU has would move sums to memory in the innermost loop.
+/// `ROWS` × `VECTORS` is the register tile of the micro-kernel. Each step loads `VECTORS` columns
+/// and broadcasts one row at a time, so a tile needs at least `ROWS · VECTORS + VECTORS + 1`
+/// registers: more than the CPU has would move sums to memory in the innermost loop.
 pub(in crate::kernels) trait Simd: Copy {
     /// Vector of `LANES` numbers.
     type V: Copy;
@@ -174,7 +174,8 @@ macro_rules! x86 {
     (
         $(#[$doc:meta])* $name:ident: $vector:ty, $lanes:literal lanes,
         tile $rows:literal x $vectors:literal,
-        $splat:ident $zero:ident $add:ident $sub:ident $fma:ident $max:ident $load:ident $store:ident
+        $splat:ident $zero:ident $add:ident $sub:ident $fma:ident $max:ident
+        $load:ident $store:ident
         $($more:item)*
     ) => {
         $(#[$doc])*
@@ -373,8 +374,8 @@ impl Avx512Bf16 {
     /// Adds the products of both numbers of each pair to `c`. Subnormal numbers count as 0.
     #[inline(always)]
     pub fn dot(self, a: __m512i, b: __m512i, c: __m512) -> __m512 {
-        // SAFETY: the CPU has the instruction; registers only. `__m512i` and `__m512bh` are both 512
-        // bits of which every pattern is a value.
+        // SAFETY: the CPU has the instruction; registers only. `__m512i` and `__m512bh` are both
+        // 512 bits of which every pattern is a value.
         unsafe {
             _mm512_dpbf16_ps(
                 c,

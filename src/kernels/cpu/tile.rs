@@ -60,8 +60,8 @@ pub(super) unsafe fn tile<
         for m in 0..M {
             for j in 0..N {
                 let at = dst.offset + (first_row + m) * dst.row_stride + j * S::LANES;
-                // SAFETY: `LANES` of the panel's columns in a row of the tile, which lie in `dst` by
-                // the caller's promise.
+                // SAFETY: `LANES` of the panel's columns in a row of the tile, which lie in `dst`
+                // by the caller's promise.
                 unsafe { O::store(simd, dst.data.as_mut_ptr().add(at), sums[m][j]) };
             }
         }
@@ -108,12 +108,12 @@ unsafe fn accumulate<S: Simd, T: MicroKernel<S>, O, const M: usize, const N: usi
         ..
     } = job;
     let mut sums = [[simd.splat(0.0); N]; M];
-    // SAFETY: step d of segment s, with ⌈segment_len / DEPTH_STEP⌉ steps a segment, reads row
-    // s · ⌈segment_len / DEPTH_STEP⌉ + d of the panel's N · LANES · DEPTH_STEP numbers, of which there
+    // SAFETY: step d of segment s, with ⌈segment_len / DEPTH_STEP⌉ steps a segment, reads row s ·
+    // ⌈segment_len / DEPTH_STEP⌉ + d of the panel's N · LANES · DEPTH_STEP numbers, of which there
     // are that many by the caller's promise; row m of the tile is row `first_row + m` of the
     // left-hand side, of which a step reads numbers d · DEPTH_STEP to (d + 1) · DEPTH_STEP of
-    // segment s where all of these are in the segment, else only the first, which lie in its slice by
-    // the caller's promise. `wrapping_add` only makes pointers that are not read, past the last
+    // segment s where all of these are in the segment, else only the first, which lie in its slice
+    // by the caller's promise. `wrapping_add` only makes pointers that are not read, past the last
     // segment.
     unsafe {
         let mut b = panel.data.as_ptr();

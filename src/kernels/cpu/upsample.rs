@@ -1,4 +1,4 @@
-//! Doubling feature maps.
+//! Nearest-neighbor upsampling of feature maps by two.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
@@ -7,7 +7,7 @@ use super::scratch::uninit_output;
 use super::tasks;
 use super::tensors::contiguous;
 
-/// Repeats every pixel of a contiguous `[n, h, w, c]` twice in both directions.
+/// Operator that repeats every pixel of a contiguous `[n, h, w, c]` twice in both directions.
 pub(in crate::kernels) struct UpsampleOp;
 
 impl CustomOp1 for UpsampleOp {

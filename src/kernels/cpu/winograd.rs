@@ -1,9 +1,10 @@
-//! Convolution by Winograd's minimal filtering F(4×4, 3×3) and F(2×2, 3×3) (Lavin & Gray 2016, arXiv
+//! Convolution by Winograd's minimal filtering F(4×4, 3×3) and F(2×2, 3×3) (Lavin & Gray 2016,
+//! arXiv
 //! 1509.09308).
 //!
 //! A tile of 6×6 (4×4) pixels becomes 36 (16) numbers per channel, which as many products multiply
-//! with the transformed weight; each result becomes 4×4 (2×2) pixels. That is a quarter (four ninths)
-//! of the multiplications of a 3×3 convolution, for 4 (1.8) times the memory of its weight.
+//! with the transformed weight; each result becomes 4×4 (2×2) pixels. That is a quarter (four
+//! ninths) of the multiplications of a 3×3 convolution, for 4 (1.8) times the memory of its weight.
 
 use candle_core::Result;
 use rayon::prelude::*;
@@ -24,8 +25,8 @@ use crate::kernels::shapes::Conv2dShape;
 /// Bytes of transformed tiles and results that stay in a core's own cache.
 const CORE_CACHE: usize = 704 << 10;
 
-/// Bytes of transformed tiles and results that all threads together hold at a time, so that they stay
-/// in the last-level cache.
+/// Bytes of transformed tiles and results that all threads together hold at a time, so that they
+/// stay in the last-level cache.
 const SHARED_CACHE: usize = 6 << 20;
 
 /// Channels come in multiples of this, so that the vectors of every instruction set divide them.
@@ -54,21 +55,21 @@ struct TileRow<'a, E> {
     out: &'a mut [E],
 }
 
-/// Returns true if the products, which grow as the product of the channels, outweigh the transforms,
-/// which grow as their sum, although a direct convolution in bf16 multiplies twice as fast. Measured
-/// with large tiles: both take equally long at 32 channels to 32, and at 192 to 192 tiles take seven
-/// tenths of the time.
+/// Returns true if the products, which grow as the product of the channels, outweigh the
+/// transforms, which grow as their sum, although a direct convolution in bf16 multiplies twice as
+/// fast. Measured with large tiles: both take equally long at 32 channels to 32, and at 192 to 192
+/// tiles take seven tenths of the time.
 fn wide_enough_for_bf16(shape: &Conv2dShape) -> bool {
     let (inputs, outputs) = (shape.in_channels, shape.out_channels);
     2 * inputs * outputs >= 48 * (inputs + outputs)
 }
 
 impl<E: Element> Winograd<E> {
-    /// Returns the side of the tiles for a layer, or `None` where the transforms cost more than they
-    /// save: few channels, or few tiles.
+    /// Returns the side of the tiles for a layer, or `None` where the transforms cost more than
+    /// they save: few channels, or few tiles.
     ///
-    /// Small maps of many channels take small tiles: their time goes into reading the weight, which is
-    /// less than half as large for small tiles. In bf16, small tiles save too little.
+    /// Small maps of many channels take small tiles: their time goes into reading the weight, which
+    /// is less than half as large for small tiles. In bf16, small tiles save too little.
     pub fn tile(shape: &Conv2dShape) -> Option<usize> {
         let fits = |channels: usize| channels >= 32 && channels.is_multiple_of(CHANNELS);
         let pays = shape.kernel == (3, 3)
@@ -142,7 +143,8 @@ impl<E: Element> Winograd<E> {
         }
         let tile_bytes = points * size_of::<f32>() * (inputs + outputs);
         if GROUP * tile_bytes <= CORE_CACHE {
-            // Each thread computes some rows of tiles through all steps; they never leave its cache.
+            // Each thread computes some rows of tiles through all steps; they never leave its
+            // cache.
             let rows = (CORE_CACHE / tile_bytes / across).max(1);
             let work = tile_rows.len() * across * points * inputs * outputs;
             let mut blocks = Vec::new();
@@ -154,7 +156,8 @@ impl<E: Element> Winograd<E> {
                 self.run_block(call, tile_rows, false)
             });
         } else {
-            // All threads share each step, so that each part of the weight is read once, by one thread.
+            // All threads share each step, so that each part of the weight is read once, by one
+            // thread.
             let rows = ((SHARED_CACHE / tile_bytes).clamp(32, 512) / across).max(1);
             while !tile_rows.is_empty() {
                 let rest = tile_rows.split_off(rows.min(tile_rows.len()));
@@ -283,8 +286,8 @@ impl<E: Element> Winograd<E> {
         }
     }
 
-    /// Turns a row of tiles into pixels. Its first tile is tile `tile` of `products`, whose points are
-    /// `point_stride` apart.
+    /// Turns a row of tiles into pixels. Its first tile is tile `tile` of `products`, whose points
+    /// are `point_stride` apart.
     fn store_tile_row(
         &self,
         call: &ConvCall<'_, E>,

@@ -1,10 +1,11 @@
 //! The transforms of Winograd's convolution, vectorized over the channels.
 //!
 //! The paper's transforms evaluate polynomials at the points 0, ±1, ±2 and ∞ for large tiles. Those
-//! are cheap to write and round badly. The points here are 0, ±5/8, ±3/2 and ∞, whose required powers
-//! are exact in `f32`, too. On random channels the root mean square of the rounding error falls from
-//! 3.7 times that of a plain sum to 1.7 times, the largest error to a sixth. A pair ±p shares half of
-//! its work for any p.
+//! are cheap to write and round badly. The points here are 0, ±5/8, ±3/2 and ∞, whose required
+//! powers are exact in `f32`, too. On random channels the root mean square of the rounding error
+//! falls from
+//! 3.7 times that of a plain sum to 1.7 times, the largest error to a sixth. A pair ±p shares half
+//! of its work for any p.
 
 #![allow(unsafe_code)]
 
@@ -36,8 +37,8 @@ pub(super) fn group_stride(channels: usize) -> usize {
 const NEAR: f64 = 0.625;
 const FAR: f64 = 1.5;
 
-/// Transform of a weight's row or column for large tiles: its polynomial at each point, divided by the
-/// product of the point's distances to the others.
+/// Transform of a weight's row or column for large tiles: its polynomial at each point, divided by
+/// the product of the point's distances to the others.
 pub(super) const LARGE_WEIGHT: [[f64; 3]; LARGE] = {
     const fn at(point: f64, scale: f64) -> [f64; 3] {
         [scale, scale * point, scale * point * point]
@@ -79,8 +80,8 @@ fn transform_pixels<S: Simd, const N: usize>(s: S, d: [S::V; N]) -> [S::V; N] {
     t
 }
 
-/// Computes the results of [`transform_pixels`] for a large tile that share work: pair 0 is the ends
-/// 0 and ∞, pairs 1 and 2 the points ±p.
+/// Computes the results of [`transform_pixels`] for a large tile that share work: pair 0 is the
+/// ends 0 and ∞, pairs 1 and 2 the points ±p.
 #[inline(always)]
 fn transform_pixel_pair<S: Simd, const N: usize, const PAIR: usize>(
     s: S,
@@ -183,11 +184,12 @@ impl<E: Element, const N: usize> Kernel for PixelTransform<'_, E, N> {
 }
 
 impl<E: Element, const N: usize> PixelTransform<'_, E, N> {
-    /// Computes two rows of a large tile. A pixel is loaded once per pair that needs it; everything else
-    /// stays in registers, because loads cost less than stores.
+    /// Computes two rows of a large tile. A pixel is loaded once per pair that needs it; everything
+    /// else stays in registers, because loads cost less than stores.
     ///
     /// # Safety
-    /// As for [`PixelTransform::column`] and, of both rows, [`PixelTransform::store`]; N is `LARGE`.
+    /// As for [`PixelTransform::column`] and, of both rows, [`PixelTransform::store`]; N is
+    /// `LARGE`.
     #[inline(always)]
     unsafe fn rows<S: Simd, const PAIR: usize>(
         &self,
@@ -227,8 +229,8 @@ impl<E: Element, const N: usize> PixelTransform<'_, E, N> {
     /// Stores row `i` of the transformed tile.
     ///
     /// # Safety
-    /// i < N; from `to` on, offset + (N² - 1) · [`group_stride`] + channel + `LANES` numbers are writable
-    /// and overlap no pixel.
+    /// i < N; from `to` on, offset + (N² - 1) · [`group_stride`] + channel + `LANES` numbers are
+    /// writable and overlap no pixel.
     #[inline(always)]
     unsafe fn store<S: Simd>(
         &self,
@@ -318,8 +320,8 @@ impl<E: Element, const N: usize> Kernel for ProductTransform<'_, E, N> {
                     let at = this.offset + i * this.row_stride + j * this.channels + channel;
                     let mut value = simd.add(value, bias);
                     // SAFETY: i < rows, j < columns and channel + LANES ≤ channels, so at + LANES ≤
-                    // `end`, within `to` and the equally long `residual`. `to` is borrowed mutably and
-                    // overlaps neither `residual` nor `points`.
+                    // `end`, within `to` and the equally long `residual`. `to` is borrowed mutably
+                    // and overlaps neither `residual` nor `points`.
                     unsafe {
                         if let Some(residual) = this.residual {
                             value = simd.add(value, E::load(simd, residual.as_ptr().add(at)));

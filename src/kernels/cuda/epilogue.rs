@@ -12,8 +12,8 @@ use super::launch::{
     CudaElement, MODULE, PTX, contiguous, launch_config, not_on_cpu, to_u32, with_cuda_storage,
 };
 
-/// Adds `bias` to a contiguous `[n, channels, h, w]`; as an operator of two arguments, also a residual
-/// of the same shape; then replaces negative numbers by 0 if `relu`.
+/// Adds `bias` to a contiguous `[n, channels, h, w]`; as an operator of two arguments, also a
+/// residual of the same shape; then replaces negative numbers by 0 if `relu`.
 pub(in crate::kernels) struct EpilogueOp<'a> {
     /// `[channels]`, of the type of the maps.
     pub bias: &'a Tensor,
@@ -60,7 +60,8 @@ impl EpilogueOp<'_> {
         })
     }
 
-    /// Launches the kernel. `x` and `residual` have all numbers of `layout`, `bias` one per channel.
+    /// Launches the kernel. `x` and `residual` have all numbers of `layout`, `bias` one per
+    /// channel.
     fn launch<T: CudaElement>(
         &self,
         (storage, layout): (&CudaStorage, &Layout),
@@ -85,9 +86,9 @@ impl EpilogueOp<'_> {
                 builder.arg(number);
             }
             // SAFETY: the arguments are the kernel's, in its order and of its types. Block b reads
-            // plane b of x and of the residual and writes plane b of y; all have n · channels planes of
-            // `area` numbers. It reads bias at b modulo `channels`, its length. The number of threads
-            // is a power of two up to 256, as `launch_config` sets it.
+            // plane b of x and of the residual and writes plane b of y; all have n · channels
+            // planes of `area` numbers. It reads bias at b modulo `channels`, its length. The
+            // number of threads is a power of two up to 256, as `launch_config` sets it.
             unsafe { builder.launch(launch) }.w()?;
         }
         Ok((

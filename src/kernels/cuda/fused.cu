@@ -1,8 +1,9 @@
-// What candle composes of many kernels, in one each. Compiled to fused.ptx by scripts/build-ptx.sh, which has to be run
-// after any change (a test compares the digests); scripts/emulate-cuda-kernels.sh runs the same source on a CPU.
+// Fused kernels for operators that candle composes of many. scripts/build-ptx.sh compiles this file to
+// fused.ptx and must run after every change (a test compares the digests);
+// scripts/emulate-cuda-kernels.sh runs the same source on a CPU.
 //
-// All arithmetic is float; a number is rounded to its type once, when it is written. A block's number of threads is
-// a power of two, at most THREADS.
+// All arithmetic is float; a number is rounded to its type once, when it is stored. A block has a power
+// of two of threads, at most THREADS.
 
 #ifndef EMULATED
 #include <cuda_bf16.h>
@@ -19,11 +20,12 @@ struct Sum {
     __device__ static float join(float a, float b) { return a + b; }
 };
 struct Max {
-    // A NaN must not hide.
+    // Keeps NaN, unlike fmaxf.
     __device__ static float join(float a, float b) { return a > b || a != a ? a : b; }
 };
 
-// Joins the values of a block's threads; all threads get the result. The order depends on the block's size alone.
+// Reduces the values of a block's threads; all threads get the result. The order of the operations
+// depends on the block's size alone.
 template <typename Join> __device__ float reduce(float value, float *shared) {
     const unsigned thread = threadIdx.x;
     shared[thread] = value;
@@ -39,8 +41,9 @@ template <typename Join> __device__ float reduce(float value, float *shared) {
     return joined;
 }
 
-// Group norm of x [n, channels, area], then weight and bias by channel, then · (1 + scale) + shift by image and channel if
-// `modulate`, then SiLU if `silu`. Rows of scale and shift begin `stride` numbers apart. One block a group of an image.
+// Group norm of x [n, channels, area], then weight and bias per channel, then · (1 + scale) + shift per
+// image and channel if `modulate`, then SiLU if `silu`. Rows of scale and shift begin `stride` numbers
+// apart. One block per group of an image.
 template <typename T>
 __device__ void group_norm(const T *x, const float *weight, const float *bias, const float *scale,
                            const float *shift, T *y, unsigned channels, unsigned groups, unsigned area,
@@ -76,8 +79,8 @@ __device__ void group_norm(const T *x, const float *weight, const float *bias, c
     }
 }
 
-// Softmax of factor · scores over the last dimension, [rows, columns]. With `queries` not 0, row r sees the columns up to
-// r modulo `queries` only. One block a row.
+// Softmax of factor · scores over the last dimension, [rows, columns]. If `queries` is not 0, row r
+// includes the columns 0 to r modulo `queries` only. One block per row.
 template <typename T>
 __device__ void softmax(const T *scores, T *weights, unsigned columns, unsigned queries, float factor) {
     __shared__ float shared[THREADS];
@@ -100,8 +103,8 @@ __device__ void softmax(const T *scores, T *weights, unsigned columns, unsigned 
     }
 }
 
-// x [n, channels, area] plus bias by channel, plus the residual of the same shape if `add`, cut below 0 if `relu`. One block a
-// channel of an image.
+// x [n, channels, area] plus bias per channel, plus the residual of the same shape if `add`, with
+// negative numbers replaced by 0 if `relu`. One block per channel of an image.
 template <typename T>
 __device__ void epilogue(const T *x, const T *bias, const T *residual, T *y, unsigned channels, unsigned area,
                          unsigned add, unsigned relu) {
@@ -113,7 +116,7 @@ __device__ void epilogue(const T *x, const T *bias, const T *residual, T *y, uns
             value += load(residual + start + i);
         }
         if (relu) {
-            // Not fmaxf, which would hide a NaN.
+            // Not fmaxf, which would drop a NaN.
             value = value < 0.0f ? 0.0f : value;
         }
         store(y + start + i, value);

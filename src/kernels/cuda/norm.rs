@@ -14,8 +14,8 @@ use super::launch::{
 };
 
 /// Group norm of a contiguous `[n, channels, h, w]`; as an operator of three arguments, followed by
-/// `· (1 + scale) + shift` per image and channel, with `scale` and `shift` of `f32 [n, channels]`; then
-/// SiLU if `silu`.
+/// `· (1 + scale) + shift` per image and channel, with `scale` and `shift` of `f32 [n, channels]`;
+/// then SiLU if `silu`.
 pub(in crate::kernels) struct GroupNormOp<'a> {
     pub groups: usize,
     pub eps: f64,
@@ -143,11 +143,11 @@ impl GroupNormOp<'_> {
             for flag in &flags {
                 builder.arg(flag);
             }
-            // SAFETY: the arguments are the kernel's, in its order and of its types. Block b reads and
-            // writes the numbers of group b of x and y, which both have n · channels · area; of weight
-            // and bias it reads the numbers of its channels, below `channels`; of scale and shift those
-            // at image · stride + channel, within the bounds that `rows` checked. The number of threads
-            // is a power of two up to 256, as `launch_config` sets it.
+            // SAFETY: the arguments are the kernel's, in its order and of its types. Block b reads
+            // and writes the numbers of group b of x and y, which both have n · channels · area; of
+            // weight and bias it reads the numbers of its channels, below `channels`; of scale and
+            // shift those at image · stride + channel, within the bounds that `rows` checked. The
+            // number of threads is a power of two up to 256, as `launch_config` sets it.
             unsafe { builder.launch(launch) }.w()?;
         }
         Ok((

@@ -4,8 +4,8 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
 use candle_core::{Device, Result, bail};
 
-/// Returns the libraries that a GPU needs and that this machine lacks. Opening a device while one is
-/// missing ends the process.
+/// Returns the libraries that a GPU needs and that this machine lacks. Opening a device while one
+/// is missing ends the process.
 ///
 /// A build by `scripts/build-cuda.sh` loads the libraries at run time; any other build is linked to
 /// them and does not start without them.
@@ -16,7 +16,8 @@ pub fn missing_libraries() -> Vec<&'static str> {
         use candle_core::cuda_backend::cudarc::{cublas, curand, driver};
         let mut missing = Vec::new();
         // SAFETY: these functions load a library by its name and unload it again. They are unsafe
-        // because a library's initializers run; these are NVIDIA's own, made to be loaded by programs.
+        // because a library's initializers run; these are NVIDIA's own, made to be loaded by
+        // programs.
         unsafe {
             for (name, there) in [
                 ("libcuda (the driver)", driver::sys::is_culib_present()),
@@ -68,9 +69,9 @@ pub fn retain_freed_memory(device: &Device) -> Result<()> {
     let handle = result::device::get(ordinal).w()?;
     let mut threshold = u64::MAX;
     let mut pool: sys::CUmemoryPool = std::ptr::null_mut();
-    // SAFETY: the driver is initialized, because a context exists. The first call writes the pool of a
-    // device whose handle the driver returned; the second reads a 64-bit number, the documented type
-    // of this attribute.
+    // SAFETY: the driver is initialized, because a context exists. The first call writes the pool
+    // of a device whose handle the driver returned; the second reads a 64-bit number, the
+    // documented type of this attribute.
     unsafe {
         sys::cuDeviceGetDefaultMemPool(&mut pool, handle)
             .result()

@@ -31,7 +31,8 @@ impl SoftmaxOp {
         let scores = contiguous::<T>(storage, layout)?;
         let device = storage.device();
         let function = device.get_or_load_custom_func(T::SOFTMAX, MODULE, PTX)?;
-        // SAFETY: the kernel below writes every number: all columns of each of the count / keys rows.
+        // SAFETY: the kernel below writes every number: all columns of each of the count / keys
+        // rows.
         let weights = unsafe { device.alloc::<T>(count)? };
         if count > 0 {
             let launch = launch_config(count / keys, keys)?;
@@ -40,10 +41,10 @@ impl SoftmaxOp {
             let mut builder = function.builder();
             builder.arg(&scores).arg(&weights);
             builder.arg(&columns).arg(&queries).arg(&scale);
-            // SAFETY: the arguments are the kernel's, in its order and of its types. Block b reads and
-            // writes row b of `keys` numbers; both have count / keys rows. A causal row reads at most
-            // `queries` = `keys` columns. The number of threads is a power of two up to 256, as
-            // `launch_config` sets it.
+            // SAFETY: the arguments are the kernel's, in its order and of its types. Block b reads
+            // and writes row b of `keys` numbers; both have count / keys rows. A causal row reads
+            // at most `queries` = `keys` columns. The number of threads is a power of two up to
+            // 256, as `launch_config` sets it.
             unsafe { builder.launch(launch) }.w()?;
         }
         Ok((
