@@ -27,25 +27,6 @@ impl InvalidKey {
     }
 }
 
-/// A configuration section.
-pub trait Section: DeserializeOwned {
-    /// Keys on which no generated sample depends, such as a path or a batch size. They are excluded
-    /// from the identity that a resumed run must match.
-    const NON_IDENTITY_KEYS: &'static [&'static str];
-}
-
-/// A reader of one configuration section whose type is only known at run time.
-pub trait ReadSection {
-    /// The error for text that is not this section.
-    type Error;
-
-    /// Reads the section as `T`.
-    ///
-    /// # Errors
-    /// Those of the reader, for unknown keys, missing keys and wrong types.
-    fn read<T: DeserializeOwned>(self) -> Result<T, Self::Error>;
-}
-
 /// Defines an enum of [`Section`]s that the key `type` distinguishes, one line per type:
 /// `"tag" => Variant(Config)`. Every `Config` must implement the trait that follows `dyn`.
 macro_rules! tagged_sections {
@@ -116,6 +97,25 @@ macro_rules! tagged_sections {
     };
 }
 pub(crate) use tagged_sections;
+
+/// A configuration section.
+pub trait Section: DeserializeOwned {
+    /// Keys on which no generated sample depends, such as a path or a batch size. They are excluded
+    /// from the identity that a resumed run must match.
+    const NON_IDENTITY_KEYS: &'static [&'static str];
+}
+
+/// A reader of one configuration section whose type is only known at run time.
+pub trait ReadSection {
+    /// The error for text that is not this section.
+    type Error;
+
+    /// Reads the section as `T`.
+    ///
+    /// # Errors
+    /// Those of the reader, for unknown keys, missing keys and wrong types.
+    fn read<T: DeserializeOwned>(self) -> Result<T, Self::Error>;
+}
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -19,6 +19,8 @@ mod fetch_hub;
 mod hosted;
 #[path = "cli/hosted_faults.rs"]
 mod hosted_faults;
+#[path = "cli/identities.rs"]
+mod identities;
 #[path = "cli/kill.rs"]
 mod kill;
 #[path = "cli/leaks.rs"]

@@ -21,7 +21,7 @@ use candle_core::{Device, Tensor};
 
 use super::{
     BatchNoise, Batches, Condition, ConditionRequest, Generator, GeneratorError, GeneratorSection,
-    OpenedGenerator, Operation, PlannedWork, SampleRequest, check_pairs, section::open_on_all,
+    OpenedGenerator, Operation, PlannedWork, SampleRequest, check_pairs, open_on_all,
 };
 use crate::diffusion::Sampler;
 use crate::hub::{Checkpoint, Requirement, weights_digest};

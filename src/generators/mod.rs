@@ -21,7 +21,7 @@ pub use open::ModelConfig;
 pub use openai_images::OpenAiImages;
 pub use prompts::{ClassPrompts, Prompts, PromptsConfig};
 pub use replicated::{BoxedGenerator, ReplicatedGenerator};
-pub use section::{GeneratorSection, OpenedGenerator};
+pub use section::{GeneratorSection, OpenedGenerator, open_on_all};
 pub use stable_diffusion::StableDiffusion;
 
 use std::path::PathBuf;

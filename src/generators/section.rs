@@ -59,7 +59,10 @@ pub struct OpenedGenerator {
 
 /// Opens a model with `load`, once for each of `devices`. Several copies are loaded concurrently,
 /// each on the thread that will use it.
-pub(super) fn open_on_all(
+///
+/// # Errors
+/// The first error of `load` in the order of `devices`.
+pub fn open_on_all(
     devices: &[Device],
     load: impl Fn(&Device) -> Result<BoxedGenerator, GeneratorError> + Clone + Send + 'static,
 ) -> Result<Box<dyn Generator>, GeneratorError> {

@@ -35,8 +35,7 @@ use candle_core::{Device, Tensor};
 use super::improved_diffusion::{bytes_on_device, to_signed};
 use super::{
     BatchNoise, Batches, Condition, ConditionRequest, Generator, GeneratorError, GeneratorSection,
-    OpenedGenerator, Operation, PlannedWork, Prompts, SampleRequest, check_pairs,
-    section::open_on_all,
+    OpenedGenerator, Operation, PlannedWork, Prompts, SampleRequest, check_pairs, open_on_all,
 };
 use crate::diffusion::{DiffusionError, Scheduler};
 use crate::hub::Requirement;

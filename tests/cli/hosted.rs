@@ -356,7 +356,7 @@ fn a_killed_run_never_pays_twice() {
         assert_eq!(child.try_wait().unwrap(), None, "kill {kill}");
         child.kill().unwrap();
         child.wait().unwrap();
-        server.let_go();
+        server.release();
     }
     run(&world, 0, &arguments);
     server.assert_no_problems();
