@@ -52,8 +52,6 @@ pub mod kernels {
         Conv2d, Conv2dShape, GroupNorm, KeepLarge, Linear, attention, check_bf16_on_cpu,
     };
 }
-#[cfg(feature = "insecure-test-noise")]
-pub use crate::kill_point::KillPoint;
 pub mod metrics {
     pub use crate::metrics::{EvaluationConfig, MetricKind};
     pub mod downstream {

@@ -3,6 +3,8 @@
 mod batching;
 mod clip;
 mod embeddings;
+#[cfg(test)]
+mod example;
 mod inception;
 mod open;
 mod pipeline;

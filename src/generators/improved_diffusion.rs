@@ -10,7 +10,7 @@ mod pixels;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, SamplerKind};
+pub use config::Config;
 pub(super) use pixels::bytes_on_device;
 pub use pixels::{to_bytes, to_signed};
 

@@ -4,6 +4,8 @@
 //! the [`RngKey`] of its request, so an image is independent of the batch and device it is made in.
 
 mod batches;
+#[cfg(test)]
+mod example;
 pub mod improved_diffusion;
 mod noise;
 mod open;
@@ -15,13 +17,13 @@ pub mod stable_diffusion;
 
 pub use crate::models::Precision;
 pub use batches::Batches;
-pub use improved_diffusion::ImprovedDiffusion;
 pub use noise::BatchNoise;
 pub use open::ModelConfig;
 pub use openai_images::OpenAiImages;
-pub use prompts::{ClassPrompts, Prompts, PromptsConfig};
+pub use prompts::{Prompts, PromptsConfig};
 pub use replicated::{BoxedGenerator, ReplicatedGenerator};
-pub use section::{GeneratorSection, OpenedGenerator, open_on_all};
+use section::open_on_all;
+pub use section::{GeneratorSection, OpenedGenerator};
 pub use stable_diffusion::StableDiffusion;
 
 use std::path::PathBuf;

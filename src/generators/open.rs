@@ -11,8 +11,3 @@ tagged_sections! {
         "stable-diffusion" => StableDiffusion(stable_diffusion::Config),
     }
 }
-
-/// Compiles and runs the code of the worked example.
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/adding-a-model.md")]
-struct AddingAModel;

@@ -48,7 +48,8 @@ mod multipart;
 mod picture;
 mod response_cache;
 
-pub use config::{Config, ResponseFormat, Variation};
+pub use config::Config;
+use config::Variation;
 pub use error::ServiceError;
 
 use std::sync::{Mutex, OnceLock};

@@ -62,7 +62,7 @@ pub struct OpenedGenerator {
 ///
 /// # Errors
 /// The first error of `load` in the order of `devices`.
-pub fn open_on_all(
+pub(super) fn open_on_all(
     devices: &[Device],
     load: impl Fn(&Device) -> Result<BoxedGenerator, GeneratorError> + Clone + Send + 'static,
 ) -> Result<Box<dyn Generator>, GeneratorError> {

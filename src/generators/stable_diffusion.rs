@@ -23,7 +23,7 @@ mod files;
 mod pipeline;
 mod tokenizer;
 
-pub use config::{Config, SchedulerChoice};
+pub use config::Config;
 pub use files::FILES;
 pub use pipeline::{Guidance, Pipeline};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dpsyn::config::Settings;
+use dpsyn::internals::config::Settings;
 use serde_json::Value;
 
 /// The excluded keys of version 0.1.0, which had one list for all types of models and embedders. A
@@ -60,11 +60,19 @@ fn shipped_configurations_have_the_identities_of_version_0_1_0() {
             let settings = Settings::load(&path, &overrides).unwrap().settings;
             let identity = settings.identity().unwrap();
             let expected = identity_of_0_1_0(&settings);
-            assert_eq!(identity.to_string(), expected.to_string(), "{}", path.display());
+            assert_eq!(
+                identity.to_string(),
+                expected.to_string(),
+                "{}",
+                path.display()
+            );
             types.push(identity["model"]["type"].as_str().unwrap().to_owned());
         }
     }
     types.sort();
     types.dedup();
-    assert_eq!(types, ["improved-diffusion", "openai-images", "stable-diffusion"]);
+    assert_eq!(
+        types,
+        ["improved-diffusion", "openai-images", "stable-diffusion"]
+    );
 }

@@ -1,4 +1,4 @@
-//! Stable Diffusion through the real binary, and the generator by itself.
+//! Stable Diffusion in the real program, and the generator alone.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -27,7 +27,7 @@ fn conditions(world: &World, iteration: u32) -> Vec<i64> {
 fn every_image_keeps_its_prompt_and_prompts_are_declared() {
     let world = world();
     world.succeed(&[]);
-    // Six images of each class; cat has the first prompt, dog the other two.
+    // Six images of each class. Class cat has the first prompt, class dog the other two.
     assert_eq!(conditions(&world, 0), [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]);
     for iteration in 1..=3 {
         let conditions = conditions(&world, iteration);
@@ -54,7 +54,7 @@ fn every_image_keeps_its_prompt_and_prompts_are_declared() {
     assert!(size < 2_000_000, "{size}");
 }
 
-/// Parents have the prompt that their children have.
+/// Variations inherit the prompt of their parent.
 #[test]
 fn a_killed_run_resumes_to_the_same_end() {
     let arguments = ["--non-private", "--set", "privacy.noise_multiplier=0"];
@@ -98,8 +98,9 @@ fn a_dry_run_checks_the_model_and_spends_nothing() {
     let output = world.run(&["--dry-run"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
-    // 12 random images of 4 + 1 timesteps, two predictions each: 120. Then, of 12 images, two looks ahead and
-    // one variation each: at 0.9 (3 steps of 4, and one more) 4 timesteps, at 0.6 and 0.5 (2 steps) 3.
+    // 12 random images of 4 + 1 timesteps with two predictions each: 120. Then two lookahead
+    // variations and one variation of 12 images: 4 timesteps at 0.9 (3 steps of 4, and one more),
+    // 3 at 0.6 and 0.5.
     let expected = 12 * 5 * 2 + 12 * 3 * 2 * (4 + 3 + 3);
     assert!(
         text.contains(&format!("network evaluations: {expected} ")),
@@ -170,7 +171,7 @@ fn wrong_tensors_are_refused_by_name() {
     candle_core::safetensors::save(&whole, &path).unwrap();
     world.succeed(&["--dry-run"]);
 
-    // Parts that are each whole, but of different models.
+    // The parts are complete, but belong to different models.
     let config = world.path("sd/text_encoder/config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(
@@ -219,7 +220,7 @@ fn what_the_model_cannot_do_is_refused_before_anything_is_spent() {
         "model.variation_num_inference_steps=1001",
         &["model.variation_num_inference_steps"],
     );
-    // DDIM has nothing to do at a strength of less than one step; PNDM always has one.
+    // DDIM has no step left at a strength of less than one step; PNDM always has one.
     let nothing = "evolution.variation_degree=[1, 0.1]";
     refused(
         &world,
@@ -350,7 +351,7 @@ fn prompts_guidance_and_degrees_matter() {
             "{options}"
         );
     }
-    // Without guidance, nobody hears the negative prompt.
+    // Without guidance, the negative prompt has no effect.
     let without = "random_sampling_guidance_scale = 1.0\n";
     assert!(
         random(&model(&world, without), &other)
@@ -369,13 +370,13 @@ fn prompts_guidance_and_degrees_matter() {
     let image = ImageBatch::new(private_image(0, 1), 1, 8, 8).unwrap();
     let vary = |degree: f64| plain.vary(&image, &draws(1, Phase::Vary), degree);
     assert!(vary(0.5).unwrap() != vary(1.0).unwrap());
-    // The correction changes every slice that leaves out two steps or more.
+    // The correction changes every slice that skips two steps or more.
     let corrected = model(&world, "pndm_exact_slicing = false");
     let draw = draws(1, Phase::Vary);
     assert!(corrected.vary(&image, &draw, 0.5).unwrap() != vary(0.5).unwrap());
     assert!(corrected.vary(&image, &draw, 1.0).unwrap() == vary(1.0).unwrap());
     assert!(vary(1.1).is_err());
-    // Images of another size are brought to the model's.
+    // Images of another size are resized to that of the model.
     let large = ImageBatch::new(private_image(0, 1).repeat(4), 1, 16, 16).unwrap();
     let varied = plain.vary(&large, &draw, 0.5).unwrap();
     assert_eq!((varied.height(), varied.width()), (8, 8));

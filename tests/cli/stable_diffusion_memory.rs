@@ -1,4 +1,4 @@
-//! What Stable Diffusion v1-4 holds in memory at 512 × 512.
+//! Peak memory of Stable Diffusion v1-4 at 512 × 512.
 
 use candle_core::{DType, Device};
 use dpsyn::internals::generators::stable_diffusion::Config;
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::memory::of_this_process as memory;
 use crate::support::stable_diffusion::{Parts, write_model};
 
-/// The architecture of v1-4 with random weights; one step, as all take the same memory.
+/// The architecture of v1-4 with random weights and one step: all steps need the same memory.
 #[test]
 #[ignore = "minutes, 5 GB of temporary disk and more than 10 GB of memory: figures for NOTES"]
 fn memory_at_512() {
@@ -28,7 +28,7 @@ fn memory_at_512() {
         DType::F16,
     );
     println!("written: peak {} MB, now {} MB", memory().0, memory().1);
-    // A peak of this process' past would hide those to come.
+    // An earlier peak of this process would hide those to come.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let config: Config = toml::from_str(&format!(
         "checkpoint = {:?}\nscheduler = \"ddim\"\nprompts = \"A photo of ragdoll cat\"\n\

@@ -1,5 +1,5 @@
-//! A server of the OpenAI images protocol that rejects any deviation from the vendor's reference, and
-//! that fails as a script says.
+//! A server of the OpenAI images protocol that rejects any deviation from the vendor's reference,
+//! and that fails as a script says.
 //!
 //! Every generated image has a number. Its first three pixels contain this number and those of its
 //! parent and its prompt, so that a test can follow each image from the request to the population.
@@ -286,13 +286,13 @@ impl State {
         if request.header("host").is_none() {
             return Err("no host".to_owned());
         }
-        let (endpoint, asked) = match request.path.as_str() {
+        let (endpoint, image_request) = match request.path.as_str() {
             "/v1/images/generations" => ("generations", self.rules.generation(request)?),
             "/v1/images/variations" => ("variations", self.rules.upload(request, false)?),
             "/v1/images/edits" => ("edits", self.rules.upload(request, true)?),
             _ => return Err("no such endpoint".to_owned()),
         };
-        let parent = request
+        let parent = image_request
             .upload
             .as_ref()
             .map_or(0, |pixels| numbers(pixels)[0]);
@@ -302,10 +302,10 @@ impl State {
             let seen = Seen {
                 number: log.seen.len(),
                 endpoint,
-                n: request.n,
+                n: image_request.n,
                 parent,
                 attempt: before.count(),
-                prompt: request.prompt.clone(),
+                prompt: image_request.prompt.clone(),
             };
             log.seen.push(seen.clone());
             seen
@@ -339,7 +339,7 @@ impl State {
             }
             _ => {}
         }
-        Ok(Some(self.images(&asked, parent, &reply)))
+        Ok(Some(self.images(&image_request, parent, &reply)))
     }
 
     /// Returns a success with images, or the damaged one of `reply`.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{SIZE, World, made_up};
 
-/// A world whose `run.toml` is a Stable Diffusion run on the folder `sd`.
+/// Creates a run whose `run.toml` uses the Stable Diffusion checkpoint in the folder `sd`.
 pub fn world() -> World {
     let world = World::new();
     write_model(&world.path("sd"), &tiny(), DType::F32);
@@ -60,14 +60,14 @@ folder = "out"
     )
 }
 
-/// The configurations of a model's parts.
+/// The configuration files of the parts of a model.
 pub struct Parts {
     pub unet: Value,
     pub vae: Value,
     pub text_encoder: Value,
 }
 
-/// Images of 8 × 8 have latents of 4 × 4 here.
+/// A tiny model in which images of 8 × 8 have latents of 4 × 4.
 pub fn tiny() -> Parts {
     Parts {
         unet: json!({
@@ -91,8 +91,8 @@ pub fn tiny() -> Parts {
     }
 }
 
-/// Writes a model with made-up weights: the text encoder in `f16`, the others as `dtype`, the autoencoder under
-/// the old name of its file.
+/// Writes a model with random weights: the text encoder in `f16`, the others as `dtype`, the
+/// autoencoder under the old name of its file.
 pub fn write_model(folder: &Path, parts: &Parts, dtype: DType) {
     let write = |name: &str, text: String| {
         let path = folder.join(name);
@@ -125,9 +125,9 @@ pub fn write_model(folder: &Path, parts: &Parts, dtype: DType) {
     candle_core::safetensors::save(&weights, path).unwrap();
 }
 
-/// A vocabulary of bytes alone, in CLIP's spelling, and the special tokens.
+/// Returns a vocabulary of single bytes, in CLIP's encoding, and the special tokens.
 fn vocabulary() -> String {
-    // Bytes that print stand for themselves, the others for characters from 256 on.
+    // Printable bytes map to themselves, the others to characters from 256 on.
     let printing = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let mut strange = 256..;
     let letters: Vec<String> = (0..256u32)
