@@ -1,4 +1,4 @@
-//! Files that are whole or absent: written beside their place, synced, then renamed.
+//! Atomic writes: a file is written under a temporary name, synced and renamed.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -6,19 +6,19 @@ use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
 
-/// Writes `path` through `fill`, so that after a crash at any moment the file is the old one, the new
-/// one or absent, never a part. The bytes are synced before the rename and the folder after it.
+/// Writes `path` through `fill`. After a crash at any moment, the file is the old one, the new one or
+/// absent, but never incomplete: the bytes are synced before the rename, and the folder after it.
 ///
-/// The temporary file is made in `scratch`, which must be on the same file system as `path`.
+/// The temporary file is created in `scratch`, which must be on the same file system as `path`.
 ///
 /// # Errors
-/// Whatever `fill` or the file system reports; the temporary file is then removed.
+/// Returns the error of `fill` or of the file system; the temporary file is then removed.
 pub fn write_via<E: From<io::Error>>(
     scratch: &Path,
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<(), E>,
 ) -> Result<(), E> {
-    write_and_rename(as_any_new_file().tempfile_in(scratch)?, path, fill)
+    write_and_rename(with_ordinary_mode().tempfile_in(scratch)?, path, fill)
 }
 
 /// Writes `path` like [`write_via`], readable by its owner only (mode 0600 on Unix). The temporary
@@ -55,10 +55,10 @@ fn write_and_rename<E: From<io::Error>>(
     Ok(())
 }
 
-/// [`write_via`] with the temporary file beside the final one and `bytes` as the content.
+/// Writes `bytes` to `path` like [`write_via`], with the temporary file beside the final one.
 ///
 /// # Errors
-/// Whatever the file system reports.
+/// Returns the error of the file system.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     write_via(folder.unwrap_or(Path::new(".")), path, |file| {
@@ -69,7 +69,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Removes a file that may be absent.
 ///
 /// # Errors
-/// Whatever else the file system reports.
+/// Returns the error of the file system, except that the file is absent.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -77,10 +77,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a folder's entries (new names, renames) durable.
+/// Makes the entries of a folder durable: new names and renames.
 ///
 /// # Errors
-/// Whatever the file system reports.
+/// Returns the error of the file system.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     let folder = if folder.as_os_str().is_empty() {
         Path::new(".")
@@ -94,17 +94,18 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes everything below `folder` durable, with one call for however many files: on Linux by writing its file
-/// system out, on other Unix systems all of them.
+/// Makes all files below `folder` durable with one system call, because one call per file would take
+/// minutes for a data set: syncs the file system of the folder on Linux, and all file systems on other
+/// Unix systems.
 ///
 /// # Errors
-/// Whatever the file system reports.
+/// Returns the error of the file system.
 pub fn sync_tree(folder: &Path) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::fs::syncfs(File::open(folder)?)?;
     #[cfg(all(unix, not(target_os = "linux")))]
     {
-        // The call there is takes no folder.
+        // `sync` has no argument.
         let _ = folder;
         rustix::fs::sync();
     }
@@ -118,9 +119,10 @@ pub fn sync_tree(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Temporary files are private to their owner by default; these are what any new file is, as the process' umask says.
-fn as_any_new_file() -> Builder<'static, 'static> {
-    #[cfg_attr(not(unix), expect(unused_mut, reason = "there is no mode to set"))]
+/// Creates temporary files with the mode of ordinary files, 0666 less the umask; the default of the
+/// `tempfile` crate is 0600.
+fn with_ordinary_mode() -> Builder<'static, 'static> {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "modes exist on Unix only"))]
     let mut builder = Builder::new();
     #[cfg(unix)]
     {

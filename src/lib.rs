@@ -34,17 +34,18 @@
 //! | [`diffusion`] | noise schedules, respacing, samplers: mathematics without networks |
 //! | [`models`] | the networks, one file each, weights under their original names |
 //! | [`fetch`] | the catalogue of weights and data sets: downloads, archives to folders, checksums |
-//! | [`hub`] | where weights come from, and reading them strictly |
+//! | [`hub`] | checkpoints, read strictly; model files in folders and on the Hugging Face hub |
 //! | [`images`] | image batches, folders and npz files, PIL-exact resampling, grids |
 //! | [`kernels`] | the layers every network is written against, and fast CPU operators behind them |
 //! | [`device_pool`] | thread pool with one worker per device |
 //! | [`streams`] | counter-based random streams of the generation side |
-//! | [`net`] | proxies, retries, downloads that go on where they broke off, and whether the network may be used at all |
+//! | [`net`] | HTTP client: proxies, retries, offline mode, resumable downloads |
 //! | [`progress`] | progress reports and cancellation |
 //! | [`sections`] | configuration sections: the invalid key, sections that `type` distinguishes |
-//! | [`locking`] | files that one process at a time may hold |
+//! | [`locking`] | exclusive locks on files |
 //! | [`logging`] | events of a command, and the places to which they are written |
-//! | [`atomic`] | files that are whole or absent |
+//! | [`atomic`] | atomic writes of files |
+//! | [`hex`] | hexadecimal digits |
 //! | [`kill_point`] | named points at which a test kills the process |
 //! | [`exit_code`] | the documented exit codes, and the trait by which each error names its own |
 #![deny(missing_docs)]
@@ -65,6 +66,7 @@ mod fetch;
 #[doc(hidden)]
 pub mod fuzzing;
 mod generators;
+mod hex;
 mod hub;
 mod images;
 #[doc(hidden)]

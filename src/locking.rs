@@ -1,23 +1,23 @@
-//! Files that one process at a time may hold.
+//! Exclusive locks on files.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
 
-/// Opens a file, making it if it is absent, and locks it until it is dropped or the process ends; `None` when another
-/// process has it. What is in it stays.
+/// Opens a file, creates it if it is absent, and locks it until the handle is dropped or the process
+/// ends. Returns `None` if another process holds the lock. The content of the file is kept.
 ///
 /// # Errors
-/// Whatever the file system reports.
-pub fn lock(path: &Path) -> io::Result<Option<File>> {
+/// Returns the error of the file system.
+pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
     try_lock(path, true)
 }
 
-/// Whether another process has locked a file. One that is absent nobody has.
+/// Returns true if another process has locked the file; an absent file is not locked.
 ///
 /// # Errors
-/// Whatever the file system reports.
-pub fn is_locked(path: &Path) -> io::Result<bool> {
+/// Returns the error of the file system.
+pub(crate) fn is_locked(path: &Path) -> io::Result<bool> {
     match try_lock(path, false) {
         Ok(file) => Ok(file.is_none()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -26,7 +26,7 @@ pub fn is_locked(path: &Path) -> io::Result<bool> {
 }
 
 fn try_lock(path: &Path, create: bool) -> io::Result<Option<File>> {
-    // For writing, which a lock needs where the network file system makes it of byte ranges (NFS).
+    // NFS implements locks as byte ranges, which require a handle for writing.
     let file = OpenOptions::new()
         .create(create)
         .truncate(false)

@@ -20,10 +20,10 @@ mod record;
 mod staged_dir;
 mod verify;
 
-pub use catalogue::{Catalogue, CatalogueMatch, Content, Folder, Hub, Item, Layout, Remote};
+pub use catalogue::{Catalogue, CatalogueMatch, Content, Hub, Item};
 pub use error::FetchError;
 pub use fetcher::{Fetcher, InstallState, Options};
 pub use mirrors::Mirrors;
-pub use verify::{Finding, Verdict};
+pub use verify::Verdict;
 
 pub use crate::net::RetryPolicy;

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::error::FetchError;
 use crate::atomic;
-use crate::hub::{hexadecimal, sha256_watched};
+use crate::hex;
+use crate::hub::sha256_watched;
 
 /// Why a checksum is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +120,7 @@ pub(super) fn digest(sums: &[(String, String)]) -> String {
     for (name, sum) in sums {
         hasher.update(format!("{sum}  {name}\n"));
     }
-    hexadecimal(&hasher.finalize())
+    hex::encode(&hasher.finalize())
 }
 
 /// Reads every file of a folder and returns how many there are, and their digest. `read` is told how many bytes

@@ -10,7 +10,7 @@ use super::archive::ArchiveError;
 use super::error::FetchError;
 use super::record::{self, FolderRecord, IN_FOLDER, hidden};
 use crate::atomic;
-use crate::hub::hexadecimal;
+use crate::hex;
 
 /// A folder that is wanted from an archive.
 pub(super) struct TargetDir {
@@ -50,7 +50,7 @@ impl StagedDir {
         let path = self.partial.join(name);
         fs::write(&path, bytes).map_err(FetchError::io(&path))?;
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        sums.push((name.to_owned(), hexadecimal(&Sha256::digest(bytes))));
+        sums.push((name.to_owned(), hex::encode(&Sha256::digest(bytes))));
         Ok(())
     }
 

@@ -1,11 +1,12 @@
 //! What a file is, whatever it is called.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+
+use crate::hex;
 
 use super::CheckpointError;
 
@@ -35,7 +36,7 @@ pub fn weights_digest(path: &Path) -> Result<String, CheckpointError> {
 pub(crate) fn sha256_watched(path: &Path, read: &mut dyn FnMut(u64)) -> io::Result<String> {
     let mut hasher = Sha256::new();
     each_part(path, read, |part| hasher.update(part))?;
-    Ok(hexadecimal(&hasher.finalize()))
+    Ok(hex::encode(&hasher.finalize()))
 }
 
 /// The name that git, and with it the hub, gives to a file's content: SHA-1 of `blob`, its length and its
@@ -48,7 +49,7 @@ pub(crate) fn git_blob_file(path: &Path) -> io::Result<String> {
     let mut hasher = sha1::Sha1::new();
     hasher.update(format!("blob {}\0", std::fs::metadata(path)?.len()));
     each_part(path, &mut |_| {}, |part| hasher.update(part))?;
-    Ok(hexadecimal(&hasher.finalize()))
+    Ok(hex::encode(&hasher.finalize()))
 }
 
 fn each_part(
@@ -71,16 +72,6 @@ fn each_part(
         done += count as u64;
         read(done);
     }
-}
-
-/// Bytes in lower-case hexadecimal.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ mod digest;
 mod files;
 mod requirement;
 
-pub use checkpoint::{Checkpoint, CheckpointError, Mismatch, Misshapen, TensorInfo};
-pub(crate) use digest::{hexadecimal, sha256_watched};
+pub use checkpoint::{Checkpoint, CheckpointError, TensorInfo};
+pub(crate) use digest::sha256_watched;
 pub use digest::{sha256_file, weights_digest};
-pub use files::{CheckedFile, FilesError, Integrity, ModelFiles};
+pub use files::{FilesError, Integrity, ModelFiles};
 pub use requirement::Requirement;

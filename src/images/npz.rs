@@ -1,14 +1,17 @@
-//! numpy's `.npz`: a zip archive of `.npy` arrays.
+//! numpy's `.npz` format: a zip archive of `.npy` arrays.
 //!
-//! Reading takes stored and deflated entries, any byte order and any plain number type, and trusts
-//! nothing: sizes in headers are compared with the archive's before memory is taken, and checksums
-//! are verified. Writing stores without compression, with fixed time stamps: the same arrays give the
-//! same bytes.
+//! `ndarray-npy` reads and writes every array that fits into memory. This module reads and writes the
+//! zip entries itself, because the crate's `NpzReader` allocates what a header claims before it looks at the
+//! data, and names neither array nor type in its errors. Sizes are compared with the archive before
+//! memory is allocated, and checksums are verified. Entries are written uncompressed with a fixed time
+//! stamp, so that equal arrays give equal bytes.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::Path;
 
+use ndarray::{ArrayD, ArrayView, IxDyn};
+use ndarray_npy::{ReadNpyExt, ReadableElement, WritableElement, WriteNpyExt};
 use thiserror::Error;
 use zip::read::ZipFile;
 use zip::result::ZipError;
@@ -16,52 +19,65 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::batch::BatchError;
-use super::npy::{Dtype, Header, NpyError};
+use super::npy::{Header, Kind, NpyError};
 
-/// Why an `.npz` file cannot be read or written.
+/// Error of reading or writing an `.npz` file.
 #[derive(Debug, Error)]
 pub enum NpzError {
     /// The archive is damaged or of an unsupported kind.
     #[error("not a readable .npz archive: {0}")]
-    Zip(#[from] ZipError),
+    Zip(ZipError),
     /// Reading or writing failed.
     #[error("cannot read or write the archive: {0}")]
-    Io(#[from] io::Error),
-    /// No array has this name.
-    #[error("no array `{wanted}`: there are {found}")]
+    Io(io::Error),
+    /// There is no array of this name.
+    #[error("no array `{wanted}`: the archive has {found}")]
     Missing {
-        /// The names that would have been right.
+        /// Accepted names.
         wanted: String,
-        /// The names that there are.
+        /// Names in the archive.
         found: String,
     },
-    /// An array's header cannot be used.
-    #[error("array `{key}`: {source}")]
+    /// The header of an array is not usable.
+    #[error("array `{key}`: {reason}")]
     Npy {
-        /// Which array.
+        /// Name of the array.
         key: String,
-        /// Why.
-        source: NpyError,
+        /// Reason.
+        reason: NpyError,
     },
-    /// An array has another shape or type than is needed.
+    /// An array has another shape or type than expected.
     #[error("array `{key}` is {found}: expected {expected}")]
     Array {
-        /// Which array.
+        /// Name of the array.
         key: String,
-        /// Its dtype and shape, or what is wrong with it.
+        /// Its dtype and shape, or a description of the fault.
         found: String,
-        /// What would have been right.
+        /// Accepted dtypes and shapes.
         expected: String,
     },
     /// Images do not form a batch.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// More or fewer images were written than announced, or out of order.
+    /// The number of written images differs from the announced one.
     #[error("{0}")]
     Sequence(String),
 }
 
-/// The arrays of an `.npz` file.
+// By hand: a `#[from]` would make the cause a `source()`, and chains would print it twice.
+impl From<ZipError> for NpzError {
+    fn from(error: ZipError) -> Self {
+        Self::Zip(error)
+    }
+}
+
+impl From<io::Error> for NpzError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Reader of the arrays of an `.npz` file.
 pub struct NpzReader<R> {
     archive: ZipArchive<R>,
 }
@@ -77,26 +93,26 @@ impl NpzReader<BufReader<File>> {
 }
 
 impl<R: Read + Seek> NpzReader<R> {
-    /// Takes an archive from anything that can be read.
+    /// Opens an archive in `reader`.
     ///
     /// # Errors
-    /// [`NpzError::Zip`] when it is no zip archive.
+    /// [`NpzError::Zip`] if it is not a zip archive.
     pub fn new(reader: R) -> Result<Self, NpzError> {
         Ok(Self {
             archive: ZipArchive::new(reader)?,
         })
     }
 
-    /// Whether there is an array of this name.
+    /// Returns true if there is an array of this name.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.archive.index_for_name(&file_name(key)).is_some()
     }
 
-    /// The first of `keys` that there is.
+    /// Returns the first of `keys` that the archive has.
     ///
     /// # Errors
-    /// [`NpzError::Missing`] when there is none of them.
+    /// [`NpzError::Missing`] if it has none of them.
     pub fn first_of<'k>(&self, keys: &[&'k str]) -> Result<&'k str, NpzError> {
         keys.iter()
             .find(|key| self.has(key))
@@ -104,43 +120,62 @@ impl<R: Read + Seek> NpzReader<R> {
             .ok_or_else(|| self.missing(&keys.join("` or `")))
     }
 
-    /// An array of integers (or booleans) of any width: shape and elements, row-major.
+    /// Reads an array of integers or booleans of any width; returns its shape and its elements in row-major
+    /// order.
     ///
     /// # Errors
-    /// [`NpzError`] when it is missing, damaged, in Fortran order, or has floats or numbers that do
-    /// not fit.
+    /// [`NpzError`] if the array is missing or damaged, or has floats or numbers beyond `i64`.
     pub fn i64s(&mut self, key: &str) -> Result<(Vec<usize>, Vec<i64>), NpzError> {
-        let (header, bytes) = self.read_all(key)?;
-        let values = bytes
-            .chunks_exact(header.dtype.bytes)
-            .map(|element| header.dtype.integer(element))
-            .collect::<Option<Vec<i64>>>()
-            .ok_or_else(|| unexpected(key, &header, "integers up to 2^63 - 1"))?;
+        let (header, data) = self.read_all(key)?;
+        let too_large = || unexpected(key, &header, "integers up to 2^63 - 1");
+        let values = match (header.dtype.kind, header.dtype.bytes) {
+            (Kind::Bool, _) => elements(key, &header, &data, i64::from as fn(bool) -> i64),
+            (Kind::Signed, 1) => elements(key, &header, &data, i64::from as fn(i8) -> i64),
+            (Kind::Signed, 2) => elements(key, &header, &data, i64::from as fn(i16) -> i64),
+            (Kind::Signed, 4) => elements(key, &header, &data, i64::from as fn(i32) -> i64),
+            (Kind::Signed, _) => elements(key, &header, &data, |value: i64| value),
+            (Kind::Unsigned, 1) => elements(key, &header, &data, i64::from as fn(u8) -> i64),
+            (Kind::Unsigned, 2) => elements(key, &header, &data, i64::from as fn(u16) -> i64),
+            (Kind::Unsigned, 4) => elements(key, &header, &data, i64::from as fn(u32) -> i64),
+            (Kind::Unsigned, _) => elements(key, &header, &data, |value: u64| value)?
+                .into_iter()
+                .map(|value| i64::try_from(value).map_err(|_| too_large()))
+                .collect(),
+            (Kind::Float, _) => Err(too_large()),
+        }?;
         Ok((header.shape, values))
     }
 
-    /// An array of numbers of any type as doubles: shape and elements, row-major.
+    /// Reads an array of numbers of any type as doubles; returns its shape and its elements in row-major
+    /// order. Integers beyond 2⁵³ are rounded.
     ///
     /// # Errors
-    /// [`NpzError`] when it is missing, damaged or in Fortran order.
+    /// [`NpzError`] if the array is missing or damaged.
     pub fn f64s(&mut self, key: &str) -> Result<(Vec<usize>, Vec<f64>), NpzError> {
-        let (header, bytes) = self.read_all(key)?;
-        let values = bytes
-            .chunks_exact(header.dtype.bytes)
-            .map(|element| header.dtype.double(element))
-            .collect();
+        let (header, data) = self.read_all(key)?;
+        let values = match (header.dtype.kind, header.dtype.bytes) {
+            (Kind::Float, 4) => elements(key, &header, &data, f64::from as fn(f32) -> f64),
+            (Kind::Float, _) => elements(key, &header, &data, |value: f64| value),
+            (Kind::Bool, _) => elements(key, &header, &data, f64::from as fn(bool) -> f64),
+            (Kind::Signed, 1) => elements(key, &header, &data, f64::from as fn(i8) -> f64),
+            (Kind::Signed, 2) => elements(key, &header, &data, f64::from as fn(i16) -> f64),
+            (Kind::Signed, 4) => elements(key, &header, &data, f64::from as fn(i32) -> f64),
+            (Kind::Signed, _) => elements(key, &header, &data, |value: i64| value as f64),
+            (Kind::Unsigned, 1) => elements(key, &header, &data, f64::from as fn(u8) -> f64),
+            (Kind::Unsigned, 2) => elements(key, &header, &data, f64::from as fn(u16) -> f64),
+            (Kind::Unsigned, 4) => elements(key, &header, &data, f64::from as fn(u32) -> f64),
+            (Kind::Unsigned, _) => elements(key, &header, &data, |value: u64| value as f64),
+        }?;
         Ok((header.shape, values))
     }
 
+    /// Reads the header and the bytes of an array.
     fn read_all(&mut self, key: &str) -> Result<(Header, Vec<u8>), NpzError> {
         let (header, entry) = self.entry(key)?;
-        if header.fortran_order && header.shape.len() > 1 {
-            return Err(unexpected(key, &header, "C order (np.ascontiguousarray)"));
-        }
         let len = header.data_len().ok_or_else(|| size_mismatch(key))?;
         let mut bytes = Vec::new();
-        // Grows with what is really there, whatever the header claims. The one byte more reaches the
-        // end, where the checksum is verified.
+        // The vector grows with the data that is there, whatever the header claims. One byte more than
+        // the array reaches the end of the entry, where the checksum is verified.
         entry.take(len as u64 + 1).read_to_end(&mut bytes)?;
         if bytes.len() != len {
             return Err(size_mismatch(key));
@@ -148,26 +183,34 @@ impl<R: Read + Seek> NpzReader<R> {
         Ok((header, bytes))
     }
 
-    /// An array's header, and its elements as a stream.
+    /// Opens an array: its header, and its elements as a stream.
     pub(super) fn entry(&mut self, key: &str) -> Result<(Header, ZipFile<'_, R>), NpzError> {
-        if !self.has(key) {
+        let Some(index) = self.archive.index_for_name(&file_name(key)) else {
             return Err(self.missing(key));
+        };
+        let compression = self.archive.by_index_raw(index)?.compression();
+        if !matches!(
+            compression,
+            CompressionMethod::Stored | CompressionMethod::Deflated
+        ) {
+            return Err(NpzError::Array {
+                key: key.to_owned(),
+                found: format!("compressed with {compression}"),
+                expected: "the output of np.savez or np.savez_compressed".to_owned(),
+            });
         }
-        let mut entry = self.archive.by_name(&file_name(key))?;
-        let (header, header_len) = Header::read(&mut entry).map_err(|source| NpzError::Npy {
-            key: key.to_owned(),
-            source,
-        })?;
+        let mut entry = self.archive.by_index(index)?;
+        let header = Header::read(&mut entry).map_err(invalid(key))?;
         let expected = header
             .data_len()
-            .and_then(|len| u64::try_from(len.checked_add(header_len)?).ok());
+            .and_then(|len| u64::try_from(len.checked_add(header.bytes().len())?).ok());
         if expected != Some(entry.size()) {
             return Err(size_mismatch(key));
         }
         Ok((header, entry))
     }
 
-    /// Where an uncompressed array's file can be read at any place; `None` when it is compressed.
+    /// Opens an uncompressed array for reading at any position; returns `None` if it is compressed.
     pub(super) fn seekable(
         &mut self,
         key: &str,
@@ -187,7 +230,7 @@ impl<R: Read + Seek> NpzReader<R> {
             .take(20)
             .collect();
         if found.is_empty() {
-            found.push("none".to_owned());
+            found.push("no arrays".to_owned());
         }
         NpzError::Missing {
             wanted: wanted.to_owned(),
@@ -196,7 +239,19 @@ impl<R: Read + Seek> NpzReader<R> {
     }
 }
 
-/// Writes arrays one after the other.
+/// Converts the bytes of an array of `T`, whose length was checked, in row-major order.
+fn elements<T: ReadableElement + Copy, U>(
+    key: &str,
+    header: &Header,
+    data: &[u8],
+    convert: impl Fn(T) -> U,
+) -> Result<Vec<U>, NpzError> {
+    let array = ArrayD::<T>::read_npy(header.bytes().chain(data))
+        .map_err(|error| invalid(key)(NpyError::Header(error.to_string())))?;
+    Ok(array.iter().map(|value| convert(*value)).collect())
+}
+
+/// Writer of an `.npz` file, one array after the other.
 pub struct NpzWriter<W: Write + Seek> {
     zip: ZipWriter<W>,
 }
@@ -212,26 +267,37 @@ impl<W: Write + Seek> NpzWriter<W> {
     /// Writes `int64[shape]`.
     ///
     /// # Errors
-    /// [`NpzError::Array`] when `values` do not fill `shape`; [`NpzError::Zip`] or [`NpzError::Io`].
+    /// [`NpzError::Array`] if `values` do not fill `shape`; [`NpzError::Zip`] or [`NpzError::Io`].
     pub fn i64s(&mut self, key: &str, shape: &[usize], values: &[i64]) -> Result<(), NpzError> {
-        self.start(key, Dtype::I64, shape, Some(values.len()))?;
-        values
-            .iter()
-            .try_for_each(|value| self.write(&value.to_le_bytes()))
+        self.array(key, shape, values)
     }
 
     /// Writes `float64[shape]`.
     ///
     /// # Errors
-    /// [`NpzError::Array`] when `values` do not fill `shape`; [`NpzError::Zip`] or [`NpzError::Io`].
+    /// [`NpzError::Array`] if `values` do not fill `shape`; [`NpzError::Zip`] or [`NpzError::Io`].
     pub fn f64s(&mut self, key: &str, shape: &[usize], values: &[f64]) -> Result<(), NpzError> {
-        self.start(key, Dtype::F64, shape, Some(values.len()))?;
-        values
-            .iter()
-            .try_for_each(|value| self.write(&value.to_le_bytes()))
+        self.array(key, shape, values)
     }
 
-    /// Ends the archive and gives back what it was written to, not yet flushed.
+    fn array<T: WritableElement>(
+        &mut self,
+        key: &str,
+        shape: &[usize],
+        values: &[T],
+    ) -> Result<(), NpzError> {
+        let array = ArrayView::from_shape(IxDyn(shape), values).map_err(|_| NpzError::Array {
+            key: key.to_owned(),
+            found: format!("{} values", values.len()),
+            expected: format!("as many as the shape {shape:?} has"),
+        })?;
+        self.start_entry::<T>(key, shape)?;
+        array
+            .write_npy(&mut self.zip)
+            .map_err(|error| invalid(key)(NpyError::Io(io::Error::other(error))))
+    }
+
+    /// Finishes the archive and returns the inner writer, which is not flushed yet.
     ///
     /// # Errors
     /// [`NpzError::Zip`].
@@ -239,37 +305,32 @@ impl<W: Write + Seek> NpzWriter<W> {
         Ok(self.zip.finish()?)
     }
 
-    /// Starts an array; its elements follow by [`NpzWriter::write`].
-    pub(super) fn start(
+    /// Starts an array of `T` whose elements follow by [`NpzWriter::write`]: `ndarray-npy` writes only
+    /// whole arrays, and the samples of a run need not fit into memory.
+    pub(super) fn start<T: WritableElement>(
         &mut self,
         key: &str,
-        dtype: Dtype,
         shape: &[usize],
-        given: Option<usize>,
     ) -> Result<(), NpzError> {
-        let header = Header {
-            dtype,
-            shape: shape.to_vec(),
-            fortran_order: false,
-        };
-        let data_len = header.data_len();
-        let (Some(data_len), true) = (data_len, given.is_none_or(|n| header.count() == Some(n)))
-        else {
-            return Err(unexpected(
-                key,
-                &header,
-                "as many elements as the shape has",
-            ));
-        };
-        let bytes = header.to_bytes();
-        // The default time stamp would be the clock's if the crate's `time` feature were on.
+        let header = self.start_entry::<T>(key, shape)?;
+        self.write(header.bytes())
+    }
+
+    fn start_entry<T: WritableElement>(
+        &mut self,
+        key: &str,
+        shape: &[usize],
+    ) -> Result<Header, NpzError> {
+        let header = Header::of::<T>(shape).map_err(invalid(key))?;
+        let len = header.data_len().ok_or_else(|| size_mismatch(key))?;
+        // The default time would be the current one if the `time` feature of the crate were enabled.
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .last_modified_time(zip::DateTime::default())
             .unix_permissions(0o644)
-            .large_file((data_len + bytes.len()) as u64 >= u64::from(u32::MAX));
+            .large_file(len as u64 + header.bytes().len() as u64 >= u64::from(u32::MAX));
         self.zip.start_file(file_name(key), options)?;
-        self.write(&bytes)
+        Ok(header)
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), NpzError> {
@@ -281,10 +342,18 @@ fn file_name(key: &str) -> String {
     format!("{key}.npy")
 }
 
+/// Returns a function for `map_err` that names the array.
+pub(super) fn invalid(key: &str) -> impl Fn(NpyError) -> NpzError + '_ {
+    |reason| NpzError::Npy {
+        key: key.to_owned(),
+        reason,
+    }
+}
+
 fn size_mismatch(key: &str) -> NpzError {
     NpzError::Array {
         key: key.to_owned(),
-        found: "of another size than its header says".to_owned(),
+        found: "of another size than its header states".to_owned(),
         expected: "a whole array".to_owned(),
     }
 }
@@ -341,10 +410,109 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_array_lists_what_there_is() {
+    fn a_missing_array_lists_those_of_the_archive() {
         let mut reader = NpzReader::new(Cursor::new(archive())).unwrap();
         let error = reader.i64s("samples").unwrap_err().to_string();
-        assert_eq!(error, "no array `samples`: there are `labels`, `votes`");
+        assert_eq!(
+            error,
+            "no array `samples`: the archive has `labels`, `votes`"
+        );
+    }
+
+    /// An archive of one entry with numpy's header.
+    fn entry(descriptor: &str, order: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+        let text =
+            format!("{{'descr': '{descriptor}', 'fortran_order': {order}, 'shape': {shape}, }}\n");
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+        zip.start_file("a.npy", SimpleFileOptions::default())
+            .unwrap();
+        zip.write_all(b"\x93NUMPY\x01\x00").unwrap();
+        zip.write_all(&(text.len() as u16).to_le_bytes()).unwrap();
+        zip.write_all(text.as_bytes()).unwrap();
+        zip.write_all(data).unwrap();
+        zip.finish().unwrap().into_inner()
+    }
+
+    fn opened(archive: Vec<u8>) -> NpzReader<Cursor<Vec<u8>>> {
+        NpzReader::new(Cursor::new(archive)).unwrap()
+    }
+
+    #[test]
+    fn numbers_of_every_type_are_widened() {
+        let i64s = |descriptor, data: &[u8]| {
+            let mut npz = opened(entry(descriptor, "False", "(1,)", data));
+            npz.i64s("a").map(|(_, values)| values[0])
+        };
+        let f64s = |descriptor, data: &[u8]| {
+            let mut npz = opened(entry(descriptor, "False", "(1,)", data));
+            npz.f64s("a").map(|(_, values)| values[0])
+        };
+        for (descriptor, data, value) in [
+            ("|b1", &[1][..], 1),
+            ("|i1", &[0xfe], -2),
+            ("<i2", &[0xfe, 0xff], -2),
+            (">i2", &[0xff, 0xfe], -2),
+            ("<i4", &[0xfe, 0xff, 0xff, 0xff], -2),
+            (">i8", &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe], -2),
+            ("|u1", &[200], 200),
+            ("<u2", &[0xfe, 0xff], 65_534),
+            (">u4", &[0, 0, 1, 0], 256),
+            ("<u8", &[7, 0, 0, 0, 0, 0, 0, 0], 7),
+        ] {
+            assert_eq!(i64s(descriptor, data).unwrap(), value, "{descriptor}");
+            assert_eq!(
+                f64s(descriptor, data).unwrap(),
+                value as f64,
+                "{descriptor}"
+            );
+        }
+        assert_eq!(f64s("<f4", &1.5f32.to_le_bytes()).unwrap(), 1.5);
+        assert_eq!(f64s(">f8", &(-2.5f64).to_be_bytes()).unwrap(), -2.5);
+        for (descriptor, data) in [("<u8", &[0xff; 8][..]), ("<f4", &[0; 4]), ("|b1", &[2])] {
+            let error = i64s(descriptor, data).unwrap_err().to_string();
+            assert!(error.starts_with("array `a`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn fortran_order_becomes_row_major() {
+        let mut npz = opened(entry("|u1", "True", "(2, 3)", &[0, 3, 1, 4, 2, 5]));
+        assert_eq!(npz.i64s("a").unwrap(), (vec![2, 3], (0..6).collect()));
+    }
+
+    #[test]
+    fn no_memory_is_allocated_for_absent_data() {
+        for shape in [
+            "(1099511627776,)",
+            "(0, 9223372036854775807, 9)",
+            "(9223372036854775807,)",
+        ] {
+            let mut npz = opened(entry("<f8", "False", shape, &[0; 8]));
+            assert!(npz.f64s("a").is_err(), "{shape}");
+            assert!(npz.i64s("a").is_err(), "{shape}");
+        }
+    }
+
+    #[test]
+    fn empty_arrays_and_scalars_are_read() {
+        let mut npz = opened(entry("<f8", "False", "(0, 3)", &[]));
+        assert_eq!(npz.f64s("a").unwrap(), (vec![0, 3], vec![]));
+        let mut npz = opened(entry("<f8", "False", "()", &[0; 8]));
+        assert_eq!(npz.f64s("a").unwrap(), (vec![], vec![0.0]));
+    }
+
+    #[test]
+    fn other_compressions_are_named() {
+        // The method of both headers is changed to bzip2.
+        let mut bytes = entry("<f8", "False", "(1,)", &[0; 8]);
+        let central = bytes.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+        bytes[8] = 12;
+        bytes[central + 10] = 12;
+        let error = opened(bytes).f64s("a").unwrap_err().to_string();
+        assert!(
+            error.contains("array `a` is compressed with") && error.contains("np.savez"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -354,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_in_the_data_is_noticed() {
+    fn a_flipped_bit_in_the_data_is_detected() {
         let mut bytes = archive();
         let place = bytes
             .windows(8)

@@ -361,19 +361,6 @@ pub fn resize_bicubic_float(
     Ok(out)
 }
 
-/// [`resize_bicubic_float`] of every image of a batch, in parallel: `[images, out_height, out_width, 3]`.
-///
-/// # Errors
-/// [`ResizeError::Size`] when a side is zero or above 2²⁴.
-pub fn resize_batch_float(
-    images: &ImageBatch,
-    out_height: usize,
-    out_width: usize,
-) -> Result<Vec<f32>, ResizeError> {
-    let input = (images.height(), images.width());
-    Resampler::new(Filter::Bicubic, input, (out_height, out_width))?.batch_float(images)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -437,14 +424,14 @@ mod tests {
     #[test]
     fn an_image_does_not_depend_on_its_batch() {
         let batch = ImageBatch::new(noise(6 * 8 * 8 * 3), 6, 8, 8).unwrap();
-        let all = resize_batch_float(&batch, 11, 13).unwrap();
+        let resampler = Resampler::new(Filter::Bicubic, (8, 8), (11, 13)).unwrap();
+        let all = resampler.batch_float(&batch).unwrap();
         let len = 11 * 13 * 3;
         for (index, image) in batch.iter().enumerate() {
             let pixels: Vec<f32> = image.iter().map(|b| f32::from(*b)).collect();
             let alone = resize_bicubic_float(&pixels, 8, 8, 3, 11, 13).unwrap();
             assert_eq!(alone, all[index * len..][..len]);
         }
-        let resampler = Resampler::new(Filter::Bicubic, (8, 8), (11, 13)).unwrap();
         let planes = resampler.batch_planes(&batch, |value| -value).unwrap();
         let rounded = resampler.batch_rounded(&batch).unwrap();
         for (at, value) in all.iter().enumerate() {

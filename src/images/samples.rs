@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::batch::{BatchError, ImageBatch};
-use super::npy::{Dtype, Header, Kind};
-use super::npz::{NpzError, NpzReader, NpzWriter, unexpected};
+use super::npy::{Header, Kind};
+use super::npz::{NpzError, NpzReader, NpzWriter, invalid, unexpected};
 
 /// Names under which images are looked for, in this order: ours and the original's, MedMNIST's, and
 /// those of a result folder.
@@ -111,10 +111,7 @@ impl<R: Read + Seek> SamplesReader<R> {
         let mut bytes = Vec::new();
         let wanted = (end - start) as u64 * stored as u64;
         if let Some(mut file) = self.npz.seekable(self.key)? {
-            Header::read(&mut file).map_err(|source| NpzError::Npy {
-                key: self.key.to_owned(),
-                source,
-            })?;
+            Header::read(&mut file).map_err(invalid(self.key))?;
             file.seek(SeekFrom::Current(i64::try_from(skip).map_err(too_far)?))?;
             file.take(wanted).read_to_end(&mut bytes)?;
         } else {
@@ -244,7 +241,7 @@ impl<W: Write + Seek> SamplesWriter<W> {
     /// [`NpzError`] when the shape is too large or writing fails.
     pub fn create(writer: W, count: usize, height: usize, width: usize) -> Result<Self, NpzError> {
         let mut npz = NpzWriter::new(writer);
-        npz.start(SAMPLES_KEY, Dtype::U8, &[count, height, width, 3], None)?;
+        npz.start::<u8>(SAMPLES_KEY, &[count, height, width, 3])?;
         Ok(Self {
             npz,
             height,
@@ -318,6 +315,7 @@ impl<W: Write + Seek> SamplesWriter<W> {
 mod tests {
     use std::io::Cursor;
 
+    use ndarray_npy::WritableElement;
     use zip::CompressionMethod;
     use zip::write::SimpleFileOptions;
 
@@ -346,17 +344,13 @@ mod tests {
         SamplesReader::new(NpzReader::new(Cursor::new(bytes))?)
     }
 
-    /// An archive of one deflated array.
-    fn deflated(key: &str, dtype: Dtype, shape: &[usize], data: &[u8]) -> Vec<u8> {
-        let header = Header {
-            dtype,
-            shape: shape.to_vec(),
-            fortran_order: false,
-        };
+    /// An archive of one deflated array of `T`.
+    fn deflated<T: WritableElement>(key: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
+        let header = Header::of::<T>(shape).unwrap();
         let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
         zip.start_file(format!("{key}.npy"), options).unwrap();
-        zip.write_all(&header.to_bytes()).unwrap();
+        zip.write_all(header.bytes()).unwrap();
         zip.write_all(data).unwrap();
         zip.finish().unwrap().into_inner()
     }
@@ -379,9 +373,9 @@ mod tests {
 
     #[test]
     fn grey_and_deflated_images_become_rgb() {
-        let grey: Vec<u8> = (0..24).collect();
+        let gray: Vec<u8> = (0..24).collect();
         for shape in [vec![4, 2, 3], vec![4, 2, 3, 1]] {
-            let mut reader = open(deflated("train_images", Dtype::U8, &shape, &grey)).unwrap();
+            let mut reader = open(deflated::<u8>("train_images", &shape, &gray)).unwrap();
             let batch = reader.read(1..3).unwrap();
             assert_eq!(batch.data()[..6], [6, 6, 6, 7, 7, 7]);
             assert_eq!(batch.len(), 2);
@@ -390,23 +384,20 @@ mod tests {
 
     #[test]
     fn wrong_arrays_are_named() {
-        let cases = [
-            ("images", Dtype::F64, vec![1, 1, 1, 3], 24),
-            ("images", Dtype::U8, vec![1, 2, 2, 4], 16),
-            ("images", Dtype::U8, vec![12], 12),
-            ("pictures", Dtype::U8, vec![1, 2, 2, 3], 12),
-        ];
-        for (key, dtype, shape, len) in cases {
-            let error = open(deflated(key, dtype, &shape, &vec![0; len]))
-                .err()
-                .unwrap();
+        for archive in [
+            deflated::<f64>("images", &[1, 1, 1, 3], &[0; 24]),
+            deflated::<u8>("images", &[1, 2, 2, 4], &[0; 16]),
+            deflated::<u8>("images", &[12], &[0; 12]),
+            deflated::<u8>("pictures", &[1, 2, 2, 3], &[0; 12]),
+        ] {
+            let error = open(archive).err().unwrap();
             assert!(error.to_string().contains("images"), "{error}");
         }
     }
 
     #[test]
     fn a_header_that_claims_more_than_there_is_takes_no_memory() {
-        let bytes = deflated("images", Dtype::U8, &[1 << 40, 32, 32, 3], &[0; 100]);
+        let bytes = deflated::<u8>("images", &[1 << 40, 32, 32, 3], &[0; 100]);
         assert!(open(bytes).is_err());
     }
 

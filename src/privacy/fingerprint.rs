@@ -1,10 +1,9 @@
 //! A hash that recognizes the private data without revealing them.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest, Sha256};
 
 use super::sensitive::Sensitive;
+use crate::hex;
 
 /// SHA-256 of private data. The hash is itself derived from the private data: an observer who can
 /// guess a candidate data set could test the guess. It therefore exists only as
@@ -35,13 +34,7 @@ pub fn same_data(before: &Sensitive<Fingerprint>, now: &Sensitive<Fingerprint>) 
 /// digits.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    hex::encode(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ use super::private_folder::PrivateFolder;
 use super::rounding::ShownEpsilon;
 use super::sensitive::Sensitive;
 use super::settings::{ResolvedPrivacy, Unit};
-use crate::{atomic, locking};
+use crate::{atomic, hex, locking};
 
 /// File name of the ledger in the result folder.
 const LEDGER: &str = "ledger.jsonl";
@@ -294,7 +294,7 @@ impl Ledger {
     fn begin(&mut self, folder: &Path) -> Result<(), PrivacyError> {
         let mut id = [0u8; 16];
         getrandom::fill(&mut id).map_err(|source| PrivacyError::Randomness { source })?;
-        self.run_id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.run_id = hex::encode(&id);
         let line = self.header_line()?;
         self.append(&line)?;
         atomic::sync_folder(folder).map_err(PrivacyError::io("sync", folder))

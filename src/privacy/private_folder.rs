@@ -1,6 +1,5 @@
 //! [`PrivateFolder`]: the only folder that receives sensitive bytes.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
@@ -8,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use super::error::PrivacyError;
 use super::fingerprint::Fingerprint;
 use super::sensitive::Sensitive;
-use crate::atomic;
+use crate::{atomic, hex};
 
 /// The prefix of unfinished files, which is that of [`atomic::write_owner_only`].
 const TEMPORARY: &str = ".tmp";
@@ -231,12 +230,7 @@ impl PrivateFolder {
 
 /// Returns the name of a file. It contains the fingerprint, so it is used inside the folder only.
 fn keyed(name: &str, key: &Sensitive<Fingerprint>) -> String {
-    let mut name = format!("{name}-");
-    for byte in key.expose().0 {
-        // Writing to a String cannot fail.
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
+    format!("{name}-{}", hex::encode(&key.expose().0))
 }
 
 /// Refuses a symbolic link, then sets the mode 0700 through the open folder, so that the path

@@ -1,0 +1,225 @@
+use std::fs;
+use std::io::Cursor;
+
+use super::super::grid::png;
+use super::super::samples::SamplesWriter;
+use super::*;
+
+fn config(path: &Path) -> DataConfig {
+    DataConfig {
+        path: path.to_owned(),
+        image_size: 4,
+        class_conditional: true,
+        num_samples: None,
+        on_bad_image: OnBadImage::Error,
+    }
+}
+
+fn flat(value: u8, height: usize, width: usize) -> ImageBatch {
+    ImageBatch::new(vec![value; height * width * 3], 1, height, width).unwrap()
+}
+
+fn folder() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (name, value) in [
+        ("dog_1.png", 1),
+        ("cat_2.png", 2),
+        ("sub_x", 0),
+        ("Cat_9.png", 3),
+    ] {
+        let path = root.path().join(name);
+        if value == 0 {
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("ant_7.PNG"), png(&flat(4, 9, 6)).unwrap()).unwrap();
+        } else {
+            fs::write(path, png(&flat(value, 5, 8)).unwrap()).unwrap();
+        }
+    }
+    fs::write(root.path().join("notes.txt"), "x").unwrap();
+    root
+}
+
+struct Loaded {
+    images: ImageBatch,
+    labels: Vec<u32>,
+    classes: Vec<String>,
+    ignored: usize,
+    skipped: Vec<Skipped>,
+}
+
+/// Checks, then reads again: the two must agree. Three at a time, to have several batches.
+fn read(config: &DataConfig) -> Result<Loaded, ImagesError> {
+    let mut source = ImageSource::open(config)?;
+    let mut checked = ImageBatch::empty(config.image_size, config.image_size);
+    let skipped = source.check(3, |batch| Ok::<_, ImagesError>(checked.extend(&batch)?))?;
+    let mut images = ImageBatch::empty(config.image_size, config.image_size);
+    source.for_each_batch(3, |batch| Ok::<_, ImagesError>(images.extend(&batch)?))?;
+    assert!(images == checked);
+    assert_eq!(images.len(), source.len());
+    Ok(Loaded {
+        images,
+        labels: source.labels().to_vec(),
+        classes: source.classes().to_vec(),
+        ignored: source.ignored(),
+        skipped,
+    })
+}
+
+fn firsts(loaded: &Loaded) -> Vec<u8> {
+    loaded.images.iter().map(|image| image[0]).collect()
+}
+
+#[test]
+fn a_folder_is_read_in_order_with_sorted_classes() {
+    let root = folder();
+    let config = config(root.path());
+    let loaded = read(&config).unwrap();
+    assert_eq!(loaded.classes, ["Cat", "ant", "cat", "dog"]);
+    assert_eq!(firsts(&loaded), [3, 2, 1, 4]);
+    assert_eq!(loaded.labels, [0, 2, 3, 1]);
+    assert_eq!((loaded.images.height(), loaded.images.width()), (4, 4));
+    assert_eq!(loaded.ignored, 1);
+}
+
+#[test]
+fn the_first_n_are_taken() {
+    let root = folder();
+    let config = DataConfig {
+        num_samples: Some(2),
+        ..config(root.path())
+    };
+    let loaded = read(&config).unwrap();
+    assert_eq!(firsts(&loaded), [3, 2]);
+    assert_eq!(loaded.classes, ["Cat", "cat"]);
+}
+
+#[test]
+fn names_need_no_class_when_there_is_none() {
+    let root = folder();
+    fs::write(root.path().join("plain.png"), png(&flat(9, 4, 4)).unwrap()).unwrap();
+    let conditional = config(root.path());
+    let error = read(&conditional).err().unwrap().to_string();
+    assert!(error.contains("plain.png"), "{error}");
+    let loaded = read(&DataConfig {
+        class_conditional: false,
+        ..conditional
+    })
+    .unwrap();
+    assert_eq!(loaded.classes, [ALL_CLASS]);
+    assert_eq!(loaded.labels, [0; 5]);
+}
+
+#[test]
+fn a_bad_file_is_named_or_skipped() {
+    let root = folder();
+    let bad = root.path().join("cat_1.jpg");
+    fs::write(&bad, b"not an image").unwrap();
+    let mut config = config(root.path());
+    let error = read(&config).err().unwrap().to_string();
+    assert!(error.contains("cat_1.jpg"), "{error}");
+    config.on_bad_image = OnBadImage::Skip;
+    let loaded = read(&config).unwrap();
+    assert_eq!(firsts(&loaded), [3, 2, 1, 4]);
+    assert_eq!(loaded.labels, [0, 2, 3, 1]);
+    let [(path, reason)] = &loaded.skipped[..] else {
+        panic!("{:?}", loaded.skipped);
+    };
+    assert_eq!(path, &bad);
+    assert_eq!(reason, "not a JPEG, PNG or GIF");
+}
+
+#[test]
+fn nothing_to_read_is_an_error() {
+    let root = tempfile::tempdir().unwrap();
+    assert!(matches!(
+        read(&config(root.path())),
+        Err(ImagesError::Empty { .. })
+    ));
+    fs::write(root.path().join("a_1.gif"), b"GIF89a").unwrap();
+    let only_bad = DataConfig {
+        on_bad_image: OnBadImage::Skip,
+        ..config(root.path())
+    };
+    assert!(matches!(read(&only_bad), Err(ImagesError::Empty { .. })));
+    let file = config(&root.path().join("a_1.gif"));
+    assert!(matches!(read(&file), Err(ImagesError::Kind { .. })));
+    assert!(matches!(
+        read(&config(Path::new("nowhere"))),
+        Err(ImagesError::Read { .. })
+    ));
+}
+
+#[test]
+fn sizes_out_of_range_name_their_key() {
+    let root = folder();
+    for (image_size, num_samples, key) in [(0, None, "image_size"), (4, Some(0), "num_samples")] {
+        let config = DataConfig {
+            image_size,
+            num_samples,
+            ..config(root.path())
+        };
+        assert_eq!(config.validate().unwrap_err().key, key);
+        assert!(matches!(read(&config), Err(ImagesError::Config { .. })));
+    }
+}
+
+#[test]
+fn a_visitor_can_stop_the_reading() {
+    let root = folder();
+    let mut source = ImageSource::open(&config(root.path())).unwrap();
+    let mut seen = 0;
+    let stopped = source.for_each_batch(1, |_| {
+        seen += 1;
+        Err(ImagesError::Kind {
+            path: "stop".into(),
+        })
+    });
+    assert!(matches!(stopped, Err(ImagesError::Kind { .. })));
+    assert_eq!(seen, 1);
+}
+
+#[test]
+fn a_class_goes_with_its_last_readable_file() {
+    let root = folder();
+    fs::write(root.path().join("dog_1.png"), b"broken").unwrap();
+    let loaded = read(&DataConfig {
+        on_bad_image: OnBadImage::Skip,
+        ..config(root.path())
+    })
+    .unwrap();
+    assert_eq!(loaded.classes, ["Cat", "ant", "cat"]);
+    assert_eq!(loaded.labels, [0, 2, 1]);
+}
+
+#[test]
+fn an_npz_is_read_with_classes_by_number() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("data.npz");
+    let mut writer = SamplesWriter::create(Cursor::new(Vec::new()), 4, 8, 8).unwrap();
+    for value in 1..=4 {
+        writer.push(&flat(value, 8, 8)).unwrap();
+    }
+    writer.i64s("labels", &[10, 9, 10, 2]).unwrap();
+    fs::write(&path, writer.finish().unwrap().into_inner()).unwrap();
+    let mut config = config(&path);
+    let loaded = read(&config).unwrap();
+    assert_eq!(loaded.classes, ["2", "9", "10"]);
+    assert_eq!(loaded.labels, [2, 1, 2, 0]);
+    assert_eq!(firsts(&loaded), [1, 2, 3, 4]);
+    assert_eq!(loaded.images.height(), 4);
+    config.num_samples = Some(2);
+    assert_eq!(firsts(&read(&config).unwrap()), [1, 2]);
+    assert_eq!(read(&config).unwrap().classes.len(), 2);
+    fs::write(&path, b"PK nonsense").unwrap();
+    let error = read(&config).err().unwrap().to_string();
+    assert!(error.contains("data.npz"), "{error}");
+}
+
+#[test]
+fn an_unknown_key_is_refused() {
+    let text = "path = 'x'\nimage_size = 32\non_bad_image = 'skip'\n";
+    let config: DataConfig = toml::from_str(text).unwrap();
+    assert!(config.class_conditional);
+    assert_eq!(config.on_bad_image, OnBadImage::Skip);
+    assert!(toml::from_str::<DataConfig>(&format!("{text}image_sise = 3")).is_err());
+}
