@@ -272,12 +272,12 @@ fn resolve_privacy(loaded: &Loaded, non_private: bool) -> Result<ResolvedPrivacy
             non_private.then(NonPrivateConsent::given),
         )
         .map_err(|error| match error {
-            PrivacyError::Config { key, message } => {
-                let section = match key {
+            PrivacyError::Config(error) => {
+                let section = match error.key.as_str() {
                     "nearest_neighbors" => "evolution",
                     _ => "privacy",
                 };
-                loaded.locations.error(&format!("{section}.{key}"), message)
+                loaded.locations.invalid(section, error)
             }
             other => loaded.locations.error("privacy", other.to_string()),
         })

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::error::FetchError;
+use crate::sections::InvalidKey;
 
 /// The catalogue that the program brings along.
 const BUILT_IN: &str = include_str!("catalogue.toml");
@@ -145,7 +146,7 @@ impl Catalogue {
             let name = entry.name.clone();
             let item = entry
                 .check()
-                .map_err(|(key, message)| wrong(format!("item `{name}`: {key}: {message}")))?;
+                .map_err(|error| wrong(format!("item `{name}`: {error}")))?;
             if !names.insert(name.clone()) {
                 return Err(wrong(format!("item `{name}` stands there twice")));
             }
@@ -278,16 +279,14 @@ struct Entry {
 }
 
 /// The key at fault, and what is wrong with its value.
-type Fault = (&'static str, String);
-
 impl Entry {
-    fn check(self) -> Result<Item, Fault> {
+    fn check(self) -> Result<Item, InvalidKey> {
         let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
         if !self.name.starts_with(|c: char| c.is_ascii_alphanumeric())
             || !self.name.chars().all(letters)
         {
             let message = "expected small letters, digits, `-`, `.` and `_`";
-            return Err(("name", message.to_owned()));
+            return Err(InvalidKey::new("name", message));
         }
         let allowed: &[&str] = match self.kind.as_str() {
             "file" => &["url", "to", "size", "about", "sha256"],
@@ -299,7 +298,7 @@ impl Entry {
             other => {
                 let message =
                     format!("`{other}` is none of file, hub, cifar10, camelyon17 and cats");
-                return Err(("kind", message));
+                return Err(InvalidKey::new("kind", message));
             }
         };
         for (key, given) in [
@@ -316,8 +315,13 @@ impl Entry {
         ] {
             let optional = matches!(key, "size" | "about" | "sha256");
             match (allowed.contains(&key), given) {
-                (false, true) => return Err((key, format!("does not go with kind {}", self.kind))),
-                (true, false) if !optional => return Err((key, "missing".to_owned())),
+                (false, true) => {
+                    return Err(InvalidKey::new(
+                        key,
+                        format!("does not go with kind {}", self.kind),
+                    ));
+                }
+                (true, false) if !optional => return Err(InvalidKey::new(key, "missing")),
                 _ => {}
             }
         }
@@ -343,7 +347,7 @@ impl Entry {
         })
     }
 
-    fn archive(&self, layout: Layout, splits: &[&str]) -> Result<Content, Fault> {
+    fn archive(&self, layout: Layout, splits: &[&str]) -> Result<Content, InvalidKey> {
         Ok(Content::Archive {
             layout,
             remote: self.remote()?,
@@ -352,9 +356,9 @@ impl Entry {
         })
     }
 
-    fn remote(&self) -> Result<Remote, Fault> {
+    fn remote(&self) -> Result<Remote, InvalidKey> {
         let Some(about) = self.size.or(self.about) else {
-            return Err(("size", "missing: expected this or `about`".to_owned()));
+            return Err(InvalidKey::new("size", "missing: expected this or `about`"));
         };
         if let Some(digest) = &self.sha256
             && !(digest.len() == 64
@@ -363,7 +367,7 @@ impl Entry {
                     .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
         {
             let message = "expected 64 hexadecimal digits, small letters";
-            return Err(("sha256", message.to_owned()));
+            return Err(InvalidKey::new("sha256", message));
         }
         Ok(Remote {
             url: self.address()?,
@@ -374,39 +378,39 @@ impl Entry {
         })
     }
 
-    fn address(&self) -> Result<String, Fault> {
+    fn address(&self) -> Result<String, InvalidKey> {
         let url = self.url.clone().unwrap_or_default();
-        super::mirrors::check_address(&url).map_err(|message| ("url", message))?;
+        super::mirrors::check_address(&url).map_err(|message| InvalidKey::new("url", message))?;
         Ok(url)
     }
 
-    fn destination(&self) -> Result<PathBuf, Fault> {
+    fn destination(&self) -> Result<PathBuf, InvalidKey> {
         let to = self.to.clone().unwrap_or_default();
-        below(&to).map_err(|message| ("to", message))?;
+        below(&to).map_err(|message| InvalidKey::new("to", message))?;
         Ok(to)
     }
 
-    fn folders(&self, splits: Option<&[&str]>) -> Result<Vec<Folder>, Fault> {
+    fn folders(&self, splits: Option<&[&str]>) -> Result<Vec<Folder>, InvalidKey> {
         let mut seen = HashSet::new();
         for folder in &self.makes {
-            below(&folder.path).map_err(|message| ("makes.path", message))?;
+            below(&folder.path).map_err(|message| InvalidKey::new("makes.path", message))?;
             let split = folder.split.as_str();
             if splits.is_some_and(|known| !known.contains(&split)) || !seen.insert(split) {
                 let message = format!("`{split}` is none of the archive's, or stands there twice");
-                return Err(("makes.split", message));
+                return Err(InvalidKey::new("makes.split", message));
             }
             if folder.images == 0 {
-                return Err(("makes.images", "is 0".to_owned()));
+                return Err(InvalidKey::new("makes.images", "is 0"));
             }
         }
         Ok(self.makes.clone())
     }
 
-    fn hub(&self) -> Result<Hub, Fault> {
+    fn hub(&self) -> Result<Hub, InvalidKey> {
         let revision = self.revision.clone().unwrap_or_default();
         if revision.len() != 40 || !revision.bytes().all(|b| b.is_ascii_hexdigit()) {
             let message = "expected a commit of 40 digits: tags and branches can move";
-            return Err(("revision", message.to_owned()));
+            return Err(InvalidKey::new("revision", message));
         }
         let plain = |name: &String| below(Path::new(name)).is_ok();
         if !self
@@ -415,7 +419,7 @@ impl Entry {
             .all(|names| !names.is_empty() && names.iter().all(plain))
         {
             let message = "expected lists of names inside the repository";
-            return Err(("files", message.to_owned()));
+            return Err(InvalidKey::new("files", message));
         }
         Ok(Hub {
             repo: self.repo.clone().unwrap_or_default(),

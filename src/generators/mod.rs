@@ -128,10 +128,17 @@ pub enum GeneratorError {
     Service(#[from] openai_images::ServiceError),
     /// The network failed.
     #[error("network evaluation failed: {0}")]
-    Network(#[from] candle_core::Error),
+    Network(candle_core::Error),
     /// The generated images do not have the expected shape.
     #[error(transparent)]
     Batch(#[from] BatchError),
+}
+
+// Not `#[from]`, which would also make the error the `source()`: its text is in the message.
+impl From<candle_core::Error> for GeneratorError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Network(error)
+    }
 }
 
 /// Returns an error unless there is one request for each image.

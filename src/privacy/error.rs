@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::exit_code::{self, ExitCode};
+use crate::sections::InvalidKey;
 use thiserror::Error;
 
 /// The reason why the privacy core refused or failed. No message contains anything that is derived
@@ -11,13 +12,8 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum PrivacyError {
     /// A configured value is out of range.
-    #[error("{key}: {message}")]
-    Config {
-        /// The configuration key, as in `delta`.
-        key: &'static str,
-        /// The fault, and the expected value.
-        message: String,
-    },
+    #[error(transparent)]
+    Config(#[from] InvalidKey),
     /// The operating system supplied no random bytes.
     #[error("the operating system's random generator failed: {source}")]
     Randomness {
@@ -130,10 +126,7 @@ impl ExitCode for PrivacyError {
 impl PrivacyError {
     /// Returns a [`PrivacyError::Config`].
     pub(super) fn config(key: &'static str, message: impl Into<String>) -> Self {
-        Self::Config {
-            key,
-            message: message.into(),
-        }
+        Self::Config(InvalidKey::new(key, message))
     }
 
     /// Returns a closure for `map_err` that creates a [`PrivacyError::Io`] about `path`.

@@ -244,13 +244,13 @@ impl SimpleBackend for Maker {
             _ => 1.0 / (fan_in as f32).sqrt(),
         };
         let around_one = name.ends_with("weight") || name.ends_with("running_var");
-        let centre = if shape.rank() == 1 && around_one {
+        let center = if shape.rank() == 1 && around_one {
             1.0
         } else {
             0.0
         };
         for value in &mut values {
-            *value = centre + scale * *value;
+            *value = center + scale * *value;
         }
         let tensor = Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?;
         made.insert(name.to_owned(), tensor.clone());
