@@ -1,4 +1,4 @@
-//! Choosing where to compute.
+//! `--device`: the choice of the devices on which networks run.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,22 +7,22 @@ use crate::exit_code::{self, ExitCode};
 use candle_core::Device;
 use thiserror::Error;
 
-/// `--device`.
+/// The value of `--device`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A GPU if this binary can use one that is there, else the CPU.
+    /// A GPU if this binary supports one of this machine, otherwise the CPU.
     Auto,
     /// The CPU.
     Cpu,
-    /// NVIDIA GPUs by their numbers: at least one, each once.
+    /// NVIDIA GPUs by their indices: at least one, without repetition.
     Cuda(Vec<usize>),
-    /// All NVIDIA GPUs that are there.
+    /// All NVIDIA GPUs of this machine.
     All,
-    /// Apple's GPU.
+    /// The GPU of an Apple processor.
     Metal,
 }
 
-/// Why a device cannot be used.
+/// The reason why a device cannot be used.
 #[derive(Debug, Error)]
 pub enum DeviceError {
     /// This binary was built without the backend.
@@ -30,15 +30,15 @@ pub enum DeviceError {
     NotBuilt {
         /// The backend.
         name: &'static str,
-        /// The cargo feature that brings it.
+        /// The cargo feature that enables it.
         feature: &'static str,
     },
-    /// The backend is there but the device is not.
+    /// The backend is available, but the device is not.
     #[error("{device} cannot be used: {message}")]
     Missing {
-        /// What was asked for.
+        /// The requested device.
         device: DeviceChoice,
-        /// Why.
+        /// The reason.
         message: String,
     },
 }
@@ -49,14 +49,14 @@ impl ExitCode for DeviceError {
     }
 }
 
-/// Devices that are open.
+/// Opened devices.
 #[derive(Debug)]
 pub struct Devices {
-    /// The first, which does what is not shared.
+    /// The first device, which also performs the work that is not distributed.
     pub first: Device,
-    /// The others, that share in the work.
+    /// The other devices, over which work is distributed.
     pub others: Vec<Device>,
-    /// What was chosen and, for `auto` on the CPU, why.
+    /// The chosen devices and, if `auto` chose the CPU, the reasons.
     pub chosen: String,
 }
 
@@ -97,7 +97,7 @@ impl FromStr for DeviceChoice {
                     let digits = number.bytes().all(|byte| byte.is_ascii_digit());
                     let parsed = number.parse().ok().filter(|_| digits).ok_or(EXPECTED)?;
                     if numbers.contains(&parsed) {
-                        return Err(format!("{parsed} is named twice"));
+                        return Err(format!("GPU {parsed} is listed twice"));
                     }
                     numbers.push(parsed);
                 }
@@ -128,7 +128,7 @@ impl DeviceChoice {
     /// Opens the devices.
     ///
     /// # Errors
-    /// [`DeviceError`] when a device that was named cannot be used.
+    /// Returns [`DeviceError`] if a named device cannot be used.
     pub fn open(&self) -> Result<Devices, DeviceError> {
         match self {
             Self::Cpu => Ok(Devices::one(Device::Cpu, "cpu".to_owned())),
@@ -153,7 +153,7 @@ impl DeviceChoice {
     }
 }
 
-/// Opens the GPUs of these numbers, or all.
+/// Opens the GPUs with these indices, or all GPUs.
 #[cfg(feature = "cuda")]
 fn cuda(choice: &DeviceChoice, numbers: Option<&[usize]>) -> Result<Devices, DeviceError> {
     use crate::kernels::cuda::{device_count, missing_libraries, retain_freed_memory};
@@ -165,17 +165,18 @@ fn cuda(choice: &DeviceChoice, numbers: Option<&[usize]>) -> Result<Devices, Dev
     let missing = missing_libraries();
     if !missing.is_empty() {
         let names = missing.join(", ");
-        return Err(refuse(format!("this machine has no {names}")));
+        return Err(refuse(format!("this machine lacks {names}")));
     }
     if std::env::var_os("NVIDIA_TF32_OVERRIDE").is_some_and(|value| value == "1") {
-        let message = "NVIDIA_TF32_OVERRIDE=1 rounds products to 11 bits, and votes are exact by those of f32: unset it";
+        let message =
+            "NVIDIA_TF32_OVERRIDE=1 rounds products to 11 bits, but votes require f32: unset it";
         return Err(refuse(message.to_owned()));
     }
     let there = device_count().map_err(|error| refuse(error.to_string()))?;
     let every: Vec<usize> = (0..there).collect();
     let numbers = numbers.unwrap_or(&every);
     if let Some(number) = numbers.iter().find(|number| **number >= there) {
-        let message = format!("there is no GPU {number}, but {there} in all, counted from 0");
+        let message = format!("there is no GPU {number}: this machine has {there}, counted from 0");
         return Err(refuse(message));
     }
     let mut open = Vec::new();
@@ -253,7 +254,7 @@ mod tests {
             assert!(name.parse::<DeviceChoice>().is_err(), "{name}");
         }
         let twice = "cuda:1,0,1".parse::<DeviceChoice>().unwrap_err();
-        assert!(twice.contains("1 is named twice"), "{twice}");
+        assert!(twice.contains("GPU 1 is listed twice"), "{twice}");
     }
 
     #[cfg(not(any(feature = "cuda", feature = "metal")))]

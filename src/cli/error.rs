@@ -1,4 +1,4 @@
-//! The error of a command: one type over the errors of all rooms.
+//! [`CliError`]: the error of a command, one type over the errors of all modules.
 
 use thiserror::Error;
 
@@ -19,33 +19,33 @@ use crate::privacy::PrivacyError;
 /// Any error that reaches the command line.
 #[derive(Debug, Error)]
 pub enum CliError {
-    /// The configuration is wrong, or does not fit the data or the model.
+    /// The configuration is invalid, or does not fit the data or the model.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A device.
+    /// A device cannot be used.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// Everything else.
+    /// A run failed.
     #[error(transparent)]
     Run(#[from] PeError),
-    /// An evaluation.
+    /// An evaluation failed.
     #[error(transparent)]
     Evaluation(#[from] EvaluationError),
-    /// `dpsyn fetch`.
+    /// A download failed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// Files that `dpsyn fetch` can get are missing.
+    /// Files are missing that `dpsyn fetch` can download.
     #[error(transparent)]
     Missing(#[from] MissingArtifacts),
-    /// Something that `dpsyn fetch` could have got.
-    #[error("{error}: `{command}` gets it")]
+    /// Another error that `dpsyn fetch` can resolve.
+    #[error("{error}: run `{command}`")]
     Fetchable {
-        /// What is wrong.
+        /// The error.
         error: Box<CliError>,
-        /// What to type.
+        /// The command that resolves it.
         command: String,
     },
-    /// The signal handler.
+    /// The signal handler cannot be set.
     #[error("failed to set the Ctrl-C handler: {0}")]
     Signals(#[from] ctrlc::Error),
 }

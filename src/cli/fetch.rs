@@ -1,4 +1,4 @@
-//! `dpsyn fetch`: weights and data sets into their places.
+//! `dpsyn fetch`: downloads weights and data sets and verifies installed ones.
 
 use std::path::PathBuf;
 
@@ -16,22 +16,22 @@ use crate::hub::Requirement;
 use crate::net::Offline;
 use crate::progress::Progress as _;
 
-/// Something that is asked for.
-struct Want {
+/// One requested item.
+struct Request {
     item: Item,
-    /// Folders of it; empty for all.
+    /// The requested folders of the item; empty for all.
     splits: Vec<String>,
     root: PathBuf,
 }
 
-/// Runs the command.
+/// Executes `dpsyn fetch`.
 pub(super) fn run(arguments: &FetchArguments) -> Result<(), CliError> {
     let catalogue = catalogue(arguments)?;
     let settings = match &arguments.config {
         Some(path) => Some(Settings::load(path, &arguments.set)?.settings),
         None => None,
     };
-    let (mut wants, nowhere) = wanted(arguments, &catalogue, settings.as_ref())?;
+    let (mut requests, nowhere) = requested(arguments, &catalogue, settings.as_ref())?;
     let mirrors = settings.map(|settings| settings.mirrors);
     let options = Options {
         root: arguments.root.clone().unwrap_or_default(),
@@ -47,17 +47,17 @@ pub(super) fn run(arguments: &FetchArguments) -> Result<(), CliError> {
     }
     stop_on_interrupt()?;
     if !arguments.verify {
-        return fetch(wants, nowhere, &options, &progress);
+        return fetch(requests, nowhere, &options, &progress);
     }
-    let named = !wants.is_empty() || !nowhere.is_empty();
+    let named = !requests.is_empty() || !nowhere.is_empty();
     if !named {
-        wants.extend(catalogue.items().iter().map(|item| Want {
+        requests.extend(catalogue.items().iter().map(|item| Request {
             item: item.clone(),
             splits: Vec::new(),
             root: options.root.clone(),
         }));
     }
-    verify(&wants, &nowhere, named, &options, &progress)
+    verify(&requests, &nowhere, named, &options, &progress)
 }
 
 fn catalogue(arguments: &FetchArguments) -> Result<Catalogue, FetchError> {
@@ -74,49 +74,52 @@ fn catalogue(arguments: &FetchArguments) -> Result<Catalogue, FetchError> {
     }
 }
 
-/// What is asked for by name and by a configuration, and what of this nothing can get.
-fn wanted(
+/// Returns the items requested by name and by a configuration, and the required paths that no item
+/// provides.
+fn requested(
     arguments: &FetchArguments,
     catalogue: &Catalogue,
     settings: Option<&Settings>,
-) -> Result<(Vec<Want>, Vec<PathBuf>), FetchError> {
-    let (mut wants, mut nowhere) = (Vec::new(), Vec::new());
+) -> Result<(Vec<Request>, Vec<PathBuf>), FetchError> {
+    let (mut requests, mut nowhere) = (Vec::new(), Vec::new());
     for name in &arguments.names {
         let item = catalogue.get(name)?.clone();
-        let want = Want {
+        let request = Request {
             item,
             splits: Vec::new(),
             root: arguments.root.clone().unwrap_or_default(),
         };
-        add(&mut wants, want);
+        add(&mut requests, request);
     }
     for (need, _) in settings.map(requirements).unwrap_or_default() {
-        match want(need, catalogue) {
-            Ok(want) => want.into_iter().for_each(|want| add(&mut wants, want)),
+        match request(need, catalogue) {
+            Ok(request) => request
+                .into_iter()
+                .for_each(|request| add(&mut requests, request)),
             Err(path) => nowhere.push(path),
         }
     }
-    Ok((wants, nowhere))
+    Ok((requests, nowhere))
 }
 
-/// One item is asked for once.
-fn add(wants: &mut Vec<Want>, want: Want) {
-    let same = |other: &&mut Want| other.item == want.item && other.root == want.root;
-    match wants.iter_mut().find(same) {
-        Some(other) if other.splits.is_empty() || want.splits.is_empty() => other.splits.clear(),
-        Some(other) => other.splits.extend(want.splits),
-        None => wants.push(want),
+/// Adds a request, or merges it into one for the same item.
+fn add(requests: &mut Vec<Request>, request: Request) {
+    let same = |other: &&mut Request| other.item == request.item && other.root == request.root;
+    match requests.iter_mut().find(same) {
+        Some(other) if other.splits.is_empty() || request.splits.is_empty() => other.splits.clear(),
+        Some(other) => other.splits.extend(request.splits),
+        None => requests.push(request),
     }
 }
 
-/// What gets a need; `None` if nothing has to be got.
+/// Returns the request that satisfies a requirement; `None` if it is satisfied already.
 ///
 /// # Errors
-/// The path, if nothing can get it.
-fn want(need: Requirement, catalogue: &Catalogue) -> Result<Option<Want>, PathBuf> {
+/// Returns the path if no item provides it.
+fn request(need: Requirement, catalogue: &Catalogue) -> Result<Option<Request>, PathBuf> {
     match need {
         Requirement::Path(path) => match catalogue.find_by_path(&path) {
-            Some(maker) => Ok(Some(Want {
+            Some(maker) => Ok(Some(Request {
                 item: maker.item.clone(),
                 splits: maker
                     .folder
@@ -154,7 +157,7 @@ fn want(need: Requirement, catalogue: &Catalogue) -> Result<Option<Want>, PathBu
                 },
                 (None, None) => return Err(PathBuf::from(id)),
             };
-            Ok(Some(Want {
+            Ok(Some(Request {
                 item,
                 splits: Vec::new(),
                 root: PathBuf::new(),
@@ -164,22 +167,22 @@ fn want(need: Requirement, catalogue: &Catalogue) -> Result<Option<Want>, PathBu
 }
 
 fn fetch(
-    mut wants: Vec<Want>,
+    mut requests: Vec<Request>,
     nowhere: Vec<PathBuf>,
     options: &Options,
     progress: &TerminalProgress,
 ) -> Result<(), CliError> {
-    // What the user has to do comes last, so that it is not scrolled away.
-    wants.sort_by_key(|want| matches!(want.item.content, Content::Manual { .. }));
-    let asked = wants.len() + nowhere.len();
+    // Manual downloads come last, so that their instructions remain visible.
+    requests.sort_by_key(|request| matches!(request.item.content, Content::Manual { .. }));
+    let requested = requests.len() + nowhere.len();
     let mut errors = Vec::new();
-    for want in &wants {
+    for request in &requests {
         let options = Options {
-            root: want.root.clone(),
+            root: request.root.clone(),
             ..options.clone()
         };
-        let splits: Vec<&str> = want.splits.iter().map(String::as_str).collect();
-        let result = Fetcher::new(&options, progress).fetch(&want.item, Some(&splits));
+        let splits: Vec<&str> = request.splits.iter().map(String::as_str).collect();
+        let result = Fetcher::new(&options, progress).fetch(&request.item, Some(&splits));
         progress.end();
         if let Err(error) = result {
             errors.push(error);
@@ -192,16 +195,20 @@ fn fetch(
         return Err(error.into());
     }
     for error in &errors {
-        super::output::eprint_line(&format!("error: {error}"));
+        super::output::report_error(error);
     }
     match errors.len() {
         0 => Ok(()),
-        failed => Err(FetchError::Some { failed, asked }.into()),
+        failed => Err(FetchError::Some {
+            failed,
+            asked: requested,
+        }
+        .into()),
     }
 }
 
 fn verify(
-    wants: &[Want],
+    requests: &[Request],
     nowhere: &[PathBuf],
     named: bool,
     options: &Options,
@@ -212,13 +219,13 @@ fn verify(
         super::output::print(&format!("{}: missing", path.display()));
     }
     let mut seen = 0;
-    for want in wants {
+    for request in requests {
         let options = Options {
-            root: want.root.clone(),
+            root: request.root.clone(),
             ..options.clone()
         };
-        let splits = want.splits.clone();
-        let mut item = want.item.clone();
+        let splits = request.splits.clone();
+        let mut item = request.item.clone();
         if let Content::Archive { folders, .. } | Content::Manual { folders, .. } =
             &mut item.content
         {
@@ -236,7 +243,7 @@ fn verify(
                     count += 1;
                     format!("{path}: DAMAGED: {what}")
                 }
-                Verdict::Intact(how) => format!("{path}: sound: {how}"),
+                Verdict::Intact(how) => format!("{path}: intact: {how}"),
                 Verdict::Unknown(why) => format!("{path}: unknown: {why}"),
             };
             seen += 1;
@@ -244,7 +251,7 @@ fn verify(
         }
     }
     if seen == 0 && count == 0 {
-        super::output::print(&"nothing of the catalogue is here");
+        super::output::print(&"no item of the catalogue is installed");
     }
     match count {
         0 => Ok(()),
@@ -253,17 +260,17 @@ fn verify(
 }
 
 fn list(catalogue: &Catalogue, fetcher: &Fetcher<'_>) {
-    let mut rows = vec![["name", "size", "here", "licence", "what"].map(str::to_owned)];
+    let mut rows = vec![["name", "size", "installed", "license", "content"].map(str::to_owned)];
     for item in catalogue.items() {
-        let here = match fetcher.install_state(item) {
+        let installed = match fetcher.install_state(item) {
             InstallState::Installed => "yes",
-            InstallState::Partial => "partly",
+            InstallState::Partial => "partial",
             InstallState::Missing => "no",
         };
         rows.push([
             item.name.clone(),
-            item.about().map_or_else(|| "by hand".to_owned(), bytes),
-            here.to_owned(),
+            item.about().map_or_else(|| "manual".to_owned(), bytes),
+            installed.to_owned(),
             item.licence.clone(),
             item.what.clone(),
         ]);

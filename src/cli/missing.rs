@@ -1,4 +1,5 @@
-//! What a configuration needs, what of it is missing, and which command gets it.
+//! The artifacts that a configuration requires, those that are missing, and the command that
+//! fetches them.
 
 use std::path::{Path, PathBuf};
 
@@ -12,9 +13,9 @@ use crate::hub::Requirement;
 /// An artifact that a configuration refers to, and the exit code if it is missing.
 pub(super) type Needed = (Requirement, u8);
 
-/// Files that are missing and can be fetched.
+/// Missing files that `dpsyn fetch` can download.
 #[derive(Debug, Error)]
-#[error("{} missing: `{command}` gets {}", listed(paths), if paths.len() == 1 { "it" } else { "them" })]
+#[error("{} missing: run `{command}`", listed(paths))]
 pub struct MissingArtifacts {
     paths: Vec<PathBuf>,
     command: String,
@@ -22,7 +23,7 @@ pub struct MissingArtifacts {
 }
 
 impl ExitCode for MissingArtifacts {
-    /// The code of the first missing file: what opening it would have ended with.
+    /// Returns the code with which opening the first missing file would have ended.
     fn exit_code(&self) -> u8 {
         self.code
     }
@@ -66,10 +67,10 @@ pub(super) fn requirements(settings: &Settings) -> Vec<Needed> {
     needed
 }
 
-/// Refuses if any of `needs` is missing that can be fetched, naming all of them and the command.
+/// Refuses if any of `needs` is missing and can be fetched.
 ///
 /// # Errors
-/// [`MissingArtifacts`].
+/// Returns [`MissingArtifacts`] with all such files and the command.
 pub(super) fn check(catalogue: &Catalogue, needs: &[Needed]) -> Result<(), MissingArtifacts> {
     let (mut paths, mut makers, mut first) = (Vec::new(), Vec::new(), None);
     for need in needs {
@@ -95,7 +96,7 @@ pub(super) fn check(catalogue: &Catalogue, needs: &[Needed]) -> Result<(), Missi
     })
 }
 
-/// What to type to get all of `makers`.
+/// Returns the command that fetches all of `makers`.
 fn command(makers: &[CatalogueMatch<'_>]) -> String {
     let mut roots: Vec<(&Path, Vec<&str>)> = Vec::new();
     for maker in makers {
@@ -119,7 +120,7 @@ fn command(makers: &[CatalogueMatch<'_>]) -> String {
     commands.join(" && ")
 }
 
-/// A path as a shell takes it for one word.
+/// Quotes a path for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
@@ -129,7 +130,7 @@ fn quoted(path: &Path) -> String {
     }
 }
 
-/// The command that fetches the foundation model of `settings`, which were read from `config`.
+/// Returns the command that fetches the foundation model of `settings`, which were read from `config`.
 pub(super) fn model_command(settings: &Settings, config: &Path) -> String {
     let repository = requirements(settings)
         .into_iter()
@@ -170,7 +171,7 @@ mod tests {
     fn the_command_names_each_item_once_and_its_root() {
         assert_eq!(
             missing(&["nowhere/data/cookie"]),
-            "nowhere/data/cookie is missing: `dpsyn fetch cats --root nowhere` gets it"
+            "nowhere/data/cookie is missing: run `dpsyn fetch cats --root nowhere`"
         );
         let text = missing(&[
             "nowhere/data/cookie",
@@ -181,7 +182,7 @@ mod tests {
         assert!(
             text.ends_with(
                 "`dpsyn fetch cats clip-vit-b-32 --root nowhere && dpsyn fetch clip-vit-b-32 \
-                 --root /none` gets them"
+                 --root /none`"
             ),
             "{text}"
         );

@@ -1,11 +1,11 @@
-//! `dpsyn privacy`: what noise costs, without running anything.
+//! `dpsyn privacy`: prints the privacy cost of a plan, or the noise multiplier for a target.
 
 use super::args::PrivacyArguments;
 use super::error::CliError;
 use crate::config::Settings;
 use crate::privacy::{PrivacyConfig, Report};
 
-/// Runs the command.
+/// Executes `dpsyn privacy`.
 pub(super) fn run(arguments: &PrivacyArguments) -> Result<(), CliError> {
     let report = match &arguments.config {
         Some(path) => {
@@ -20,7 +20,7 @@ pub(super) fn run(arguments: &PrivacyArguments) -> Result<(), CliError> {
             let config = PrivacyConfig {
                 noise_multiplier: arguments.noise_multiplier,
                 epsilon: arguments.epsilon,
-                // clap requires both without a configuration; a missing one would be refused here.
+                // clap requires delta and iterations here; a missing one would be refused below.
                 delta: arguments.delta.unwrap_or(f64::NAN),
                 adjacency: arguments.adjacency.unwrap_or_default(),
                 unit: crate::privacy::Unit::default(),

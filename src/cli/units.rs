@@ -1,13 +1,13 @@
-//! Numbers for people.
+//! Numbers in the units of people.
 
-/// A number of bytes, in decimal units.
+/// Formats a number of bytes in decimal units.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let mut value = count as f64;
     let mut units = UNITS.iter();
     let mut unit = units.next().copied().unwrap_or_default();
     for larger in units {
-        // What would be shown as 1000 is 1 of the next.
+        // A value that would be rounded to 1000 becomes 1 of the next unit.
         if value < 999.5 {
             break;
         }

@@ -124,3 +124,114 @@ fn no_private_image_is_copied_into_the_released_folder() {
         }
     }
 }
+
+/// The two logs of a run.
+fn logs(world: &World) -> (String, String) {
+    let read = |name: &str| std::fs::read_to_string(world.path(name)).unwrap();
+    (read("out/log.txt"), read("out/private/log.txt"))
+}
+
+/// Replaces digits, so that two texts with the same form are equal.
+fn form(text: &str) -> Vec<String> {
+    let digit = |c: char| if c.is_ascii_hexdigit() { '#' } else { c };
+    let lines = text.lines().map(|line| line.chars().map(digit).collect());
+    // The noise decides whether all counts of a class are below the threshold.
+    let lines = lines.filter(|line: &String| !line.contains("thr#shol#"));
+    lines.collect()
+}
+
+#[test]
+fn the_published_log_has_no_times_and_the_private_one_has_them() {
+    let world = World::new();
+    world.succeed(&[]);
+    let (public, private) = logs(&world);
+    let units = [
+        "s", "ms", "sec", "secs", "second", "seconds", "min", "minutes", "hours", "h",
+    ];
+    for line in public.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        for pair in words.windows(2) {
+            let number = pair[0].parse::<f64>().is_ok();
+            assert!(!(number && units.contains(&pair[1])), "{line}");
+        }
+        for word in words {
+            let digits: Vec<&str> = word.split([':', '-', 'T']).collect();
+            let clock = digits.len() > 1 && digits.iter().all(|d| d.parse::<u32>().is_ok());
+            let unit = word.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+            let duration = unit.len() < word.len()
+                && unit.parse::<f64>().is_ok()
+                && units.contains(&&word[unit.len()..]);
+            assert!(!clock && !duration, "{line}");
+        }
+    }
+    // Every public line is in the private log with its time, and the stages are there with theirs.
+    for line in public.lines() {
+        assert!(private.contains(line), "`{line}` is not in: {private}");
+    }
+    assert!(
+        private.contains("stage ended") && private.contains("seconds="),
+        "{private}"
+    );
+    assert!(
+        private.lines().all(|line| line.starts_with("20")),
+        "{private}"
+    );
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |name: &str| {
+            let metadata = std::fs::metadata(world.path(name)).unwrap();
+            metadata.permissions().mode() & 0o777
+        };
+        assert_eq!(mode("out/private/log.txt"), 0o600);
+        assert_eq!(mode("out/private"), 0o700);
+    }
+}
+
+#[test]
+fn published_logs_of_two_neighboring_data_sets_have_the_same_form() {
+    let (one, other) = (World::new(), World::new());
+    let image = std::fs::read(other.path("data/nested/dog_07.png")).unwrap();
+    std::fs::write(other.path("data/nested/cat_03.png"), image).unwrap();
+    one.succeed(&[]);
+    other.succeed(&[]);
+    assert_eq!(form(&logs(&one).0), form(&logs(&other).0));
+}
+
+#[test]
+fn a_refused_resumption_is_in_the_private_log_only() {
+    let world = World::new();
+    world.succeed(&[]);
+    let (public, _) = logs(&world);
+    world.fail(5, &["--resume", "--set", "privacy.noise_multiplier=3"]);
+    let (after, private) = logs(&world);
+    assert_eq!(public, after);
+    assert!(
+        private.contains("ERROR") && private.contains("`noise_multiplier` was"),
+        "{private}"
+    );
+}
+
+#[test]
+fn json_messages_are_one_object_per_line() {
+    let world = World::new();
+    let text = world.succeed(&["--log-format", "json"]);
+    let mut messages = Vec::new();
+    for line in text.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(
+            event["timestamp"].is_string() && event["level"].is_string(),
+            "{line}"
+        );
+        messages.push(event["message"].as_str().unwrap().to_owned());
+    }
+    assert!(
+        messages.iter().any(|m| m.starts_with("device: cpu")),
+        "{messages:?}"
+    );
+    let text = world.fail(6, &["--log-format", "json"]);
+    let event: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+    assert_eq!(event["level"], "ERROR");
+    // The published log is the same in both formats.
+    assert!(logs(&world).0.lines().count() > 3);
+}
