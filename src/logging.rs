@@ -3,14 +3,14 @@
 //! | place | content | times |
 //! |---|---|---|
 //! | `log.txt` in the result folder | public messages, one plain line each | none |
-//! | `private/log.txt` | every event of this program: messages, errors, the duration of each stage | yes |
-//! | the terminal, with `--log-format json` | messages, progress and errors, one JSON object per line | yes |
+//! | `private/log.txt` | every event of this program, with the duration of each stage | yes |
+//! | the terminal, with `--log-format json` | messages, progress and errors as JSON lines | yes |
 //!
 //! The published log contains no times, because the time of a stage depends on the private images:
 //! on their number and on the work of decoding them.
 //!
-//! The published log is not a `tracing` layer: a line reaches it only through [`append_line`], so no
-//! event of a dependency, and no event that this program emits elsewhere, can be published by
+//! The published log is not a `tracing` layer: a line reaches it only through [`append_line`], so
+//! no event of a dependency, and no event that this program emits elsewhere, can be published by
 //! accident. The other two places are layers that accept the events of this program only, whose
 //! target is `dpsyn` or begins with `dpsyn::`. The terminal shows only the targets [`TERMINAL`] and
 //! [`PROGRESS`].
@@ -34,8 +34,8 @@ pub(crate) const PROGRESS: &str = "dpsyn::progress";
 /// Target of events that are written to `private/log.txt` only.
 pub(crate) const PRIVATE: &str = "dpsyn::private";
 
-/// Bytes of events that are kept until `private/log.txt` is open. A run emits a few kilobytes before
-/// that; commands that have no such file discard the rest.
+/// Bytes of events that are kept until `private/log.txt` is open. A run emits a few kilobytes
+/// before that; commands that have no such file discard the rest.
 const BUFFER: usize = 1 << 16;
 
 /// `--log-format`: the form of messages on the terminal.

@@ -11,9 +11,9 @@ use crate::metrics::downstream::ClassifierKind;
 use crate::privacy::Adjacency;
 
 /// The exit codes in the help of every command.
-const EXIT_CODES: &str = "Exit codes: 0 success; 2 command line or configuration; 3 images or samples; \
-    4 weights; 5 privacy core (ledger, changed private images); 6 result folder; 7 device; \
-    8 computation; 9 hosted model; 10 download; 130 interrupted. After any code, finished work is \
+const EXIT_CODES: &str = "Exit codes: 0 success; 2 command line or configuration; 3 images or \
+    samples; 4 weights; 5 privacy core (ledger, changed private images); 6 result folder; \
+    7 device; 8 computation; 9 hosted model; 10 download; 130 interrupted. After any code, finished work is \
     on disk, and --resume (run) or the same command (fetch) continues.";
 
 /// Differentially private synthetic images by Private Evolution.
@@ -80,7 +80,7 @@ pub struct EvalArguments {
     /// The reference: a folder of images, an .npz file of images, or an .npz file with mu and sigma
     #[arg(long, value_name = "PATH")]
     pub against: PathBuf,
-    /// Metrics: fid, precision-recall, kid, inception-score, memorisation, downstream
+    /// Metrics: fid, precision-recall, kid, inception-score, memorization, downstream
     #[arg(long, value_delimiter = ',', default_value = "fid")]
     pub metrics: Vec<MetricKind>,
     /// The feature space: inception, clip or pixels
@@ -120,8 +120,8 @@ pub struct EvalArguments {
     /// Declare the reference public: metrics are neither marked nor written below private/
     #[arg(long)]
     pub public: bool,
-    /// Folder for metrics.csv, the features of the reference, and the closest pairs of memorisation;
-    /// files are below its private/ unless --public is given
+    /// Folder for metrics.csv, the features of the reference, and the closest pairs of
+    /// memorization; files are below its private/ unless --public is given
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// The device: auto, cpu, cuda, cuda:N, cuda:N,M (several GPUs), all (all CUDA GPUs) or metal
@@ -132,10 +132,13 @@ pub struct EvalArguments {
 /// Arguments of `dpsyn fetch`.
 #[derive(Debug, Args)]
 #[command(
-    group = clap::ArgGroup::new("wanted").required(true).multiple(true).args(["names", "config", "list", "verify"]),
+    group = clap::ArgGroup::new("requested")
+        .required(true)
+        .multiple(true)
+        .args(["names", "config", "list", "verify"]),
     after_help = "The same command resumes an interrupted download. \
-        DPSYN_MIRROR is a URL below which all files have their catalogue names, and is tried first; \
-        [mirrors] in a configuration replaces single URL prefixes. Proxies are read from \
+        DPSYN_MIRROR is a URL below which all files have their catalogue names; it is tried first. \
+        [mirrors] in a configuration replaces URL prefixes. Proxies are read from \
         HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY. Models of the Hugging Face hub are stored \
         in its usual cache. HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE have \
         their usual meaning, with two exceptions: the token is sent only to the hub itself and \
@@ -170,7 +173,9 @@ pub struct FetchArguments {
 
 /// Arguments of `dpsyn privacy`.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("what").required(true).args(["config", "noise_multiplier", "epsilon"]))]
+#[command(group = clap::ArgGroup::new("question")
+    .required(true)
+    .args(["config", "noise_multiplier", "epsilon"]))]
 pub struct PrivacyArguments {
     /// A configuration, from which noise, iterations, delta and adjacency are read
     pub config: Option<PathBuf>,

@@ -130,7 +130,7 @@ fn quoted(path: &Path) -> String {
     }
 }
 
-/// Returns the command that fetches the foundation model of `settings`, which were read from `config`.
+/// Returns the command that fetches the foundation model of `settings`, read from `config`.
 pub(super) fn model_command(settings: &Settings, config: &Path) -> String {
     let repository = requirements(settings)
         .into_iter()

@@ -48,8 +48,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Replaces the message of a panic by its location. A panic is a defect, and its message may contain
-/// data of a private image; it is written to `private/log.txt` only.
+/// Replaces the message of a panic by its location. A panic is a defect, and its message may
+/// contain data of a private image; it is written to `private/log.txt` only.
 fn hide_panic_messages() {
     std::panic::set_hook(Box::new(|info| {
         let place = info

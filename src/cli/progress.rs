@@ -93,7 +93,7 @@ impl Stage {
         };
         let line = format!("{}: {shown} of {}", self.name, show(self.unit, total));
         let share = total.saturating_sub(done) as f64 / done.saturating_sub(self.before) as f64;
-        // The conversion fails if this run has done nothing yet, or if the result is absurdly large.
+        // The conversion fails if this run has done nothing yet, or if the result is too large.
         match Duration::try_from_secs_f64(after.as_secs_f64() * share) {
             Ok(left) => format!("{line} ({} left)", HumanDuration(left)),
             Err(_) => line,
@@ -105,7 +105,8 @@ impl Stage {
         if is_human() {
             eprint_line(&self.describe(self.done, self.started.elapsed()));
         }
-        info!(target: PROGRESS, stage = %self.name, done = self.done, total = self.total, "progress");
+        let Self { done, total, .. } = *self;
+        info!(target: PROGRESS, stage = %self.name, done, total, "progress");
     }
 
     /// Returns the bar of the stage.

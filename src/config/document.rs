@@ -134,8 +134,8 @@ impl<'a> Document<'a> {
             // The position without the line, which contains the credential.
             place: format!("{}\n", place.lines().next().unwrap_or_default()),
             message: format!(
-                "`{path}` contains a credential, which a configuration must not: set the environment \
-                 variable that model.api_key_env names"
+                "`{path}` contains a credential, which a configuration must not: set the \
+                 environment variable that model.api_key_env names"
             ),
         })
     }
@@ -170,8 +170,8 @@ impl<'a> Document<'a> {
         Ok(true)
     }
 
-    /// Removes the key `type` from a section and returns its value, which selects the struct for the
-    /// other keys.
+    /// Removes the key `type` from a section and returns its value, which selects the struct for
+    /// the other keys.
     ///
     /// # Errors
     /// Returns [`ConfigError::Text`] if the key is missing or its value is not among `known`.
@@ -287,8 +287,8 @@ fn parse_error(sources: &ConfigSources, error: &toml::de::Error) -> ConfigError 
     }
 }
 
-/// Returns "unknown key `thresold`, did you mean `threshold`?", or a list of the known names if none
-/// is similar.
+/// Returns "unknown key `thresold`, did you mean `threshold`?", or a list of the known names if
+/// none is similar.
 fn unknown<'k>(name: &str, what: &str, known: impl Iterator<Item = &'k str>) -> String {
     let known: Vec<&str> = known.collect();
     let nearest = known

@@ -36,9 +36,9 @@ pub struct Settings {
     /// `[evaluation]`: metrics of each population; `None` if evaluation is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationConfig>,
-    /// `[mirrors]`: URL prefixes and the prefixes by which `dpsyn fetch --for` replaces them. No run
-    /// depends on them. They may name internal hosts, so they are not written into the published
-    /// `config.toml`.
+    /// `[mirrors]`: URL prefixes and the prefixes by which `dpsyn fetch --for` replaces them. No
+    /// run depends on them. They may name internal hosts, so they are not written into the
+    /// published `config.toml`.
     #[serde(skip_serializing)]
     pub mirrors: BTreeMap<String, String>,
 }
@@ -139,9 +139,9 @@ impl Settings {
                 .validate()
                 .map_err(|error| locations.invalid("evaluation", error))?;
             if evaluation.metrics.contains(&MetricKind::Downstream) {
-                let message = "`downstream` is not available during a run, because it needs a labeled test \
-                               set that the run does not use: after the run, use `dpsyn eval \
-                               SAMPLES.npz --against TEST_SET --metrics downstream`";
+                let message = "`downstream` is not available during a run, because it needs a \
+                               labeled test set that the run does not use: after the run, use \
+                               `dpsyn eval SAMPLES.npz --against TEST_SET --metrics downstream`";
                 return Err(locations.error("evaluation.metrics", message.to_owned()));
             }
             if let Some(config) = &evaluation.embedder {
@@ -174,9 +174,9 @@ impl Settings {
         })
     }
 
-    /// Returns every setting on which the results of a run depend, as JSON: the configuration without
-    /// paths, batch sizes, pictures and evaluation. Two runs with the same identity, the same noise and
-    /// the same input files produce the same samples.
+    /// Returns every setting on which the results of a run depend, as JSON: the configuration
+    /// without paths, batch sizes, pictures and evaluation. Two runs with the same identity, the
+    /// same noise and the same input files produce the same samples.
     ///
     /// # Errors
     /// Returns [`ConfigError::Text`] if a path is not UTF-8.
@@ -234,7 +234,8 @@ fn embedder(document: &mut Document<'_>, section: &str) -> Result<EmbedderConfig
     })
 }
 
-/// Reads `[evaluation]` with `[evaluation.embedder]`. An empty list of metrics turns evaluation off.
+/// Reads `[evaluation]` with `[evaluation.embedder]`. An empty list of metrics turns evaluation
+/// off.
 fn evaluation(document: &mut Document<'_>) -> Result<Option<EvaluationConfig>, ConfigError> {
     const SECTION: &str = "evaluation";
     if !document.has(SECTION) {

@@ -30,8 +30,8 @@ pub enum Adjacency {
     /// are present or absent: the histogram changes by √k in L2 norm.
     #[default]
     AddRemove,
-    /// One data set has another unit in the place of the unit. At worst, k votes move from k bins to
-    /// k other bins: the histogram changes by √(2k) in L2 norm.
+    /// One data set has another unit in the place of the unit. At worst, k votes move from k bins
+    /// to k other bins: the histogram changes by √(2k) in L2 norm.
     ReplaceOne,
 }
 
@@ -48,8 +48,8 @@ impl Adjacency {
         }
     }
 
-    /// Returns a description of two neighboring data sets, to be followed by the unit: "the data set
-    /// with or without any one".
+    /// Returns a description of two neighboring data sets, to be followed by the unit: "the data
+    /// set with or without any one".
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {

@@ -122,8 +122,8 @@ pub(super) struct DiscreteGaussian {
 }
 
 impl DiscreteGaussian {
-    /// Creates the distribution with σ² = `p/q`. A zero is an error, so that no parameter value turns
-    /// the noise off silently.
+    /// Creates the distribution with σ² = `p/q`. A zero is an error, so that no parameter value
+    /// turns the noise off silently.
     pub(super) fn new(p: BigUint, q: &BigUint) -> Sampled<Self> {
         if p == BigUint::ZERO || *q == BigUint::ZERO {
             return Err(PrivacyError::config(
@@ -131,7 +131,8 @@ impl DiscreteGaussian {
                 "expected a positive variance",
             ));
         }
-        // ⌊√(p/q)⌋ = ⌊√⌊p/q⌋⌋. Any positive integer would be correct; this one minimizes rejections.
+        // ⌊√(p/q)⌋ = ⌊√⌊p/q⌋⌋. Any positive integer would be correct; this one, the choice of the
+        // paper, has few rejections.
         let t = (&p / q).sqrt() + 1u32;
         let qt = q * &t;
         Ok(Self {

@@ -16,7 +16,7 @@ fn small(value: &BigInt) -> i64 {
     i64::try_from(value).unwrap()
 }
 
-/// Chi-square of `draws` against weights on −reach..=reach, neighbouring integers merged until
+/// Chi-square of `draws` against weights on −reach..=reach, neighboring integers merged until
 /// each bin expects 50 draws. The statistic is turned into a normal score (Wilson and Hilferty);
 /// 5.2 is exceeded with probability 1e-7.
 fn chi_square_score(draws: &[i64], reach: i64, weight: impl Fn(f64) -> f64) -> f64 {

@@ -50,7 +50,10 @@ pub enum PrivacyError {
         kind: io::ErrorKind,
     },
     /// Another process holds the ledger.
-    #[error("{} is in use by another process: only one run at a time may write to a result folder", path.display())]
+    #[error(
+        "{} is in use by another process: only one run at a time may write to a result folder",
+        path.display()
+    )]
     LedgerLocked {
         /// The ledger.
         path: PathBuf,

@@ -24,8 +24,8 @@
 //!
 //! At the smallest σ allowed (1/16, so s > 2¹⁶) h is k·T·7·10⁻¹⁵, at σ = 1 it is k·T·10⁻¹⁹; a run
 //! with h > 10⁻¹¹ is refused ([`deviation`]). The accountant solves for δ·(1 − 10⁻⁹) instead of δ,
-//! which covers the difference: |d ln δ_c/dε| is at most about (b + 1)/μ, b as in `normal_tail`, so δ_c
-//! changes by much less than 10⁻⁹ of itself over the distance 2h.
+//! which covers the difference: |d ln δ_c/dε| is at most about (b + 1)/μ, b as in `normal_tail`, so
+//! δ_c changes by much less than 10⁻⁹ of itself over the distance 2h.
 //!
 //! *Proof.* (1) Rounding is post-processing. Let G be the continuous Gaussian of variance c² = s²
 //! − 1/12, in lattice units. As counts are integers there, round(count + G) = count + round(G):
@@ -77,8 +77,8 @@ pub(super) fn deviation(noise_multiplier: f64, nearest_neighbors: u32, releases:
     f64::from(releases) * 1.3e5 / f64::from(nearest_neighbors) / scale.powi(4)
 }
 
-/// Returns s = ⌈σ·√k·2^g⌉ + 1 in exact integer arithmetic, for finite σ > 0. Because of the ceiling,
-/// the noise is never less than requested; step (1) of the proof above uses the 1.
+/// Returns s = ⌈σ·√k·2^g⌉ + 1 in exact integer arithmetic, for finite σ > 0. Because of the
+/// ceiling, the noise is never less than requested; step (1) of the proof above uses the 1.
 pub(super) fn lattice_sigma(noise_multiplier: f64, nearest_neighbors: u32) -> BigUint {
     let (mantissa, exponent) = dyadic(noise_multiplier);
     // (σ√k·2^g)² = mantissa²·k·2^twice

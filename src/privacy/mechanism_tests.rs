@@ -30,8 +30,8 @@ fn without_noise_the_counts_come_out() {
 #[test]
 fn noise_has_the_promised_size_in_votes() {
     // Standard deviation σ√k = 2·√9 = 6 over 40,000 bins of 100 votes, from the operating system:
-    // the mean's standard error is 0.03 and the standard deviation's 0.0212. The bounds are six of them,
-    // so the test fails by chance less than once in 10^8 runs.
+    // the mean's standard error is 0.03 and the standard deviation's 0.0212. The bounds are six of
+    // them, so the test fails by chance less than once in 10^8 runs.
     let counts = Sensitive::new(vec![100; 40_000]);
     let values = release(counts, charge(2.0, 9)).unwrap().histogram.values();
     let mean = values.iter().sum::<f64>() / 40_000.0;

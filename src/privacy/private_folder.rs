@@ -183,8 +183,8 @@ impl PrivateFolder {
             Ok(bytes)
         });
         let stored = stored.map_err(|error| match error {
-            // Unlike a cache, the fingerprint cannot be computed again: the present data say nothing
-            // about the data at the start of the run.
+            // Unlike a cache, the fingerprint cannot be computed again: the present data say
+            // nothing about the data at the start of the run.
             PrivacyError::PrivateFile { path, kind } => PrivacyError::PrivateData {
                 message: format!(
                     "{} is damaged ({kind}): restore it from a copy, or use another output folder",

@@ -32,8 +32,8 @@ pub struct Report {
     pub unit: Unit,
     /// One row per iteration.
     pub rows: Vec<ReportRow>,
-    /// The target ε, if one was given, and the smallest σ that reaches it under add-remove and under
-    /// replace-one.
+    /// The target ε, if one was given, and the smallest σ that reaches it under add-remove and
+    /// under replace-one.
     pub target: Option<(f64, [f64; 2])>,
 }
 

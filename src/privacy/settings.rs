@@ -60,8 +60,8 @@ pub struct PrivacyConfig {
     pub unit: Unit,
 }
 
-/// Proof that the user explicitly requested a run without privacy (`--non-private`). The ledger, the
-/// statement and every other output of such a run are marked as non-private.
+/// Proof that the user explicitly requested a run without privacy (`--non-private`). The ledger,
+/// the statement and every other output of such a run are marked as non-private.
 #[derive(Debug)]
 #[must_use]
 pub struct NonPrivateConsent(());
@@ -207,8 +207,8 @@ pub struct ResolvedPrivacy {
 }
 
 impl ResolvedPrivacy {
-    /// Returns σ. The noise on each count has standard deviation σ·√k votes; σ is 0 in a non-private
-    /// run.
+    /// Returns σ. The noise on each count has standard deviation σ·√k votes; σ is 0 in a
+    /// non-private run.
     #[must_use]
     pub fn noise_multiplier(&self) -> f64 {
         self.noise_multiplier
