@@ -161,13 +161,16 @@ where
     P: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     T: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
+    // A closed standard error or a full disk must not end the run: errors of writing are ignored.
     let private = fmt::layer()
         .with_ansi(false)
+        .log_internal_errors(false)
         .with_writer(private)
         .with_filter(filter_fn(is_ours));
     let terminal = terminal.map(|writer| {
         fmt::layer()
             .json()
+            .log_internal_errors(false)
             .flatten_event(true)
             .with_current_span(false)
             .with_span_list(false)

@@ -297,7 +297,7 @@ fn close_to_others(path: &Path) -> Result<(), PrivacyError> {
 mod tests {
     use super::*;
 
-    // As an encoder of `Sensitive<Vec<f32>>`, it must take what is behind the wall.
+    // As an encoder of `Sensitive<Vec<f32>>`, it must take the sensitive type.
     #[allow(clippy::ptr_arg)]
     fn encode(values: &Vec<f32>, file: &mut dyn Write) -> io::Result<()> {
         values
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn values_come_back_behind_the_wall() {
+    fn values_are_sensitive_when_read_back() {
         let top = tempfile::tempdir().unwrap();
         let folder = PrivateFolder::create(top.path().join("private")).unwrap();
         assert!(folder.read_back("e.bin", decode).unwrap().is_none());
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn keyed_values_are_those_of_their_data_in_a_folder_as_closed() {
+    fn keyed_values_belong_to_their_data_and_their_folder_has_mode_0700() {
         let top = tempfile::tempdir().unwrap();
         let folder = PrivateFolder::create(top.path().join("private")).unwrap();
         assert!(folder.inside("../x").is_err());

@@ -97,7 +97,7 @@ fn number_types_that_the_cpu_lacks() {
         let output = command.env("DPSYN_CPU", path).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{text}");
-        // A CPU without AVX2 is told that first.
+        // On a CPU without AVX2, the missing instruction set is reported first.
         assert!(
             text.contains("AVX512_BF16") && text.contains("dtype") || text.contains("`avx2`"),
             "{text}"
