@@ -23,10 +23,10 @@
 //! | [`fuzzing`] | entry points of the fuzz targets |
 //! | [`config`] | TOML text to checked [`config::Settings`] |
 //! | [`pe`] | Private Evolution: Algorithms 1 and 2, the plan of a run, the privacy statement |
-//! | [`evaluation`] | metrics of a population or of a file of samples, written where they may be written |
+//! | [`evaluation`] | metrics of a population or of a file of samples, in `private/` unless the reference is public |
 //! | [`artifacts`] | the result folder, and reading it back when a run resumes |
 //! | [`dataset`] | the private images, wrapped in `Sensitive` as they are read |
-//! | [`metrics`] | how good samples are: FID, KID, precision and recall, downstream accuracy, memorisation |
+//! | [`metrics`] | FID, KID, precision and recall, Inception Score, memorization, downstream accuracy |
 //! | [`generators`] | foundation models: random images and variations |
 //! | [`voting`] | exact nearest neighbors and the vote histogram |
 //! | [`embedders`] | images to vectors |
