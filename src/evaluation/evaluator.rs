@@ -2,43 +2,19 @@
 
 use std::path::Path;
 
-use candle_core::Device;
-
+use super::context::{CHUNK, Evaluation};
 use super::reference::{ReferenceSource, RunImages};
 use super::store::{ResultStore, Row, RowsId};
-use super::{EvaluationError, Guarded, SampleSetId, Training};
+use super::{EvaluationError, Guarded, SampleSetId};
 use crate::artifacts::Population;
-use crate::embedders::Embedder;
 use crate::metrics::features::{Features, SampleFeatures, fid_subsample};
-use crate::metrics::inception_score::Classifier;
-use crate::metrics::table::{Comparison, FeatureSpace, settings_key};
+use crate::metrics::table::{Comparison, settings_key};
 use crate::metrics::{
     ComparedSets, EvaluationConfig, FeatureSet, MetricContext, MetricKind, MetricOutput, Reference,
     measure,
 };
 use crate::privacy::{Fingerprint, Sensitive};
-use crate::progress::{Observer, Unit};
-
-/// Images read at a time: enough to occupy an embedder, few enough for the memory.
-pub(crate) const CHUNK: usize = 512;
-
-/// A validated evaluation: everything is opened and checked.
-pub struct Evaluation<'a> {
-    /// Metrics and their settings.
-    pub config: &'a EvaluationConfig,
-    /// Embedder of the metrics.
-    pub embedder: &'a dyn Embedder,
-    /// Description of the embedder.
-    pub space: FeatureSpace,
-    /// Classifier of the Inception Score, if it is one of the metrics.
-    pub classifier: Option<Classifier>,
-    /// True if the vote uses the same embedder, so that private images are embedded once.
-    pub shares_vote: bool,
-    /// Device of nearest-neighbor searches and of training.
-    pub device: &'a Device,
-    /// Receives progress and messages, and is checked for cancellation.
-    pub observer: &'a dyn Observer,
-}
+use crate::progress::Unit;
 
 /// Evaluates sets of samples against one reference.
 pub struct Evaluator<'a> {
@@ -108,29 +84,6 @@ impl<'a> Evaluator<'a> {
         observer.end();
         let show = &mut |line: &str| observer.message(line);
         self.measure(&samples, &metrics, &features.finish()?, Some(run), show)
-    }
-
-    /// Evaluates a file of samples, whose features were computed before. `show` receives the lines:
-    /// marked, if the reference is private. `training` is for [`MetricKind::Downstream`].
-    ///
-    /// # Errors
-    /// See [`EvaluationError`].
-    pub(crate) fn file(
-        &mut self,
-        samples: &SampleSetId,
-        features: &Features,
-        training: Option<&Training>,
-        show: &mut dyn FnMut(&str),
-    ) -> Result<(), EvaluationError> {
-        for &metric in &self.evaluation.config.metrics {
-            match (metric, training) {
-                (MetricKind::Downstream, Some(training)) => {
-                    self.downstream(samples, features.vectors.as_ref(), training, show)?;
-                }
-                _ => self.measure(samples, &[metric], features, None, show)?,
-            }
-        }
-        Ok(())
     }
 
     /// Returns the metrics whose rows were not written before.
@@ -206,7 +159,7 @@ impl<'a> Evaluator<'a> {
         Ok(self.reference.insert(reference))
     }
 
-    fn measure(
+    pub(super) fn measure(
         &mut self,
         samples: &SampleSetId,
         metrics: &[MetricKind],

@@ -10,25 +10,28 @@
 //!
 //! | file | job |
 //! |---|---|
+//! | `context` | configuration, embedder and devices of an evaluation |
 //! | `evaluator` | the metrics of one set of samples |
 //! | `reference` | features of a private or public reference |
 //! | `guarded` | a value that is private or public |
 //! | `store` | where results are written |
 //! | `downstream` | accuracy of a classifier trained on samples |
-//! | `pairs` | picture of the closest pairs |
+//! | `file` | evaluation of one file, picture of the closest pairs |
 
+mod context;
 mod downstream;
 mod error;
 mod evaluator;
+mod file;
 mod guarded;
-mod pairs;
 mod reference;
 mod store;
 
+pub(crate) use context::CHUNK;
+pub use context::Evaluation;
 pub use downstream::Training;
 pub use error::EvaluationError;
-pub(crate) use evaluator::CHUNK;
-pub use evaluator::{Evaluation, Evaluator};
+pub use evaluator::Evaluator;
 pub(crate) use guarded::Guarded;
 pub use reference::ReferenceSource;
 pub(crate) use reference::RunImages;

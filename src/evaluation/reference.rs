@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::evaluator::{CHUNK, Evaluation};
+use super::context::{CHUNK, Evaluation};
 use super::store::ResultStore;
 use super::{EvaluationError, Guarded};
 use crate::artifacts::ArtifactsError;

@@ -16,7 +16,7 @@ use faer::linalg::matmul::triangular::{BlockStructure, matmul as triangular};
 use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
-use super::{Interval, MetricsError};
+use super::MetricsError;
 use crate::embedders::Embeddings;
 use crate::progress::Cancellation;
 use crate::sections::InvalidKey;
@@ -44,6 +44,15 @@ impl Default for KidOptions {
             seed: 0,
         }
     }
+}
+
+/// Interval of an estimate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
 }
 
 /// Estimate of KID.

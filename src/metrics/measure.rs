@@ -5,7 +5,7 @@ use candle_core::Device;
 use super::features::Features;
 use super::frechet::Frechet;
 use super::inception_score::{Classifier, SPLITS, inception_score};
-use super::kid::kernel_distance;
+use super::kid::{Interval, kernel_distance};
 use super::memorization::{Distances, PairIndices, QUANTILES, Summary};
 use super::precision_recall::precision_recall;
 use super::{EvaluationConfig, MetricKind, MetricsError};
@@ -57,15 +57,6 @@ pub struct ComparedSets<'a> {
     pub reference: &'a Reference,
     /// Number of reference images; `None` where the file of statistics does not say.
     pub reference_images: Option<usize>,
-}
-
-/// Interval of an estimate.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Interval {
-    /// Lower end.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
 }
 
 /// Number of reference images that a value was computed on.

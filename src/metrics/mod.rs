@@ -43,7 +43,7 @@ pub use error::MetricsError;
 pub(crate) use kind::FeatureSet;
 pub use kind::MetricKind;
 pub(crate) use measure::{
-    ComparedSets, Interval, MetricContext, MetricOutput, MetricValue, Reference, ReferenceCount,
-    measure, missing_features,
+    ComparedSets, MetricContext, MetricOutput, MetricValue, Reference, ReferenceCount, measure,
+    missing_features,
 };
 pub(crate) use statistics::Statistics;

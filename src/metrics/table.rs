@@ -153,7 +153,7 @@ pub fn csv(rows: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Interval;
+    use super::super::kid::Interval;
     use super::*;
 
     fn space() -> FeatureSpace {

@@ -1,10 +1,12 @@
-//! Picture of the samples that lie closest to a reference image, after a check for memorization.
+//! Evaluation of one file of samples: all metrics, downstream accuracy included, and the picture of
+//! the samples that are closest to a reference image.
 
 use std::path::PathBuf;
 
 use super::evaluator::Evaluator;
-use super::{EvaluationError, SampleSetId};
+use super::{EvaluationError, SampleSetId, Training};
 use crate::images::ImageBatch;
+use crate::metrics::features::Features;
 use crate::metrics::memorization::ClosestPairs;
 use crate::metrics::{MetricKind, MetricsError};
 
@@ -13,6 +15,29 @@ pub(crate) type ReadSamples<'r> =
     dyn FnMut(&mut dyn FnMut(&ImageBatch)) -> Result<(), EvaluationError> + 'r;
 
 impl Evaluator<'_> {
+    /// Evaluates a file of samples, whose features were computed before. `show` receives the lines:
+    /// marked, if the reference is private. `training` is for [`MetricKind::Downstream`].
+    ///
+    /// # Errors
+    /// See [`EvaluationError`].
+    pub(crate) fn file(
+        &mut self,
+        samples: &SampleSetId,
+        features: &Features,
+        training: Option<&Training>,
+        show: &mut dyn FnMut(&str),
+    ) -> Result<(), EvaluationError> {
+        for &metric in &self.evaluation.config.metrics {
+            match (metric, training) {
+                (MetricKind::Downstream, Some(training)) => {
+                    self.downstream(samples, features.vectors.as_ref(), training, show)?;
+                }
+                _ => self.measure(samples, &[metric], features, None, show)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Draws the closest pairs of the last [`MetricKind::Memorization`], in `private/` unless the
     /// reference is public. Returns the file; `None` if nothing was checked or results are not
     /// kept.
