@@ -183,7 +183,7 @@ fn wrong_tensors_are_refused_by_name() {
         &world,
         WEIGHTS,
         &[],
-        &["hidden_size is 24", "cross_attention_dim is 16"],
+        &["hidden_size is 24", "cross_attention_dim of the UNet is 16"],
     );
     std::fs::write(
         &config,

@@ -204,7 +204,7 @@ impl Files {
         })?;
         if text_config.hidden_size != unet.cross_attention_dim {
             let message = format!(
-                "hidden_size is {}, expected {}, the cross_attention_dim of the UNet",
+                "hidden_size is {}, but the cross_attention_dim of the UNet is {}",
                 text_config.hidden_size, unet.cross_attention_dim
             );
             return Err(format_error(path, message));
