@@ -24,9 +24,6 @@ mod scheduler;
 pub use error::DiffusionError;
 pub use gaussian::{GaussianDiffusion, Timestep};
 pub use respacing::Respacing;
-pub use sampler::{Method, Prediction, Sampler, SamplerOptions, Step, Trajectory, Variance};
+pub use sampler::{Method, Prediction, Sampler, SamplerOptions, Step, Variance};
 pub use schedule::NoiseSchedule;
-pub use scheduler::{
-    DenoiseLoop, PredictionType, Scheduler, SchedulerConfig, SchedulerKind, TimestepSpacing,
-    skipped_steps,
-};
+pub use scheduler::{DenoiseLoop, Scheduler, SchedulerConfig, SchedulerKind, skipped_steps};

@@ -16,7 +16,7 @@ mod vae_config;
 pub(crate) use fields::Fields;
 pub use unet::UNet2DCondition;
 pub use unet_config::UNet2DConditionConfig;
-pub use vae::{AutoencoderKl, Posterior};
+pub use vae::AutoencoderKl;
 pub use vae_config::AutoencoderKlConfig;
 
 #[cfg(test)]
