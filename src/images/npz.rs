@@ -375,7 +375,6 @@ pub(super) fn unexpected(key: &str, header: &Header, expected: &str) -> NpzError
 mod tests {
     use std::io::Cursor;
 
-    use proptest::prelude::*;
 
     use super::*;
 
@@ -531,22 +530,5 @@ mod tests {
         bytes[place] ^= 1;
         let mut reader = NpzReader::new(Cursor::new(bytes)).unwrap();
         assert!(reader.i64s("labels").is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn damage_never_panics(
-            hits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
-        ) {
-            let mut bytes = archive();
-            for (place, value) in hits {
-                let place = place.index(bytes.len());
-                bytes[place] = value;
-            }
-            if let Ok(mut reader) = NpzReader::new(Cursor::new(bytes)) {
-                let _ = reader.i64s("labels");
-                let _ = reader.f64s("votes");
-            }
-        }
     }
 }
