@@ -6,8 +6,9 @@ use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
 
-/// Writes `path` through `fill`. After a crash at any moment, the file is the old one, the new one or
-/// absent, but never incomplete: the bytes are synced before the rename, and the folder after it.
+/// Writes `path` through `fill`. After a crash at any moment, the file is the old one, the new one
+/// or absent, but never incomplete: the bytes are synced before the rename, and the folder after
+/// it.
 ///
 /// The temporary file is created in `scratch`, which must be on the same file system as `path`.
 ///
@@ -94,9 +95,9 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes all files below `folder` durable with one system call, because one call per file would take
-/// minutes for a data set: syncs the file system of the folder on Linux, and all file systems on other
-/// Unix systems.
+/// Makes all files below `folder` durable with one system call, because one call per file would
+/// take minutes for a data set: syncs the file system of the folder on Linux, and all file systems
+/// on other Unix systems.
 ///
 /// # Errors
 /// Returns the error of the file system.

@@ -4,8 +4,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
 
-/// Opens a file, creates it if it is absent, and locks it until the handle is dropped or the process
-/// ends. Returns `None` if another process holds the lock. The content of the file is kept.
+/// Opens a file, creates it if it is absent, and locks it until the handle is dropped or the
+/// process ends. Returns `None` if another process holds the lock. The content of the file is kept.
 ///
 /// # Errors
 /// Returns the error of the file system.

@@ -13,13 +13,15 @@ pub enum Unit {
 
 /// Receives progress of one stage at a time.
 ///
-/// Only public facts may be reported: stages, counts of finished work, messages. The one exception is what
-/// [`crate::privacy::print_marked_private`] prints of an evaluation against private images; an implementation therefore
-/// writes to a terminal or to the private folder, never into the published part of a result folder.
+/// Only public facts may be reported: stages, counts of finished work, messages. The one exception
+/// is what [`crate::privacy::print_marked_private`] prints of an evaluation against private images;
+/// an implementation therefore writes to a terminal or to the private folder, never into the
+/// published part of a result folder.
 pub trait Progress: Sync {
     /// Begins a stage; `total` is `None` where the amount of work is unknown in advance.
     fn begin(&self, stage: &str, total: Option<u64>, unit: Unit);
-    /// Reports work of the stage that an earlier run finished. Called right after [`Progress::begin`].
+    /// Reports work of the stage that an earlier run finished. Called right after
+    /// [`Progress::begin`].
     fn resume(&self, done: u64);
     /// Reports how much of the stage is done, earlier runs included.
     fn advance(&self, done: u64);
@@ -51,7 +53,8 @@ pub trait Cancellation: Sync {
 #[error("interrupted")]
 pub struct Cancelled;
 
-/// Progress and cancellation together, as one trait object. Implemented for every type that has both.
+/// Progress and cancellation together, as one trait object. Implemented for every type that has
+/// both.
 pub trait Observer: Progress + Cancellation {
     /// Ends the stage and fails if cancellation was requested.
     ///

@@ -1,30 +1,34 @@
-//! A step of DPM-Solver++(2M), the multistep solver of second order for the predicted image (Lu et al. 2022,
-//! arXiv 2211.01095, algorithm 2).
+//! One step of DPM-Solver++(2M), the second-order multistep solver for the predicted image
+//! (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
 //!
-//! A noise level is σ = noise share / image share of a sample, so that λ, the logarithm of signal over noise, is
-//! −ln σ. The solver integrates the predicted image over λ: of first order as if it did not change (which is
-//! DDIM), of second order along the line through the last two predictions.
+//! The noise level of a sample is σ = noise share / image share, so that λ, the logarithm of the
+//! signal-to-noise ratio, is −ln σ. The solver integrates the predicted image over λ. A first-order
+//! step takes the prediction as constant, which is DDIM; a second-order step takes it as the line
+//! through the last two predictions.
 
 use candle_core::{Result, Tensor};
 
-/// The shares of the image and of noise in a sample of noise level `sigma`.
+/// Returns the shares of the image and of the noise in a sample of noise level `sigma`.
 pub(super) fn shares(sigma: f64) -> (f64, f64) {
     let signal = 1.0 / (sigma * sigma + 1.0).sqrt();
     (signal, sigma * signal)
 }
 
-/// From `sample` at noise level `sigma`, where `image` was predicted, to level `next`; 0 leads to the image.
-/// `before` is the level and the predicted image of the step before; without it the step is of first order.
+/// Advances `sample` from noise level `sigma`, where the network predicted `image`, to level
+/// `next`. At level 0 the result is the image.
+///
+/// `before` is the level and the predicted image of the previous step. Without it, the step is of
+/// first order.
 ///
 /// # Errors
-/// Tensors of different shapes.
+/// Errors of candle if the shapes of the tensors differ.
 pub(super) fn advance(
     (sigma, next): (f64, f64),
     sample: &Tensor,
     image: &Tensor,
     before: Option<(f64, &Tensor)>,
 ) -> Result<Tensor> {
-    // λ's steps may be infinite at the end.
+    // The step of λ is infinite if `next` is 0.
     let step = sigma.ln() - next.ln();
     let mut target = image.clone();
     if let Some((earlier, before)) = before {
@@ -54,7 +58,7 @@ mod tests {
     }
 
     proptest! {
-        /// A prediction that does not change is exact, of either order and over any step.
+        /// A constant prediction is solved exactly, by either order and over any step.
         #[test]
         fn a_known_image_keeps_its_noise(
             image in -1.0f64..1.0,
@@ -75,9 +79,11 @@ mod tests {
             prop_assert!((values(&found)[0] - values(&expected)[0]).abs() < 1e-9);
         }
 
-        /// The last step arrives at the prediction, whatever the sample was.
+        /// The last step returns the prediction for any sample.
         #[test]
-        fn no_noise_is_left_at_level_zero(sample in -3.0f64..3.0, image in -1.0f64..1.0, sigma in 1e-3f64..1e3) {
+        fn no_noise_is_left_at_level_zero(
+            sample in -3.0f64..3.0, image in -1.0f64..1.0, sigma in 1e-3f64..1e3,
+        ) {
             let found = advance((sigma, 0.0), &tensor(&[sample]), &tensor(&[image]), None).unwrap();
             prop_assert_eq!(values(&found), vec![image]);
         }

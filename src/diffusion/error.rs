@@ -1,16 +1,16 @@
-//! Why a diffusion process cannot be set up.
+//! Errors of the configuration of a diffusion process.
 
 use thiserror::Error;
 
-/// Why a diffusion process cannot be set up as asked.
+/// An invalid configuration of a diffusion process.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum DiffusionError {
     /// The name of a noise schedule is unknown.
     #[error("unknown noise schedule \"{0}\": expected \"linear\" or \"cosine\"")]
     UnknownSchedule(String),
-    /// The text is no timestep respacing.
+    /// The text is not a timestep respacing.
     #[error(
-        "\"{text}\" is no timestep respacing: expected \"\" (every step), a number of steps such as \"100\", \
+        "\"{text}\" is not a timestep respacing: expected \"\" (every step), a number of steps such as \"100\", \
          numbers for equal sections such as \"10,20,30\", or \"ddim\" or \"quad\" with a number such as \"ddim25\""
     )]
     RespacingSyntax {
@@ -20,21 +20,21 @@ pub enum DiffusionError {
     /// A section has fewer steps than are to be taken from it.
     #[error("cannot take {count} steps from section {section}, which has {size}")]
     Section {
-        /// Which section, from 1.
+        /// Index of the section, from 1.
         section: usize,
         /// Steps in it.
         size: usize,
-        /// Steps wanted.
+        /// Requested number of steps.
         count: usize,
     },
-    /// No integer stride leaves the number of steps wanted.
+    /// No integer stride gives the requested number of steps.
     #[error("no integer stride takes exactly {count} of {steps} steps; possible are {possible}")]
     Stride {
-        /// Steps wanted.
+        /// Requested number of steps.
         count: usize,
         /// Steps of the original process.
         steps: usize,
-        /// The nearest numbers that a stride does give.
+        /// The nearest numbers of steps that an integer stride gives.
         possible: String,
     },
     /// The process is too short: the first step's variance is borrowed from the second.
@@ -43,9 +43,9 @@ pub enum DiffusionError {
     /// A step would add no noise, or nothing but noise.
     #[error("step {step} of {steps} has beta {beta}: expected a number above 0 and below 1")]
     Beta {
-        /// Which step, from 0.
+        /// Index of the step, from 0.
         step: usize,
-        /// Of how many.
+        /// Number of steps.
         steps: usize,
         /// Its beta.
         beta: f64,
@@ -61,12 +61,12 @@ pub enum DiffusionError {
     /// The schedule cannot be divided into so many steps.
     #[error("cannot take {steps} steps: expected {expected}")]
     InferenceSteps {
-        /// Steps wanted.
+        /// Requested number of steps.
         steps: usize,
-        /// What would have been right.
+        /// The numbers of steps that are valid.
         expected: String,
     },
-    /// A `scheduler_config.json` is wrong or asks for what is not supported: the key, and what about it.
+    /// A `scheduler_config.json` has an invalid or unsupported value: the key and the message.
     #[error("{0}: {1}")]
     Scheduler(String, String),
 }

@@ -8,7 +8,7 @@ use super::*;
 type Mixture = &'static [(f64, f64, f64)];
 
 const ONE: Mixture = &[(1.0, 0.3, 0.5)];
-/// Most of it within [−1, 1], as images are.
+/// Mostly within [−1, 1], like the values of images.
 const SEVERAL: Mixture = &[(0.4, -0.8, 0.05), (0.3, 0.7, 0.1), (0.3, 0.1, 0.3)];
 
 fn values(tensor: &Tensor) -> Vec<f64> {
@@ -63,8 +63,8 @@ impl Case {
         self
     }
 
-    /// Every step's sample, from `x` on.
-    fn walk(&self, x: &[f64], skipped: usize) -> Vec<Vec<f64>> {
+    /// Returns the sample after each step, starting from `x`.
+    fn trajectory(&self, x: &[f64], skipped: usize) -> Vec<Vec<f64>> {
         let sampler = &self.sampler;
         let network = |x: &Tensor, time: f32| -> Result<Tensor> {
             let steps = sampler.diffusion().timesteps();
@@ -81,23 +81,23 @@ impl Case {
             let predicted: Vec<f64> = values(x).into_iter().map(predict).collect();
             let predicted = Tensor::from_vec(predicted, x.shape(), x.device())?;
             match sampler.options().variance {
-                // A variance that would be seen if anything came of it.
+                // Values that would change the result if the method used the variance.
                 Variance::LearnedRange => Tensor::cat(&[&predicted, &(&predicted * 7.0)?], 1),
                 _ => Ok(predicted),
             }
         };
         let start = Tensor::from_slice(x, (x.len(), 1, 1, 1), &Device::Cpu).unwrap();
-        let noise = |_| candle_core::bail!("noise was asked for");
+        let noise = |_| candle_core::bail!("noise was requested");
         let steps = sampler.trajectory(start, skipped, network, noise).unwrap();
         steps.map(|step| values(&step.unwrap().sample)).collect()
     }
 
     fn end(&self, x: &[f64]) -> Vec<f64> {
-        self.walk(x, 0).pop().unwrap()
+        self.trajectory(x, 0).pop().unwrap()
     }
 }
 
-/// Quantiles of the normal distribution, more or less.
+/// Approximate quantiles of the normal distribution.
 fn noise() -> Vec<f64> {
     (0..200)
         .map(|i| {
@@ -115,8 +115,8 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
 const LINEAR: (NoiseSchedule, usize) = (NoiseSchedule::Linear, 1000);
 const COSINE: (NoiseSchedule, usize) = (NoiseSchedule::Cosine, 4000);
 
-/// How far the walk over `count` steps is from the exact solution where only the least noise is left. Of normal
-/// data, a sample keeps its quantile.
+/// Distance between the sample after `count` steps and the exact solution, at the least noisy
+/// level. For normal data, the exact solution keeps the quantile of a sample.
 fn gaussian_error(
     process: (NoiseSchedule, usize),
     method: Method,
@@ -131,8 +131,8 @@ fn gaussian_error(
     };
     let steps = case.sampler.diffusion().timesteps();
     let start = at(steps[count - 1 - skipped].alpha_cumprod);
-    let walk = case.walk(&[start], skipped);
-    (walk[walk.len() - 2][0] - at(steps[0].alpha_cumprod)).abs()
+    let samples = case.trajectory(&[start], skipped);
+    (samples[samples.len() - 2][0] - at(steps[0].alpha_cumprod)).abs()
 }
 
 #[test]
@@ -146,7 +146,8 @@ fn the_solver_is_of_second_order_and_ddim_of_first() {
             [20, 40, 80, 160].iter().map(error).collect::<Vec<_>>()
         };
         let (first, second) = (errors(Method::Ddim { eta: 0.0 }), errors(Method::DpmSolver));
-        // Twice the steps halve the one and quarter the other; a little more where the steps' sizes level out.
+        // Doubling the number of steps halves one error and quarters the other. The gain is larger
+        // where the sizes of the steps become equal.
         for pair in first.windows(2) {
             let gain = pair[0] / pair[1];
             assert!((1.8..2.2).contains(&gain), "{first:?}");
@@ -159,7 +160,7 @@ fn the_solver_is_of_second_order_and_ddim_of_first() {
     }
 }
 
-/// Where the infinitely fine walk leads is where DDIM leads when it takes every step.
+/// The reference is DDIM over every step, which is close to the limit of infinitely many steps.
 #[test]
 fn twenty_steps_serve_where_a_hundred_did() {
     let noise = noise();
@@ -180,7 +181,7 @@ fn twenty_steps_serve_where_a_hundred_did() {
     }
 }
 
-/// What the network says of the variance, and in which form it predicts, changes nothing.
+/// The form of the prediction and the predicted variance do not change the result.
 #[test]
 fn every_kind_of_model_is_solved_alike() {
     let noise = noise();
@@ -196,7 +197,7 @@ fn every_kind_of_model_is_solved_alike() {
     ] {
         assert!(distance(&solve(change), &learned) < 1e-9);
     }
-    // Cutting predictions to the range of images is seen where some leave it.
+    // Clipping changes the result, because some predictions are outside the range of images.
     let clipped = solve(|options| options.clip_denoised = true);
     assert!(clipped.iter().all(|x| x.abs() <= 1.0));
     assert!(distance(&clipped, &learned) > 1e-6);

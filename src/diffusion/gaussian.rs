@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{DiffusionError, NoiseSchedule, Respacing};
 
-/// Everything that is known about one step of a (respaced) process, in float64.
+/// The coefficients of one step of a (respaced) process, in float64.
 ///
 /// The names are those of the original's arrays, in the singular. With β the step's own beta,
 /// α = 1 − β and ᾱ the product of all α up to this step, ᾱ′ up to the one before.
@@ -31,7 +31,8 @@ pub struct Timestep {
     pub sqrt_recipm1_alpha_cumprod: f64,
     /// β (1 − ᾱ′) / (1 − ᾱ), the variance of q(x_{t−1} | x_t, x_0); 0 at the first step.
     pub posterior_variance: f64,
-    /// ln of [`Timestep::posterior_variance`], the second step's at the first, where it would be −∞.
+    /// ln of [`Timestep::posterior_variance`]; at the first step, where it would be −∞, that of the
+    /// second.
     pub posterior_log_variance_clipped: f64,
     /// Weight of x_0 in the mean of q(x_{t−1} | x_t, x_0).
     pub posterior_mean_coef1: f64,
@@ -49,8 +50,9 @@ pub struct GaussianDiffusion {
 }
 
 impl GaussianDiffusion {
-    /// The process of `steps` steps under `schedule`, shortened to the steps that `respacing` keeps
-    /// so that ᾱ at each of them stays what it was (`SpacedDiffusion` of `respace.py`).
+    /// Creates the process of `steps` steps under `schedule`, shortened to the steps that
+    /// `respacing` keeps so that ᾱ at each of them stays what it was (`SpacedDiffusion` of
+    /// `respace.py`).
     ///
     /// # Errors
     /// [`DiffusionError`] when `respacing` does not fit, fewer than two steps remain, or a beta is
@@ -96,7 +98,7 @@ impl GaussianDiffusion {
         &self.timesteps
     }
 
-    /// The steps that remain when the `skipped` noisiest ones are left out, the least noisy first.
+    /// Returns the steps that remain without the `skipped` noisiest ones, the least noisy first.
     ///
     /// # Errors
     /// [`DiffusionError::NoStepLeft`] when none would remain.
@@ -112,7 +114,7 @@ impl GaussianDiffusion {
             })
     }
 
-    /// The time that the network is given at `step`: its position in the original process; with
+    /// Returns the time input of the network at `step`: its position in the original process; with
     /// `rescale` on a scale of 1000 steps, computed in float32 as the original does.
     #[must_use]
     pub fn model_time(&self, step: &Timestep, rescale: bool) -> f32 {
@@ -126,11 +128,11 @@ impl GaussianDiffusion {
 }
 
 impl Timestep {
-    /// A draw of q(x_t | x_0): the image `x_start` noised up to this step with the standard normal
+    /// Samples q(x_t | x_0): the image `x_start` noised up to this step with the standard normal
     /// `noise` of the same shape.
     ///
     /// # Errors
-    /// candle's, for example when the shapes differ.
+    /// Errors of candle, for example if the shapes differ.
     pub fn q_sample(&self, x_start: &Tensor, noise: &Tensor) -> Result<Tensor> {
         weighted_sum(
             self.sqrt_alpha_cumprod,
@@ -141,7 +143,7 @@ impl Timestep {
     }
 }
 
-/// `a·x + b·y`, each operation rounded to the tensors' type.
+/// Returns `a·x + b·y`, each operation rounded to the tensors' type.
 pub(super) fn weighted_sum(a: f64, x: &Tensor, b: f64, y: &Tensor) -> Result<Tensor> {
     x.affine(a, 0.0)?.add(&y.affine(b, 0.0)?)
 }
@@ -193,8 +195,8 @@ fn timesteps(betas: &[f64], map: &[usize]) -> Vec<Timestep> {
             }
         })
         .collect();
-    // The first step's posterior variance is 0: x_0 is known there. Both fixed choices borrow the
-    // second's, where a logarithm is wanted.
+    // The posterior variance of the first step is 0, because x_0 is known there, and its logarithm
+    // is −∞. The original takes that of the second step instead, for both fixed choices.
     if let [first, second, ..] = steps.as_mut_slice() {
         first.posterior_log_variance_clipped = second.posterior_log_variance_clipped;
         first.fixed_large_variance = second.posterior_variance;

@@ -1,11 +1,11 @@
-//! Which steps of the original process a shorter one keeps.
+//! Selection of the steps of the original process that a shorter process keeps.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::DiffusionError;
 
-/// Which steps of the original process are kept (`space_timesteps` of `respace.py`).
+/// A selection of steps of the original process (`space_timesteps` of `respace.py`).
 ///
 /// Written as text, as the original's `timestep_respacing`:
 ///
@@ -13,12 +13,13 @@ use super::DiffusionError;
 /// |---|---|
 /// | `""` | every step |
 /// | `"100"` | 100 steps from the first to the last, evenly |
-/// | `"10,20,30"` | the process cut into three equal sections, 10 steps of the first (least noisy) one, ... |
-/// | `"ddim25"` | every k-th step from the first on, with the smallest k that leaves exactly 25 |
-/// | `"quad20"` | 20 steps from the first to the last, in proportion to the squares of 0, 1, …, 19 |
+/// | `"10,20,30"` | three equal sections; 10 steps of the first (least noisy) one, ... |
+/// | `"ddim25"` | every k-th step from the first, with the smallest k that gives exactly 25 |
+/// | `"quad20"` | 20 steps from the first to the last, in proportion to the squares of 0 … 19 |
 ///
-/// The last is not the original's but of Song et al. 2021 (arXiv 2010.02502, appendix D.3): closer steps near the
-/// image, where the noise changes fastest relative to itself. Few steps of a solver of second order want it.
+/// The last form is not part of the original; it follows Song et al. 2021 (arXiv 2010.02502,
+/// appendix D.3). Its steps are closer near the image, where the noise changes fastest relative to
+/// itself, which suits few steps of a second-order solver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Respacing {
     /// Every step.
@@ -32,10 +33,11 @@ pub enum Respacing {
 }
 
 impl Respacing {
-    /// The steps kept of `steps`, ascending.
+    /// Returns the steps kept of `steps`, ascending.
     ///
     /// # Errors
-    /// [`DiffusionError::Section`], [`DiffusionError::Stride`] or [`DiffusionError::InferenceSteps`] when `steps` has no such steps.
+    /// [`DiffusionError::Section`], [`DiffusionError::Stride`] or
+    /// [`DiffusionError::InferenceSteps`] if a process of `steps` steps has no such selection.
     pub fn timesteps(&self, steps: usize) -> Result<Vec<usize>, DiffusionError> {
         match self {
             Self::All => Ok((0..steps).collect()),
@@ -47,7 +49,7 @@ impl Respacing {
 }
 
 fn sections(steps: usize, counts: &[usize]) -> Result<Vec<usize>, DiffusionError> {
-    // No counts, no sections: dividing by 1 then changes nothing.
+    // Without counts there are no sections, and a divisor of 1 changes nothing.
     let (shortest, longer) = (steps / counts.len().max(1), steps % counts.len().max(1));
     let mut kept = Vec::new();
     let mut start = 0;
@@ -65,8 +67,8 @@ fn sections(steps: usize, counts: &[usize]) -> Result<Vec<usize>, DiffusionError
         } else {
             (size - 1) as f64 / (count - 1) as f64
         };
-        // Added up, not multiplied, and rounded half to even: as the original does, whose last bits
-        // decide which step is taken.
+        // Added up instead of multiplied, and rounded half to even, as in the original: the last
+        // bits decide which step is taken.
         let mut position = 0.0f64;
         for _ in 0..count {
             kept.push(start + position.round_ties_even() as usize);
@@ -79,7 +81,7 @@ fn sections(steps: usize, counts: &[usize]) -> Result<Vec<usize>, DiffusionError
 
 fn stride(steps: usize, count: usize) -> Result<Vec<usize>, DiffusionError> {
     let kept = |stride: usize| steps.div_ceil(stride);
-    // The stride `steps`, which would keep the first step alone, is not tried by the original either.
+    // The original does not try the stride `steps` either, which would keep the first step only.
     if let Some(stride) = (1..steps).find(|&stride| kept(stride) == count) {
         return Ok((0..steps).step_by(stride).collect());
     }
@@ -110,8 +112,8 @@ fn quadratic(steps: usize, count: usize) -> Result<Vec<usize>, DiffusionError> {
     let kept = (0..count).map(|index| {
         let share = index as f64 / intervals;
         let position = (share * share * last).round_ties_even() as usize;
-        // Squares of small shares lie closer than whole steps. Moving them up never moves the last one: the
-        // squares' distances grow, so what they fall behind at first they make up for.
+        // Squares of small shares are closer than whole steps, so that some positions must move up.
+        // This never moves the last one, because the distances between the squares grow.
         let step = position.max(next);
         next = step + 1;
         step
@@ -123,7 +125,7 @@ impl FromStr for Respacing {
     type Err = DiffusionError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // `usize::from_str` alone would take a sign, too.
+        // `usize::from_str` alone would accept a sign.
         let number = |part: &str| {
             let part = part.trim();
             part.bytes()
@@ -250,7 +252,7 @@ mod tests {
         }
 
         #[test]
-        fn sections_keep_as_many_as_asked_for(
+        fn sections_keep_the_requested_number(
             counts in prop::collection::vec(0usize..40, 1..6),
             steps in 1usize..5000,
         ) {
@@ -273,17 +275,20 @@ mod tests {
         }
 
         #[test]
-        fn squares_keep_both_ends_and_as_many_as_asked_for(count in 2usize..500, extra in 0usize..5000) {
+        fn squares_keep_both_ends_and_the_requested_number(
+            count in 2usize..500, extra in 0usize..5000,
+        ) {
             let steps = count + extra;
             let kept = Respacing::Quadratic(count).timesteps(steps).unwrap();
             prop_assert_eq!(kept.len(), count);
             prop_assert_eq!((kept[0], kept[count - 1]), (0, steps - 1));
             prop_assert!(kept.windows(2).all(|pair| pair[0] < pair[1]));
-            // Never further than rounding from the squares, but where these lie too close.
+            // At most a rounding error from the squares, except where these are too close.
             for (index, step) in kept.iter().enumerate() {
                 let exact = (index as f64 / (count - 1) as f64).powi(2) * (steps - 1) as f64;
                 let moved = *step as f64 - exact;
-                prop_assert!(moved >= -0.5 && (moved <= 0.5 || *step <= index || kept[index - 1] + 1 == *step));
+                let pushed = *step <= index || kept[index - 1] + 1 == *step;
+                prop_assert!(moved >= -0.5 && (moved <= 0.5 || pushed));
             }
         }
 

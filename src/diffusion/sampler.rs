@@ -1,4 +1,4 @@
-//! Going back: from noise, or from a noised image, to an image.
+//! Reverse diffusion: from noise, or from a noised image, to an image.
 
 use std::iter::FusedIterator;
 
@@ -8,7 +8,7 @@ use super::dpm_solver::advance;
 use super::gaussian::weighted_sum;
 use super::{DiffusionError, GaussianDiffusion, Timestep};
 
-/// What the network predicts.
+/// The quantity that the network predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prediction {
     /// The noise ε in x_t.
@@ -17,7 +17,7 @@ pub enum Prediction {
     XStart,
 }
 
-/// The variance of a DDPM step. The other methods ignore it, but for the number of channels that it implies.
+/// The variance of a DDPM step. The other methods use only the number of channels that it implies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variance {
     /// The network's output has twice the image's channels; the second half, in [−1, 1], places the
@@ -29,46 +29,47 @@ pub enum Variance {
     FixedSmall,
 }
 
-/// How a step is taken.
+/// The method of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Method {
     /// Ancestral sampling (Ho et al. 2020, algorithm 2): every step but the last adds noise.
     Ddpm,
-    /// Song et al. 2021, eq. 12. With `eta` 0 it adds no noise and asks for none.
+    /// Song et al. 2021, eq. 12. With `eta` 0 it adds no noise and requests none.
     Ddim {
         /// 0: deterministic; 1: as noisy as ancestral sampling.
         eta: f64,
     },
-    /// DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095): deterministic like DDIM without noise, but of second
-    /// order, and so nearer to where infinitely many steps lead. Steps from the last noise level but one on are
-    /// of first order: between the least noisy levels λ takes its longest steps, over which the predictions
-    /// before say little (`lower_order_final` of the authors' code is of the same mind).
+    /// DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095): deterministic like DDIM without noise,
+    /// but of second order, and thus closer to the limit of infinitely many steps. The steps from
+    /// the last but one noise level on are of first order, because λ changes most between the least
+    /// noisy levels, and earlier predictions do not extrapolate over such steps
+    /// (`lower_order_final` in the authors' code).
     DpmSolver,
 }
 
-/// How a network is sampled from.
+/// Options of a [`Sampler`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplerOptions {
-    /// How a step is taken.
+    /// The method of a step.
     pub method: Method,
-    /// What the network predicts.
+    /// The quantity that the network predicts.
     pub prediction: Prediction,
     /// The variance of a DDPM step.
     pub variance: Variance,
-    /// Whether each prediction of x_0 is cut to [−1, 1].
+    /// Clips each prediction of x_0 to [−1, 1].
     pub clip_denoised: bool,
-    /// Whether the network's time runs to 1000 whatever the number of steps.
+    /// Rescales the time input of the network to the range 0 to 1000.
     pub rescale_timesteps: bool,
 }
 
-/// A process and how to go back through it.
+/// A diffusion process together with the options of its reversal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampler {
     diffusion: GaussianDiffusion,
     options: SamplerOptions,
 }
 
-/// What one step yields, each of the shape of x_t.
+/// The result of one step. Each tensor has the shape of x_t.
 #[derive(Debug, Clone)]
 pub struct Step {
     /// x_{t−1}; after the last step the result.
@@ -78,7 +79,7 @@ pub struct Step {
 }
 
 impl Sampler {
-    /// Samples from `diffusion` as `options` say.
+    /// Creates a sampler of `diffusion`.
     #[must_use]
     pub fn new(diffusion: GaussianDiffusion, options: SamplerOptions) -> Self {
         Self { diffusion, options }
@@ -96,11 +97,11 @@ impl Sampler {
         &self.options
     }
 
-    /// Noises `image` up to the first of the steps that remain when the `start_t` noisiest are left
-    /// out: the input of [`Sampler::trajectory`] for a variation.
+    /// Noises `image` up to the first of the steps that remain without the `start_t` noisiest ones:
+    /// the input of [`Sampler::trajectory`] for a variation.
     ///
     /// # Errors
-    /// [`DiffusionError::NoStepLeft`], as a candle error, or candle's own.
+    /// [`DiffusionError::NoStepLeft`], as an error of candle, and errors of candle.
     pub fn noised(&self, image: &Tensor, noise: &Tensor, start_t: usize) -> Result<Tensor> {
         let [.., first] = self.remaining(start_t)? else {
             candle_core::bail!("no step is left to noise an image for");
@@ -108,17 +109,17 @@ impl Sampler {
         first.q_sample(image, noise)
     }
 
-    /// Goes back from `x` (NCHW, float32) step by step, without the `start_t` noisiest steps (0: from
-    /// pure noise). Yields every step; the last one's sample is the result, which
-    /// [`Trajectory::finish`] goes straight to.
+    /// Returns an iterator over the reverse steps from `x` (NCHW, float32), without the `start_t`
+    /// noisiest steps (0: from pure noise). The sample of the last step is the result, which
+    /// [`Trajectory::finish`] returns directly.
     ///
     /// `network` is called with x_t and the time of the step, the same for the whole batch, and
     /// returns its prediction in float32. `noise` is called with the number of steps already taken,
-    /// just when noise is needed (never at the last step, never by DDIM with eta 0 or DPM-Solver++), and returns
-    /// standard normal numbers of `x`'s shape.
+    /// only when noise is needed (never at the last step, never by DDIM with eta 0 or
+    /// DPM-Solver++), and returns standard normal numbers of the shape of `x`.
     ///
     /// # Errors
-    /// [`DiffusionError::NoStepLeft`], as a candle error.
+    /// [`DiffusionError::NoStepLeft`], as an error of candle.
     pub fn trajectory<M, N>(
         &self,
         x: Tensor,
@@ -147,7 +148,8 @@ impl Sampler {
             .map_err(|error: DiffusionError| candle_core::Error::wrap(error))
     }
 
-    /// One step back from `x`, given the network's `output` there and what the step before predicted.
+    /// Takes one reverse step from `x`, given the `output` of the network and the previous
+    /// prediction.
     fn step(
         &self,
         at: &Timestep,
@@ -182,7 +184,8 @@ impl Sampler {
         })
     }
 
-    /// The network's output as prediction and, where there is one, variance fraction.
+    /// Splits the output of the network into the prediction and, if there is one, the variance
+    /// fraction.
     fn split(&self, x: &Tensor, output: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         let (batch, channels, height, width) = x.dims4()?;
         let learned = self.options.variance == Variance::LearnedRange;
@@ -219,7 +222,7 @@ impl Sampler {
             at.posterior_mean_coef2,
             x,
         )?;
-        // The original multiplies the last step's noise by 0 instead.
+        // The original multiplies the noise of the last step by 0 instead.
         if at.index == 0 {
             return Ok(mean);
         }
@@ -253,13 +256,13 @@ fn ddim(
     eta: f64,
     noise: impl FnOnce() -> Result<Tensor>,
 ) -> Result<Tensor> {
-    // ε anew from the (clipped) prediction of x_0.
+    // ε is recomputed from the (clipped) prediction of x_0.
     let recipm1 = f64::from(at.sqrt_recipm1_alpha_cumprod as f32);
     let eps = x
         .affine(at.sqrt_recip_alpha_cumprod, 0.0)?
         .sub(pred_xstart)?
         .affine(1.0 / recipm1, 0.0)?;
-    // Cast first, then the roots in float32: the original's order.
+    // Cast first, then take the roots in float32, as in the original.
     let alpha_bar = at.alpha_cumprod as f32;
     let alpha_bar_prev = at.alpha_cumprod_prev as f32;
     let sigma = eta as f32
@@ -277,9 +280,9 @@ fn ddim(
     mean.add(&noise()?.affine(f64::from(sigma), 0.0)?)
 }
 
-/// What a step leaves for the next one, where the method wants it.
+/// State that a multistep method passes to the next step.
 struct Before {
-    /// Noise over signal where the prediction was made.
+    /// Noise over signal at the step of the prediction.
     sigma: f64,
     pred_xstart: Tensor,
 }
@@ -302,7 +305,7 @@ fn dpm_solver(
     )
 }
 
-/// The way back, step by step; made by [`Sampler::trajectory`]. Ends after the first error.
+/// An iterator over reverse steps, created by [`Sampler::trajectory`]. Ends after the first error.
 pub struct Trajectory<'a, M, N> {
     sampler: &'a Sampler,
     remaining: &'a [Timestep],
@@ -318,7 +321,7 @@ where
     M: FnMut(&Tensor, f32) -> Result<Tensor>,
     N: FnMut(usize) -> Result<Tensor>,
 {
-    /// Takes all steps that remain and returns the last sample.
+    /// Takes all remaining steps and returns the last sample.
     ///
     /// # Errors
     /// The first error of the network, the noise or candle.
@@ -438,7 +441,7 @@ mod tests {
             .unwrap()
     }
 
-    /// A network that knows the image finds it, by either prediction, and DDIM asks for no noise.
+    /// A network that predicts exactly recovers the image, and DDIM requests no noise.
     #[test]
     fn a_perfect_network_is_followed_to_its_image() {
         let shape = (2, 3, 4, 4);
@@ -479,8 +482,8 @@ mod tests {
         }
     }
 
-    /// Ancestral sampling of a Gaussian with the exact network has the Gaussian's moments, and so
-    /// has DDIM with eta 1; the noise is asked for in order and not at the last step.
+    /// Ancestral sampling of a Gaussian with the exact network has the moments of the Gaussian, and
+    /// so has DDIM with eta 1. Noise is requested in order and not at the last step.
     #[test]
     fn noisy_steps_keep_the_distribution() {
         // x_0 ~ N(0.3, 0.5²): E[x_0 | x_t] = 0.3 + 0.25 √ᾱ / (0.25 ᾱ + 1 − ᾱ) · (x_t − 0.3 √ᾱ).
@@ -526,7 +529,7 @@ mod tests {
                 .sum::<f64>()
                 / 1e4)
                 .sqrt();
-            // Standard errors 0.005 and 0.0035; 200 steps discretise to within 0.02.
+            // Standard errors 0.005 and 0.0035; 200 steps discretize to within 0.02.
             assert!(
                 (mean - 0.3).abs() < 0.025,
                 "{method:?} {variance:?}: mean {mean}"

@@ -1,4 +1,4 @@
-//! Noise schedules: how much noise each step of the forward process adds.
+//! Noise schedules: the amount of noise that each step of the forward process adds.
 
 use std::f64::consts::PI;
 use std::fmt;
@@ -19,12 +19,13 @@ pub enum NoiseSchedule {
     /// 1000 / steps at any other number.
     #[default]
     Linear,
-    /// ᾱ(t) = cos²(π/2 · (t + 0.008) / 1.008), betas at most 0.999 (Nichol & Dhariwal 2021, eq. 17).
+    /// ᾱ(t) = cos²(π/2 · (t + 0.008) / 1.008), betas at most 0.999 (Nichol & Dhariwal 2021,
+    /// eq. 17).
     Cosine,
 }
 
 impl NoiseSchedule {
-    /// β of each of `steps` steps, the least noisy first.
+    /// Returns β of each of `steps` steps, the least noisy first.
     #[must_use]
     pub fn betas(self, steps: usize) -> Vec<f64> {
         match self {

@@ -1,9 +1,9 @@
-//! The schedulers that latent diffusion models are sampled with: which timesteps the network sees, and what
-//! each of its predictions makes of the latents.
+//! Schedulers of latent diffusion models: the timesteps of the network, and the update of the
+//! latents by each prediction.
 //!
 //! Follows huggingface/diffusers (`schedulers/scheduling_pndm.py`, `scheduling_ddim.py`,
-//! `scheduling_euler_discrete.py`, `scheduling_dpmsolver_multistep.py`), timesteps and slicing included. Its
-//! tables are float32 and so are ours; coefficients are worked out from them in float64.
+//! `scheduling_euler_discrete.py`, `scheduling_dpmsolver_multistep.py`), including timesteps and
+//! slicing. The tables are float32 as in diffusers; coefficients are computed from them in float64.
 
 mod config;
 mod ddim;
@@ -18,7 +18,7 @@ use candle_core::{Result as TensorResult, Tensor, bail};
 
 use super::DiffusionError;
 
-/// A noise schedule and a way to undo it.
+/// A noise schedule and the method that reverses it.
 #[derive(Debug, Clone)]
 pub struct Scheduler {
     kind: SchedulerKind,
@@ -28,9 +28,9 @@ pub struct Scheduler {
     exact_slicing: bool,
 }
 
-/// What one kind of scheduler does with a prediction.
+/// The update rule of one kind of scheduler.
 trait Solver: Send {
-    /// From the sample at the `index`-th timestep (of those that are taken) to the next one.
+    /// Advances the sample from the `index`-th timestep (of those that are taken) to the next one.
     fn step(
         &mut self,
         index: usize,
@@ -39,32 +39,33 @@ trait Solver: Send {
     ) -> TensorResult<Tensor>;
 }
 
-/// What a scheduler works out for one walk.
+/// Precomputed tables of one denoising loop.
 struct TrajectoryTables {
     timesteps: Vec<f32>,
-    /// What each sample is divided by before the network sees it; empty for 1.
+    /// Divisors of the samples before the network; empty for 1.
     input_divisors: Vec<f64>,
-    /// What standard normal noise is multiplied by to begin with.
+    /// Factor of the initial standard normal noise.
     init_noise_sigma: f64,
     /// The shares of an image and of noise at the first timestep.
     noising: (f64, f64),
     solver: Box<dyn Solver>,
 }
 
-/// The way from noise, or a noised image, to latents without noise.
+/// The denoising loop: from noise, or a noised image, to latents without noise.
 pub struct DenoiseLoop {
     tables: TrajectoryTables,
     at: usize,
 }
 
 impl Scheduler {
-    /// The scheduler `kind` on the noise schedule of `config`.
+    /// Creates the scheduler `kind` on the noise schedule of `config`.
     ///
-    /// `exact_slicing` concerns PNDM only. With it, a walk that leaves out steps is cut from the timesteps of the
-    /// whole one as diffusers does it (and as Private Evolution's experiments ran): the repetition of the
-    /// second timestep is lost, but the solver still takes its second call for it, so that from then on every
-    /// sample is one step noisier than the network is told. Without it, the walk begins anew at its first
-    /// timestep, with a repetition of its own.
+    /// `exact_slicing` concerns PNDM only. With it, a loop that skips steps takes a slice of the
+    /// timesteps of the whole loop, as diffusers does (and as in the experiments of Private
+    /// Evolution): the repetition of the second timestep is lost, but the solver still treats its
+    /// second call as the repetition, so that every later sample is one step noisier than the
+    /// timestep that the network receives. Without it, the loop repeats the second of its own
+    /// timesteps.
     #[must_use]
     pub fn new(config: &SchedulerConfig, kind: SchedulerKind, exact_slicing: bool) -> Self {
         Self {
@@ -75,32 +76,32 @@ impl Scheduler {
         }
     }
 
-    /// Which scheduler it is.
+    /// Returns the kind of the scheduler.
     #[must_use]
     pub fn kind(&self) -> SchedulerKind {
         self.kind
     }
 
-    /// ᾱ of each training timestep, float32 as in the original.
+    /// Returns ᾱ of each training timestep, float32 as in the original.
     #[must_use]
     pub fn alphas_cumprod(&self) -> &[f32] {
         &self.alphas_cumprod
     }
 
-    /// The timesteps of a walk of `steps` steps less the `skipped` noisiest, in the order in which the
-    /// network sees them.
+    /// Returns the timesteps of a loop of `steps` steps without the `skipped` noisiest ones, in the
+    /// order of the calls of the network.
     ///
     /// # Errors
-    /// As [`Scheduler::start`].
+    /// Those of [`Scheduler::start`].
     pub fn timesteps(&self, steps: usize, skipped: usize) -> Result<Vec<f32>, DiffusionError> {
         self.tables(steps, skipped).map(|tables| tables.timesteps)
     }
 
-    /// Begins a walk of `steps` steps that leaves out the `skipped` noisiest.
+    /// Starts a loop of `steps` steps without the `skipped` noisiest ones.
     ///
     /// # Errors
-    /// [`DiffusionError::InferenceSteps`] for a number of steps that the schedule cannot be divided into, and
-    /// [`DiffusionError::NoStepLeft`] when all are left out.
+    /// [`DiffusionError::InferenceSteps`] if the schedule cannot be divided into this number of
+    /// steps, and [`DiffusionError::NoStepLeft`] if all are skipped.
     pub fn start(&self, steps: usize, skipped: usize) -> Result<DenoiseLoop, DiffusionError> {
         let tables = self.tables(steps, skipped)?;
         Ok(DenoiseLoop { tables, at: 0 })
@@ -126,14 +127,14 @@ impl Scheduler {
         }
     }
 
-    /// ᾱ of a timestep, or what stands for it before the first one.
+    /// Returns ᾱ of a timestep, or its substitute before the first one.
     fn alpha(&self, timestep: i64) -> f64 {
         let alpha = match usize::try_from(timestep) {
             Ok(index) => self.alphas_cumprod.get(index).copied(),
             Err(_) if self.set_alpha_to_one() => Some(1.0),
             Err(_) => self.alphas_cumprod.first().copied(),
         };
-        // Timesteps are checked when a walk begins.
+        // Timesteps are checked when a loop starts.
         f64::from(alpha.unwrap_or(f32::NAN))
     }
 
@@ -142,13 +143,13 @@ impl Scheduler {
         self.config.set_alpha_to_one.unwrap_or(default)
     }
 
-    /// σ = √((1 − ᾱ) / ᾱ) of each training timestep.
+    /// Returns σ = √((1 − ᾱ) / ᾱ) of each training timestep.
     fn sigmas(&self) -> Vec<f64> {
         let sigma = |alpha: &f32| f64::from(((1.0 - alpha) / alpha).sqrt());
         self.alphas_cumprod.iter().map(sigma).collect()
     }
 
-    /// Refuses timesteps that the network was not trained on.
+    /// Returns an error for timesteps that the network was not trained on.
     fn check(&self, steps: usize, timesteps: &[i64]) -> Result<(), DiffusionError> {
         let trained = self.alphas_cumprod.len() as i64;
         match timesteps.iter().find(|t| !(0..trained).contains(*t)) {
@@ -162,33 +163,33 @@ impl Scheduler {
 }
 
 impl DenoiseLoop {
-    /// All timesteps, in the order in which the network sees them.
+    /// Returns all timesteps, in the order of the calls of the network.
     #[must_use]
     pub fn timesteps(&self) -> &[f32] {
         &self.tables.timesteps
     }
 
-    /// Standard normal noise as the walk begins with it.
+    /// Scales standard normal noise to the first sample of the loop.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Errors of candle.
     pub fn initial(&self, noise: &Tensor) -> TensorResult<Tensor> {
         noise * self.tables.init_noise_sigma
     }
 
-    /// `latents` with so much of `noise` as belongs to the first timestep.
+    /// Returns `latents` noised to the level of the first timestep.
     ///
     /// # Errors
-    /// Noise of another shape.
+    /// Errors of candle if `noise` has another shape.
     pub fn noised(&self, latents: &Tensor, noise: &Tensor) -> TensorResult<Tensor> {
         let (signal, noise_share) = self.tables.noising;
         (latents * signal)? + (noise * noise_share)?
     }
 
-    /// The next timestep and the sample as the network wants it there; `None` at the end of the walk.
+    /// Returns the next timestep and the input of the network there; `None` at the end of the loop.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Errors of candle.
     pub fn input(&self, sample: &Tensor) -> TensorResult<Option<(f32, Tensor)>> {
         let Some(&timestep) = self.tables.timesteps.get(self.at) else {
             return Ok(None);
@@ -200,10 +201,10 @@ impl DenoiseLoop {
         Ok(Some((timestep, input)))
     }
 
-    /// Goes on to the next timestep with what the network predicts at this one.
+    /// Advances to the next timestep by the prediction of the network at this one.
     ///
     /// # Errors
-    /// A walk that has ended, and whatever candle reports.
+    /// An error if the loop has ended, and errors of candle.
     pub fn step(&mut self, model_output: &Tensor, sample: &Tensor) -> TensorResult<Tensor> {
         if self.at >= self.tables.timesteps.len() {
             bail!("a step after the last timestep");
@@ -213,10 +214,11 @@ impl DenoiseLoop {
         Ok(next)
     }
 
-    /// Walks to the end from `sample`: `network` gets a sample and a timestep, `observe` each new sample.
+    /// Runs the loop to its end from `sample`. `network` receives a sample and a timestep;
+    /// `observe` receives each new sample.
     ///
     /// # Errors
-    /// Whatever `network`, `observe` or candle report.
+    /// Errors of `network`, `observe` or candle.
     pub fn run(
         mut self,
         mut sample: Tensor,
@@ -232,15 +234,15 @@ impl DenoiseLoop {
     }
 }
 
-/// How many of `steps` steps img2img leaves out at this strength, as diffusers counts: the steps that it
-/// takes are `steps · strength`, rounded down in float64.
+/// Returns the number of steps that img2img skips at this strength, as in diffusers: it takes
+/// `steps · strength` steps, rounded down in float64.
 #[must_use]
 pub fn skipped_steps(steps: usize, strength: f64) -> usize {
     let taken = (steps as f64 * strength) as usize;
     steps - taken.min(steps)
 }
 
-/// The image and the noise that a prediction stands for, at a timestep with this ᾱ.
+/// Returns the image and the noise that a prediction implies, at a timestep with this ᾱ.
 fn split(
     prediction: PredictionType,
     alpha: f64,

@@ -1,8 +1,9 @@
 //! Reading archives as if somebody wanted harm.
 //!
-//! Nothing is unpacked by the names that an archive gives. Entries are handed out one by one, as bytes of
-//! bounded number under a checked name; whoever takes them decides what is written where. An archive with a
-//! link, a device, a name that leads out, or more bytes than it may have, is refused as a whole.
+//! Nothing is unpacked by the names that an archive gives. Entries are handed out one by one, as
+//! bytes of bounded number under a checked name; whoever takes them decides what is written where.
+//! An archive with a link, a device, a name that leads out, or more bytes than it may have, is
+//! refused as a whole.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -19,7 +20,7 @@ use crate::progress::{Progress, Unit};
 /// Longest name of an entry, and longest header that may hold one.
 const MAX_NAME: u64 = 4096;
 
-/// What is found in an archive.
+/// A file in an archive.
 pub(super) struct ArchiveEntry<'r> {
     /// Its name: plain parts with `/` between them.
     pub(super) name: String,
@@ -53,7 +54,7 @@ impl ArchiveEntry<'_> {
     }
 }
 
-/// Why reading an archive ends.
+/// Error of reading an archive.
 pub(super) enum ArchiveError {
     /// It ends too early.
     Truncated,
@@ -93,8 +94,8 @@ impl ArchiveError {
     }
 }
 
-/// Hands every regular file of a `.tar.gz` to `take`, in the archive's order, until it breaks off. `limit`
-/// bounds the bytes that the archive unpacks to.
+/// Hands every regular file of a `.tar.gz` to `take`, in the archive's order, until it breaks off.
+/// `limit` bounds the bytes that the archive unpacks to.
 ///
 /// # Errors
 /// [`ArchiveError`], from the archive or from `take`.
@@ -134,8 +135,8 @@ pub(super) fn for_each_entry(
     take: &mut dyn FnMut(&mut ArchiveEntry<'_>) -> Result<ControlFlow<()>, ArchiveError>,
 ) -> Result<(), ArchiveError> {
     let mut archive = Archive::new(unpacked);
-    // Raw: long names are handed out as entries of their own, whose length we bound, and sparse files, which
-    // could be of any size, are not put together.
+    // Raw: long names are handed out as entries of their own, whose length we bound, and sparse
+    // files, which could be of any size, are not put together.
     let entries = archive.entries().map_err(ArchiveError::of)?.raw(true);
     let mut long_name = None;
     for entry in entries {

@@ -1,11 +1,12 @@
-//! Camelyon17 as the wilds package reads it, to folders of PNG files as DPSDA's `data/get_camelyon17.py` names
-//! them.
+//! Camelyon17 as the wilds package reads it, to folders of PNG files as DPSDA's
+//! `data/get_camelyon17.py` names them.
 //!
 //! The archive has `metadata.csv`, one row a patch, and
-//! `patches/patient_<p>_node_<n>/patch_patient_<p>_node_<n>_x_<x>_y_<y>.png`. The official split is the column
-//! `split` (0: train, 1: validation from the training hospitals), but all of hospital 1 is the validation set
-//! and all of hospital 2 the test set (`wilds/datasets/camelyon17_dataset.py`). A file is called
-//! `<tumor>_<number>.png`; the number counts the split's rows from 0 in the order of the table.
+//! `patches/patient_<p>_node_<n>/patch_patient_<p>_node_<n>_x_<x>_y_<y>.png`. The official split is
+//! the column `split` (0: train, 1: validation from the training hospitals), but all of hospital 1
+//! is the validation set and all of hospital 2 the test set
+//! (`wilds/datasets/camelyon17_dataset.py`). A file is called `<tumor>_<number>.png`; the number
+//! counts the split's rows from 0 in the order of the table.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -35,11 +36,11 @@ const VALIDATION_CENTER: u32 = 1;
 /// The hospital of the test set.
 const TEST_CENTER: u32 = 2;
 
-/// Where a patch goes: place of its split in what is wanted, label, number.
+/// Target of a patch: index of its split in the requested ones, label, number.
 type Place = (usize, u32, u32);
 
-/// Writes the patches of `archive` into the folders. The archive is read as a stream, once up to the table and
-/// once through: the table may stand anywhere.
+/// Writes the patches of `archive` into the folders. The archive is read as a stream, once up to
+/// the table and once through: the table may stand anywhere.
 ///
 /// # Errors
 /// [`ArchiveError`]: no table, one that cannot be read, or patches that are missing or damaged.
@@ -82,7 +83,7 @@ pub(super) fn unpack(
     Ok(())
 }
 
-/// What stands before every name in the archive, and where each patch goes.
+/// The prefix of every name in the archive, and the target of each patch.
 fn table(
     archive: &Path,
     limit: u64,
@@ -114,7 +115,7 @@ const COLUMNS: [&str; 7] = [
     "patient", "node", "x_coord", "y_coord", "tumor", "center", "split",
 ];
 
-/// Where [`COLUMNS`] stand in a table.
+/// Positions of [`COLUMNS`] in a table.
 struct Columns {
     places: [usize; 7],
     /// Columns of every row.
@@ -234,7 +235,8 @@ fn write(waiting: &mut Vec<(Place, Vec<u8>)>, wanted: &[TargetDir]) -> Result<()
         })
 }
 
-/// A PNG's pixels without their alpha, as Pillow's `convert("RGB")` leaves them and the wilds package uses them.
+/// A PNG's pixels without their alpha, as Pillow's `convert("RGB")` leaves them and the wilds
+/// package uses them.
 fn rgb(bytes: &[u8]) -> Result<ImageBatch, String> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), ImageFormat::Png);
     let mut limits = Limits::default();

@@ -20,48 +20,48 @@ pub struct Catalogue {
 /// Something that can be fetched by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// What is typed.
+    /// Name on the command line.
     pub name: String,
-    /// What it is, for people.
+    /// Description for users.
     pub what: String,
     /// Its licence, as its authors state it.
     pub licence: String,
-    /// Where it comes from and what becomes of it.
+    /// Its source and its target.
     pub content: Content,
 }
 
-/// Where an item comes from and what becomes of it.
+/// Source and target of an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// One file, as it is.
     File(Remote),
     /// An archive that becomes folders of images.
     Archive {
-        /// How it is laid out.
+        /// Layout of the archive.
         layout: Layout,
         /// The archive.
         remote: Remote,
         /// Bytes that it may unpack to.
         unpacked: u64,
-        /// What is made of it.
+        /// Folders that are made of it.
         folders: Vec<Folder>,
     },
     /// An archive that only the user can download.
     Manual {
         /// The page where.
         page: String,
-        /// Where it is to be put.
+        /// Target path.
         to: PathBuf,
         /// Bytes that it may unpack to.
         unpacked: u64,
-        /// What is made of it.
+        /// Folders that are made of it.
         folders: Vec<Folder>,
     },
     /// Files of a repository of the hub.
     Hub(Hub),
 }
 
-/// How an archive of images is laid out.
+/// Layout of an archive of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// The binary version of CIFAR-10.
@@ -73,9 +73,9 @@ pub enum Layout {
 /// A file behind a plain address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
-    /// Where it is.
+    /// Address.
     pub url: String,
-    /// Where it goes, below the root.
+    /// Target, relative to the root.
     pub to: PathBuf,
     /// Its exact length.
     pub size: Option<u64>,
@@ -89,11 +89,11 @@ pub struct Remote {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Folder {
-    /// Where it goes, below the root.
+    /// Target, relative to the root.
     pub path: PathBuf,
     /// The archive's own word for it.
     pub split: String,
-    /// How many images it has.
+    /// Number of images.
     pub images: usize,
 }
 
@@ -181,7 +181,8 @@ impl Catalogue {
         })
     }
 
-    /// What makes `path`: an item whose file or folder it is, below the current folder or another one.
+    /// Returns the source of `path`: an item whose file or folder it is, below the current folder
+    /// or another one.
     #[must_use]
     pub fn find_by_path(&self, path: &Path) -> Option<CatalogueMatch<'_>> {
         self.items.iter().find_map(|item| {
@@ -238,7 +239,7 @@ impl Item {
     }
 }
 
-/// What stands before `to` in `path`; `None` when `path` does not end in it.
+/// Returns the part of `path` before `to`; `None` if `path` does not end in it.
 fn root_of(path: &Path, to: &Path) -> Option<PathBuf> {
     let here = |part: &Component<'_>| !matches!(part, Component::CurDir);
     let mut root: Vec<Component<'_>> = path.components().filter(here).collect();

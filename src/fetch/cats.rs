@@ -1,6 +1,7 @@
 //! The paper's cats: an archive that the user has downloaded, to folders of photos.
 //!
-//! The vendor's `.zip` has the folders `cookie` and `doudou`. As in the original, the photos keep their names.
+//! The vendor's `.zip` has the folders `cookie` and `doudou`. As in the original, the photos keep
+//! their names.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -27,7 +28,8 @@ const MAX_NAME: usize = 120;
 /// Photos that are decoded at once.
 const AT_ONCE: usize = 16;
 
-/// Writes the photos of `archive` into the folders, each of them decoded once to see that it is one.
+/// Writes the photos of `archive` into the folders, each of them decoded once to see that it is
+/// one.
 ///
 /// # Errors
 /// [`ArchiveError`].
@@ -115,7 +117,7 @@ fn enough(wanted: &[TargetDir]) -> Result<(), ArchiveError> {
     Ok(())
 }
 
-/// Whose photo an entry is, and under which name it is written.
+/// Returns the folder of a photo and the name under which it is written.
 fn photo<'w, 'n>(entry: &'n str, wanted: &'w [TargetDir]) -> Option<(&'w TargetDir, &'n str)> {
     let mut parts = entry.rsplit('/');
     let name = parts.next()?;

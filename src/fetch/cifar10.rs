@@ -1,9 +1,10 @@
 //! CIFAR-10's binary version to folders of PNG files, as DPSDA's `data/get_cifar10.py` names them.
 //!
-//! The archive (<https://www.cs.toronto.edu/~kriz/cifar.html>) has `cifar-10-batches-bin/data_batch_1.bin` to
-//! `data_batch_5.bin` and `test_batch.bin`. A batch is records of 3,073 bytes: the label, then 32 rows of 32
-//! red values, the green and the blue ones. A file is called `<class>_<number>.png`; the number, of five
-//! digits, counts the split's records from 0 through its batches.
+//! The archive (<https://www.cs.toronto.edu/~kriz/cifar.html>) has
+//! `cifar-10-batches-bin/data_batch_1.bin` to `data_batch_5.bin` and `test_batch.bin`. A batch is
+//! records of 3,073 bytes: the label, then 32 rows of 32 red values, the green and the blue ones. A
+//! file is called `<class>_<number>.png`; the number, of five digits, counts the split's records
+//! from 0 through its batches.
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! One file from its address or a mirror, checked, and in its place only when it is whole and right.
+//! One file from its address or a mirror, checked, and in its place only when it is whole and
+//! right.
 
 use std::fs;
 use std::path::Path;
@@ -74,7 +75,8 @@ impl<'a> Downloader<'a> {
     /// Downloads `remote` to `path`, which is absent, and writes its record.
     ///
     /// # Errors
-    /// [`FetchError`]: of the last address that was tried, or at once where no other address can help.
+    /// [`FetchError`]: of the last address that was tried, or at once where no other address can
+    /// help.
     pub(super) fn download(
         &self,
         item: &str,
@@ -126,7 +128,8 @@ impl<'a> Downloader<'a> {
         if !patched || !matches!(result, Err(FetchError::Checksum { .. })) {
             return result;
         }
-        // What an earlier send brought may be of another version, or of a mirror that has another file.
+        // What an earlier send brought may be of another version, or of a mirror that has another
+        // file.
         let line = format!("{name}: what was here does not fit the rest: beginning anew");
         self.transfer.progress.message(&line);
         self.transfer.download(&source, expected, &partial, &name)?;

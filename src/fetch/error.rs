@@ -1,4 +1,4 @@
-//! What can go wrong with fetching.
+//! Errors of downloads and of checks of downloaded files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,16 +9,16 @@ use crate::exit_code::{self, ExitCode};
 use crate::hub::FilesError;
 use crate::net::{EnvironmentError, Offline, TransferError};
 
-/// Why something could not be fetched, or is not what it should be. Whatever arrived is kept, and the same
+/// Error of a download, or of a check of downloaded files. Received data are kept, and the same
 /// command goes on from it.
 #[derive(Debug, Error)]
 pub enum FetchError {
     /// There is nothing of this name.
     #[error("`{name}` is not in the catalogue: expected one of {}", known.join(", "))]
     Unknown {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// What there is.
+        /// The available names.
         known: Vec<String>,
     },
     /// A catalogue is wrong.
@@ -26,7 +26,7 @@ pub enum FetchError {
     Catalogue {
         /// Which.
         place: String,
-        /// What is wrong with it.
+        /// Description of the fault.
         message: String,
     },
     /// An environment variable of the network is unusable.
@@ -35,9 +35,9 @@ pub enum FetchError {
     /// Something is missing, and nobody may be asked.
     #[error("{} is not here, and {by} forbids to download it", path.display())]
     Offline {
-        /// What is missing.
+        /// The missing item.
         path: PathBuf,
-        /// What forbids it.
+        /// The option or variable that disables the network.
         by: Offline,
     },
     /// Another process is at it.
@@ -47,7 +47,7 @@ pub enum FetchError {
         lock.display()
     )]
     Busy {
-        /// What it fetches.
+        /// The item that the process downloads.
         path: PathBuf,
         /// Its lock.
         lock: PathBuf,
@@ -55,7 +55,7 @@ pub enum FetchError {
     /// Not all bytes of a file could be had.
     #[error(transparent)]
     Transfer(#[from] TransferError),
-    /// What was downloaded is not what it should be. It has been removed.
+    /// The downloaded file does not match its description. It has been removed.
     #[error(
         "{url} gave a file with the SHA-256 {found} where {expected} was expected: it has been removed"
     )]
@@ -72,7 +72,7 @@ pub enum FetchError {
     Occupied {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the fault.
         message: String,
     },
     /// An archive ends too early.
@@ -89,7 +89,7 @@ pub enum FetchError {
     Archive {
         /// The archive.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the fault.
         message: String,
     },
     /// The user has to download it.
@@ -104,7 +104,7 @@ pub enum FetchError {
         name: String,
         /// The page to visit.
         page: String,
-        /// Where to put the archive.
+        /// Path for the archive.
         to: PathBuf,
     },
     /// A configuration names something that is neither here nor in the catalogue.
@@ -113,21 +113,21 @@ pub enum FetchError {
         path.display()
     )]
     Nowhere {
-        /// What is missing.
+        /// The missing item.
         path: PathBuf,
     },
     /// Some of what was asked for could not be had; each has been told.
     #[error("{failed} of {asked} could not be fetched")]
     Some {
-        /// How many failed.
+        /// Number of failures.
         failed: usize,
-        /// How many were asked for.
+        /// Number of requested items.
         asked: usize,
     },
     /// Something is not what it was; each has been told.
     #[error("{count} of what was checked {}", if *count == 1 { "is damaged or missing" } else { "are damaged or missing" })]
     Damaged {
-        /// How many.
+        /// Number of bytes.
         count: usize,
     },
     /// Files of the hub.

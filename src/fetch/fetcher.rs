@@ -16,18 +16,18 @@ use crate::hub::ModelFiles;
 use crate::net::{Offline, RetryPolicy};
 use crate::progress::Progress;
 
-/// How to fetch.
+/// Options of a download.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The folder that `data/` and `weights/` lie in; empty for the current one.
     pub root: PathBuf,
-    /// Whether an archive stays after its folders are made.
+    /// Keeps an archive after its folders are made.
     pub keep_archives: bool,
     /// Places to ask first.
     pub mirrors: Mirrors,
-    /// How often and how long to try.
+    /// Policy of retries and timeouts.
     pub retry_policy: RetryPolicy,
-    /// What forbids to download anything.
+    /// The option or variable that disables downloads.
     pub offline: Option<Offline>,
 }
 
@@ -37,7 +37,7 @@ pub struct Fetcher<'a> {
     progress: &'a dyn Progress,
 }
 
-/// How much of an item is in its place.
+/// Install state of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstallState {
     /// All of it.
@@ -55,15 +55,15 @@ impl<'a> Fetcher<'a> {
         Self { options, progress }
     }
 
-    /// Where a path of the catalogue is.
+    /// Returns the location of a path of the catalogue.
     #[must_use]
     pub fn place(&self, to: &Path) -> PathBuf {
         self.options.root.join(to)
     }
 
-    /// Brings an item into its place. What is there is not fetched again; where `splits` are given, nor is what is
-    /// missing of other folders. Once an archive has to be read, all missing folders are made of it: for a later
-    /// one it would have to be downloaded again.
+    /// Brings an item into its place. What is there is not fetched again; where `splits` are given,
+    /// nor is what is missing of other folders. Once an archive has to be read, all missing folders
+    /// are made of it: for a later one it would have to be downloaded again.
     ///
     /// # Errors
     /// [`FetchError`]. What has arrived is kept, and calling again goes on from it.
@@ -146,7 +146,7 @@ impl<'a> Fetcher<'a> {
         })
     }
 
-    /// Which folders have to be made: none if those of `splits` are here, else all that are not.
+    /// Returns the folders to make: none if those of `splits` exist, else all that are missing.
     fn missing<'f>(
         &self,
         item: &'f Item,
@@ -213,7 +213,8 @@ impl<'a> Fetcher<'a> {
         Ok(())
     }
 
-    /// Removes an archive that was downloaded and is not needed any more. One that the user put there stays.
+    /// Removes an archive that was downloaded and is not needed any more. One that the user put
+    /// there stays.
     fn cleanup(&self, path: &Path) -> Result<(), FetchError> {
         let record = record::of_file(path);
         let known: Option<FileRecord> = record::read(&record)?;
@@ -270,7 +271,8 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// The SHA-256 of a file that is there, if it is the right one; `None` if it is the beginning of it.
+    /// The SHA-256 of a file that is there, if it is the right one; `None` if it is the beginning
+    /// of it.
     fn inspect(
         &self,
         item: &Item,
@@ -339,7 +341,7 @@ impl<'a> Fetcher<'a> {
         Ok(())
     }
 
-    /// How much of an item is in its place, without looking closely.
+    /// Returns the install state of an item, without computing checksums.
     #[must_use]
     pub fn install_state(&self, item: &Item) -> InstallState {
         let exists = |path: &Path| self.place(path).exists();

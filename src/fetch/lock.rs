@@ -7,8 +7,8 @@ use super::error::FetchError;
 use super::record::hidden;
 use crate::locking;
 
-/// Held while a file is fetched and what becomes of it is made. The lock itself is an empty hidden file, which
-/// stays: taking it away could not be told apart from another process' taking it.
+/// Held while a file is fetched and what becomes of it is made. The lock itself is an empty hidden
+/// file, which stays: taking it away could not be told apart from another process' taking it.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "held, not used")] File);
 

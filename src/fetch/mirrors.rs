@@ -9,7 +9,7 @@ use crate::net::EnvironmentError;
 /// The variable that names a mirror.
 const VARIABLE: &str = "DPSYN_MIRROR";
 
-/// Where else files may be.
+/// Alternative locations of files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mirrors {
     /// A folder with all files under the names that the catalogue gives them.
@@ -49,7 +49,8 @@ impl Mirrors {
         Ok(())
     }
 
-    /// Where to ask for `url`, whose file the catalogue calls `name`: mirrors first, itself last.
+    /// Returns the addresses to try for `url`, whose file the catalogue calls `name`: mirrors
+    /// first.
     pub(super) fn of(&self, url: &str, name: &str) -> Vec<String> {
         let mut all = Vec::new();
         if let Some(folder) = &self.folder {

@@ -1,4 +1,4 @@
-//! What is written down about a fetched file or folder, so that it can be checked later.
+//! Record of a downloaded file or folder, for later checks.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,7 @@ use crate::atomic;
 use crate::hex;
 use crate::hub::sha256_watched;
 
-/// Why a checksum is believed.
+/// Source of a checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Basis {
@@ -31,14 +31,14 @@ pub(super) enum Basis {
 pub(super) struct FileRecord {
     /// The item of the catalogue.
     pub(super) item: String,
-    /// Where it came from.
+    /// Source address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) url: Option<String>,
     /// Its length.
     pub(super) size: u64,
     /// Its SHA-256.
     pub(super) sha256: String,
-    /// Why that is believed.
+    /// Source of the checksum.
     pub(super) basis: Basis,
     /// The server's name for this version of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,7 +52,7 @@ pub(super) struct FolderRecord {
     pub(super) item: String,
     /// SHA-256 of the archive.
     pub(super) archive: String,
-    /// How many files there are.
+    /// Number of files.
     pub(super) files: usize,
     /// SHA-256 of what `sha256sum *` prints in the folder, by name byte for byte.
     pub(super) digest: String,
@@ -61,7 +61,7 @@ pub(super) struct FolderRecord {
 /// The name of a record in its folder.
 pub(super) const IN_FOLDER: &str = ".fetched.json";
 
-/// Where the record of a file lies: beside it, hidden.
+/// Returns the path of the record of a file: hidden, in the same folder.
 pub(super) fn of_file(path: &Path) -> PathBuf {
     hidden(path, ".fetched.json")
 }
@@ -74,8 +74,8 @@ pub(super) fn hidden(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Reads a record; `None` when there is none, or none that can be understood: then what it is about is looked
-/// at anew.
+/// Reads a record; `None` when there is none, or none that can be understood: then what it is about
+/// is looked at anew.
 pub(super) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, FetchError> {
     match fs::read(path) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
@@ -114,7 +114,8 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>, FetchError> {
     Ok(names)
 }
 
-/// The digest of a folder: see [`FolderRecord::digest`]. `sums` are names and their SHA-256, by name.
+/// The digest of a folder: see [`FolderRecord::digest`]. `sums` are names and their SHA-256, by
+/// name.
 pub(super) fn digest(sums: &[(String, String)]) -> String {
     let mut hasher = Sha256::new();
     for (name, sum) in sums {
@@ -123,8 +124,8 @@ pub(super) fn digest(sums: &[(String, String)]) -> String {
     hex::encode(&hasher.finalize())
 }
 
-/// Reads every file of a folder and returns how many there are, and their digest. `read` is told how many bytes
-/// were read so far.
+/// Reads every file of a folder and returns how many there are, and their digest. `read` is told
+/// how many bytes were read so far.
 pub(super) fn digest_folder(
     folder: &Path,
     read: &(dyn Fn(u64) + Sync),

@@ -18,7 +18,7 @@ pub(super) struct TargetDir {
     pub(super) split: String,
     /// Images that it has.
     pub(super) images: usize,
-    /// Where they go.
+    /// Target folder.
     pub(super) folder: StagedDir,
 }
 

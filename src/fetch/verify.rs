@@ -11,7 +11,7 @@ use super::record::{self, FileRecord, FolderRecord, IN_FOLDER};
 use crate::hub::{FilesError, Integrity, ModelFiles};
 use crate::progress::Unit;
 
-/// What is known about something.
+/// Result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It is what it should be; how that is known.
@@ -29,7 +29,7 @@ pub enum Verdict {
 pub struct Finding {
     /// The file or folder.
     pub path: PathBuf,
-    /// What is known about it.
+    /// Result of the check.
     pub verdict: Verdict,
 }
 

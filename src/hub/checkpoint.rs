@@ -21,7 +21,7 @@ use candle_nn::VarBuilder;
 use stored::StoredTensor;
 use tracked::{Requests, Tracked};
 
-/// What a checkpoint says about one of its tensors.
+/// Description of a tensor in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Its name.
@@ -32,7 +32,8 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
 }
 
-/// An open checkpoint. Only the table of tensors has been read; nothing in the file is ever executed.
+/// An open checkpoint. Only the table of tensors has been read; nothing in the file is ever
+/// executed.
 #[derive(Debug)]
 pub struct Checkpoint(Arc<OpenFile>);
 
@@ -45,9 +46,10 @@ struct OpenFile {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint: a state dict saved by `torch.save`, bare or under the key `state_dict`, in
-    /// the zip format or in the one before PyTorch 1.6; a TorchScript archive, whose module's tensors are
-    /// taken and whose code is not; or a `.safetensors` file. The content decides, not the extension.
+    /// Opens a checkpoint: a state dict saved by `torch.save`, bare or under the key `state_dict`,
+    /// in the zip format or in the one before PyTorch 1.6; a TorchScript archive, whose module's
+    /// tensors are taken and whose code is not; or a `.safetensors` file. The content decides, not
+    /// the extension.
     ///
     /// # Errors
     /// [`CheckpointError::Io`], or [`CheckpointError::Format`] when the file is none of these, is
@@ -99,16 +101,16 @@ impl Checkpoint {
         self.0.read(stored).map(Some)
     }
 
-    /// Builds a model: `build` gets a `VarBuilder` over the file that hands out tensors as `dtype` on
-    /// `device`.
+    /// Builds a model: `build` gets a `VarBuilder` over the file that hands out tensors as `dtype`
+    /// on `device`.
     ///
-    /// Tensors whose name matches a pattern of `ignore` may stay unused; a pattern is a name, or has one
-    /// `*` at its beginning or end.
+    /// Tensors whose name matches a pattern of `ignore` may stay unused; a pattern is a name, or
+    /// has one `*` at its beginning or end.
     ///
     /// # Errors
     /// [`CheckpointError::Mismatch`] when `build` asked for tensors that are missing or have other
-    /// shapes, or left some unused: all of them are listed. [`CheckpointError::Build`] when it failed
-    /// otherwise, [`CheckpointError::Io`] when the file could not be read.
+    /// shapes, or left some unused: all of them are listed. [`CheckpointError::Build`] when it
+    /// failed otherwise, [`CheckpointError::Io`] when the file could not be read.
     pub fn load<M>(
         &self,
         dtype: DType,
@@ -121,8 +123,8 @@ impl Checkpoint {
             source: Arc::clone(&self.0),
             requests: Arc::clone(&requests),
         };
-        // A missing tensor is recorded and replaced by zeros, so that one error can list all of them;
-        // a model that got any never leaves this function.
+        // A missing tensor is recorded and replaced by zeros, so that one error can list all of
+        // them; a model that got any never leaves this function.
         let built = build(VarBuilder::from_backend(
             Box::new(backend),
             dtype,
@@ -186,7 +188,7 @@ impl OpenFile {
     }
 }
 
-/// Why a table of tensors could not be read, before the file's name is put to it.
+/// Error of reading a table of tensors, without the name of the file.
 #[derive(Debug)]
 enum TableError {
     Io(io::Error),

@@ -1,4 +1,4 @@
-//! What a file is, whatever it is called.
+//! Digests that identify the content of a file.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -39,8 +39,8 @@ pub(crate) fn sha256_watched(path: &Path, read: &mut dyn FnMut(u64)) -> io::Resu
     Ok(hex::encode(&hasher.finalize()))
 }
 
-/// The name that git, and with it the hub, gives to a file's content: SHA-1 of `blob`, its length and its
-/// bytes. It finds damage; against malice SHA-1 is weak.
+/// The name that git, and with it the hub, gives to a file's content: SHA-1 of `blob`, its length
+/// and its bytes. It finds damage; against malice SHA-1 is weak.
 ///
 /// # Errors
 /// Whatever reading it reports.

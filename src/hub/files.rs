@@ -1,4 +1,5 @@
-//! The files of a model that has several: from a folder, or from the Hugging Face hub into its usual cache.
+//! The files of a model that has several: from a folder, or from the Hugging Face hub into its
+//! usual cache.
 
 #[cfg(feature = "hub")]
 mod client;
@@ -18,7 +19,7 @@ use crate::progress::Progress;
 #[cfg(feature = "hub")]
 use repository::Repository;
 
-/// Why a model's file cannot be had.
+/// Error of locating a file of a model.
 #[derive(Debug, Error)]
 pub enum FilesError {
     /// There is no such folder, and it is no id of the hub either.
@@ -27,7 +28,7 @@ pub enum FilesError {
          \"CompVis/stable-diffusion-v1-4\""
     )]
     NoFolder {
-        /// What was given.
+        /// The given value.
         place: String,
     },
     /// The folder or repository lacks a file.
@@ -54,7 +55,7 @@ pub enum FilesError {
         id: String,
         /// The file.
         name: String,
-        /// What forbids it.
+        /// The option or variable that disables the network.
         by: Offline,
     },
     /// A file cannot be read.
@@ -75,18 +76,18 @@ pub enum FilesError {
         id: String,
         /// The file.
         name: String,
-        /// What went wrong.
+        /// The underlying error.
         message: String,
     },
     /// The program was built without the hub.
     #[error("{id} is no folder, and this program was built without the feature `hub`")]
     NoHub {
-        /// What was given.
+        /// The given value.
         id: String,
     },
 }
 
-/// What is known about a file's bytes.
+/// Result of the check of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Integrity {
     /// They are what the hub stated when they were downloaded.
@@ -107,15 +108,15 @@ pub enum Integrity {
 pub struct CheckedFile {
     /// Its name in the repository.
     pub name: String,
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
-    /// What is known about its bytes.
+    /// Result of its check.
     pub state: Integrity,
 }
 
-/// Where a model's files are.
+/// Location of the files of a model.
 #[derive(Debug)]
 pub struct ModelFiles {
     name: String,
@@ -130,8 +131,8 @@ enum Place {
 }
 
 impl ModelFiles {
-    /// Opens the folder `place`, or where there is none, the repository of that id at `revision`. Nothing is
-    /// downloaded yet.
+    /// Opens the folder `place`, or where there is none, the repository of that id at `revision`.
+    /// Nothing is downloaded yet.
     ///
     /// # Errors
     /// [`FilesError::NoFolder`], [`FilesError::NoRevision`] or [`FilesError::NoHub`].
@@ -168,8 +169,8 @@ impl ModelFiles {
     /// The path of the first of `names` (`folder/file`) that there is; `watch` sees a download.
     ///
     /// # Errors
-    /// [`FilesError::Missing`] when there is none; [`FilesError::Offline`] and [`FilesError::Download`] from a
-    /// repository.
+    /// [`FilesError::Missing`] when there is none; [`FilesError::Offline`] and
+    /// [`FilesError::Download`] from a repository.
     pub fn get(&self, names: &[&str], progress: &dyn Progress) -> Result<PathBuf, FilesError> {
         let found = match &self.place {
             Place::Folder(folder) => in_folder(folder, names).map(|(path, _)| path),
@@ -184,8 +185,8 @@ impl ModelFiles {
         })
     }
 
-    /// Checks the bytes of the first of `names` that is on this machine; `None` when there is none. Nobody is
-    /// asked.
+    /// Checks the bytes of the first of `names` that is on this machine; `None` when there is none.
+    /// Nobody is asked.
     ///
     /// # Errors
     /// [`FilesError::Read`].
@@ -216,7 +217,7 @@ impl ModelFiles {
         }
     }
 
-    /// Whether the first of `names` need not be downloaded.
+    /// Returns true if the first of `names` is present locally.
     #[must_use]
     pub fn has(&self, names: &[&str]) -> bool {
         match &self.place {
@@ -234,7 +235,7 @@ fn in_folder<'n>(folder: &Path, names: &[&'n str]) -> Option<(PathBuf, &'n str)>
         .find(|(path, _)| path.is_file())
 }
 
-/// Whether a text is `owner/name` as the hub allows it.
+/// Returns true if a text has the form `owner/name` that the hub permits.
 fn is_id(text: &str) -> bool {
     let part = |part: &str| {
         let first = part.chars().next();

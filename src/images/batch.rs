@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-/// Why bytes are not an [`ImageBatch`].
+/// Error of making an [`ImageBatch`] of bytes.
 #[derive(Debug, Error)]
 pub enum BatchError {
     /// The number of bytes does not fit the shape.
@@ -92,7 +92,7 @@ impl ImageBatch {
         self.count
     }
 
-    /// Whether there is no image.
+    /// Returns true if there is no image.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0

@@ -43,8 +43,8 @@ pub fn resize_shorter_side(image: Rgb, size: usize, filter: Filter) -> Result<Rg
     })
 }
 
-/// `T.CenterCrop(size)` of an image whose sides are at least `size`: `[size, size, 3]`. The offset is
-/// half of what is left over, rounded half to even.
+/// `T.CenterCrop(size)` of an image whose sides are at least `size`: `[size, size, 3]`. The offset
+/// is half of what is left over, rounded half to even.
 ///
 /// # Errors
 /// [`ResizeError::Size`] when a side is shorter than `size` or `size` is 0.

@@ -1,17 +1,19 @@
 //! Image files to true 8-bit RGB.
 //!
-//! Colours are Pillow's: JPEGs come out as libjpeg-turbo decodes them, byte for byte (the reason for
-//! the crate that does it: the `image` crate's own decoder is up to 28 levels off where chroma is
-//! subsampled), CMYK ones by Adobe's inverted convention. Three things differ from the original
-//! loader, which yields wrong planes for them (palette indices, a fourth channel, wrapped integers):
+//! Colours are Pillow's: JPEGs come out as libjpeg-turbo decodes them, byte for byte (the reason
+//! for the crate that does it: the `image` crate's own decoder is up to 28 levels off where chroma
+//! is subsampled), CMYK ones by Adobe's inverted convention. Three things differ from the original
+//! loader, which yields wrong planes for them (palette indices, a fourth channel, wrapped
+//! integers):
 //!
 //! * palettes, greyscale and bilevel images become the RGB colours they stand for;
 //! * alpha is composited over black, where Pillow's `convert("RGB")` would uncover whatever colour
 //!   lies under transparent pixels;
-//! * of 16-bit samples the high byte is kept, as Pillow does for 16-bit colour; for 16-bit greyscale
-//!   it would clip at 255.
+//! * of 16-bit samples the high byte is kept, as Pillow does for 16-bit colour; for 16-bit
+//!   greyscale it would clip at 255.
 //!
-//! EXIF orientation is ignored, as Pillow ignores it on opening. Of an animation the first frame counts.
+//! EXIF orientation is ignored, as Pillow ignores it on opening. Of an animation the first frame
+//! counts.
 
 use std::io::Cursor;
 use std::panic::catch_unwind;
@@ -29,14 +31,14 @@ const MAX_SIDE: u32 = 65_535;
 /// More scans than any real progressive JPEG has.
 const MAX_SCANS: usize = 512;
 
-/// Why bytes are not an image. Says nothing about what the pixels show.
+/// Error of decoding an image. It reveals nothing about the pixels.
 #[derive(Debug, Error)]
 pub enum DecodeError {
     /// Neither JPEG, PNG nor GIF by its first bytes.
     #[error("not a JPEG, PNG or GIF")]
     Format,
-    /// Damaged, truncated or of an unsupported kind. The decoder's own words are not passed on: they can
-    /// hold bytes of the file.
+    /// Damaged, truncated or of an unsupported kind. The decoder's own words are not passed on:
+    /// they can hold bytes of the file.
     #[error("a damaged, truncated or unsupported {0}")]
     Unreadable(&'static str),
     /// Larger than [`MAX_PIXELS`].

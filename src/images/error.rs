@@ -1,4 +1,4 @@
-//! Why private images could not be read. The messages name files and keys, never what is in a pixel.
+//! Errors of reading private images. The messages name files and keys, never what is in a pixel.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use super::npz::NpzError;
 use super::resize::ResizeError;
 use crate::exit_code::{self, ExitCode};
 
-/// Why images could not be read.
+/// Error of reading images.
 #[derive(Debug, Error)]
 pub enum ImagesError {
     /// A file or folder cannot be opened or read.
@@ -35,7 +35,7 @@ pub enum ImagesError {
     /// An image has an impossible shape.
     #[error("{}: {source}", path.display())]
     Resize {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
         /// Why.
         source: ResizeError,
@@ -45,7 +45,7 @@ pub enum ImagesError {
     Empty {
         /// The source.
         path: PathBuf,
-        /// What would have been read.
+        /// The expected kind of file.
         expected: &'static str,
     },
     /// The source is neither a folder nor an `.npz` file.
@@ -91,7 +91,8 @@ impl ExitCode for ImagesError {
 }
 
 impl ImagesError {
-    /// Whether the file was read and is no usable image; any other error may be gone at the next attempt.
+    /// Returns true if the file was read and is not a usable image; other errors may not occur at
+    /// the next attempt.
     pub(super) fn is_of_the_image(&self) -> bool {
         matches!(self, Self::Decode { .. } | Self::Resize { .. })
     }

@@ -1,4 +1,4 @@
-//! Which input pixels make an output pixel, with which weights: Pillow's antialiased filters along one
+//! Input pixels and weights of each output pixel: Pillow's antialiased filters along one
 //! axis.
 //!
 //! Source: `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow's `libImaging/Resample.c`. The

@@ -1,8 +1,8 @@
 //! A folder of image files: which ones, in which order, of which class.
 //!
 //! Order and class are those of `dpsda/dataset.py`: in each folder the entries (files and folders
-//! alike) by name, byte for byte, a folder's contents in its place; the class of a file is its name up
-//! to the first `_`.
+//! alike) by name, byte for byte, a folder's contents in its place; the class of a file is its name
+//! up to the first `_`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -14,7 +14,7 @@ use super::error::ImagesError;
 /// File names that end in one of these, in any case, are images.
 pub const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "gif"];
 
-/// What a folder holds.
+/// Listing of a folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     /// The image files, in order.
@@ -28,8 +28,8 @@ pub struct Listing {
 /// cannot loop.
 ///
 /// # Errors
-/// [`ImagesError::Read`] when a folder cannot be read, and [`ImagesError::Duplicate`] when links make
-/// one file appear twice: it would count twice against the privacy budget.
+/// [`ImagesError::Read`] when a folder cannot be read, and [`ImagesError::Duplicate`] when links
+/// make one file appear twice: it would count twice against the privacy budget.
 pub fn list(root: &Path) -> Result<Listing, ImagesError> {
     let mut walk = Walk::default();
     walk.folder(root)?;
@@ -44,7 +44,7 @@ struct Walk {
     listing: Listing,
     /// Real paths of the folders that were read.
     visited: HashSet<PathBuf>,
-    /// Whether any link was followed.
+    /// True if a link was followed.
     links: bool,
 }
 

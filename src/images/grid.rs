@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::batch::{BatchError, ImageBatch};
 
-/// Why a picture was not written.
+/// Error of writing a picture.
 #[derive(Debug, Error)]
 pub enum PictureError {
     /// Not exactly one image, or one too large for PNG.
@@ -30,8 +30,8 @@ pub enum PictureError {
     Io(#[from] io::Error),
 }
 
-/// Lays images out row by row, `columns` beside each other, with `padding` black pixels around each:
-/// a batch of one image. Fewer images than columns make a narrower picture.
+/// Lays images out row by row, `columns` beside each other, with `padding` black pixels around
+/// each: a batch of one image. Fewer images than columns make a narrower picture.
 ///
 /// # Errors
 /// [`BatchError`] when the picture would be too large to address.

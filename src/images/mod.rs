@@ -1,4 +1,5 @@
-//! Images as bytes: batches, reading folders and npz files, PIL-exact resampling, grids, npz writing.
+//! Images as bytes: batches, reading folders and npz files, PIL-exact resampling, grids, npz
+//! writing.
 //!
 //! Three layers, each using only those before it:
 //!

@@ -1,10 +1,10 @@
 //! numpy's `.npz` format: a zip archive of `.npy` arrays.
 //!
-//! `ndarray-npy` reads and writes every array that fits into memory. This module reads and writes the
-//! zip entries itself, because the crate's `NpzReader` allocates what a header claims before it looks at the
-//! data, and names neither array nor type in its errors. Sizes are compared with the archive before
-//! memory is allocated, and checksums are verified. Entries are written uncompressed with a fixed time
-//! stamp, so that equal arrays give equal bytes.
+//! `ndarray-npy` reads and writes every array that fits into memory. This module reads and writes
+//! the zip entries itself, because the crate's `NpzReader` allocates what a header claims before it
+//! looks at the data, and names neither array nor type in its errors. Sizes are compared with the
+//! archive before memory is allocated, and checksums are verified. Entries are written uncompressed
+//! with a fixed time stamp, so that equal arrays give equal bytes.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
@@ -120,8 +120,8 @@ impl<R: Read + Seek> NpzReader<R> {
             .ok_or_else(|| self.missing(&keys.join("` or `")))
     }
 
-    /// Reads an array of integers or booleans of any width; returns its shape and its elements in row-major
-    /// order.
+    /// Reads an array of integers or booleans of any width; returns its shape and its elements in
+    /// row-major order.
     ///
     /// # Errors
     /// [`NpzError`] if the array is missing or damaged, or has floats or numbers beyond `i64`.
@@ -146,8 +146,8 @@ impl<R: Read + Seek> NpzReader<R> {
         Ok((header.shape, values))
     }
 
-    /// Reads an array of numbers of any type as doubles; returns its shape and its elements in row-major
-    /// order. Integers beyond 2⁵³ are rounded.
+    /// Reads an array of numbers of any type as doubles; returns its shape and its elements in
+    /// row-major order. Integers beyond 2⁵³ are rounded.
     ///
     /// # Errors
     /// [`NpzError`] if the array is missing or damaged.
@@ -174,8 +174,8 @@ impl<R: Read + Seek> NpzReader<R> {
         let (header, entry) = self.entry(key)?;
         let len = header.data_len().ok_or_else(|| size_mismatch(key))?;
         let mut bytes = Vec::new();
-        // The vector grows with the data that is there, whatever the header claims. One byte more than
-        // the array reaches the end of the entry, where the checksum is verified.
+        // The vector grows with the data that is there, whatever the header claims. One byte more
+        // than the array reaches the end of the entry, where the checksum is verified.
         entry.take(len as u64 + 1).read_to_end(&mut bytes)?;
         if bytes.len() != len {
             return Err(size_mismatch(key));
@@ -305,8 +305,8 @@ impl<W: Write + Seek> NpzWriter<W> {
         Ok(self.zip.finish()?)
     }
 
-    /// Starts an array of `T` whose elements follow by [`NpzWriter::write`]: `ndarray-npy` writes only
-    /// whole arrays, and the samples of a run need not fit into memory.
+    /// Starts an array of `T` whose elements follow by [`NpzWriter::write`]: `ndarray-npy` writes
+    /// only whole arrays, and the samples of a run need not fit into memory.
     pub(super) fn start<T: WritableElement>(
         &mut self,
         key: &str,
@@ -323,7 +323,8 @@ impl<W: Write + Seek> NpzWriter<W> {
     ) -> Result<Header, NpzError> {
         let header = Header::of::<T>(shape).map_err(invalid(key))?;
         let len = header.data_len().ok_or_else(|| size_mismatch(key))?;
-        // The default time would be the current one if the `time` feature of the crate were enabled.
+        // The default time would be the current one if the `time` feature of the crate were
+        // enabled.
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .last_modified_time(zip::DateTime::default())
@@ -374,7 +375,6 @@ pub(super) fn unexpected(key: &str, header: &Header, expected: &str) -> NpzError
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
-
 
     use super::*;
 

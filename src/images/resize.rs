@@ -1,16 +1,16 @@
-//! Pillow's resampling, to the bit: what clean-fid, torchvision's `T.Resize` and CLIP's preprocessing
-//! do to an image.
+//! Pillow's resampling, to the bit: what clean-fid, torchvision's `T.Resize` and CLIP's
+//! preprocessing do to an image.
 //!
 //! Pillow works in two passes, horizontal and vertical, and rounds to the pixel type after each: to
-//! `f32` for its mode F, to 8 bits for all others. A pass whose size does not change is left out. The
-//! horizontal one comes first, except that since Pillow 13 the vertical one does where the height
-//! shrinks by more than twice what the width shrinks by, in pixels; that is followed here. (Square
-//! images that become square are not affected, and any other by one rounding at most.)
+//! `f32` for its mode F, to 8 bits for all others. A pass whose size does not change is left out.
+//! The horizontal one comes first, except that since Pillow 13 the vertical one does where the
+//! height shrinks by more than twice what the width shrinks by, in pixels; that is followed here.
+//! (Square images that become square are not affected, and any other by one rounding at most.)
 //!
-//! A pass is one routine here: an output row is a weighted sum of input rows, computed on contiguous
-//! memory, by whatever vector instructions the CPU has: these change no bit. The pass over the columns
-//! transposes the image before and after. Floating point works on one channel's plane at a time
-//! (`float`), 8 bits on whole pixels (`fixed`).
+//! A pass is one routine here: an output row is a weighted sum of input rows, computed on
+//! contiguous memory, by whatever vector instructions the CPU has: these change no bit. The pass
+//! over the columns transposes the image before and after. Floating point works on one channel's
+//! plane at a time (`float`), 8 bits on whole pixels (`fixed`).
 
 mod fixed;
 mod float;
@@ -26,7 +26,7 @@ use float::{Passes, Resample, Scratch, Write};
 /// The largest side that is resampled, in pixels: far above any image, far below any overflow.
 const MAX_SIDE: usize = 1 << 24;
 
-/// Why an image was not resampled.
+/// Error of resampling an image.
 #[derive(Debug, Error)]
 pub enum ResizeError {
     /// A side is zero or absurdly large.
@@ -109,8 +109,8 @@ impl Resampler {
         self.output
     }
 
-    /// Resamples `[height, width, channels]` in floating point, each channel as Pillow does an image
-    /// of mode F. Not clipped: the cubic overshoots.
+    /// Resamples `[height, width, channels]` in floating point, each channel as Pillow does an
+    /// image of mode F. Not clipped: the cubic overshoots.
     ///
     /// # Errors
     /// [`ResizeError::Length`] when `pixels` has another size than the resampler's input.
@@ -133,8 +133,8 @@ impl Resampler {
         Ok(out)
     }
 
-    /// Resamples `[height, width, channels]` in Pillow's 8-bit fixed point, rounded and clamped after
-    /// each pass. Channels are independent: one that is alpha is not treated as such.
+    /// Resamples `[height, width, channels]` in Pillow's 8-bit fixed point, rounded and clamped
+    /// after each pass. Channels are independent: one that is alpha is not treated as such.
     ///
     /// # Errors
     /// [`ResizeError::Length`] when `pixels` has another size than the resampler's input.
@@ -151,8 +151,8 @@ impl Resampler {
         Ok(out)
     }
 
-    /// [`Resampler::float`] of every image, clipped to `[0, 255]`: `[images, out_height, out_width, 3]`.
-    /// In parallel; an image's result does not depend on the others.
+    /// [`Resampler::float`] of every image, clipped to `[0, 255]`: `[images, out_height, out_width,
+    /// 3]`. In parallel; an image's result does not depend on the others.
     ///
     /// # Errors
     /// [`ResizeError::Batch`] when the images have another size than the resampler's input.
@@ -336,8 +336,8 @@ impl Write<u8> for Rounded {
     }
 }
 
-/// clean-fid's `make_resizer("PIL", quantize_after=False, "bicubic")`: `[in_height, in_width, channels]`
-/// to `[out_height, out_width, channels]`, clipped to `[0, 255]`, not rounded.
+/// clean-fid's `make_resizer("PIL", quantize_after=False, "bicubic")`: `[in_height, in_width,
+/// channels]` to `[out_height, out_width, channels]`, clipped to `[0, 255]`, not rounded.
 ///
 /// # Errors
 /// [`ResizeError`] when the sizes are impossible or `pixels` does not fit them.
@@ -375,7 +375,7 @@ mod tests {
             .collect()
     }
 
-    /// What `run` makes with every set of vector instructions that the machine has: one and the same.
+    /// Runs `run` with every set of vector instructions of the machine: one and the same.
     fn on_all<R: PartialEq>(mut resampler: Resampler, run: impl Fn(&Resampler) -> R) -> R {
         let mut results = Isa::all().map(|isa| {
             resampler.isa = isa;
@@ -441,7 +441,8 @@ mod tests {
         }
     }
 
-    /// The definition, one pixel at a time: both orders of the passes, sides that stay, shrink and grow.
+    /// The definition, one pixel at a time: both orders of the passes, sides that stay, shrink and
+    /// grow.
     #[test]
     fn floating_point_follows_the_definition() {
         let sides = [1, 5, 16, 23, 40];

@@ -78,7 +78,7 @@ impl<R: Read + Seek> SamplesReader<R> {
         self.count
     }
 
-    /// Whether there is no image.
+    /// Returns true if there is no image.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -132,11 +132,12 @@ impl<R: Read + Seek> SamplesReader<R> {
         Ok(())
     }
 
-    /// Hands on the first `limit` images in order, `batch_size` at a time. When that is all of them,
-    /// the checksum is verified at the end.
+    /// Hands on the first `limit` images in order, `batch_size` at a time. When that is all of
+    /// them, the checksum is verified at the end.
     ///
     /// # Errors
-    /// `fail` of an [`NpzError`] when the file is damaged or cannot be read; whatever `take` returns.
+    /// `fail` of an [`NpzError`] when the file is damaged or cannot be read; whatever `take`
+    /// returns.
     pub fn for_each_batch<E>(
         &mut self,
         limit: usize,

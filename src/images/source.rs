@@ -34,13 +34,13 @@ pub struct DataConfig {
     pub path: PathBuf,
     /// Rows and columns that every image is resized and cropped to.
     pub image_size: usize,
-    /// Whether each class gets its own samples; otherwise all images form one.
+    /// Gives each class its own samples; otherwise all images form one class.
     #[serde(default = "default_class_conditional")]
     pub class_conditional: bool,
     /// Use only this many images, the first in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_samples: Option<usize>,
-    /// What to do about a file that is no readable image.
+    /// Treatment of a file that is not a readable image.
     #[serde(default)]
     pub on_bad_image: OnBadImage,
 }
@@ -49,7 +49,7 @@ fn default_class_conditional() -> bool {
     true
 }
 
-/// What to do about a file that is no readable image.
+/// Treatment of a file that is not a readable image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBadImage {
@@ -190,7 +190,7 @@ impl ImageSource {
         self.labels.len()
     }
 
-    /// Whether there is no image.
+    /// Returns true if there is no image.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
@@ -208,13 +208,13 @@ impl ImageSource {
         &self.classes
     }
 
-    /// Whether `num_samples` leaves images out.
+    /// Returns true if `num_samples` excludes images.
     #[must_use]
     pub fn truncated(&self) -> bool {
         self.truncated
     }
 
-    /// Whether files that are no readable images are left out.
+    /// Returns true if unreadable images are skipped.
     #[must_use]
     pub fn skips_bad_images(&self) -> bool {
         self.config.on_bad_image == OnBadImage::Skip
@@ -226,9 +226,9 @@ impl ImageSource {
         self.ignored
     }
 
-    /// Reads every image once, in order, `uint8[batch, image_size, image_size, 3]` at a time. Files that
-    /// are no readable images end it or, under [`OnBadImage::Skip`], are left out, now and later, and
-    /// returned.
+    /// Reads every image once, in order, `uint8[batch, image_size, image_size, 3]` at a time. Files
+    /// that are no readable images end it or, under [`OnBadImage::Skip`], are left out, now and
+    /// later, and returned.
     ///
     /// # Errors
     /// [`ImagesError`] naming the file; whatever `visit` returns.

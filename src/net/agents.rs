@@ -31,8 +31,8 @@ pub(crate) struct Agents {
 }
 
 impl Agents {
-    /// Reads the environment; opens no connection. With `redirects` = 0, a redirect is returned as the
-    /// response.
+    /// Reads the environment; opens no connection. With `redirects` = 0, a redirect is returned as
+    /// the response.
     ///
     /// # Errors
     /// [`EnvironmentError`].

@@ -38,8 +38,8 @@ impl Offline {
     }
 }
 
-/// Parses a boolean environment variable. The hub's own tools accept 1, ON, YES and TRUE as true and
-/// everything else as false. Here every value except the usual words for false counts as true,
+/// Parses a boolean environment variable. The hub's own tools accept 1, ON, YES and TRUE as true
+/// and everything else as false. Here every value except the usual words for false counts as true,
 /// because an unintended download is worse than a refused one.
 fn is_enabled(value: &str) -> bool {
     let disabled = ["", "0", "off", "no", "false", "n", "f"];

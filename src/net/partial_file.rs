@@ -18,8 +18,8 @@ pub(crate) struct Origin {
     pub(crate) validator: Option<String>,
 }
 
-/// An unfinished download: `NAME.part` with the bytes and `NAME.part.json` with the [`Origin`], beside
-/// the final path.
+/// An unfinished download: `NAME.part` with the bytes and `NAME.part.json` with the [`Origin`],
+/// beside the final path.
 pub(crate) struct PartialFile {
     path: PathBuf,
     origin: PathBuf,
@@ -62,8 +62,8 @@ impl PartialFile {
         }
     }
 
-    /// Discards the received bytes. The origin is removed first, because bytes without an origin are
-    /// resumed only under a checksum; the other order could pair old bytes with a new origin.
+    /// Discards the received bytes. The origin is removed first, because bytes without an origin
+    /// are resumed only under a checksum; the other order could pair old bytes with a new origin.
     pub(crate) fn restart(&self) -> Result<(), TransferError> {
         self.remove_origin()?;
         let failed = TransferError::io(&self.path);
@@ -87,8 +87,8 @@ impl PartialFile {
         origin.map_or(Ok(()), |origin| self.write_origin(origin))
     }
 
-    /// Makes the received bytes durable. Called before the checksum is computed, so that the bytes that
-    /// were checked are the bytes that survive a crash.
+    /// Makes the received bytes durable. Called before the checksum is computed, so that the bytes
+    /// that were checked are the bytes that survive a crash.
     pub(crate) fn sync(&self) -> Result<(), TransferError> {
         File::open(&self.path)
             .and_then(|file| file.sync_all())

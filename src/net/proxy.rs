@@ -1,11 +1,11 @@
 //! Proxies and TLS roots from the usual environment variables.
 //!
-//! `HTTPS_PROXY` applies to https addresses, `HTTP_PROXY` to http addresses, `ALL_PROXY` to both where
-//! the specific variable is unset, and `NO_PROXY` lists hosts to connect to directly. Lower-case names
-//! take precedence. Loopback addresses never use a proxy.
+//! `HTTPS_PROXY` applies to https addresses, `HTTP_PROXY` to http addresses, `ALL_PROXY` to both
+//! where the specific variable is unset, and `NO_PROXY` lists hosts to connect to directly.
+//! Lower-case names take precedence. Loopback addresses never use a proxy.
 //!
-//! Written here because ureq's `Proxy::try_from_env` takes the first variable that is set as the proxy
-//! of both schemes and has no exception for loopback addresses.
+//! Written here because ureq's `Proxy::try_from_env` takes the first variable that is set as the
+//! proxy of both schemes and has no exception for loopback addresses.
 
 use ureq::Proxy;
 use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use ureq::http::HeaderMap;
 
 /// Exponential backoff with full jitter: the delay before attempt k + 1 is uniform between 0 and
-/// min(`initial`·2^(k−1), `max`). The reference implementation of Private Evolution uses the same rule
-/// (tenacity's `wait_random_exponential`).
+/// min(`initial`·2^(k−1), `max`). The reference implementation of Private Evolution uses the same
+/// rule (tenacity's `wait_random_exponential`).
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
     /// Upper bound of the first delay.
@@ -30,8 +30,8 @@ pub(crate) fn jitter() -> f64 {
     getrandom::u64().map_or(1.0, |bits| (bits >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
-/// Returns the delay that the server requests: `retry-after-ms` in milliseconds, or `Retry-After` in
-/// seconds or as a date.
+/// Returns the delay that the server requests: `retry-after-ms` in milliseconds, or `Retry-After`
+/// in seconds or as a date.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str, unit: f64| {

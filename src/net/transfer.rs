@@ -1,8 +1,8 @@
 //! Downloads one file over HTTP into a [`PartialFile`], with resume, size limits and retries. The
 //! caller verifies the checksum and moves the file to its final path.
 //!
-//! Written here because no maintained client resumes by validator (`If-Range`), bounds the size of the
-//! response and the time without data, and keeps the bytes received before a failure.
+//! Written here because no maintained client resumes by validator (`If-Range`), bounds the size of
+//! the response and the time without data, and keeps the bytes received before a failure.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
@@ -22,8 +22,8 @@ use crate::progress::{Progress, Unit};
 
 /// Bytes of an error response that are read: enough for a message, not for a whole web page.
 const MAX_ERROR_BODY: u64 = 1 << 12;
-/// Upper bound of the attempts at one address, even if each of them receives some bytes: a server that
-/// sends one byte per connection must not keep the program busy forever.
+/// Upper bound of the attempts at one address, even if each of them receives some bytes: a server
+/// that sends one byte per connection must not keep the program busy forever.
 const MAX_ATTEMPTS: u32 = 1000;
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 17;
@@ -56,8 +56,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Returns the delay before the next attempt: the one that the server requested, and at least the
-    /// backoff.
+    /// Returns the delay before the next attempt: the one that the server requested, and at least
+    /// the backoff.
     fn delay(&self, failures: u32, requested: Option<Duration>, jitter: f64) -> Duration {
         let backoff = self.backoff.delay(failures, jitter);
         backoff.max(requested.unwrap_or_default())
@@ -114,7 +114,8 @@ pub(crate) struct ExpectedSize {
     pub(crate) approximate: Option<u64>,
     /// Largest accepted length if neither the caller nor the server states the exact one.
     pub(crate) limit: u64,
-    /// True if the caller verifies a checksum, which also detects bytes of two versions in one file.
+    /// True if the caller verifies a checksum, which also detects bytes of two versions in one
+    /// file.
     pub(crate) has_checksum: bool,
 }
 
@@ -153,8 +154,9 @@ impl Transfer<'_> {
         })
     }
 
-    /// Repeats `attempt` until it succeeds, fails permanently or exceeds the retry policy. `received`
-    /// returns the bytes so far: an attempt that received some resets the count of failures.
+    /// Repeats `attempt` until it succeeds, fails permanently or exceeds the retry policy.
+    /// `received` returns the bytes so far: an attempt that received some resets the count of
+    /// failures.
     ///
     /// # Errors
     /// [`TransferError`].
@@ -194,8 +196,8 @@ impl Transfer<'_> {
         Err(TransferError::refused(url, message))
     }
 
-    // One request from the choice of the range to the last byte. It stays in one function because each
-    // step decides whether the bytes received so far are still valid for the next one.
+    // One request from the choice of the range to the last byte. It stays in one function because
+    // each step decides whether the bytes received so far are still valid for the next one.
     /// Sends one request and stores its body. `Ok` means that the file is complete.
     fn attempt(
         &self,
@@ -352,7 +354,8 @@ fn partial_content(
         return Resume::Restart("the server sent another range than requested; restarting");
     }
     if total.or(expected.exact).is_none() {
-        // The end of such a range need not be the end of the file; a whole response has a known end.
+        // The end of such a range need not be the end of the file; a whole response has a known
+        // end.
         return Resume::Restart("the server sent a range of unknown length; restarting");
     }
     Resume::Bytes {
@@ -395,7 +398,8 @@ fn check_response(
     Ok(())
 }
 
-/// Returns the header that distinguishes versions of a file: a strong `ETag`, or else `Last-Modified`.
+/// Returns the header that distinguishes versions of a file: a strong `ETag`, or else
+/// `Last-Modified`.
 fn validator_of(headers: &HeaderMap) -> Option<String> {
     let is_strong = |tag: &&str| tag.starts_with('"');
     let tag = header(headers, "etag").filter(is_strong);

@@ -1,4 +1,4 @@
-//! `scheduler/scheduler_config.json`.
+//! Parser of `scheduler/scheduler_config.json`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,12 +6,12 @@ use serde_json::Value;
 use crate::diffusion::{DiffusionError, NoiseSchedule};
 use crate::models::stable_diffusion::Fields;
 
-/// A way to undo noise.
+/// A kind of scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SchedulerKind {
-    /// Pseudo linear multi-steps (Liu et al. 2022, arXiv 2202.09778) without the Runge-Kutta steps at the
-    /// beginning, as SD 1.x is published: `skip_prk_steps`.
+    /// Pseudo linear multistep method (Liu et al. 2022, arXiv 2202.09778) without the initial
+    /// Runge-Kutta steps, as in the published SD 1.x: `skip_prk_steps`.
     Pndm,
     /// Song et al. 2021, arXiv 2010.02502, with η = 0.
     Ddim,
@@ -22,7 +22,7 @@ pub enum SchedulerKind {
     DpmSolver,
 }
 
-/// What the network predicts.
+/// The quantity that the network predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PredictionType {
@@ -33,7 +33,7 @@ pub enum PredictionType {
     VPrediction,
 }
 
-/// Which training timesteps are taken.
+/// The choice of training timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimestepSpacing {
@@ -54,27 +54,27 @@ enum BetaSchedule {
     SquaredcosCapV2,
 }
 
-/// A noise schedule and what goes with it, under the names of the file. What a file leaves open has the
-/// default that diffusers gives it in the scheduler that is used.
+/// A noise schedule and its options, by the names in the file. An option that is absent has the
+/// default of diffusers for the scheduler in use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchedulerConfig {
     /// The scheduler that the file names.
     pub kind: SchedulerKind,
     /// β of each training timestep.
     betas: Vec<f32>,
-    /// What the network predicts.
+    /// The quantity that the network predicts.
     pub prediction_type: PredictionType,
     /// Added to the timesteps of [`TimestepSpacing::Leading`].
     pub steps_offset: i64,
-    /// Whether ᾱ before the first timestep is 1 rather than the first timestep's.
+    /// True if ᾱ before the first timestep is 1; false if it is that of the first timestep.
     pub set_alpha_to_one: Option<bool>,
-    /// Which training timesteps are taken.
+    /// The choice of training timesteps.
     pub timestep_spacing: Option<TimestepSpacing>,
-    /// Whether DDIM cuts each predicted image.
+    /// True if DDIM clips each predicted image.
     pub clip_sample: Option<bool>,
-    /// To which range around 0.
+    /// Bound of the absolute value of clipped images.
     pub clip_sample_range: f64,
-    /// Whether Euler and DPM-Solver++ end at the first timestep's noise rather than at none.
+    /// True if Euler and DPM-Solver++ end at the noise of the first timestep instead of at 0.
     pub final_sigma_min: bool,
 }
 
@@ -85,12 +85,14 @@ impl SchedulerConfig {
     /// Reads a `scheduler_config.json` of diffusers.
     ///
     /// # Errors
-    /// [`DiffusionError::Scheduler`] naming a key that is wrong, or an option that is not supported.
+    /// [`DiffusionError::Scheduler`] naming a key that is wrong, or an option that is not
+    /// supported.
     pub fn from_json(value: &Value) -> Result<Self, DiffusionError> {
         Self::read(value)
             .map_err(|error| DiffusionError::Scheduler(error.key.to_owned(), error.message))
     }
 
+    // One function, because it is the list of the file's keys, in the order of their checks.
     fn read(value: &Value) -> Result<Self, crate::sections::InvalidKey> {
         use crate::sections::InvalidKey;
         let mut fields = Fields::new(value)?;
@@ -105,8 +107,8 @@ impl SchedulerConfig {
                     "_class_name",
                     format!(
                         "is \"{other}\": expected PNDMScheduler, DDIMScheduler, \
-                         EulerDiscreteScheduler or DPMSolverMultistepScheduler; change the file, or \
-                         set another one by model.scheduler"
+                         EulerDiscreteScheduler or DPMSolverMultistepScheduler; change the file, \
+                         or set another one by model.scheduler"
                     ),
                 ));
             }
@@ -135,7 +137,7 @@ impl SchedulerConfig {
             let message = format!("{ends:?} leads to a beta that is not in [0, 1)");
             return Err(InvalidKey::new("beta_end", message));
         }
-        // What only PNDM, Euler or DPM-Solver++ have, at the values that are implemented.
+        // Options of PNDM, Euler or DPM-Solver++ only, at the values that are implemented.
         if kind == SchedulerKind::Pndm && !fields.or("skip_prk_steps", false)? {
             return Err(InvalidKey::new(
                 "skip_prk_steps",
@@ -162,7 +164,7 @@ impl SchedulerConfig {
             let message = format!("is {limit}: only no limit is supported");
             return Err(InvalidKey::new("lambda_min_clipped", message));
         }
-        // Of effect only with an option that is refused, or none at all.
+        // These have an effect only together with an option that is refused.
         fields.ignore(&[
             "dynamic_thresholding_ratio",
             "sample_max_value",
@@ -190,13 +192,13 @@ impl SchedulerConfig {
             let message = format!("is {}: expected a number above 0", config.clip_sample_range);
             return Err(InvalidKey::new("clip_sample_range", message));
         }
-        // Thresholding, Karras sigmas, rescaled betas and the like are false or refused.
+        // Other options, such as thresholding, Karras sigmas or rescaled betas, must be off.
         fields.finish()?;
         Ok(config)
     }
 
-    /// ᾱ of each training timestep: products in float64 of float32 factors, each rounded to float32, as
-    /// PyTorch does it.
+    /// Returns ᾱ of each training timestep: products in float64 of float32 factors, each rounded to
+    /// float32, as in PyTorch.
     pub(super) fn alphas_cumprod(&self) -> Vec<f32> {
         let mut product = 1.0f64;
         self.betas
@@ -224,7 +226,7 @@ fn betas(schedule: BetaSchedule, (first, last): (f64, f64), steps: usize) -> Vec
     }
 }
 
-/// `torch.linspace` in float32, which counts from both ends.
+/// Returns `torch.linspace` in float32, which counts from both ends.
 fn linspace(first: f32, last: f32, count: usize) -> Vec<f32> {
     let step = (last - first) / (count.max(2) - 1) as f32;
     (0..count)

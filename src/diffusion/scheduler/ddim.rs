@@ -7,7 +7,7 @@ use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables
 use crate::diffusion::DiffusionError;
 
 struct Ddim {
-    /// ᾱ of each timestep and of the one it leads to.
+    /// ᾱ of each timestep and of the next one.
     alphas: Vec<(f64, f64)>,
     prediction: PredictionType,
     clip: Option<f32>,

@@ -1,4 +1,4 @@
-//! DPM-Solver++(2M), the multistep solver of second order for the predicted image.
+//! DPM-Solver++(2M), the second-order multistep solver for the predicted image.
 
 use candle_core::{Result as TensorResult, Tensor, bail};
 
@@ -7,16 +7,16 @@ use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables
 use crate::diffusion::DiffusionError;
 use crate::diffusion::dpm_solver::{advance, shares};
 
-/// Walks shorter than this end with a step of first order, for stability.
+/// Loops with fewer steps end with a first-order step, for stability.
 const SHORT: usize = 15;
 
 struct DpmSolver {
-    /// The noise levels of the timesteps taken, and where the last one leads.
+    /// The noise levels of the timesteps, and the final one.
     sigmas: Vec<f64>,
     prediction: PredictionType,
-    /// Whether the last step is of first order.
+    /// True if the last step is of first order.
     lower_order_final: bool,
-    /// The last step's predicted image.
+    /// The image that the previous step predicted.
     before: Option<Tensor>,
 }
 
@@ -28,7 +28,7 @@ pub(super) fn tables(
     let config = &scheduler.config;
     let trained = scheduler.alphas_cumprod.len();
     let spacing = config.timestep_spacing.unwrap_or(TimestepSpacing::Linspace);
-    // One more than is taken, of which the least noisy is left out.
+    // One timestep more than needed; the least noisy one is dropped.
     let mut timesteps: Vec<i64> = match spacing {
         TimestepSpacing::Linspace => linspace(trained as f64 - 1.0, steps + 1)
             .skip(1)

@@ -7,7 +7,7 @@ use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables
 use crate::diffusion::DiffusionError;
 
 struct Euler {
-    /// The noise levels of the timesteps taken, and where the last one leads.
+    /// The noise levels of the timesteps, and the final one.
     sigmas: Vec<f64>,
     prediction: PredictionType,
 }

@@ -1,4 +1,5 @@
-//! PNDM without Runge-Kutta steps: linear multi-steps from the third prediction on (`step_plms`).
+//! PNDM without Runge-Kutta steps: a linear multistep method from the third prediction on
+//! (`step_plms`).
 
 use std::collections::VecDeque;
 
@@ -9,12 +10,12 @@ use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables
 use crate::diffusion::DiffusionError;
 
 struct Pndm {
-    /// For each call, ᾱ where the sample is and where it goes.
+    /// For each call, ᾱ of the sample before and after.
     alphas: Vec<(f64, f64)>,
     prediction: PredictionType,
     /// The last predictions, the latest last; at most four.
     outputs: VecDeque<Tensor>,
-    /// What the repeated second call starts from once more.
+    /// The sample from which the repeated second call starts again.
     first_sample: Option<Tensor>,
 }
 
@@ -37,7 +38,7 @@ pub(super) fn tables(
         repeat_second(once)
     };
     let stride = (trained / steps) as i64;
-    // The second call goes over the first one's step again.
+    // The second call repeats the step of the first one.
     let ends: Vec<(i64, i64)> = timesteps
         .iter()
         .enumerate()
@@ -72,7 +73,7 @@ pub(super) fn tables(
     }))
 }
 
-/// The second of `timesteps` twice, if there is one.
+/// Returns `timesteps` with the second one repeated, if there is one.
 fn repeat_second(mut timesteps: Vec<i64>) -> Vec<i64> {
     if let Some(&second) = timesteps.get(1) {
         timesteps.insert(1, second);
@@ -90,7 +91,7 @@ impl Solver for Pndm {
         let Some(&(alpha, alpha_next)) = self.alphas.get(index) else {
             bail!("step {index} of {}", self.alphas.len());
         };
-        // The repeated call's prediction is used once and not remembered.
+        // The prediction of the repeated call is used once and not kept.
         if index != 1 {
             self.outputs.push_back(model_output.clone());
             if self.outputs.len() > 4 {
@@ -133,7 +134,7 @@ impl Solver for Pndm {
     }
 }
 
-/// Formula (9) of the paper.
+/// Computes formula (9) of the paper.
 fn next(
     prediction: PredictionType,
     (alpha, alpha_next): (f64, f64),
@@ -147,7 +148,7 @@ fn next(
     };
     let share = (alpha_next / alpha).sqrt();
     let denominator = alpha * beta_next.sqrt() + (alpha * beta * alpha_next).sqrt();
-    // Both are 0 only where nothing is left to undo.
+    // Both are 0 only if no noise is left.
     let noise_share = if denominator > 0.0 {
         (alpha_next - alpha) / denominator
     } else {

@@ -1,8 +1,9 @@
-//! Which training timesteps a walk takes.
+//! Choice of the training timesteps of a denoising loop.
 
 use super::TimestepSpacing;
 
-/// `steps` of `trained` timesteps as whole numbers, the least noisy first (diffusers' PNDM and DDIM).
+/// Returns `steps` of `trained` timesteps as integers, the least noisy first, as PNDM and DDIM of
+/// diffusers choose them.
 pub(super) fn whole(
     spacing: TimestepSpacing,
     steps: usize,
@@ -31,7 +32,7 @@ pub(super) fn whole(
     timesteps
 }
 
-/// `count` numbers evenly from 0 to `last`.
+/// Returns `count` evenly spaced numbers from 0 to `last`.
 pub(super) fn linspace(last: f64, count: usize) -> impl Iterator<Item = f64> {
     let step = last / (count.max(2) - 1) as f64;
     (0..count).map(move |index| {
@@ -43,7 +44,7 @@ pub(super) fn linspace(last: f64, count: usize) -> impl Iterator<Item = f64> {
     })
 }
 
-/// The value of `table` at a fractional index, linearly between its entries.
+/// Interpolates `table` linearly at a fractional index.
 pub(super) fn interpolate(table: &[f64], index: f64) -> f64 {
     let below = index.floor().max(0.0) as usize;
     let last = table.last().copied().unwrap_or(f64::NAN);

@@ -46,23 +46,26 @@ fn noise_of(scheduler: &Scheduler, spread: f64, input: &Tensor, timestep: f32) -
     (input * ((1.0 - alpha).sqrt() / variance)).unwrap()
 }
 
-/// Where the walk ends, over where the exact solution ends.
+/// Relative error of the end of the loop against the exact solution.
 fn relative_error(scheduler: &Scheduler, steps: usize, skipped: usize, spread: f64) -> f64 {
-    let walk = scheduler.start(steps, skipped).unwrap();
+    let denoising = scheduler.start(steps, skipped).unwrap();
     let noise = tensor(&[1.0]);
     let (start, first) = if skipped == 0 {
-        let start = walk.initial(&noise).unwrap();
-        (start, walk.timesteps()[0])
+        let start = denoising.initial(&noise).unwrap();
+        (start, denoising.timesteps()[0])
     } else {
         let nothing = tensor(&[0.0]);
-        (walk.noised(&nothing, &noise).unwrap(), walk.timesteps()[0])
+        (
+            denoising.noised(&nothing, &noise).unwrap(),
+            denoising.timesteps()[0],
+        )
     };
-    let input = walk.input(&start).unwrap().unwrap().1;
+    let input = denoising.input(&start).unwrap().unwrap().1;
     // Exact: a sample keeps its quantile, so it scales as the standard deviation does.
     let alpha_first = alpha(scheduler, first);
     let deviation = (alpha_first * spread * spread + 1.0 - alpha_first).sqrt();
     let exact = values(&input)[0] / deviation * spread;
-    let end = walk
+    let end = denoising
         .run(
             start,
             |input, timestep| Ok(noise_of(scheduler, spread, input, timestep)),
@@ -73,9 +76,10 @@ fn relative_error(scheduler: &Scheduler, steps: usize, skipped: usize, spread: f
 }
 
 #[test]
-fn a_walk_ends_where_the_exact_solution_does() {
-    // The bounds are a little above what the methods themselves leave, in float64, at these steps. PNDM's last
-    // step goes beyond the first timestep, which is what its error in many steps is.
+fn the_loop_ends_where_the_exact_solution_does() {
+    // The bounds are slightly above the errors of the methods themselves, in float64, with these
+    // steps. The error of PNDM in many steps is from its last step, which goes beyond the first
+    // timestep.
     for (kind, coarse, fine) in [
         (SchedulerKind::Pndm, 0.001, 0.002),
         (SchedulerKind::Ddim, 0.09, 0.025),
@@ -99,16 +103,16 @@ fn a_single_image_is_found_exactly() {
     ] {
         let scheduler = scheduler(kind, json!({"set_alpha_to_one": true}));
         for (steps, skipped) in [(10, 0), (10, 6), (1, 0)] {
-            let walk = scheduler.start(steps, skipped).unwrap();
+            let denoising = scheduler.start(steps, skipped).unwrap();
             let image = tensor(&[0.5, -2.0, 0.0]);
             let noise = tensor(&[1.0, 0.3, -1.7]);
-            let start = walk.noised(&image, &noise).unwrap();
+            let start = denoising.noised(&image, &noise).unwrap();
             let predict = |input: &Tensor, timestep: f32| {
                 let alpha = alpha(&scheduler, timestep);
                 let rest = (input - (&image * alpha.sqrt())?)?;
                 rest / (1.0 - alpha).sqrt()
             };
-            let end = walk.run(start, predict, |_, _| Ok(())).unwrap();
+            let end = denoising.run(start, predict, |_, _| Ok(())).unwrap();
             for (found, expected) in values(&end).iter().zip(values(&image)) {
                 assert!(
                     (found - expected).abs() < 2e-4,
@@ -120,13 +124,13 @@ fn a_single_image_is_found_exactly() {
 }
 
 #[test]
-fn predicting_the_velocity_is_the_same_walk() {
+fn predicting_the_velocity_gives_the_same_result() {
     for kind in KINDS {
         let noise = scheduler(kind, json!({}));
         let velocity = scheduler(kind, json!({"prediction_type": "v_prediction"}));
         let end = |scheduler: &Scheduler, velocity: bool| {
-            let walk = scheduler.start(12, 0).unwrap();
-            let start = walk.initial(&tensor(&[0.8, -1.5])).unwrap();
+            let denoising = scheduler.start(12, 0).unwrap();
+            let start = denoising.initial(&tensor(&[0.8, -1.5])).unwrap();
             let predict = |input: &Tensor, timestep: f32| {
                 let noise = noise_of(scheduler, 0.6, input, timestep);
                 if !velocity {
@@ -137,9 +141,10 @@ fn predicting_the_velocity_is_the_same_walk() {
                 let image = ((input - (&noise * deviation)?)? / signal)?;
                 (noise * signal)? - (image * deviation)?
             };
-            values(&walk.run(start, predict, |_, _| Ok(())).unwrap())
+            values(&denoising.run(start, predict, |_, _| Ok(())).unwrap())
         };
-        // PNDM mixes predictions of several timesteps, which is another method for another prediction.
+        // PNDM combines predictions of several timesteps, so that the method depends on the kind of
+        // prediction.
         let allowed = if kind == SchedulerKind::Pndm {
             0.12
         } else {
@@ -272,10 +277,14 @@ fn euler_and_dpm_solver_step_as_diffusers_does() {
         let config = SchedulerConfig::from_json(&row["config"]).unwrap();
         let scheduler = Scheduler::new(&config, config.kind, true);
         let number = |key: &str| row[key].as_u64().unwrap() as usize;
-        let mut walk = scheduler
+        let mut denoising = scheduler
             .start(number("num_inference_steps"), number("t_start"))
             .unwrap();
-        let timesteps: Vec<f64> = walk.timesteps().iter().map(|t| f64::from(*t)).collect();
+        let timesteps: Vec<f64> = denoising
+            .timesteps()
+            .iter()
+            .map(|t| f64::from(*t))
+            .collect();
         assert!(
             timesteps
                 .iter()
@@ -285,22 +294,22 @@ fn euler_and_dpm_solver_step_as_diffusers_does() {
         );
         let mut sample = tensor(&[0.5, -1.2, 2.0]);
         let noise = tensor(&[1.0, 0.3, -1.7]);
-        let initial = values(&walk.initial(&tensor(&[1.0])).unwrap());
+        let initial = values(&denoising.initial(&tensor(&[1.0])).unwrap());
         close(
             &what,
             &initial,
             &[row["init_noise_sigma"].as_f64().unwrap()],
         );
-        let noised = walk.noised(&sample, &noise).unwrap();
+        let noised = denoising.noised(&sample, &noise).unwrap();
         close(&what, &values(&noised), &list(&row["added_noise"]));
-        let (_, input) = walk.input(&sample).unwrap().unwrap();
+        let (_, input) = denoising.input(&sample).unwrap().unwrap();
         close(&what, &values(&input), &list(&row["scaled_model_input"]));
         let steps = row["prev_samples"].as_array().unwrap();
         assert_eq!(steps.len(), timesteps.len(), "{what}");
         for (index, expected) in steps.iter().enumerate() {
             let i = index as f64;
             let output = tensor(&[(i + 1.0).cos(), (2.0 * i + 1.0).sin(), 0.3 * i - 1.0]);
-            sample = walk.step(&output, &sample).unwrap();
+            sample = denoising.step(&output, &sample).unwrap();
             close(&what, &values(&sample), &list(expected));
         }
     }

@@ -1,4 +1,4 @@
-//! What can be wrong with a checkpoint.
+//! Errors of reading a checkpoint.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Why a checkpoint was refused.
+/// Error of reading a checkpoint.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
     /// The file cannot be read.
@@ -14,7 +14,7 @@ pub enum CheckpointError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// The file is not a checkpoint, or a damaged one.
@@ -22,7 +22,7 @@ pub enum CheckpointError {
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the fault.
         message: String,
     },
     /// The file's tensors are not those of the model.
@@ -30,7 +30,7 @@ pub enum CheckpointError {
     Mismatch {
         /// The file.
         path: PathBuf,
-        /// Which tensors.
+        /// Names of the tensors.
         mismatch: Box<Mismatch>,
     },
     /// The model could not be built for another reason.
@@ -43,7 +43,7 @@ pub enum CheckpointError {
     },
 }
 
-/// How a checkpoint and a model differ. Displays the first few of each kind.
+/// Differences between a checkpoint and a model. Displays the first few of each kind.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     /// Tensors that the model needs and the file lacks.

@@ -1,11 +1,12 @@
 //! A pickle interpreter that can build data and nothing else.
 //!
 //! A pickle is a program for a stack machine. This one knows the opcodes that `torch.save` and
-//! `torch.jit.save` write (Python's `pickletools` documents them). The functions and classes that a state dict needs are known
-//! by name ([`Global`]) and are never called: their calls become nodes. Any other name is refused.
+//! `torch.jit.save` write (Python's `pickletools` documents them). The functions and classes that a
+//! state dict needs are known by name ([`Global`]) and are never called: their calls become nodes.
+//! Any other name is refused.
 //!
-//! Work and memory are bounded by the length of the input: values are indices into an arena, so copying
-//! one costs nothing, and nothing recurses.
+//! Work and memory are bounded by the length of the input: values are indices into an arena, so
+//! copying one costs nothing, and nothing recurses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -69,7 +70,7 @@ pub(super) enum Node {
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Global(Global),
-    /// What a storage is called by: the tuple that PyTorch hands to `persistent_load`.
+    /// Identifier of a storage: the tuple that PyTorch passes to `persistent_load`.
     Persistent(Id),
     /// `callable(*args)`, for the tensor functions.
     Call(Global, Id),
@@ -134,7 +135,8 @@ impl Pickle {
         }
     }
 
-    /// A tuple of at most `limit` non-negative integers: the same long tuple could be asked for often.
+    /// A tuple of at most `limit` non-negative integers: the same long tuple could be asked for
+    /// often.
     pub fn indices(&self, id: Id, limit: usize) -> Option<Vec<usize>> {
         let items = self.tuple(id).filter(|items| items.len() <= limit)?;
         items.iter().map(|id| self.index(*id)).collect()
@@ -374,8 +376,8 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Attributes of a dict, such as a state dict's `_metadata`, are of no interest, those of an object
-    /// are all there is to it; nothing else may have any.
+    /// Attributes of a dict, such as a state dict's `_metadata`, are of no interest, those of an
+    /// object are all there is to it; nothing else may have any.
     fn build(&mut self) -> Step<()> {
         let state = self.pop()?;
         match self.top_node()? {

@@ -1,6 +1,6 @@
 //! The table of a `.safetensors` file, parsed and validated by the `safetensors` crate. This module
-//! adds what the crate cannot do for a file that is not in memory: a bound on the header, a comparison
-//! with the length of the file, and names in the errors.
+//! adds what the crate cannot do for a file that is not in memory: a bound on the header, a
+//! comparison with the length of the file, and names in the errors.
 
 use std::fmt;
 use std::fs::File;
@@ -14,8 +14,8 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor
 use super::stored::{Storage, StoredTensor};
 use super::{Table, TableError};
 
-/// Largest accepted header: the largest published models have a few megabytes. The crate's own bound
-/// of 100 MB would let a small hostile file allocate several times that while it is parsed.
+/// Largest accepted header: the largest published models have a few megabytes. The crate's own
+/// bound of 100 MB would let a small hostile file allocate several times that while it is parsed.
 const MAX_HEADER: u64 = 32 << 20;
 /// The entry of the header that is no tensor.
 const METADATA: &str = "__metadata__";
@@ -23,8 +23,8 @@ const METADATA: &str = "__metadata__";
 /// Reads the table of tensors.
 ///
 /// # Errors
-/// [`TableError`] if the header is malformed, or its tensors leave gaps, overlap, disagree with their
-/// shapes or do not fill the file.
+/// [`TableError`] if the header is malformed, or its tensors leave gaps, overlap, disagree with
+/// their shapes or do not fill the file.
 pub(super) fn read(file: &mut File) -> Result<Table, TableError> {
     let file_len = file.metadata()?.len();
     file.seek(SeekFrom::Start(0))?;
@@ -111,8 +111,8 @@ fn explain(tensors: &[(String, TensorInfo)], error: SafeTensorError) -> String {
     }
 }
 
-/// The tensors of a header, each name once. The crate's own map keeps the last of two entries with one
-/// name, which would hide the other from every check.
+/// The tensors of a header, each name once. The crate's own map keeps the last of two entries with
+/// one name, which would hide the other from every check.
 struct Header(Vec<(String, TensorInfo)>);
 
 impl<'de> Deserialize<'de> for Header {

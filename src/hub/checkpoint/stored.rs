@@ -1,4 +1,4 @@
-//! Where a tensor lies in a file, and bringing it into order.
+//! Location of a tensor in a file, and its conversion to a contiguous layout.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -101,7 +101,7 @@ impl StoredTensor {
         Self::new(storage, 0, shape, strides)
     }
 
-    /// Where its bytes begin, and how many there are.
+    /// Offset and number of its bytes.
     pub fn span(&self) -> (u64, usize) {
         (self.start, self.len)
     }

@@ -1,11 +1,11 @@
 //! The tables of PyTorch's two file formats.
 //!
-//! Reference: `torch/serialization.py`, `_load` (zip) and `_legacy_load`. Storages are left in the file:
-//! they are read when a tensor is asked for.
+//! Reference: `torch/serialization.py`, `_load` (zip) and `_legacy_load`. Storages are left in the
+//! file: they are read when a tensor is asked for.
 //!
-//! A TorchScript archive (`torch.jit.save`) is a zip file of the same kind, whose pickle holds a module in
-//! place of a dict: its tensors get the names that the module's `state_dict` would give them. Its code is
-//! not looked at. Reference: `torch/csrc/jit/serialization/pickler.cpp`.
+//! A TorchScript archive (`torch.jit.save`) is a zip file of the same kind, whose pickle holds a
+//! module in place of a dict: its tensors get the names that the module's `state_dict` would give
+//! them. Its code is not looked at. Reference: `torch/csrc/jit/serialization/pickler.cpp`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -28,7 +28,7 @@ pub(super) fn is_legacy(beginning: &[u8]) -> bool {
     beginning.starts_with(LEGACY_MAGIC)
 }
 
-/// How a pickle names a storage.
+/// Identifier of a storage in a pickle.
 struct StorageName<'a> {
     key: &'a str,
     dtype: DType,
@@ -206,7 +206,8 @@ fn storages(pickle: &Pickle) -> Result<BTreeMap<&str, DType>, TableError> {
     Ok(types)
 }
 
-/// Tensors by name: the pickle itself is a dict of them, holds one under `state_dict`, or is a module.
+/// Tensors by name: the pickle itself is a dict of them, holds one under `state_dict`, or is a
+/// module.
 fn state_dict(pickle: &Pickle) -> Result<Vec<(String, Id)>, String> {
     let root = match pickle.node(pickle.root) {
         Node::Dict(root) => root,
@@ -244,8 +245,8 @@ fn state_dict(pickle: &Pickle) -> Result<Vec<(String, Id)>, String> {
 /// Modules within modules, which real ones are far from.
 const MAX_DEPTH: usize = 64;
 
-/// The tensors of a TorchScript module and of the modules in it, by their dotted names. A module that
-/// stands in several places is listed in one of them.
+/// The tensors of a TorchScript module and of the modules in it, by their dotted names. A module
+/// that stands in several places is listed in one of them.
 fn module(pickle: &Pickle) -> Result<Vec<(String, Id)>, String> {
     let mut tensors = Vec::new();
     let mut seen = HashSet::new();

@@ -8,7 +8,7 @@ use candle_nn::var_builder::SimpleBackend;
 
 use super::{CheckpointError, Misshapen, OpenFile};
 
-/// What a model asked for so far.
+/// Tensors that a model has requested so far.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     pub used: BTreeSet<String>,

@@ -1,8 +1,9 @@
 //! Asking a hub: which version of a file it has, and where the bytes are.
 //!
-//! The hub keeps large files elsewhere and redirects. The token is for the hub alone: it goes to the scheme, host
-//! and port of the endpoint and to nobody else, and never over plain http to another machine. What the hub says
-//! about itself ends up in paths, and is taken only if it can do no harm there.
+//! The hub keeps large files elsewhere and redirects. The token is for the hub alone: it goes to
+//! the scheme, host and port of the endpoint and to nobody else, and never over plain http to
+//! another machine. What the hub says about itself ends up in paths, and is taken only if it can do
+//! no harm there.
 
 use std::cell::Cell;
 
@@ -31,7 +32,7 @@ pub(super) struct HubClient {
     fetching: Agents,
 }
 
-/// What a hub says of a file.
+/// Metadata of a file on the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileMetadata {
     /// The commit that it is of.
@@ -39,7 +40,7 @@ pub(super) struct FileMetadata {
     /// The name of its content.
     pub(super) etag: String,
     pub(super) size: Option<u64>,
-    /// Where its bytes are.
+    /// Address of its bytes.
     at: Uri,
 }
 
@@ -83,18 +84,18 @@ impl HubClient {
         format!("{}/{repository}/resolve/{revision}/{name}", self.endpoint)
     }
 
-    /// Whether there is a token, but everybody on the way could read it.
+    /// Returns true if there is a token but the connection is not encrypted.
     pub(super) fn keeps_token(&self) -> bool {
         self.token.is_some() && !self.is_safe()
     }
 
-    /// Whether nobody on the way to the hub can listen.
+    /// Returns true if the connection to the hub is encrypted or local.
     fn is_safe(&self) -> bool {
         let here = || host_of(&self.uri).is_some_and(|host| is_loopback(&host));
         self.uri.scheme_str() == Some("https") || here()
     }
 
-    /// Whether an address is the hub's own.
+    /// Returns true if an address belongs to the hub.
     fn is_own(&self, uri: &Uri) -> bool {
         uri.scheme() == self.uri.scheme() && uri.authority() == self.uri.authority()
     }
@@ -181,12 +182,12 @@ fn card(headers: &HeaderMap, at: Uri) -> Result<FileMetadata, &'static str> {
     })
 }
 
-/// Whether a text is a commit's name.
+/// Returns true if a text is the name of a commit.
 pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Where a redirect leads: to another address, or to a path of the same machine.
+/// Returns the target of a redirect: another address, or a path of the same host.
 fn join(from: &Uri, to: &str) -> Option<Uri> {
     let to: Uri = to.parse().ok()?;
     if to.authority().is_some() {
@@ -202,7 +203,8 @@ pub(super) struct Bytes<'s> {
     server: &'s HubClient,
     url: &'s str,
     card: &'s FileMetadata,
-    /// Where they were a moment ago. Such addresses hold for minutes: later tries ask again.
+    /// Address of the bytes at the last request. It is valid for minutes; later attempts request it
+    /// again.
     fresh: Cell<bool>,
 }
 

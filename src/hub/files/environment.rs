@@ -1,4 +1,4 @@
-//! What the environment says about the hub, as the hub's own tools read it.
+//! Environment variables of the hub, with the meaning that the hub's own tools give them.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::net::{Offline, RetryPolicy};
 /// The hub, unless `HF_ENDPOINT` names another.
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// Where the hub is, who asks, and where its files go.
+/// Address of the hub, access token, and folder of its cache.
 pub(super) struct HubEnvironment {
     /// The cache; `None` where there is no home folder and no variable names one.
     pub(super) cache: Option<PathBuf>,
@@ -19,8 +19,8 @@ pub(super) struct HubEnvironment {
 }
 
 impl HubEnvironment {
-    /// `HF_HUB_CACHE`, `HF_HOME` or `XDG_CACHE_HOME`; `HF_ENDPOINT`; `HF_TOKEN`, or else the token that `hf auth
-    /// login` left; `--offline` and `HF_HUB_OFFLINE`.
+    /// `HF_HUB_CACHE`, `HF_HOME` or `XDG_CACHE_HOME`; `HF_ENDPOINT`; `HF_TOKEN`, or else the token
+    /// that `hf auth login` left; `--offline` and `HF_HUB_OFFLINE`.
     pub(super) fn read() -> Self {
         let offline = Offline::downloads();
         let home = std::env::home_dir();

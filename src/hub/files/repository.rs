@@ -1,5 +1,6 @@
-//! A repository of the Hugging Face hub, through the cache that Python's tools share: `blobs/<ETag>` holds the
-//! bytes, `snapshots/<commit>/<name>` links to them, `refs/<revision>` names the commit of a branch or tag.
+//! A repository of the Hugging Face hub, through the cache that Python's tools share:
+//! `blobs/<ETag>` holds the bytes, `snapshots/<commit>/<name>` links to them, `refs/<revision>`
+//! names the commit of a branch or tag.
 
 use std::fs::{self, File};
 use std::io;
@@ -85,8 +86,8 @@ impl Repository {
         })
     }
 
-    /// The first of `names` that the cache has, else the first that the hub has; `None` when it says that it
-    /// has none of them.
+    /// The first of `names` that the cache has, else the first that the hub has; `None` when it
+    /// says that it has none of them.
     pub(super) fn get(
         &self,
         names: &[&str],
@@ -170,7 +171,7 @@ impl Repository {
     }
 }
 
-/// Whether a path stays below where it starts.
+/// Returns true if a path stays below its root.
 fn is_plain(path: &Path) -> bool {
     let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
     path.components().next().is_some() && path.components().all(plain)
@@ -249,7 +250,8 @@ fn fetch(
     }
 }
 
-/// Whether an `ETag` of the hub says what the bytes are: SHA-256 of large files, git's SHA-1 of small ones.
+/// Returns true if an `ETag` of the hub is a digest of the bytes: SHA-256 of large files, git's
+/// SHA-1 of small ones.
 fn is_digest(etag: &str) -> bool {
     matches!(etag.len(), 40 | 64) && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -280,7 +282,8 @@ fn link(snapshot: &Path, name: &str, blob: &Path) -> io::Result<()> {
     fs::create_dir_all(path.parent().unwrap_or(snapshot))?;
     #[cfg(unix)]
     {
-        // Relative, so that the cache can be moved: up from the name's folder, the commit's and the snapshots'.
+        // Relative, so that the cache can be moved: up from the name's folder, the commit's and the
+        // snapshots'.
         let mut target = PathBuf::new();
         for _ in 0..name.split('/').count() + 1 {
             target.push("..");

@@ -1,15 +1,16 @@
 //! Both passes in Pillow's 8-bit fixed point, on whole pixels.
 //!
-//! All of it is inlined into one [`ScalarLoop`], which is compiled for each set of vector instructions.
+//! All of it is inlined into one [`ScalarLoop`], which is compiled for each set of vector
+//! instructions.
 
 use super::super::filter::{Axis, PRECISION_BITS};
 use super::float::Passes;
 use crate::kernels::ScalarLoop;
 
-/// What is reused from image to image.
+/// Buffers that are reused for every image.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// What the first pass made.
+    /// Result of the first pass.
     between: Vec<u8>,
     /// Some rows, transposed: `[width, rows, channels]`.
     columns: Vec<u8>,

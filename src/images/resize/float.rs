@@ -1,15 +1,16 @@
 //! Both passes in floating point, one channel's plane after the other.
 //!
 //! Lines are held in `f64`, in which Pillow sums, so that a line that several output lines use is
-//! converted once; every value in them is an `f32`. The results are handed on a line at a time, to be
-//! written in whatever order is wanted without another pass over memory.
+//! converted once; every value in them is an `f32`. The results are handed on a line at a time, to
+//! be written in whatever order is wanted without another pass over memory.
 //!
-//! All of it is inlined into one [`ScalarLoop`], which is compiled for each set of vector instructions.
+//! All of it is inlined into one [`ScalarLoop`], which is compiled for each set of vector
+//! instructions.
 
 use super::super::filter::Axis;
 use crate::kernels::ScalarLoop;
 
-/// What is reused from image to image.
+/// Buffers that are reused for every image.
 #[derive(Default)]
 pub(super) struct Scratch {
     /// `[channels, height, width]`.
@@ -25,7 +26,7 @@ pub(super) trait Write<T> {
     fn line(&self, out: &mut [T], channel: usize, y: usize, values: &[f32]);
 }
 
-/// How an image is resampled: the axes whose size changes, and which goes first.
+/// Passes of resampling: the axes whose size changes, and their order.
 #[derive(Clone, Copy)]
 pub(super) struct Passes<'a> {
     pub horizontal: Option<&'a Axis>,
@@ -81,7 +82,7 @@ impl<P: Copy + Into<f64>, W: Write<T>, T> ScalarLoop for Resample<'_, P, W, T> {
     }
 }
 
-/// Where the lines of a pass go. Not a closure, which could not be made to be inlined.
+/// Destination of the lines of a pass. A trait, because a closure cannot be forced to be inlined.
 trait Lines {
     fn take(&mut self, channel: usize, y: usize, values: &[f32]);
 }
