@@ -4,10 +4,12 @@
 //! written against [`crate::kernels`] only.
 
 pub mod clip;
+pub mod dinov2;
 pub mod improved_diffusion;
 pub mod inception;
 mod precision;
 pub mod stable_diffusion;
+mod transformer;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,9 +1,8 @@
 //! What the towers look like, under the keys of Hugging Face's `config.json`.
 
-use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::{gelu, quick_gelu};
+use crate::models::transformer::Activation;
 use crate::sections::InvalidKey;
 
 /// The activation between a layer's two projections.
@@ -18,10 +17,10 @@ pub enum HiddenAct {
 }
 
 impl HiddenAct {
-    pub(super) fn apply(self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn activation(self) -> Activation {
         match self {
-            Self::QuickGelu => quick_gelu(x),
-            Self::Gelu => gelu(x),
+            Self::QuickGelu => Activation::QuickGelu,
+            Self::Gelu => Activation::Gelu,
         }
     }
 }
