@@ -83,7 +83,7 @@ pub struct EvalArguments {
     /// Metrics: fid, precision-recall, kid, inception-score, memorization, downstream
     #[arg(long, value_delimiter = ',', default_value = "fid")]
     pub metrics: Vec<MetricKind>,
-    /// The feature space: inception, clip or pixels
+    /// The feature space: inception, clip, dinov2 or pixels
     #[arg(long, default_value = "inception")]
     pub embedder: String,
     /// The weights of the embedder

@@ -12,7 +12,8 @@ use super::progress::{TerminalProgress, catch_interrupts};
 use crate::artifacts::ArtifactsError;
 use crate::config::ConfigError;
 use crate::embedders::{
-    ClipConfig, EmbedderConfig, EmbedderError, InceptionConfig, OpenedEmbedder, PixelsConfig,
+    ClipConfig, Dinov2EmbedderConfig, EmbedderConfig, EmbedderError, InceptionConfig,
+    OpenedEmbedder, PixelsConfig,
 };
 use crate::evaluation::{
     CHUNK, Evaluation, EvaluationError, Evaluator, ReferenceSource, SampleSetId, Training,
@@ -314,6 +315,14 @@ fn embedder(arguments: &EvalArguments, resolution: usize) -> Result<EmbedderConf
             resolution,
             ..ClipConfig::of(weights)
         })),
+        ("dinov2", Some(weights)) => Ok(EmbedderConfig::Dinov2(Dinov2EmbedderConfig {
+            resolution,
+            ..Dinov2EmbedderConfig::of(weights)
+        })),
+        ("dinov2", None) => Err(refuse(
+            "--weights",
+            "missing: `dinov2` needs its weights (or --embedder pixels)".to_owned(),
+        )),
         ("clip", None) => Err(refuse(
             "--weights",
             "missing: `clip` needs its weights (or --embedder pixels)".to_owned(),

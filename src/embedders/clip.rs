@@ -1,12 +1,12 @@
 //! CLIP's image embeddings with clean-fid's preprocessing.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::inception::{at_least_one, resize_rounded};
+use super::network::{NetworkInput, at_least_one, normalized};
 use super::{BoxedEmbedder, Embedder, EmbedderError, EmbedderSection, Embeddings};
 use crate::images::{Filter, ImageBatch, ResizeError, Rgb, center_crop, resize_shorter_side};
 use crate::models::clip::{ClipVision, HiddenAct};
@@ -28,10 +28,10 @@ pub struct ClipConfig {
     /// Images that go through the network at once.
     #[serde(default = "default_batch_size")]
     pub batch_size: usize,
-    /// Attention heads, which the weights do not tell; by default one for 64 channels.
+    /// Attention heads, which the weights do not determine; by default one for 64 channels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_attention_heads: Option<usize>,
-    /// The activation, which the weights do not tell either.
+    /// The activation, which the weights do not determine either.
     #[serde(default)]
     pub hidden_act: HiddenAct,
 }
@@ -60,8 +60,7 @@ impl Section for ClipConfig {
 
 impl EmbedderSection for ClipConfig {
     fn validate(&self) -> Result<(), InvalidKey> {
-        at_least_one("resolution", self.resolution)?;
-        at_least_one("batch_size", self.batch_size)?;
+        NetworkInput::check(self.resolution, self.batch_size)?;
         at_least_one("num_attention_heads", self.num_attention_heads.unwrap_or(1))
     }
 
@@ -69,8 +68,8 @@ impl EmbedderSection for ClipConfig {
         "clip"
     }
 
-    fn weights(&self) -> Option<&Path> {
-        Some(&self.weights)
+    fn weights(&self) -> Option<PathBuf> {
+        Some(self.weights.clone())
     }
 
     fn resolution(&self) -> Option<usize> {
@@ -87,9 +86,7 @@ impl EmbedderSection for ClipConfig {
 #[derive(Debug)]
 pub struct ClipEmbedder {
     network: ClipVision,
-    resolution: usize,
-    batch_size: usize,
-    device: Device,
+    input: NetworkInput,
 }
 
 impl ClipEmbedder {
@@ -120,50 +117,19 @@ impl ClipEmbedder {
         batch_size: usize,
         device: Device,
     ) -> Result<Self, EmbedderError> {
-        at_least_one("resolution", resolution)?;
-        at_least_one("batch_size", batch_size)?;
-        Ok(Self {
-            network,
-            resolution,
-            batch_size,
-            device,
-        })
+        let input = NetworkInput::new(resolution, batch_size, device)?;
+        Ok(Self { network, input })
     }
 
-    /// The images at the private images' size, as [`InceptionEmbedder::at_private_size`] makes them.
-    ///
-    /// # Errors
-    /// [`EmbedderError::Resize`] when the images cannot be resampled.
-    ///
-    /// [`InceptionEmbedder::at_private_size`]: super::InceptionEmbedder::at_private_size
-    pub fn at_private_size(&self, images: &ImageBatch) -> Result<ImageBatch, EmbedderError> {
-        resize_rounded(images, self.resolution)
-    }
-
-    /// What the network sees of images of any size: `f32[images, 3, side, side]`, cut out by
-    /// [`ClipEmbedder::cut_out`] and normalised.
+    /// Returns the network's input for images of any size: `f32[images, 3, side, side]`, cut out by
+    /// [`ClipEmbedder::cut_out`] and normalized.
     ///
     /// # Errors
     /// [`EmbedderError::Resize`] when the images cannot be resampled, [`EmbedderError::Network`] when
     /// the device fails.
     pub fn network_input(&self, images: &ImageBatch) -> Result<Tensor, EmbedderError> {
-        let side = self.network.config().image_size;
-        let pixels = Self::cut_out(images, side)?;
-        let area = side * side;
-        let mut planes = vec![0f32; images.len() * 3 * area];
-        planes
-            .par_chunks_exact_mut(area.max(1))
-            .enumerate()
-            .for_each(|(index, plane)| {
-                let (image, channel) = (index / 3, index % 3);
-                let image = pixels.get(image).unwrap_or_default();
-                let levels = image.iter().skip(channel).step_by(3);
-                for (to, level) in plane.iter_mut().zip(levels) {
-                    *to = (f32::from(*level) / 255.0 - MEAN[channel]) / STD[channel];
-                }
-            });
-        let shape = (images.len(), 3, side, side);
-        Ok(Tensor::from_vec(planes, shape, &self.device)?)
+        let pixels = Self::cut_out(images, self.network.config().image_size)?;
+        normalized(&pixels, MEAN, STD, self.input.device())
     }
 
     /// `T.Resize(side, BICUBIC)` and `T.CenterCrop(side)` on 8 bits (`img_preprocess_clip` in
@@ -197,33 +163,20 @@ impl Embedder for ClipEmbedder {
     }
 
     fn batch_size(&self) -> usize {
-        self.batch_size
+        self.input.batch_size()
     }
 
     fn overlaps_host_work(&self) -> bool {
-        !self.device.is_cpu()
+        self.input.overlaps_host_work()
     }
 
     fn embed(&self, images: &ImageBatch) -> Result<Embeddings, EmbedderError> {
-        let dimension = self.dimension();
-        let side = self.network.config().image_size;
-        let mut data = Vec::with_capacity(images.len() * dimension);
-        for start in (0..images.len()).step_by(self.batch_size) {
-            let chunk = images.slice(start..start.saturating_add(self.batch_size));
-            let mut input = self.network_input(&self.at_private_size(&chunk)?)?;
-            if !self.device.is_cpu() && chunk.len() < self.batch_size {
-                // As for Inception: on a GPU, the size of a batch can change the rounding.
-                let rest = (self.batch_size - chunk.len(), 3, side, side);
-                let rest = Tensor::zeros(rest, DType::F32, &self.device)?;
-                input = Tensor::cat(&[&input, &rest], 0)?;
-            }
-            let embedded = self.network.forward(&input)?.narrow(0, 0, chunk.len())?;
-            data.extend(embedded.flatten_all()?.to_vec1::<f32>()?);
-        }
-        Embeddings::new(data, dimension).ok_or_else(|| {
-            let message = format!("the embeddings are not rows of {dimension}");
-            candle_core::Error::Msg(message).into()
-        })
+        self.input.embed(
+            images,
+            self.dimension(),
+            |images| self.network_input(images),
+            |input| self.network.forward(input),
+        )
     }
 }
 
@@ -265,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_normalised_by_channel() {
+    fn levels_are_normalized_by_channel() {
         let white = ImageBatch::new(vec![255; 12 * 12 * 3], 1, 12, 12).unwrap();
         let input = embedder(1).network_input(&white).unwrap();
         assert_eq!(input.dims(), [1, 3, 12, 12]);

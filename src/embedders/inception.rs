@@ -1,10 +1,11 @@
 //! Inception features with clean-fid's preprocessing, the paper's embedding.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::network::NetworkInput;
 use super::{BoxedEmbedder, Embedder, EmbedderError, EmbedderSection, Embeddings};
 use crate::hub::Checkpoint;
 use crate::images::{Filter, ImageBatch, Resampler};
@@ -51,16 +52,15 @@ impl Section for InceptionConfig {
 
 impl EmbedderSection for InceptionConfig {
     fn validate(&self) -> Result<(), InvalidKey> {
-        at_least_one("resolution", self.resolution)?;
-        at_least_one("batch_size", self.batch_size)
+        NetworkInput::check(self.resolution, self.batch_size)
     }
 
     fn name(&self) -> &'static str {
         "inception"
     }
 
-    fn weights(&self) -> Option<&Path> {
-        Some(&self.weights)
+    fn weights(&self) -> Option<PathBuf> {
+        Some(self.weights.clone())
     }
 
     fn resolution(&self) -> Option<usize> {
@@ -76,21 +76,11 @@ impl EmbedderSection for InceptionConfig {
     }
 }
 
-/// Returns an error if `value`, the value of `key`, is 0.
-pub(super) fn at_least_one(key: &str, value: usize) -> Result<(), InvalidKey> {
-    if value == 0 {
-        return Err(InvalidKey::new(key, "is 0: expected at least 1"));
-    }
-    Ok(())
-}
-
 /// Embeds images as FID sees them: `float32[images, 2048]`.
 #[derive(Debug)]
 pub struct InceptionEmbedder {
     network: Inception,
-    resolution: usize,
-    batch_size: usize,
-    device: Device,
+    input: NetworkInput,
 }
 
 impl InceptionEmbedder {
@@ -122,26 +112,20 @@ impl InceptionEmbedder {
         batch_size: usize,
         device: Device,
     ) -> Result<Self, EmbedderError> {
-        at_least_one("resolution", resolution)?;
-        at_least_one("batch_size", batch_size)?;
-        Ok(Self {
-            network,
-            resolution,
-            batch_size,
-            device,
-        })
+        let input = NetworkInput::new(resolution, batch_size, device)?;
+        Ok(Self { network, input })
     }
 
-    /// The images at the private images' size: resampled in floating point, clipped, rounded half to
+    /// Returns the images at the private images' size: resampled in floating point, clipped, rounded half to
     /// even. Images that have that size already stay as they are.
     ///
     /// # Errors
     /// [`EmbedderError::Resize`] when the images cannot be resampled.
     pub fn at_private_size(&self, images: &ImageBatch) -> Result<ImageBatch, EmbedderError> {
-        resize_rounded(images, self.resolution)
+        self.input.at_private_size(images)
     }
 
-    /// What the network sees of images that [`InceptionEmbedder::at_private_size`] gave:
+    /// Returns the network's input for images that [`InceptionEmbedder::at_private_size`] gave:
     /// `f32[images, 3, 299, 299]`, resampled in floating point, clipped, `(x - 128) / 128`.
     ///
     /// # Errors
@@ -153,7 +137,7 @@ impl InceptionEmbedder {
         let resampler = Resampler::new(Filter::Bicubic, from, (side, side))?;
         let planes = resampler.batch_planes(images, |value| (value - 128.0) / 128.0)?;
         let shape = (images.len(), 3, side, side);
-        Ok(Tensor::from_vec(planes, shape, &self.device)?)
+        Ok(Tensor::from_vec(planes, shape, self.input.device())?)
     }
 }
 
@@ -163,65 +147,26 @@ impl Embedder for InceptionEmbedder {
     }
 
     fn batch_size(&self) -> usize {
-        self.batch_size
+        self.input.batch_size()
     }
 
     fn overlaps_host_work(&self) -> bool {
-        !self.device.is_cpu()
+        self.input.overlaps_host_work()
     }
 
     fn embed(&self, images: &ImageBatch) -> Result<Embeddings, EmbedderError> {
-        let mut data = Vec::with_capacity(images.len() * FEATURES);
-        // One chunk at 299 × 299 takes about 1 MB an image, its activations several times that.
-        for start in (0..images.len()).step_by(self.batch_size) {
-            let chunk = images.slice(start..start.saturating_add(self.batch_size));
-            let mut input = self.network_input(&self.at_private_size(&chunk)?)?;
-            if !self.device.is_cpu() && chunk.len() < self.batch_size {
-                // A GPU may choose another algorithm for another batch size, and with it another
-                // rounding: one private image more or less must not move the others' features.
-                let rest = Tensor::zeros(
-                    (self.batch_size - chunk.len(), 3, INPUT_SIZE, INPUT_SIZE),
-                    DType::F32,
-                    &self.device,
-                )?;
-                input = Tensor::cat(&[&input, &rest], 0)?;
-            }
-            let features = self.network.forward(&input)?.narrow(0, 0, chunk.len())?;
-            data.extend(features.flatten_all()?.to_vec1::<f32>()?);
-        }
-        Embeddings::new(data, FEATURES).ok_or_else(|| {
-            let message = format!("the features are not rows of {FEATURES}");
-            candle_core::Error::Msg(message).into()
-        })
+        self.input.embed(
+            images,
+            FEATURES,
+            |images| self.network_input(images),
+            |input| self.network.forward(input),
+        )
     }
-}
-
-/// Resamples to `size` × `size` with clean-fid's bicubic filter and rounds half to even.
-pub(super) fn resize_rounded(
-    images: &ImageBatch,
-    size: usize,
-) -> Result<ImageBatch, EmbedderError> {
-    let from = (images.height(), images.width());
-    if from == (size, size) {
-        return Ok(images.clone());
-    }
-    Ok(Resampler::new(Filter::Bicubic, from, (size, size))?.batch_rounded(images)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rounding_follows_resampling_and_equal_sizes_are_kept() {
-        let images = ImageBatch::new((0..48).map(|v| v * 5).collect(), 1, 4, 4).unwrap();
-        assert!(resize_rounded(&images, 4).unwrap() == images);
-        let halved = resize_rounded(&images, 2).unwrap();
-        assert_eq!((halved.len(), halved.height(), halved.width()), (1, 2, 2));
-        // The image is a linear ramp, 15 a column and 60 a row, and so symmetric about its middle.
-        let sum = u32::from(halved.data()[0]) + u32::from(halved.data()[9]);
-        assert!(sum.abs_diff(225) <= 1, "{sum}");
-    }
 
     #[test]
     fn a_configuration_rejects_unknown_keys() {

@@ -2,10 +2,12 @@
 
 mod batching;
 mod clip;
+mod dinov2;
 mod embeddings;
 #[cfg(test)]
 mod example;
 mod inception;
+mod network;
 mod open;
 mod pipeline;
 mod pixels;
@@ -14,6 +16,7 @@ mod section;
 
 pub use batching::embed_all;
 pub use clip::{ClipConfig, ClipEmbedder};
+pub use dinov2::{Dinov2Embedder, Dinov2EmbedderConfig};
 pub use embeddings::Embeddings;
 pub use inception::{InceptionConfig, InceptionEmbedder};
 pub use open::{EmbedderConfig, OpenedEmbedder};

@@ -3,8 +3,8 @@
 use candle_core::Device;
 
 use super::{
-    BoxedEmbedder, ClipConfig, Embedder, EmbedderError, EmbedderSection, InceptionConfig,
-    PixelsConfig, ReplicatedEmbedder,
+    BoxedEmbedder, ClipConfig, Dinov2EmbedderConfig, Embedder, EmbedderError, EmbedderSection,
+    InceptionConfig, PixelsConfig, ReplicatedEmbedder,
 };
 use crate::device_pool::WorkerFactory;
 use crate::hub::{Requirement, weights_digest};
@@ -16,6 +16,7 @@ tagged_sections! {
     pub enum EmbedderConfig: dyn EmbedderSection {
         "inception" => Inception(InceptionConfig),
         "clip" => Clip(ClipConfig),
+        "dinov2" => Dinov2(Dinov2EmbedderConfig),
         "pixels" => Pixels(PixelsConfig),
     }
 }
@@ -32,7 +33,7 @@ impl EmbedderConfig {
     /// Returns the files that [`EmbedderConfig::open`] reads.
     #[must_use]
     pub fn requirements(&self) -> Vec<Requirement> {
-        let weights = self.section().weights().map(Requirement::path);
+        let weights = self.section().weights().as_deref().map(Requirement::path);
         weights.into_iter().collect()
     }
 
@@ -64,7 +65,7 @@ impl EmbedderConfig {
         };
         Ok(OpenedEmbedder {
             embedder,
-            weights_digest: weights.map(weights_digest).transpose()?,
+            weights_digest: weights.as_deref().map(weights_digest).transpose()?,
         })
     }
 

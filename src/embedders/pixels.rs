@@ -1,12 +1,12 @@
 //! The pixels themselves as an embedding (`original` in the paper's code).
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use candle_core::Device;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::inception::resize_rounded;
+use super::network::resize_rounded;
 use super::{BoxedEmbedder, Embedder, EmbedderError, EmbedderSection, Embeddings};
 use crate::images::{BatchError, ImageBatch};
 use crate::sections::{InvalidKey, Section};
@@ -44,7 +44,7 @@ impl EmbedderSection for PixelsConfig {
         }
     }
 
-    fn weights(&self) -> Option<&Path> {
+    fn weights(&self) -> Option<PathBuf> {
         None
     }
 

@@ -1,6 +1,6 @@
 //! The configuration of an embedder: what every type of `[embedder]` section can do.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use candle_core::Device;
 
@@ -20,7 +20,7 @@ pub trait EmbedderSection {
     fn name(&self) -> &'static str;
 
     /// Returns the file of the weights; `None` for an embedder without weights.
-    fn weights(&self) -> Option<&Path>;
+    fn weights(&self) -> Option<PathBuf>;
 
     /// Returns the height and width, in pixels, to which every image is resized first; `None` if
     /// images are embedded at their own size, which then must be the same for all images.

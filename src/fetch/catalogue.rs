@@ -465,6 +465,14 @@ mod tests {
                 "improved-diffusion-imagenet64",
                 "inception",
                 "clip-vit-b-32",
+                "dinov2-small",
+                "dinov2-base",
+                "dinov2-large",
+                "dinov2-giant",
+                "dinov2-with-registers-small",
+                "dinov2-with-registers-base",
+                "dinov2-with-registers-large",
+                "dinov2-with-registers-giant",
                 "stable-diffusion-v1-4"
             ]
         );

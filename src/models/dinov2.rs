@@ -17,7 +17,7 @@ mod positions;
 
 pub use config::Dinov2Config;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -110,8 +110,8 @@ impl Dinov2 {
         })
     }
 
-    /// Opens a checkpoint of either scheme of names. In the folder of a hub repository, `config.json` beside the
-    /// weights gives the configuration; otherwise it follows from the shapes of the tensors.
+    /// Opens a checkpoint of either scheme of names; the configuration follows from the shapes of its tensors. In
+    /// the folder of a hub repository, a `config.json` beside the weights must agree.
     ///
     /// # Errors
     /// [`CheckpointError`] when a file cannot be read, holds no DINOv2, lacks a tensor or has an unknown one.
@@ -124,14 +124,15 @@ impl Dinov2 {
         let weights = Self::weights_in(path);
         let checkpoint = Checkpoint::open(&weights)?;
         let tensors: Vec<TensorInfo> = checkpoint.tensors().collect();
-        let config = if path.is_dir() {
-            Dinov2Config::read(&path.join("config.json"), &tensors)?
-        } else {
+        let config =
             Dinov2Config::of_tensors(&tensors).map_err(|source| CheckpointError::Build {
-                path: weights.clone(),
+                path: weights,
                 source,
-            })?
-        };
+            })?;
+        let description = path.join("config.json");
+        if description.is_file() {
+            config.check(&description)?;
+        }
         checkpoint.load(dtype, device, Self::IGNORED, |vb| {
             Self::new(&config, input_size, &vb)
         })
@@ -140,7 +141,7 @@ impl Dinov2 {
     /// The file of the weights that `path` means: in a folder, `model.safetensors` or, where there is none,
     /// `pytorch_model.bin`, as on the hub; otherwise `path` itself.
     #[must_use]
-    pub fn weights_in(path: &Path) -> std::path::PathBuf {
+    pub fn weights_in(path: &Path) -> PathBuf {
         if !path.is_dir() {
             return path.to_owned();
         }

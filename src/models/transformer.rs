@@ -6,9 +6,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::kernels::{
-    LayerNorm, Linear, add, attention, causal_attention, gelu, quick_gelu, silu,
-};
+use crate::kernels::{LayerNorm, Linear, add, attention, causal_attention, gelu, quick_gelu, silu};
 
 /// One block: `x + out(attention(norm1(x)))`, then `x + feed_forward(norm2(x))`.
 #[derive(Debug, Clone)]

@@ -216,7 +216,7 @@ fn invalid_input_is_refused_with_its_exit_code() {
     refused(
         2,
         &with(&["--embedder", "pixle"]),
-        "inception, clip, pixels",
+        "inception, clip, dinov2, pixels",
     );
     refused(
         2,
@@ -530,4 +530,19 @@ fn clip_is_a_feature_space() {
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("`clip` needs its weights"), "{text}");
+}
+
+#[test]
+fn dinov2_is_a_space_of_the_frechet_distance() {
+    let world = world(12);
+    crate::support::write_dinov2(&world.path("dinov2.safetensors"), 0);
+    let arguments = ["samples.npz", "--against", "data", "--embedder", "dinov2"];
+    let weights = ["--weights", "dinov2.safetensors"];
+    let text = succeed(&world, &[&arguments[..], &weights].concat());
+    assert!(text.contains("dinov2 (weights "), "{text}");
+    assert!(figure(&text, "fid") > 0.0, "{text}");
+    let output = eval(&world, &arguments);
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("`dinov2` needs its weights"), "{text}");
 }

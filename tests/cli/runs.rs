@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dpsyn::internals::images::{NpzReader, SamplesReader};
 
-use crate::support::{CLASSES, SIZE, World, sample_bytes, write_clip};
+use crate::support::{CLASSES, SIZE, World, sample_bytes, write_clip, write_dinov2};
 
 fn statement(world: &World, folder: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(world.path(folder).join("privacy.json")).unwrap();
@@ -376,4 +376,37 @@ fn clip_is_an_embedder() {
         text.contains("vision_model.embeddings.patch_embedding"),
         "{text}"
     );
+}
+
+/// By a file, and by the folder of a hub repository, which is the same network.
+#[test]
+fn dinov2_is_an_embedder() {
+    let world = World::new();
+    std::fs::create_dir(world.path("dinov2")).unwrap();
+    write_dinov2(&world.path("dinov2/model.safetensors"), 4);
+    let set = |keys: &[&'static str]| -> Vec<&'static str> {
+        let base = ["embedder.type=dinov2", "embedder.input_size=28"];
+        let keys = base.iter().chain(keys);
+        keys.flat_map(|key| ["--set", *key]).collect()
+    };
+    let file = "embedder.weights=dinov2/model.safetensors";
+    world.succeed(&set(&[file, "embedder.resolution=8"]));
+    let digest = statement(&world, "out")["declared_public"]["embedder_weights_sha256"].clone();
+    assert_eq!(digest.as_str().map(str::len), Some(64), "{digest}");
+    assert!(world.path("out/3/samples.npz").exists());
+    let folder = "embedder.weights=dinov2";
+    world.succeed(&[&set(&[folder, "embedder.resolution=8"])[..], &["--resume"]].concat());
+    let text = world.fail(2, &set(&[folder, "output.folder=other"]));
+    assert!(text.contains("resolution"), "{text}");
+    let config = r#"{"model_type": "dinov2_with_registers", "num_attention_heads": 2}"#;
+    std::fs::write(world.path("dinov2/config.json"), config).unwrap();
+    let other = ["embedder.resolution=8", "output.folder=other"];
+    let text = world.fail(4, &set(&[&[folder][..], &other].concat()));
+    assert!(text.contains("num_attention_heads"), "{text}");
+    let wrong = "embedder.weights=model.safetensors";
+    let text = world.fail(4, &set(&[&[wrong][..], &other].concat()));
+    assert!(text.contains("patch_embed.proj.weight"), "{text}");
+    let missing = "embedder.weights=weights/dinov2-base.safetensors";
+    let text = world.fail(4, &set(&[&[missing][..], &other].concat()));
+    assert!(text.contains("dpsyn fetch dinov2-base"), "{text}");
 }

@@ -5,6 +5,7 @@ mod clip_preprocess;
 mod clip_text;
 mod clip_vision;
 mod compare;
+mod dinov2;
 mod fid;
 mod histogram;
 mod inception;
@@ -40,6 +41,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("clip_preprocess", clip_preprocess::check),
     ("clip_text", clip_text::check),
     ("clip_vision", clip_vision::check),
+    ("dinov2", dinov2::check),
+    ("dinov2_preprocess", dinov2::preprocess),
     ("fid", fid::check),
     ("histogram", histogram::check),
     ("inception", inception::check),

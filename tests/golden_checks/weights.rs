@@ -33,33 +33,40 @@ pub fn by_formula(seed: u64, gain: f64, table: &Value) -> Result<HashMap<String,
     for (idx, row) in rows.iter().enumerate() {
         let name = row[0].as_str().ok_or("a row without a name")?;
         let kind = row[2].as_str().ok_or("a row without a kind")?;
-        let shape = row[1]
-            .as_array()
-            .ok_or("a row without a shape")?
-            .iter()
-            .map(|d| d.as_u64().map(|d| d as usize).ok_or("a size is no number"))
-            .collect::<std::result::Result<Vec<usize>, _>>()?;
+        let shape = shape(&row[1])?;
         let fan_in: usize = shape.iter().skip(1).product();
-        let (centre, width) = match kind {
+        let range = match kind {
             "w" => (0.0, gain * (3.0 / fan_in as f64).sqrt()),
             "n" => (1.0, 0.1),
             "b" | "m" => (0.0, 0.1),
             "v" => (1.0, 0.5),
+            "u" => (0.0, 1.0),
             other => return Err(format!("{name}: unknown kind `{other}`").into()),
         };
-        let count: usize = shape.iter().product();
-        let values: Vec<f32> = (0..count as u64)
-            .map(|j| {
-                let scaled = unit(seed, idx as u64, j) * width;
-                (centre + scaled) as f32
-            })
-            .collect();
-        tensors.insert(
-            name.to_owned(),
-            Tensor::from_vec(values, shape, &Device::Cpu)?,
-        );
+        tensors.insert(name.to_owned(), tensor(seed, idx as u64, &shape, range)?);
     }
     Ok(tensors)
+}
+
+/// Tensor `idx` of the formula, scaled to `center` ± `width`.
+pub fn tensor(seed: u64, idx: u64, shape: &[usize], (center, width): (f64, f64)) -> Result<Tensor> {
+    let count: usize = shape.iter().product();
+    let values: Vec<f32> = (0..count as u64)
+        .map(|j| {
+            let scaled = unit(seed, idx, j) * width;
+            (center + scaled) as f32
+        })
+        .collect();
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+/// A list of numbers as the shape of a tensor.
+pub fn shape(list: &Value) -> Result<Vec<usize>> {
+    let sizes = list.as_array().ok_or("a shape that is no list")?;
+    let sizes = sizes
+        .iter()
+        .map(|d| d.as_u64().map(|d| d as usize).ok_or("a size is no number"));
+    Ok(sizes.collect::<std::result::Result<_, _>>()?)
 }
 
 /// The check values that the goldens' documentation gives.

@@ -15,6 +15,7 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 use dpsyn::internals::images::{ImageBatch, NpzReader, SamplesReader, png};
 use dpsyn::internals::models::clip::{ClipVision, ClipVisionConfig};
+use dpsyn::internals::models::dinov2::{Dinov2, Dinov2Config};
 use dpsyn::internals::models::improved_diffusion::{UNet, UNetConfig};
 use dpsyn::internals::models::inception::{FEATURES, Inception};
 use dpsyn::internals::streams::{Phase, RngKey};
@@ -181,6 +182,20 @@ pub fn write_clip(path: &Path) {
         ..ClipVisionConfig::default()
     };
     let made = made_up(99, DType::F32, |vb| ClipVision::new(&config, &vb));
+    candle_core::safetensors::save(&made, path).unwrap();
+}
+
+/// A DINOv2 of transformers' names with one head of 64 channels and, if asked for, registers.
+pub fn write_dinov2(path: &Path, num_register_tokens: usize) {
+    let config = Dinov2Config {
+        hidden_size: 64,
+        num_hidden_layers: 1,
+        num_attention_heads: 1,
+        image_size: 70,
+        num_register_tokens,
+        ..Dinov2Config::default()
+    };
+    let made = made_up(99, DType::F32, |vb| Dinov2::new(&config, 28, &vb));
     candle_core::safetensors::save(&made, path).unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! Hyper-parameters, under the keys of `config.json` on the hub, or from the shapes of the tensors.
+//! Hyper-parameters, which follow from the shapes of the tensors; `config.json` of the hub must agree.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::names::Names;
 use crate::hub::{CheckpointError, TensorInfo};
-use crate::models::ConfigError;
+use crate::sections::InvalidKey;
 
 /// Channels of a head in all published sizes: checkpoints do not store the number of heads.
 const HEAD: usize = 64;
@@ -15,8 +15,7 @@ const HEAD: usize = 64;
 /// Bytes of a `config.json` that are read: a hundred times what the published ones have.
 const MAX_CONFIG_BYTES: u64 = 1 << 16;
 
-/// The hyper-parameters; the defaults are those of `Dinov2Config` of transformers, which are the base size's.
-/// Keys of a `config.json` that do not shape the network are ignored.
+/// The hyper-parameters, under the keys of `config.json` on the hub; the defaults are those of the base size.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Dinov2Config {
@@ -60,29 +59,21 @@ impl Default for Dinov2Config {
     }
 }
 
-/// Keys of a `config.json` whose other values mean another network.
+/// The keys of a `config.json` that shape the network; a key that is absent agrees.
 #[derive(Deserialize)]
-struct Fixed {
-    model_type: String,
-    #[serde(default = "three")]
-    num_channels: usize,
-    #[serde(default = "yes")]
-    qkv_bias: bool,
-    #[serde(default = "gelu")]
-    hidden_act: String,
+struct Published {
+    model_type: Option<String>,
+    hidden_size: Option<usize>,
+    num_hidden_layers: Option<usize>,
+    num_attention_heads: Option<usize>,
+    use_swiglu_ffn: Option<bool>,
+    image_size: Option<usize>,
+    patch_size: Option<usize>,
     num_register_tokens: Option<usize>,
-}
-
-fn three() -> usize {
-    3
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn gelu() -> String {
-    "gelu".to_owned()
+    num_channels: Option<usize>,
+    layer_norm_eps: Option<f64>,
+    qkv_bias: Option<bool>,
+    hidden_act: Option<String>,
 }
 
 impl Dinov2Config {
@@ -90,7 +81,7 @@ impl Dinov2Config {
     ///
     /// # Errors
     /// Names the first key whose value makes no sense.
-    pub fn validate(&self) -> std::result::Result<(), ConfigError> {
+    pub fn validate(&self) -> std::result::Result<(), InvalidKey> {
         for (key, value) in [
             ("hidden_size", self.hidden_size),
             ("num_attention_heads", self.num_attention_heads),
@@ -98,7 +89,7 @@ impl Dinov2Config {
             ("patch_size", self.patch_size),
         ] {
             if value == 0 {
-                return Err(ConfigError::new(key, "is 0: expected at least 1"));
+                return Err(InvalidKey::new(key, "is 0: expected at least 1"));
             }
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
@@ -106,21 +97,21 @@ impl Dinov2Config {
                 "{} heads do not divide {} channels",
                 self.num_attention_heads, self.hidden_size
             );
-            return Err(ConfigError::new("num_attention_heads", message));
+            return Err(InvalidKey::new("num_attention_heads", message));
         }
         if self.image_size < self.patch_size {
             let message = format!(
                 "{} is smaller than a patch of {}",
                 self.image_size, self.patch_size
             );
-            return Err(ConfigError::new("image_size", message));
+            return Err(InvalidKey::new("image_size", message));
         }
         if !(self.layer_norm_eps > 0.0 && self.layer_norm_eps.is_finite()) {
             let message = format!(
                 "is {}: expected a small positive number",
                 self.layer_norm_eps
             );
-            return Err(ConfigError::new("layer_norm_eps", message));
+            return Err(InvalidKey::new("layer_norm_eps", message));
         }
         Ok(())
     }
@@ -134,13 +125,13 @@ impl Dinov2Config {
     ///
     /// # Errors
     /// An `input_size` that is 0 or no multiple of the patch size.
-    pub(super) fn grid_of(&self, input_size: usize) -> std::result::Result<usize, ConfigError> {
+    pub(super) fn grid_of(&self, input_size: usize) -> std::result::Result<usize, InvalidKey> {
         if input_size == 0 || !input_size.is_multiple_of(self.patch_size) {
             let message = format!(
                 "is {input_size}: expected a multiple of the patch size, {}",
                 self.patch_size
             );
-            return Err(ConfigError::new("input_size", message));
+            return Err(InvalidKey::new("input_size", message));
         }
         Ok(input_size / self.patch_size)
     }
@@ -156,57 +147,54 @@ impl Dinov2Config {
         }
     }
 
-    /// Reads a `config.json` for a checkpoint of these tensors.
-    pub(super) fn read(
-        path: &Path,
-        tensors: &[TensorInfo],
-    ) -> std::result::Result<Self, CheckpointError> {
+    /// Checks that the `config.json` at `path`, which describes the same checkpoint, agrees.
+    ///
+    /// Nothing is taken from the file, so that the digest of the weights stands for the whole network.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when the file cannot be read or gives a key another value.
+    pub(super) fn check(&self, path: &Path) -> std::result::Result<(), CheckpointError> {
         let text = read_limited(path).map_err(|source| CheckpointError::Io {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text, tensors).map_err(|message| CheckpointError::Format {
-            path: path.to_owned(),
-            message,
-        })
+        self.check_text(&text)
+            .map_err(|message| CheckpointError::Format {
+                path: path.to_owned(),
+                message,
+            })
     }
 
-    fn parse(text: &str, tensors: &[TensorInfo]) -> std::result::Result<Self, String> {
-        let fixed: Fixed = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let mut config: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let registers = match fixed.model_type.as_str() {
-            "dinov2" => 0,
-            // The default of `Dinov2WithRegistersConfig`.
-            "dinov2_with_registers" => fixed.num_register_tokens.unwrap_or(4),
-            other => {
-                return Err(format!(
-                    "model_type is \"{other}\": expected \"dinov2\" or \"dinov2_with_registers\""
-                ));
-            }
+    fn check_text(&self, text: &str) -> std::result::Result<(), String> {
+        let file: Published = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let model_type = match self.num_register_tokens {
+            0 => "dinov2",
+            _ => "dinov2_with_registers",
         };
-        config.num_register_tokens = registers;
-        if fixed.num_channels != 3 {
-            return Err(format!("num_channels is {}: expected 3", fixed.num_channels));
-        }
-        if !fixed.qkv_bias {
-            return Err("qkv_bias is false: expected true".to_owned());
-        }
-        if fixed.hidden_act != "gelu" {
-            return Err(format!(
-                "hidden_act is \"{}\": expected \"gelu\"",
-                fixed.hidden_act
-            ));
-        }
-        // No file has more blocks than tensors; an absurd number would take as many steps to refuse.
-        if config.num_hidden_layers > tensors.len() {
-            return Err(format!(
-                "num_hidden_layers is {}, and the weights have {} tensors",
-                config.num_hidden_layers,
-                tensors.len()
-            ));
-        }
-        config.validate().map_err(|error| error.to_string())?;
-        Ok(config)
+        agree("model_type", file.model_type.as_deref(), model_type)?;
+        agree("hidden_size", file.hidden_size, self.hidden_size)?;
+        agree(
+            "num_hidden_layers",
+            file.num_hidden_layers,
+            self.num_hidden_layers,
+        )?;
+        agree(
+            "num_attention_heads",
+            file.num_attention_heads,
+            self.num_attention_heads,
+        )?;
+        agree("use_swiglu_ffn", file.use_swiglu_ffn, self.use_swiglu_ffn)?;
+        agree("image_size", file.image_size, self.image_size)?;
+        agree("patch_size", file.patch_size, self.patch_size)?;
+        agree(
+            "num_register_tokens",
+            file.num_register_tokens,
+            self.num_register_tokens,
+        )?;
+        agree("num_channels", file.num_channels, 3)?;
+        agree("layer_norm_eps", file.layer_norm_eps, self.layer_norm_eps)?;
+        agree("qkv_bias", file.qkv_bias, true)?;
+        agree("hidden_act", file.hidden_act.as_deref(), "gelu")
     }
 
     /// The configuration that follows from the shapes of a checkpoint's tensors.
@@ -259,6 +247,19 @@ impl Dinov2Config {
             inner_size: Some(inner),
             ..Self::default()
         })
+    }
+}
+
+fn agree<T: PartialEq + std::fmt::Debug>(
+    key: &str,
+    found: Option<T>,
+    expected: T,
+) -> std::result::Result<(), String> {
+    match found {
+        Some(found) if found != expected => Err(format!(
+            "{key} is {found:?}: the weights beside it need {expected:?}"
+        )),
+        _ => Ok(()),
     }
 }
 
