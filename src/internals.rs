@@ -17,7 +17,9 @@ pub mod diffusion {
     };
 }
 pub mod embedders {
-    pub use crate::embedders::{ClipEmbedder, Embedder, Embeddings, InceptionEmbedder};
+    pub use crate::embedders::{
+        ClipEmbedder, Dinov2Embedder, Embedder, Embeddings, InceptionEmbedder,
+    };
 }
 pub mod fetch {
     pub use crate::fetch::{Catalogue, FetchError, Fetcher, Options, RetryPolicy};
@@ -70,6 +72,9 @@ pub mod metrics {
 pub mod models {
     pub mod clip {
         pub use crate::models::clip::{ClipText, ClipTextConfig, ClipVision, ClipVisionConfig};
+    }
+    pub mod dinov2 {
+        pub use crate::models::dinov2::{Dinov2, Dinov2Config};
     }
     pub mod improved_diffusion {
         pub use crate::models::improved_diffusion::{UNet, UNetConfig, timestep_embedding};

@@ -540,7 +540,7 @@ fn dinov2_is_a_space_of_the_frechet_distance() {
     let weights = ["--weights", "dinov2.safetensors"];
     let text = succeed(&world, &[&arguments[..], &weights].concat());
     assert!(text.contains("dinov2 (weights "), "{text}");
-    assert!(figure(&text, "fid") > 0.0, "{text}");
+    assert!(value(&text, "fid") > 0.0, "{text}");
     let output = eval(&world, &arguments);
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
