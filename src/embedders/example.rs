@@ -1,6 +1,6 @@
 //! The mean color of an image: the worked example of `docs/adding-a-model.md`.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ impl EmbedderSection for MeanColorConfig {
         "mean color"
     }
 
-    fn weights(&self) -> Option<&Path> {
+    fn weights(&self) -> Option<PathBuf> {
         None
     }
 
