@@ -1,9 +1,9 @@
 //! Named points of a run at which a test kills the process.
 //!
-//! In a build with the feature `insecure-test-noise`, `DPSYN_KILL_AT=<name>` aborts the process when it
-//! reaches the point of that name; `<name>:<n>` does so the n-th time. Nothing is flushed and no destructor
-//! runs, as if the process had been killed. Without the feature, which only test builds have, [`reach`]
-//! does nothing and the variable is not read.
+//! In a build with the feature `insecure-test-noise`, `DPSYN_KILL_AT=<name>` aborts the process
+//! when it reaches the point of that name; `<name>:<n>` does so the n-th time. Nothing is flushed
+//! and no destructor runs, as if the process had been killed. Without the feature, which only
+//! test builds have, [`reach`] does nothing and the variable is not read.
 
 /// A moment between two effects on the result folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

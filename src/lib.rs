@@ -1,20 +1,20 @@
 //! Differentially private synthetic images by Private Evolution (PE), in one static binary.
 //!
-//! PE (Lin et al., ICLR 2024, arXiv 2305.15560) trains nothing. It draws images from a public
-//! foundation model, lets every private image vote for its nearest synthetic image in an embedding
-//! space, adds Gaussian noise to the histogram of votes, resamples by the noisy votes, asks the
-//! model for variations of what was chosen, and repeats.
+//! PE (Lin et al., ICLR 2024, arXiv 2305.15560) trains no network. It generates images with a
+//! public foundation model, lets every private image vote for its nearest synthetic image in an
+//! embedding space, adds Gaussian noise to the histogram of votes, resamples the images by their
+//! noisy votes, generates variations of the selected images, and repeats.
 //!
 //! # Interface
 //!
 //! The product is the program. The library serves its binary, tests, benchmarks, fuzz targets and
 //! examples, and offers a small interface besides: the accountant ([`epsilon`],
 //! [`noise_multiplier`]), embeddings of images ([`Embedder`], [`ImageSource`]), foundation models
-//! ([`Generator`]) and the wall around private data ([`Sensitive`]). `examples/` shows each of them.
+//! ([`Generator`]) and the wrapper of private data ([`Sensitive`]). `examples/` shows each of them.
 //!
 //! # Map
 //!
-//! An arrow never points back up this list: a module uses only what stands below it.
+//! A module imports only modules below it in this list; `tests/layers.rs` checks that.
 //!
 //! | module | job |
 //! |---|---|
@@ -23,31 +23,31 @@
 //! | [`fuzzing`] | entry points of the fuzz targets |
 //! | [`config`] | TOML text to checked [`config::Settings`] |
 //! | [`pe`] | Private Evolution: Algorithms 1 and 2, the plan of a run, the privacy statement |
-//! | [`evaluation`] | metrics of a population or of a file of samples, in `private/` unless the reference is public |
+//! | [`evaluation`] | metrics of a population or a file of samples; private unless their reference is public |
 //! | [`artifacts`] | the result folder, and reading it back when a run resumes |
 //! | [`dataset`] | the private images, wrapped in `Sensitive` as they are read |
 //! | [`metrics`] | FID, KID, precision and recall, Inception Score, memorization, downstream accuracy |
 //! | [`generators`] | foundation models: random images and variations |
 //! | [`voting`] | exact nearest neighbors and the vote histogram |
 //! | [`embedders`] | images to vectors |
-//! | [`privacy`] | the `Sensitive` wall, the noise mechanism, the accountant, the ledger |
+//! | [`privacy`] | the `Sensitive` wrapper, the noise mechanism, the accountant, the ledger |
 //! | [`diffusion`] | noise schedules, respacing, samplers: mathematics without networks |
-//! | [`models`] | the networks, one file each, weights under their original names |
-//! | [`fetch`] | the catalogue of weights and data sets: downloads, archives to folders, checksums |
-//! | [`hub`] | checkpoints, read strictly; model files in folders and on the Hugging Face hub |
+//! | [`models`] | the networks, with the tensor names of the original checkpoints |
+//! | [`fetch`] | catalog of weights and data sets: download, checksums, extraction |
+//! | [`hub`] | strict readers of checkpoints; model files in folders and on the hub |
 //! | [`images`] | image batches, folders and npz files, PIL-exact resampling, grids |
-//! | [`kernels`] | the layers every network is written against, and fast CPU operators behind them |
+//! | [`kernels`] | the layers of all networks, fast CPU operators, CUDA kernels |
 //! | [`device_pool`] | thread pool with one worker per device |
-//! | [`streams`] | counter-based random streams of the generation side |
+//! | [`streams`] | counter-based random numbers of everything but the privacy noise |
 //! | [`net`] | HTTP client: proxies, retries, offline mode, resumable downloads |
 //! | [`progress`] | progress reports and cancellation |
-//! | [`sections`] | configuration sections: the invalid key, sections that `type` distinguishes |
+//! | [`sections`] | building blocks of configuration sections: invalid keys, the key `type` |
 //! | [`locking`] | exclusive locks on files |
-//! | [`logging`] | events of a command, and the places to which they are written |
+//! | [`logging`] | events of a command, and the files to which they are written |
 //! | [`atomic`] | atomic writes of files |
 //! | [`hex`] | hexadecimal digits |
 //! | [`kill_point`] | named points at which a test kills the process |
-//! | [`exit_code`] | the documented exit codes, and the trait by which each error names its own |
+//! | [`exit_code`] | the documented exit codes, and the trait with which an error has one |
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 #![warn(rust_2018_idioms)]

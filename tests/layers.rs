@@ -1,9 +1,10 @@
-//! The map in `src/lib.rs` is true: every module is in it, a module imports only what stands below it,
-//! and no two files of a module import each other in a circle. Test code is not checked.
+//! The map in `src/lib.rs` is true: every module is in it, a module imports only what stands
+//! below it, and no two files of a module import each other in a circle. Test code is not
+//! checked.
 //!
-//! The imports are read from the source text, as cargo has no command for them. A module file and the
-//! files below it (`a.rs` and `a/b.rs`) count as one: the parent declares and re-exports its children,
-//! which in turn use its types.
+//! The imports are read from the source text, as cargo has no command for them. A module file and
+//! the files below it (`a.rs` and `a/b.rs`) count as one: the parent declares and re-exports its
+//! children, which in turn use its types.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -321,8 +322,8 @@ fn edges(modules: &Modules) -> BTreeMap<ModulePath, BTreeSet<ModulePath>> {
 fn files_do_not_import_each_other_in_a_circle() {
     let modules = read_modules();
     let mut edges = edges(&modules);
-    // A file that imports nothing, or that nothing imports, is on no circle. Removing such files again
-    // and again leaves the circles and what lies between them.
+    // A file that imports nothing, or that nothing imports, is on no circle. Removing such files
+    // again and again leaves the circles and what lies between them.
     loop {
         let imported: BTreeSet<ModulePath> = edges.values().flatten().cloned().collect();
         let before = edges.len();

@@ -12,8 +12,8 @@ pub struct ClassLayout {
 impl ClassLayout {
     /// Splits `num_samples` among `classes`, the share of each class a multiple of `fold`.
     ///
-    /// Without `shares`, all classes get the same number, which must divide evenly. With `shares`, the
-    /// method of largest remainders decides (as in the newer Python library).
+    /// Without `shares`, all classes get the same number, which must divide evenly. With
+    /// `shares`, the method of largest remainders decides (as in the newer Python library).
     ///
     /// # Errors
     /// A message about the number that does not divide, or the class without samples.

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use crate::locking;
 
-/// Name of the lock file. The file is never removed: if it were, two processes could hold locks on two
-/// different files of this name.
+/// Name of the lock file. The file is never removed: if it were, two processes could hold locks
+/// on two different files of this name.
 const NAME: &str = ".evaluation.lock";
 
-/// The right to write metrics into a folder, and to remove unfinished files that another process left there;
-/// held until it is dropped or the process ends.
+/// The right to write metrics into a folder, and to remove unfinished files that another process
+/// left there; held until it is dropped or the process ends.
 pub(crate) struct MetricsLock {
     _file: File,
 }

@@ -1,8 +1,8 @@
 //! The result folder: populations, votes, pictures, and the shards of unfinished work.
 //!
-//! Each file appears whole under its final name or not at all. [`RunStore`] reads finished results
-//! back and computes the missing ones; nothing else knows about resuming. A run that was killed at any
-//! moment and resumed leaves the same results as an uninterrupted one.
+//! Each file appears whole under its final name or not at all. [`RunStore`] reads finished
+//! results back and computes the missing ones; nothing else knows about resuming. A run that was
+//! killed at any moment and resumed leaves the same results as an uninterrupted one.
 
 mod error;
 mod layout;

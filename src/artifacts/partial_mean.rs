@@ -27,7 +27,8 @@ impl PartialMean {
         }
     }
 
-    /// Returns the number of variations in the sum and the `len` sums: zeros where there is no file.
+    /// Returns the number of variations in the sum and the `len` sums: zeros where there is no
+    /// file.
     ///
     /// # Errors
     /// [`ArtifactsError::Io`].

@@ -25,8 +25,8 @@ impl Population {
     /// Opens a `samples.npz` that [`write_population`] wrote, and verifies its checksum.
     ///
     /// # Errors
-    /// [`ArtifactsError::Npz`]; [`ArtifactsError::PopulationShape`] or [`ArtifactsError::Conditions`]
-    /// when it is not the population that `layout` plans.
+    /// [`ArtifactsError::Npz`]; [`ArtifactsError::PopulationShape`] or
+    /// [`ArtifactsError::Conditions`] when it is not the population that `layout` plans.
     pub fn open(
         path: &Path,
         layout: &ClassLayout,
@@ -133,9 +133,9 @@ pub struct GeneratedImages {
     pub conditions: Vec<Condition>,
 }
 
-/// Writes generated images as `samples.npz` with the arrays `samples`, `labels` (the class of each
-/// sample) and `conditions`; `non_private` adds an array of that name. The temporary file is made in
-/// `scratch`.
+/// Writes generated images as `samples.npz` with the arrays `samples`, `labels` (the class of
+/// each sample) and `conditions`; `non_private` adds an array of that name. The temporary file is
+/// made in `scratch`.
 ///
 /// # Errors
 /// [`ArtifactsError`] when a shard is missing or damaged, or the file cannot be written.

@@ -53,7 +53,8 @@ impl RunDir {
         let folder = Self {
             root: root.to_owned(),
         };
-        // `.work` is created first of all, so a run that was killed at its very start is recognized, too.
+        // `.work` is created first of all, so a run that was killed at its very start is
+        // recognized, too.
         let marks = [folder.config(), folder.ledger(), folder.work()];
         let is_run = marks.iter().any(|path| path.exists());
         let path = || root.to_owned();
@@ -137,8 +138,8 @@ impl RunDir {
         self.iteration(iteration).join("samples.npz")
     }
 
-    /// Returns the path of `<iteration>/votes.npz`: the votes for population `iteration − 1`, from which
-    /// population `iteration` is derived.
+    /// Returns the path of `<iteration>/votes.npz`: the votes for population `iteration − 1`,
+    /// from which population `iteration` is derived.
     #[must_use]
     pub fn votes(&self, iteration: u32) -> PathBuf {
         self.iteration(iteration).join("votes.npz")
@@ -178,8 +179,8 @@ impl RunDir {
         }
     }
 
-    /// Removes temporary files that a killed process left. Only for the process that holds the lock of the
-    /// ledger.
+    /// Removes temporary files that a killed process left. Only for the process that holds the
+    /// lock of the ledger.
     ///
     /// # Errors
     /// [`ArtifactsError::Io`].

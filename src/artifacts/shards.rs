@@ -26,7 +26,8 @@ pub struct RemainingWork {
 }
 
 impl ShardStore {
-    /// Opens the folder of a phase, creating it if necessary. Shards are files `<start>-<end>.<extension>`.
+    /// Opens the folder of a phase, creating it if necessary. Shards are files
+    /// `<start>-<end>.<extension>`.
     ///
     /// # Errors
     /// [`ArtifactsError::Io`].
@@ -62,8 +63,8 @@ impl ShardStore {
                 ranges.push(range);
             }
         }
-        // Shards of two batch sizes can overlap: the first in this order wins, so that a resumed run
-        // and the next one choose the same.
+        // Shards of two batch sizes can overlap: the first in this order wins, so that a resumed
+        // run and the next one choose the same.
         ranges.sort_by_key(|range| (range.start, std::cmp::Reverse(range.end)));
         let mut end = 0;
         ranges.retain(|range| {

@@ -1,8 +1,8 @@
 //! Every result of a run: read back if it is on disk, computed and stored otherwise.
 //!
-//! This is the only place that knows about resuming. A caller says how a result is computed; whether
-//! it is computed depends on the files. Results appear whole, so a run that was killed at any moment
-//! continues with the first result that is missing.
+//! This is the only place that knows about resuming. A caller says how a result is computed;
+//! whether it is computed depends on the files. Results appear whole, so a run that was killed at
+//! any moment continues with the first result that is missing.
 
 use std::path::Path;
 
@@ -119,13 +119,14 @@ impl RunStore<'_> {
         Ok(Population::open(path, layout, size)?)
     }
 
-    /// Returns the votes of `iteration`: read back and confirmed in the ledger, or drawn and stored.
+    /// Returns the votes of `iteration`: read back and confirmed in the ledger, or drawn and
+    /// stored.
     ///
     /// A histogram that was drawn cannot be read before it is on disk ([`UnpublishedHistogram`]).
     ///
     /// # Errors
-    /// Those of `draw`, an [`ArtifactsError`], or a [`PrivacyError`] of the ledger, for example where
-    /// the stored histogram is not the one that was charged.
+    /// Those of `draw`, an [`ArtifactsError`], or a [`PrivacyError`] of the ledger, for example
+    /// where the stored histogram is not the one that was charged.
     pub fn released_votes<E: From<ArtifactsError> + From<PrivacyError>>(
         &self,
         iteration: u32,

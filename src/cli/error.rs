@@ -70,7 +70,7 @@ impl From<PrivacyError> for CliError {
 
 impl From<ImagesError> for CliError {
     fn from(error: ImagesError) -> Self {
-        Self::Run(error.into())
+        DatasetError::from(error).into()
     }
 }
 

@@ -12,7 +12,7 @@ use super::evaluation::digest;
 use super::missing;
 use super::output::print;
 use super::progress::{TerminalProgress, catch_interrupts};
-use crate::artifacts::{Existing, RunDir};
+use crate::artifacts::{ArtifactsError, Existing, RunDir};
 use crate::config::{ConfigError, Loaded, Settings};
 use crate::dataset::PrivateImages;
 use crate::embedders::OpenedEmbedder;
@@ -113,7 +113,7 @@ fn prepare_folder(
 ) -> Result<RunDir, CliError> {
     let (folder, moved) = RunDir::prepare(root, existing)?;
     let private = PrivateFolder::create(folder.private())?;
-    logging::open_private(private.open_log()?).map_err(PeError::io(private.path()))?;
+    logging::open_private(private.open_log()?).map_err(ArtifactsError::io(private.path()))?;
     if let Some(moved) = moved {
         progress.message(&format!(
             "the earlier run is kept as {}; its privacy cost adds to that of the new run",

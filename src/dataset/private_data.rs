@@ -44,8 +44,9 @@ impl<'a> PrivateData<'a> {
         (self.images, self.fingerprint, self.folder)
     }
 
-    /// Returns the embeddings of the images by class. The first call reads them from the private folder
-    /// or computes and stores them; a resumed run whose votes are all released never needs them.
+    /// Returns the embeddings of the images by class. The first call reads them from the private
+    /// folder or computes and stores them; a resumed run whose votes are all released never needs
+    /// them.
     ///
     /// # Errors
     /// See [`DatasetError`].

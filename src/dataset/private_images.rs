@@ -1,7 +1,8 @@
-//! Reads private images: checks, fingerprints and embeds them. No image is kept in memory or stored.
+//! Reads private images: checks, fingerprints and embeds them. No image is kept in memory or
+//! stored.
 //!
-//! Their number and their classes are declared public in the configuration; everything else about them
-//! is [`Sensitive`] from the moment a batch is decoded.
+//! Their number and their classes are declared public in the configuration; everything else about
+//! them is [`Sensitive`] from the moment a batch is decoded.
 
 use std::io::{self, Read, Write};
 
@@ -72,8 +73,9 @@ impl PrivateImages {
         text
     }
 
-    /// Reads every image once, so that a damaged one is found before anything is charged. Returns the
-    /// fingerprint of all images and the files that were skipped (`data.on_bad_image = "skip"`).
+    /// Reads every image once, so that a damaged one is found before anything is charged. Returns
+    /// the fingerprint of all images and the files that were skipped (`data.on_bad_image =
+    /// "skip"`).
     ///
     /// # Errors
     /// [`DatasetError::Images`] naming the file.
@@ -133,11 +135,11 @@ impl PrivateImages {
         ))
     }
 
-    /// Returns the embeddings in the order of the images: read from the private folder of the run if they
-    /// are there, otherwise computed and stored there.
+    /// Returns the embeddings in the order of the images: read from the private folder of the run
+    /// if they are there, otherwise computed and stored there.
     ///
-    /// Stored embeddings need no key: the ledger of the run has checked that images and configuration are
-    /// those that the run began with.
+    /// Stored embeddings need no key: the ledger of the run has checked that images and
+    /// configuration are those that the run began with.
     ///
     /// # Errors
     /// See [`DatasetError`].
@@ -169,8 +171,9 @@ impl PrivateImages {
         Ok(embeddings)
     }
 
-    /// Returns the features that metrics need: read from `cache` if it has them for these images and this
-    /// `space` (a digest of everything that an embedding depends on), otherwise computed and stored there.
+    /// Returns the features that metrics need: read from `cache` if it has them for these images
+    /// and this `space` (a digest of everything that an embedding depends on), otherwise computed
+    /// and stored there.
     ///
     /// # Errors
     /// See [`DatasetError`].
@@ -227,12 +230,12 @@ impl PrivateImages {
         })
     }
 
-    /// Reads every image again and passes the batches to `take`, in order; `stage` is the name of the
-    /// progress bar.
+    /// Reads every image again and passes the batches to `take`, in order; `stage` is the name of
+    /// the progress bar.
     ///
     /// # Errors
-    /// [`PrivacyError::PrivateData`] when the images are not those of the fingerprint any more; see the
-    /// others in [`DatasetError`]. Errors of `take` are passed on.
+    /// [`PrivacyError::PrivateData`] when the images are not those of the fingerprint any more;
+    /// see the others in [`DatasetError`]. Errors of `take` are passed on.
     pub(crate) fn each<E: From<DatasetError>>(
         &mut self,
         fingerprint: &Sensitive<Fingerprint>,

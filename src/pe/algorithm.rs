@@ -1,16 +1,17 @@
 //! Private Evolution: Algorithm 1 (PE) and Algorithm 2 (DP_NN_HISTOGRAM) of arXiv 2305.15560.
 //!
-//! The symbols are the paper's: S_priv are the private images, S_t is the population after iteration t,
-//! N_syn its size, σ the noise multiplier, H the threshold, d the distance in the embedding space E.
-//! Populations are counted from S_0, the random images; S_T is the result.
+//! The symbols are the paper's: S_priv are the private images, S_t is the population after
+//! iteration t, N_syn its size, σ the noise multiplier, H the threshold, d the distance in the
+//! embedding space E. Populations are counted from S_0, the random images; S_T is the result.
 //!
-//! Every result goes through [`RunStore`], which reads it back if an earlier process stored it. So each
-//! closure below is the computation, and skipping it is not this file's business.
+//! Every result goes through [`RunStore`], which reads it back if an earlier process stored it and
+//! calls the closure that computes it otherwise. This file therefore knows nothing about resuming.
 //!
-//! Where this program differs from the two algorithms: classes vote and are resampled separately, which
-//! is one release for all of them (see [`crate::privacy::release`]); a sample is represented by the mean
-//! embedding of several variations (the paper's lookahead); an image may vote for its k nearest samples,
-//! with noise σ·√k; and the population sizes may change from iteration to iteration.
+//! Differences from the two algorithms: classes vote and are resampled separately,
+//! which is one release for all of them (see [`crate::privacy::release`]); a sample is
+//! represented by the mean embedding of several variations (the paper's lookahead); an image may
+//! vote for its k nearest samples, with noise σ·√k; and the population sizes may change from
+//! iteration to iteration.
 
 use super::disclosure::Disclosure;
 use super::initial::random_images;
@@ -66,9 +67,9 @@ pub(super) fn private_evolution(
 
 /// Algorithm 2: DP_NN_HISTOGRAM(S_priv, S, σ, H) with S = S_{t−1}.
 ///
-/// The order is the guarantee: count, charge, draw, store. What can fail is done before the charge, so a
-/// vote that fails costs nothing. Noise is drawn only against a charge that is on disk, and the drawn
-/// histogram can be read only once it is on disk itself.
+/// The order is the guarantee: count, charge, draw, store. What can fail is done before the
+/// charge, so a vote that fails costs nothing. Noise is drawn only against a charge that is on
+/// disk, and the drawn histogram can be read only once it is on disk itself.
 fn dp_nn_histogram(
     run: &Run<'_>,
     store: &RunStore<'_>,
@@ -167,8 +168,8 @@ fn variations(
     offspring.vary(samples, store.shards(t, WorkPhase::Vary)?, &stage)
 }
 
-/// Writes pictures and metrics of a stored population. Read-only: nothing that is generated, released or
-/// selected depends on them.
+/// Writes pictures and metrics of a stored population. Read-only: nothing that is generated,
+/// released or selected depends on them.
 fn report(
     run: &Run<'_>,
     store: &RunStore<'_>,

@@ -17,7 +17,8 @@ pub struct EvolutionConfig {
     pub num_samples: Schedule<u64>,
     /// Strength of variations, in the unit of the model; a list begins with the initial population.
     pub variation_degree: Schedule<f64>,
-    /// Number of iterations (T); needed where no schedule is a list, and must agree with those that are.
+    /// Number of iterations (T); needed where no schedule is a list, and must agree with those
+    /// that are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iterations: Option<u32>,
     /// Variations whose mean embedding represents a sample in the vote; 0 embeds the sample itself.
@@ -35,7 +36,7 @@ pub struct EvolutionConfig {
     /// Selection of parents by their votes.
     #[serde(default)]
     pub selection: SelectionMode,
-    /// Whether parents join the next population beside their variations.
+    /// Adds the parents to the next population, beside their variations.
     #[serde(default)]
     pub keep_selected: bool,
     /// Variations of each random image that join the initial population.
@@ -65,7 +66,7 @@ fn one() -> u32 {
 pub struct OutputConfig {
     /// Path of the result folder.
     pub folder: PathBuf,
-    /// Whether every sample is also written as `<iteration>/<index>.png`.
+    /// Also writes every sample as `<iteration>/<index>.png`.
     #[serde(default)]
     pub plot_images: bool,
 }

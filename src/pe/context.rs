@@ -17,11 +17,11 @@ pub struct Run<'a> {
     pub identity: &'a RunIdentity,
     /// The configuration with all defaults, for `config.toml`.
     pub resolved_config: &'a str,
-    /// Whether classes are told apart by name (`data.class_conditional`).
+    /// Distinguishes classes by name (`data.class_conditional`).
     pub class_conditional: bool,
     /// Rows and columns of each private image (`data.image_size`).
     pub private_image_size: usize,
-    /// Whether every sample is also written as PNG (`output.plot_images`).
+    /// Also writes every sample as PNG (`output.plot_images`).
     pub plot_images: bool,
     /// The foundation model.
     pub generator: &'a dyn Generator,
@@ -35,8 +35,8 @@ pub struct Run<'a> {
     pub observer: &'a dyn Observer,
 }
 
-/// The public inputs that the samples depend on. The ledger keeps their digest, so that a run is never
-/// resumed with others.
+/// The public inputs that the samples depend on. The ledger keeps their digest, so that a run is
+/// never resumed with others.
 #[derive(Debug, Clone)]
 pub struct RunIdentity {
     /// The settings that affect samples, as JSON.
@@ -50,7 +50,8 @@ pub struct RunIdentity {
 }
 
 impl RunIdentity {
-    /// Version of the meaning of the settings; to be raised when equal settings yield other samples.
+    /// Version of the meaning of the settings; to be raised when equal settings yield other
+    /// samples.
     const ALGORITHM: u32 = 1;
 
     /// Returns the SHA-256 of all inputs.

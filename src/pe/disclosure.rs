@@ -17,8 +17,8 @@ pub(super) struct Disclosure<'a> {
 }
 
 impl<'a> Disclosure<'a> {
-    /// Writes the statement as the ledger has it and begins the log. `selection` describes which images
-    /// of the source are used.
+    /// Writes the statement as the ledger has it and begins the log. `selection` describes which
+    /// images of the source are used.
     ///
     /// # Errors
     /// [`PeError`] when a file cannot be read or written.

@@ -1,7 +1,6 @@
 //! Errors of a run.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -11,7 +10,7 @@ use crate::embedders::EmbedderError;
 use crate::evaluation::EvaluationError;
 use crate::exit_code::{self, ExitCode};
 use crate::generators::GeneratorError;
-use crate::images::{ImagesError, NpzError};
+use crate::images::NpzError;
 use crate::privacy::PrivacyError;
 use crate::progress::Cancelled;
 use crate::voting::VotingError;
@@ -28,9 +27,6 @@ pub enum PeError {
     /// The file of initial samples cannot be used.
     #[error(transparent)]
     InitialSamples(#[from] InitialSamplesError),
-    /// A samples file, or a reference, could not be read.
-    #[error(transparent)]
-    Images(#[from] ImagesError),
     /// The foundation model failed.
     #[error("the foundation model failed: {0}")]
     Generator(#[from] GeneratorError),
@@ -55,17 +51,6 @@ pub enum PeError {
     /// The privacy core refused.
     #[error(transparent)]
     Privacy(#[from] PrivacyError),
-    /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// The operating system's error.
-        source: io::Error,
-    },
-    /// The result folder is not what the command expects.
-    #[error("{0}")]
-    State(String),
     /// The user requested to stop; everything finished is kept.
     #[error("interrupted; `--resume` continues the run")]
     Interrupted,
@@ -109,8 +94,7 @@ impl ExitCode for PeError {
         match self {
             Self::Artifacts(error) => error.exit_code(),
             Self::Dataset(error) => error.exit_code(),
-            Self::InitialSamples(_) | Self::Io { .. } | Self::State(_) => exit_code::OUTPUT,
-            Self::Images(error) => error.exit_code(),
+            Self::InitialSamples(_) => exit_code::OUTPUT,
             Self::Generator(error) => error.exit_code(),
             Self::Embedder(error) => error.exit_code(),
             Self::NotFinite { .. } => exit_code::COMPUTE,
@@ -118,16 +102,6 @@ impl ExitCode for PeError {
             Self::Evaluation(error) => error.exit_code(),
             Self::Privacy(error) => error.exit_code(),
             Self::Interrupted => exit_code::INTERRUPTED,
-        }
-    }
-}
-
-impl PeError {
-    /// Returns a function for `map_err` that makes a [`PeError::Io`] about `path`.
-    pub(crate) fn io(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
-        move |source| Self::Io {
-            path: path.to_owned(),
-            source,
         }
     }
 }

@@ -14,8 +14,9 @@ use crate::streams::{self, RngKey};
 
 /// RANDOM_API(N_syn): the images of the initial population.
 ///
-/// With `evolution.initial_samples`, they are read from a file. With `evolution.initial_variations`, a
-/// share of them are random and the others are variations of those.
+/// With `evolution.initial_samples`, they are read from a file. With
+/// `evolution.initial_variations`, a share of them are random and the others are variations of
+/// those.
 ///
 /// # Errors
 /// See [`PeError`].
@@ -112,8 +113,8 @@ pub struct InitialSamples {
 }
 
 impl InitialSamples {
-    /// Opens the file and checks everything, the checksum included. `non_private` says whether the run is
-    /// marked as non-private, which it must be if the samples are.
+    /// Opens the file and checks everything, the checksum included. `non_private` says whether
+    /// the run is marked as non-private, which it must be if the samples are.
     ///
     /// # Errors
     /// [`InitialSamplesError`].

@@ -1,8 +1,8 @@
 //! The representation of a sample in the vote: the mean embedding of several variations of it.
 //!
-//! The variations are embedded batch by batch and only the running sum is kept, so neither memory nor
-//! disk grows with the lookahead degree. Source: `image_variation` and the mean over `packed_features` in
-//! `main()` of the original implementation.
+//! The variations are embedded batch by batch and only the running sum is kept, so neither memory
+//! nor disk grows with the lookahead degree. Source: `image_variation` and the mean over
+//! `packed_features` in `main()` of the original implementation.
 
 use std::ops::Range;
 use std::thread;
@@ -38,8 +38,8 @@ impl<'a> Lookahead<'a> {
         }
     }
 
-    /// Returns the mean embedding of every sample, `float32[samples, dimension]`. Shards that are stored
-    /// already are not computed again.
+    /// Returns the mean embedding of every sample, `float32[samples, dimension]`. Shards that are
+    /// stored already are not computed again.
     ///
     /// # Errors
     /// See [`PeError`].
@@ -84,9 +84,9 @@ impl<'a> Lookahead<'a> {
         Ok(Embeddings::new(data, dimension).ok_or(EmbedderError::Dimension)?)
     }
 
-    /// Returns the sum of the embeddings of all variations of a range of samples, `float64[samples,
-    /// dimension]`. Where the embedder leaves the CPU free, one repeat is embedded while the images of the
-    /// next one are generated.
+    /// Returns the sum of the embeddings of all variations of a range of samples,
+    /// `float64[samples, dimension]`. Where the embedder leaves the CPU free, one repeat is
+    /// embedded while the images of the next one are generated.
     fn sum(
         &self,
         population: &Population,
@@ -159,8 +159,8 @@ impl<'a> Lookahead<'a> {
     }
 }
 
-/// Fails on a value that is not finite. The vote would fail, too, but only after the whole population was
-/// embedded and stored.
+/// Fails on a value that is not finite. The vote would fail, too, but only after the whole
+/// population was embedded and stored.
 fn check_finite(embedded: &Embeddings, range: &Range<usize>) -> Result<(), PeError> {
     let value = embedded.data().iter().position(|value| !value.is_finite());
     let Some(value) = value else {

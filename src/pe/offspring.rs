@@ -28,8 +28,8 @@ impl Lineage {
     }
 }
 
-/// Returns the lineages of a population, class by class: the first variation of every parent, then the
-/// second of every parent, and so on, then the parents themselves if they are kept.
+/// Returns the lineages of a population, class by class: the first variation of every parent,
+/// then the second of every parent, and so on, then the parents themselves if they are kept.
 ///
 /// The order decides the random numbers of each sample, so it must not change.
 #[must_use]
@@ -166,8 +166,8 @@ impl Offspring<'_> {
     }
 }
 
-/// Generates and stores the shards that are missing of `0..total`. Where the generator leaves the CPU
-/// free, a shard is written while the next one is generated.
+/// Generates and stores the shards that are missing of `0..total`. Where the generator leaves the
+/// CPU free, a shard is written while the next one is generated.
 fn generate_missing(
     run: &Run<'_>,
     shards: &ShardStore,

@@ -145,7 +145,8 @@ impl Plan {
         Ok(Cost {
             network_evaluations: network,
             embeddings,
-            // All populations (twice with pictures), shards of one, its embeddings, the private embeddings.
+            // All populations (twice with pictures), shards of one, its embeddings, the private
+            // embeddings.
             disk_bytes: images * image_bytes * (1 + u64::from(plot_images))
                 + largest * (image_bytes + vector)
                 + private * vector,

@@ -14,8 +14,9 @@ use crate::kill_point::{KillPoint, reach};
 use crate::privacy::{Fingerprint, Ledger, PrivateFolder, Sensitive};
 
 impl Run<'_> {
-    /// Executes the whole plan in `dir`, or what is left of it. Returns the path of the last population.
-    /// Metrics compare with `reference`, or with the private images of the run if that is `None`.
+    /// Executes the whole plan in `dir`, or what is left of it. Returns the path of the last
+    /// population. Metrics compare with `reference`, or with the private images of the run if
+    /// that is `None`.
     ///
     /// # Errors
     /// See [`PeError`]. Results that were finished before are on disk and are not computed again.

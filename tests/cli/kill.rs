@@ -122,8 +122,8 @@ mod points {
 
     use super::*;
 
-    /// Resumes the run and kills it where it reaches `point` for the `count`-th time. Returns false if
-    /// it ended before.
+    /// Resumes the run and kills it where it reaches `point` for the `count`-th time. Returns
+    /// false if it ended before.
     fn kill_at(world: &World, point: KillPoint, count: u32, environment: &[(&str, &str)]) -> bool {
         let chosen = format!("{}:{count}", point.name());
         let environment = [environment, &[("DPSYN_KILL_AT", &chosen)]].concat();

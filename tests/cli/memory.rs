@@ -1,4 +1,4 @@
-//! What a run holds in memory.
+//! Peak memory of a run.
 
 use std::process::Stdio;
 use std::time::Duration;

@@ -226,7 +226,8 @@ fn folds_kept_parents_ranks_and_class_shares() {
         reader.labels().unwrap(),
         [vec![0i64; 8], vec![1; 16]].concat()
     );
-    // Kept parents are images of the population before, those with the most votes of their class first.
+    // Kept parents are images of the population before, those with the most votes of their class
+    // first.
     let mut votes = NpzReader::open(&out.join("1/votes.npz")).unwrap();
     let (_, votes) = votes.f64s("votes").unwrap();
     // Of 24 images in threes, a third of the 8 random ones is 3: nine cats.

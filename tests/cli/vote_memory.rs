@@ -61,7 +61,8 @@ impl Cancellation for StopAfter {
     }
 }
 
-/// Memory and time are the same for each pass, so one is enough; `DPSYN_VOTE_PASSES=10` runs all of them.
+/// Memory and time are the same for each pass, so one is enough; `DPSYN_VOTE_PASSES=10` runs all
+/// of them.
 #[test]
 #[ignore = "a minute and 7 GB of memory: figures for benches/README.md"]
 fn camelyon17_votes_in_bounded_memory() {
