@@ -76,11 +76,11 @@ impl KillPoint {
     }
 }
 
-/// Aborts the process if a test asked for this point; does nothing otherwise.
+/// Aborts the process if `DPSYN_KILL_AT` names this point; does nothing otherwise.
 #[cfg(not(feature = "insecure-test-noise"))]
 pub(crate) fn reach(_: KillPoint) {}
 
-/// Aborts the process if a test asked for this point; does nothing otherwise.
+/// Aborts the process if `DPSYN_KILL_AT` names this point; does nothing otherwise.
 #[cfg(feature = "insecure-test-noise")]
 pub(crate) fn reach(point: KillPoint) {
     use std::sync::atomic::{AtomicU64, Ordering};

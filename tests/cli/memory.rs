@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::World;
 
-/// `VmHWM` (the peak so far) and `VmRSS` of this process in megabytes.
+/// Returns `VmHWM` (the peak so far) and `VmRSS` of this process in megabytes.
 pub fn of_this_process() -> (u64, u64) {
     let text = std::fs::read_to_string("/proc/self/status").unwrap();
     let of = |key: &str| {
@@ -19,7 +19,7 @@ pub fn of_this_process() -> (u64, u64) {
     (of("VmHWM:"), of("VmRSS:"))
 }
 
-/// The peak of a run's resident memory in kilobytes, as the kernel counts it.
+/// Returns the peak resident memory of a run in kilobytes, as the kernel counts it.
 fn peak(world: &World, arguments: &[&str]) -> u64 {
     let mut child = world
         .command(arguments)
@@ -43,7 +43,7 @@ fn peak(world: &World, arguments: &[&str]) -> u64 {
     }
 }
 
-/// Peaks of lookahead degree 1 and 8.
+/// Returns the peaks with lookahead degree 1 and 8.
 fn peaks(num_samples: u32) -> (u64, u64) {
     let run = |degree: u32, folder: &str| {
         let (samples, degree) = (
@@ -66,7 +66,7 @@ fn peaks(num_samples: u32) -> (u64, u64) {
 fn check(num_samples: u32) {
     let (one, eight) = peaks(num_samples);
     println!("{num_samples} samples: peak {one} kB with lookahead degree 1, {eight} kB with 8");
-    // The embeddings of 8 variations, had they been kept, would be 8 × 192 numbers a sample.
+    // If the embeddings of all 8 variations were kept, each sample would take 8 × 192 numbers.
     let kept = u64::from(num_samples) * 7 * 192 * 4 / 1000;
     assert!(eight < one + kept / 2, "{one} kB, then {eight} kB");
 }

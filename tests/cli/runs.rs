@@ -1,4 +1,4 @@
-//! Runs that succeed, and what they leave.
+//! Runs that succeed, and their result folders.
 
 use std::path::Path;
 
@@ -73,13 +73,13 @@ fn a_run_leaves_the_documented_folder() {
             .mode();
         assert_eq!(mode & 0o777, 0o700);
     }
-    // A finished run has nothing left to do, and says where the result is.
+    // Resuming a finished run changes nothing.
     let before = std::fs::read(out.join("ledger.jsonl")).unwrap();
     world.succeed(&["--resume"]);
     assert_eq!(std::fs::read(out.join("ledger.jsonl")).unwrap(), before);
 }
 
-/// Another implementation reads the same from our files.
+/// Another implementation reads the same values from the files.
 #[test]
 fn samples_and_votes_are_plain_npz() {
     let world = World::new();
@@ -118,7 +118,7 @@ fn images_depend_on_the_seed_but_not_on_the_batch_size() {
 }
 
 #[test]
-fn another_sampler_makes_other_images_and_is_not_gone_on_with() {
+fn another_sampler_generates_other_images_and_cannot_resume_the_run() {
     let world = World::new();
     let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
     let few = [
@@ -148,7 +148,7 @@ fn another_sampler_makes_other_images_and_is_not_gone_on_with() {
 }
 
 #[test]
-fn without_privacy_every_output_is_stamped() {
+fn without_privacy_every_output_is_marked() {
     let world = World::new();
     world.succeed(&["--non-private", "--set", "privacy.noise_multiplier=0"]);
     let out = world.path("out");
@@ -204,7 +204,7 @@ fn an_unconditional_run_has_one_class_and_may_have_any_number_of_samples() {
 }
 
 #[test]
-fn folds_kept_parents_ranks_and_class_shares() {
+fn elite_parents_rank_selection_and_class_shares() {
     let world = World::new();
     world.succeed(&[
         "--set",
@@ -230,7 +230,7 @@ fn folds_kept_parents_ranks_and_class_shares() {
     // first.
     let mut votes = NpzReader::open(&out.join("1/votes.npz")).unwrap();
     let (_, votes) = votes.f64s("votes").unwrap();
-    // Of 24 images in threes, a third of the 8 random ones is 3: nine cats.
+    // 24 images are 8 random ones with 2 variations each; the share of cats is 3 of the 8.
     let mut order: Vec<usize> = (0..9).collect();
     order.sort_by(|a, b| votes[*b].total_cmp(&votes[*a]).then(a.cmp(b)));
     let mut before = SamplesReader::open(&out.join("0/samples.npz")).unwrap();
@@ -246,7 +246,7 @@ fn folds_kept_parents_ranks_and_class_shares() {
 }
 
 #[test]
-fn somebody_s_samples_can_be_the_initial_population() {
+fn samples_of_a_file_can_be_the_initial_population() {
     let world = World::new();
     world.succeed(&["--out", "first"]);
     world.succeed(&["--set", "evolution.initial_samples=first/3/samples.npz"]);
@@ -268,7 +268,7 @@ fn somebody_s_samples_can_be_the_initial_population() {
         text.contains("first/3/samples.npz") && text.contains("8 of 8x8"),
         "{text}"
     );
-    // The refusal came before anything was moved.
+    // The run was refused before anything was moved.
     assert!(world.path("out/3/samples.npz").exists());
 }
 
@@ -317,12 +317,12 @@ fn a_resumed_run_finishes_what_was_left_unfinished() {
 }
 
 #[test]
-fn a_resumed_run_does_not_go_on_from_damaged_samples() {
+fn a_resumed_run_refuses_damaged_samples() {
     let world = World::new();
     world.succeed(&[]);
     let samples = world.path("out/3/samples.npz");
     let mut bytes = std::fs::read(&samples).unwrap();
-    // The images are most of the file, so its middle is in them.
+    // The images are most of the file, so its middle belongs to them.
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&samples, bytes).unwrap();

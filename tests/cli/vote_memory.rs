@@ -14,9 +14,9 @@ use dpsyn::internals::voting::{
 
 use crate::memory::of_this_process as memory;
 
-/// Camelyon17's training patches, of two classes, and as many samples.
+/// Number of training patches of Camelyon17 (two classes), and of samples.
 const IMAGES: usize = 302_436;
-/// Inception's features.
+/// Number of features of Inception.
 const DIMENSION: usize = 2048;
 
 fn vectors(sample: u64) -> Embeddings {
@@ -61,8 +61,8 @@ impl Cancellation for StopAfter {
     }
 }
 
-/// Memory and time are the same for each pass, so one is enough; `DPSYN_VOTE_PASSES=10` runs all
-/// of them.
+/// Every pass takes the same memory and time, so one is enough; `DPSYN_VOTE_PASSES=10` runs all of
+/// them.
 #[test]
 #[ignore = "a minute and 7 GB of memory: figures for benches/README.md"]
 fn camelyon17_votes_in_bounded_memory() {
