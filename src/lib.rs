@@ -23,10 +23,10 @@
 //! | [`fuzzing`] | entry points of the fuzz targets |
 //! | [`config`] | TOML text to checked [`config::Settings`] |
 //! | [`pe`] | Private Evolution: Algorithms 1 and 2, the plan of a run, the privacy statement |
-//! | [`evaluation`] | metrics of a population or a file of samples; private unless their reference is public |
+//! | [`evaluation`] | metrics of samples; private unless their reference is public |
 //! | [`artifacts`] | the result folder, and reading it back when a run resumes |
 //! | [`dataset`] | the private images, wrapped in `Sensitive` as they are read |
-//! | [`metrics`] | FID, KID, precision and recall, Inception Score, memorization, downstream accuracy |
+//! | [`metrics`] | FID, KID, Inception Score, precision and recall, memorization, accuracy |
 //! | [`generators`] | foundation models: random images and variations |
 //! | [`voting`] | exact nearest neighbors and the vote histogram |
 //! | [`embedders`] | images to vectors |
