@@ -61,9 +61,9 @@ static float draw() { return std::uniform_real_distribution<float>(-1, 1)(genera
 template <typename T> struct Numbers {
     std::vector<T> typed;
     std::vector<double> exact;
-    explicit Numbers(size_t count, float centre = 0) : typed(count), exact(count) {
+    explicit Numbers(size_t count, float center = 0) : typed(count), exact(count) {
         for (size_t i = 0; i < count; i++) {
-            store(&typed[i], draw() + centre);
+            store(&typed[i], draw() + center);
             exact[i] = load(&typed[i]);
         }
     }

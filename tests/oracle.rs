@@ -1,9 +1,9 @@
 //! candle-transformers as an oracle: its networks and ours on the same weights and inputs.
 //!
-//! The two were written apart from each other, so that an error of one is no error of the other. Where
-//! candle-transformers computes another function than the reference, the tolerance says so: its GELU in Stable
-//! Diffusion's feed-forward networks and in DINOv2 is the approximation by tanh, which is off by up to 5e-4, and
-//! DINOv2's layer norms have an epsilon of 1e-5 instead of 1e-6.
+//! The two were written apart from each other, so that an error of one is no error of the other.
+//! Where candle-transformers computes another function than the reference, the tolerance says so:
+//! its GELU in Stable Diffusion's feed-forward networks and in DINOv2 is the approximation by tanh,
+//! which is off by up to 5e-4, and DINOv2's layer norms have an epsilon of 1e-5 instead of 1e-6.
 //!
 //! `cargo test --release --test oracle -- --ignored --nocapture` measures the speed of both.
 
@@ -192,7 +192,8 @@ fn stable_diffusion_s_autoencoder() {
         ..AutoEncoderKLConfig::default()
     };
     let mut weights = weights_of(|vb| AutoencoderKl::new(&ours, &vb));
-    // Theirs returns samples only, drawn with noise of its own: with a deviation of e⁻³⁰ they are the means.
+    // Theirs returns samples only, drawn with noise of its own: with a deviation of e⁻³⁰ they are
+    // the means.
     let bias = [0.1f32, 0.2, 0.3, 0.4, -60.0, -60.0, -60.0, -60.0];
     let bias = Tensor::new(&bias, &Device::Cpu).unwrap();
     weights.insert("quant_conv.bias".to_owned(), bias);
@@ -245,7 +246,8 @@ fn dinov2_speed() {
     }
 }
 
-/// Weights under Meta's names, with the classifier that theirs requires: it hands on the class token.
+/// Weights under Meta's names, with the classifier that theirs requires: it hands on the class
+/// token.
 fn dinov2(hidden_size: usize, num_hidden_layers: usize) -> (Dinov2Config, HashMap<String, Tensor>) {
     let config = Dinov2Config {
         hidden_size,

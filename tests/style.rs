@@ -89,25 +89,25 @@ fn report(rule: &str, violations: &[String]) {
 }
 
 #[test]
-#[ignore = "until every module has been reworded"]
-fn no_line_of_code_is_too_long() {
+fn no_comment_is_too_long() {
     let mut violations = Vec::new();
     for (name, text) in sources() {
         for (line, number) in text.lines().zip(1..) {
             let columns = line.chars().count();
-            // A string literal cannot always be broken, and the formatter leaves it alone.
-            let quoted = line.contains('"') && !line.trim_start().starts_with("//");
-            if columns > MAX_COLUMNS && !quoted && !line.contains("://") {
+            // Code is the formatter's business, which leaves long string literals alone.
+            let comment = line.trim_start().starts_with("//");
+            // Neither tables nor links can be broken.
+            let fixed = line.contains("://") || line.contains("//! |");
+            if columns > MAX_COLUMNS && comment && !fixed {
                 violations.push(format!("{name}:{number}: {columns} columns"));
             }
         }
     }
-    report("lines with more than 100 columns", &violations);
+    report("comments with more than 100 columns", &violations);
 }
 
 #[test]
-#[ignore = "until every module has been reworded"]
-fn no_line_of_prose_is_too_long() {
+fn no_line_of_a_page_is_too_long() {
     let pages = [
         "docs", "benches", "configs", "data", "fuzz", "src", "tests", "weights",
     ]
@@ -136,7 +136,6 @@ fn no_line_of_prose_is_too_long() {
 }
 
 #[test]
-#[ignore = "until every module has been reworded"]
 fn doc_comments_begin_with_a_verb_or_a_noun() {
     let mut violations = Vec::new();
     for (name, text) in sources() {
@@ -157,7 +156,6 @@ fn doc_comments_begin_with_a_verb_or_a_noun() {
 }
 
 #[test]
-#[ignore = "until every module has been reworded"]
 fn no_name_is_a_metaphor() {
     let mut violations = Vec::new();
     for (name, text) in files("src", "rs").into_iter().map(named) {
@@ -175,7 +173,6 @@ fn no_name_is_a_metaphor() {
 }
 
 #[test]
-#[ignore = "until every module has been reworded"]
 fn no_file_is_too_long() {
     let mut violations = Vec::new();
     for (name, text) in sources() {
@@ -188,7 +185,6 @@ fn no_file_is_too_long() {
 }
 
 #[test]
-#[ignore = "until every module has been reworded"]
 fn long_functions_say_why() {
     let mut violations = Vec::new();
     for (name, text) in files("src", "rs").into_iter().map(named) {

@@ -8,8 +8,8 @@ use dpsyn::internals::kernels::{self, Conv2d, Conv2dShape, GroupNorm, Linear};
 use super::Work;
 use super::weights::tensor;
 
-/// Returns `[n, channels, side, side]` with the channels last in memory, as one layer passes maps to
-/// the next.
+/// Returns `[n, channels, side, side]` with the channels last in memory, as one layer passes maps
+/// to the next.
 fn maps(n: usize, channels: usize, side: usize, dtype: DType) -> Tensor {
     let pixels = tensor((n, side, side, channels), 1.0)
         .to_dtype(dtype)

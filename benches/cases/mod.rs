@@ -94,8 +94,8 @@ pub fn small() -> Vec<String> {
     names
 }
 
-/// Prepares the case of that name. Any `voting_QxCxD` and `unet_270m_bN` is a case, even if it is not
-/// listed above.
+/// Prepares the case of that name. Any `voting_QxCxD` and `unet_270m_bN` is a case, even if it is
+/// not listed above.
 pub fn prepare(name: &str) -> Option<Work> {
     let (base, dtype) = match name.strip_suffix(BF16) {
         Some(base) if !weights::device().is_cpu() || kernels::check_bf16_on_cpu().is_ok() => {

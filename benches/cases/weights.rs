@@ -19,8 +19,8 @@ pub fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// Returns the device of layers and networks: `DPSYN_DEVICE` names it as `--device` does; the CPU by
-/// default.
+/// Returns the device of layers and networks: `DPSYN_DEVICE` names it as `--device` does; the CPU
+/// by default.
 pub fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| match std::env::var("DPSYN_DEVICE") {

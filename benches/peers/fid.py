@@ -54,7 +54,7 @@ def write_weights(args):
 
 
 def write_images(args):
-    """Coloured gradients with a little noise: no two alike, and not as flat as noise alone."""
+    """Colored gradients with a little noise: no two alike, and not as flat as noise alone."""
     import numpy
 
     rng = numpy.random.default_rng(args.seed)

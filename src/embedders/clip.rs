@@ -12,8 +12,8 @@ use crate::images::{Filter, ImageBatch, ResizeError, Rgb, center_crop, resize_sh
 use crate::models::clip::{ClipVision, HiddenAct};
 use crate::sections::{InvalidKey, Section};
 
-/// Mean and standard deviation of the channels red, green, blue of the images that CLIP was trained on
-/// (`_transform` in `clip/clip.py` of openai/CLIP).
+/// Mean and standard deviation of the channels red, green, blue of the images that CLIP was trained
+/// on (`_transform` in `clip/clip.py` of openai/CLIP).
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
@@ -81,8 +81,8 @@ impl EmbedderSection for ClipConfig {
     }
 }
 
-/// Embeds images as CLIP does: `float32[images, 512]` for ViT-B/32. The vectors are not of length 1, as in
-/// clean-fid.
+/// Embeds images as CLIP does: `float32[images, 512]` for ViT-B/32. The vectors are not of length
+/// 1, as in clean-fid.
 #[derive(Debug)]
 pub struct ClipEmbedder {
     network: ClipVision,
@@ -93,8 +93,8 @@ impl ClipEmbedder {
     /// Reads the weights.
     ///
     /// # Errors
-    /// [`EmbedderError::Config`] when a value is zero, [`EmbedderError::Checkpoint`] when the weights
-    /// cannot be read or are others.
+    /// [`EmbedderError::Config`] when a value is zero, [`EmbedderError::Checkpoint`] when the
+    /// weights cannot be read or are others.
     pub fn open(config: &ClipConfig, device: &Device) -> Result<Self, EmbedderError> {
         config.validate()?;
         let (heads, act) = (config.num_attention_heads, config.hidden_act);
@@ -125,8 +125,8 @@ impl ClipEmbedder {
     /// [`ClipEmbedder::cut_out`] and normalized.
     ///
     /// # Errors
-    /// [`EmbedderError::Resize`] when the images cannot be resampled, [`EmbedderError::Network`] when
-    /// the device fails.
+    /// [`EmbedderError::Resize`] when the images cannot be resampled, [`EmbedderError::Network`]
+    /// when the device fails.
     pub fn network_input(&self, images: &ImageBatch) -> Result<Tensor, EmbedderError> {
         let pixels = Self::cut_out(images, self.network.config().image_size)?;
         normalized(&pixels, MEAN, STD, self.input.device())

@@ -12,8 +12,8 @@ use crate::models::Precision;
 use crate::models::dinov2::Dinov2;
 use crate::sections::{InvalidKey, Section};
 
-/// Mean and standard deviation of ImageNet's red, green and blue channels (`make_normalize_transform` in
-/// `dinov2/data/transforms.py` of facebookresearch/dinov2).
+/// Mean and standard deviation of ImageNet's red, green and blue channels
+/// (`make_normalize_transform` in `dinov2/data/transforms.py` of facebookresearch/dinov2).
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
@@ -31,7 +31,8 @@ pub struct Dinov2EmbedderConfig {
     /// Images that go through the network at once.
     #[serde(default = "default_batch_size")]
     pub batch_size: usize,
-    /// The number type of the network: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16, `"f16"` on a GPU.
+    /// The number type of the network: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16,
+    /// `"f16"` on a GPU.
     #[serde(default)]
     pub dtype: Precision,
 }
@@ -90,7 +91,8 @@ impl EmbedderSection for Dinov2EmbedderConfig {
     }
 }
 
-/// Embeds images as DINOv2 does: `float32[images, 768]` for the base size, the class token after the final norm.
+/// Embeds images as DINOv2 does: `float32[images, 768]` for the base size, the class token after
+/// the final norm.
 #[derive(Debug)]
 pub struct Dinov2Embedder {
     network: Dinov2,
@@ -130,13 +132,13 @@ impl Dinov2Embedder {
         Ok(Self { network, input })
     }
 
-    /// Returns the network's input for images of any size, `f32[images, 3, input_size, input_size]`: dgm-eval's
-    /// default transform, which is `T.Resize` to a square (Pillow's bicubic filter on 8 bits, whatever the
-    /// aspect ratio) and a normalization of each channel.
+    /// Returns the network's input for images of any size, `f32[images, 3, input_size,
+    /// input_size]`: dgm-eval's default transform, which is `T.Resize` to a square (Pillow's
+    /// bicubic filter on 8 bits, whatever the aspect ratio) and a normalization of each channel.
     ///
     /// # Errors
-    /// [`EmbedderError::Resize`] when the images cannot be resampled, [`EmbedderError::Network`] when
-    /// the device fails.
+    /// [`EmbedderError::Resize`] when the images cannot be resampled, [`EmbedderError::Network`]
+    /// when the device fails.
     pub fn network_input(&self, images: &ImageBatch) -> Result<Tensor, EmbedderError> {
         let resized = Self::resized(images, self.network.input_size())?;
         normalized(&resized, MEAN, STD, self.input.device())

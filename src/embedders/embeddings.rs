@@ -35,7 +35,7 @@ impl Embeddings {
         self.data.len() / self.dimension
     }
 
-    /// Whether there is no vector.
+    /// Returns true if there is no vector.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
@@ -94,8 +94,8 @@ impl Embeddings {
         Ok(())
     }
 
-    /// Reads `count` vectors as [`Embeddings::write`] wrote them. A large set fills gigabytes: they are held
-    /// once, and not before they are there.
+    /// Reads `count` vectors as [`Embeddings::write`] wrote them. A large set fills gigabytes: they
+    /// are held once, and not before they are there.
     ///
     /// # Errors
     /// Whatever `file` reports; [`io::ErrorKind::OutOfMemory`] when so many do not fit,

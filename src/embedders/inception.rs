@@ -24,7 +24,8 @@ pub struct InceptionConfig {
     /// Images that go through the network at once.
     #[serde(default = "default_batch_size")]
     pub batch_size: usize,
-    /// What the network computes in: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16, `"f16"` on a GPU.
+    /// Number type of the network: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16, `"f16"` on
+    /// a GPU.
     #[serde(default)]
     pub dtype: Precision,
 }
@@ -116,8 +117,8 @@ impl InceptionEmbedder {
         Ok(Self { network, input })
     }
 
-    /// Returns the images at the private images' size: resampled in floating point, clipped, rounded half to
-    /// even. Images that have that size already stay as they are.
+    /// Returns the images at the private images' size: resampled in floating point, clipped,
+    /// rounded half to even. Images that have that size already stay as they are.
     ///
     /// # Errors
     /// [`EmbedderError::Resize`] when the images cannot be resampled.
@@ -129,8 +130,8 @@ impl InceptionEmbedder {
     /// `f32[images, 3, 299, 299]`, resampled in floating point, clipped, `(x - 128) / 128`.
     ///
     /// # Errors
-    /// [`EmbedderError::Resize`] when the images cannot be resampled, [`EmbedderError::Network`] when
-    /// the device fails.
+    /// [`EmbedderError::Resize`] when the images cannot be resampled, [`EmbedderError::Network`]
+    /// when the device fails.
     pub fn network_input(&self, images: &ImageBatch) -> Result<Tensor, EmbedderError> {
         let side = INPUT_SIZE;
         let from = (images.height(), images.width());

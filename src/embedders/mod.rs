@@ -31,7 +31,7 @@ use crate::exit_code::{self, ExitCode};
 use crate::images::{BatchError, ImageBatch, ResizeError};
 use crate::sections::InvalidKey;
 
-/// Why embedding failed.
+/// Error of an embedding.
 #[derive(Debug, Error)]
 pub enum EmbedderError {
     /// A value of the embedder's section is out of range.
@@ -76,10 +76,11 @@ pub trait Embedder: Sync {
     /// Numbers in one vector.
     fn dimension(&self) -> usize;
 
-    /// How many images it likes to be asked for at once.
+    /// Returns the preferred number of images per call.
     fn batch_size(&self) -> usize;
 
-    /// Whether the work is done elsewhere than on the CPU, so that the CPU can do something else meanwhile.
+    /// Returns true if the work does not occupy the CPU, so that the CPU can do something else
+    /// meanwhile.
     fn overlaps_host_work(&self) -> bool {
         false
     }

@@ -1,5 +1,5 @@
-//! The parts that all embedders with a network share: the private images' size, batches, and the normalization
-//! of channels.
+//! The parts that all embedders with a network share: the private images' size, batches, and the
+//! normalization of channels.
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use rayon::prelude::*;
@@ -8,8 +8,8 @@ use super::{EmbedderError, Embeddings};
 use crate::images::{Filter, ImageBatch, Resampler};
 use crate::sections::InvalidKey;
 
-/// Images on their way into a network: first brought to the private images' size, then batch by batch to the
-/// network's device.
+/// Images on their way into a network: first brought to the private images' size, then batch by
+/// batch to the network's device.
 #[derive(Debug)]
 pub(super) struct NetworkInput {
     resolution: usize,
@@ -61,8 +61,8 @@ impl NetworkInput {
         resize_rounded(images, self.resolution)
     }
 
-    /// Embeds any number of images: `prepare` turns a batch at the private images' size into the network's input
-    /// `f32[images, …]`, and `network` turns that into `f32[images, dimension]`.
+    /// Embeds any number of images: `prepare` turns a batch at the private images' size into the
+    /// network's input `f32[images, …]`, and `network` turns that into `f32[images, dimension]`.
     ///
     /// # Errors
     /// Those of `prepare` and `network`, and [`EmbedderError::Dimension`].
@@ -102,8 +102,8 @@ pub(super) fn at_least_one(key: &str, value: usize) -> Result<(), InvalidKey> {
     Ok(())
 }
 
-/// Resamples to `size` × `size` with clean-fid's bicubic filter and rounds half to even. Images of that size
-/// stay as they are.
+/// Resamples to `size` × `size` with clean-fid's bicubic filter and rounds half to even. Images of
+/// that size stay as they are.
 ///
 /// # Errors
 /// [`EmbedderError::Resize`] when the images cannot be resampled.
@@ -118,8 +118,8 @@ pub(super) fn resize_rounded(
     Ok(Resampler::new(Filter::Bicubic, from, (size, size))?.batch_rounded(images)?)
 }
 
-/// Returns `(level / 255 − mean) / std` of each channel: `f32[images, 3, height, width]` on `device`
-/// (`T.ToTensor` and `T.Normalize` of torchvision).
+/// Returns `(level / 255 − mean) / std` of each channel: `f32[images, 3, height, width]` on
+/// `device` (`T.ToTensor` and `T.Normalize` of torchvision).
 ///
 /// # Errors
 /// [`EmbedderError::Network`] when the device fails.

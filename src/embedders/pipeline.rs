@@ -1,7 +1,7 @@
 //! EmbedPipeline one round's images while the next round's are made.
 //!
-//! Where the embedder works on a GPU, the host's part of it (resampling, mostly) and the two devices' work need not wait for
-//! each other. On a CPU they would only take each other's cores.
+//! Where the embedder works on a GPU, the host's part of it (resampling, mostly) and the two
+//! devices' work need not wait for each other. On a CPU they would only take each other's cores.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
@@ -51,7 +51,7 @@ impl<'a> EmbedPipeline<'a> {
         }
     }
 
-    /// Whether something else can be done between giving and taking.
+    /// Returns true if other work can be done between giving and taking.
     pub fn is_apart(&self) -> bool {
         self.thread.is_some()
     }
@@ -65,8 +65,8 @@ impl<'a> EmbedPipeline<'a> {
         }
     }
 
-    /// The vectors of the images that were given. Where there was no room for them beside the images that were made
-    /// meanwhile, they are embedded now.
+    /// The vectors of the images that were given. Where there was no room for them beside the
+    /// images that were made meanwhile, they are embedded now.
     ///
     /// # Errors
     /// [`EmbedderError`], also when no images were given or the thread ended.
@@ -99,7 +99,8 @@ mod tests {
 
     use super::*;
 
-    /// The first byte of each image; an image that begins with 255 is refused, and the first one with 254 has no room.
+    /// The first byte of each image; an image that begins with 255 is refused, and the first one
+    /// with 254 has no room.
     struct First {
         apart: bool,
         full: AtomicBool,

@@ -71,7 +71,8 @@ pub struct PixelsEmbedder {
 }
 
 impl PixelsEmbedder {
-    /// `image_size` is the rows and columns of all images; it does not matter when `config.size` is set.
+    /// `image_size` is the rows and columns of all images; it does not matter when `config.size` is
+    /// set.
     ///
     /// # Errors
     /// [`EmbedderError::Config`] when a size is zero.

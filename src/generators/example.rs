@@ -124,8 +124,8 @@ impl Colors {
         })
     }
 
-    /// Chooses the color of one image. All randomness comes from the key of the request, so an image
-    /// is independent of its batch, and an interrupted run continues with the same images.
+    /// Chooses the color of one image. All randomness comes from the key of the request, so an
+    /// image is independent of its batch, and an interrupted run continues with the same images.
     fn choose(&self, request: &SampleRequest) -> [u8; 3] {
         let index = request.rng_key.rng().below(self.colors.len() as u64);
         let color = self.colors.get(index as usize);

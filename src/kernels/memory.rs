@@ -54,7 +54,7 @@ struct Block {
 enum Taken {
     /// Of unknown content.
     Kept(*mut u8),
-    /// What the system gave, null if it gave nothing.
+    /// The pointer from the system allocator; null if the allocation failed.
     Fresh(*mut u8),
 }
 

@@ -1,8 +1,8 @@
 //! CLIP's two towers (Radford et al. 2021, arXiv 2103.00020).
 //!
-//! References: `modeling_clip.py` of huggingface/transformers and `clip/model.py` of openai/CLIP. Weights
-//! keep the names of the published checkpoints: Hugging Face's (`vision_model.…`, `text_model.…`,
-//! `visual_projection.weight`) or OpenAI's (`visual.…`).
+//! References: `modeling_clip.py` of huggingface/transformers and `clip/model.py` of openai/CLIP.
+//! Weights keep the names of the published checkpoints: Hugging Face's (`vision_model.…`,
+//! `text_model.…`, `visual_projection.weight`) or OpenAI's (`visual.…`).
 
 mod config;
 mod encoder;

@@ -1,15 +1,16 @@
-//! DINOv2, a self-supervised vision transformer (Oquab et al. 2023, arXiv 2304.07193), with or without
-//! registers (Darcet et al. 2023, arXiv 2309.16588).
+//! DINOv2, a self-supervised vision transformer (Oquab et al. 2023, arXiv 2304.07193), with or
+//! without registers (Darcet et al. 2023, arXiv 2309.16588).
 //!
-//! Reference: `dinov2/models/vision_transformer.py` of facebookresearch/dinov2. Weights keep the names of the
-//! published checkpoints: Meta's (`blocks.0.attn.qkv.weight`) or those of `modeling_dinov2.py` and
-//! `modeling_dinov2_with_registers.py` of huggingface/transformers
+//! Reference: `dinov2/models/vision_transformer.py` of facebookresearch/dinov2. Weights keep the
+//! names of the published checkpoints: Meta's (`blocks.0.attn.qkv.weight`) or those of
+//! `modeling_dinov2.py` and `modeling_dinov2_with_registers.py` of huggingface/transformers
 //! (`encoder.layer.0.attention.attention.query.weight`).
 //!
-//! candle-transformers has a DINOv2 of its own. This one exists because that one interpolates positions by the
-//! nearest neighbor and so is no DINOv2 at any size but 518, uses eps 1e-5 and the tanh approximation of GELU,
-//! needs a classifier head, and lacks SwiGLU (the giant size) and Meta's registers; `tests/oracle.rs` compares
-//! the two where they agree, and `benches/README.md` has their speeds.
+//! candle-transformers has a DINOv2 of its own. This one exists because that one interpolates
+//! positions by the nearest neighbor and so is no DINOv2 at any size but 518, uses eps 1e-5 and the
+//! tanh approximation of GELU, needs a classifier head, and lacks SwiGLU (the giant size) and
+//! Meta's registers; `tests/oracle.rs` compares the two where they agree, and `benches/README.md`
+//! has their speeds.
 
 mod config;
 mod names;
@@ -43,8 +44,8 @@ pub struct Dinov2 {
 }
 
 impl Dinov2 {
-    /// Tensors that a checkpoint may hold beyond the network: the token that stands for a masked patch in
-    /// training, and a classifier.
+    /// Tensors that a checkpoint may hold beyond the network: the token that stands for a masked
+    /// patch in training, and a classifier.
     pub const IGNORED: &'static [&'static str] = &[
         "mask_token",
         "embeddings.mask_token",
@@ -52,12 +53,12 @@ impl Dinov2 {
         "classifier.*",
     ];
 
-    /// Builds the network for images of `input_size` rows and columns from tensors under either scheme of names;
-    /// all have the type and device of `vb`.
+    /// Builds the network for images of `input_size` rows and columns from tensors under either
+    /// scheme of names; all have the type and device of `vb`.
     ///
     /// # Errors
-    /// A configuration that [`Dinov2Config::validate`] refuses, an `input_size` that is not a multiple of the
-    /// patch size; a tensor that is missing or has another shape.
+    /// A configuration that [`Dinov2Config::validate`] refuses, an `input_size` that is not a
+    /// multiple of the patch size; a tensor that is missing or has another shape.
     pub fn new(config: &Dinov2Config, input_size: usize, vb: &VarBuilder<'_>) -> Result<Self> {
         config.validate().map_err(candle_core::Error::wrap)?;
         let grid = config
@@ -81,7 +82,8 @@ impl Dinov2 {
             }
         };
         let patch_positions = positions.narrow(1, 1, trained * trained)?.squeeze(0)?;
-        // The two families were trained with different interpolations; each is evaluated with its own.
+        // The two families were trained with different interpolations; each is evaluated with its
+        // own.
         let position_embedding = if config.num_register_tokens > 0 {
             positions::antialiased(&patch_positions, grid)?
         } else {
@@ -110,11 +112,13 @@ impl Dinov2 {
         })
     }
 
-    /// Opens a checkpoint of either scheme of names; the configuration follows from the shapes of its tensors. In
-    /// the folder of a hub repository, a `config.json` beside the weights must agree.
+    /// Opens a checkpoint of either scheme of names; the configuration follows from the shapes of
+    /// its tensors. In the folder of a hub repository, a `config.json` beside the weights must
+    /// agree.
     ///
     /// # Errors
-    /// [`CheckpointError`] when a file cannot be read, holds no DINOv2, lacks a tensor or has an unknown one.
+    /// [`CheckpointError`] when a file cannot be read, holds no DINOv2, lacks a tensor or has an
+    /// unknown one.
     pub fn open(
         path: &Path,
         input_size: usize,
@@ -138,8 +142,8 @@ impl Dinov2 {
         })
     }
 
-    /// The file of the weights that `path` means: in a folder, `model.safetensors` or, where there is none,
-    /// `pytorch_model.bin`, as on the hub; otherwise `path` itself.
+    /// The file of the weights that `path` means: in a folder, `model.safetensors` or, where there
+    /// is none, `pytorch_model.bin`, as on the hub; otherwise `path` itself.
     #[must_use]
     pub fn weights_in(path: &Path) -> PathBuf {
         if !path.is_dir() {
@@ -174,8 +178,9 @@ impl Dinov2 {
         on_pool(x.device(), || self.forward_observed(x, |_, _| Ok(())))
     }
 
-    /// [`Dinov2::forward`], passing the hidden states to `observe`: `0` before the first block, `k` after block
-    /// `k`, each `[n, 1 + registers + patches, hidden_size]` with the class token first.
+    /// [`Dinov2::forward`], passing the hidden states to `observe`: `0` before the first block, `k`
+    /// after block `k`, each `[n, 1 + registers + patches, hidden_size]` with the class token
+    /// first.
     ///
     /// # Errors
     /// As [`Dinov2::forward`], and the errors of `observe`.

@@ -16,7 +16,8 @@ use crate::kernels::{
 };
 use blocks::{AttentionBlock, Block, Layer, ResBlock, norm};
 
-/// Channels up to which a network is small: its largest convolution's weight fits a core's own cache.
+/// Channels up to which a network is small: its largest convolution's weight fits a core's own
+/// cache.
 const SMALL: usize = 128;
 
 /// The network: predicts the noise (and, with `learn_sigma`, a variance) of a noisy image.
@@ -34,13 +35,14 @@ pub struct UNet {
 }
 
 impl UNet {
-    /// Builds the network on the device of `vb`. Its convolutions and feature maps have the type of `vb`; as in
-    /// the original, the embedding, the normalisation and the last layer are `f32`.
+    /// Builds the network on the device of `vb`. Its convolutions and feature maps have the type of
+    /// `vb`; as in the original, the embedding, the normalization and the last layer are `f32`.
     ///
     /// # Errors
-    /// A configuration that [`UNetConfig::validate`] refuses; a tensor that is missing or has another
-    /// shape.
+    /// A configuration that [`UNetConfig::validate`] refuses; a tensor that is missing or has
+    /// another shape.
     pub fn new(config: &UNetConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        // One function, because each block takes the channels that the blocks before it left.
         let layout = config.layout().map_err(candle_core::Error::wrap)?;
         let time_dim = config.time_embed_dim();
         let wide = vb.to_dtype(DType::F32);
@@ -168,8 +170,9 @@ impl UNet {
     /// Evaluates the network.
     ///
     /// `x` is `[n, in_channels, height, width]` with sides that halve as often as the network does,
-    /// `timesteps` and `labels` have one entry per image; `labels` are given if and only if the model is
-    /// class-conditional. The result is `[n, out_channels, height, width]` in the type of `x`.
+    /// `timesteps` and `labels` have one entry per image; `labels` are given if and only if the
+    /// model is class-conditional. The result is `[n, out_channels, height, width]` in the type of
+    /// `x`.
     ///
     /// # Errors
     /// Arguments of other shapes, labels out of range, and whatever candle reports.
@@ -183,8 +186,8 @@ impl UNet {
         })
     }
 
-    /// [`UNet::forward`], showing `observe` what comes out of `time_embed` (before the label is added),
-    /// of every `input_blocks.<i>`, of `middle_block` and of every `output_blocks.<i>`.
+    /// [`UNet::forward`], showing `observe` what comes out of `time_embed` (before the label is
+    /// added), of every `input_blocks.<i>`, of `middle_block` and of every `output_blocks.<i>`.
     ///
     /// # Errors
     /// As [`UNet::forward`], and whatever `observe` returns.
@@ -251,7 +254,8 @@ impl UNet {
 
     fn embed_timesteps(&self, x: &Tensor, timesteps: &[f32]) -> Result<Tensor> {
         let dim = self.config.model_channels;
-        // Elsewhere than on the CPU, where it costs nothing, one row is uploaded for a batch that is at one time.
+        // Elsewhere than on the CPU, where it costs nothing, one row is uploaded for a batch that
+        // is at one time.
         let same = timesteps.windows(2).all(|pair| pair[0] == pair[1]);
         let rows = match timesteps {
             [first, _, ..] if same && !x.device().is_cpu() => std::slice::from_ref(first),
@@ -284,9 +288,9 @@ impl UNet {
     }
 }
 
-/// Sinusoidal embedding of timesteps, which may be fractional: row-major `[timesteps, dim]`, first the
-/// cosines, then the sines, of `t · 10000^(-i / (dim / 2))`; a last column of zeros when `dim` is odd
-/// (`timestep_embedding` in `improved_diffusion/nn.py`).
+/// Sinusoidal embedding of timesteps, which may be fractional: row-major `[timesteps, dim]`, first
+/// the cosines, then the sines, of `t · 10000^(-i / (dim / 2))`; a last column of zeros when `dim`
+/// is odd (`timestep_embedding` in `improved_diffusion/nn.py`).
 ///
 /// Frequencies and angles are rounded to `f32` as the original's are: at large timesteps, that
 /// rounding is most of what the network was trained to see.
@@ -331,7 +335,8 @@ mod tests {
         UNet::new(&config, &any_weights_in(dtype)).unwrap()
     }
 
-    /// As GPUs run it: in `f32`, and in f16 in the place of bf16, whose products candle has not on the CPU.
+    /// As GPUs run it: in `f32`, and in f16 in the place of bf16, whose products candle has not on
+    /// the CPU.
     #[test]
     fn composed_layers_are_the_same_network() {
         let x = uniform(&[2, 3, 16, 16], 1);

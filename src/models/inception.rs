@@ -1,9 +1,9 @@
 //! InceptionV3 as the Fréchet Inception Distance uses it.
 //!
-//! Szegedy et al. 2015 (arXiv 1512.00567) with the weights and the pooling quirks of the original FID's
-//! TensorFlow graph. Reference: `fid_inception_v3` in `src/pytorch_fid/inception.py` of
-//! mseitzer/pytorch-fid. Weights keep the names of its `state_dict`; batch norms are folded into the
-//! convolutions when they are read.
+//! Szegedy et al. 2015 (arXiv 1512.00567) with the weights and the pooling quirks of the original
+//! FID's TensorFlow graph. Reference: `fid_inception_v3` in `src/pytorch_fid/inception.py` of
+//! mseitzer/pytorch-fid. Weights keep the names of its `state_dict`; batch norms are folded into
+//! the convolutions when they are read.
 
 mod blocks;
 
@@ -19,7 +19,8 @@ pub const INPUT_SIZE: usize = 299;
 /// Numbers in a feature vector.
 pub const FEATURES: usize = 2048;
 
-/// What a checkpoint may hold beyond the network: the classifier, and batch norm's counters.
+/// Tensors that a checkpoint may hold beyond the network: the classifier, and batch norm's
+/// counters.
 pub const IGNORED: &[&str] = &["fc.*", "AuxLogits.*", "*.num_batches_tracked"];
 
 /// Max pools between the early layers.
@@ -103,7 +104,8 @@ impl Inception {
         })
     }
 
-    /// [`Inception::forward`], showing `observe` what comes out of every layer, `[n, channels, h, w]`.
+    /// [`Inception::forward`], showing `observe` what comes out of every layer, `[n, channels, h,
+    /// w]`.
     ///
     /// # Errors
     /// As [`Inception::forward`], and whatever `observe` returns.

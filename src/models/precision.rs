@@ -33,8 +33,8 @@ impl Precision {
     /// The type as candle names it, for a network on `device`.
     ///
     /// # Errors
-    /// Names `dtype` and says what is missing: a CPU has no `f16`, and `bf16` only with AVX512_BF16,
-    /// which `DPSYN_CPU` must not turn off.
+    /// Names `dtype` and says what is missing: a CPU has no `f16`, and `bf16` only with
+    /// AVX512_BF16, which `DPSYN_CPU` must not turn off.
     pub fn on(self, device: &Device) -> Result<DType, InvalidKey> {
         let refused = |message: String| InvalidKey::new("dtype", message);
         match self {

@@ -1,8 +1,8 @@
-//! The networks of Stable Diffusion 1.x (Rombach et al. 2022, arXiv 2112.10752) but for its text encoder,
-//! which is [`crate::models::clip`]'s.
+//! The networks of Stable Diffusion 1.x (Rombach et al. 2022, arXiv 2112.10752) but for its text
+//! encoder, which is [`crate::models::clip`]'s.
 //!
-//! References: `UNet2DConditionModel` and `AutoencoderKL` of huggingface/diffusers. Weights keep the names of
-//! the published checkpoints, the autoencoder's old attention names included.
+//! References: `UNet2DConditionModel` and `AutoencoderKL` of huggingface/diffusers. Weights keep
+//! the names of the published checkpoints, the autoencoder's old attention names included.
 
 mod attention;
 mod fields;

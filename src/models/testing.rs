@@ -1,4 +1,4 @@
-//! What the networks' tests share.
+//! Helpers of the tests of networks.
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;

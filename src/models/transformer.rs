@@ -45,8 +45,8 @@ pub(super) enum Activation {
 }
 
 impl Block {
-    /// Applies the block to `[n, tokens, hidden_size]`; with `causal`, a token attends to itself and to those
-    /// before it only.
+    /// Applies the block to `[n, tokens, hidden_size]`; with `causal`, a token attends to itself
+    /// and to those before it only.
     pub fn forward(&self, x: &Tensor, causal: bool) -> Result<Tensor> {
         let (n, tokens, hidden) = x.dims3()?;
         let head = hidden / self.heads;
@@ -87,8 +87,8 @@ impl Activation {
     }
 }
 
-/// Reads the projections of queries, keys and values that a checkpoint stores apart, as the one matrix
-/// `[3 · hidden_size, hidden_size]` and the one bias `[3 · hidden_size]`.
+/// Reads the projections of queries, keys and values that a checkpoint stores apart, as the one
+/// matrix `[3 · hidden_size, hidden_size]` and the one bias `[3 · hidden_size]`.
 pub(super) fn joined_qkv(
     hidden_size: usize,
     names: [&str; 3],

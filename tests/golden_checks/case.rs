@@ -72,8 +72,9 @@ impl Case {
             .ok_or_else(|| format!("the json has no `{pointer}`").into())
     }
 
-    /// The tolerance for a network's result: what the case suggests, but at least 1e-5, scaled with the
-    /// largest expected value where that exceeds 1 (another memory layout alone moves results by 4e-6).
+    /// The tolerance for a network's result: what the case suggests, but at least 1e-5, scaled with
+    /// the largest expected value where that exceeds 1 (another memory layout alone moves results
+    /// by 4e-6).
     pub fn network_tolerance(&self, tensor: &str, expected: &[f64]) -> f64 {
         let largest = expected.iter().fold(1.0f64, |m, v| m.max(v.abs()));
         self.suggested_tolerance(tensor, 0.0).max(1e-5 * largest)

@@ -29,7 +29,8 @@ pub fn check(case: &Case) -> Outcome {
     check_tensor(case, "last_hidden_state", &out)
 }
 
-/// Hidden states are given for the first text or image only; each that is given must have been seen.
+/// Hidden states are given for the first text or image only; each that is given must have been
+/// seen.
 pub fn check_hidden_states(case: &Case, seen: &[(String, Tensor)]) -> Outcome {
     for (name, value) in seen {
         check_tensor(case, name, &value.narrow(0, 0, case.tensor(name)?.dim(0)?)?)?;

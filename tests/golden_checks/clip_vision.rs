@@ -38,8 +38,8 @@ pub fn check(case: &Case) -> Outcome {
     Ok(())
 }
 
-/// Hugging Face's tensors as OpenAI has them: renamed, the projection transposed, the three projections of
-/// each layer as one.
+/// Hugging Face's tensors as OpenAI has them: renamed, the projection transposed, the three
+/// projections of each layer as one.
 fn open_ai_names(
     mut tensors: HashMap<String, Tensor>,
 ) -> Result<HashMap<String, Tensor>, candle_core::Error> {

@@ -2,7 +2,7 @@
 
 use super::Outcome;
 
-/// How far two numbers may lie apart: `|found - expected| <= absolute + relative * |expected|`.
+/// Tolerance of a comparison: `|found - expected| <= absolute + relative * |expected|`.
 #[derive(Debug, Clone, Copy)]
 pub struct Tolerance {
     pub absolute: f64,

@@ -1,4 +1,5 @@
-//! `dinov2`: the network under both schemes of names; `dinov2_preprocess`: an image on its way into it.
+//! `dinov2`: the network under both schemes of names; `dinov2_preprocess`: an image on its way into
+//! it.
 
 use std::collections::HashMap;
 
@@ -76,7 +77,8 @@ pub fn preprocess(case: &Case) -> Outcome {
     let found: Vec<f64> = found.flatten_all()?.to_vec1()?;
     let (expected, _) = case.f64s("normalized_row_111")?;
     Tolerance::absolute(1e-6).check("normalized_row_111", &found, &expected)?;
-    // With the private images' size being the network's, `embed` would resize in floating point first.
+    // With the private images' size being the network's, `embed` would resize in floating point
+    // first.
     let at_size = embedder.embed(&resized)?;
     let found = Tensor::from_slice(at_size.data(), (1, config.hidden_size), &Device::Cpu)?;
     check_tensor(case, "x_norm_clstoken", &found)

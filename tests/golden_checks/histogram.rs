@@ -1,7 +1,8 @@
-//! Voting: neighbours, counts, noise, thresholds, selection probabilities.
+//! Voting: neighbors, counts, noise, thresholds, selection probabilities.
 //!
-//! Keys `<L2|IP>_k<k>.*` and `packing<p>_…` follow the original (counts unnormalised, noise σ·√k); keys
-//! `pe_<mode>_k<k>_sample.*` the newer library (both divided by √k). Votes by client are not a feature.
+//! Keys `<L2|IP>_k<k>.*` and `packing<p>_…` follow the original (counts unnormalized, noise σ·√k);
+//! keys `pe_<mode>_k<k>_sample.*` the newer library (both divided by √k). Votes by client are not a
+//! feature.
 
 use candle_core::Device;
 use dpsyn::internals::embedders::Embeddings;
@@ -16,7 +17,7 @@ use dpsyn::internals::streams::{Phase, RngKey};
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const EXACT: Tolerance = Tolerance::absolute(0.0);
-/// The newer library normalises votes in float32.
+/// The newer library normalizes votes in float32.
 const ROUNDED: Tolerance = Tolerance {
     absolute: 1e-5,
     relative: 1e-6,

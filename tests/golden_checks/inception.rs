@@ -75,7 +75,7 @@ fn check_one(case: &Case, name: &str, resolution: usize, network: &Inception) ->
     check_values(case, &format!("{name}.features"), &found)
 }
 
-/// `input` is `[n, 3, 299, 299]`, normalised.
+/// `input` is `[n, 3, 299, 299]`, normalized.
 fn check_input(case: &Case, name: &str, input: &Tensor) -> Outcome {
     let pixels = ((input.to_dtype(DType::F64)? * 128.0)? + 128.0)?;
     let key = format!("{name}.stage299_channel_mean");

@@ -86,11 +86,12 @@ fn check_special(case: &Case, entry: &Value, size: usize) -> Outcome {
         // Pillow drops alpha; ours is composited over black. The same follows from the original's
         // own result, four channels resized together, up to the rounding of its unpremultiplying.
         Some("RGBA" | "LA") => check_over_black(case, name, &found),
-        // Pillow clips 16-bit grey at 255; ours keeps the high byte, so only greyness is comparable.
+        // Pillow clips 16-bit gray at 255; ours keeps the high byte, so only grayness is
+        // comparable.
         Some("I;16") => {
-            let grey = found.chunks_exact(3).all(|p| p[0] == p[1] && p[1] == p[2]);
-            if !grey || found.iter().all(|v| *v == found[0]) {
-                return fail(format!("{name}: not a grey picture"));
+            let gray = found.chunks_exact(3).all(|p| p[0] == p[1] && p[1] == p[2]);
+            if !gray || found.iter().all(|v| *v == found[0]) {
+                return fail(format!("{name}: not a gray picture"));
             }
             Ok(())
         }
@@ -103,8 +104,8 @@ fn check_over_black(case: &Case, name: &str, found: &[u8]) -> Outcome {
     let channels = *shape.last().ok_or("no channels")?;
     let expected = pixels.chunks_exact(channels).flat_map(|pixel| {
         let alpha = f64::from(pixel[channels - 1]) / 255.0;
-        let colour = |c: usize| f64::from(pixel[c.min(channels - 2)]) * alpha;
-        [colour(0), colour(1), colour(2)]
+        let color = |c: usize| f64::from(pixel[c.min(channels - 2)]) * alpha;
+        [color(0), color(1), color(2)]
     });
     if found.len() != pixels.len() / channels * 3 {
         return fail(format!("{name}: {} bytes", found.len()));

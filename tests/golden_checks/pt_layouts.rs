@@ -7,8 +7,8 @@ use dpsyn::internals::hub::Checkpoint;
 
 use super::{Case, Outcome, Tolerance};
 
-/// Every `<case>*.pt` beside the case must hold exactly the tensors of its safetensors, which our own
-/// reader of that format must agree with too.
+/// Every `<case>*.pt` beside the case must hold exactly the tensors of its safetensors, which our
+/// own reader of that format must agree with too.
 pub fn check(case: &Case) -> Outcome {
     let paths: Vec<PathBuf> = std::fs::read_dir(&case.directory)?
         .filter_map(|entry| Some(entry.ok()?.path()))

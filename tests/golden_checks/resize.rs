@@ -66,7 +66,8 @@ fn check_one(case: &Case, name: &str) -> Outcome {
     Ok(())
 }
 
-/// Rows and columns of the output: its tensor's, or what the json says when only some rows are kept.
+/// Rows and columns of the output: its tensor's, or what the json says when only some rows are
+/// kept.
 fn output_size(case: &Case, name: &str) -> Result<(usize, usize), Box<dyn std::error::Error>> {
     if let Ok(output) = case.tensor(&format!("{name}.output")) {
         let (height, width, _) = output.dims3()?;

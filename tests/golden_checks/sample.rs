@@ -15,7 +15,7 @@ use super::{Case, Outcome, Tolerance, weights};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// What no two implementations of a network agree better than, for results of about 1.
+/// Smallest difference between two implementations of a network, for results of about 1.
 const NETWORK: f64 = 1e-5;
 
 /// Every step is taken from where the reference stood, so that one ill-conditioned pixel (with a
@@ -134,7 +134,7 @@ fn check_prediction(
     bounds.check(&found, &expected, prediction_doubt(sampler, at))
 }
 
-/// How far a step's prediction of x_0 may be off at single pixels for no other reason than the
+/// Tolerance of a step's prediction of x_0 at single pixels, due to the
 /// network's rounding.
 fn prediction_doubt(sampler: &Sampler, at: &Timestep) -> f64 {
     let options = sampler.options();
@@ -158,7 +158,7 @@ fn sample_share(sampler: &Sampler, at: &Timestep) -> f64 {
     }
 }
 
-/// What the case says of one tensor's rounding: ten times what float32 moved it.
+/// Tolerance of one tensor: ten times its rounding error in float32.
 struct Bounds {
     name: String,
     largest: f64,

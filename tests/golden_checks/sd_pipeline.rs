@@ -22,8 +22,8 @@ use super::{Outcome, Tolerance, weights};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// One component: `sd_pipe/<part>/` beside the case, or without the folder, the case `stand_in`, which has the
-/// same network by its formula.
+/// One component: `sd_pipe/<part>/` beside the case, or without the folder, the case `stand_in`,
+/// which has the same network by its formula.
 fn component<M, C>(
     case: &Case,
     part: (&str, &str),

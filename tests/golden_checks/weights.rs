@@ -87,8 +87,8 @@ fn assert_formula() -> Result<()> {
     Ok(())
 }
 
-/// Builds a network on formula weights; a tensor that is missing, has another shape or is never asked
-/// for is an error, but for names that begin with one of `ignored`.
+/// Builds a network on formula weights; a tensor that is missing, has another shape or is never
+/// asked for is an error, but for names that begin with one of `ignored`.
 pub fn build<M>(
     seed: u64,
     gain: f64,
@@ -279,9 +279,9 @@ fn compare(checkpoint: &Checkpoint, expected: &HashMap<String, Tensor>) -> Resul
     Ok(())
 }
 
-/// A network from the first checkpoint file that `/weights` names and that lies beside the case, which must hold
-/// exactly the formula's values; otherwise from the formula. The file may hold tensors of the names `ignored`
-/// besides.
+/// A network from the first checkpoint file that `/weights` names and that lies beside the case,
+/// which must hold exactly the formula's values; otherwise from the formula. The file may hold
+/// tensors of the names `ignored` besides.
 pub fn build_or_load<M>(
     case: &Case,
     ignored: &[&str],

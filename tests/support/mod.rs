@@ -216,7 +216,8 @@ pub fn made_up<M>(
     made.clone()
 }
 
-/// FID's Inception with fixed pseudo-random weights and, if asked for, a classifier of so many classes.
+/// FID's Inception with fixed pseudo-random weights and, if asked for, a classifier of so many
+/// classes.
 pub fn write_inception(path: &Path, classes: Option<usize>) {
     let made = made_up(99, DType::F32, |vb| {
         if let Some(classes) = classes {

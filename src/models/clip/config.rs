@@ -1,4 +1,4 @@
-//! What the towers look like, under the keys of Hugging Face's `config.json`.
+//! Configuration of the towers, by the keys of Hugging Face's `config.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +25,8 @@ impl HiddenAct {
     }
 }
 
-/// The text tower's hyper-parameters; the defaults are those of the class in transformers. Other keys of
-/// a `config.json` say nothing about the network and are passed over.
+/// The text tower's hyper-parameters; the defaults are those of the class in transformers. Other
+/// keys of a `config.json` say nothing about the network and are passed over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClipTextConfig {
@@ -86,8 +86,8 @@ impl ClipTextConfig {
     }
 }
 
-/// The vision tower's hyper-parameters; the defaults are those of ViT-B/32. Other keys of a `config.json` are
-/// passed over.
+/// The vision tower's hyper-parameters; the defaults are those of ViT-B/32. Other keys of a
+/// `config.json` are passed over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClipVisionConfig {
@@ -162,7 +162,7 @@ impl ClipVisionConfig {
     }
 }
 
-/// What the layers of both towers need to know.
+/// Sizes of the layers of a tower.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EncoderShape {
     pub hidden_size: usize,

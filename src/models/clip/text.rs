@@ -7,8 +7,8 @@ use super::config::ClipTextConfig;
 use super::encoder::{Encoder, Names};
 use crate::kernels::{LayerNorm, on_pool};
 
-/// The text tower (`CLIPTextModel` of transformers): a causal transformer over tokens. There is no padding
-/// mask: tokens after the end of a text count like any others, as in the original.
+/// The text tower (`CLIPTextModel` of transformers): a causal transformer over tokens. There is no
+/// padding mask: tokens after the end of a text count like any others, as in the original.
 #[derive(Debug, Clone)]
 pub struct ClipText {
     config: ClipTextConfig,
@@ -19,15 +19,16 @@ pub struct ClipText {
 }
 
 impl ClipText {
-    /// What a checkpoint may hold beyond the network: a buffer of the numbers 0, 1, … that older versions
-    /// of transformers saved.
+    /// Tensors that a checkpoint may hold beyond the network: a buffer of the numbers 0, 1, … that
+    /// older versions of transformers saved.
     pub const IGNORED: &'static [&'static str] = &["text_model.embeddings.position_ids"];
 
-    /// Builds the network from the tensors under `text_model`; all have the type and device of `vb`.
+    /// Builds the network from the tensors under `text_model`; all have the type and device of
+    /// `vb`.
     ///
     /// # Errors
-    /// A configuration that [`ClipTextConfig::validate`] refuses; a tensor that is missing or has another
-    /// shape.
+    /// A configuration that [`ClipTextConfig::validate`] refuses; a tensor that is missing or has
+    /// another shape.
     pub fn new(config: &ClipTextConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         config.validate().map_err(candle_core::Error::wrap)?;
         let hidden = config.hidden_size;
@@ -61,8 +62,8 @@ impl ClipText {
         &self.config
     }
 
-    /// Token ids `[n, tokens]`, of any integer type, to the last hidden state `[n, tokens, hidden_size]`, after
-    /// the final layer norm.
+    /// Token ids `[n, tokens]`, of any integer type, to the last hidden state `[n, tokens,
+    /// hidden_size]`, after the final layer norm.
     ///
     /// # Errors
     /// More tokens than positions, an id outside the vocabulary, and whatever candle reports.
@@ -70,8 +71,8 @@ impl ClipText {
         on_pool(ids.device(), || self.forward_observed(ids, |_, _| Ok(())))
     }
 
-    /// [`ClipText::forward`], showing `observe` the hidden states: `0` before the first layer, `k` after layer
-    /// `k`, each `[n, tokens, hidden_size]` and without the final layer norm.
+    /// [`ClipText::forward`], showing `observe` the hidden states: `0` before the first layer, `k`
+    /// after layer `k`, each `[n, tokens, hidden_size]` and without the final layer norm.
     ///
     /// # Errors
     /// As [`ClipText::forward`], and whatever `observe` returns.

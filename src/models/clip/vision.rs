@@ -1,4 +1,5 @@
-//! The vision tower: a vision transformer (Dosovitskiy et al. 2020, arXiv 2010.11929) and a projection.
+//! The vision tower: a vision transformer (Dosovitskiy et al. 2020, arXiv 2010.11929) and a
+//! projection.
 
 use std::path::Path;
 
@@ -10,10 +11,12 @@ use super::encoder::{Encoder, Names};
 use crate::hub::{Checkpoint, CheckpointError, TensorInfo};
 use crate::kernels::{Conv2d, Conv2dShape, LayerNorm, Linear, on_pool};
 
-/// Channels of a head in all of OpenAI's models, where a checkpoint does not say how many heads there are.
+/// Channels of a head in all of OpenAI's models, where a checkpoint does not say how many heads
+/// there are.
 const HEAD: usize = 64;
 
-/// The vision tower (`CLIPVisionModelWithProjection` of transformers, `VisionTransformer` of OpenAI's).
+/// The vision tower (`CLIPVisionModelWithProjection` of transformers, `VisionTransformer` of
+/// OpenAI's).
 #[derive(Debug, Clone)]
 pub struct ClipVision {
     config: ClipVisionConfig,
@@ -30,8 +33,9 @@ pub struct ClipVision {
 }
 
 impl ClipVision {
-    /// What a checkpoint may hold beyond the network: the text tower, the scale of the contrastive loss,
-    /// positions that older versions of transformers saved, sizes that OpenAI's archive holds.
+    /// Tensors that a checkpoint may hold beyond the network: the text tower, the scale of the
+    /// contrastive loss, positions that older versions of transformers saved, sizes that OpenAI's
+    /// archive holds.
     pub const IGNORED: &'static [&'static str] = &[
         "logit_scale",
         "logit_bias",
@@ -52,8 +56,8 @@ impl ClipVision {
     /// `visual_projection.weight`) or OpenAI's (`visual.…`); all have the type and device of `vb`.
     ///
     /// # Errors
-    /// A configuration that [`ClipVisionConfig::validate`] refuses; a tensor that is missing or has another
-    /// shape.
+    /// A configuration that [`ClipVisionConfig::validate`] refuses; a tensor that is missing or has
+    /// another shape.
     pub fn new(config: &ClipVisionConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         config.validate().map_err(candle_core::Error::wrap)?;
         let names = if vb.contains_tensor("visual.conv1.weight") {
@@ -109,13 +113,13 @@ impl ClipVision {
         })
     }
 
-    /// Opens a checkpoint of either naming; everything but the number of heads and the activation follows from
-    /// the shapes of its tensors. `heads` is by default the number of heads of 64 channels, as in all of
-    /// OpenAI's models.
+    /// Opens a checkpoint of either naming; everything but the number of heads and the activation
+    /// follows from the shapes of its tensors. `heads` is by default the number of heads of 64
+    /// channels, as in all of OpenAI's models.
     ///
     /// # Errors
-    /// [`CheckpointError`] when the file cannot be read, holds no vision transformer, lacks a tensor or has one
-    /// that belongs to neither tower.
+    /// [`CheckpointError`] when the file cannot be read, holds no vision transformer, lacks a
+    /// tensor or has one that belongs to neither tower.
     pub fn open(
         path: &Path,
         heads: Option<usize>,
@@ -143,8 +147,8 @@ impl ClipVision {
         &self.config
     }
 
-    /// Normalised images `[n, 3, image_size, image_size]` to embeddings `[n, projection_dim]`, which are not of
-    /// length 1.
+    /// Normalized images `[n, 3, image_size, image_size]` to embeddings `[n, projection_dim]`,
+    /// which are not of length 1.
     ///
     /// # Errors
     /// Images of another shape, and whatever candle reports.
@@ -152,8 +156,8 @@ impl ClipVision {
         on_pool(x.device(), || self.forward_observed(x, |_, _| Ok(())))
     }
 
-    /// [`ClipVision::forward`], showing `observe` the hidden states: `0` before the first layer, `k` after
-    /// layer `k`, each `[n, tokens, hidden_size]` with the class token first.
+    /// [`ClipVision::forward`], showing `observe` the hidden states: `0` before the first layer,
+    /// `k` after layer `k`, each `[n, tokens, hidden_size]` with the class token first.
     ///
     /// # Errors
     /// As [`ClipVision::forward`], and whatever `observe` returns.
@@ -188,7 +192,7 @@ impl ClipVision {
     }
 }
 
-/// What the shapes of a checkpoint's tensors say.
+/// Configuration derived from the shapes of the tensors.
 fn config_of(tensors: &[TensorInfo], hidden_act: HiddenAct) -> Result<ClipVisionConfig> {
     let shape = |name: &str| {
         let found = tensors.iter().find(|tensor| tensor.name == name);

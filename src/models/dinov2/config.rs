@@ -1,4 +1,5 @@
-//! Hyper-parameters, which follow from the shapes of the tensors; `config.json` of the hub must agree.
+//! Hyper-parameters, which follow from the shapes of the tensors; `config.json` of the hub must
+//! agree.
 
 use std::path::Path;
 
@@ -15,7 +16,8 @@ const HEAD: usize = 64;
 /// Bytes of a `config.json` that are read: a hundred times what the published ones have.
 const MAX_CONFIG_BYTES: u64 = 1 << 16;
 
-/// The hyper-parameters, under the keys of `config.json` on the hub; the defaults are those of the base size.
+/// The hyper-parameters, under the keys of `config.json` on the hub; the defaults are those of the
+/// base size.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Dinov2Config {
@@ -37,7 +39,8 @@ pub struct Dinov2Config {
     pub num_register_tokens: usize,
     /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
-    /// Channels between the layers of a feed-forward network where they do not follow from `mlp_ratio`.
+    /// Channels between the layers of a feed-forward network where they do not follow from
+    /// `mlp_ratio`.
     #[serde(skip)]
     pub inner_size: Option<usize>,
 }
@@ -136,8 +139,8 @@ impl Dinov2Config {
         Ok(input_size / self.patch_size)
     }
 
-    /// Channels between the layers of a feed-forward network. SwiGLU's are two thirds of the other's, rounded up
-    /// to a multiple of 8 (`SwiGLUFFNFused`).
+    /// Channels between the layers of a feed-forward network. SwiGLU's are two thirds of the
+    /// other's, rounded up to a multiple of 8 (`SwiGLUFFNFused`).
     pub(super) fn intermediate_size(&self) -> usize {
         let full = self.hidden_size.saturating_mul(self.mlp_ratio);
         match self.inner_size {
@@ -149,7 +152,8 @@ impl Dinov2Config {
 
     /// Checks that the `config.json` at `path`, which describes the same checkpoint, agrees.
     ///
-    /// Nothing is taken from the file, so that the digest of the weights stands for the whole network.
+    /// Nothing is taken from the file, so that the digest of the weights stands for the whole
+    /// network.
     ///
     /// # Errors
     /// [`CheckpointError`] when the file cannot be read or gives a key another value.

@@ -107,9 +107,9 @@ impl Names {
         }
     }
 
-    /// Reads the block below `vb`. LayerScale, a factor for each channel after either half of the block, is
-    /// multiplied into the last matrix of that half, in `f32`: the same function, less one pass over the
-    /// activations.
+    /// Reads the block below `vb`. LayerScale, a factor for each channel after either half of the
+    /// block, is multiplied into the last matrix of that half, in `f32`: the same function, less
+    /// one pass over the activations.
     pub fn block(self, config: &Dinov2Config, vb: &VarBuilder<'_>) -> Result<Block> {
         let hidden = config.hidden_size;
         let norm = |name| LayerNorm::load(hidden, config.layer_norm_eps, &vb.pp(name));
@@ -176,7 +176,8 @@ impl Names {
     }
 }
 
-/// Reads a layer of `(inputs, outputs)` below `vb` and multiplies its results by the tensor `scale` below `block`.
+/// Reads a layer of `(inputs, outputs)` below `vb` and multiplies its results by the tensor `scale`
+/// below `block`.
 fn scaled_linear(
     (inputs, outputs): (usize, usize),
     vb: &VarBuilder<'_>,

@@ -1,19 +1,22 @@
-//! Interpolation of the position embedding from the grid of patches of the training (37 × 37 at 518 pixels) to
-//! that of the input (16 × 16 at 224), as `interpolate_pos_encoding` of the reference does it.
+//! Interpolation of the position embedding from the grid of patches of the training (37 × 37 at 518
+//! pixels) to that of the input (16 × 16 at 224), as `interpolate_pos_encoding` of the reference
+//! does it.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::images::{Filter, Resampler};
 
-/// Added to the size of the target grid before the scale is computed from it (`interpolate_offset` of the models
-/// without registers). The reference calls it a historical kludge; the features depend on it.
+/// Added to the size of the target grid before the scale is computed from it (`interpolate_offset`
+/// of the models without registers). The reference calls it a historical kludge; the features
+/// depend on it.
 const OFFSET: f64 = 0.1;
 
-/// `a` of the cubic convolution (Keys 1981) in PyTorch's bicubic interpolation without antialiasing.
+/// `a` of the cubic convolution (Keys 1981) in PyTorch's bicubic interpolation without
+/// antialiasing.
 const CUBIC_A: f64 = -0.75;
 
-/// Positions `[side², channels]` of a square grid to `[grid², channels]`: PyTorch's bicubic interpolation with the
-/// scale factor `(grid + 0.1) / side`. Models without registers.
+/// Positions `[side², channels]` of a square grid to `[grid², channels]`: PyTorch's bicubic
+/// interpolation with the scale factor `(grid + 0.1) / side`. Models without registers.
 pub(super) fn bicubic(positions: &Tensor, grid: usize) -> Result<Tensor> {
     let side = side(positions)?;
     if side == grid {
@@ -42,7 +45,8 @@ pub(super) fn bicubic(positions: &Tensor, grid: usize) -> Result<Tensor> {
     restored(out, grid, positions)
 }
 
-/// [`bicubic`] with antialiasing and without an offset, which is Pillow's resampling. Models with registers.
+/// [`bicubic`] with antialiasing and without an offset, which is Pillow's resampling. Models with
+/// registers.
 pub(super) fn antialiased(positions: &Tensor, grid: usize) -> Result<Tensor> {
     let side = side(positions)?;
     if side == grid {
@@ -70,8 +74,9 @@ fn restored(values: Vec<f32>, grid: usize, like: &Tensor) -> Result<Tensor> {
         .to_device(like.device())
 }
 
-/// For each of `output` points, the four input points that it is made of, with their weights; `scale` is the
-/// distance of two output points in input points. Points beyond the edge repeat the edge.
+/// For each of `output` points, the four input points that it is made of, with their weights;
+/// `scale` is the distance of two output points in input points. Points beyond the edge repeat the
+/// edge.
 fn cubic_weights(input: usize, output: usize, scale: f64) -> Vec<[(usize, f64); 4]> {
     (0..output)
         .map(|index| {

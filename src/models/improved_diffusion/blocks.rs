@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use super::config::GROUPS;
 use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, self_attention, upsample_nearest_2x};
 
-/// The network's normalisation layer. As in the original, its weights stay `f32` in any network.
+/// The network's normalization layer. As in the original, its weights stay `f32` in any network.
 pub(super) fn norm(channels: usize, vb: &VarBuilder<'_>) -> Result<GroupNorm> {
     GroupNorm::load(GROUPS, channels, 1e-5, &vb.to_dtype(DType::F32))
 }

@@ -1,4 +1,4 @@
-//! What the UNet looks like.
+//! Configuration of the UNet.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,12 +17,12 @@ pub struct UNetConfig {
     pub in_channels: usize,
     /// Channels of the first level (`num_channels` in the original).
     pub model_channels: usize,
-    /// Whether a variance is predicted as well, which doubles the channels of the result.
+    /// Predicts a variance as well, which doubles the channels of the result.
     pub learn_sigma: bool,
     /// Residual blocks of each level on the way down; one more on the way up.
     pub num_res_blocks: usize,
-    /// Channels of each level as a multiple of `model_channels`; by default what the original has for
-    /// `image_size` 32, 64 or 256.
+    /// Channels of each level as a multiple of `model_channels`; by default what the original has
+    /// for `image_size` 32, 64 or 256.
     pub channel_mult: Option<Vec<usize>>,
     /// Sides of the feature maps on which there is attention.
     pub attention_resolutions: Vec<usize>,
@@ -30,7 +30,7 @@ pub struct UNetConfig {
     pub num_heads: usize,
     /// Attention heads on the way up; by default `num_heads` (-1 in the original).
     pub num_heads_upsample: Option<usize>,
-    /// Whether the embedding scales and shifts the normalised features instead of being added.
+    /// Scales and shifts the normalized features by the embedding instead of adding it.
     pub use_scale_shift_norm: bool,
     /// Number of classes of a class-conditional model.
     pub num_classes: Option<usize>,
@@ -83,7 +83,7 @@ impl UNetConfig {
         4 * self.model_channels
     }
 
-    /// What the sides of an image must be divisible by: the network halves them between its levels.
+    /// Returns the divisor of the sides of an image: the network halves them between its levels.
     pub(super) fn size_multiple(&self) -> usize {
         let levels = match &self.channel_mult {
             Some(mult) => mult.len(),
@@ -172,8 +172,8 @@ impl UNetConfig {
         })
     }
 
-    /// By how much images are scaled down where there is attention: `image_size // resolution`, which
-    /// the original computes without asking whether it exists.
+    /// By how much images are scaled down where there is attention: `image_size // resolution`,
+    /// which the original computes without asking whether it exists.
     fn attention_rates(&self, levels: usize) -> Result<Vec<usize>, InvalidKey> {
         self.attention_resolutions
             .iter()
@@ -226,6 +226,7 @@ mod tests {
 
     #[test]
     fn invalid_configurations_name_their_key() {
+        // One table of cases.
         let base = UNetConfig::default();
         assert!(base.validate().is_ok());
         let cases = [

@@ -94,11 +94,12 @@ impl ConvNorm {
     }
 }
 
-/// What a branch begins with.
+/// First layer of a branch.
 #[derive(Debug, Clone, Copy)]
 enum Head {
     Nothing,
-    /// The mean of 3×3 pixels; those outside the image do not count, unlike in torchvision's network.
+    /// The mean of 3×3 pixels; those outside the image do not count, unlike in torchvision's
+    /// network.
     Average,
     /// The maximum of 3×3 pixels.
     Max,

@@ -5,7 +5,8 @@ use candle_nn::VarBuilder;
 
 use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, LayerNorm, Linear, add, attention, geglu};
 
-/// A transformer over the pixels of a feature map (`Transformer2DModel` with one `BasicTransformerBlock`).
+/// A transformer over the pixels of a feature map (`Transformer2DModel` with one
+/// `BasicTransformerBlock`).
 #[derive(Debug, Clone)]
 pub(super) struct Transformer {
     norm: GroupNorm,

@@ -1,5 +1,5 @@
-//! Reading a component's `config.json` strictly: what would change the network and is not known here is
-//! refused, not skipped.
+//! Reading a component's `config.json` strictly: what would change the network and is not known
+//! here is refused, not skipped.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -103,7 +103,7 @@ impl Fields {
     }
 }
 
-/// Whether two values are the same, 1 and 1.0 included.
+/// Returns true if two values are equal; 1 and 1.0 are.
 fn same(found: &Value, expected: &Value) -> bool {
     match (found.as_f64(), expected.as_f64()) {
         (Some(found), Some(expected)) => found == expected,
@@ -111,7 +111,8 @@ fn same(found: &Value, expected: &Value) -> bool {
     }
 }
 
-/// Refuses a number outside `1..=65536`: far above any model, and low enough that no product overflows.
+/// Refuses a number outside `1..=65536`: far above any model, and low enough that no product
+/// overflows.
 pub(super) fn in_range(values: &[(&'static str, usize)]) -> Result<(), InvalidKey> {
     match values
         .iter()

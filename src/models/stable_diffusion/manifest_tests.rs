@@ -1,8 +1,9 @@
 //! The networks ask for the tensors of the published v1-4 checkpoint, no more and no less.
 //!
-//! The lists here are written down from the public architecture (the checkpoint's configurations and the
-//! layers of diffusers and transformers), without our loaders. Their sizes are the published ones: 859,520,964
-//! numbers in the UNet, 83,653,863 in the autoencoder, 123,060,480 in the text encoder.
+//! The lists here are written down from the public architecture (the checkpoint's configurations
+//! and the layers of diffusers and transformers), without our loaders. Their sizes are the
+//! published ones: 859,520,964 numbers in the UNet, 83,653,863 in the autoencoder, 123,060,480 in
+//! the text encoder.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -223,8 +224,8 @@ impl SimpleBackend for Noting {
     }
 }
 
-/// What `build` asks for when it is given a checkpoint of these tensors. In bytes, not floats: the numbers
-/// do not matter, their room does.
+/// Tensors that `build` requests from a checkpoint of these tensors. In bytes, not floats: the
+/// numbers do not matter, their room does.
 fn asked<M>(published: &Manifest, build: impl FnOnce(VarBuilder<'_>) -> Result<M>) -> Manifest {
     let asked = Arc::new(Mutex::new(Manifest::default()));
     let backend = Noting {

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 
 use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, add_channels};
 
-/// What a network's residual blocks have in common.
+/// Options shared by all residual blocks of a network.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ResnetShape {
     pub groups: usize,
@@ -26,8 +26,8 @@ pub(super) struct ResnetBlock {
 }
 
 impl ResnetBlock {
-    /// `side`: rows and columns of its feature maps in images of the size the network is meant for, where
-    /// they may be few.
+    /// `side`: rows and columns of its feature maps in images of the size the network is meant for,
+    /// where they may be few.
     pub fn load(
         shape: ResnetShape,
         (inputs, outputs): (usize, usize),

@@ -106,9 +106,10 @@ impl UNet2DCondition {
     /// Builds the network; all tensors have the type and device of `vb`.
     ///
     /// # Errors
-    /// A configuration that [`UNet2DConditionConfig::validate`] refuses; a tensor that is missing or has
-    /// another shape.
+    /// A configuration that [`UNet2DConditionConfig::validate`] refuses; a tensor that is missing
+    /// or has another shape.
     pub fn new(config: &UNet2DConditionConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        // One function, because each block takes the channels that the blocks before it left.
         config.validate().map_err(candle_core::Error::wrap)?;
         let widths = &config.block_out_channels;
         let (Some(&first), Some(&last)) = (widths.first(), widths.last()) else {
@@ -213,9 +214,10 @@ impl UNet2DCondition {
 
     /// Evaluates the network.
     ///
-    /// `sample` is `[n, in_channels, height, width]` with sides that halve as often as the network does,
-    /// `timesteps` has one entry per image, `encoder_hidden_states` is `[n, tokens, cross_attention_dim]`. The
-    /// result is `[n, out_channels, height, width]` in the type of `sample`.
+    /// `sample` is `[n, in_channels, height, width]` with sides that halve as often as the network
+    /// does, `timesteps` has one entry per image, `encoder_hidden_states` is `[n, tokens,
+    /// cross_attention_dim]`. The result is `[n, out_channels, height, width]` in the type of
+    /// `sample`.
     ///
     /// # Errors
     /// Arguments of other shapes, and whatever candle reports.
@@ -242,8 +244,8 @@ impl UNet2DCondition {
         })
     }
 
-    /// [`UNet2DCondition::forward`], showing `observe` what comes out of `time_embedding`, `conv_in`, every
-    /// `down_blocks.<i>`, `mid_block` and every `up_blocks.<i>`.
+    /// [`UNet2DCondition::forward`], showing `observe` what comes out of `time_embedding`,
+    /// `conv_in`, every `down_blocks.<i>`, `mid_block` and every `up_blocks.<i>`.
     ///
     /// # Errors
     /// As [`UNet2DCondition::forward`], and whatever `observe` returns.

@@ -18,9 +18,9 @@ pub struct UNet2DConditionConfig {
     pub block_out_channels: Vec<usize>,
     /// Residual blocks of each level on the way down; one more on the way up.
     pub layers_per_block: usize,
-    /// Whether each level has attention on the way down, the finest first (`down_block_types`).
+    /// Attention of each level of the encoder, the finest first (`down_block_types`).
     pub down_attention: Vec<bool>,
-    /// Whether each level has attention on the way up, the coarsest first (`up_block_types`).
+    /// Attention of each level of the decoder, the coarsest first (`up_block_types`).
     pub up_attention: Vec<bool>,
     /// Attention heads: in files of SD 1.x, that is what `attention_head_dim` says.
     pub num_heads: usize,
@@ -121,14 +121,14 @@ impl UNet2DConditionConfig {
         }
     }
 
-    /// What the sides of the latents must be divisible by: the network halves them between its levels.
+    /// Returns the divisor of the sides of the latents: the network halves them between its levels.
     #[must_use]
     pub fn size_multiple(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
     }
 }
 
-/// Whether each block of `key` is the second of `names` rather than the first.
+/// Returns, for each block of `key`, true if it is the second of `names` and false if the first.
 fn attention(
     fields: &mut Fields,
     key: &'static str,

@@ -20,7 +20,7 @@ pub struct AutoencoderKl {
     decoder: Decoder,
 }
 
-/// What the encoder says of an image: independent normal distributions of its latents, not scaled.
+/// Output of the encoder: independent normal distributions of the latents, not scaled.
 #[derive(Debug, Clone)]
 pub struct Posterior {
     /// The means, `[n, latent_channels, h, w]`.
@@ -172,8 +172,8 @@ impl AutoencoderKl {
     /// Builds the network; all tensors have the type and device of `vb`.
     ///
     /// # Errors
-    /// A configuration that [`AutoencoderKlConfig::validate`] refuses; a tensor that is missing or has another
-    /// shape.
+    /// A configuration that [`AutoencoderKlConfig::validate`] refuses; a tensor that is missing or
+    /// has another shape.
     pub fn new(config: &AutoencoderKlConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         config.validate().map_err(candle_core::Error::wrap)?;
         let shape = ResnetShape {
@@ -200,9 +200,9 @@ impl AutoencoderKl {
         &self.config
     }
 
-    /// `images [n, in_channels, h, w]` in [−1, 1], with sides that the encoder can halve as often as it does, to
-    /// the distributions of their latents, in the type of `images`. One image after another: the feature
-    /// maps of a large one take gigabytes.
+    /// `images [n, in_channels, h, w]` in [−1, 1], with sides that the encoder can halve as often
+    /// as it does, to the distributions of their latents, in the type of `images`. One image after
+    /// another: the feature maps of a large one take gigabytes.
     ///
     /// # Errors
     /// Images of another shape, and whatever candle reports.
@@ -231,8 +231,8 @@ impl AutoencoderKl {
         })
     }
 
-    /// `latents [n, latent_channels, h, w]`, not scaled, to images `[n, out_channels, …]` of about [−1, 1], in the
-    /// type of `latents`. One image after another.
+    /// `latents [n, latent_channels, h, w]`, not scaled, to images `[n, out_channels, …]` of about
+    /// [−1, 1], in the type of `latents`. One image after another.
     ///
     /// # Errors
     /// Latents of another shape, and whatever candle reports.

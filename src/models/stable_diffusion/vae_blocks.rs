@@ -80,11 +80,11 @@ impl PixelAttention {
     }
 }
 
-/// Halves a feature map: 3×3 with stride 2 over an image with one row of zeros below and one column to the
-/// right (`Downsample2D` with padding 0).
+/// Halves a feature map: 3×3 with stride 2 over an image with one row of zeros below and one column
+/// to the right (`Downsample2D` with padding 0).
 ///
-/// Kept as the same kernel with a row above and a column to the left of zeros, and with zeros on all
-/// sides of the image, which is the same sum.
+/// Kept as the same kernel with a row above and a column to the left of zeros, and with zeros on
+/// all sides of the image, which is the same sum.
 pub(super) fn load_downsampler(channels: usize, vb: &VarBuilder<'_>) -> Result<Conv2d> {
     let weight = vb.get((channels, channels, 3, 3), "weight")?;
     let weight = weight.pad_with_zeros(2, 1, 0)?.pad_with_zeros(3, 1, 0)?;

@@ -20,13 +20,13 @@ pub struct AutoencoderKlConfig {
     pub layers_per_block: usize,
     /// Groups of every group norm.
     pub norm_num_groups: usize,
-    /// What latents are multiplied by before they are noised.
+    /// Factor of the latents before they are noised.
     pub scaling_factor: f64,
 }
 
 impl AutoencoderKlConfig {
-    /// Reads a `config.json` of diffusers. Missing keys have the values that diffusers gives them, but for
-    /// the channels, which every file of SD gives.
+    /// Reads a `config.json` of diffusers. Missing keys have the values that diffusers gives them,
+    /// but for the channels, which every file of SD gives.
     ///
     /// # Errors
     /// [`InvalidKey`] naming a key that is wrong, or that this network has not.
