@@ -125,7 +125,7 @@ pub(crate) mod testing {
 
     use super::Section;
 
-    /// A deserializer that records the field names that a struct asks for, and then fails.
+    /// A deserializer that records the field names that a struct requests, and then fails.
     struct FieldNames<'a>(&'a mut &'static [&'static str]);
 
     impl<'de> Deserializer<'de> for FieldNames<'_> {

@@ -133,14 +133,14 @@ fn journal(world: &World) -> (usize, u64) {
         .partition(|line| line.get("endpoint").is_some());
     let mut paid = 0;
     for request in &requests {
-        let asked = request["images"].as_u64().unwrap();
+        let requested = request["images"].as_u64().unwrap();
         let outcome = outcomes.iter().find(|o| o["request"] == request["request"]);
         paid += match outcome.map(|outcome| &outcome["outcome"]) {
             Some(outcome) if outcome.get("images").is_some() => {
-                outcome["images"].as_u64().unwrap().min(asked)
+                outcome["images"].as_u64().unwrap().min(requested)
             }
             Some(outcome) if outcome.get("refused").is_some() => 0,
-            _ => asked,
+            _ => requested,
         };
     }
     (requests.len(), paid)

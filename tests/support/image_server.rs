@@ -103,7 +103,7 @@ struct Log {
 struct File {
     bytes: Vec<u8>,
     reply: Reply,
-    asked: usize,
+    downloads: usize,
 }
 
 type Script = dyn Fn(&Seen) -> Reply + Send + Sync;
@@ -384,7 +384,7 @@ impl State {
                     File {
                         bytes,
                         reply: reply.clone(),
-                        asked: 0,
+                        downloads: 0,
                     },
                 );
                 let (scheme, address) = (self.scheme, self.address);
@@ -410,7 +410,7 @@ impl State {
         let moved = request.path.strip_prefix("/moved");
         let path = moved.unwrap_or(&request.path);
         let file = log.files.get_mut(path).ok_or("no such file")?;
-        file.asked += 1;
+        file.downloads += 1;
         let to = |prefix: &str| {
             let port = self.address.port();
             let headers = [("Location", format!("http://localhost:{port}{prefix}{path}"))];
@@ -420,7 +420,7 @@ impl State {
             Reply::Expired => response(403, &[], b"<Error>expired</Error>"),
             Reply::RedirectLoop => to(""),
             Reply::RedirectOnce if moved.is_none() => to("/moved"),
-            Reply::FlakyFile(times) if file.asked <= *times => response(500, &[], b""),
+            Reply::FlakyFile(times) if file.downloads <= *times => response(500, &[], b""),
             _ => response(
                 200,
                 &[("Content-Type", "image/png".to_owned())],
