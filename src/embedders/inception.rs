@@ -24,8 +24,8 @@ pub struct InceptionConfig {
     /// Images that go through the network at once.
     #[serde(default = "default_batch_size")]
     pub batch_size: usize,
-    /// Number type of the network: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16, `"f16"` on
-    /// a GPU.
+    /// The number type of the network: `"f32"`; `"bf16"` on a GPU or a CPU with AVX512_BF16,
+    /// `"f16"` on a GPU.
     #[serde(default)]
     pub dtype: Precision,
 }

@@ -31,7 +31,7 @@ use crate::exit_code::{self, ExitCode};
 use crate::images::{BatchError, ImageBatch, ResizeError};
 use crate::sections::InvalidKey;
 
-/// Error of an embedding.
+/// An error of an embedder.
 #[derive(Debug, Error)]
 pub enum EmbedderError {
     /// A value of the embedder's section is out of range.
@@ -71,16 +71,15 @@ impl ExitCode for EmbedderError {
     }
 }
 
-/// Something that turns images into vectors, each image by itself.
+/// A map from images to vectors, each image by itself.
 pub trait Embedder: Sync {
     /// Numbers in one vector.
     fn dimension(&self) -> usize;
 
-    /// Returns the preferred number of images per call.
+    /// Number of images per batch at which the embedder is efficient.
     fn batch_size(&self) -> usize;
 
-    /// Returns true if the work does not occupy the CPU, so that the CPU can do something else
-    /// meanwhile.
+    /// Returns true if the embedder does not occupy the CPU, so that host work may run meanwhile.
     fn overlaps_host_work(&self) -> bool {
         false
     }

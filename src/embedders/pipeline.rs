@@ -51,7 +51,7 @@ impl<'a> EmbedPipeline<'a> {
         }
     }
 
-    /// Returns true if other work can be done between giving and taking.
+    /// Returns true if other work can run between giving and taking.
     pub fn is_apart(&self) -> bool {
         self.thread.is_some()
     }

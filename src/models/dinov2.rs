@@ -12,6 +12,7 @@
 //! Meta's registers; `tests/oracle.rs` compares the two where they agree, and `benches/README.md`
 //! has their speeds.
 
+mod blocks;
 mod config;
 mod names;
 mod positions;
@@ -26,6 +27,7 @@ use candle_nn::VarBuilder;
 use super::transformer::Block;
 use crate::hub::{Checkpoint, CheckpointError, TensorInfo};
 use crate::kernels::{Conv2d, Conv2dShape, LayerNorm, on_pool};
+use blocks::load_block;
 use names::Names;
 
 /// The network: images to the class token after the final layer norm (`x_norm_clstoken`).
@@ -98,7 +100,7 @@ impl Dinov2 {
             side: Some(grid),
         };
         let blocks = (0..config.num_hidden_layers)
-            .map(|index| names.block(config, &names.blocks(vb).pp(index)))
+            .map(|index| load_block(names, config, &names.blocks(vb).pp(index)))
             .collect::<Result<_>>()?;
         Ok(Self {
             config: config.clone(),

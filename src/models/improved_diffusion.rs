@@ -36,13 +36,15 @@ pub struct UNet {
 
 impl UNet {
     /// Builds the network on the device of `vb`. Its convolutions and feature maps have the type of
-    /// `vb`; as in the original, the embedding, the normalization and the last layer are `f32`.
+    /// `vb`; as in the original, the embedding, the normalisation and the last layer are `f32`.
     ///
     /// # Errors
     /// A configuration that [`UNetConfig::validate`] refuses; a tensor that is missing or has
     /// another shape.
     pub fn new(config: &UNetConfig, vb: &VarBuilder<'_>) -> Result<Self> {
-        // One function, because each block takes the channels that the blocks before it left.
+        // One pass over the levels, in the order of the original's constructor: the channels and
+        // the skip connections of a block depend on all blocks before it, so that parts of it would
+        // pass the same six values to each other.
         let layout = config.layout().map_err(candle_core::Error::wrap)?;
         let time_dim = config.time_embed_dim();
         let wide = vb.to_dtype(DType::F32);

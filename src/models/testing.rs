@@ -1,4 +1,4 @@
-//! Helpers of the tests of networks.
+//! Helpers that the networks' tests share.
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;

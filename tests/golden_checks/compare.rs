@@ -2,7 +2,7 @@
 
 use super::Outcome;
 
-/// Tolerance of a comparison: `|found - expected| <= absolute + relative * |expected|`.
+/// Allowed difference of two numbers: `|found - expected| <= absolute + relative * |expected|`.
 #[derive(Debug, Clone, Copy)]
 pub struct Tolerance {
     pub absolute: f64,

@@ -1,6 +1,6 @@
 //! Voting: neighbors, counts, noise, thresholds, selection probabilities.
 //!
-//! Keys `<L2|IP>_k<k>.*` and `packing<p>_…` follow the original (counts unnormalized, noise σ·√k);
+//! Keys `<L2|IP>_k<k>.*` and `packing<p>_…` follow the original (counts unnormalised, noise σ·√k);
 //! keys `pe_<mode>_k<k>_sample.*` the newer library (both divided by √k). Votes by client are not a
 //! feature.
 

@@ -1,6 +1,6 @@
-//! Device and number type for the checks of networks: `DPSYN_DEVICE` names a device (as `--device`
-//! does), `DPSYN_DTYPE` the type of their layers, `f32` or `bf16`. Without them it is the CPU in
-//! `f32`, for which the tolerances of the cases are meant.
+//! The device on which the networks `unet` and `inception` are checked: `DPSYN_DEVICE` names a
+//! device (as `--device` does), `DPSYN_DTYPE` the type of their layers, `f32` or `bf16`. Without
+//! them it is the CPU in `f32`, for which the tolerances of the cases are meant.
 
 use std::sync::OnceLock;
 
@@ -41,7 +41,7 @@ impl Place {
         Ok(x.to_device(&self.device)?)
     }
 
-    /// Tolerance of the result of a network: on the CPU in `f32`, that of the case. A GPU
+    /// The tolerance of a network's result: on the CPU in `f32` what the case says. A GPU
     /// multiplies `f32` with 11 bits where it may (TF32); bf16 has 8, and rounds what passes
     /// between the layers as well. Shares of the largest number.
     pub fn tolerance(&self, case: &Case, tensor: &str, expected: &[f64]) -> f64 {

@@ -15,7 +15,7 @@ use super::{Case, Outcome, Tolerance, weights};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Smallest difference between two implementations of a network, for results of about 1.
+/// The best agreement of two implementations of a network, for results of about 1.
 const NETWORK: f64 = 1e-5;
 
 /// Every step is taken from where the reference stood, so that one ill-conditioned pixel (with a
@@ -134,7 +134,7 @@ fn check_prediction(
     bounds.check(&found, &expected, prediction_doubt(sampler, at))
 }
 
-/// Tolerance of a step's prediction of x_0 at single pixels, due to the
+/// The error of a step's prediction of x_0 at single pixels that has no other reason than the
 /// network's rounding.
 fn prediction_doubt(sampler: &Sampler, at: &Timestep) -> f64 {
     let options = sampler.options();
@@ -158,7 +158,7 @@ fn sample_share(sampler: &Sampler, at: &Timestep) -> f64 {
     }
 }
 
-/// Tolerance of one tensor: ten times its rounding error in float32.
+/// The rounding error of one tensor according to the case: ten times what float32 moved it.
 struct Bounds {
     name: String,
     largest: f64,

@@ -1,4 +1,4 @@
-//! Configuration of the towers, by the keys of Hugging Face's `config.json`.
+//! Hyper-parameters of the towers, under the keys of Hugging Face's `config.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -162,7 +162,7 @@ impl ClipVisionConfig {
     }
 }
 
-/// Sizes of the layers of a tower.
+/// The hyper-parameters of the layers of either tower.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EncoderShape {
     pub hidden_size: usize,

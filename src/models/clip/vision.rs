@@ -147,7 +147,7 @@ impl ClipVision {
         &self.config
     }
 
-    /// Normalized images `[n, 3, image_size, image_size]` to embeddings `[n, projection_dim]`,
+    /// Normalised images `[n, 3, image_size, image_size]` to embeddings `[n, projection_dim]`,
     /// which are not of length 1.
     ///
     /// # Errors
@@ -192,7 +192,7 @@ impl ClipVision {
     }
 }
 
-/// Configuration derived from the shapes of the tensors.
+/// Derives the configuration from the shapes of a checkpoint's tensors.
 fn config_of(tensors: &[TensorInfo], hidden_act: HiddenAct) -> Result<ClipVisionConfig> {
     let shape = |name: &str| {
         let found = tensors.iter().find(|tensor| tensor.name == name);

@@ -1,4 +1,4 @@
-//! Configuration of the UNet.
+//! Hyper-parameters of the UNet.
 
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +83,7 @@ impl UNetConfig {
         4 * self.model_channels
     }
 
-    /// Returns the divisor of the sides of an image: the network halves them between its levels.
+    /// The divisor of the sides of every image: the network halves them between its levels.
     pub(super) fn size_multiple(&self) -> usize {
         let levels = match &self.channel_mult {
             Some(mult) => mult.len(),
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn invalid_configurations_name_their_key() {
-        // One table of cases.
+        // One table: a row for each key.
         let base = UNetConfig::default();
         assert!(base.validate().is_ok());
         let cases = [

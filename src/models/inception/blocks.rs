@@ -94,7 +94,7 @@ impl ConvNorm {
     }
 }
 
-/// First layer of a branch.
+/// The first operation of a branch.
 #[derive(Debug, Clone, Copy)]
 enum Head {
     Nothing,

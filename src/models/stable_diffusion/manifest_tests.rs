@@ -224,7 +224,7 @@ impl SimpleBackend for Noting {
     }
 }
 
-/// Tensors that `build` requests from a checkpoint of these tensors. In bytes, not floats: the
+/// The tensors that `build` reads from a checkpoint of these tensors. In bytes, not floats: the
 /// numbers do not matter, their room does.
 fn asked<M>(published: &Manifest, build: impl FnOnce(VarBuilder<'_>) -> Result<M>) -> Manifest {
     let asked = Arc::new(Mutex::new(Manifest::default()));

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 
 use crate::kernels::{Conv2d, Conv2dShape, GroupNorm, Linear, add_channels};
 
-/// Options shared by all residual blocks of a network.
+/// The hyper-parameters that all residual blocks of a network share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ResnetShape {
     pub groups: usize,

@@ -109,7 +109,8 @@ impl UNet2DCondition {
     /// A configuration that [`UNet2DConditionConfig::validate`] refuses; a tensor that is missing
     /// or has another shape.
     pub fn new(config: &UNet2DConditionConfig, vb: &VarBuilder<'_>) -> Result<Self> {
-        // One function, because each block takes the channels that the blocks before it left.
+        // One pass over the levels, in the order of the original's constructor: the channels and
+        // the skip connections of a block depend on all blocks before it.
         config.validate().map_err(candle_core::Error::wrap)?;
         let widths = &config.block_out_channels;
         let (Some(&first), Some(&last)) = (widths.first(), widths.last()) else {

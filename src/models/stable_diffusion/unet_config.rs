@@ -18,9 +18,11 @@ pub struct UNet2DConditionConfig {
     pub block_out_channels: Vec<usize>,
     /// Residual blocks of each level on the way down; one more on the way up.
     pub layers_per_block: usize,
-    /// Attention of each level of the encoder, the finest first (`down_block_types`).
+    /// True for each level with attention in the down-sampling path, the finest first
+    /// (`down_block_types`).
     pub down_attention: Vec<bool>,
-    /// Attention of each level of the decoder, the coarsest first (`up_block_types`).
+    /// True for each level with attention in the up-sampling path, the coarsest first
+    /// (`up_block_types`).
     pub up_attention: Vec<bool>,
     /// Attention heads: in files of SD 1.x, that is what `attention_head_dim` says.
     pub num_heads: usize,
@@ -36,7 +38,7 @@ impl UNet2DConditionConfig {
     /// Reads a `config.json` of diffusers. Missing keys have the values that diffusers gives them.
     ///
     /// # Errors
-    /// [`InvalidKey`] naming a key that is wrong, or that this network has not.
+    /// [`InvalidKey`] naming a key that is wrong, or that this network does not have.
     pub fn from_json(value: &Value) -> Result<Self, InvalidKey> {
         let mut fields = Fields::new(value)?;
         fields.only("act_fn", "silu")?;
@@ -121,14 +123,14 @@ impl UNet2DConditionConfig {
         }
     }
 
-    /// Returns the divisor of the sides of the latents: the network halves them between its levels.
+    /// The divisor of the sides of all latents: the network halves them between its levels.
     #[must_use]
     pub fn size_multiple(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
     }
 }
 
-/// Returns, for each block of `key`, true if it is the second of `names` and false if the first.
+/// Returns true for each block of `key` that is the second of `names` rather than the first.
 fn attention(
     fields: &mut Fields,
     key: &'static str,

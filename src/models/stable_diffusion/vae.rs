@@ -20,7 +20,8 @@ pub struct AutoencoderKl {
     decoder: Decoder,
 }
 
-/// Output of the encoder: independent normal distributions of the latents, not scaled.
+/// The posterior that the encoder predicts for an image: independent normal distributions of its
+/// latents, not scaled.
 #[derive(Debug, Clone)]
 pub struct Posterior {
     /// The means, `[n, latent_channels, h, w]`.

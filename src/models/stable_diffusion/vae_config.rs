@@ -20,7 +20,7 @@ pub struct AutoencoderKlConfig {
     pub layers_per_block: usize,
     /// Groups of every group norm.
     pub norm_num_groups: usize,
-    /// Factor of the latents before they are noised.
+    /// The factor of the latents before noise is added.
     pub scaling_factor: f64,
 }
 
@@ -29,7 +29,7 @@ impl AutoencoderKlConfig {
     /// but for the channels, which every file of SD gives.
     ///
     /// # Errors
-    /// [`InvalidKey`] naming a key that is wrong, or that this network has not.
+    /// [`InvalidKey`] naming a key that is wrong, or that this network does not have.
     pub fn from_json(value: &Value) -> Result<Self, InvalidKey> {
         let mut fields = Fields::new(value)?;
         fields.only("act_fn", "silu")?;
