@@ -4,19 +4,19 @@ use std::process::{Command, Output};
 
 use dpsyn::internals::images::{ImageBatch, NpzReader, NpzWriter, SamplesWriter};
 
-use crate::support::{CLASSES, PER_CLASS, SIZE, World, private_image, write_inception};
+use crate::support::{CLASSES, PER_CLASS, RunFixture, SIZE, private_image, write_inception};
 
 const MARK: &str = "[private, not for release]";
 
 /// Creates a fixture with `samples.npz` of `count` private images with inverted colors.
-fn world(count: usize) -> World {
-    let world = World::new();
-    write_samples(&world, "samples.npz", count, |v| 255 - v);
-    world
+fn run_fixture(count: usize) -> RunFixture {
+    let fixture = RunFixture::new();
+    write_samples(&fixture, "samples.npz", count, |v| 255 - v);
+    fixture
 }
 
-fn write_samples(world: &World, name: &str, count: usize, change: fn(u8) -> u8) {
-    let file = std::fs::File::create(world.path(name)).unwrap();
+fn write_samples(fixture: &RunFixture, name: &str, count: usize, change: fn(u8) -> u8) {
+    let file = std::fs::File::create(fixture.path(name)).unwrap();
     let mut writer = SamplesWriter::create(file, count, SIZE, SIZE).unwrap();
     for index in 0..count {
         let pixels = private_image(index % CLASSES.len(), index / CLASSES.len() % PER_CLASS);
@@ -28,17 +28,17 @@ fn write_samples(world: &World, name: &str, count: usize, change: fn(u8) -> u8) 
     writer.finish().unwrap();
 }
 
-fn eval(world: &World, arguments: &[&str]) -> Output {
+fn eval(fixture: &RunFixture, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dpsyn"))
-        .current_dir(world.root.path())
+        .current_dir(fixture.root.path())
         .arg("eval")
         .args(arguments)
         .output()
         .unwrap()
 }
 
-fn succeed(world: &World, arguments: &[&str]) -> String {
-    let output = eval(world, arguments);
+fn succeed(fixture: &RunFixture, arguments: &[&str]) -> String {
+    let output = eval(fixture, arguments);
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -56,7 +56,7 @@ fn value(text: &str, name: &str) -> f64 {
 
 #[test]
 fn values_are_marked_unless_the_reference_is_declared_public() {
-    let world = world(20);
+    let fixture = run_fixture(20);
     let pixels = [
         "samples.npz",
         "--against",
@@ -66,7 +66,7 @@ fn values_are_marked_unless_the_reference_is_declared_public() {
         "--metrics",
         "fid,precision-recall,kid",
     ];
-    let text = succeed(&world, &pixels);
+    let text = succeed(&fixture, &pixels);
     assert_eq!(text.lines().count(), 4, "{text}");
     for line in text.lines() {
         assert!(line.starts_with(MARK), "{line}");
@@ -75,31 +75,31 @@ fn values_are_marked_unless_the_reference_is_declared_public() {
             "{line}"
         );
     }
-    assert!(!world.path("private").exists());
-    let with = |more: &[&str]| succeed(&world, &[&pixels[..], more].concat());
+    assert!(!fixture.path("private").exists());
+    let with = |more: &[&str]| succeed(&fixture, &[&pixels[..], more].concat());
     let private = with(&["--out", "results"]);
     assert_eq!(private, text);
-    let csv = std::fs::read_to_string(world.path("results/private/metrics.csv")).unwrap();
+    let csv = std::fs::read_to_string(fixture.path("results/private/metrics.csv")).unwrap();
     assert_eq!(csv.lines().count(), 5, "{csv}");
-    assert!(!world.path("results/metrics.csv").exists());
+    assert!(!fixture.path("results/metrics.csv").exists());
     let public = with(&["--out", "open", "--public"]);
     assert_eq!(public, text.replace(&format!("{MARK} "), ""));
-    let csv = std::fs::read_to_string(world.path("open/metrics.csv")).unwrap();
+    let csv = std::fs::read_to_string(fixture.path("open/metrics.csv")).unwrap();
     assert_eq!(csv.lines().count(), 5, "{csv}");
-    assert!(!world.path("open/private").exists());
+    assert!(!fixture.path("open/private").exists());
     // A second evaluation writes the same rows.
     with(&["--out", "open", "--public"]);
-    let again = std::fs::read_to_string(world.path("open/metrics.csv")).unwrap();
+    let again = std::fs::read_to_string(fixture.path("open/metrics.csv")).unwrap();
     assert_eq!(again, csv);
 }
 
 #[test]
 fn statistics_replace_their_images() {
-    let world = world(20);
+    let fixture = run_fixture(20);
     let pixels = ["samples.npz", "--embedder", "pixels", "--public"];
-    let with = |more: &[&str]| succeed(&world, &[&pixels[..], more].concat());
+    let with = |more: &[&str]| succeed(&fixture, &[&pixels[..], more].concat());
     let direct = with(&["--against", "data", "--out", "open"]);
-    let folder = std::fs::read_dir(world.path("open")).unwrap();
+    let folder = std::fs::read_dir(fixture.path("open")).unwrap();
     let kept = folder
         .map(|entry| entry.unwrap().path())
         .find(|path| path.extension().is_some_and(|e| e == "npz"))
@@ -119,7 +119,10 @@ fn statistics_replace_their_images() {
     // same.
     assert_eq!(with(&["--against", "data", "--out", "open"]), direct);
     let refused = |code: i32, more: &[&str], expected: &str| {
-        let output = eval(&world, &[&pixels[..], &["--against", kept], more].concat());
+        let output = eval(
+            &fixture,
+            &[&pixels[..], &["--against", kept], more].concat(),
+        );
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{text}");
         assert!(text.contains(expected), "`{expected}` is not in: {text}");
@@ -131,8 +134,8 @@ fn statistics_replace_their_images() {
 
 #[test]
 fn statistics_of_other_programs_have_no_origin() {
-    let world = world(5);
-    let file = std::fs::File::create(world.path("stats.npz")).unwrap();
+    let fixture = run_fixture(5);
+    let file = std::fs::File::create(fixture.path("stats.npz")).unwrap();
     let mut npz = NpzWriter::new(file);
     npz.f64s("mu", &[3], &[128.0; 3]).unwrap();
     npz.f64s(
@@ -143,7 +146,7 @@ fn statistics_of_other_programs_have_no_origin() {
     .unwrap();
     npz.finish().unwrap();
     let text = succeed(
-        &world,
+        &fixture,
         &[
             "samples.npz",
             "--against",
@@ -162,12 +165,12 @@ fn statistics_of_other_programs_have_no_origin() {
 
 #[test]
 fn inception_separates_sets_and_scores_if_its_weights_have_a_classifier() {
-    let world = world(12);
-    write_inception(&world.path("inception.safetensors"), Some(7));
-    write_samples(&world, "same.npz", 24, |v| v);
+    let fixture = run_fixture(12);
+    write_inception(&fixture.path("inception.safetensors"), Some(7));
+    write_samples(&fixture, "same.npz", 24, |v| v);
     let with = |samples: &str, more: &[&str]| {
         let arguments = ["--against", "data", "--weights", "inception.safetensors"];
-        succeed(&world, &[&[samples][..], &arguments, more].concat())
+        succeed(&fixture, &[&[samples][..], &arguments, more].concat())
     };
     let far = with("samples.npz", &["--metrics", "fid,inception-score"]);
     assert!(far.contains("inception (weights "), "{far}");
@@ -179,9 +182,9 @@ fn inception_separates_sets_and_scores_if_its_weights_have_a_classifier() {
         value(&near, "fid").abs() < 1e-3 * value(&far, "fid"),
         "{near} {far}"
     );
-    write_inception(&world.path("bare.safetensors"), None);
+    write_inception(&fixture.path("bare.safetensors"), None);
     let output = eval(
-        &world,
+        &fixture,
         &[
             "samples.npz",
             "--against",
@@ -202,13 +205,13 @@ fn inception_separates_sets_and_scores_if_its_weights_have_a_classifier() {
 
 #[test]
 fn invalid_input_is_refused_with_its_exit_code() {
-    let world = world(4);
+    let fixture = run_fixture(4);
     let refused = |code: i32, arguments: &[&str], expected: &str| {
-        let output = eval(&world, &[arguments, &["--out", "left"]].concat());
+        let output = eval(&fixture, &[arguments, &["--out", "left"]].concat());
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
         assert!(text.contains(expected), "`{expected}` is not in: {text}");
-        assert!(!world.path("left").exists(), "{arguments:?}");
+        assert!(!fixture.path("left").exists(), "{arguments:?}");
     };
     let data = ["samples.npz", "--against", "data"];
     let with = |more: &[&'static str]| [&data[..], more].concat();
@@ -287,8 +290,8 @@ fn invalid_input_is_refused_with_its_exit_code() {
 }
 
 /// Writes labeled images: `labels[i]` is the class of image `i`, a private image after `change`.
-fn write_labeled(world: &World, name: &str, labels: &[i64], change: fn(u8) -> u8) {
-    let path = world.path(name);
+fn write_labeled(fixture: &RunFixture, name: &str, labels: &[i64], change: fn(u8) -> u8) {
+    let path = fixture.path(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let file = std::fs::File::create(path).unwrap();
     let mut writer = SamplesWriter::create(file, labels.len(), SIZE, SIZE).unwrap();
@@ -309,8 +312,8 @@ fn alternating(count: i64) -> Vec<i64> {
 }
 
 /// Returns the names of the files in a folder.
-fn names(world: &World, folder: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(world.path(folder)).unwrap();
+fn names(fixture: &RunFixture, folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(fixture.path(folder)).unwrap();
     entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect()
@@ -318,12 +321,12 @@ fn names(world: &World, folder: &str) -> Vec<String> {
 
 #[test]
 fn copies_of_private_images_are_detected_and_drawn_in_the_private_folder() {
-    let world = world(20);
-    write_samples(&world, "same.npz", 20, |v| v);
+    let fixture = run_fixture(20);
+    write_samples(&fixture, "same.npz", 20, |v| v);
     let with = |samples: &str, more: &[&str]| {
         let arguments = ["--against", "data", "--embedder", "pixels"];
         let arguments = [&[samples][..], &arguments, &["--metrics", "memorisation"]].concat();
-        let output = eval(&world, &[&arguments[..], more].concat());
+        let output = eval(&fixture, &[&arguments[..], more].concat());
         assert!(output.status.success(), "{output:?}");
         (
             String::from_utf8(output.stdout).unwrap(),
@@ -341,12 +344,12 @@ fn copies_of_private_images_are_detected_and_drawn_in_the_private_folder() {
     let number = copies.split("distance-within-reference ").nth(1).unwrap();
     let number = number.split(':').next().unwrap();
     assert!(!log.contains(number), "{log}");
-    assert_eq!(names(&world, "results"), [".evaluation.lock", "private"]);
-    let private = names(&world, "results/private");
+    assert_eq!(names(&fixture, "results"), [".evaluation.lock", "private"]);
+    let private = names(&fixture, "results/private");
     let pictures: Vec<&String> = private.iter().filter(|n| n.ends_with(".png")).collect();
     assert_eq!(pictures.len(), 1, "{private:?}");
     assert!(log.contains(pictures[0].as_str()), "{log}");
-    let picture = std::fs::read(world.path("results/private").join(pictures[0])).unwrap();
+    let picture = std::fs::read(fixture.path("results/private").join(pictures[0])).unwrap();
     let picture = dpsyn::internals::images::decode(&picture).unwrap();
     // Ten rows of two, each image with a border of 2.
     let step = SIZE + 2;
@@ -368,15 +371,15 @@ fn copies_of_private_images_are_detected_and_drawn_in_the_private_folder() {
     assert!(!log.contains("closest pairs"), "{log}");
     let (public, _) = with("same.npz", &["--public", "--out", "open"]);
     assert_eq!(public, copies.replace(&format!("{MARK} "), ""));
-    let open = names(&world, "open");
+    let open = names(&fixture, "open");
     assert!(open.iter().any(|n| n.ends_with(".png")), "{open:?}");
     assert!(!open.contains(&"private".to_owned()), "{open:?}");
 }
 
 #[test]
 fn classifiers_are_trained_on_labeled_samples_alone() {
-    let world = world(4);
-    write_labeled(&world, "labeled.npz", &alternating(48), |v| v);
+    let fixture = run_fixture(4);
+    write_labeled(&fixture, "labeled.npz", &alternating(48), |v| v);
     let test = [
         "--against",
         "data",
@@ -386,7 +389,7 @@ fn classifiers_are_trained_on_labeled_samples_alone() {
         "downstream",
     ];
     let with =
-        |samples: &str, more: &[&str]| succeed(&world, &[&[samples][..], &test, more].concat());
+        |samples: &str, more: &[&str]| succeed(&fixture, &[&[samples][..], &test, more].concat());
     let good = with("labeled.npz", &["--out", "results"]);
     assert_eq!(good.lines().count(), 1);
     assert!(good.starts_with(MARK), "{good}");
@@ -395,15 +398,15 @@ fn classifiers_are_trained_on_labeled_samples_alone() {
         "{good}"
     );
     assert!(value(&good, "downstream-accuracy") > 0.9, "{good}");
-    assert_eq!(names(&world, "results"), [".evaluation.lock", "private"]);
-    let csv = std::fs::read_to_string(world.path("results/private/metrics.csv")).unwrap();
+    assert_eq!(names(&fixture, "results"), [".evaluation.lock", "private"]);
+    let csv = std::fs::read_to_string(fixture.path("results/private/metrics.csv")).unwrap();
     assert_eq!(csv.lines().count(), 2, "{csv}");
     let public = with("labeled.npz", &["--public"]);
     assert_eq!(public, good.replace(&format!("{MARK} "), ""));
     // A run with its classes in another order: the same labels mean the other classes.
-    write_labeled(&world, "run/3/samples.npz", &alternating(48), |v| v);
+    write_labeled(&fixture, "run/3/samples.npz", &alternating(48), |v| v);
     let statement = r#"{"declared_public": {"class_names": ["dog", "cat"]}}"#;
-    std::fs::write(world.path("run/privacy.json"), statement).unwrap();
+    std::fs::write(fixture.path("run/privacy.json"), statement).unwrap();
     let wrong = with("run/3/samples.npz", &["--public"]);
     assert!(value(&wrong, "downstream-accuracy") < 0.1, "{wrong}");
     // Another metric needs no labels, and has the same value as alone.
@@ -413,12 +416,12 @@ fn classifiers_are_trained_on_labeled_samples_alone() {
 
 #[test]
 fn a_network_is_trained_for_each_seed() {
-    let world = world(4);
-    write_labeled(&world, "labeled.npz", &alternating(12), |v| v);
+    let fixture = run_fixture(4);
+    write_labeled(&fixture, "labeled.npz", &alternating(12), |v| v);
     let with = |more: &[&str]| {
         let samples = ["labeled.npz", "--against", "data", "--embedder", "pixels"];
         let network = ["--metrics", "downstream", "--classifier", "cnn"];
-        succeed(&world, &[&samples[..], &network, more].concat())
+        succeed(&fixture, &[&samples[..], &network, more].concat())
     };
     let text = with(&["--seeds", "2"]);
     assert!(text.starts_with(MARK), "{text}");
@@ -434,21 +437,21 @@ fn a_network_is_trained_for_each_seed() {
 
 #[test]
 fn sets_that_cannot_be_trained_on_or_tested_are_refused() {
-    let world = world(4);
-    write_labeled(&world, "labeled.npz", &alternating(8), |v| v);
-    write_labeled(&world, "three.npz", &[0, 1, 2, 0], |v| v);
-    write_labeled(&world, "one.npz", &[0, 0, 0], |v| v);
-    write_labeled(&world, "run/3/samples.npz", &alternating(8), |v| v);
+    let fixture = run_fixture(4);
+    write_labeled(&fixture, "labeled.npz", &alternating(8), |v| v);
+    write_labeled(&fixture, "three.npz", &[0, 1, 2, 0], |v| v);
+    write_labeled(&fixture, "one.npz", &[0, 0, 0], |v| v);
+    write_labeled(&fixture, "run/3/samples.npz", &alternating(8), |v| v);
     let statement = r#"{"declared_public": {"class_names": ["cow", "dog"]}}"#;
-    std::fs::write(world.path("run/privacy.json"), statement).unwrap();
+    std::fs::write(fixture.path("run/privacy.json"), statement).unwrap();
     let refused = |code: i32, arguments: &[&str], expected: &str| {
         let pixels = ["--embedder", "pixels", "--out", "left"];
-        let output = eval(&world, &[arguments, &pixels].concat());
+        let output = eval(&fixture, &[arguments, &pixels].concat());
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
         assert!(text.contains(expected), "`{expected}` is not in: {text}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
-        assert!(!world.path("left").exists(), "{arguments:?}");
+        assert!(!fixture.path("left").exists(), "{arguments:?}");
     };
     let downstream = |samples: &'static str, against: &'static str, more: &[&'static str]| {
         let these = [samples, "--against", against, "--metrics", "downstream"];
@@ -490,7 +493,7 @@ fn sets_that_cannot_be_trained_on_or_tested_are_refused() {
         &["labeled.npz", "--against", "data", "--seeds", "2"],
         "needs --metrics downstream",
     );
-    let stats = std::fs::File::create(world.path("stats.npz")).unwrap();
+    let stats = std::fs::File::create(fixture.path("stats.npz")).unwrap();
     let mut npz = NpzWriter::new(stats);
     npz.f64s("mu", &[192], &[1.0; 192]).unwrap();
     let mut sigma = vec![0.0; 192 * 192];
@@ -519,14 +522,14 @@ fn sets_that_cannot_be_trained_on_or_tested_are_refused() {
 
 #[test]
 fn clip_is_a_feature_space() {
-    let world = world(12);
-    crate::support::write_clip(&world.path("clip.safetensors"));
+    let fixture = run_fixture(12);
+    crate::support::write_clip(&fixture.path("clip.safetensors"));
     let arguments = ["samples.npz", "--against", "data", "--embedder", "clip"];
     let weights = ["--weights", "clip.safetensors", "--metrics", "memorisation"];
-    let text = succeed(&world, &[&arguments[..], &weights].concat());
+    let text = succeed(&fixture, &[&arguments[..], &weights].concat());
     assert!(text.contains("clip (weights "), "{text}");
     assert_eq!(value(&text, "identical"), 0.0);
-    let output = eval(&world, &arguments);
+    let output = eval(&fixture, &arguments);
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("`clip` needs its weights"), "{text}");
@@ -534,14 +537,14 @@ fn clip_is_a_feature_space() {
 
 #[test]
 fn dinov2_is_a_space_of_the_frechet_distance() {
-    let world = world(12);
-    crate::support::write_dinov2(&world.path("dinov2.safetensors"), 0);
+    let fixture = run_fixture(12);
+    crate::support::write_dinov2(&fixture.path("dinov2.safetensors"), 0);
     let arguments = ["samples.npz", "--against", "data", "--embedder", "dinov2"];
     let weights = ["--weights", "dinov2.safetensors"];
-    let text = succeed(&world, &[&arguments[..], &weights].concat());
+    let text = succeed(&fixture, &[&arguments[..], &weights].concat());
     assert!(text.contains("dinov2 (weights "), "{text}");
     assert!(value(&text, "fid") > 0.0, "{text}");
-    let output = eval(&world, &arguments);
+    let output = eval(&fixture, &arguments);
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("`dinov2` needs its weights"), "{text}");

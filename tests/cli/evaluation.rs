@@ -7,7 +7,7 @@ use dpsyn::internals::images::SamplesReader;
 use dpsyn::internals::metrics::frechet::Frechet;
 use dpsyn::internals::metrics::moments::{Gaussian, Moments};
 
-use crate::support::{CLASSES, PER_CLASS, SIZE, World, private_image, released};
+use crate::support::{CLASSES, PER_CLASS, RunFixture, SIZE, private_image, released};
 
 const MARK: &str = "[private, not for release]";
 const METRICS: &str = "evaluation.metrics=[\"fid\", \"precision-recall\", \"kid\"]";
@@ -39,8 +39,8 @@ fn gaussian<'a>(images: impl Iterator<Item = &'a [u8]>) -> Gaussian {
 }
 
 /// Computes FID on pixels from the released samples and the private images.
-fn expected_fid(world: &World, population: u32) -> f64 {
-    let path = world.path(&format!("out/{population}/samples.npz"));
+fn expected_fid(fixture: &RunFixture, population: u32) -> f64 {
+    let path = fixture.path(&format!("out/{population}/samples.npz"));
     let mut reader = SamplesReader::open(&path).unwrap();
     let samples = reader.read(0..reader.len()).unwrap();
     let private: Vec<Vec<u8>> = (0..CLASSES.len())
@@ -52,26 +52,26 @@ fn expected_fid(world: &World, population: u32) -> f64 {
 
 #[test]
 fn without_evaluation_there_is_no_output_of_it() {
-    let world = World::new();
-    let text = world.succeed(&[]);
+    let fixture = RunFixture::new();
+    let text = fixture.succeed(&[]);
     assert!(!text.contains(MARK) && !text.contains("fid"), "{text}");
-    assert!(!world.path("out/metrics.csv").exists());
-    assert!(!world.path("out/private/metrics.csv").exists());
-    assert!(!world.path("out/private/evaluation").exists());
-    assert!(!read(&world.path("out/config.toml")).contains("evaluation"));
+    assert!(!fixture.path("out/metrics.csv").exists());
+    assert!(!fixture.path("out/private/metrics.csv").exists());
+    assert!(!fixture.path("out/private/evaluation").exists());
+    assert!(!read(&fixture.path("out/config.toml")).contains("evaluation"));
     // Without metrics there is no evaluation.
-    let text = world.succeed(&["--resume", "--set", "evaluation.metrics=[]"]);
+    let text = fixture.succeed(&["--resume", "--set", "evaluation.metrics=[]"]);
     assert!(!text.contains(MARK), "{text}");
-    assert!(!world.path("out/private/metrics.csv").exists());
+    assert!(!fixture.path("out/private/metrics.csv").exists());
 }
 
 #[test]
 fn values_of_private_images_stay_private_and_name_both_sets() {
-    let world = World::new();
-    let output = world.run(&["--set", METRICS]);
+    let fixture = RunFixture::new();
+    let output = fixture.run(&["--set", METRICS]);
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{text}");
-    let csv = read(&world.path("out/private/metrics.csv"));
+    let csv = read(&fixture.path("out/private/metrics.csv"));
     let rows = rows(&csv);
     let names: Vec<&str> = rows.iter().map(|row| row.1.as_str()).collect();
     assert_eq!(names, ["fid", "precision", "recall", "kid"].repeat(4));
@@ -81,7 +81,7 @@ fn values_of_private_images_stay_private_and_name_both_sets() {
     }
     for (population, name, value) in &rows {
         if name == "fid" {
-            let expected = expected_fid(&world, *population);
+            let expected = expected_fid(&fixture, *population);
             assert!(
                 (value - expected).abs() < 1e-6 * expected,
                 "{value} {expected}"
@@ -98,7 +98,7 @@ fn values_of_private_images_stay_private_and_name_both_sets() {
     }
     let unmarked: Vec<&str> = text.lines().filter(|line| !line.contains(MARK)).collect();
     let unmarked = unmarked.join("\n").into_bytes();
-    let mut places = released(&world.path("out"));
+    let mut places = released(&fixture.path("out"));
     places.push(("standard output".into(), output.stdout));
     places.push(("unmarked lines".into(), unmarked));
     for (place, bytes) in &places {
@@ -131,7 +131,7 @@ fn values_of_private_images_stay_private_and_name_both_sets() {
     #[cfg(unix)]
     for name in ["out/private", "out/private/evaluation"] {
         use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(world.path(name))
+        let mode = std::fs::metadata(fixture.path(name))
             .unwrap()
             .permissions()
             .mode();
@@ -141,46 +141,46 @@ fn values_of_private_images_stay_private_and_name_both_sets() {
 
 #[test]
 fn only_missing_metrics_are_computed() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     // A run that was finished before an evaluation was configured.
-    world.succeed(&[]);
-    let samples = std::fs::read(world.path("out/3/samples.npz")).unwrap();
+    fixture.succeed(&[]);
+    let samples = std::fs::read(fixture.path("out/3/samples.npz")).unwrap();
     let fid = ["--resume", "--set", "evaluation.metrics=[\"fid\"]"];
-    let text = world.succeed(&[&fid[..], &["--set", "evaluation.every=2"]].concat());
+    let text = fixture.succeed(&[&fid[..], &["--set", "evaluation.every=2"]].concat());
     assert_eq!(text.matches(MARK).count(), 3, "populations 0, 2, 3: {text}");
-    let text = world.succeed(&fid);
+    let text = fixture.succeed(&fid);
     assert_eq!(text.matches(MARK).count(), 1, "population 1: {text}");
-    let path = world.path("out/private/metrics.csv");
+    let path = fixture.path("out/private/metrics.csv");
     let before = read(&path);
     assert_eq!(rows(&before).len(), 4);
     // `metrics.csv` is restored from its parts.
     std::fs::remove_file(&path).unwrap();
-    let text = world.succeed(&fid);
+    let text = fixture.succeed(&fid);
     assert!(!text.contains(MARK), "{text}");
     assert_eq!(read(&path), before);
     // Another metric, then another k: both get rows.
     let more = |k: &str| {
-        let text = world.succeed(&["--resume", "--set", METRICS, "--set", k]);
+        let text = fixture.succeed(&["--resume", "--set", METRICS, "--set", k]);
         text.matches(MARK).count()
     };
     assert_eq!(more("evaluation.nearest_neighbors=3"), 12);
     assert_eq!(more("evaluation.nearest_neighbors=2"), 8);
     assert_eq!(more("evaluation.nearest_neighbors=3"), 0);
     let memorisation = ["--resume", "--set", "evaluation.metrics=[\"memorisation\"]"];
-    let text = world.succeed(&memorisation);
+    let text = fixture.succeed(&memorisation);
     assert_eq!(text.matches(MARK).count(), 4 * 5, "{text}");
     let all = rows(&read(&path));
     assert_eq!(all.len(), 4 * (1 + 2 + 2 + 1 + 5));
     assert!(all.is_sorted_by_key(|row| row.0));
     // Neither the samples nor the budget change.
-    assert!(std::fs::read(world.path("out/3/samples.npz")).unwrap() == samples);
+    assert!(std::fs::read(fixture.path("out/3/samples.npz")).unwrap() == samples);
 }
 
 #[test]
 fn an_own_embedder_and_a_number_of_samples_for_fid() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     let own = |numbers: &str, folder: &str| {
-        world.succeed(&[
+        fixture.succeed(&[
             "--set",
             "evaluation.metrics=[\"fid\", \"kid\"]",
             "--set",
@@ -190,7 +190,7 @@ fn an_own_embedder_and_a_number_of_samples_for_fid() {
             "--out",
             folder,
         ]);
-        read(&world.path(&format!("{folder}/private/metrics.csv")))
+        read(&fixture.path(&format!("{folder}/private/metrics.csv")))
     };
     let fewer = own("evaluation.num_fid_samples=10", "fewer");
     assert!(
@@ -212,8 +212,8 @@ fn an_own_embedder_and_a_number_of_samples_for_fid() {
 
 #[test]
 fn a_reference_that_is_declared_public_is_not_marked() {
-    let world = World::new();
-    copy(&world.path("data"), &world.path("reference"));
+    let fixture = RunFixture::new();
+    copy(&fixture.path("data"), &fixture.path("reference"));
     let against = [
         "--set",
         METRICS,
@@ -222,24 +222,24 @@ fn a_reference_that_is_declared_public_is_not_marked() {
         "--set",
         "evaluation.reference_is_public=true",
     ];
-    let text = world.succeed(&against);
+    let text = fixture.succeed(&against);
     assert!(!text.contains(MARK) && text.contains("3: fid "), "{text}");
-    let csv = read(&world.path("out/metrics.csv"));
+    let csv = read(&fixture.path("out/metrics.csv"));
     assert_eq!(rows(&csv).len(), 16);
     assert!(csv.contains(",24,reference,pixels,8,f32,"), "{csv}");
-    assert!(!world.path("out/private/metrics.csv").exists());
-    let text = world.succeed(&[&against[..], &["--resume"]].concat());
+    assert!(!fixture.path("out/private/metrics.csv").exists());
+    let text = fixture.succeed(&[&against[..], &["--resume"]].concat());
     assert!(!text.contains("fid"), "{text}");
-    assert_eq!(read(&world.path("out/metrics.csv")), csv);
+    assert_eq!(read(&fixture.path("out/metrics.csv")), csv);
     // Its statistics are stored under a name that depends on the images, and serve as a reference.
-    let kept = std::fs::read_dir(world.path("out"))
+    let kept = std::fs::read_dir(fixture.path("out"))
         .unwrap()
         .find_map(|entry| {
             let name = entry.unwrap().file_name().into_string().unwrap();
             name.starts_with("reference-").then_some(name)
         });
     let kept = format!("evaluation.reference=out/{}", kept.unwrap());
-    world.succeed(&[
+    fixture.succeed(&[
         "--out",
         "again",
         "--set",
@@ -249,9 +249,9 @@ fn a_reference_that_is_declared_public_is_not_marked() {
         "--set",
         "evaluation.reference_is_public=true",
     ]);
-    assert_eq!(rows(&read(&world.path("again/metrics.csv"))).len(), 4);
+    assert_eq!(rows(&read(&fixture.path("again/metrics.csv"))).len(), 4);
     // Without the declaration, the same folder counts as private.
-    let text = world.succeed(&[
+    let text = fixture.succeed(&[
         "--out",
         "held",
         "--set",
@@ -260,9 +260,9 @@ fn a_reference_that_is_declared_public_is_not_marked() {
         "evaluation.reference=reference",
     ]);
     assert_eq!(text.matches(MARK).count(), 16, "{text}");
-    assert!(!world.path("held/metrics.csv").exists());
+    assert!(!fixture.path("held/metrics.csv").exists());
     assert_eq!(
-        rows(&read(&world.path("held/private/metrics.csv"))).len(),
+        rows(&read(&fixture.path("held/private/metrics.csv"))).len(),
         16
     );
 }
@@ -282,7 +282,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn the_runs_own_images_are_not_declared_public_by_their_path() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     let mut paths = vec![
         "data".to_owned(),
         "./data/nested".to_owned(),
@@ -290,53 +290,53 @@ fn the_runs_own_images_are_not_declared_public_by_their_path() {
     ];
     #[cfg(unix)]
     {
-        std::os::unix::fs::symlink(world.path("data"), world.path("link")).unwrap();
+        std::os::unix::fs::symlink(fixture.path("data"), fixture.path("link")).unwrap();
         paths.push("link".to_owned());
     }
     for path in paths {
         let reference = format!("evaluation.reference={path}");
         let sets = ["--set", METRICS, "--set", &reference];
         let public = ["--set", "evaluation.reference_is_public=true"];
-        let text = world.fail(2, &[&sets[..], &public].concat());
+        let text = fixture.fail(2, &[&sets[..], &public].concat());
         assert!(
             text.contains("evaluation.reference_is_public") && text.contains("overlap"),
             "{path}: {text}"
         );
-        assert!(!world.path("out").exists(), "something was left: {text}");
+        assert!(!fixture.path("out").exists(), "something was left: {text}");
     }
 }
 
 #[test]
 fn one_process_at_a_time_writes_metrics_into_a_folder() {
-    let world = World::new();
-    world.succeed(&[]);
-    let lock = std::fs::File::create(world.path("out/.evaluation.lock")).unwrap();
+    let fixture = RunFixture::new();
+    fixture.succeed(&[]);
+    let lock = std::fs::File::create(fixture.path("out/.evaluation.lock")).unwrap();
     lock.lock().unwrap();
     // Another process holds the lock.
-    let unfinished = world.path("out/.tmpHALF");
+    let unfinished = fixture.path("out/.tmpHALF");
     std::fs::write(&unfinished, "half").unwrap();
-    let text = world.succeed(&["--resume"]);
+    let text = fixture.succeed(&["--resume"]);
     assert!(unfinished.exists(), "{text}");
-    let text = world.fail(6, &["--resume", "--set", METRICS]);
+    let text = fixture.fail(6, &["--resume", "--set", METRICS]);
     assert!(
         text.contains("another process is writing metrics"),
         "{text}"
     );
     drop(lock);
-    world.succeed(&["--resume", "--set", METRICS]);
+    fixture.succeed(&["--resume", "--set", METRICS]);
     assert!(!unfinished.exists());
 }
 
 #[test]
 fn impossible_evaluations_are_refused_before_anything_is_charged() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     let refused = |code: i32, sets: &[&str], expected: &[&str]| {
         let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
-        let text = world.fail(code, &sets);
+        let text = fixture.fail(code, &sets);
         for part in expected {
             assert!(text.contains(part), "`{part}` is not in: {text}");
         }
-        assert!(!world.path("out").exists(), "something was left: {text}");
+        assert!(!fixture.path("out").exists(), "something was left: {text}");
     };
     refused(
         2,
@@ -405,15 +405,15 @@ fn impossible_evaluations_are_refused_before_anything_is_charged() {
         &[METRICS, "evaluation.reference=run.toml"],
         &["run.toml", "neither a folder"],
     );
-    std::fs::create_dir(world.path("broken")).unwrap();
-    std::fs::write(world.path("broken/a_1.png"), "no image").unwrap();
+    std::fs::create_dir(fixture.path("broken")).unwrap();
+    std::fs::write(fixture.path("broken/a_1.png"), "no image").unwrap();
     refused(3, &[METRICS, "evaluation.reference=broken"], &["a_1.png"]);
 }
 
 #[test]
 fn a_dry_run_describes_the_destination_of_metrics() {
-    let world = World::new();
-    let output = world.run(&["--dry-run", "--set", METRICS]);
+    let fixture = RunFixture::new();
+    let output = fixture.run(&["--dry-run", "--set", METRICS]);
     let plan = String::from_utf8(output.stdout).unwrap();
     assert!(
         plan.contains("evaluation: fid, precision-recall, kid against the private images; figures go to private/metrics.csv, not for release"),

@@ -3,7 +3,7 @@
 use crate::support::fetch_fixture::{COMMIT, FetchFixture, expect, noise};
 use crate::support::file_server::{FileServer, Reply, Served, sha256};
 use crate::support::released;
-use crate::support::stable_diffusion::world;
+use crate::support::stable_diffusion::run_fixture;
 
 const FETCH: i32 = 10;
 
@@ -252,20 +252,20 @@ fn a_repository_that_is_closed_or_empty_is_named() {
 /// From nothing to a run without a network in two commands.
 #[test]
 fn a_configuration_s_model_is_fetched_and_then_runs_offline() {
-    let world = world();
+    let run_dir = run_fixture();
     let fixture = FetchFixture::new(FileServer::good());
-    for (path, bytes) in released(&world.path("sd")) {
-        let name = path.strip_prefix(world.path("sd")).unwrap();
+    for (path, bytes) in released(&run_dir.path("sd")) {
+        let name = path.strip_prefix(run_dir.path("sd")).unwrap();
         let name = name.to_str().unwrap();
         let large = name.ends_with(".safetensors");
         fixture.server.serve(&address(name), of_hub(&bytes, large));
     }
-    std::fs::rename(world.path("sd"), world.path("elsewhere")).unwrap();
+    std::fs::rename(run_dir.path("sd"), run_dir.path("elsewhere")).unwrap();
     let set = ["--set", "model.checkpoint=owner/model", "--set"];
     let revision = format!("model.revision={COMMIT}");
     let set = [&set[..], &[&revision]].concat();
     let run = |flag: &[&str]| {
-        let mut command = world.command(&[&set[..], flag].concat());
+        let mut command = run_dir.command(&[&set[..], flag].concat());
         command
             .env("HF_HUB_CACHE", fixture.path("hub"))
             .env("HF_ENDPOINT", fixture.server.url(""))
@@ -283,10 +283,10 @@ fn a_configuration_s_model_is_fetched_and_then_runs_offline() {
     std::fs::remove_dir_all(fixture.path("hub")).unwrap();
     let fetch = [&["fetch", "--for", "run.toml"], &set[..]].concat();
     let mut command = fixture.command(&fetch);
-    let output = command.current_dir(world.root.path()).output().unwrap();
+    let output = command.current_dir(run_dir.root.path()).output().unwrap();
     expect(&output, 0);
     let before = fixture.server.requests().len();
     expect(&run(&["--offline"]), 0);
-    assert!(world.path("out/3/samples.npz").exists());
+    assert!(run_dir.path("out/3/samples.npz").exists());
     assert_eq!(fixture.server.requests().len(), before);
 }

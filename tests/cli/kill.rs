@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::support::{World, lattice, released, wait_for};
+use crate::support::{RunFixture, lattice, released, wait_for};
 
 /// Four iterations of several shards each.
 const RUN: [&str; 4] = [
@@ -32,8 +32,8 @@ fn charges(folder: &Path) -> Vec<u64> {
 }
 
 /// Starts the run or resumes it.
-fn start(world: &World, arguments: &[&str], environment: &[(&str, &str)]) -> Child {
-    let mut command = world.command(&[&RUN[..], arguments, &["--resume"]].concat());
+fn start(fixture: &RunFixture, arguments: &[&str], environment: &[(&str, &str)]) -> Child {
+    let mut command = fixture.command(&[&RUN[..], arguments, &["--resume"]].concat());
     command.envs(environment.iter().copied());
     command
         .stdout(Stdio::null())
@@ -43,10 +43,10 @@ fn start(world: &World, arguments: &[&str], environment: &[(&str, &str)]) -> Chi
 }
 
 /// Lets the run end.
-fn finish(world: &World, arguments: &[&str], environment: &[(&str, &str)]) {
-    let status = start(world, arguments, environment).wait().unwrap();
+fn finish(fixture: &RunFixture, arguments: &[&str], environment: &[(&str, &str)]) {
+    let status = start(fixture, arguments, environment).wait().unwrap();
     assert!(status.success(), "a resumed run failed: {status}");
-    assert_eq!(charges(&world.path("out")), [1, 2, 3, 4]);
+    assert_eq!(charges(&fixture.path("out")), [1, 2, 3, 4]);
 }
 
 /// Checks that no histogram of `before` is gone or has changed.
@@ -59,18 +59,18 @@ fn assert_unchanged(before: &[Option<Vec<i64>>], now: &[Option<Vec<i64>>]) {
     }
 }
 
-fn histograms(world: &World) -> Vec<Option<Vec<i64>>> {
-    let out = world.path("out");
+fn histograms(fixture: &RunFixture) -> Vec<Option<Vec<i64>>> {
+    let out = fixture.path("out");
     (1..=4).map(|iteration| lattice(&out, iteration)).collect()
 }
 
 /// Checks that both runs released the same files, except for those with the random id of the run or
 /// the record of its interruptions.
-fn assert_same(control: &World, interrupted: &World) {
-    let files = |world: &World| {
-        let mut files = released(&world.path("out"));
+fn assert_same(control: &RunFixture, interrupted: &RunFixture) {
+    let files = |fixture: &RunFixture| {
+        let mut files = released(&fixture.path("out"));
         for (path, _) in &mut files {
-            *path = path.strip_prefix(world.root.path()).unwrap().to_owned();
+            *path = path.strip_prefix(fixture.root.path()).unwrap().to_owned();
         }
         files.retain(|(path, _)| {
             let name = path.file_name().unwrap();
@@ -91,29 +91,29 @@ fn assert_same(control: &World, interrupted: &World) {
 
 /// Kills the run some times, each time a little later after its start, then lets it end. A run that
 /// ends before it is killed is no failure: the moments depend on the machine.
-fn kill_at_moments(world: &World, arguments: &[&str]) {
-    let mut before = histograms(world);
+fn kill_at_moments(fixture: &RunFixture, arguments: &[&str]) {
+    let mut before = histograms(fixture);
     for attempt in 1..=12 {
-        let mut child = start(world, arguments, &[]);
+        let mut child = start(fixture, arguments, &[]);
         std::thread::sleep(Duration::from_millis(10 * attempt));
         child.kill().unwrap();
         child.wait().unwrap();
-        let now = histograms(world);
+        let now = histograms(fixture);
         assert_unchanged(&before, &now);
         before = now;
     }
-    finish(world, arguments, &[]);
-    assert_unchanged(&before, &histograms(world));
+    finish(fixture, arguments, &[]);
+    assert_unchanged(&before, &histograms(fixture));
 }
 
 #[test]
 fn kill_9_at_any_moment_changes_nothing() {
-    let (control, interrupted) = (World::new(), World::new());
+    let (control, interrupted) = (RunFixture::new(), RunFixture::new());
     finish(&control, &WITHOUT_NOISE, &[]);
     kill_at_moments(&interrupted, &WITHOUT_NOISE);
     assert_same(&control, &interrupted);
     // With noise, every run is another one, but a histogram that was released stays.
-    kill_at_moments(&World::new(), &[]);
+    kill_at_moments(&RunFixture::new(), &[]);
 }
 
 #[cfg(feature = "insecure-test-noise")]
@@ -124,10 +124,15 @@ mod points {
 
     /// Resumes the run and kills it where it reaches `point` for the `count`-th time. Returns
     /// false if it ended before.
-    fn kill_at(world: &World, point: KillPoint, count: u32, environment: &[(&str, &str)]) -> bool {
+    fn kill_at(
+        fixture: &RunFixture,
+        point: KillPoint,
+        count: u32,
+        environment: &[(&str, &str)],
+    ) -> bool {
         let chosen = format!("{}:{count}", point.name());
         let environment = [environment, &[("DPSYN_KILL_AT", &chosen)]].concat();
-        let status = start(world, &[], &environment).wait().unwrap();
+        let status = start(fixture, &[], &environment).wait().unwrap();
         // An aborted process has no exit code.
         assert!(status.success() || status.code().is_none(), "{status}");
         !status.success()
@@ -137,10 +142,10 @@ mod points {
     #[test]
     fn kill_at_each_point_changes_nothing() {
         let environment = [("DPSYN_TEST_NOISE_SEED", "12345")];
-        let control = World::new();
+        let control = RunFixture::new();
         finish(&control, &[], &environment);
         for point in KillPoint::ALL {
-            let interrupted = World::new();
+            let interrupted = RunFixture::new();
             assert!(
                 kill_at(&interrupted, point, 1, &environment),
                 "the run does not reach {point:?}"
@@ -161,16 +166,16 @@ mod points {
             KillPoint::HistogramInPlace,
             KillPoint::HistogramStored,
         ] {
-            let world = World::new();
-            assert!(kill_at(&world, point, 1, &[]));
-            let first = histograms(&world);
+            let fixture = RunFixture::new();
+            assert!(kill_at(&fixture, point, 1, &[]));
+            let first = histograms(&fixture);
             let in_place = [KillPoint::HistogramInPlace, KillPoint::HistogramStored];
             assert_eq!(first[0].is_some(), in_place.contains(&point), "{point:?}");
-            assert!(kill_at(&world, point, 2, &[]));
-            let second = histograms(&world);
+            assert!(kill_at(&fixture, point, 2, &[]));
+            let second = histograms(&fixture);
             assert_unchanged(&first, &second);
-            finish(&world, &[], &[]);
-            assert_unchanged(&second, &histograms(&world));
+            finish(&fixture, &[], &[]);
+            assert_unchanged(&second, &histograms(&fixture));
         }
     }
 }
@@ -178,11 +183,15 @@ mod points {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_after_the_shard_and_resumes() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     let many = [&RUN[..], &["--set", "evolution.lookahead_degree=12"]].concat();
-    let mut child = world.command(&many).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = fixture
+        .command(&many)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     // Population 0 is stored, so the lookahead, the longest stage, has begun.
-    wait_for(&world.path("out/0/grid.png"), &mut child);
+    wait_for(&fixture.path("out/0/grid.png"), &mut child);
     let pid = child.id().to_string();
     let sent = std::process::Command::new("kill")
         .args(["-INT", &pid])
@@ -192,6 +201,6 @@ fn ctrl_c_stops_after_the_shard_and_resumes() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{text}");
     assert!(text.contains("--resume"), "{text}");
-    world.succeed(&[&many[..], &["--resume"]].concat());
-    assert_eq!(charges(&world.path("out")), [1, 2, 3, 4]);
+    fixture.succeed(&[&many[..], &["--resume"]].concat());
+    assert_eq!(charges(&fixture.path("out")), [1, 2, 3, 4]);
 }

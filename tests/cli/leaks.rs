@@ -2,11 +2,11 @@
 
 use dpsyn::internals::images::SamplesReader;
 
-use crate::support::{CLASSES, PER_CLASS, World, private_image, released};
+use crate::support::{CLASSES, PER_CLASS, RunFixture, private_image, released};
 
 /// The votes before noise, computed here from the released samples and the private images.
-fn clean_counts(world: &World, iteration: usize) -> Vec<u64> {
-    let path = world.path(&format!("out/{}/samples.npz", iteration - 1));
+fn clean_counts(fixture: &RunFixture, iteration: usize) -> Vec<u64> {
+    let path = fixture.path(&format!("out/{}/samples.npz", iteration - 1));
     let mut reader = SamplesReader::open(&path).unwrap();
     let images = reader.read(0..reader.len()).unwrap();
     let samples: Vec<&[u8]> = images.iter().collect();
@@ -59,20 +59,20 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 #[test]
 fn clean_counts_appear_in_no_released_file_and_on_no_stream() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     // Twenty samples a class: no chance that twenty counts stand in a row by accident.
-    let output = world.run(&[
+    let output = fixture.run(&[
         "--set",
         "evolution.lookahead_degree=0",
         "--set",
         "evolution.num_samples=40",
     ]);
     assert!(output.status.success());
-    let mut places = released(&world.path("out"));
+    let mut places = released(&fixture.path("out"));
     places.push(("standard output".into(), output.stdout));
     places.push(("standard error".into(), output.stderr));
     for iteration in 1..=3 {
-        let counts = clean_counts(&world, iteration);
+        let counts = clean_counts(&fixture, iteration);
         assert_eq!(
             counts.iter().sum::<u64>() as usize,
             CLASSES.len() * PER_CLASS
@@ -94,16 +94,16 @@ fn clean_counts_appear_in_no_released_file_and_on_no_stream() {
 /// The search above can find something: without noise, the counts are what is released.
 #[test]
 fn without_noise_the_same_search_finds_them() {
-    let world = World::new();
-    world.succeed(&[
+    let fixture = RunFixture::new();
+    fixture.succeed(&[
         "--set",
         "evolution.lookahead_degree=0",
         "--non-private",
         "--set",
         "privacy.noise_multiplier=0",
     ]);
-    let counts = clean_counts(&world, 1);
-    let places = released(&world.path("out"));
+    let counts = clean_counts(&fixture, 1);
+    let places = released(&fixture.path("out"));
     let found = spellings(&counts)
         .iter()
         .any(|spelling| places.iter().any(|(_, bytes)| contains(bytes, spelling)));
@@ -112,9 +112,9 @@ fn without_noise_the_same_search_finds_them() {
 
 #[test]
 fn no_private_image_is_copied_into_the_released_folder() {
-    let world = World::new();
-    world.succeed(&[]);
-    let places = released(&world.path("out"));
+    let fixture = RunFixture::new();
+    fixture.succeed(&[]);
+    let places = released(&fixture.path("out"));
     for class in 0..CLASSES.len() {
         for index in 0..PER_CLASS {
             let image = private_image(class, index);
@@ -126,8 +126,8 @@ fn no_private_image_is_copied_into_the_released_folder() {
 }
 
 /// The two logs of a run.
-fn logs(world: &World) -> (String, String) {
-    let read = |name: &str| std::fs::read_to_string(world.path(name)).unwrap();
+fn logs(fixture: &RunFixture) -> (String, String) {
+    let read = |name: &str| std::fs::read_to_string(fixture.path(name)).unwrap();
     (read("out/log.txt"), read("out/private/log.txt"))
 }
 
@@ -142,9 +142,9 @@ fn form(text: &str) -> Vec<String> {
 
 #[test]
 fn the_published_log_has_no_times_and_the_private_one_has_them() {
-    let world = World::new();
-    world.succeed(&[]);
-    let (public, private) = logs(&world);
+    let fixture = RunFixture::new();
+    fixture.succeed(&[]);
+    let (public, private) = logs(&fixture);
     let units = [
         "s", "ms", "sec", "secs", "second", "seconds", "min", "minutes", "hours", "h",
     ];
@@ -180,7 +180,7 @@ fn the_published_log_has_no_times_and_the_private_one_has_them() {
     {
         use std::os::unix::fs::PermissionsExt;
         let mode = |name: &str| {
-            let metadata = std::fs::metadata(world.path(name)).unwrap();
+            let metadata = std::fs::metadata(fixture.path(name)).unwrap();
             metadata.permissions().mode() & 0o777
         };
         assert_eq!(mode("out/private/log.txt"), 0o600);
@@ -190,7 +190,7 @@ fn the_published_log_has_no_times_and_the_private_one_has_them() {
 
 #[test]
 fn published_logs_of_two_neighboring_data_sets_have_the_same_form() {
-    let (one, other) = (World::new(), World::new());
+    let (one, other) = (RunFixture::new(), RunFixture::new());
     let image = std::fs::read(other.path("data/nested/dog_07.png")).unwrap();
     std::fs::write(other.path("data/nested/cat_03.png"), image).unwrap();
     one.succeed(&[]);
@@ -200,11 +200,11 @@ fn published_logs_of_two_neighboring_data_sets_have_the_same_form() {
 
 #[test]
 fn a_refused_resumption_is_in_the_private_log_only() {
-    let world = World::new();
-    world.succeed(&[]);
-    let (public, _) = logs(&world);
-    world.fail(5, &["--resume", "--set", "privacy.noise_multiplier=3"]);
-    let (after, private) = logs(&world);
+    let fixture = RunFixture::new();
+    fixture.succeed(&[]);
+    let (public, _) = logs(&fixture);
+    fixture.fail(5, &["--resume", "--set", "privacy.noise_multiplier=3"]);
+    let (after, private) = logs(&fixture);
     assert_eq!(public, after);
     assert!(
         private.contains("ERROR") && private.contains("`noise_multiplier` was"),
@@ -214,8 +214,8 @@ fn a_refused_resumption_is_in_the_private_log_only() {
 
 #[test]
 fn json_messages_are_one_object_per_line() {
-    let world = World::new();
-    let text = world.succeed(&["--log-format", "json"]);
+    let fixture = RunFixture::new();
+    let text = fixture.succeed(&["--log-format", "json"]);
     let mut messages = Vec::new();
     for line in text.lines() {
         let event: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -229,9 +229,9 @@ fn json_messages_are_one_object_per_line() {
         messages.iter().any(|m| m.starts_with("device: cpu")),
         "{messages:?}"
     );
-    let text = world.fail(6, &["--log-format", "json"]);
+    let text = fixture.fail(6, &["--log-format", "json"]);
     let event: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
     assert_eq!(event["level"], "ERROR");
     // The published log is the same in both formats.
-    assert!(logs(&world).0.lines().count() > 3);
+    assert!(logs(&fixture).0.lines().count() > 3);
 }

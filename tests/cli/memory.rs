@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::World;
+use crate::support::RunFixture;
 
 /// Returns `VmHWM` (the peak so far) and `VmRSS` of this process in megabytes.
 pub fn of_this_process() -> (u64, u64) {
@@ -20,8 +20,8 @@ pub fn of_this_process() -> (u64, u64) {
 }
 
 /// Returns the peak resident memory of a run in kilobytes, as the kernel counts it.
-fn peak(world: &World, arguments: &[&str]) -> u64 {
-    let mut child = world
+fn peak(fixture: &RunFixture, arguments: &[&str]) -> u64 {
+    let mut child = fixture
         .command(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -50,7 +50,7 @@ fn peaks(num_samples: u32) -> (u64, u64) {
             format!("evolution.num_samples={num_samples}"),
             format!("evolution.lookahead_degree={degree}"),
         );
-        let world = World::new();
+        let fixture = RunFixture::new();
         let common = [
             "--set",
             "model.batch_size=100",
@@ -58,7 +58,7 @@ fn peaks(num_samples: u32) -> (u64, u64) {
             "evolution.variation_degree=[0, 2]",
         ];
         let set = ["--set", &samples, "--set", &degree, "--out", folder];
-        peak(&world, &[&common[..], &set].concat())
+        peak(&fixture, &[&common[..], &set].concat())
     };
     (run(1, "one"), run(8, "eight"))
 }

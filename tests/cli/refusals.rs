@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use dpsyn::internals::images::{SamplesReader, SamplesWriter};
 
-use crate::support::{SIZE, World, wait_for};
+use crate::support::{RunFixture, SIZE, wait_for};
 
 const USAGE: i32 = 2;
 const DATA: i32 = 3;
@@ -13,19 +13,19 @@ const PRIVACY: i32 = 5;
 const OUTPUT: i32 = 6;
 const DEVICE: i32 = 7;
 
-fn refused(world: &World, code: i32, arguments: &[&str], expected: &[&str]) {
-    let text = world.fail(code, arguments);
+fn refused(fixture: &RunFixture, code: i32, arguments: &[&str], expected: &[&str]) {
+    let text = fixture.fail(code, arguments);
     for part in expected {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
-    assert!(!world.path("out").exists(), "something was left: {text}");
+    assert!(!fixture.path("out").exists(), "something was left: {text}");
 }
 
 #[test]
 fn configurations() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     let set = |key: &str, expected: &[&str]| {
-        refused(&world, USAGE, &["--set", key], expected);
+        refused(&fixture, USAGE, &["--set", key], expected);
     };
     set(
         "evolution.num_samples=9000000000000000000",
@@ -74,26 +74,26 @@ fn configurations() {
     set("privacy.delta=0.05", &["privacy.delta", "1/24"]);
     set("privacy.delta=nan", &["delta"]);
     set("data.image_size=0", &["data.image_size"]);
-    refused(&world, USAGE, &["--non-private"], &["--non-private"]);
+    refused(&fixture, USAGE, &["--non-private"], &["--non-private"]);
     std::fs::write(
-        world.path("run.toml"),
+        fixture.path("run.toml"),
         "[data]\npath = 'data'\nimage_sise = 8\n",
     )
     .unwrap();
-    refused(&world, USAGE, &[], &["run.toml"]);
+    refused(&fixture, USAGE, &[], &["run.toml"]);
 }
 
 #[test]
 fn number_types_that_the_cpu_lacks() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     refused(
-        &world,
+        &fixture,
         USAGE,
         &["--set", "model.dtype=f16"],
         &["dtype: f16"],
     );
     for path in ["scalar", "avx2"] {
-        let mut command = world.command(&["--set", "model.dtype=bf16"]);
+        let mut command = fixture.command(&["--set", "model.dtype=bf16"]);
         let output = command.env("DPSYN_CPU", path).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{text}");
@@ -102,38 +102,43 @@ fn number_types_that_the_cpu_lacks() {
             text.contains("AVX512_BF16") && text.contains("dtype") || text.contains("`avx2`"),
             "{text}"
         );
-        assert!(!world.path("out").exists(), "something was left: {text}");
+        assert!(!fixture.path("out").exists(), "something was left: {text}");
     }
 }
 
 #[test]
 fn a_mistyped_key_is_shown_with_its_line() {
-    let world = World::new();
-    let text = std::fs::read_to_string(world.path("run.toml")).unwrap();
+    let fixture = RunFixture::new();
+    let text = std::fs::read_to_string(fixture.path("run.toml")).unwrap();
     let line = 1 + text.lines().position(|l| l.starts_with("delta")).unwrap();
     let text = text.replace("delta", "dleta");
-    std::fs::write(world.path("run.toml"), text).unwrap();
+    std::fs::write(fixture.path("run.toml"), text).unwrap();
     let expected = [
         &format!("run.toml:{line}:1"),
         "| dleta = 1e-3",
         "did you mean `delta`",
     ];
-    refused(&world, USAGE, &[], &expected);
+    refused(&fixture, USAGE, &[], &expected);
 }
 
 #[test]
 fn private_images() {
-    let world = World::new();
-    refused(&world, DATA, &["--set", "data.path=nowhere"], &["nowhere"]);
-    std::fs::write(world.path("data/nested/dog_99.jpg"), "no image").unwrap();
-    refused(&world, DATA, &[], &["dog_99.jpg"]);
-    let text = world.succeed(&["--set", "data.on_bad_image=skip"]);
+    let fixture = RunFixture::new();
+    refused(
+        &fixture,
+        DATA,
+        &["--set", "data.path=nowhere"],
+        &["nowhere"],
+    );
+    std::fs::write(fixture.path("data/nested/dog_99.jpg"), "no image").unwrap();
+    refused(&fixture, DATA, &[], &["dog_99.jpg"]);
+    let text = fixture.succeed(&["--set", "data.on_bad_image=skip"]);
     assert!(
         text.contains("skipped") && text.contains("dog_99.jpg"),
         "{text}"
     );
-    std::fs::write(world.path("data/noclass.png"), "").unwrap();
-    let text = world.fail(DATA, &["--out", "other"]);
+    std::fs::write(fixture.path("data/noclass.png"), "").unwrap();
+    let text = fixture.fail(DATA, &["--out", "other"]);
     assert!(
         text.contains("noclass.png") && text.contains("<class>_"),
         "{text}"
@@ -142,35 +147,35 @@ fn private_images() {
 
 #[test]
 fn weights() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     refused(
-        &world,
+        &fixture,
         WEIGHTS,
         &["--set", "model.checkpoint=none.pt"],
         &["none.pt"],
     );
     refused(
-        &world,
+        &fixture,
         WEIGHTS,
         &["--set", "model.num_res_blocks=2"],
         &["model.safetensors", "input_blocks.2."],
     );
     let set = "model.num_classes=6";
     refused(
-        &world,
+        &fixture,
         WEIGHTS,
         &["--set", set],
         &["label_emb.weight", "[6, 128]", "[5, 128]"],
     );
     refused(
-        &world,
+        &fixture,
         WEIGHTS,
         &["--set", "model.class_cond=false"],
         &["label_emb.weight"],
     );
-    std::fs::write(world.path("junk.pt"), "junk").unwrap();
+    std::fs::write(fixture.path("junk.pt"), "junk").unwrap();
     refused(
-        &world,
+        &fixture,
         WEIGHTS,
         &["--set", "model.checkpoint=junk.pt"],
         &["junk.pt"],
@@ -179,23 +184,23 @@ fn weights() {
 
 #[test]
 fn folders_and_devices() {
-    let world = World::new();
-    std::fs::create_dir(world.path("full")).unwrap();
-    std::fs::write(world.path("full/thesis.txt"), "mine").unwrap();
+    let fixture = RunFixture::new();
+    std::fs::create_dir(fixture.path("full")).unwrap();
+    std::fs::write(fixture.path("full/thesis.txt"), "mine").unwrap();
     for flag in ["--resume", "--fresh"] {
         refused(
-            &world,
+            &fixture,
             OUTPUT,
             &["--out", "full", flag],
             &["full", "holds no run"],
         );
     }
-    assert_eq!(std::fs::read_dir(world.path("full")).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(fixture.path("full")).unwrap().count(), 1);
     #[cfg(not(any(feature = "cuda", feature = "metal")))]
     for device in ["cuda:1", "cuda:0,1", "all", "metal"] {
         let text = String::from_utf8(
             std::process::Command::new(env!("CARGO_BIN_EXE_dpsyn"))
-                .current_dir(world.root.path())
+                .current_dir(fixture.root.path())
                 .args(["run", "run.toml", "--device", device])
                 .output()
                 .map(|output| {
@@ -210,67 +215,67 @@ fn folders_and_devices() {
 
 #[test]
 fn a_run_goes_on_only_under_its_own_terms() {
-    let world = World::new();
-    world.succeed(&[]);
+    let fixture = RunFixture::new();
+    fixture.succeed(&[]);
     let refuse = |arguments: &[&str], expected: &str| {
-        let text = world.fail(PRIVACY, &[arguments, &["--resume"]].concat());
+        let text = fixture.fail(PRIVACY, &[arguments, &["--resume"]].concat());
         assert!(text.contains(expected), "`{expected}` is not in: {text}");
     };
     refuse(&["--set", "privacy.noise_multiplier=3"], "noise_multiplier");
     refuse(&["--set", "evolution.seed=4"], "config_sha256");
     refuse(&["--set", "evolution.threshold=2"], "config_sha256");
     // What no result depends on may change.
-    world.succeed(&["--set", "model.batch_size=3", "--resume"]);
+    fixture.succeed(&["--set", "model.batch_size=3", "--resume"]);
     // A released histogram is the one that was released.
-    let votes = world.path("out/2/votes.npz");
-    let other = std::fs::read(world.path("out/1/votes.npz")).unwrap();
+    let votes = fixture.path("out/2/votes.npz");
+    let other = std::fs::read(fixture.path("out/1/votes.npz")).unwrap();
     let kept = std::fs::read(&votes).unwrap();
     std::fs::write(&votes, other).unwrap();
     refuse(&[], "not the one that was released");
     std::fs::remove_file(&votes).unwrap();
     refuse(&[], "already released");
     std::fs::write(&votes, kept).unwrap();
-    world.succeed(&["--resume"]);
+    fixture.succeed(&["--resume"]);
     // Another image is other data.
-    let image = std::fs::read(world.path("data/nested/cat_00.png")).unwrap();
-    std::fs::write(world.path("data/nested/cat_01.png"), image).unwrap();
+    let image = std::fs::read(fixture.path("data/nested/cat_00.png")).unwrap();
+    std::fs::write(fixture.path("data/nested/cat_01.png"), image).unwrap();
     refuse(&[], "private images differ from those");
-    std::fs::remove_file(world.path("out/ledger.jsonl")).unwrap();
+    std::fs::remove_file(fixture.path("out/ledger.jsonl")).unwrap();
     refuse(&[], "is missing although");
 }
 
 #[test]
 fn samples_made_without_privacy_do_not_become_private() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
-    world.succeed(&[&zero[..], &["--out", "first"]].concat());
+    fixture.succeed(&[&zero[..], &["--out", "first"]].concat());
     let start = "evolution.initial_samples=first/3/samples.npz";
     refused(
-        &world,
+        &fixture,
         USAGE,
         &["--set", start],
         &["first/3/samples.npz", "--non-private"],
     );
-    world.succeed(&[&zero[..], &["--set", start]].concat());
+    fixture.succeed(&[&zero[..], &["--set", start]].concat());
     // Which samples a run started from belongs to its terms.
-    let text = world.fail(PRIVACY, &[&zero[..], &["--resume"]].concat());
+    let text = fixture.fail(PRIVACY, &[&zero[..], &["--resume"]].concat());
     assert!(text.contains("config_sha256"), "{text}");
 }
 
 #[test]
 fn a_label_that_the_model_does_not_know_is_found_before_anything_is_spent() {
-    let world = World::new();
-    world.succeed(&["--out", "first"]);
-    let mut reader = SamplesReader::open(&world.path("first/3/samples.npz")).unwrap();
+    let fixture = RunFixture::new();
+    fixture.succeed(&["--out", "first"]);
+    let mut reader = SamplesReader::open(&fixture.path("first/3/samples.npz")).unwrap();
     let images = reader.read(0..16).unwrap();
-    let file = std::fs::File::create(world.path("given.npz")).unwrap();
+    let file = std::fs::File::create(fixture.path("given.npz")).unwrap();
     let mut writer = SamplesWriter::create(file, 16, SIZE, SIZE).unwrap();
     writer.push(&images).unwrap();
     writer.i64s("conditions", &[900; 16]).unwrap();
     writer.finish().unwrap();
     let set = "evolution.initial_samples=given.npz";
     refused(
-        &world,
+        &fixture,
         USAGE,
         &["--set", set],
         &["given.npz", "`conditions`"],
@@ -308,8 +313,8 @@ fn usage_of_privacy() {
 #[test]
 fn a_terminal_that_has_gone_away_does_not_end_a_run() {
     use std::os::unix::process::ExitStatusExt;
-    let world = World::new();
-    let mut child = world
+    let fixture = RunFixture::new();
+    let mut child = fixture
         .command(&[])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -318,18 +323,18 @@ fn a_terminal_that_has_gone_away_does_not_end_a_run() {
     drop((child.stdout.take(), child.stderr.take()));
     let status = child.wait().unwrap();
     assert!(status.success(), "{status:?} {:?}", status.signal());
-    assert!(world.path("out/3/grid.png").exists());
+    assert!(fixture.path("out/3/grid.png").exists());
 }
 
 #[test]
 fn a_decoder_s_words_about_a_private_file_are_not_passed_on() {
-    let world = World::new();
-    let path = world.path("data/nested/cat_03.png");
+    let fixture = RunFixture::new();
+    let path = fixture.path("data/nested/cat_03.png");
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x55;
     std::fs::write(&path, bytes).unwrap();
-    let text = world.fail(DATA, &[]);
+    let text = fixture.fail(DATA, &[]);
     assert!(
         text.contains("cat_03.png: a damaged, truncated or unsupported PNG"),
         "{text}"
@@ -339,14 +344,14 @@ fn a_decoder_s_words_about_a_private_file_are_not_passed_on() {
 
 #[test]
 fn two_processes_never_share_a_folder() {
-    let world = World::new();
-    let mut first = world
+    let fixture = RunFixture::new();
+    let mut first = fixture
         .command(&["--set", "evolution.lookahead_degree=200"])
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    wait_for(&world.path("out/0/grid.png"), &mut first);
-    let text = world.fail(
+    wait_for(&fixture.path("out/0/grid.png"), &mut first);
+    let text = fixture.fail(
         PRIVACY,
         &["--set", "evolution.lookahead_degree=200", "--resume"],
     );

@@ -4,24 +4,24 @@ use std::path::Path;
 
 use dpsyn::internals::images::{NpzReader, SamplesReader};
 
-use crate::support::{CLASSES, SIZE, World, sample_bytes, write_clip, write_dinov2};
+use crate::support::{CLASSES, RunFixture, SIZE, sample_bytes, write_clip, write_dinov2};
 
-fn statement(world: &World, folder: &str) -> serde_json::Value {
-    let text = std::fs::read_to_string(world.path(folder).join("privacy.json")).unwrap();
+fn statement(fixture: &RunFixture, folder: &str) -> serde_json::Value {
+    let text = std::fs::read_to_string(fixture.path(folder).join("privacy.json")).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
 #[test]
 fn a_run_leaves_the_documented_folder() {
-    let world = World::new();
-    let output = world.run(&[]);
+    let fixture = RunFixture::new();
+    let output = fixture.run(&[]);
     assert!(output.status.success());
     let last = String::from_utf8(output.stdout).unwrap();
     assert_eq!(
         Path::new(last.trim()),
         Path::new("out").join("3").join("samples.npz")
     );
-    let out = world.path("out");
+    let out = fixture.path("out");
     for name in [
         "config.toml",
         "privacy.json",
@@ -55,7 +55,7 @@ fn a_run_leaves_the_documented_folder() {
             }
         }
     }
-    let statement = statement(&world, "out");
+    let statement = statement(&fixture, "out");
     assert_eq!(statement["releases_executed"], 3);
     assert_eq!(statement["declared_public"]["private_images"], 24);
     assert_eq!(statement["declared_public"]["class_names"][1], CLASSES[1]);
@@ -75,17 +75,17 @@ fn a_run_leaves_the_documented_folder() {
     }
     // Resuming a finished run changes nothing.
     let before = std::fs::read(out.join("ledger.jsonl")).unwrap();
-    world.succeed(&["--resume"]);
+    fixture.succeed(&["--resume"]);
     assert_eq!(std::fs::read(out.join("ledger.jsonl")).unwrap(), before);
 }
 
 /// Another implementation reads the same values from the files.
 #[test]
 fn samples_and_votes_are_plain_npz() {
-    let world = World::new();
-    world.succeed(&[]);
+    let fixture = RunFixture::new();
+    fixture.succeed(&[]);
     let open = |name: &str| {
-        let file = std::fs::File::open(world.path(name)).unwrap();
+        let file = std::fs::File::open(fixture.path(name)).unwrap();
         ndarray_npy::NpzReader::new(file).unwrap()
     };
     let mut npz = open("out/3/samples.npz");
@@ -93,7 +93,7 @@ fn samples_and_votes_are_plain_npz() {
     let labels: ndarray::Array1<i64> = npz.by_name("labels").unwrap();
     assert_eq!(images.shape(), [16, SIZE, SIZE, 3]);
     assert_eq!(labels.len(), 16);
-    assert!(images.into_raw_vec_and_offset().0 == sample_bytes(&world.path("out/3/samples.npz")));
+    assert!(images.into_raw_vec_and_offset().0 == sample_bytes(&fixture.path("out/3/samples.npz")));
     let noisy: ndarray::Array1<f64> = open("out/3/votes.npz").by_name("noisy").unwrap();
     let lattice: ndarray::Array1<i64> = open("out/3/votes.npz").by_name("lattice").unwrap();
     for (noisy, lattice) in noisy.iter().zip(&lattice) {
@@ -103,13 +103,13 @@ fn samples_and_votes_are_plain_npz() {
 
 #[test]
 fn images_depend_on_the_seed_but_not_on_the_batch_size() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
     let run = |folder: &str, set: &str| {
         let mut arguments = vec!["--out", folder, "--set", set];
         arguments.extend(zero);
-        world.succeed(&arguments);
-        sample_bytes(&world.path(folder).join("3/samples.npz"))
+        fixture.succeed(&arguments);
+        sample_bytes(&fixture.path(folder).join("3/samples.npz"))
     };
     let five = run("five", "model.batch_size=5");
     assert!(five == run("one", "model.batch_size=1"));
@@ -119,7 +119,7 @@ fn images_depend_on_the_seed_but_not_on_the_batch_size() {
 
 #[test]
 fn another_sampler_generates_other_images_and_cannot_resume_the_run() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
     let few = [
         "--set",
@@ -128,8 +128,8 @@ fn another_sampler_generates_other_images_and_cannot_resume_the_run() {
         "model.timestep_respacing=quad4",
     ];
     let run = |folder: &str, more: &[&str]| {
-        world.succeed(&[&["--out", folder], &zero[..], more].concat());
-        sample_bytes(&world.path(folder).join("3/samples.npz"))
+        fixture.succeed(&[&["--out", folder], &zero[..], more].concat());
+        sample_bytes(&fixture.path(folder).join("3/samples.npz"))
     };
     let first = run("first", &few);
     assert!(
@@ -140,7 +140,7 @@ fn another_sampler_generates_other_images_and_cannot_resume_the_run() {
             )
     );
     assert!(first != run("ddim", &[]));
-    let text = world.fail(
+    let text = fixture.fail(
         5,
         &[&["--out", "ddim", "--resume"], &zero[..], &few].concat(),
     );
@@ -149,10 +149,10 @@ fn another_sampler_generates_other_images_and_cannot_resume_the_run() {
 
 #[test]
 fn without_privacy_every_output_is_marked() {
-    let world = World::new();
-    world.succeed(&["--non-private", "--set", "privacy.noise_multiplier=0"]);
-    let out = world.path("out");
-    assert!(statement(&world, "out")["non_private"].is_string());
+    let fixture = RunFixture::new();
+    fixture.succeed(&["--non-private", "--set", "privacy.noise_multiplier=0"]);
+    let out = fixture.path("out");
+    assert!(statement(&fixture, "out")["non_private"].is_string());
     for name in ["config.toml", "log.txt"] {
         let text = std::fs::read_to_string(out.join(name)).unwrap();
         assert!(text.contains("NOT PRIVATE"), "{name}");
@@ -167,18 +167,18 @@ fn without_privacy_every_output_is_marked() {
 
 #[test]
 fn a_threshold_above_all_votes_falls_back_to_uniform_and_records_it() {
-    let world = World::new();
-    let text = world.succeed(&["--set", "evolution.threshold=32"]);
+    let fixture = RunFixture::new();
+    let text = fixture.succeed(&["--set", "evolution.threshold=32"]);
     assert!(text.contains("under the threshold"), "{text}");
-    let fallbacks = statement(&world, "out")["uniform_fallbacks"].clone();
+    let fallbacks = statement(&fixture, "out")["uniform_fallbacks"].clone();
     assert_eq!(fallbacks.as_array().unwrap().len(), 6, "{fallbacks}");
     assert_eq!(fallbacks[0]["class"], "cat");
 }
 
 #[test]
 fn an_unconditional_run_has_one_class_and_may_have_any_number_of_samples() {
-    let world = World::new();
-    world.succeed(&[
+    let fixture = RunFixture::new();
+    fixture.succeed(&[
         "--set",
         "data.class_conditional=false",
         "--set",
@@ -188,7 +188,7 @@ fn an_unconditional_run_has_one_class_and_may_have_any_number_of_samples() {
         "--set",
         "output.plot_images=true",
     ]);
-    let out = world.path("out");
+    let out = fixture.path("out");
     for (iteration, count) in [7, 5, 9, 3].into_iter().enumerate() {
         let folder = out.join(iteration.to_string());
         let reader = SamplesReader::open(&folder.join("samples.npz")).unwrap();
@@ -196,7 +196,7 @@ fn an_unconditional_run_has_one_class_and_may_have_any_number_of_samples() {
         assert!(folder.join(format!("{}.png", count - 1)).exists());
         assert!(!folder.join(format!("{count}.png")).exists());
     }
-    let statement = statement(&world, "out");
+    let statement = statement(&fixture, "out");
     assert_eq!(
         statement["declared_public"]["class_names"],
         serde_json::json!([])
@@ -205,8 +205,8 @@ fn an_unconditional_run_has_one_class_and_may_have_any_number_of_samples() {
 
 #[test]
 fn elite_parents_rank_selection_and_class_shares() {
-    let world = World::new();
-    world.succeed(&[
+    let fixture = RunFixture::new();
+    fixture.succeed(&[
         "--set",
         "evolution.num_samples=24",
         "--set",
@@ -220,7 +220,7 @@ fn elite_parents_rank_selection_and_class_shares() {
         "--set",
         "evolution.class_shares={cat = 1, dog = 2}",
     ]);
-    let out = world.path("out");
+    let out = fixture.path("out");
     let mut reader = SamplesReader::open(&out.join("1/samples.npz")).unwrap();
     assert_eq!(
         reader.labels().unwrap(),
@@ -247,14 +247,14 @@ fn elite_parents_rank_selection_and_class_shares() {
 
 #[test]
 fn samples_of_a_file_can_be_the_initial_population() {
-    let world = World::new();
-    world.succeed(&["--out", "first"]);
-    world.succeed(&["--set", "evolution.initial_samples=first/3/samples.npz"]);
-    let declared = statement(&world, "out")["declared_public"].clone();
+    let fixture = RunFixture::new();
+    fixture.succeed(&["--out", "first"]);
+    fixture.succeed(&["--set", "evolution.initial_samples=first/3/samples.npz"]);
+    let declared = statement(&fixture, "out")["declared_public"].clone();
     assert!(declared["initial_samples_sha256"].is_string(), "{declared}");
-    let given = sample_bytes(&world.path("first/3/samples.npz"));
-    assert!(sample_bytes(&world.path("out/0/samples.npz")) == given);
-    let text = world.fail(
+    let given = sample_bytes(&fixture.path("first/3/samples.npz"));
+    assert!(sample_bytes(&fixture.path("out/0/samples.npz")) == given);
+    let text = fixture.fail(
         2,
         &[
             "--fresh",
@@ -269,34 +269,34 @@ fn samples_of_a_file_can_be_the_initial_population() {
         "{text}"
     );
     // The run was refused before anything was moved.
-    assert!(world.path("out/3/samples.npz").exists());
+    assert!(fixture.path("out/3/samples.npz").exists());
 }
 
 #[test]
 fn fresh_keeps_the_earlier_run_beside() {
-    let world = World::new();
-    world.succeed(&[]);
-    let text = world.fail(6, &[]);
+    let fixture = RunFixture::new();
+    fixture.succeed(&[]);
+    let text = fixture.fail(6, &[]);
     assert!(
         text.contains("--resume") && text.contains("--fresh"),
         "{text}"
     );
-    let text = world.succeed(&["--fresh"]);
+    let text = fixture.succeed(&["--fresh"]);
     assert!(text.contains("still counts"), "{text}");
-    assert!(world.path("out.old-1/3/samples.npz").exists());
-    assert!(world.path("out/3/samples.npz").exists());
+    assert!(fixture.path("out.old-1/3/samples.npz").exists());
+    assert!(fixture.path("out/3/samples.npz").exists());
 }
 
 #[test]
 fn a_resumed_run_finishes_what_was_left_unfinished() {
-    let world = World::new();
+    let fixture = RunFixture::new();
     let above = ["--set", "evolution.threshold=32"];
-    world.succeed(&above);
-    let before = statement(&world, "out")["uniform_fallbacks"].clone();
+    fixture.succeed(&above);
+    let before = statement(&fixture, "out")["uniform_fallbacks"].clone();
     for name in ["0/grid.png", "2/grid.png", "3/top.png", "3/bottom.png"] {
-        std::fs::remove_file(world.path("out").join(name)).unwrap();
+        std::fs::remove_file(fixture.path("out").join(name)).unwrap();
     }
-    world.succeed(
+    fixture.succeed(
         &[
             &above[..],
             &["--resume", "--set", "output.plot_images=true"],
@@ -311,68 +311,68 @@ fn a_resumed_run_finishes_what_was_left_unfinished() {
         "0/15.png",
         "3/15.png",
     ] {
-        assert!(world.path("out").join(name).exists(), "{name}");
+        assert!(fixture.path("out").join(name).exists(), "{name}");
     }
-    assert_eq!(statement(&world, "out")["uniform_fallbacks"], before);
+    assert_eq!(statement(&fixture, "out")["uniform_fallbacks"], before);
 }
 
 #[test]
 fn a_resumed_run_refuses_damaged_samples() {
-    let world = World::new();
-    world.succeed(&[]);
-    let samples = world.path("out/3/samples.npz");
+    let fixture = RunFixture::new();
+    fixture.succeed(&[]);
+    let samples = fixture.path("out/3/samples.npz");
     let mut bytes = std::fs::read(&samples).unwrap();
     // The images are most of the file, so its middle belongs to them.
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&samples, bytes).unwrap();
-    let text = world.fail(6, &["--resume"]);
+    let text = fixture.fail(6, &["--resume"]);
     assert!(text.contains("3/samples.npz"), "{text}");
 }
 
 #[test]
 fn skipped_files_may_be_deleted_between_runs() {
-    let world = World::new();
-    let bad = world.path("data/nested/cat_50.gif");
+    let fixture = RunFixture::new();
+    let bad = fixture.path("data/nested/cat_50.gif");
     std::fs::write(&bad, "broken").unwrap();
-    world.succeed(&["--set", "data.on_bad_image=skip"]);
+    fixture.succeed(&["--set", "data.on_bad_image=skip"]);
     std::fs::remove_file(&bad).unwrap();
-    world.succeed(&["--resume"]);
+    fixture.succeed(&["--resume"]);
 }
 
 #[test]
 fn a_dry_run_prints_the_plan_and_leaves_nothing() {
-    let world = World::new();
-    let output = world.run(&["--dry-run"]);
+    let fixture = RunFixture::new();
+    let output = fixture.run(&["--dry-run"]);
     assert!(output.status.success());
     let plan = String::from_utf8(output.stdout).unwrap();
     assert!(plan.contains("private images: 24 in 2 classes"), "{plan}");
     // 16 random images of 4 steps; 16 samples, 2 lookaheads and 1 variation, of 4, 3 and 2 steps.
     assert!(plan.contains("network evaluations: 496"), "{plan}");
-    assert!(!world.path("out").exists());
+    assert!(!fixture.path("out").exists());
 }
 
 #[test]
 fn clip_is_an_embedder() {
-    let world = World::new();
-    write_clip(&world.path("clip.safetensors"));
+    let fixture = RunFixture::new();
+    write_clip(&fixture.path("clip.safetensors"));
     let set = |keys: &[&'static str]| -> Vec<&'static str> {
         let base = ["embedder.type=clip", "embedder.weights=clip.safetensors"];
         let keys = base.iter().chain(keys);
         keys.flat_map(|key| ["--set", *key]).collect()
     };
-    world.succeed(&set(&["embedder.resolution=8"]));
-    let digest = statement(&world, "out")["declared_public"]["embedder_weights_sha256"].clone();
+    fixture.succeed(&set(&["embedder.resolution=8"]));
+    let digest = statement(&fixture, "out")["declared_public"]["embedder_weights_sha256"].clone();
     assert_eq!(digest.as_str().map(str::len), Some(64), "{digest}");
-    assert!(world.path("out/3/samples.npz").exists());
-    let text = world.fail(2, &set(&["output.folder=other"]));
+    assert!(fixture.path("out/3/samples.npz").exists());
+    let text = fixture.fail(2, &set(&["output.folder=other"]));
     assert!(text.contains("resolution"), "{text}");
     std::fs::copy(
-        world.path("model.safetensors"),
-        world.path("clip.safetensors"),
+        fixture.path("model.safetensors"),
+        fixture.path("clip.safetensors"),
     )
     .unwrap();
-    let text = world.fail(4, &set(&["embedder.resolution=8", "output.folder=other"]));
+    let text = fixture.fail(4, &set(&["embedder.resolution=8", "output.folder=other"]));
     assert!(
         text.contains("vision_model.embeddings.patch_embedding"),
         "{text}"
@@ -382,32 +382,32 @@ fn clip_is_an_embedder() {
 /// By a file, and by the folder of a hub repository, which is the same network.
 #[test]
 fn dinov2_is_an_embedder() {
-    let world = World::new();
-    std::fs::create_dir(world.path("dinov2")).unwrap();
-    write_dinov2(&world.path("dinov2/model.safetensors"), 4);
+    let fixture = RunFixture::new();
+    std::fs::create_dir(fixture.path("dinov2")).unwrap();
+    write_dinov2(&fixture.path("dinov2/model.safetensors"), 4);
     let set = |keys: &[&'static str]| -> Vec<&'static str> {
         let base = ["embedder.type=dinov2", "embedder.input_size=28"];
         let keys = base.iter().chain(keys);
         keys.flat_map(|key| ["--set", *key]).collect()
     };
     let file = "embedder.weights=dinov2/model.safetensors";
-    world.succeed(&set(&[file, "embedder.resolution=8"]));
-    let digest = statement(&world, "out")["declared_public"]["embedder_weights_sha256"].clone();
+    fixture.succeed(&set(&[file, "embedder.resolution=8"]));
+    let digest = statement(&fixture, "out")["declared_public"]["embedder_weights_sha256"].clone();
     assert_eq!(digest.as_str().map(str::len), Some(64), "{digest}");
-    assert!(world.path("out/3/samples.npz").exists());
+    assert!(fixture.path("out/3/samples.npz").exists());
     let folder = "embedder.weights=dinov2";
-    world.succeed(&[&set(&[folder, "embedder.resolution=8"])[..], &["--resume"]].concat());
-    let text = world.fail(2, &set(&[folder, "output.folder=other"]));
+    fixture.succeed(&[&set(&[folder, "embedder.resolution=8"])[..], &["--resume"]].concat());
+    let text = fixture.fail(2, &set(&[folder, "output.folder=other"]));
     assert!(text.contains("resolution"), "{text}");
     let config = r#"{"model_type": "dinov2_with_registers", "num_attention_heads": 2}"#;
-    std::fs::write(world.path("dinov2/config.json"), config).unwrap();
+    std::fs::write(fixture.path("dinov2/config.json"), config).unwrap();
     let other = ["embedder.resolution=8", "output.folder=other"];
-    let text = world.fail(4, &set(&[&[folder][..], &other].concat()));
+    let text = fixture.fail(4, &set(&[&[folder][..], &other].concat()));
     assert!(text.contains("num_attention_heads"), "{text}");
     let wrong = "embedder.weights=model.safetensors";
-    let text = world.fail(4, &set(&[&[wrong][..], &other].concat()));
+    let text = fixture.fail(4, &set(&[&[wrong][..], &other].concat()));
     assert!(text.contains("patch_embed.proj.weight"), "{text}");
     let missing = "embedder.weights=weights/dinov2-base.safetensors";
-    let text = world.fail(4, &set(&[&[missing][..], &other].concat()));
+    let text = fixture.fail(4, &set(&[&[missing][..], &other].concat()));
     assert!(text.contains("dpsyn fetch dinov2-base"), "{text}");
 }

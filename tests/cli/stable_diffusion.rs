@@ -11,33 +11,36 @@ use dpsyn::internals::generators::{
 use dpsyn::internals::images::{ImageBatch, SamplesReader};
 use dpsyn::internals::streams::{Phase, RngKey};
 
-use crate::support::stable_diffusion::world;
-use crate::support::{World, private_image, released, wait_for};
+use crate::support::stable_diffusion::run_fixture;
+use crate::support::{RunFixture, private_image, released, wait_for};
 
 const USAGE: i32 = 2;
 const WEIGHTS: i32 = 4;
 
-fn conditions(world: &World, iteration: u32) -> Vec<i64> {
-    let path = world.path(&format!("out/{iteration}/samples.npz"));
+fn conditions(fixture: &RunFixture, iteration: u32) -> Vec<i64> {
+    let path = fixture.path(&format!("out/{iteration}/samples.npz"));
     let mut reader = SamplesReader::open(&path).unwrap();
     reader.arrays().i64s("conditions").unwrap().1
 }
 
 #[test]
 fn every_image_keeps_its_prompt_and_prompts_are_declared() {
-    let world = world();
-    world.succeed(&[]);
+    let fixture = run_fixture();
+    fixture.succeed(&[]);
     // Six images of each class. Class cat has the first prompt, class dog the other two.
-    assert_eq!(conditions(&world, 0), [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]);
+    assert_eq!(
+        conditions(&fixture, 0),
+        [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    );
     for iteration in 1..=3 {
-        let conditions = conditions(&world, iteration);
+        let conditions = conditions(&fixture, iteration);
         assert!(conditions[..6].iter().all(|c| *c == 0), "{conditions:?}");
         assert!(
             conditions[6..].iter().all(|c| *c == 1 || *c == 2),
             "{conditions:?}"
         );
     }
-    let text = std::fs::read_to_string(world.path("out/privacy.json")).unwrap();
+    let text = std::fs::read_to_string(fixture.path("out/privacy.json")).unwrap();
     let statement: serde_json::Value = serde_json::from_str(&text).unwrap();
     let public = &statement["declared_public"];
     assert_eq!(
@@ -47,7 +50,7 @@ fn every_image_keeps_its_prompt_and_prompts_are_declared() {
     assert_eq!(public["conditions"][1]["class"], "dog");
     assert_eq!(public["conditions"][1]["conditions"][0], "prompt \"a dog\"");
     // The folder is small enough for a test.
-    let size: usize = released(&world.path("sd"))
+    let size: usize = released(&fixture.path("sd"))
         .iter()
         .map(|(_, b)| b.len())
         .sum();
@@ -58,44 +61,44 @@ fn every_image_keeps_its_prompt_and_prompts_are_declared() {
 #[test]
 fn a_killed_run_resumes_to_the_same_end() {
     let arguments = ["--non-private", "--set", "privacy.noise_multiplier=0"];
-    let (calm, wild) = (world(), world());
-    calm.succeed(&arguments);
+    let (control, interrupted) = (run_fixture(), run_fixture());
+    control.succeed(&arguments);
     for path in ["out/0/grid.png", "out/1/votes.npz", "out/2/grid.png"] {
-        let mut command = wild.command(&[&arguments[..], &["--resume"]].concat());
+        let mut command = interrupted.command(&[&arguments[..], &["--resume"]].concat());
         let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        wait_for(&wild.path(path), &mut child);
+        wait_for(&interrupted.path(path), &mut child);
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    wild.succeed(&[&arguments[..], &["--resume"]].concat());
-    let files = |world: &World| -> Vec<(PathBuf, Vec<u8>)> {
-        let mut files = released(&world.path("out"));
+    interrupted.succeed(&[&arguments[..], &["--resume"]].concat());
+    let files = |fixture: &RunFixture| -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = released(&fixture.path("out"));
         files.retain(|(path, _)| {
             let name = path.file_name().unwrap();
             name != "ledger.jsonl" && name != "privacy.json" && name != "log.txt"
         });
         for (path, _) in &mut files {
-            *path = path.strip_prefix(world.root.path()).unwrap().to_owned();
+            *path = path.strip_prefix(fixture.root.path()).unwrap().to_owned();
         }
         files
     };
-    let (calm, wild) = (files(&calm), files(&wild));
-    assert!(calm.len() > 10, "{}", calm.len());
-    assert_eq!(calm.len(), wild.len());
-    for ((path, calm), (other, wild)) in calm.iter().zip(&wild) {
+    let (control, interrupted) = (files(&control), files(&interrupted));
+    assert!(control.len() > 10, "{}", control.len());
+    assert_eq!(control.len(), interrupted.len());
+    for ((path, control), (other, interrupted)) in control.iter().zip(&interrupted) {
         assert_eq!(path, other);
-        assert!(calm == wild, "{} differs", path.display());
+        assert!(control == interrupted, "{} differs", path.display());
     }
 }
 
 #[test]
 fn a_dry_run_checks_the_model_and_spends_nothing() {
-    let world = world();
-    let output = world.run(&["--dry-run"]);
+    let fixture = run_fixture();
+    let output = fixture.run(&["--dry-run"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
     // 12 random images of 4 + 1 timesteps with two predictions each: 120. Then two lookahead
@@ -106,20 +109,20 @@ fn a_dry_run_checks_the_model_and_spends_nothing() {
         text.contains(&format!("network evaluations: {expected} ")),
         "{text}"
     );
-    assert!(!world.path("out").exists());
+    assert!(!fixture.path("out").exists());
 }
 
-fn refused(world: &World, code: i32, arguments: &[&str], expected: &[&str]) {
-    let text = world.fail(code, arguments);
+fn refused(fixture: &RunFixture, code: i32, arguments: &[&str], expected: &[&str]) {
+    let text = fixture.fail(code, arguments);
     for part in expected {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
-    assert!(!world.path("out").exists(), "something was left: {text}");
+    assert!(!fixture.path("out").exists(), "something was left: {text}");
 }
 
 #[test]
 fn an_incomplete_folder_is_refused_with_the_file_s_name() {
-    let world = world();
+    let fixture = run_fixture();
     for name in [
         "scheduler/scheduler_config.json",
         "tokenizer/vocab.json",
@@ -130,16 +133,16 @@ fn an_incomplete_folder_is_refused_with_the_file_s_name() {
         "unet/diffusion_pytorch_model.safetensors",
         "vae/config.json",
     ] {
-        let path = world.path("sd").join(name);
-        let aside = world.path("aside");
+        let path = fixture.path("sd").join(name);
+        let aside = fixture.path("aside");
         std::fs::rename(&path, &aside).unwrap();
-        refused(&world, WEIGHTS, &[], &["sd has no", name]);
+        refused(&fixture, WEIGHTS, &[], &["sd has no", name]);
         std::fs::rename(&aside, &path).unwrap();
     }
-    std::fs::write(world.path("sd/unet/config.json"), "{").unwrap();
-    refused(&world, WEIGHTS, &[], &["unet/config.json", "no JSON"]);
+    std::fs::write(fixture.path("sd/unet/config.json"), "{").unwrap();
+    refused(&fixture, WEIGHTS, &[], &["unet/config.json", "no JSON"]);
     refused(
-        &world,
+        &fixture,
         WEIGHTS,
         &["--set", "model.checkpoint=nowhere"],
         &["nowhere is no folder"],
@@ -148,14 +151,14 @@ fn an_incomplete_folder_is_refused_with_the_file_s_name() {
 
 #[test]
 fn wrong_tensors_are_refused_by_name() {
-    let world = world();
-    let path = world.path("sd/unet/diffusion_pytorch_model.safetensors");
+    let fixture = run_fixture();
+    let path = fixture.path("sd/unet/diffusion_pytorch_model.safetensors");
     let whole = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
     let name = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight";
     let mut tensors = whole.clone();
     let taken = tensors.remove(name).unwrap();
     candle_core::safetensors::save(&tensors, &path).unwrap();
-    refused(&world, WEIGHTS, &[], &["missing: ", name]);
+    refused(&fixture, WEIGHTS, &[], &["missing: ", name]);
     tensors.insert(name.to_owned(), taken.t().unwrap().contiguous().unwrap());
     tensors.insert(
         "extra".to_owned(),
@@ -163,16 +166,16 @@ fn wrong_tensors_are_refused_by_name() {
     );
     candle_core::safetensors::save(&tensors, &path).unwrap();
     refused(
-        &world,
+        &fixture,
         WEIGHTS,
         &[],
         &["other shapes: ", name, "unknown to the model: extra"],
     );
     candle_core::safetensors::save(&whole, &path).unwrap();
-    world.succeed(&["--dry-run"]);
+    fixture.succeed(&["--dry-run"]);
 
     // The parts are complete, but belong to different models.
-    let config = world.path("sd/text_encoder/config.json");
+    let config = fixture.path("sd/text_encoder/config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(
         &config,
@@ -180,7 +183,7 @@ fn wrong_tensors_are_refused_by_name() {
     )
     .unwrap();
     refused(
-        &world,
+        &fixture,
         WEIGHTS,
         &[],
         &["hidden_size is 24", "cross_attention_dim of the UNet is 16"],
@@ -190,15 +193,15 @@ fn wrong_tensors_are_refused_by_name() {
         text.replace("\"vocab_size\":520", "\"vocab_size\":300"),
     )
     .unwrap();
-    refused(&world, WEIGHTS, &[], &["vocab.json", "300"]);
+    refused(&fixture, WEIGHTS, &[], &["vocab.json", "300"]);
 }
 
 #[test]
 fn what_the_model_cannot_do_is_refused_before_anything_is_spent() {
-    let world = world();
-    let set = |key: &str, expected: &[&str]| refused(&world, USAGE, &["--set", key], expected);
+    let fixture = run_fixture();
+    let set = |key: &str, expected: &[&str]| refused(&fixture, USAGE, &["--set", key], expected);
     refused(
-        &world,
+        &fixture,
         USAGE,
         &["--set", "model.image_size=10", "--set", "embedder.size=8"],
         &["model.image_size", "multiple of 4"],
@@ -223,25 +226,25 @@ fn what_the_model_cannot_do_is_refused_before_anything_is_spent() {
     // DDIM has no step left at a strength of less than one step; PNDM always has one.
     let nothing = "evolution.variation_degree=[1, 0.1]";
     refused(
-        &world,
+        &fixture,
         USAGE,
         &["--set", nothing, "--set", "model.scheduler=ddim"],
         &["evolution.variation_degree", "at least 0.25"],
     );
-    world.succeed(&["--set", nothing, "--dry-run"]);
-    let text = std::fs::read_to_string(world.path("run.toml")).unwrap();
+    fixture.succeed(&["--set", nothing, "--dry-run"]);
+    let text = std::fs::read_to_string(fixture.path("run.toml")).unwrap();
     let without = text.replace("dog = [\"a dog\", \"a hound\"]\n", "");
     assert_ne!(text, without);
-    std::fs::write(world.path("run.toml"), without).unwrap();
-    refused(&world, USAGE, &[], &["model.prompts", "\"dog\""]);
+    std::fs::write(fixture.path("run.toml"), without).unwrap();
+    refused(&fixture, USAGE, &[], &["model.prompts", "\"dog\""]);
 }
 
 #[test]
 fn a_hub_out_of_reach_is_an_error_that_says_so() {
-    let world = world();
-    let cache = world.path("cache");
+    let fixture = run_fixture();
+    let cache = fixture.path("cache");
     let offline = |arguments: &[&str]| {
-        let mut command = world.command(arguments);
+        let mut command = fixture.command(arguments);
         command
             .env("HF_HUB_CACHE", &cache)
             .env("HF_HUB_OFFLINE", "1");
@@ -270,23 +273,23 @@ fn a_hub_out_of_reach_is_an_error_that_says_so() {
 
 #[test]
 fn a_long_prompt_warns_and_is_cut() {
-    let world = world();
+    let fixture = run_fixture();
     let long = "cat ".repeat(30);
     let set = format!("model.prompts=\"{long}\"");
-    let text = world.succeed(&["--set", &set, "--dry-run"]);
+    let text = fixture.succeed(&["--set", &set, "--dry-run"]);
     assert!(text.contains("warning: model.prompts"), "{text}");
     assert!(text.contains("77 tokens"), "{text}");
-    let text = world.succeed(&["--dry-run"]);
+    let text = fixture.succeed(&["--dry-run"]);
     assert!(!text.contains("warning"), "{text}");
 }
 
-fn model(world: &World, options: &str) -> StableDiffusion {
+fn model(fixture: &RunFixture, options: &str) -> StableDiffusion {
     let text = format!(
         "checkpoint = \"sd\"\nimage_size = 8\nrandom_sampling_num_inference_steps = 4\n\
          variation_num_inference_steps = 4\nprompts = [\"a cat\", \"a dog\"]\n{options}"
     );
     let config: Config = toml::from_str(&text).unwrap();
-    let base: &Path = world.root.path();
+    let base: &Path = fixture.root.path();
     let (model, digest) = StableDiffusion::load(&config, Some(base), &Device::Cpu).unwrap();
     assert_eq!(digest.len(), 64);
     model
@@ -309,7 +312,7 @@ fn draws(count: usize, phase: Phase) -> Vec<SampleRequest> {
 
 #[test]
 fn images_do_not_depend_on_the_batch() {
-    let world = world();
+    let fixture = run_fixture();
     let images: Vec<u8> = (0..5).flat_map(|index| private_image(0, index)).collect();
     let images = ImageBatch::new(images, 5, 8, 8).unwrap();
     for scheduler in ["checkpoint", "ddim", "euler", "dpm-solver++"] {
@@ -318,7 +321,7 @@ fn images_do_not_depend_on_the_batch() {
                 "scheduler = \"{scheduler}\"\nrandom_sampling_batch_size = {batch}\n\
                  variation_batch_size = {batch}\n"
             );
-            let model = model(&world, &options);
+            let model = model(&fixture, &options);
             let random = model.random(&draws(5, Phase::Random)).unwrap();
             let varied = model.vary(&images, &draws(5, Phase::Vary), 0.6).unwrap();
             (random.data().to_vec(), varied.data().to_vec())
@@ -334,8 +337,8 @@ fn images_do_not_depend_on_the_batch() {
 
 #[test]
 fn prompts_guidance_and_degrees_matter() {
-    let world = world();
-    let plain = model(&world, "");
+    let fixture = run_fixture();
+    let plain = model(&fixture, "");
     let mut other = draws(2, Phase::Random);
     let random = |model: &StableDiffusion, draws: &[SampleRequest]| {
         model.random(draws).unwrap().data().to_vec()
@@ -347,16 +350,16 @@ fn prompts_guidance_and_degrees_matter() {
         "scheduler = \"ddim\"",
     ] {
         assert!(
-            random(&model(&world, options), &other) != first,
+            random(&model(&fixture, options), &other) != first,
             "{options}"
         );
     }
     // Without guidance, the negative prompt has no effect.
     let without = "random_sampling_guidance_scale = 1.0\n";
     assert!(
-        random(&model(&world, without), &other)
+        random(&model(&fixture, without), &other)
             == random(
-                &model(&world, &format!("{without}negative_prompt = \"x\"")),
+                &model(&fixture, &format!("{without}negative_prompt = \"x\"")),
                 &other
             )
     );
@@ -371,7 +374,7 @@ fn prompts_guidance_and_degrees_matter() {
     let vary = |degree: f64| plain.vary(&image, &draws(1, Phase::Vary), degree);
     assert!(vary(0.5).unwrap() != vary(1.0).unwrap());
     // The correction changes every slice that skips two steps or more.
-    let corrected = model(&world, "pndm_exact_slicing = false");
+    let corrected = model(&fixture, "pndm_exact_slicing = false");
     let draw = draws(1, Phase::Vary);
     assert!(corrected.vary(&image, &draw, 0.5).unwrap() != vary(0.5).unwrap());
     assert!(corrected.vary(&image, &draw, 1.0).unwrap() == vary(1.0).unwrap());
@@ -384,6 +387,6 @@ fn prompts_guidance_and_degrees_matter() {
 
     assert_eq!(plain.evaluations(Operation::Random).unwrap(), 10);
     assert_eq!(plain.evaluations(Operation::Vary(0.5)).unwrap(), 6);
-    let unguided = model(&world, "variation_guidance_scale = 0.5");
+    let unguided = model(&fixture, "variation_guidance_scale = 0.5");
     assert_eq!(unguided.evaluations(Operation::Vary(0.5)).unwrap(), 3);
 }

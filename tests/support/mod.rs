@@ -1,4 +1,4 @@
-//! A small world for tests of the real binary: private images, a tiny model, a configuration.
+//! A small fixture for tests of the real binary: private images, a tiny model, a configuration.
 
 pub mod fetch_fixture;
 pub mod file_server;
@@ -28,16 +28,16 @@ pub const PER_CLASS: usize = 12;
 pub const CLASSES: [&str; 2] = ["cat", "dog"];
 
 /// A temporary folder with everything that a run needs.
-pub struct World {
+pub struct RunFixture {
     pub root: tempfile::TempDir,
 }
 
-impl World {
+impl RunFixture {
     pub fn new() -> Self {
-        let world = Self {
+        let fixture = Self {
             root: tempfile::tempdir().unwrap(),
         };
-        let data = world.path("data/nested");
+        let data = fixture.path("data/nested");
         std::fs::create_dir_all(&data).unwrap();
         for (class, name) in CLASSES.iter().enumerate() {
             for index in 0..PER_CLASS {
@@ -47,16 +47,16 @@ impl World {
                 std::fs::write(path, png(&image).unwrap()).unwrap();
             }
         }
-        write_model(&world.path("model.safetensors"));
-        std::fs::write(world.path("run.toml"), config()).unwrap();
-        world
+        write_model(&fixture.path("model.safetensors"));
+        std::fs::write(fixture.path("run.toml"), config()).unwrap();
+        fixture
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
-    /// `dpsyn run run.toml …` in the world's folder, on the CPU.
+    /// `dpsyn run run.toml …` in the folder of the fixture, on the CPU.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dpsyn"));
         command

@@ -10,14 +10,14 @@ use dpsyn::internals::models::stable_diffusion::{
 };
 use serde_json::{Value, json};
 
-use super::{SIZE, World, made_up};
+use super::{RunFixture, SIZE, made_up};
 
 /// Creates a run whose `run.toml` uses the Stable Diffusion checkpoint in the folder `sd`.
-pub fn world() -> World {
-    let world = World::new();
-    write_model(&world.path("sd"), &tiny(), DType::F32);
-    std::fs::write(world.path("run.toml"), config()).unwrap();
-    world
+pub fn run_fixture() -> RunFixture {
+    let fixture = RunFixture::new();
+    write_model(&fixture.path("sd"), &tiny(), DType::F32);
+    std::fs::write(fixture.path("run.toml"), config()).unwrap();
+    fixture
 }
 
 fn config() -> String {
