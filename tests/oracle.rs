@@ -7,6 +7,8 @@
 //!
 //! `cargo test --release --test oracle -- --ignored --nocapture` measures the speed of both.
 
+// Most helpers of `support` are for the tests of the program.
+#[allow(dead_code, unused_imports)]
 mod support;
 
 use std::collections::HashMap;

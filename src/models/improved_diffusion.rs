@@ -36,7 +36,7 @@ pub struct UNet {
 
 impl UNet {
     /// Builds the network on the device of `vb`. Its convolutions and feature maps have the type of
-    /// `vb`; as in the original, the embedding, the normalisation and the last layer are `f32`.
+    /// `vb`; as in the original, the embedding, the normalization and the last layer are `f32`.
     ///
     /// # Errors
     /// A configuration that [`UNetConfig::validate`] refuses; a tensor that is missing or has

@@ -86,7 +86,7 @@ fn check_special(case: &Case, entry: &Value, size: usize) -> Outcome {
         // Pillow drops alpha; ours is composited over black. The same follows from the original's
         // own result, four channels resized together, up to the rounding of its unpremultiplying.
         Some("RGBA" | "LA") => check_over_black(case, name, &found),
-        // Pillow clips 16-bit grey at 255; ours keeps the high byte, so only greyness is
+        // Pillow clips 16-bit gray at 255; ours keeps the high byte, so only grayness is
         // comparable.
         Some("I;16") => {
             let gray = found.chunks_exact(3).all(|p| p[0] == p[1] && p[1] == p[2]);

@@ -147,7 +147,7 @@ impl ClipVision {
         &self.config
     }
 
-    /// Normalised images `[n, 3, image_size, image_size]` to embeddings `[n, projection_dim]`,
+    /// Normalized images `[n, 3, image_size, image_size]` to embeddings `[n, projection_dim]`,
     /// which are not of length 1.
     ///
     /// # Errors
