@@ -10,8 +10,8 @@ use std::time::Instant;
 
 // As in the program.
 #[global_allocator]
-static ALLOCATOR: dpsyn::internals::kernels::KeepLarge =
-    dpsyn::internals::kernels::KeepLarge::new();
+static ALLOCATOR: dpsyn::internals::kernels::CachingAllocator =
+    dpsyn::internals::kernels::CachingAllocator::new();
 
 fn main() -> io::Result<()> {
     if std::env::args().any(|argument| argument == "--serve") {

@@ -51,7 +51,7 @@ pub mod images {
 }
 pub mod kernels {
     pub use crate::kernels::{
-        Conv2d, Conv2dShape, GroupNorm, KeepLarge, Linear, attention, check_bf16_on_cpu,
+        CachingAllocator, Conv2d, Conv2dShape, GroupNorm, Linear, attention, check_bf16_on_cpu,
     };
 }
 pub mod metrics {

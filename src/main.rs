@@ -1,8 +1,8 @@
 //! The `dpsyn` binary: everything is in the library.
 
 #[global_allocator]
-static ALLOCATOR: dpsyn::internals::kernels::KeepLarge =
-    dpsyn::internals::kernels::KeepLarge::new();
+static ALLOCATOR: dpsyn::internals::kernels::CachingAllocator =
+    dpsyn::internals::kernels::CachingAllocator::new();
 
 fn main() -> std::process::ExitCode {
     dpsyn::main()

@@ -1,8 +1,11 @@
-//! Large blocks of memory, kept by the process for their next use.
+//! The global allocator of the program: a cache of large freed blocks over the system's allocator.
 //!
-//! A network asks for the same few sizes at each evaluation, of megabytes each. The C library
-//! returns such blocks to the system and asks for zeroed pages again: a tenth of a network's time.
-//! [`KeepLarge`] hands a freed block to the next request of its size instead.
+//! A network allocates the same few sizes of megabytes at each evaluation. The C library returns
+//! such blocks to the system and gets zeroed pages again, which takes a tenth of a network's time.
+//! [`CachingAllocator`] gives a freed block to the next request of its size instead.
+//!
+//! mimalloc was measured and is not used: with it Inception takes 23 % more CPU time, because it
+//! returns pages to the system and faults them in again (`benches/README.md`, "The allocator").
 
 #![allow(unsafe_code)]
 
@@ -10,31 +13,33 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes from which a block is kept.
+/// Smallest size, in bytes, of a block that is cached: glibc's default `M_MMAP_THRESHOLD`, from
+/// which on it maps each block separately.
 const LARGE: usize = 128 << 10;
 
-/// A large block begins at a multiple of this, a cache line.
+/// Alignment of a large block: a cache line.
 const ALIGN: usize = 64;
 
-/// Most blocks that are kept.
+/// Maximum number of cached blocks.
 const SLOTS: usize = 512;
 
-/// The system's allocator, except that freed blocks from 128 KiB on are kept for requests of the
-/// same size (in steps of an eighth). Live and kept blocks together never hold more than the live
-/// ones did at their peak: the process is no larger than it has had to be.
+/// The system's allocator, except that freed blocks of 128 KiB or more are cached for requests of
+/// the same size (rounded up by at most an eighth). Live plus cached blocks never exceed the peak
+/// of live blocks, so caching does not increase the peak memory of the process.
 ///
 /// ```
 /// #[global_allocator]
-/// static ALLOCATOR: dpsyn::internals::kernels::KeepLarge =
-/// dpsyn::internals::kernels::KeepLarge::new();
+/// static ALLOCATOR: dpsyn::internals::kernels::CachingAllocator =
+/// dpsyn::internals::kernels::CachingAllocator::new();
 /// # assert_eq!(vec![0u8; 1 << 20].len(), 1 << 20);
 /// ```
-pub struct KeepLarge {
-    kept: Mutex<Kept>,
+pub struct CachingAllocator {
+    cache: Mutex<Cache>,
 }
 
-struct Kept {
-    /// Blocks that nobody uses, the one freed last at the end.
+/// The cached blocks, and totals over all large blocks.
+struct Cache {
+    /// Free blocks, the one freed last at the end.
     blocks: [Block; SLOTS],
     count: usize,
     /// Bytes in `blocks`.
@@ -50,19 +55,20 @@ struct Block {
     size: usize,
 }
 
-/// A block for a request.
-enum Taken {
-    /// Of unknown content.
-    Kept(*mut u8),
-    /// The pointer from the system allocator; null if the allocation failed.
+/// The block that answers a request.
+enum Obtained {
+    /// A cached block, of unspecified content.
+    Cached(*mut u8),
+    /// A block of the system, null if it has none.
     Fresh(*mut u8),
 }
 
-// SAFETY: a kept block belongs to nobody else; the pointer is only followed by the allocator.
+// SAFETY: a cached block has no other owner; only the allocator dereferences the pointer.
 unsafe impl Send for Block {}
 
-/// The size that is really asked for, where a request is large: blocks of equal size are alike.
-fn class(layout: Layout) -> Option<Layout> {
+/// Returns the rounded layout of a large request, or `None` for a small one. Blocks of equal
+/// rounded layout are interchangeable.
+fn size_class(layout: Layout) -> Option<Layout> {
     if layout.size() < LARGE || layout.align() > ALIGN {
         return None;
     }
@@ -71,8 +77,8 @@ fn class(layout: Layout) -> Option<Layout> {
     Layout::from_size_align(size, ALIGN).ok()
 }
 
-impl KeepLarge {
-    /// An allocator that has kept nothing yet.
+impl CachingAllocator {
+    /// Returns an allocator with an empty cache.
     #[expect(
         clippy::new_without_default,
         reason = "a static needs a const function, which `default` is not"
@@ -83,7 +89,7 @@ impl KeepLarge {
             size: 0,
         };
         Self {
-            kept: Mutex::new(Kept {
+            cache: Mutex::new(Cache {
                 blocks: [nothing; SLOTS],
                 count: 0,
                 bytes: 0,
@@ -93,71 +99,71 @@ impl KeepLarge {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A block of a class's layout, which counts as live: a kept one, else whatever `allocate`
-    /// gets.
-    fn take(&self, class: Layout, allocate: impl FnOnce() -> *mut u8) -> Taken {
+    /// Returns a block of a class's layout, which counts as live: a cached one, else one of
+    /// `allocate`.
+    fn take(&self, class: Layout, allocate: impl FnOnce() -> *mut u8) -> Obtained {
         let size = class.size();
-        let mut kept = self.lock();
-        let before = kept.peak;
-        kept.live = kept.live.saturating_add(size);
-        kept.peak = kept.peak.max(kept.live);
-        let count = kept.count;
-        let blocks = kept.blocks.get_mut(..count).unwrap_or_default();
-        // What was freed last is the most likely to be in the cache.
+        let mut cache = self.lock();
+        let before = cache.peak;
+        cache.live = cache.live.saturating_add(size);
+        cache.peak = cache.peak.max(cache.live);
+        let count = cache.count;
+        let blocks = cache.blocks.get_mut(..count).unwrap_or_default();
+        // The block that was freed last is the most likely to be in the CPU's cache.
         let found = blocks.iter().rposition(|block| block.size == size);
         if let Some(index) = found {
             let block = blocks[index];
             blocks.copy_within(index + 1.., index);
-            kept.count -= 1;
-            kept.bytes -= size;
-            return Taken::Kept(block.start);
+            cache.count -= 1;
+            cache.bytes -= size;
+            return Obtained::Cached(block.start);
         }
         loop {
-            let outgrown = kept.shrink();
-            drop(kept);
-            if outgrown.iter().all(Option::is_none) {
+            let evicted = cache.shrink();
+            drop(cache);
+            if evicted.iter().all(Option::is_none) {
                 break;
             }
-            release(outgrown);
-            kept = self.lock();
+            release(evicted);
+            cache = self.lock();
         }
         let start = allocate();
         if start.is_null() {
-            // Nothing was had, so nothing counts. Another thread's peak may be lost with it: then
-            // less is kept.
-            let mut kept = self.lock();
-            kept.live = kept.live.saturating_sub(size);
-            kept.peak = before.max(kept.live);
+            // The request failed, so it does not count. The peak of another thread may be reset
+            // with it; then fewer blocks are cached.
+            let mut cache = self.lock();
+            cache.live = cache.live.saturating_sub(size);
+            cache.peak = before.max(cache.live);
         }
-        Taken::Fresh(start)
+        Obtained::Fresh(start)
     }
 
-    /// Keeps a block that is no longer used, or returns it to the system.
+    /// Caches a freed block, or returns it to the system if the cache is full.
     fn give(&self, block: Block) {
-        let mut kept = self.lock();
-        kept.live = kept.live.saturating_sub(block.size);
-        let count = kept.count;
-        if let Some(slot) = kept.blocks.get_mut(count) {
+        let mut cache = self.lock();
+        cache.live = cache.live.saturating_sub(block.size);
+        let count = cache.count;
+        if let Some(slot) = cache.blocks.get_mut(count) {
             *slot = block;
-            kept.count += 1;
-            kept.bytes += block.size;
+            cache.count += 1;
+            cache.bytes += block.size;
         } else {
-            drop(kept);
+            drop(cache);
             release([Some(block), None, None, None]);
         }
     }
 }
 
-impl Kept {
-    /// Takes out what was freed longest ago, as long as there is more than the process needed at
-    /// its peak; a few at a time.
+impl Cache {
+    /// Removes the blocks that were freed longest ago while live plus cached bytes exceed the peak,
+    /// a few at a time.
     fn shrink(&mut self) -> [Option<Block>; 4] {
-        let mut outgrown = [None; 4];
-        for place in &mut outgrown {
+        let mut evicted = [None; 4];
+        for place in &mut evicted {
             if self.live + self.bytes <= self.peak || self.count == 0 {
                 break;
             }
@@ -167,7 +173,7 @@ impl Kept {
             self.bytes -= oldest.size;
             *place = Some(oldest);
         }
-        outgrown
+        evicted
     }
 }
 
@@ -176,47 +182,47 @@ fn release(blocks: [Option<Block>; 4]) {
     for block in blocks.into_iter().flatten() {
         if let Ok(layout) = Layout::from_size_align(block.size, ALIGN) {
             // SAFETY: every block came from `System` with its class's layout, which is this one,
-            // and has just left the list: nobody else has it.
+            // and has just left the list, so it has no other owner.
             unsafe { System.dealloc(block.start, layout) };
         }
     }
 }
 
-// SAFETY: a request that `class` does not change goes to `System` as it is, when it is freed, too,
-// for `class` depends on the layout alone. Any other is answered with a block that `System` gave
-// for the class's layout, which is at least as large and as aligned; between `give` and `take` such
-// a block is in the list once, and so has one owner at most. Nothing here allocates large blocks or
-// unwinds: the indices lie below `count`, which is at most `SLOTS`.
-unsafe impl GlobalAlloc for KeepLarge {
+// SAFETY: a request without a size class goes to `System` unchanged, and so does its deallocation,
+// because the class depends on the layout alone. Any other request is answered with a block that
+// `System` returned for the class's layout, which is at least as large and as aligned. Between
+// `give` and `take` such a block is in the list exactly once, so it has at most one owner. Nothing
+// here allocates large blocks or unwinds: the indices are below `count`, which is at most `SLOTS`.
+unsafe impl GlobalAlloc for CachingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match class(layout) {
+        match size_class(layout) {
             // SAFETY: the caller's promise for `layout`, whose size is not zero, nor the class's.
             None => unsafe { System.alloc(layout) },
             // SAFETY: as above.
             Some(class) => match self.take(class, || unsafe { System.alloc(class) }) {
-                Taken::Kept(block) | Taken::Fresh(block) => block,
+                Obtained::Cached(block) | Obtained::Fresh(block) => block,
             },
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        match class(layout) {
+        match size_class(layout) {
             // SAFETY: as in `alloc`.
             None => unsafe { System.alloc_zeroed(layout) },
             // SAFETY: as above. Pages fresh from the system are zero already.
             Some(class) => match self.take(class, || unsafe { System.alloc_zeroed(class) }) {
-                Taken::Kept(block) => {
+                Obtained::Cached(block) => {
                     // SAFETY: the block is at least this long, and ours.
                     unsafe { block.write_bytes(0, layout.size()) };
                     block
                 }
-                Taken::Fresh(block) => block,
+                Obtained::Fresh(block) => block,
             },
         }
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        match class(layout) {
+        match size_class(layout) {
             // SAFETY: it came from `System` with this layout.
             None => unsafe { System.dealloc(start, layout) },
             Some(class) => self.give(Block {
@@ -230,7 +236,7 @@ unsafe impl GlobalAlloc for KeepLarge {
         let Ok(wanted) = Layout::from_size_align(size, layout.align()) else {
             return ptr::null_mut();
         };
-        match (class(layout), class(wanted)) {
+        match (size_class(layout), size_class(wanted)) {
             // SAFETY: it came from `System` with this layout, and goes back there with the new one.
             (None, None) => unsafe { System.realloc(start, layout, size) },
             (Some(old), Some(new)) if old == new => start,
@@ -260,8 +266,8 @@ mod tests {
     }
 
     #[test]
-    fn a_freed_block_serves_the_next_request_of_its_size() {
-        let memory = KeepLarge::new();
+    fn a_freed_block_answers_the_next_request_of_its_size() {
+        let memory = CachingAllocator::new();
         let size = 1 << 20;
         // SAFETY: blocks are freed once, with their own layouts, and used in between only.
         unsafe {
@@ -276,13 +282,13 @@ mod tests {
             memory.dealloc(again, layout(size - 100));
             memory.dealloc(other, layout(2 * size));
         }
-        let kept = memory.kept.lock().unwrap();
-        assert_eq!((kept.live, kept.bytes), (0, kept.peak));
+        let cache = memory.cache.lock().unwrap();
+        assert_eq!((cache.live, cache.bytes), (0, cache.peak));
     }
 
     #[test]
-    fn many_kept_blocks_make_room_for_a_large_one() {
-        let memory = KeepLarge::new();
+    fn cached_blocks_are_evicted_for_a_large_one() {
+        let memory = CachingAllocator::new();
         let (size, count) = (1 << 20, 60);
         // SAFETY: as above.
         unsafe {
@@ -292,28 +298,28 @@ mod tests {
             }
             let large = memory.alloc(layout(count * size / 2));
             let (live, bytes, peak) = {
-                let kept = memory.kept.lock().unwrap();
-                (kept.live, kept.bytes, kept.peak)
+                let cache = memory.cache.lock().unwrap();
+                (cache.live, cache.bytes, cache.peak)
             };
             assert_eq!(peak, count * size);
-            assert!(live + bytes <= peak, "{live} in use and {bytes} kept");
+            assert!(live + bytes <= peak, "{live} live and {bytes} cached");
             memory.dealloc(large, layout(count * size / 2));
         }
     }
 
     #[test]
     fn a_request_that_fails_does_not_count() {
-        let memory = KeepLarge::new();
+        let memory = CachingAllocator::new();
         let impossible = layout(isize::MAX as usize / 2);
-        // SAFETY: as above; nothing was had, so nothing is freed.
+        // SAFETY: as above; no block was returned, so none is freed.
         unsafe {
             for _ in 0..9 {
                 assert!(memory.alloc(impossible).is_null());
                 assert!(memory.alloc_zeroed(impossible).is_null());
             }
         }
-        let kept = memory.kept.lock().unwrap();
-        assert_eq!((kept.live, kept.peak), (0, 0));
+        let cache = memory.cache.lock().unwrap();
+        assert_eq!((cache.live, cache.peak), (0, 0));
     }
 
     proptest! {
@@ -321,13 +327,17 @@ mod tests {
 
         #[test]
         fn blocks_never_overlap_and_never_exceed_the_peak(
-            steps in proptest::collection::vec((any::<bool>(), 1usize..(4 << 20), 0usize..20), 1..60),
+            steps in proptest::collection::vec(
+                (any::<bool>(), 1usize..(4 << 20), 0usize..20),
+                1..60,
+            ),
         ) {
-            let memory = KeepLarge::new();
+            let memory = CachingAllocator::new();
             let mut live: Vec<(*mut u8, usize)> = Vec::new();
             for (index, (grow, size, pick)) in steps.into_iter().enumerate() {
                 let mark = index as u8;
-                // SAFETY: as above; each block's ends carry the number of the step that wrote them.
+                // SAFETY: as above; the ends of each block hold the number of the step that wrote
+                // them.
                 unsafe {
                     if live.is_empty() || pick > live.len() {
                         let start = memory.alloc(layout(size));
@@ -350,20 +360,23 @@ mod tests {
                     let (start, size) = live[live.len() - 1];
                     start.write_bytes(mark, size);
                 }
-                let mut ends: Vec<(usize, usize)> =
-                    live.iter().map(|(start, size)| (*start as usize, *start as usize + size)).collect();
+                let mut ends: Vec<(usize, usize)> = live
+                    .iter()
+                    .map(|(start, size)| (*start as usize, *start as usize + size))
+                    .collect();
                 ends.sort_unstable();
                 prop_assert!(ends.windows(2).all(|pair| pair[0].1 <= pair[1].0));
-                let kept = memory.kept.lock().unwrap();
-                prop_assert_eq!(kept.blocks[..kept.count].iter().map(|b| b.size).sum::<usize>(), kept.bytes);
-                prop_assert!(kept.live + kept.bytes <= kept.peak);
+                let cache = memory.cache.lock().unwrap();
+                let cached: usize = cache.blocks[..cache.count].iter().map(|b| b.size).sum();
+                prop_assert_eq!(cached, cache.bytes);
+                prop_assert!(cache.live + cache.bytes <= cache.peak);
             }
             for (start, size) in live {
                 // SAFETY: as above.
                 unsafe { memory.dealloc(start, layout(size)) };
             }
-            let kept = memory.kept.lock().unwrap();
-            prop_assert_eq!(kept.live, 0);
+            let cache = memory.cache.lock().unwrap();
+            prop_assert_eq!(cache.live, 0);
         }
     }
 }
