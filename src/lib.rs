@@ -95,5 +95,8 @@ pub use generators::{
     SampleRequest,
 };
 pub use images::{DataConfig, ImageBatch, ImageSource, ImagesError, OnBadImage, grid, write_png};
+#[cfg(feature = "insecure-test-noise")]
+#[doc(hidden)]
+pub use kill_point::KillPoint;
 pub use privacy::{Adjacency, Charge, PrivacyError, Sensitive, epsilon, noise_multiplier};
 pub use streams::{KeyedRng, Phase, RngKey};

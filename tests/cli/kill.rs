@@ -118,7 +118,7 @@ fn kill_9_at_any_moment_changes_nothing() {
 
 #[cfg(feature = "insecure-test-noise")]
 mod points {
-    use dpsyn::internals::KillPoint;
+    use dpsyn::KillPoint;
 
     use super::*;
 
