@@ -7,8 +7,8 @@ use toml::de::DeTable;
 
 use super::ConfigError;
 
-/// The texts of a configuration: a file and overrides. A [`Document`](super::Document) borrows from
-/// them.
+/// The texts of a configuration: a file and overrides. A [`Document`](super::document::Document)
+/// borrows from them.
 ///
 /// Each override is padded with spaces up to the end of the text before it. The spans of all texts
 /// are therefore disjoint, and an offset alone identifies its text.

@@ -26,7 +26,8 @@ struct Thread {
 type Embedded = Result<Embeddings, (EmbedderError, ImageBatch)>;
 
 impl<'a> EmbedPipeline<'a> {
-    /// With a thread of its own in `scope` if the embedder works [apart](Embedder::apart).
+    /// With a thread of its own in `scope` if the embedder [overlaps host
+    /// work](Embedder::overlaps_host_work).
     pub fn new<'scope>(embedder: &'a dyn Embedder, scope: &'scope Scope<'scope, '_>) -> Self
     where
         'a: 'scope,

@@ -3,10 +3,10 @@
 //!
 //! Three layers, each using only those before it:
 //!
-//! * pixels: [`ImageBatch`], [`Resampler`] (weights in `filter`), [`shorter_side_to`] and
+//! * pixels: [`ImageBatch`], [`Resampler`] (weights in `filter`), `shorter_side_to` and
 //!   [`center_crop`];
-//! * files: [`decode`], the `.npy` header, [`NpzReader`] and [`NpzWriter`], [`SamplesReader`] and
-//!   [`SamplesWriter`], [`png`] and [`grid`];
+//! * files: [`decode`](fn@decode), the `.npy` header, [`NpzReader`] and [`NpzWriter`],
+//!   [`SamplesReader`] and [`SamplesWriter`], [`png`] and [`grid`](fn@grid);
 //! * the private data: `folder` lists, [`ImageSource`] reads.
 
 mod batch;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A metric. A new one needs a variant, its rows in the tables of this file, and an arm in
-/// [`measure`](super::measure).
+/// [`measure`](fn@super::measure).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MetricKind {

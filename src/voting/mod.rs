@@ -3,7 +3,7 @@
 //! In: the embeddings of the synthetic population (public) and of the private images
 //! ([`Sensitive`](crate::privacy::Sensitive)). Out: a histogram of integer votes, still sensitive;
 //! only [`crate::privacy`] can turn it into something that may be used. After that,
-//! [`threshold`] and [`select`] are post-processing.
+//! [`threshold`] and [`select`](fn@select) are post-processing.
 
 mod histogram;
 mod nearest;
