@@ -34,6 +34,8 @@ mod refusals;
 mod resume;
 #[path = "cli/runs.rs"]
 mod runs;
+#[path = "cli/snapshots.rs"]
+mod snapshots;
 #[path = "cli/stable_diffusion.rs"]
 mod stable_diffusion;
 #[path = "cli/stable_diffusion_memory.rs"]
