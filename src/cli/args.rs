@@ -13,8 +13,8 @@ use crate::privacy::Adjacency;
 /// The exit codes in the help of every command.
 const EXIT_CODES: &str = "Exit codes: 0 success; 2 command line or configuration; 3 images or \
     samples; 4 weights; 5 privacy core (ledger, changed private images); 6 result folder; \
-    7 device; 8 computation; 9 hosted model; 10 download; 130 interrupted. After any code, finished work is \
-    on disk, and --resume (run) or the same command (fetch) continues.";
+    7 device; 8 computation; 9 hosted model; 10 download; 130 interrupted. After any code, \
+    finished work is on disk, and --resume (run) or the same command (fetch) continues.";
 
 /// Differentially private synthetic images by Private Evolution.
 #[derive(Debug, Parser)]

@@ -1,8 +1,8 @@
 //! Snapshots of the texts that users read, so that a review sees every change of wording: help,
 //! plans, error messages and `privacy.json`.
 //!
-//! After an intended change, `cargo insta review` rewrites the files in `tests/cli/snapshots`, as does
-//! `INSTA_UPDATE=always cargo test --test cli snapshots`.
+//! After an intended change, `cargo insta review` rewrites the files in `tests/cli/snapshots`, as
+//! does `INSTA_UPDATE=always cargo test --test cli snapshots`.
 
 use std::fmt::Write as _;
 use std::path::Path;
