@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::support::World;
+use crate::support::RunFixture;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -73,7 +73,7 @@ fn help() {
 #[test]
 #[ignore = "its snapshots are not written yet"]
 fn plans() {
-    let world = World::new();
+    let world = RunFixture::new();
     let output = dpsyn(
         world.root.path(),
         &["run", "run.toml", "--dry-run", "--device", "cpu"],
@@ -145,7 +145,7 @@ impl Catalogue<'_> {
 #[test]
 #[ignore = "its snapshots are not written yet"]
 fn errors_of_configurations() {
-    let world = World::new();
+    let world = RunFixture::new();
     let mut catalogue = Catalogue {
         folder: world.root.path(),
         text: String::new(),
@@ -197,7 +197,7 @@ fn errors_of_configurations() {
 #[test]
 #[ignore = "its snapshots are not written yet"]
 fn errors_of_inputs() {
-    let world = World::new();
+    let world = RunFixture::new();
     let mut catalogue = Catalogue {
         folder: world.root.path(),
         text: String::new(),
@@ -247,7 +247,7 @@ fn errors_of_inputs() {
 #[test]
 #[ignore = "its snapshots are not written yet"]
 fn errors_of_result_folders_and_the_statement() {
-    let world = World::new();
+    let world = RunFixture::new();
     let mut catalogue = Catalogue {
         folder: world.root.path(),
         text: String::new(),
