@@ -140,7 +140,12 @@ fn an_incomplete_folder_is_refused_with_the_file_s_name() {
         std::fs::rename(&aside, &path).unwrap();
     }
     std::fs::write(fixture.path("sd/unet/config.json"), "{").unwrap();
-    refused(&fixture, WEIGHTS, &[], &["unet/config.json", "not valid JSON"]);
+    refused(
+        &fixture,
+        WEIGHTS,
+        &[],
+        &["unet/config.json", "not valid JSON"],
+    );
     refused(
         &fixture,
         WEIGHTS,
