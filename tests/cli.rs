@@ -15,6 +15,8 @@ mod fetch_faults;
 #[cfg(feature = "hub")]
 #[path = "cli/fetch_hub.rs"]
 mod fetch_hub;
+#[path = "cli/fetch_offline.rs"]
+mod fetch_offline;
 #[path = "cli/hosted.rs"]
 mod hosted;
 #[path = "cli/hosted_faults.rs"]

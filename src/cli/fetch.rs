@@ -147,7 +147,7 @@ fn request(need: Requirement, catalogue: &Catalogue) -> Result<Option<Request>, 
                 (None, Some(revision)) => Item {
                     name: id.clone(),
                     what: String::new(),
-                    licence: String::new(),
+                    license: String::new(),
                     content: Content::Hub(Hub {
                         repo: id,
                         revision,
@@ -260,7 +260,7 @@ fn verify(
 }
 
 fn list(catalogue: &Catalogue, fetcher: &Fetcher<'_>) {
-    let mut rows = vec![["name", "size", "installed", "license", "content"].map(str::to_owned)];
+    let mut rows = vec![["name", "size", "here", "license", "what"].map(str::to_owned)];
     for item in catalogue.items() {
         let installed = match fetcher.install_state(item) {
             InstallState::Installed => "yes",
@@ -269,9 +269,9 @@ fn list(catalogue: &Catalogue, fetcher: &Fetcher<'_>) {
         };
         rows.push([
             item.name.clone(),
-            item.about().map_or_else(|| "manual".to_owned(), bytes),
-            installed.to_owned(),
-            item.licence.clone(),
+            item.about().map_or_else(|| "by hand".to_owned(), bytes),
+            here.to_owned(),
+            item.license.clone(),
             item.what.clone(),
         ]);
     }

@@ -1,9 +1,10 @@
-//! Reading archives as if somebody wanted harm.
+//! Reads untrusted archives.
 //!
-//! Nothing is unpacked by the names that an archive gives. Entries are handed out one by one, as
-//! bytes of bounded number under a checked name; whoever takes them decides what is written where.
-//! An archive with a link, a device, a name that leads out, or more bytes than it may have, is
-//! refused as a whole.
+//! No path on disk is derived from a name in an archive. The reader passes each entry to a
+//! callback, with a validated name and a bounded number of bytes, and the callback decides what it
+//! writes. An archive with a link, a device, a name outside of its root or more bytes than allowed
+//! is refused as a whole. Written here because the extraction of the `tar` and `zip` crates follows
+//! the archive.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -17,29 +18,30 @@ use tar::{Archive, EntryType};
 use super::error::FetchError;
 use crate::progress::{Progress, Unit};
 
-/// Longest name of an entry, and longest header that may hold one.
+/// Longest name of an entry in bytes, and largest header that may hold one: the limit of Linux
+/// paths.
 const MAX_NAME: u64 = 4096;
 
-/// A file in an archive.
+/// A regular file of an archive.
 pub(super) struct ArchiveEntry<'r> {
-    /// Its name: plain parts with `/` between them.
+    /// Name: components separated by `/`, none of them `.` or `..`.
     pub(super) name: String,
-    /// Its length.
+    /// Length in bytes.
     pub(super) size: u64,
-    /// Its bytes.
+    /// Stream of its bytes.
     bytes: &'r mut dyn Read,
 }
 
 impl ArchiveEntry<'_> {
-    /// All bytes, of which there may be at most `limit`.
+    /// Reads all bytes, at most `limit`.
     ///
     /// # Errors
-    /// What is wrong, for [`ArchiveError`].
+    /// [`ArchiveError`].
     pub(super) fn read(&mut self, limit: u64) -> Result<Vec<u8>, ArchiveError> {
         if self.size > limit {
             let (name, size) = (&self.name, self.size);
             return Err(ArchiveError::Invalid(format!(
-                "{name} has {size} bytes, where {limit} are the most that is expected"
+                "{name} has {size} bytes, expected at most {limit}"
             )));
         }
         let mut bytes = Vec::with_capacity(self.size as usize);
@@ -56,11 +58,11 @@ impl ArchiveEntry<'_> {
 
 /// Error of reading an archive.
 pub(super) enum ArchiveError {
-    /// It ends too early.
+    /// The archive ends too early.
     Truncated,
-    /// It is damaged, or not what it should be.
+    /// The archive is damaged or has unexpected content.
     Invalid(String),
-    /// Something else, on our side.
+    /// The error is unrelated to the content of the archive.
     Ours(FetchError),
 }
 
@@ -71,7 +73,7 @@ impl From<FetchError> for ArchiveError {
 }
 
 impl ArchiveError {
-    /// Sorts what reading reports.
+    /// Classifies an error of the reader.
     fn of(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::Truncated,
@@ -82,7 +84,7 @@ impl ArchiveError {
         }
     }
 
-    /// With the archive's name.
+    /// Adds the path of the archive.
     pub(super) fn about(self, path: &Path) -> FetchError {
         match self {
             Self::Truncated => FetchError::Truncated {
@@ -94,8 +96,8 @@ impl ArchiveError {
     }
 }
 
-/// Hands every regular file of a `.tar.gz` to `take`, in the archive's order, until it breaks off.
-/// `limit` bounds the bytes that the archive unpacks to.
+/// Passes every regular file of a `.tar.gz` to `take`, in the order of the archive, until `take`
+/// returns `Break`. `limit` bounds the unpacked size of the archive in bytes.
 ///
 /// # Errors
 /// [`ArchiveError`], from the archive or from `take`.
@@ -193,7 +195,7 @@ pub(super) fn for_each_entry(
     Ok(())
 }
 
-/// The bytes of an entry that describes the next one.
+/// Reads an entry that describes the next entry.
 fn header(entry: &mut impl Read, size: u64) -> Result<Vec<u8>, ArchiveError> {
     let wrong = || ArchiveError::Invalid(format!("a name or header of {size} bytes"));
     if size > MAX_NAME {
@@ -207,7 +209,7 @@ fn header(entry: &mut impl Read, size: u64) -> Result<Vec<u8>, ArchiveError> {
     }
 }
 
-/// The `path` among pax records, `<length> <key>=<value>\n` each.
+/// Returns the `path` of pax records; a record is `<length> <key>=<value>\n`.
 fn pax_name(mut records: &[u8]) -> Result<Option<Vec<u8>>, ArchiveError> {
     let wrong = || ArchiveError::Invalid("an extended header that is none".to_owned());
     let mut name = None;
@@ -241,7 +243,7 @@ fn pax_name(mut records: &[u8]) -> Result<Option<Vec<u8>>, ArchiveError> {
     Ok(name)
 }
 
-/// A name without `.` parts; refused when it is not plainly below the archive's root.
+/// Validates a name: removes `.` components, and refuses names outside of the archive's root.
 fn plain_name(name: &[u8]) -> Result<String, ArchiveError> {
     let refused = || ArchiveError::Invalid(format!("the name {} leads out of it", shown(name)));
     let text = std::str::from_utf8(name).map_err(|_| refused())?;
@@ -259,7 +261,7 @@ fn plain_name(name: &[u8]) -> Result<String, ArchiveError> {
     Ok(parts.join("/"))
 }
 
-/// A name made fit for a terminal.
+/// Formats a name for a terminal.
 fn shown(name: &[u8]) -> String {
     let text = crate::net::single_line(&String::from_utf8_lossy(name));
     crate::net::truncate(format!("`{text}`"))
@@ -274,7 +276,7 @@ fn kind(kind: EntryType) -> &'static str {
     }
 }
 
-/// Counts what was read of the compressed file.
+/// Reader that counts the compressed bytes.
 struct Counted<'d> {
     file: File,
     done: &'d AtomicU64,
@@ -288,7 +290,7 @@ impl Read for Counted<'_> {
     }
 }
 
-/// Refuses to read more than a number of bytes.
+/// Reader that fails after a number of bytes.
 struct Bounded<R> {
     inner: R,
     left: u64,

@@ -1,7 +1,7 @@
-//! Camelyon17 as the wilds package reads it, to folders of PNG files as DPSDA's
-//! `data/get_camelyon17.py` names them.
+//! Converts Camelyon17 (WILDS) to folders of PNG files with the names that DPSDA's
+//! `data/get_camelyon17.py` gives them.
 //!
-//! The archive has `metadata.csv`, one row a patch, and
+//! The archive has `metadata.csv`, one row per patch, and
 //! `patches/patient_<p>_node_<n>/patch_patient_<p>_node_<n>_x_<x>_y_<y>.png`. The official split is
 //! the column `split` (0: train, 1: validation from the training hospitals), but all of hospital 1
 //! is the validation set and all of hospital 2 the test set
@@ -21,29 +21,29 @@ use super::staged_dir::TargetDir;
 use crate::images::{ImageBatch, png};
 use crate::progress::Progress;
 
-/// The table's name.
+/// Name of the table.
 const TABLE: &str = "metadata.csv";
-/// More bytes than it can have: the official one has some 20 million.
+/// Largest accepted table in bytes; the official one has 20 million.
 const MAX_TABLE: u64 = 1 << 28;
-/// More bytes than a patch of 96 by 96 pixels can have.
+/// Largest accepted patch in bytes; 96 × 96 pixels need fewer even without compression.
 const MAX_PATCH: u64 = 1 << 20;
-/// Longest side of a patch, for the same reason.
+/// Largest accepted side of a patch in pixels.
 const MAX_SIDE: u32 = 1024;
-/// Patches that are decoded at once.
+/// Patches that are decoded in parallel.
 const AT_ONCE: usize = 512;
-/// The hospital of the validation set.
+/// Hospital of the validation set.
 const VALIDATION_CENTER: u32 = 1;
-/// The hospital of the test set.
+/// Hospital of the test set.
 const TEST_CENTER: u32 = 2;
 
-/// Target of a patch: index of its split in the requested ones, label, number.
+/// Destination of a patch: index of its split in the target folders, label, number.
 type Place = (usize, u32, u32);
 
-/// Writes the patches of `archive` into the folders. The archive is read as a stream, once up to
-/// the table and once through: the table may stand anywhere.
+/// Writes the patches of `archive` into the folders. The archive is read twice, because the table
+/// may be anywhere in it: once up to the table, once in full.
 ///
 /// # Errors
-/// [`ArchiveError`]: no table, one that cannot be read, or patches that are missing or damaged.
+/// [`ArchiveError`]: a missing or malformed table, or missing or damaged patches.
 pub(super) fn unpack(
     archive: &Path,
     limit: u64,
@@ -56,7 +56,7 @@ pub(super) fn unpack(
         let expected = wanted.images;
         if found != expected {
             return Err(ArchiveError::Invalid(format!(
-                "{TABLE} has {found} rows for {} where {expected} were expected",
+                "{TABLE} has {found} rows for {}, expected {expected}",
                 wanted.split
             )));
         }
@@ -83,7 +83,7 @@ pub(super) fn unpack(
     Ok(())
 }
 
-/// The prefix of every name in the archive, and the target of each patch.
+/// Reads the table: the prefix of all names in the archive, and the destination of each patch.
 fn table(
     archive: &Path,
     limit: u64,
@@ -110,7 +110,7 @@ fn table(
     read.ok_or_else(|| ArchiveError::Invalid(format!("has no {TABLE}")))
 }
 
-/// The columns that are read.
+/// Columns of the table that are used.
 const COLUMNS: [&str; 7] = [
     "patient", "node", "x_coord", "y_coord", "tumor", "center", "split",
 ];
@@ -118,11 +118,11 @@ const COLUMNS: [&str; 7] = [
 /// Positions of [`COLUMNS`] in a table.
 struct Columns {
     places: [usize; 7],
-    /// Columns of every row.
+    /// Number of columns of the table.
     all: usize,
 }
 
-/// A row of the table. The patient's text goes into names as it is: pandas keeps its leading zeros.
+/// A row of the table. `patient` is text, because names keep its leading zeros.
 struct Row<'t> {
     patient: &'t str,
     /// Node, x, y, tumor, center, split.
@@ -175,7 +175,7 @@ impl Columns {
     }
 }
 
-/// The split of a patch, as the package's official scheme has it.
+/// Returns the split of a patch under the official scheme.
 fn split_of(center: u32, split: u32) -> Result<&'static str, String> {
     Ok(match (center, split) {
         (VALIDATION_CENTER, _) => "val",
@@ -186,10 +186,10 @@ fn split_of(center: u32, split: u32) -> Result<&'static str, String> {
     })
 }
 
-/// Reads the table: the patches of the wanted splits by the archive's name for them.
+/// Parses the table; returns the patches of the requested splits by their name in the archive.
 ///
 /// # Errors
-/// Line and column at fault.
+/// Line and column of the fault.
 pub(super) fn places(table: &[u8], splits: &[&str]) -> Result<HashMap<String, Place>, String> {
     let text = std::str::from_utf8(table).map_err(|_| "is not UTF-8".to_owned())?;
     let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.is_empty());
@@ -218,7 +218,7 @@ pub(super) fn places(table: &[u8], splits: &[&str]) -> Result<HashMap<String, Pl
     Ok(places)
 }
 
-/// Decodes and writes what is waiting.
+/// Decodes and writes the queued patches.
 fn write(waiting: &mut Vec<(Place, Vec<u8>)>, wanted: &[TargetDir]) -> Result<(), ArchiveError> {
     waiting
         .par_drain(..)
@@ -235,8 +235,8 @@ fn write(waiting: &mut Vec<(Place, Vec<u8>)>, wanted: &[TargetDir]) -> Result<()
         })
 }
 
-/// A PNG's pixels without their alpha, as Pillow's `convert("RGB")` leaves them and the wilds
-/// package uses them.
+/// Returns the pixels of a PNG without alpha, equal to Pillow's `convert("RGB")`, which the wilds
+/// package uses.
 fn rgb(bytes: &[u8]) -> Result<ImageBatch, String> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), ImageFormat::Png);
     let mut limits = Limits::default();
@@ -375,13 +375,13 @@ mod tests {
             let text = unpacked(bytes, &[("train", images)]).unwrap_err();
             assert!(text.contains(expected), "{expected}: {text}");
         };
-        fails(&good, 2, "1 rows for train where 2");
+        fails(&good, 2, "1 rows for train, expected 2");
         fails(
             &with(b"no image", &table),
             1,
             "train/1_0.png: is no readable PNG",
         );
-        fails(&with(&vec![0; 2 << 20], &table), 1, "most that is expected");
+        fails(&with(&vec![0; 2 << 20], &table), 1, "expected at most");
         fails(
             &packed(|builder| add(builder, "a", b"")),
             1,
@@ -390,7 +390,7 @@ mod tests {
         let lacking = packed(|builder| add(builder, TABLE, table.as_bytes()));
         fails(&lacking, 1, "lacks 1 patches");
         for (wrong, expected) in [
-            (table.replace(",tumor", ",tumour"), "`tumor`"),
+            (table.replace(",tumor", ",tumr"), "`tumor`"),
             (table.replace("4,1,2,1", "4,1,2,2"), "tumor is 2"),
             (table.replace(",0,0,0\n", ",0,0,3\n"), "split is 3"),
             (table.replace("004", "../4"), "patient: expected a number"),
@@ -403,16 +403,25 @@ mod tests {
     }
 
     proptest! {
-        /// Against the package's own words: a mask of the split, then places in the mask.
+        /// Compares with the algorithm of the package: a mask of the split, then positions in the mask.
         #[test]
-        fn numbers_count_each_split_by_itself(rows in proptest::collection::vec((0..5u32, 0..2u32, 0..2u32), 0..60)) {
+        fn numbers_count_each_split_by_itself(
+            rows in proptest::collection::vec((0..5u32, 0..2u32, 0..2u32), 0..60),
+        ) {
             let mut table = HEAD.to_owned();
             for (index, (center, split, tumor)) in rows.iter().enumerate() {
-                table += &format!("{index},{:03},0,{index},0,{tumor},0,{center},{split}\n", 20 * center);
+                let patient = 20 * center;
+                table += &format!(
+                    "{index},{patient:03},0,{index},0,{tumor},0,{center},{split}\n"
+                );
             }
             let places = places(table.as_bytes(), &["train", "id_val", "test", "val"]).unwrap();
             prop_assert_eq!(places.len(), rows.len());
-            let code = |(center, split, _): &(u32, u32, u32)| match center { 1 => 3, 2 => 2, _ => *split as usize };
+            let code = |(center, split, _): &(u32, u32, u32)| match center {
+                1 => 3,
+                2 => 2,
+                _ => *split as usize,
+            };
             for wanted in 0..4 {
                 let mask = rows.iter().enumerate().filter(|(_, row)| code(row) == wanted);
                 for (number, (index, row)) in mask.enumerate() {

@@ -1,4 +1,4 @@
-//! The catalogue: what there is, where it comes from, what it must be, where it goes.
+//! The catalogue of items: sources, checksums and destinations.
 
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
@@ -8,53 +8,53 @@ use serde::Deserialize;
 use super::error::FetchError;
 use crate::sections::InvalidKey;
 
-/// The catalogue that the program brings along.
+/// Text of the built-in catalogue.
 const BUILT_IN: &str = include_str!("catalogue.toml");
 
-/// Everything that can be fetched, in the order of the table.
+/// All items that can be fetched, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalogue {
     items: Vec<Item>,
 }
 
-/// Something that can be fetched by its name.
+/// An item that can be fetched by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// Name on the command line.
     pub name: String,
-    /// Description for users.
+    /// One-line description.
     pub what: String,
-    /// Its licence, as its authors state it.
-    pub licence: String,
-    /// Its source and its target.
+    /// License, as its authors state it.
+    pub license: String,
+    /// Source and destination.
     pub content: Content,
 }
 
-/// Source and target of an item.
+/// Source and destination of an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// One file, as it is.
+    /// One file, installed unchanged.
     File(Remote),
-    /// An archive that becomes folders of images.
+    /// An archive that is converted to folders of images.
     Archive {
         /// Layout of the archive.
         layout: Layout,
-        /// The archive.
+        /// Source of the archive.
         remote: Remote,
-        /// Bytes that it may unpack to.
+        /// Largest accepted unpacked size in bytes.
         unpacked: u64,
-        /// Folders that are made of it.
+        /// Folders that are created from it.
         folders: Vec<Folder>,
     },
-    /// An archive that only the user can download.
+    /// An archive that the user has to download.
     Manual {
-        /// The page where.
+        /// Page with the download.
         page: String,
-        /// Target path.
+        /// Path at which the user has to save it.
         to: PathBuf,
-        /// Bytes that it may unpack to.
+        /// Largest accepted unpacked size in bytes.
         unpacked: u64,
-        /// Folders that are made of it.
+        /// Folders that are created from it.
         folders: Vec<Folder>,
     },
     /// Files of a repository of the hub.
@@ -66,22 +66,22 @@ pub enum Content {
 pub enum Layout {
     /// The binary version of CIFAR-10.
     Cifar10,
-    /// Camelyon17 as the wilds package gets it.
+    /// Camelyon17 as the wilds package downloads it.
     Camelyon17,
 }
 
-/// A file behind a plain address.
+/// A file at an HTTP address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
     /// Address.
     pub url: String,
-    /// Target, relative to the root.
+    /// Destination below the root.
     pub to: PathBuf,
-    /// Its exact length.
+    /// Exact length in bytes.
     pub size: Option<u64>,
-    /// Its length, roughly.
+    /// Approximate length in bytes.
     pub about: u64,
-    /// Its SHA-256 in lower-case hexadecimal, where somebody publishes one.
+    /// SHA-256 in lower-case hexadecimal, if its authors publish one.
     pub sha256: Option<String>,
 }
 
@@ -89,9 +89,9 @@ pub struct Remote {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Folder {
-    /// Target, relative to the root.
+    /// Destination below the root.
     pub path: PathBuf,
-    /// The archive's own word for it.
+    /// Name of the split in the archive.
     pub split: String,
     /// Number of images.
     pub images: usize,
@@ -102,38 +102,38 @@ pub struct Folder {
 pub struct Hub {
     /// `owner/name`.
     pub repo: String,
-    /// Its commit.
+    /// Commit.
     pub revision: String,
-    /// Of each entry the first name that exists is meant.
+    /// Alternative names per file; the first one that exists is used.
     pub files: Vec<Vec<String>>,
-    /// Bytes of all of them, roughly.
+    /// Approximate total size in bytes.
     pub about: Option<u64>,
 }
 
-/// An item that makes a wanted path.
+/// An item that provides a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogueMatch<'c> {
-    /// The item.
+    /// Item of the catalogue.
     pub item: &'c Item,
-    /// The folder of it that is wanted; `None` for a file.
+    /// Folder of the item at the path; `None` for a file.
     pub folder: Option<&'c Folder>,
-    /// The root below which the path is where the catalogue puts it; empty for the current folder.
+    /// Root to which the destination is relative; empty for the current folder.
     pub root: PathBuf,
 }
 
 impl Catalogue {
-    /// The catalogue that the program brings along.
+    /// Parses the built-in catalogue.
     ///
     /// # Errors
-    /// [`FetchError::Catalogue`]; a test holds that there is none.
+    /// [`FetchError::Catalogue`]; a test checks that there is none.
     pub fn built_in() -> Result<Self, FetchError> {
         Self::parse("the built-in catalogue", BUILT_IN)
     }
 
-    /// Reads a table.
+    /// Parses a catalogue.
     ///
     /// # Errors
-    /// [`FetchError::Catalogue`] naming item and key.
+    /// [`FetchError::Catalogue`] with the item and the key.
     pub fn parse(place: &str, text: &str) -> Result<Self, FetchError> {
         let wrong = |message: String| FetchError::Catalogue {
             place: place.to_owned(),
@@ -148,7 +148,7 @@ impl Catalogue {
                 .check()
                 .map_err(|error| wrong(format!("item `{name}`: {error}")))?;
             if !names.insert(name.clone()) {
-                return Err(wrong(format!("item `{name}` stands there twice")));
+                return Err(wrong(format!("item `{name}` is there twice")));
             }
             for path in item.places() {
                 if !places.insert(path.to_owned()) {
@@ -163,16 +163,16 @@ impl Catalogue {
         Ok(Self { items })
     }
 
-    /// All items.
+    /// Returns all items.
     #[must_use]
     pub fn items(&self) -> &[Item] {
         &self.items
     }
 
-    /// The item of this name.
+    /// Returns the item of this name.
     ///
     /// # Errors
-    /// [`FetchError::Unknown`], with the names that there are.
+    /// [`FetchError::Unknown`] with the known names.
     pub fn get(&self, name: &str) -> Result<&Item, FetchError> {
         let found = self.items.iter().find(|item| item.name == name);
         found.ok_or_else(|| FetchError::Unknown {
@@ -181,8 +181,7 @@ impl Catalogue {
         })
     }
 
-    /// Returns the source of `path`: an item whose file or folder it is, below the current folder
-    /// or another one.
+    /// Finds the item that provides `path` below any root.
     #[must_use]
     pub fn find_by_path(&self, path: &Path) -> Option<CatalogueMatch<'_>> {
         self.items.iter().find_map(|item| {
@@ -202,7 +201,7 @@ impl Catalogue {
 }
 
 impl Item {
-    /// Every path that is its own.
+    /// Returns all paths that the item owns.
     fn places(&self) -> Vec<&Path> {
         match &self.content {
             Content::File(remote) => vec![&remote.to],
@@ -219,7 +218,7 @@ impl Item {
         }
     }
 
-    /// Bytes that are downloaded for it, roughly.
+    /// Returns the approximate size of the download in bytes.
     #[must_use]
     pub fn about(&self) -> Option<u64> {
         match &self.content {
@@ -229,7 +228,7 @@ impl Item {
         }
     }
 
-    /// The folders that are made of it.
+    /// Returns the folders that the item creates.
     #[must_use]
     pub fn folders(&self) -> &[Folder] {
         match &self.content {
@@ -239,7 +238,7 @@ impl Item {
     }
 }
 
-/// Returns the part of `path` before `to`; `None` if `path` does not end in it.
+/// Returns the part of `path` before `to`; `None` if `path` does not end with `to`.
 fn root_of(path: &Path, to: &Path) -> Option<PathBuf> {
     let here = |part: &Component<'_>| !matches!(part, Component::CurDir);
     let mut root: Vec<Component<'_>> = path.components().filter(here).collect();
@@ -257,14 +256,16 @@ struct Table {
     item: Vec<Entry>,
 }
 
-/// An item as it is written.
+/// An item as in the TOML file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     name: String,
     kind: String,
     what: String,
-    licence: String,
+    // Catalogues of earlier versions have the British spelling.
+    #[serde(alias = "licence")]
+    license: String,
     url: Option<String>,
     to: Option<PathBuf>,
     size: Option<u64>,
@@ -279,7 +280,6 @@ struct Entry {
     files: Vec<Vec<String>>,
 }
 
-/// The key at fault, and what is wrong with its value.
 impl Entry {
     fn check(self) -> Result<Item, InvalidKey> {
         let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
@@ -343,7 +343,7 @@ impl Entry {
         Ok(Item {
             name: self.name,
             what: self.what,
-            licence: self.licence,
+            license: self.license,
             content,
         })
     }
@@ -397,7 +397,7 @@ impl Entry {
             below(&folder.path).map_err(|message| InvalidKey::new("makes.path", message))?;
             let split = folder.split.as_str();
             if splits.is_some_and(|known| !known.contains(&split)) || !seen.insert(split) {
-                let message = format!("`{split}` is none of the archive's, or stands there twice");
+                let message = format!("`{split}` is not a split of the archive, or is there twice");
                 return Err(InvalidKey::new("makes.split", message));
             }
             if folder.images == 0 {
@@ -431,7 +431,7 @@ impl Entry {
     }
 }
 
-/// Refuses a path that is not plainly below the root.
+/// Refuses a path that leaves the root.
 fn below(path: &Path) -> Result<(), String> {
     let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
     if path.file_name().is_none() || path.to_str().is_none() || !path.components().all(plain) {
@@ -524,9 +524,9 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let good = "[[item]]\nname='a'\nkind='file'\nwhat='w'\nlicence='l'\nurl='https://h/f'\nto='weights/f'\nsize=3\n";
+        let good = "[[item]]\nname='a'\nkind='file'\nwhat='w'\nlicense='l'\nurl='https://h/f'\nto='weights/f'\nsize=3\n";
         assert!(parse(good).is_ok());
-        let hub = "[[item]]\nname='h'\nkind='hub'\nwhat='w'\nlicence='l'\nrepo='o/n'\nrevision='0123456789012345678901234567890123456789'\nfiles=[['a/b']]\n";
+        let hub = "[[item]]\nname='h'\nkind='hub'\nwhat='w'\nlicense='l'\nrepo='o/n'\nrevision='0123456789012345678901234567890123456789'\nfiles=[['a/b']]\n";
         assert!(parse(hub).is_ok());
         for (text, expected) in [
             (good.replace("'weights/f'", "'../f'"), "to"),
@@ -564,7 +564,7 @@ mod tests {
         fn no_value_panics_or_leads_out(to in "[./a-z\\\\]{0,12}", url in "[ -~]{0,20}", size in any::<u64>()) {
             let quoted = |text: &str| toml::Value::from(text).to_string();
             let text = format!(
-                "[[item]]\nname='a'\nkind='file'\nwhat='w'\nlicence='l'\nurl={}\nto={}\nsize={size}\n",
+                "[[item]]\nname='a'\nkind='file'\nwhat='w'\nlicense='l'\nurl={}\nto={}\nsize={size}\n",
                 quoted(&url), quoted(&to)
             );
             if let Ok(catalogue) = parse(&text) {

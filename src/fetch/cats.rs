@@ -1,7 +1,7 @@
-//! The paper's cats: an archive that the user has downloaded, to folders of photos.
+//! Converts the archive of the paper's cats, which the user downloads, to folders of photos.
 //!
-//! The vendor's `.zip` has the folders `cookie` and `doudou`. As in the original, the photos keep
-//! their names.
+//! The vendor's `.zip` has the folders `cookie` and `doudou`. Photos keep their names, as in the
+//! reference implementation.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -19,17 +19,17 @@ use crate::images::{EXTENSIONS, decode};
 use crate::net::{single_line, truncate};
 use crate::progress::{Progress, Unit};
 
-/// More bytes than a photo has.
+/// Largest accepted photo in bytes.
 const MAX_PHOTO: u64 = 1 << 27;
-/// More entries than the archive has.
+/// Largest accepted number of entries.
 const MAX_ENTRIES: usize = 100_000;
-/// Longest name of a photo.
+/// Longest accepted name of a photo in bytes.
 const MAX_NAME: usize = 120;
-/// Photos that are decoded at once.
+/// Photos that are decoded in parallel.
 const AT_ONCE: usize = 16;
 
-/// Writes the photos of `archive` into the folders, each of them decoded once to see that it is
-/// one.
+/// Writes the photos of `archive` into the folders; each is decoded once to verify that it is an
+/// image.
 ///
 /// # Errors
 /// [`ArchiveError`].
@@ -42,7 +42,7 @@ pub(super) fn unpack(
     let file = File::open(archive).map_err(FetchError::io(archive))?;
     let mut zip = ZipArchive::new(file).map_err(|error| {
         ArchiveError::Invalid(format!(
-            "is no readable zip archive, or a truncated one: {error}"
+            "is not a readable zip archive, or is truncated: {error}"
         ))
     })?;
     if zip.len() > MAX_ENTRIES {
@@ -103,21 +103,21 @@ pub(super) fn unpack(
     enough(wanted)
 }
 
-/// Refuses an archive with fewer photos than there are.
+/// Refuses an archive with fewer photos than expected.
 fn enough(wanted: &[TargetDir]) -> Result<(), ArchiveError> {
     for wanted in wanted {
         let (found, expected) = (wanted.folder.len(), wanted.images);
         if found < expected {
             let split = &wanted.split;
             return Err(ArchiveError::Invalid(format!(
-                "has {found} photos in `{split}` where {expected} were expected"
+                "has {found} photos in `{split}`, expected {expected}"
             )));
         }
     }
     Ok(())
 }
 
-/// Returns the folder of a photo and the name under which it is written.
+/// Returns the target folder of an entry and the name of its file.
 fn photo<'w, 'n>(entry: &'n str, wanted: &'w [TargetDir]) -> Option<(&'w TargetDir, &'n str)> {
     let mut parts = entry.rsplit('/');
     let name = parts.next()?;

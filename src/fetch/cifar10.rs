@@ -1,4 +1,5 @@
-//! CIFAR-10's binary version to folders of PNG files, as DPSDA's `data/get_cifar10.py` names them.
+//! Converts the binary version of CIFAR-10 to folders of PNG files with the names that DPSDA's
+//! `data/get_cifar10.py` gives them.
 //!
 //! The archive (<https://www.cs.toronto.edu/~kriz/cifar.html>) has
 //! `cifar-10-batches-bin/data_batch_1.bin` to `data_batch_5.bin` and `test_batch.bin`. A batch is
@@ -16,15 +17,15 @@ use super::staged_dir::TargetDir;
 use crate::images::{ImageBatch, png};
 use crate::progress::Progress;
 
-/// Rows and columns.
+/// Rows and columns of an image.
 const SIDE: usize = 32;
-/// Values of one colour.
+/// Values of one channel.
 const PLANE: usize = SIDE * SIDE;
-/// Bytes of a record.
+/// Size of a record in bytes.
 pub(super) const RECORD: usize = 1 + 3 * PLANE;
-/// Batches of the training set.
+/// Number of batches of the training set.
 const TRAIN_BATCHES: usize = 5;
-/// The classes by label, called as the original calls them.
+/// Class names by label, as in the reference implementation.
 pub(super) const CLASSES: [&str; 10] = [
     "plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 ];
@@ -32,7 +33,7 @@ pub(super) const CLASSES: [&str; 10] = [
 /// Writes the images of `archive` into the folders.
 ///
 /// # Errors
-/// [`ArchiveError`]: a batch is missing, has another length, or has a label that there is not.
+/// [`ArchiveError`]: a batch is missing, has another length or has an unknown label.
 pub(super) fn unpack(
     archive: &Path,
     limit: u64,
@@ -51,7 +52,7 @@ pub(super) fn unpack(
         let expected = (images * RECORD) as u64;
         if found.size != expected || !wanted.images.is_multiple_of(batches) {
             return Err(ArchiveError::Invalid(format!(
-                "{} has {} bytes where {images} images are {expected}",
+                "{} has {} bytes, expected {expected} for {images} images",
                 found.name, found.size
             )));
         }
@@ -79,14 +80,14 @@ pub(super) fn unpack(
         if found != expected {
             let split = &wanted.split;
             return Err(ArchiveError::Invalid(format!(
-                "has {found} {split} images where {expected} were expected"
+                "has {found} {split} images, expected {expected}"
             )));
         }
     }
     Ok(())
 }
 
-/// Split and place of a batch, by its file's name.
+/// Returns split and index of a batch by the name of its file.
 pub(super) fn batch(name: &str) -> Option<(&'static str, usize)> {
     let file = name.rsplit('/').next()?;
     if file == "test_batch.bin" {
@@ -97,16 +98,16 @@ pub(super) fn batch(name: &str) -> Option<(&'static str, usize)> {
     Some(("train", batch - 1))
 }
 
-/// Class and image of a record.
+/// Returns class and image of a record.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Description of the fault.
 fn image(record: &[u8]) -> Result<(&'static str, ImageBatch), String> {
     let (label, values) = match record {
         [label, values @ ..] if values.len() == 3 * PLANE => (*label, values),
         _ => {
             return Err(format!(
-                "a record of {} bytes where {RECORD} were expected",
+                "a record of {} bytes, expected {RECORD}",
                 record.len()
             ));
         }
@@ -242,7 +243,7 @@ mod tests {
                     prop_assert_eq!(class, CLASSES[usize::from(label)]);
                     let back = decode(&png(&image).unwrap()).unwrap();
                     let planes: Vec<u8> = (0..3)
-                        .flat_map(|c| back.pixels.iter().skip(c).step_by(3).copied().collect::<Vec<_>>())
+                        .flat_map(|c| back.pixels.iter().skip(c).step_by(3).copied())
                         .collect();
                     prop_assert_eq!(&planes[..], &record[1..]);
                 }

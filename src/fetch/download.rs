@@ -1,5 +1,5 @@
-//! One file from its address or a mirror, checked, and in its place only when it is whole and
-//! right.
+//! Downloads a file from its address or a mirror; it gets its final name after the checksum
+//! matches.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::net::{
 };
 use crate::progress::{Progress, Unit};
 
-/// Releases are often redirected, and more than once.
+/// Maximum number of redirects; releases on GitHub need two.
 const MAX_REDIRECTS: u32 = 8;
 
 /// Downloads files.
@@ -29,7 +29,7 @@ pub(super) struct Downloader<'a> {
     transfer: Transfer<'a>,
 }
 
-/// A file behind a plain address.
+/// A file at an HTTP address.
 struct Address<'a> {
     agents: &'a Agents,
     url: &'a str,
@@ -46,7 +46,7 @@ impl RemoteSource for Address<'_> {
         Ok(agent
             .get(self.uri.clone())
             .config()
-            // What begins safely is not redirected into the open.
+            // A request that starts with https must not be redirected to http.
             .https_only(self.uri.scheme_str() == Some("https"))
             .build())
     }
@@ -75,8 +75,7 @@ impl<'a> Downloader<'a> {
     /// Downloads `remote` to `path`, which is absent, and writes its record.
     ///
     /// # Errors
-    /// [`FetchError`]: of the last address that was tried, or at once where no other address can
-    /// help.
+    /// [`FetchError`] of the last address, or at once if no other address can help.
     pub(super) fn download(
         &self,
         item: &str,
@@ -91,7 +90,7 @@ impl<'a> Downloader<'a> {
             }
             match self.download_from(&url, item, remote, path) {
                 Ok(()) => return Ok(()),
-                // It is this machine that is at fault.
+                // An error of this machine would occur with every address.
                 Err(
                     error
                     @ (FetchError::Io { .. } | FetchError::Transfer(TransferError::Io { .. })),
@@ -112,7 +111,7 @@ impl<'a> Downloader<'a> {
     ) -> Result<(), FetchError> {
         let uri = url
             .parse()
-            .map_err(|_| TransferError::refused(url, "is no address"))?;
+            .map_err(|_| TransferError::refused(url, "is not an address"))?;
         let agents = &self.agents;
         let source = Address { agents, url, uri };
         let expected = ExpectedSize {
@@ -122,21 +121,21 @@ impl<'a> Downloader<'a> {
             has_checksum: remote.sha256.is_some(),
         };
         let (partial, name) = (PartialFile::of(path), file_name(path));
-        let patched = partial.len()? > 0;
+        let resumed = partial.len()? > 0;
         self.transfer.download(&source, expected, &partial, &name)?;
         let result = self.finish(item, url, remote, &partial, path);
-        if !patched || !matches!(result, Err(FetchError::Checksum { .. })) {
+        if !resumed || !matches!(result, Err(FetchError::Checksum { .. })) {
             return result;
         }
         // What an earlier send brought may be of another version, or of a mirror that has another
         // file.
-        let line = format!("{name}: what was here does not fit the rest: beginning anew");
+        let line = format!("{name}: the existing bytes do not match the rest; restarting");
         self.transfer.progress.message(&line);
         self.transfer.download(&source, expected, &partial, &name)?;
         self.finish(item, url, remote, &partial, path)
     }
 
-    /// Checks what has arrived and puts it into its place.
+    /// Checks the received file and moves it to its final path.
     fn finish(
         &self,
         item: &str,
@@ -170,13 +169,13 @@ impl<'a> Downloader<'a> {
             basis,
             validator: partial.origin()?.and_then(|origin| origin.validator),
         };
-        // Before the file: without a record it would only be read once more.
+        // Written before the file, so that a crash in between costs only another checksum.
         record::write(&record::of_file(path), &file)?;
         Ok(partial.publish(path)?)
     }
 }
 
-/// SHA-256 of a file, watched.
+/// Returns the SHA-256 of a file and reports progress.
 pub(super) fn checksum(
     path: &Path,
     name: &str,
@@ -190,7 +189,7 @@ pub(super) fn checksum(
     sum.map_err(failed)
 }
 
-/// Turns a file that is too short into the beginning of its download.
+/// Turns an incomplete file into a partial download.
 pub(super) fn mark_incomplete(path: &Path) -> Result<(), FetchError> {
     let record = record::of_file(path);
     let known: Option<FileRecord> = record::read(&record)?;

@@ -1,4 +1,4 @@
-//! Errors of downloads and of checks of downloaded files.
+//! Errors of fetching and verifying.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,82 +9,81 @@ use crate::exit_code::{self, ExitCode};
 use crate::hub::FilesError;
 use crate::net::{EnvironmentError, Offline, TransferError};
 
-/// Error of a download, or of a check of downloaded files. Received data are kept, and the same
-/// command goes on from it.
+/// An item could not be fetched or verified. Received bytes are kept, and the same command resumes.
 #[derive(Debug, Error)]
 pub enum FetchError {
-    /// There is nothing of this name.
+    /// The catalogue has no item of this name.
     #[error("`{name}` is not in the catalogue: expected one of {}", known.join(", "))]
     Unknown {
-        /// The requested name.
+        /// Requested name.
         name: String,
-        /// The available names.
+        /// Names in the catalogue.
         known: Vec<String>,
     },
-    /// A catalogue is wrong.
+    /// A catalogue is invalid.
     #[error("{place}: {message}")]
     Catalogue {
-        /// Which.
+        /// Path or description of the catalogue.
         place: String,
         /// Description of the fault.
         message: String,
     },
-    /// An environment variable of the network is unusable.
+    /// An environment variable of the network has an unusable value.
     #[error(transparent)]
     HubEnvironment(#[from] EnvironmentError),
-    /// Something is missing, and nobody may be asked.
-    #[error("{} is not here, and {by} forbids to download it", path.display())]
+    /// A file is missing, and downloads are disabled.
+    #[error("{} is missing, and {by} disables downloads", path.display())]
     Offline {
-        /// The missing item.
+        /// Missing file or folder.
         path: PathBuf,
-        /// The option or variable that disables the network.
+        /// Setting that disables downloads.
         by: Offline,
     },
-    /// Another process is at it.
+    /// Another process is fetching the same item.
     #[error(
-        "another process is fetching {}: wait until it is done (it holds {})",
+        "another process is fetching {}: wait until it has finished (it holds {})",
         path.display(),
         lock.display()
     )]
     Busy {
-        /// The item that the process downloads.
+        /// Destination of the item.
         path: PathBuf,
-        /// Its lock.
+        /// Lock file.
         lock: PathBuf,
     },
-    /// Not all bytes of a file could be had.
+    /// A download failed.
     #[error(transparent)]
     Transfer(#[from] TransferError),
-    /// The downloaded file does not match its description. It has been removed.
+    /// The checksum of a downloaded file is wrong. The file has been removed.
     #[error(
-        "{url} gave a file with the SHA-256 {found} where {expected} was expected: it has been removed"
+        "the file from {url} has the SHA-256 {found}, expected {expected}: it has been removed"
     )]
     Checksum {
         /// The address.
         url: String,
-        /// From the catalogue.
+        /// SHA-256 in the catalogue.
         expected: String,
-        /// Of what came.
+        /// SHA-256 of the file.
         found: String,
     },
-    /// Something else is where the file or folder should be.
-    #[error("{} {message}: move it away, and the same command gets the right one", path.display())]
+    /// The destination holds something else.
+    #[error("{} {message}: move it away, then run the same command again", path.display())]
     Occupied {
         /// The file or folder.
         path: PathBuf,
         /// Description of the fault.
         message: String,
     },
-    /// An archive ends too early.
+    /// An archive is truncated.
     #[error(
-        "{} ends too early: it is a truncated archive; the same command gets the rest",
+        "{} ends too early: the archive is truncated; run the same command again to download the rest",
         path.display()
     )]
     Truncated {
         /// The archive.
         path: PathBuf,
     },
-    /// An archive is damaged, or not what it should be, or tries something.
+    /// An archive is damaged, hostile or has unexpected content.
     #[error("{}: {message}", path.display())]
     Archive {
         /// The archive.
@@ -92,9 +91,9 @@ pub enum FetchError {
         /// Description of the fault.
         message: String,
     },
-    /// The user has to download it.
+    /// The user has to download the archive.
     #[error(
-        "{name} wants a login at its vendor, so you have to download it:\n  1. open {page}\n  2. \
+        "{name} requires a login at its vendor, so you have to download it:\n  1. open {page}\n  2. \
          download the archive and put it at {}\n  3. run `dpsyn fetch {name}` again: it checks the \
          archive and unpacks it",
         to.display()
@@ -102,35 +101,35 @@ pub enum FetchError {
     Manual {
         /// The item.
         name: String,
-        /// The page to visit.
+        /// Page with the download.
         page: String,
-        /// Path for the archive.
+        /// Path at which to save the archive.
         to: PathBuf,
     },
-    /// A configuration names something that is neither here nor in the catalogue.
+    /// A configuration names a path that neither exists nor is in the catalogue.
     #[error(
-        "{} is not here, and the catalogue does not have it: see `dpsyn fetch --list`",
+        "{} is missing, and no item of the catalogue provides it: see `dpsyn fetch --list`",
         path.display()
     )]
     Nowhere {
-        /// The missing item.
+        /// Missing file or folder.
         path: PathBuf,
     },
-    /// Some of what was asked for could not be had; each has been told.
+    /// Some items failed; each failure has been printed.
     #[error("{failed} of {asked} could not be fetched")]
     Some {
-        /// Number of failures.
+        /// Number of failed items.
         failed: usize,
         /// Number of requested items.
         asked: usize,
     },
-    /// Something is not what it was; each has been told.
+    /// Some files are damaged or missing; each has been printed.
     #[error("{count} of what was checked {}", if *count == 1 { "is damaged or missing" } else { "are damaged or missing" })]
     Damaged {
-        /// Number of bytes.
+        /// Number of files and folders.
         count: usize,
     },
-    /// Files of the hub.
+    /// A file of a repository of the hub failed.
     #[error(transparent)]
     Files(#[from] FilesError),
     /// A file could not be read or written.
@@ -138,7 +137,7 @@ pub enum FetchError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// Error of the system.
         source: io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! Bringing items of the catalogue into their places.
+//! Installs items of the catalogue.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,40 +16,40 @@ use crate::hub::ModelFiles;
 use crate::net::{Offline, RetryPolicy};
 use crate::progress::Progress;
 
-/// Options of a download.
+/// Options of fetching.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The folder that `data/` and `weights/` lie in; empty for the current one.
+    /// Folder that contains `data/` and `weights/`; empty for the current one.
     pub root: PathBuf,
-    /// Keeps an archive after its folders are made.
+    /// Keeps archives after their folders are created.
     pub keep_archives: bool,
-    /// Places to ask first.
+    /// Mirrors that are tried first.
     pub mirrors: Mirrors,
-    /// Policy of retries and timeouts.
+    /// Number of attempts and time limits.
     pub retry_policy: RetryPolicy,
-    /// The option or variable that disables downloads.
+    /// Setting that disables downloads, if any.
     pub offline: Option<Offline>,
 }
 
-/// Brings items of a catalogue into their places.
+/// Installs items of a catalogue.
 pub struct Fetcher<'a> {
     options: &'a Options,
     progress: &'a dyn Progress,
 }
 
-/// Install state of an item.
+/// Installation state of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstallState {
-    /// All of it.
+    /// Everything is installed.
     Installed,
-    /// Some of it.
+    /// Some files or folders are installed.
     Partial,
-    /// Nothing.
+    /// Nothing is installed.
     Missing,
 }
 
 impl<'a> Fetcher<'a> {
-    /// Fetches as `options` say; `watch` is told of it.
+    /// Creates a fetcher that reports to `progress`.
     #[must_use]
     pub fn new(options: &'a Options, progress: &'a dyn Progress) -> Self {
         Self { options, progress }
@@ -61,12 +61,12 @@ impl<'a> Fetcher<'a> {
         self.options.root.join(to)
     }
 
-    /// Brings an item into its place. What is there is not fetched again; where `splits` are given,
-    /// nor is what is missing of other folders. Once an archive has to be read, all missing folders
-    /// are made of it: for a later one it would have to be downloaded again.
+    /// Installs an item. Installed files are not fetched again, and with `splits` only missing
+    /// folders of these splits cause a download. Once an archive is read, all missing folders are
+    /// created from it, because the archive would have to be downloaded again for a later one.
     ///
     /// # Errors
-    /// [`FetchError`]. What has arrived is kept, and calling again goes on from it.
+    /// [`FetchError`]. Received bytes are kept, and another call resumes.
     pub fn fetch(&self, item: &Item, splits: Option<&[&str]>) -> Result<(), FetchError> {
         let splits = splits.filter(|splits| !splits.is_empty());
         match &item.content {
@@ -108,7 +108,7 @@ impl<'a> Fetcher<'a> {
                     });
                 }
                 let digest = checksum(&path, &file_name(&path), self.progress)?;
-                // It is the user's: it stays.
+                // The user saved this archive, so it is not removed.
                 self.unpack(item, &missing, &digest, |wanted| {
                     cats::unpack(&path, *unpacked, wanted, self.progress)
                 })
@@ -117,7 +117,7 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// Makes folders of a downloaded archive, given with its SHA-256.
+    /// Creates folders from a downloaded archive; `digest` is its SHA-256.
     fn unpack_archive(
         &self,
         item: &Item,
@@ -140,13 +140,14 @@ impl<'a> Fetcher<'a> {
         result.map_err(|problem| match problem {
             ArchiveError::Invalid(message) => FetchError::archive(
                 path,
-                format!("{message} (remove it, and the same command gets it anew)"),
+                format!("{message} (remove it, then run the same command again)"),
             ),
             other => other.about(path),
         })
     }
 
-    /// Returns the folders to make: none if those of `splits` exist, else all that are missing.
+    /// Returns the folders to create: none if those of `splits` exist, otherwise all that are
+    /// missing.
     fn missing<'f>(
         &self,
         item: &'f Item,
@@ -162,7 +163,7 @@ impl<'a> Fetcher<'a> {
                 lacking = true;
                 continue;
             }
-            // One of ours is complete or absent; somebody else's is at least counted.
+            // A folder with a record is complete; for others only the number of files is known.
             let ours: Option<FolderRecord> = record::read(&path.join(IN_FOLDER))?;
             let there = match ours {
                 Some(record) => record.files,
@@ -171,17 +172,17 @@ impl<'a> Fetcher<'a> {
             if there < folder.images {
                 return Err(FetchError::Occupied {
                     path,
-                    message: format!("has {there} files where {} are expected", folder.images),
+                    message: format!("has {there} files, expected {}", folder.images),
                 });
             }
             self.progress
-                .message(&format!("{} is here", path.display()));
+                .message(&format!("{} is installed", path.display()));
         }
         let absent = |folder: &&Folder| lacking && !self.place(&folder.path).exists();
         Ok(item.folders().iter().filter(absent).collect())
     }
 
-    /// Makes folders of an archive.
+    /// Creates folders from an archive.
     fn unpack(
         &self,
         item: &Item,
@@ -213,8 +214,8 @@ impl<'a> Fetcher<'a> {
         Ok(())
     }
 
-    /// Removes an archive that was downloaded and is not needed any more. One that the user put
-    /// there stays.
+    /// Removes an archive that was downloaded and is no longer needed; archives that the user saved
+    /// are kept.
     fn cleanup(&self, path: &Path) -> Result<(), FetchError> {
         let record = record::of_file(path);
         let known: Option<FileRecord> = record::read(&record)?;
@@ -226,16 +227,16 @@ impl<'a> Fetcher<'a> {
         record::remove(&record)
     }
 
-    /// Brings a file into its place and returns its SHA-256.
+    /// Installs a file and returns its SHA-256.
     fn file(&self, item: &Item, remote: &Remote, path: &Path) -> Result<String, FetchError> {
         if path.exists() {
             if let Some(digest) = self.inspect(item, remote, path)? {
                 self.progress
-                    .message(&format!("{} is here", path.display()));
+                    .message(&format!("{} is installed", path.display()));
                 return Ok(digest);
             }
             self.progress.message(&format!(
-                "{} ends too early: getting the rest",
+                "{} is incomplete; downloading the rest",
                 path.display()
             ));
             mark_incomplete(path)?;
@@ -257,7 +258,7 @@ impl<'a> Fetcher<'a> {
             Some(known) => {
                 let why = match known.basis {
                     Basis::Catalogue => "as published",
-                    _ => "nobody publishes one: from now on, this is what --verify expects",
+                    _ => "none is published; --verify will expect this one",
                 };
                 self.progress.message(&format!(
                     "{}: {} bytes, SHA-256 {} ({why})",
@@ -271,8 +272,7 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// The SHA-256 of a file that is there, if it is the right one; `None` if it is the beginning
-    /// of it.
+    /// Returns the SHA-256 of an existing file if it is the right one; `None` if it is incomplete.
     fn inspect(
         &self,
         item: &Item,
@@ -289,14 +289,12 @@ impl<'a> Fetcher<'a> {
         match expected_size {
             Some(expected) if size < expected => return Ok(None),
             Some(expected) if size > expected => {
-                return Err(occupied(format!(
-                    "has {size} bytes where {expected} were expected"
-                )));
+                return Err(occupied(format!("has {size} bytes, expected {expected}")));
             }
             _ => {}
         }
         let published = remote.sha256.as_ref();
-        // What was checked when it came is not read through each time; `--verify` does that.
+        // The file was checked when it was downloaded; only `--verify` reads it again.
         if let Some(known) = known
             && known.size == size
             && published.is_none_or(|published| *published == known.sha256)
@@ -308,7 +306,7 @@ impl<'a> Fetcher<'a> {
             && *published != found
         {
             return Err(occupied(format!(
-                "has the SHA-256 {found} where {published} was expected"
+                "has the SHA-256 {found}, expected {published}"
             )));
         }
         let basis = match published {
@@ -337,11 +335,12 @@ impl<'a> Fetcher<'a> {
                 self.progress.message(&format!("{}", path.display()));
             }
         }
-        self.progress.message(&format!("{} is here", hub.repo));
+        self.progress.message(&format!("{} is installed", hub.repo));
         Ok(())
     }
 
-    /// Returns the install state of an item, without computing checksums.
+    /// Returns the installation state of an item by the existence of its paths, without reading
+    /// them.
     #[must_use]
     pub fn install_state(&self, item: &Item) -> InstallState {
         let exists = |path: &Path| self.place(path).exists();
@@ -352,7 +351,7 @@ impl<'a> Fetcher<'a> {
                 (here.count(), folders.len())
             }
             Content::Hub(hub) => {
-                // Where there can be no cache, nothing is in it.
+                // Without a cache folder, no file is cached.
                 let files = ModelFiles::open(&hub.repo, Some(&hub.revision)).ok();
                 let here = hub.files.iter().filter(|names| {
                     let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! One process at a time.
+//! Locks, so that only one process fetches an item at a time.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,16 +7,16 @@ use super::error::FetchError;
 use super::record::hidden;
 use crate::locking;
 
-/// Held while a file is fetched and what becomes of it is made. The lock itself is an empty hidden
-/// file, which stays: taking it away could not be told apart from another process' taking it.
+/// Lock of a path, held while its item is fetched and unpacked. The lock file is empty, hidden and
+/// never removed: another process could lock a removed file while a third one creates a new file.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "held, not used")] File);
 
 impl Lock {
-    /// Takes the lock of `path`, whose folder is made if need be.
+    /// Locks `path`; creates its folder if necessary.
     ///
     /// # Errors
-    /// [`FetchError::Busy`] when somebody holds it.
+    /// [`FetchError::Busy`] if another process holds the lock.
     pub(super) fn take(path: &Path) -> Result<Self, FetchError> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(FetchError::io(folder))?;

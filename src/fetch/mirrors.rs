@@ -1,4 +1,4 @@
-//! Other places to ask first.
+//! Mirrors.
 
 use std::collections::BTreeMap;
 
@@ -6,23 +6,23 @@ use ureq::http::Uri;
 
 use crate::net::EnvironmentError;
 
-/// The variable that names a mirror.
+/// Environment variable with the address of a mirror.
 const VARIABLE: &str = "DPSYN_MIRROR";
 
-/// Alternative locations of files.
+/// Mirrors of files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mirrors {
-    /// A folder with all files under the names that the catalogue gives them.
+    /// Address of a folder with all files under their names in the catalogue.
     folder: Option<String>,
-    /// Beginnings of addresses, and what replaces them.
+    /// Prefixes of addresses and their replacements.
     prefixes: BTreeMap<String, String>,
 }
 
 impl Mirrors {
-    /// `DPSYN_MIRROR` and a table of beginnings of addresses and their replacements.
+    /// Combines `DPSYN_MIRROR` with a table of prefixes and their replacements.
     ///
     /// # Errors
-    /// [`EnvironmentError`] when the variable holds no address.
+    /// [`EnvironmentError`] if the variable is not an address.
     pub fn new(prefixes: BTreeMap<String, String>) -> Result<Self, EnvironmentError> {
         let folder = std::env::var(VARIABLE)
             .ok()
@@ -36,10 +36,10 @@ impl Mirrors {
         Ok(Self { folder, prefixes })
     }
 
-    /// Checks a table of beginnings of addresses and their replacements.
+    /// Checks a table of prefixes and their replacements.
     ///
     /// # Errors
-    /// The entry's left side, and what is wrong.
+    /// Prefix of the invalid entry, and a description of the fault.
     pub fn check(prefixes: &BTreeMap<String, String>) -> Result<(), (String, String)> {
         for (from, to) in prefixes {
             for side in [from, to] {
@@ -49,8 +49,8 @@ impl Mirrors {
         Ok(())
     }
 
-    /// Returns the addresses to try for `url`, whose file the catalogue calls `name`: mirrors
-    /// first.
+    /// Returns the addresses of a file in the order of attempts: mirrors first, `url` last. `name`
+    /// is its name in the catalogue.
     pub(super) fn of(&self, url: &str, name: &str) -> Vec<String> {
         let mut all = Vec::new();
         if let Some(folder) = &self.folder {
@@ -60,7 +60,7 @@ impl Mirrors {
             let rest = url.strip_prefix(from.as_str())?;
             Some((from.len(), format!("{to}{rest}")))
         });
-        // The longest beginning is the most exact one.
+        // The longest prefix is the most specific one.
         all.extend(fitting.max().map(|(_, address)| address));
         all.push(url.to_owned());
         all.dedup();
@@ -68,16 +68,16 @@ impl Mirrors {
     }
 }
 
-/// Refuses what is no http or https address, or holds a name or password.
+/// Refuses an address that is not http or https, or has credentials.
 pub(super) fn check_address(text: &str) -> Result<(), String> {
-    let uri: Uri = text.parse().map_err(|_| "is no address".to_owned())?;
+    let uri: Uri = text.parse().map_err(|_| "is not an address".to_owned())?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err("is neither http nor https".to_owned());
     }
     match uri.authority() {
         None => Err("has no host".to_owned()),
         Some(authority) if authority.as_str().contains('@') => {
-            Err("holds a name or password: credentials do not belong here".to_owned())
+            Err("has credentials: expected an address without them".to_owned())
         }
         Some(_) => Ok(()),
     }

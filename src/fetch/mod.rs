@@ -1,10 +1,10 @@
-//! Weights and data sets: from their sources to the places where configurations look for them.
+//! Downloads weights and data sets to the paths at which configurations expect them.
 //!
-//! The [`Catalogue`] says where an item comes from, what it must be and where it goes; a
-//! [`Fetcher`] brings it there. A file stands in its place only when all its bytes are there and
-//! its checksum is right; a folder of images only when it is complete. Whatever a killed process
-//! leaves is gone on from, or made anew. Servers and archives are not trusted: see `archive.rs`,
-//! `download.rs` and `net::Transfer`.
+//! The [`Catalogue`] lists the source, checksum and destination of each item; a [`Fetcher`]
+//! installs it. Files appear under their final name only after size and checksum match, folders of
+//! images only when complete. After an interruption, downloads resume and folders are unpacked
+//! again. Servers and archives are not trusted: see `archive.rs`, `download.rs` and
+//! `net::Transfer`.
 
 mod archive;
 mod camelyon17;

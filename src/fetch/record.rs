@@ -1,4 +1,4 @@
-//! Record of a downloaded file or folder, for later checks.
+//! Records of fetched files and folders, for later verification.
 
 use std::fs;
 use std::io;
@@ -18,50 +18,50 @@ use crate::hub::sha256_watched;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Basis {
-    /// It is the catalogue's.
+    /// The catalogue.
     Catalogue,
-    /// Nobody publishes one: it is that of the first download.
+    /// The first download; none is published.
     FirstDownload,
-    /// Nobody publishes one: it is that of a file which was here already.
+    /// A file that existed already; none is published.
     FoundHere,
 }
 
-/// About a file.
+/// Record of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileRecord {
-    /// The item of the catalogue.
+    /// Item of the catalogue.
     pub(super) item: String,
-    /// Source address.
+    /// Address of the download.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) url: Option<String>,
-    /// Its length.
+    /// Length in bytes.
     pub(super) size: u64,
-    /// Its SHA-256.
+    /// SHA-256 in hexadecimal.
     pub(super) sha256: String,
     /// Source of the checksum.
     pub(super) basis: Basis,
-    /// The server's name for this version of it.
+    /// Validator of this version on the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) validator: Option<String>,
 }
 
-/// About a folder of images; lies in it under a name that is hidden, and so no image.
+/// Record of a folder of images, stored in the folder under a hidden name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FolderRecord {
-    /// The item of the catalogue.
+    /// Item of the catalogue.
     pub(super) item: String,
     /// SHA-256 of the archive.
     pub(super) archive: String,
     /// Number of files.
     pub(super) files: usize,
-    /// SHA-256 of what `sha256sum *` prints in the folder, by name byte for byte.
+    /// SHA-256 of the output of `sha256sum *` in the folder, sorted by the bytes of the names.
     pub(super) digest: String,
 }
 
-/// The name of a record in its folder.
+/// Name of the record in a folder.
 pub(super) const IN_FOLDER: &str = ".fetched.json";
 
-/// Returns the path of the record of a file: hidden, in the same folder.
+/// Returns the path of the record of a file: beside it, hidden.
 pub(super) fn of_file(path: &Path) -> PathBuf {
     hidden(path, ".fetched.json")
 }
@@ -74,8 +74,7 @@ pub(super) fn hidden(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Reads a record; `None` when there is none, or none that can be understood: then what it is about
-/// is looked at anew.
+/// Reads a record; `None` if it is absent or malformed, so that the file is checked again.
 pub(super) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, FetchError> {
     match fs::read(path) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
@@ -87,7 +86,7 @@ pub(super) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>,
     }
 }
 
-/// Writes a record, whole or not at all.
+/// Writes a record atomically.
 pub(super) fn write(path: &Path, record: &impl Serialize) -> Result<(), FetchError> {
     let failed = FetchError::io(path);
     let text = serde_json::to_string_pretty(record).map_err(|error| failed(error.into()))?;
@@ -99,7 +98,7 @@ pub(super) fn remove(path: &Path) -> Result<(), FetchError> {
     atomic::remove(path).map_err(FetchError::io(path))
 }
 
-/// The names of a folder's files, hidden ones left out, byte for byte in order.
+/// Returns the names of the files in a folder without hidden ones, sorted by their bytes.
 pub(super) fn names(folder: &Path) -> Result<Vec<String>, FetchError> {
     let failed = FetchError::io(folder);
     let mut names = Vec::new();
@@ -114,8 +113,8 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>, FetchError> {
     Ok(names)
 }
 
-/// The digest of a folder: see [`FolderRecord::digest`]. `sums` are names and their SHA-256, by
-/// name.
+/// Returns the digest of a folder: see [`FolderRecord::digest`]. `sums` are sorted names and their
+/// SHA-256.
 pub(super) fn digest(sums: &[(String, String)]) -> String {
     let mut hasher = Sha256::new();
     for (name, sum) in sums {
@@ -124,8 +123,8 @@ pub(super) fn digest(sums: &[(String, String)]) -> String {
     hex::encode(&hasher.finalize())
 }
 
-/// Reads every file of a folder and returns how many there are, and their digest. `read` is told
-/// how many bytes were read so far.
+/// Reads all files of a folder; returns their number and digest. Calls `read` with the bytes so
+/// far.
 pub(super) fn digest_folder(
     folder: &Path,
     read: &(dyn Fn(u64) + Sync),

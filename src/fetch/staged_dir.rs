@@ -1,4 +1,4 @@
-//! A folder of images in the making: under another, hidden name until it is complete.
+//! Folders of images that are being unpacked: they have a hidden name until they are complete.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,26 +12,26 @@ use super::record::{self, FolderRecord, IN_FOLDER, hidden};
 use crate::atomic;
 use crate::hex;
 
-/// A folder that is wanted from an archive.
+/// A folder to create from an archive.
 pub(super) struct TargetDir {
-    /// The archive's own word for it.
+    /// Name of the split in the archive.
     pub(super) split: String,
-    /// Images that it has.
+    /// Expected number of images.
     pub(super) images: usize,
-    /// Target folder.
+    /// Folder that receives the images.
     pub(super) folder: StagedDir,
 }
 
-/// A folder in the making.
+/// A folder that is being filled.
 pub(super) struct StagedDir {
     partial: PathBuf,
     target: PathBuf,
-    /// Names and SHA-256 of the files so far.
+    /// Names and SHA-256 of the written files.
     sums: Mutex<Vec<(String, String)>>,
 }
 
 impl StagedDir {
-    /// Begins with an empty folder. What a killed process left is removed.
+    /// Creates an empty folder; removes what an interrupted process left.
     pub(super) fn begin(target: &Path) -> Result<Self, FetchError> {
         let partial = hidden(target, ".partial");
         if partial.exists() {
@@ -45,7 +45,8 @@ impl StagedDir {
         })
     }
 
-    /// Writes a file. `name` is ours, never an archive's; several threads may write at once.
+    /// Writes a file; may be called from several threads. `name` must not come from an archive
+    /// unchecked.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FetchError> {
         let path = self.partial.join(name);
         fs::write(&path, bytes).map_err(FetchError::io(&path))?;
@@ -54,7 +55,7 @@ impl StagedDir {
         Ok(())
     }
 
-    /// Files so far.
+    /// Returns the number of written files.
     pub(super) fn len(&self) -> usize {
         self.sums
             .lock()
@@ -62,12 +63,12 @@ impl StagedDir {
             .len()
     }
 
-    /// Gives the folder up. Should it not go away now, the next beginning removes it.
+    /// Removes the folder. If that fails, the next [`StagedDir::begin`] removes it.
     pub(super) fn abandon(self) {
         drop(fs::remove_dir_all(&self.partial));
     }
 
-    /// Checks that every name was written once, and puts the folder into its place.
+    /// Checks that every name was written once, and renames the folder to its final path.
     pub(super) fn finish(self, item: &str, archive_sha256: &str) -> Result<(), ArchiveError> {
         let mut sums = self
             .sums
@@ -88,7 +89,7 @@ impl StagedDir {
             digest: record::digest(&sums),
         };
         record::write(&self.partial.join(IN_FOLDER), &about)?;
-        // Before the name says that all is there, and before the archive is removed.
+        // Before the rename, which declares the folder complete, and before the archive is removed.
         atomic::sync_tree(&self.partial).map_err(FetchError::io(&self.partial))?;
         fs::rename(&self.partial, &self.target).map_err(FetchError::io(&self.target))?;
         let folder = self.target.parent().unwrap_or(Path::new("."));

@@ -1,4 +1,4 @@
-//! Checking what is there against the catalogue and against what was written down when it came.
+//! Verifies installed files and folders against the catalogue and the records of their downloads.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,30 +11,30 @@ use super::record::{self, FileRecord, FolderRecord, IN_FOLDER};
 use crate::hub::{FilesError, Integrity, ModelFiles};
 use crate::progress::Unit;
 
-/// Result of a check.
+/// Result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is what it should be; how that is known.
+    /// Matches the expectation; the text names its source.
     Intact(String),
-    /// It is there, and nobody can say what it should be.
+    /// Exists, but no checksum is known.
     Unknown(String),
-    /// It is not there.
+    /// Does not exist.
     Missing,
-    /// It is not what it should be; what was expected and what was found.
+    /// Differs from the expectation; the text describes both.
     Damaged(String),
 }
 
-/// Something that was looked at.
+/// Verification of a file or folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The file or folder.
+    /// Path of the file or folder.
     pub path: PathBuf,
-    /// Result of the check.
+    /// Result of its verification.
     pub verdict: Verdict,
 }
 
 impl Fetcher<'_> {
-    /// Looks closely at everything that an item makes. Nobody is asked.
+    /// Reads and verifies all files of an item. Sends no request.
     ///
     /// # Errors
     /// [`FetchError::Io`] or [`FetchError::Files`] when something cannot be read.
@@ -45,7 +45,8 @@ impl Fetcher<'_> {
                 remote, folders, ..
             } => {
                 let mut findings = self.verify_folders(folders)?;
-                // An archive goes when its folders are made.
+                // The archive is removed after its folders are created, so its absence is no
+                // finding.
                 let archive = self.verify_file(remote)?;
                 findings.extend(Some(archive).filter(|a| a.verdict != Verdict::Missing));
                 Ok(findings)
@@ -72,22 +73,22 @@ impl Fetcher<'_> {
             && expected != size
         {
             return Ok(Verdict::Damaged(format!(
-                "has {size} bytes where {expected} were expected"
+                "has {size} bytes, expected {expected}"
             )));
         }
         let found = checksum(path, &file_name(path), self.progress())?;
         let published = remote.sha256.as_ref();
         let expected = published.or(known.as_ref().map(|known| &known.sha256));
         Ok(match expected {
-            Some(expected) if *expected != found => Verdict::Damaged(format!(
-                "has the SHA-256 {found} where {expected} was expected"
-            )),
+            Some(expected) if *expected != found => {
+                Verdict::Damaged(format!("has the SHA-256 {found}, expected {expected}"))
+            }
             Some(_) if published.is_some() => {
                 Verdict::Intact("the SHA-256 is the published one".to_owned())
             }
             Some(_) => Verdict::Intact("the SHA-256 is that of the first download".to_owned()),
             None => Verdict::Unknown(format!(
-                "SHA-256 {found}; nobody publishes one, and it was not fetched by this program"
+                "SHA-256 {found}; none is published, and this program did not download the file"
             )),
         })
     }
@@ -112,18 +113,16 @@ impl Fetcher<'_> {
             let there = record::names(path)?.len();
             let expected = folder.images;
             return Ok(match there < expected {
-                true => {
-                    Verdict::Damaged(format!("has {there} files where {expected} were expected"))
-                }
+                true => Verdict::Damaged(format!("has {there} files, expected {expected}")),
                 false => Verdict::Unknown(format!(
-                    "{there} files, not made by this program: nothing is known of their bytes"
+                    "{there} files, not created by this program: no checksums are known"
                 )),
             });
         };
         let names = record::names(path)?.len();
         if names != known.files {
             return Ok(Verdict::Damaged(format!(
-                "has {names} files where {} were made",
+                "has {names} files, expected {}",
                 known.files
             )));
         }
@@ -133,9 +132,9 @@ impl Fetcher<'_> {
         progress.end();
         let (files, found) = result?;
         Ok(match found == known.digest {
-            true => Verdict::Intact(format!("{files} files as they were made")),
+            true => Verdict::Intact(format!("{files} files, unchanged")),
             false => Verdict::Damaged(format!(
-                "its files have the digest {found} where {} was expected: some have changed",
+                "its files have the digest {found}, expected {}: some have changed",
                 known.digest
             )),
         })
@@ -143,7 +142,7 @@ impl Fetcher<'_> {
 
     fn verify_hub(&self, hub: &Hub) -> Result<Vec<Finding>, FetchError> {
         let files = match ModelFiles::open(&hub.repo, Some(&hub.revision)) {
-            // This program can have fetched none.
+            // A build without the feature `hub` cannot have downloaded any.
             Err(FilesError::NoHub { .. }) => return Ok(Vec::new()),
             files => files?,
         };
@@ -160,14 +159,14 @@ impl Fetcher<'_> {
                     path: checked.path,
                     verdict: match checked.state {
                         Integrity::Intact => {
-                            Verdict::Intact("the digest is the one that the hub stated".to_owned())
+                            Verdict::Intact("the digest is the one that the hub states".to_owned())
                         }
                         Integrity::Unknown => {
-                            Verdict::Unknown("the hub stated no digest of it".to_owned())
+                            Verdict::Unknown("the hub states no digest of it".to_owned())
                         }
-                        Integrity::Damaged { expected, found } => Verdict::Damaged(format!(
-                            "has the digest {found} where {expected} was expected"
-                        )),
+                        Integrity::Damaged { expected, found } => {
+                            Verdict::Damaged(format!("has the digest {found}, expected {expected}"))
+                        }
                     },
                 },
             });

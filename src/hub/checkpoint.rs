@@ -1,4 +1,9 @@
-//! Opening a checkpoint and building a model from it.
+//! Opens a checkpoint and builds a model from it.
+//!
+//! The reader of `.pt` files is written here, because `candle_core::pickle` reads only the zip
+//! format (neither files from before PyTorch 1.6 nor TorchScript archives), skips tensors that it
+//! does not understand with a line on stderr, and does not check strides and storages for overlaps
+//! and bounds.
 
 mod error;
 mod pickle;
@@ -24,20 +29,19 @@ use tracked::{Requests, Tracked};
 /// Description of a tensor in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Type of its elements as stored.
+    /// Type of the stored elements.
     pub dtype: DType,
-    /// Its shape.
+    /// Shape.
     pub shape: Vec<usize>,
 }
 
-/// An open checkpoint. Only the table of tensors has been read; nothing in the file is ever
-/// executed.
+/// An open checkpoint. Only the table of tensors is in memory; no code in the file is executed.
 #[derive(Debug)]
 pub struct Checkpoint(Arc<OpenFile>);
 
-/// The file and where its tensors lie.
+/// The file and the positions of its tensors.
 #[derive(Debug)]
 struct OpenFile {
     path: PathBuf,
@@ -46,14 +50,14 @@ struct OpenFile {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint: a state dict saved by `torch.save`, bare or under the key `state_dict`,
-    /// in the zip format or in the one before PyTorch 1.6; a TorchScript archive, whose module's
-    /// tensors are taken and whose code is not; or a `.safetensors` file. The content decides, not
-    /// the extension.
+    /// Opens a checkpoint: a state dict saved by `torch.save`, at the top level or under the key
+    /// `state_dict`, in the zip format or the one before PyTorch 1.6; a TorchScript archive, of
+    /// which only the tensors are read; or a `.safetensors` file. The format is detected by the
+    /// content.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`], or [`CheckpointError::Format`] when the file is none of these, is
-    /// damaged, or holds what a checkpoint does not need, such as calls of other Python functions.
+    /// [`CheckpointError::Io`], or [`CheckpointError::Format`] if the file is none of these, is
+    /// damaged, or has objects that no checkpoint needs, such as calls of other Python functions.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
         let io = |source| CheckpointError::Io {
@@ -75,13 +79,13 @@ impl Checkpoint {
         })))
     }
 
-    /// The file.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// All tensors, sorted by name.
+    /// Returns all tensors, sorted by name.
     pub fn tensors(&self) -> impl Iterator<Item = TensorInfo> + '_ {
         self.0.tensors.iter().map(|(name, stored)| TensorInfo {
             name: name.clone(),
@@ -90,7 +94,7 @@ impl Checkpoint {
         })
     }
 
-    /// Reads one tensor as it is stored, contiguous; `None` when there is none of this name.
+    /// Reads a tensor in its stored type, contiguous; `None` if there is none of this name.
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
@@ -101,16 +105,16 @@ impl Checkpoint {
         self.0.read(stored).map(Some)
     }
 
-    /// Builds a model: `build` gets a `VarBuilder` over the file that hands out tensors as `dtype`
-    /// on `device`.
+    /// Builds a model: `build` gets a `VarBuilder` that reads tensors of the file as `dtype` on
+    /// `device`.
     ///
-    /// Tensors whose name matches a pattern of `ignore` may stay unused; a pattern is a name, or
-    /// has one `*` at its beginning or end.
+    /// Tensors whose name matches a pattern in `ignore` may be unused; a pattern is a name, or has
+    /// one `*` at its beginning or end.
     ///
     /// # Errors
-    /// [`CheckpointError::Mismatch`] when `build` asked for tensors that are missing or have other
-    /// shapes, or left some unused: all of them are listed. [`CheckpointError::Build`] when it
-    /// failed otherwise, [`CheckpointError::Io`] when the file could not be read.
+    /// [`CheckpointError::Mismatch`], with all tensors that are missing, have other shapes or are
+    /// unused; [`CheckpointError::Build`] if `build` fails for another reason;
+    /// [`CheckpointError::Io`].
     pub fn load<M>(
         &self,
         dtype: DType,
@@ -123,8 +127,8 @@ impl Checkpoint {
             source: Arc::clone(&self.0),
             requests: Arc::clone(&requests),
         };
-        // A missing tensor is recorded and replaced by zeros, so that one error can list all of
-        // them; a model that got any never leaves this function.
+        // A missing tensor is recorded and replaced by zeros, so that one error lists all of them.
+        // A model with such a tensor is never returned.
         let built = build(VarBuilder::from_backend(
             Box::new(backend),
             dtype,
@@ -134,7 +138,7 @@ impl Checkpoint {
         if let Some(error) = requests.failure.take() {
             return Err(error);
         }
-        // Where building failed, what was not asked for says nothing.
+        // After a failed build, unused tensors carry no information.
         let unused = match &built {
             Ok(_) => self.unused(&requests, ignore),
             Err(_) => Vec::new(),
@@ -198,7 +202,7 @@ enum TableError {
 impl From<io::Error> for TableError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            // The file was opened, so this is about what it claims to hold.
+            // The file exists, so its end contradicts its own header.
             io::ErrorKind::UnexpectedEof => Self::Format("it ends too early".to_owned()),
             _ => Self::Io(error),
         }

@@ -1,4 +1,4 @@
-//! Digests that identify the content of a file.
+//! Digests of files.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,10 +10,10 @@ use crate::hex;
 
 use super::CheckpointError;
 
-/// SHA-256 of a file's bytes, in lower-case hexadecimal.
+/// Returns the SHA-256 of a file in lower-case hexadecimal.
 ///
 /// # Errors
-/// Whatever reading it reports.
+/// Returns the error of reading the file.
 pub fn sha256_file(path: &Path) -> io::Result<String> {
     sha256_watched(path, &mut |_| {})
 }
@@ -29,21 +29,23 @@ pub fn weights_digest(path: &Path) -> Result<String, CheckpointError> {
     })
 }
 
-/// [`sha256_file`]; `read` is told how many bytes were read so far.
+/// Returns the SHA-256 of a file like [`sha256_file`]; calls `read` with the number of bytes so
+/// far.
 ///
 /// # Errors
-/// Whatever reading it reports.
+/// Returns the error of reading the file.
 pub(crate) fn sha256_watched(path: &Path, read: &mut dyn FnMut(u64)) -> io::Result<String> {
     let mut hasher = Sha256::new();
     each_part(path, read, |part| hasher.update(part))?;
     Ok(hex::encode(&hasher.finalize()))
 }
 
-/// The name that git, and with it the hub, gives to a file's content: SHA-1 of `blob`, its length
-/// and its bytes. It finds damage; against malice SHA-1 is weak.
+/// Returns the name of a file's content in git, which the hub states for small files: SHA-1 of
+/// `blob`, the length and the bytes. It detects damage, but SHA-1 does not protect against an
+/// attacker.
 ///
 /// # Errors
-/// Whatever reading it reports.
+/// Returns the error of reading the file.
 #[cfg(feature = "hub")]
 pub(crate) fn git_blob_file(path: &Path) -> io::Result<String> {
     let mut hasher = sha1::Sha1::new();
@@ -58,7 +60,7 @@ fn each_part(
     mut take: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     let mut file = File::open(path)?;
-    // Most files that are read this way are small, and there are many of them.
+    // A larger buffer would cost more than it saves for the many small files of a data set.
     let mut buffer = vec![0; 1 << 17];
     let mut done = 0;
     loop {

@@ -1,5 +1,9 @@
-//! The files of a model that has several: from a folder, or from the Hugging Face hub into its
-//! usual cache.
+//! Files of a model in a folder, or in a repository of the Hugging Face hub by way of its usual
+//! cache.
+//!
+//! The client is written here, because the `hf-hub` crate sends the token to every host that the
+//! hub redirects to, has no time limit and verifies nothing; the crate supplies the names in the
+//! cache.
 
 #[cfg(feature = "hub")]
 mod client;
@@ -19,16 +23,16 @@ use crate::progress::Progress;
 #[cfg(feature = "hub")]
 use repository::Repository;
 
-/// Error of locating a file of a model.
+/// A file of a model is not available.
 #[derive(Debug, Error)]
 pub enum FilesError {
-    /// There is no such folder, and it is no id of the hub either.
+    /// The place is neither a folder nor the id of a repository.
     #[error(
-        "{place} is no folder: expected one, or a repository of the hub such as \
+        "{place} is not a folder: expected one, or a repository of the hub such as \
          \"CompVis/stable-diffusion-v1-4\""
     )]
     NoFolder {
-        /// The given value.
+        /// Value of the configuration.
         place: String,
     },
     /// The folder or repository lacks a file.
@@ -36,10 +40,10 @@ pub enum FilesError {
     Missing {
         /// The folder or repository.
         place: String,
-        /// The names that would have done.
+        /// Accepted names.
         names: Vec<String>,
     },
-    /// A repository without the revision that is meant.
+    /// The revision of a repository is missing.
     #[error(
         "{id} is a repository of the hub: expected `revision`, its commit (or a tag or branch, which \
          can move)"
@@ -48,14 +52,14 @@ pub enum FilesError {
         /// The repository.
         id: String,
     },
-    /// The hub may not be asked, and the cache does not have the file.
-    #[error("{name} of {id} is not in the cache, and {by} forbids to download it")]
+    /// The cache does not have the file, and downloads are disabled.
+    #[error("{name} of {id} is not in the cache, and {by} disables downloads")]
     Offline {
         /// The repository.
         id: String,
         /// The file.
         name: String,
-        /// The option or variable that disables the network.
+        /// Setting that disables downloads.
         by: Offline,
     },
     /// A file cannot be read.
@@ -63,10 +67,10 @@ pub enum FilesError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The hub was asked in vain.
+    /// A download failed.
     #[error(
         "failed to download {name} of {id}: {message} (there is no folder {id} either; a copy of the \
          repository in a folder needs no network)"
@@ -76,43 +80,43 @@ pub enum FilesError {
         id: String,
         /// The file.
         name: String,
-        /// The underlying error.
+        /// Description of the failure.
         message: String,
     },
-    /// The program was built without the hub.
-    #[error("{id} is no folder, and this program was built without the feature `hub`")]
+    /// The program was built without the feature `hub`.
+    #[error("{id} is not a folder, and this program was built without the feature `hub`")]
     NoHub {
-        /// The given value.
+        /// Value of the configuration.
         id: String,
     },
 }
 
-/// Result of the check of a file.
+/// Integrity of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Integrity {
-    /// They are what the hub stated when they were downloaded.
+    /// The bytes match the digest that the hub stated.
     Intact,
-    /// Nobody stated anything: a file of a folder, or of a hub that names files by something else.
+    /// No digest is known: a file of a folder, or of a hub that does not state digests.
     Unknown,
-    /// They have changed.
+    /// The bytes differ from the digest.
     Damaged {
-        /// The digest that the hub stated.
+        /// Digest that the hub stated.
         expected: String,
-        /// The digest of what is there.
+        /// Digest of the file.
         found: String,
     },
 }
 
-/// A file that was checked.
+/// Result of checking a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedFile {
-    /// Its name in the repository.
+    /// Name in the repository.
     pub name: String,
-    /// Path of the file.
+    /// Path on disk.
     pub path: PathBuf,
-    /// Its length.
+    /// Length in bytes.
     pub bytes: u64,
-    /// Result of its check.
+    /// Integrity of its bytes.
     pub state: Integrity,
 }
 
@@ -131,8 +135,8 @@ enum Place {
 }
 
 impl ModelFiles {
-    /// Opens the folder `place`, or where there is none, the repository of that id at `revision`.
-    /// Nothing is downloaded yet.
+    /// Opens the folder `place`, or the repository of that id at `revision` if there is no such
+    /// folder. Downloads nothing yet.
     ///
     /// # Errors
     /// [`FilesError::NoFolder`], [`FilesError::NoRevision`] or [`FilesError::NoHub`].
@@ -166,11 +170,12 @@ impl ModelFiles {
         Err(FilesError::NoHub { id })
     }
 
-    /// The path of the first of `names` (`folder/file`) that there is; `watch` sees a download.
+    /// Returns the path of the first of `names` (`folder/file`) that exists, downloading it if
+    /// necessary.
     ///
     /// # Errors
-    /// [`FilesError::Missing`] when there is none; [`FilesError::Offline`] and
-    /// [`FilesError::Download`] from a repository.
+    /// [`FilesError::Missing`] if none exists; [`FilesError::Offline`] and [`FilesError::Download`]
+    /// from a repository.
     pub fn get(&self, names: &[&str], progress: &dyn Progress) -> Result<PathBuf, FilesError> {
         let found = match &self.place {
             Place::Folder(folder) => in_folder(folder, names).map(|(path, _)| path),
@@ -185,8 +190,7 @@ impl ModelFiles {
         })
     }
 
-    /// Checks the bytes of the first of `names` that is on this machine; `None` when there is none.
-    /// Nobody is asked.
+    /// Checks the first of `names` that is on this machine; `None` if none is. Sends no request.
     ///
     /// # Errors
     /// [`FilesError::Read`].
@@ -217,7 +221,7 @@ impl ModelFiles {
         }
     }
 
-    /// Returns true if the first of `names` is present locally.
+    /// Returns true if one of `names` is on this machine.
     #[must_use]
     pub fn has(&self, names: &[&str]) -> bool {
         match &self.place {
@@ -235,7 +239,7 @@ fn in_folder<'n>(folder: &Path, names: &[&'n str]) -> Option<(PathBuf, &'n str)>
         .find(|(path, _)| path.is_file())
 }
 
-/// Returns true if a text has the form `owner/name` that the hub permits.
+/// Returns true if `text` is a repository id, `owner/name`.
 fn is_id(text: &str) -> bool {
     let part = |part: &str| {
         let first = part.chars().next();
@@ -267,7 +271,7 @@ mod tests {
             .to_string();
         assert!(error.contains(place), "{error}");
         assert!(error.ends_with("has no vae/a or vae/b"), "{error}");
-        // A folder is no file.
+        // A folder is not accepted as a file.
         assert!(files.get(&["unet"], &Silent).is_err());
     }
 
@@ -281,7 +285,7 @@ mod tests {
         ] {
             assert!(!is_id(path), "{path}");
             let error = ModelFiles::open(path, None).unwrap_err().to_string();
-            assert!(error.contains("is no folder"), "{path}: {error}");
+            assert!(error.contains("is not a folder"), "{path}: {error}");
         }
     }
 

@@ -1,9 +1,8 @@
-//! Sources of weights, and a strict reader of checkpoints.
+//! Model files: checkpoints, and repositories of the Hugging Face hub.
 //!
 //! [`Checkpoint`] opens PyTorch's `.pt` files (both formats, and TorchScript archives) and
-//! `.safetensors`. A model is built only if every tensor that it needs is there in the right shape
-//! and every tensor of the file is used. [`ModelFiles`] finds the files of a model that has
-//! several, in a folder or on the Hugging Face hub.
+//! `.safetensors` files. A model is built only if the file has all of its tensors in the right
+//! shapes, and no others. [`ModelFiles`] locates the files of a model in a folder or on the hub.
 
 mod checkpoint;
 mod digest;

@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-/// Error of making an [`ImageBatch`] of bytes.
+/// Bytes do not form an [`ImageBatch`].
 #[derive(Debug, Error)]
 pub enum BatchError {
     /// The number of bytes does not fit the shape.
     #[error("{len} bytes are not {count} images of {height}x{width} with 3 channels")]
     Length {
-        /// Bytes given.
+        /// Number of bytes.
         len: usize,
-        /// Images claimed.
+        /// Expected number of images.
         count: usize,
         /// Rows of one image.
         height: usize,
@@ -45,10 +45,10 @@ pub struct ImageBatch {
 }
 
 impl ImageBatch {
-    /// Takes `data` as `[count, height, width, 3]`.
+    /// Creates a batch from `data`, `[count, height, width, 3]`.
     ///
     /// # Errors
-    /// [`BatchError::Length`] when the number of bytes is another.
+    /// [`BatchError::Length`] if the number of bytes does not fit the shape.
     pub fn new(
         data: Vec<u8>,
         count: usize,
@@ -75,7 +75,7 @@ impl ImageBatch {
         })
     }
 
-    /// No images, of this size; [`ImageBatch::extend`] adds some.
+    /// Creates an empty batch of this image size, for [`ImageBatch::extend`].
     #[must_use]
     pub fn empty(height: usize, width: usize) -> Self {
         Self {
@@ -86,43 +86,43 @@ impl ImageBatch {
         }
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Returns true if there is no image.
+    /// Returns true if the batch is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Rows of each image.
+    /// Returns the rows of each image.
     #[must_use]
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// Columns of each image.
+    /// Returns the columns of each image.
     #[must_use]
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Bytes of one image.
+    /// Returns the size of one image in bytes.
     #[must_use]
     pub fn image_len(&self) -> usize {
         self.height * self.width * 3
     }
 
-    /// All bytes, `[count, height, width, 3]`.
+    /// Returns all bytes, `[count, height, width, 3]`.
     #[must_use]
     pub fn data(&self) -> &[u8] {
         &self.data
     }
 
-    /// The bytes of image `index`, `[height, width, 3]`, or `None` past the end.
+    /// Returns the bytes of image `index`, `[height, width, 3]`, or `None` past the end.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&[u8]> {
         let len = self.image_len();
@@ -130,12 +130,12 @@ impl ImageBatch {
             .get(index.checked_mul(len)?..(index + 1).checked_mul(len)?)
     }
 
-    /// The images one after the other, `[height, width, 3]` each.
+    /// Iterates over the images, `[height, width, 3]` each.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> + '_ {
         self.data.chunks_exact(self.image_len().max(1))
     }
 
-    /// A copy of the images in `range`, cut to what exists.
+    /// Copies the images in `range`, clamped to the batch.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Self {
         let end = range.end.min(self.count);
@@ -149,10 +149,10 @@ impl ImageBatch {
         }
     }
 
-    /// Appends `other`'s images.
+    /// Appends the images of `other`.
     ///
     /// # Errors
-    /// [`BatchError::Size`] when they have another size.
+    /// [`BatchError::Size`] if their size differs.
     pub fn extend(&mut self, other: &ImageBatch) -> Result<(), BatchError> {
         if (other.height, other.width) != (self.height, self.width) {
             return Err(BatchError::Size {

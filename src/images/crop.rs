@@ -1,10 +1,11 @@
-//! torchvision's `T.Resize(size)` then `T.CenterCrop(size)` on 8-bit RGB.
+//! Resizing and cropping like torchvision's `T.Resize(size)` and `T.CenterCrop(size)` on 8-bit RGB.
 
 use super::decode::{MAX_PIXELS, Rgb};
 use super::filter::Filter;
 use super::resize::{Resampler, ResizeError};
 
-/// Rows and columns after the shorter side is scaled to `size`; the longer is truncated.
+/// Returns rows and columns after the shorter side is scaled to `size`; the longer side is
+/// truncated.
 #[must_use]
 pub fn shorter_side_to(height: usize, width: usize, size: usize) -> (usize, usize) {
     let longer = |long: usize, short: usize| {
@@ -18,10 +19,11 @@ pub fn shorter_side_to(height: usize, width: usize, size: usize) -> (usize, usiz
     }
 }
 
-/// `T.Resize(size)`: scales the shorter side to `size`, leaving an image alone that already has it.
+/// Scales the shorter side to `size` like `T.Resize(size)`; returns an image of that size
+/// unchanged.
 ///
 /// # Errors
-/// [`ResizeError::Size`] when the result would be empty or above [`MAX_PIXELS`].
+/// [`ResizeError::Size`] if the result is empty or above [`MAX_PIXELS`].
 pub fn resize_shorter_side(image: Rgb, size: usize, filter: Filter) -> Result<Rgb, ResizeError> {
     let (height, width) = shorter_side_to(image.height, image.width, size);
     if (height, width) == (image.height, image.width) {
@@ -43,11 +45,11 @@ pub fn resize_shorter_side(image: Rgb, size: usize, filter: Filter) -> Result<Rg
     })
 }
 
-/// `T.CenterCrop(size)` of an image whose sides are at least `size`: `[size, size, 3]`. The offset
-/// is half of what is left over, rounded half to even.
+/// Crops the center like `T.CenterCrop(size)`; returns `[size, size, 3]`. The offset is half of the
+/// difference, rounded half to even.
 ///
 /// # Errors
-/// [`ResizeError::Size`] when a side is shorter than `size` or `size` is 0.
+/// [`ResizeError::Size`] if a side is shorter than `size` or `size` is 0.
 pub fn center_crop(image: &Rgb, size: usize) -> Result<Vec<u8>, ResizeError> {
     if size == 0 || image.height < size || image.width < size {
         return Err(ResizeError::Size {

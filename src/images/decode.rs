@@ -1,19 +1,18 @@
-//! Image files to true 8-bit RGB.
+//! Decodes image files to 8-bit RGB.
 //!
-//! Colours are Pillow's: JPEGs come out as libjpeg-turbo decodes them, byte for byte (the reason
-//! for the crate that does it: the `image` crate's own decoder is up to 28 levels off where chroma
-//! is subsampled), CMYK ones by Adobe's inverted convention. Three things differ from the original
-//! loader, which yields wrong planes for them (palette indices, a fourth channel, wrapped
-//! integers):
+//! Colors are those of Pillow. JPEGs are decoded byte for byte as by libjpeg-turbo, which is the
+//! reason for the crate `libjpeg-turbo-rs`: the decoder of the `image` crate differs by up to 28
+//! levels with subsampled chroma. CMYK follows Adobe's inverted convention. Three cases differ from
+//! the loader of the reference implementation, which returns wrong planes for them (palette
+//! indices, a fourth channel, wrapped integers):
 //!
-//! * palettes, greyscale and bilevel images become the RGB colours they stand for;
-//! * alpha is composited over black, where Pillow's `convert("RGB")` would uncover whatever colour
-//!   lies under transparent pixels;
-//! * of 16-bit samples the high byte is kept, as Pillow does for 16-bit colour; for 16-bit
-//!   greyscale it would clip at 255.
+//! * palette, grayscale and bilevel images become RGB;
+//! * alpha is composited over black, whereas Pillow's `convert("RGB")` would reveal the color of
+//!   transparent pixels;
+//! * 16-bit samples keep their high byte, as in Pillow for 16-bit color; for 16-bit grayscale
+//!   Pillow clips at 255.
 //!
-//! EXIF orientation is ignored, as Pillow ignores it on opening. Of an animation the first frame
-//! counts.
+//! EXIF orientation is ignored, as by Pillow's `open`. Of an animation, the first frame is used.
 
 use std::io::Cursor;
 use std::panic::catch_unwind;
@@ -22,26 +21,27 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat};
 use thiserror::Error;
 
-/// More pixels than this is taken for a decompression bomb, as Pillow does: about 179 million.
+/// Largest accepted number of pixels, about 179 million: Pillow's limit against decompression
+/// bombs.
 pub const MAX_PIXELS: u64 = 2 * 89_478_485;
-/// Bytes that a decoder may allocate besides: for 16-bit RGBA of that size.
+/// Largest allocation of a decoder in bytes: 16-bit RGBA of [`MAX_PIXELS`].
 const MAX_ALLOCATION: u64 = 8 * MAX_PIXELS;
-/// Longest side, JPEG's own limit.
+/// Longest accepted side in pixels: the limit of JPEG.
 const MAX_SIDE: u32 = 65_535;
-/// More scans than any real progressive JPEG has.
+/// Largest accepted number of scans of a progressive JPEG; encoders write about ten.
 const MAX_SCANS: usize = 512;
 
-/// Error of decoding an image. It reveals nothing about the pixels.
+/// Bytes are not a usable image. Messages never include pixel values.
 #[derive(Debug, Error)]
 pub enum DecodeError {
-    /// Neither JPEG, PNG nor GIF by its first bytes.
+    /// The first bytes are not those of a JPEG, PNG or GIF.
     #[error("not a JPEG, PNG or GIF")]
     Format,
-    /// Damaged, truncated or of an unsupported kind. The decoder's own words are not passed on:
-    /// they can hold bytes of the file.
+    /// The image is damaged, truncated or of an unsupported kind. The decoder's message is dropped,
+    /// because it may include bytes of the private file.
     #[error("a damaged, truncated or unsupported {0}")]
     Unreadable(&'static str),
-    /// Larger than [`MAX_PIXELS`].
+    /// The image has more than [`MAX_PIXELS`] pixels.
     #[error("has more pixels than the limit of {MAX_PIXELS}")]
     TooLarge,
 }
@@ -49,7 +49,7 @@ pub enum DecodeError {
 /// One 8-bit RGB image of any size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rgb {
-    /// `[height, width, 3]`.
+    /// Pixels, `[height, width, 3]`.
     pub pixels: Vec<u8>,
     /// Rows.
     pub height: usize,
@@ -57,10 +57,10 @@ pub struct Rgb {
     pub width: usize,
 }
 
-/// Decodes a JPEG, PNG or GIF, recognised by its first bytes whatever the file is called.
+/// Decodes a JPEG, PNG or GIF; the format is detected by the first bytes.
 ///
 /// # Errors
-/// [`DecodeError`] when it is none of these, is damaged or truncated, or is too large.
+/// [`DecodeError`] if it is none of these, is damaged or truncated, or is too large.
 pub fn decode(bytes: &[u8]) -> Result<Rgb, DecodeError> {
     // A decoder that panics has met a damaged file, and it is the file's name that the user needs.
     catch_unwind(|| decode_unguarded(bytes))

@@ -1,4 +1,5 @@
-//! Errors of reading private images. The messages name files and keys, never what is in a pixel.
+//! Errors of reading private images. The messages name files and keys; they never include pixel
+//! values.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,31 +14,31 @@ use super::npz::NpzError;
 use super::resize::ResizeError;
 use crate::exit_code::{self, ExitCode};
 
-/// Error of reading images.
+/// Images could not be read.
 #[derive(Debug, Error)]
 pub enum ImagesError {
     /// A file or folder cannot be opened or read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// A file that should be an image is damaged, truncated, too large or of another kind.
     #[error("{}: {source}", path.display())]
     Decode {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: DecodeError,
     },
     /// An image has an impossible shape.
     #[error("{}: {source}", path.display())]
     Resize {
-        /// Path of the file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: ResizeError,
     },
     /// No image was found, or none is left.
@@ -45,7 +46,7 @@ pub enum ImagesError {
     Empty {
         /// The source.
         path: PathBuf,
-        /// The expected kind of file.
+        /// Description of what was expected.
         expected: &'static str,
     },
     /// The source is neither a folder nor an `.npz` file.
@@ -54,26 +55,26 @@ pub enum ImagesError {
         /// The source.
         path: PathBuf,
     },
-    /// A file's name does not say its class, in a class-conditional run.
+    /// The name of a file has no class, in a class-conditional run.
     #[error("{} does not name its class: expected `<class>_<rest>`", path.display())]
     Class {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
     },
     /// The same file is reached twice, so that one image would count twice.
     #[error("{} and {} are the same file, and one image may count only once", first.display(), second.display())]
     Duplicate {
-        /// One name.
+        /// One path of the file.
         first: PathBuf,
-        /// The other.
+        /// Other path of the file.
         second: PathBuf,
     },
     /// An `.npz` file cannot be used.
     #[error("{}: {source}", path.display())]
     Npz {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: NpzError,
     },
     /// `image_size` or `num_samples` is out of range.
@@ -91,8 +92,7 @@ impl ExitCode for ImagesError {
 }
 
 impl ImagesError {
-    /// Returns true if the file was read and is not a usable image; other errors may not occur at
-    /// the next attempt.
+    /// Returns true if the file was read and is not a usable image; other errors may be temporary.
     pub(super) fn is_of_the_image(&self) -> bool {
         matches!(self, Self::Decode { .. } | Self::Resize { .. })
     }

@@ -1,15 +1,14 @@
-//! Input pixels and weights of each output pixel: Pillow's antialiased filters along one
-//! axis.
+//! Weights of Pillow's antialiased filters along one axis.
 //!
 //! Source: `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow's `libImaging/Resample.c`. The
-//! order of the operations is part of the result, so it is kept.
+//! order of the floating-point operations is kept, because it affects the result.
 
 use std::ops::Range;
 
 /// Fraction bits of the 8-bit weights: 32, less 8 for the pixel, less 2 for sign and overshoot.
 pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
 
-/// A resampling kernel, widened by the scale when shrinking, as Pillow's.
+/// Resampling kernel; widened by the scale when it reduces an image, as in Pillow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Filter {
     /// The triangle of radius 1: `T.Resize`'s default.
@@ -38,18 +37,18 @@ impl Filter {
     }
 }
 
-/// The weights of one axis.
+/// Weights of one axis.
 #[derive(Debug, Clone)]
 pub(super) struct Axis {
-    /// First input pixel of each output pixel, and where its weights lie.
+    /// First input pixel of each output pixel, and the range of its weights.
     windows: Vec<(usize, Range<usize>)>,
     weights: Vec<f64>,
-    /// The same with [`PRECISION_BITS`] fraction bits.
+    /// Weights in fixed point with [`PRECISION_BITS`] fraction bits.
     fixed: Vec<i32>,
 }
 
 impl Axis {
-    /// Weights from `input` to `output` pixels; both are positive.
+    /// Computes the weights from `input` to `output` pixels; both must be positive.
     pub(super) fn new(filter: Filter, input: usize, output: usize) -> Self {
         let scale = input as f64 / output as f64;
         let widening = scale.max(1.0);
@@ -83,21 +82,21 @@ impl Axis {
         }
     }
 
-    /// For each output pixel: the first input pixel and the weights from there on.
+    /// Returns for each output pixel the first input pixel and the weights from there on.
     pub(super) fn windows(&self) -> impl ExactSizeIterator<Item = (usize, &[f64])> {
         self.windows
             .iter()
             .map(|(first, place)| (*first, &self.weights[place.clone()]))
     }
 
-    /// The window of output pixel `index`, of which there are as many as [`Axis::windows`].
+    /// Returns the window of output pixel `index`.
     #[inline(always)]
     pub(super) fn window(&self, index: usize) -> (usize, &[f64]) {
         let (first, place) = &self.windows[index];
         (*first, &self.weights[place.clone()])
     }
 
-    /// [`Axis::windows`] in fixed point.
+    /// Returns [`Axis::windows`] in fixed point.
     pub(super) fn fixed_windows(&self) -> impl ExactSizeIterator<Item = (usize, &[i32])> {
         self.windows
             .iter()

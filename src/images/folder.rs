@@ -1,8 +1,8 @@
-//! A folder of image files: which ones, in which order, of which class.
+//! Lists the image files of a folder with their classes.
 //!
-//! Order and class are those of `dpsda/dataset.py`: in each folder the entries (files and folders
-//! alike) by name, byte for byte, a folder's contents in its place; the class of a file is its name
-//! up to the first `_`.
+//! Order and class are those of `dpsda/dataset.py`: the entries of each folder, files and folders
+//! alike, are sorted by the bytes of their names, and a folder stands for its contents; the class
+//! of a file is its name up to the first `_`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -11,36 +11,36 @@ use std::path::{Path, PathBuf};
 
 use super::error::ImagesError;
 
-/// File names that end in one of these, in any case, are images.
+/// File name extensions of images, compared without case.
 pub const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "gif"];
 
-/// Listing of a folder.
+/// Contents of a folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     /// The image files, in order.
     pub files: Vec<PathBuf>,
-    /// Entries passed over: other files, hidden files and folders, links to folders that were
+    /// Number of ignored entries: other files, hidden files and folders, links to folders that were
     /// already read.
     pub ignored: usize,
 }
 
-/// Lists the images below `root`. Links are followed, but no folder is read twice, so that links
-/// cannot loop.
+/// Lists the images below `root`. Links are followed, but each folder is read once, so that links
+/// cannot form a loop.
 ///
 /// # Errors
-/// [`ImagesError::Read`] when a folder cannot be read, and [`ImagesError::Duplicate`] when links
-/// make one file appear twice: it would count twice against the privacy budget.
+/// [`ImagesError::Read`] if a folder cannot be read, and [`ImagesError::Duplicate`] if links lead
+/// to one file twice: one image would vote twice, which the sensitivity does not allow.
 pub fn list(root: &Path) -> Result<Listing, ImagesError> {
-    let mut walk = Walk::default();
-    walk.folder(root)?;
-    if walk.links {
-        refuse_duplicates(&walk.listing.files)?;
+    let mut scan = DirScan::default();
+    scan.folder(root)?;
+    if scan.links {
+        refuse_duplicates(&scan.listing.files)?;
     }
-    Ok(walk.listing)
+    Ok(scan.listing)
 }
 
 #[derive(Default)]
-struct Walk {
+struct DirScan {
     listing: Listing,
     /// Real paths of the folders that were read.
     visited: HashSet<PathBuf>,
@@ -48,7 +48,7 @@ struct Walk {
     links: bool,
 }
 
-impl Walk {
+impl DirScan {
     fn folder(&mut self, folder: &Path) -> Result<(), ImagesError> {
         let failed = |source| read_error(folder, source);
         if !self.visited.insert(folder.canonicalize().map_err(failed)?) {
@@ -110,10 +110,10 @@ fn refuse_duplicates(files: &[PathBuf]) -> Result<(), ImagesError> {
     Ok(())
 }
 
-/// The class in a file's name: what stands before the first `_`.
+/// Returns the class in a file's name: the part before the first `_`.
 ///
 /// # Errors
-/// [`ImagesError::Class`] when there is no `_`, nothing before it, or the name is not UTF-8.
+/// [`ImagesError::Class`] if there is no `_`, nothing before it, or the name is not UTF-8.
 pub fn class_of(path: &Path) -> Result<&str, ImagesError> {
     path.file_name()
         .and_then(|name| name.to_str())

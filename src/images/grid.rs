@@ -1,4 +1,4 @@
-//! Pictures of many images, as PNG.
+//! Arranges images in a grid and writes PNG files with the `image` crate.
 
 use std::io;
 use std::path::Path;
@@ -9,13 +9,13 @@ use thiserror::Error;
 
 use super::batch::{BatchError, ImageBatch};
 
-/// Error of writing a picture.
+/// A picture could not be written.
 #[derive(Debug, Error)]
 pub enum PictureError {
-    /// Not exactly one image, or one too large for PNG.
+    /// The batch has not exactly one image, or the image is too large for PNG.
     #[error("{count} images of {height}x{width} cannot be one PNG")]
     Shape {
-        /// Images given.
+        /// Number of images.
         count: usize,
         /// Rows.
         height: usize,
@@ -30,11 +30,11 @@ pub enum PictureError {
     Io(#[from] io::Error),
 }
 
-/// Lays images out row by row, `columns` beside each other, with `padding` black pixels around
-/// each: a batch of one image. Fewer images than columns make a narrower picture.
+/// Arranges images row by row with `columns` per row and `padding` black pixels around each;
+/// returns a batch of one image. With fewer images than columns, the picture is narrower.
 ///
 /// # Errors
-/// [`BatchError`] when the picture would be too large to address.
+/// [`BatchError`] if the picture is too large to address.
 pub fn grid(images: &ImageBatch, columns: usize, padding: usize) -> Result<ImageBatch, BatchError> {
     let (height, width) = (images.height(), images.width());
     let columns = columns.clamp(1, images.len().max(1));
@@ -68,7 +68,7 @@ pub fn grid(images: &ImageBatch, columns: usize, padding: usize) -> Result<Image
     ImageBatch::new(out, 1, out_height, out_width)
 }
 
-/// A batch of one image as the bytes of a PNG file.
+/// Encodes a batch of one image as PNG.
 ///
 /// # Errors
 /// [`PictureError::Shape`] or [`PictureError::Encode`].
@@ -93,7 +93,7 @@ pub fn png(picture: &ImageBatch) -> Result<Vec<u8>, PictureError> {
     Ok(bytes)
 }
 
-/// Writes a batch of one image as a PNG file that is whole or absent.
+/// Writes a batch of one image as a PNG file atomically.
 ///
 /// # Errors
 /// [`PictureError`].

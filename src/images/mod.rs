@@ -1,5 +1,4 @@
-//! Images as bytes: batches, reading folders and npz files, PIL-exact resampling, grids, npz
-//! writing.
+//! Images as bytes: batches, folders and npz files, Pillow-exact resampling, grids.
 //!
 //! Three layers, each using only those before it:
 //!

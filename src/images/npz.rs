@@ -4,7 +4,7 @@
 //! the zip entries itself, because the crate's `NpzReader` allocates what a header claims before it
 //! looks at the data, and names neither array nor type in its errors. Sizes are compared with the
 //! archive before memory is allocated, and checksums are verified. Entries are written uncompressed
-//! with a fixed time stamp, so that equal arrays give equal bytes.
+//! with a fixed modification time, so that equal arrays give equal bytes.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};

@@ -1,16 +1,19 @@
-//! Pillow's resampling, to the bit: what clean-fid, torchvision's `T.Resize` and CLIP's
-//! preprocessing do to an image.
+//! Resampling that is bit-identical to Pillow, as in clean-fid, torchvision's `T.Resize` and CLIP's
+//! preprocessing.
 //!
 //! Pillow works in two passes, horizontal and vertical, and rounds to the pixel type after each: to
-//! `f32` for its mode F, to 8 bits for all others. A pass whose size does not change is left out.
-//! The horizontal one comes first, except that since Pillow 13 the vertical one does where the
-//! height shrinks by more than twice what the width shrinks by, in pixels; that is followed here.
-//! (Square images that become square are not affected, and any other by one rounding at most.)
+//! `f32` for its mode F, to 8 bits for all others. A pass that does not change the size is skipped.
+//! The horizontal pass is first, except that since Pillow 13 the vertical pass is first if the
+//! height shrinks by more than twice as many pixels as the width. (The order does not affect square
+//! images that stay square; for others it changes one rounding.)
 //!
-//! A pass is one routine here: an output row is a weighted sum of input rows, computed on
-//! contiguous memory, by whatever vector instructions the CPU has: these change no bit. The pass
-//! over the columns transposes the image before and after. Floating point works on one channel's
-//! plane at a time (`float`), 8 bits on whole pixels (`fixed`).
+//! A pass computes an output row as a weighted sum of input rows in contiguous memory. Vector
+//! instructions do not change a bit of the result. The pass over the columns transposes the image
+//! before and after. Floating point works on one channel's plane at a time (`float`), 8 bits on
+//! whole pixels (`fixed`).
+//!
+//! Written here because Fréchet distances depend on every bit of the preprocessing, and no library
+//! reproduces Pillow's mode F.
 
 mod fixed;
 mod float;
@@ -23,22 +26,22 @@ use super::filter::{Axis, Filter};
 use crate::kernels::Isa;
 use float::{Passes, Resample, Scratch, Write};
 
-/// The largest side that is resampled, in pixels: far above any image, far below any overflow.
+/// Largest accepted side in pixels: no product of sides overflows.
 const MAX_SIDE: usize = 1 << 24;
 
-/// Error of resampling an image.
+/// An image could not be resampled.
 #[derive(Debug, Error)]
 pub enum ResizeError {
-    /// A side is zero or absurdly large.
+    /// A side is zero or above 2²⁴.
     #[error("cannot resample {in_height}x{in_width} pixels to {out_height}x{out_width}")]
     Size {
         /// Rows of the input.
         in_height: usize,
         /// Columns of the input.
         in_width: usize,
-        /// Rows wanted.
+        /// Rows of the output.
         out_height: usize,
-        /// Columns wanted.
+        /// Columns of the output.
         out_width: usize,
     },
     /// The pixels do not fit the size.
@@ -53,10 +56,10 @@ pub enum ResizeError {
         /// Values of one pixel.
         channels: usize,
     },
-    /// A batch of another size than the resampler's.
+    /// The size of the batch is not the input size of the resampler.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// `DPSYN_CPU` names no vector instructions, or some that the CPU lacks.
+    /// `DPSYN_CPU` is not the name of vector instructions of this CPU.
     #[error(transparent)]
     Instructions(#[from] candle_core::Error),
 }
@@ -67,18 +70,18 @@ pub struct Resampler {
     /// Rows and columns.
     input: (usize, usize),
     output: (usize, usize),
-    /// `None` where the size stays.
+    /// Weights per axis; `None` if the size does not change.
     vertical: Option<Axis>,
     horizontal: Option<Axis>,
     isa: Isa,
 }
 
 impl Resampler {
-    /// Prepares `input` to `output`, each (rows, columns).
+    /// Computes the weights from `input` to `output`, each (rows, columns).
     ///
     /// # Errors
-    /// [`ResizeError::Size`] when a side is zero or above 2²⁴, [`ResizeError::Instructions`] when
-    /// `DPSYN_CPU` is wrong.
+    /// [`ResizeError::Size`] if a side is zero or above 2²⁴, [`ResizeError::Instructions`] if
+    /// `DPSYN_CPU` is invalid.
     pub fn new(
         filter: Filter,
         input: (usize, usize),
@@ -103,17 +106,17 @@ impl Resampler {
         })
     }
 
-    /// Rows and columns of the results.
+    /// Returns rows and columns of the output.
     #[must_use]
     pub fn output_size(&self) -> (usize, usize) {
         self.output
     }
 
-    /// Resamples `[height, width, channels]` in floating point, each channel as Pillow does an
-    /// image of mode F. Not clipped: the cubic overshoots.
+    /// Resamples `[height, width, channels]` in floating point, each channel like an image of
+    /// Pillow's mode F. The result is not clipped; the cubic filter overshoots.
     ///
     /// # Errors
-    /// [`ResizeError::Length`] when `pixels` has another size than the resampler's input.
+    /// [`ResizeError::Length`] if `pixels` has another size than the resampler's input.
     pub fn float(&self, pixels: &[f32], channels: usize) -> Result<Vec<f32>, ResizeError> {
         self.check_length(pixels.len(), channels)?;
         let (height, width) = self.output;
@@ -134,10 +137,10 @@ impl Resampler {
     }
 
     /// Resamples `[height, width, channels]` in Pillow's 8-bit fixed point, rounded and clamped
-    /// after each pass. Channels are independent: one that is alpha is not treated as such.
+    /// after each pass. Channels are independent; alpha has no special treatment.
     ///
     /// # Errors
-    /// [`ResizeError::Length`] when `pixels` has another size than the resampler's input.
+    /// [`ResizeError::Length`] if `pixels` has another size than the resampler's input.
     pub fn bytes(&self, pixels: &[u8], channels: usize) -> Result<Vec<u8>, ResizeError> {
         self.check_length(pixels.len(), channels)?;
         let mut out = vec![0; self.output.0 * self.output.1 * channels];
@@ -151,11 +154,11 @@ impl Resampler {
         Ok(out)
     }
 
-    /// [`Resampler::float`] of every image, clipped to `[0, 255]`: `[images, out_height, out_width,
-    /// 3]`. In parallel; an image's result does not depend on the others.
+    /// Applies [`Resampler::float`] to every image in parallel and clips to `[0, 255]`; returns
+    /// `[images, out_height, out_width, 3]`. The result of an image does not depend on the others.
     ///
     /// # Errors
-    /// [`ResizeError::Batch`] when the images have another size than the resampler's input.
+    /// [`ResizeError::Batch`] if the images have another size than the resampler's input.
     pub fn batch_float(&self, images: &ImageBatch) -> Result<Vec<f32>, ResizeError> {
         let write = Pixels {
             width: self.output.1,
@@ -165,11 +168,11 @@ impl Resampler {
         self.each_image(images, &write)
     }
 
-    /// [`Resampler::batch_float`] as planes with `map` of each value:
+    /// Applies [`Resampler::batch_float`], then `map` to each value; returns planes
     /// `[images, 3, out_height, out_width]`.
     ///
     /// # Errors
-    /// [`ResizeError::Batch`] when the images have another size than the resampler's input.
+    /// [`ResizeError::Batch`] if the images have another size than the resampler's input.
     pub fn batch_planes(
         &self,
         images: &ImageBatch,
@@ -180,20 +183,20 @@ impl Resampler {
         self.each_image(images, &write)
     }
 
-    /// [`Resampler::batch_float`] rounded half to even.
+    /// Applies [`Resampler::batch_float`] and rounds half to even.
     ///
     /// # Errors
-    /// [`ResizeError::Batch`] when the images have another size than the resampler's input.
+    /// [`ResizeError::Batch`] if the images have another size than the resampler's input.
     pub fn batch_rounded(&self, images: &ImageBatch) -> Result<ImageBatch, ResizeError> {
         let (height, width) = self.output;
         let bytes = self.each_image(images, &Rounded { width })?;
         Ok(ImageBatch::new(bytes, images.len(), height, width)?)
     }
 
-    /// [`Resampler::bytes`] of every image, in parallel.
+    /// Applies [`Resampler::bytes`] to every image in parallel.
     ///
     /// # Errors
-    /// [`ResizeError::Batch`] when the images have another size than the resampler's input.
+    /// [`ResizeError::Batch`] if the images have another size than the resampler's input.
     pub fn batch_bytes(&self, images: &ImageBatch) -> Result<ImageBatch, ResizeError> {
         self.check_batch(images)?;
         let (height, width) = self.output;
@@ -214,7 +217,7 @@ impl Resampler {
         Ok(ImageBatch::new(out, images.len(), height, width)?)
     }
 
-    /// Pillow 13's rule for the order of the passes.
+    /// Returns true if the vertical pass is first: Pillow 13's rule.
     fn vertical_first(&self) -> bool {
         let (height, width) = self.input;
         let (out_height, out_width) = self.output;
@@ -282,7 +285,7 @@ impl Resampler {
     }
 }
 
-/// `[height, width, channels]`, clipped to `[0, 255]` on request.
+/// Writes `[height, width, channels]`, optionally clipped to `[0, 255]`.
 struct Pixels {
     width: usize,
     channels: usize,
@@ -304,7 +307,7 @@ impl Write<f32> for Pixels {
     }
 }
 
-/// `[channels, height, width]` of `map` of each value, clipped.
+/// Writes `[channels, height, width]`, clipped and mapped.
 struct Planes<F> {
     height: usize,
     width: usize,
@@ -321,7 +324,7 @@ impl<F: Fn(f32) -> f32> Write<f32> for Planes<F> {
     }
 }
 
-/// `[height, width, 3]`, clipped and rounded half to even.
+/// Writes `[height, width, 3]`, clipped and rounded half to even.
 struct Rounded {
     width: usize,
 }
@@ -336,11 +339,12 @@ impl Write<u8> for Rounded {
     }
 }
 
-/// clean-fid's `make_resizer("PIL", quantize_after=False, "bicubic")`: `[in_height, in_width,
-/// channels]` to `[out_height, out_width, channels]`, clipped to `[0, 255]`, not rounded.
+/// Resizes like clean-fid's `make_resizer("PIL", quantize_after=False, "bicubic")`: from
+/// `[in_height, in_width, channels]` to `[out_height, out_width, channels]`, clipped to `[0, 255]`,
+/// not rounded.
 ///
 /// # Errors
-/// [`ResizeError`] when the sizes are impossible or `pixels` does not fit them.
+/// [`ResizeError`] if a size is invalid or `pixels` does not fit it.
 pub fn resize_bicubic_float(
     pixels: &[f32],
     in_height: usize,
@@ -375,7 +379,8 @@ mod tests {
             .collect()
     }
 
-    /// Runs `run` with every set of vector instructions of the machine: one and the same.
+    /// Runs `run` with every set of vector instructions of the machine, and checks that all results
+    /// are equal.
     fn on_all<R: PartialEq>(mut resampler: Resampler, run: impl Fn(&Resampler) -> R) -> R {
         let mut results = Isa::all().map(|isa| {
             resampler.isa = isa;
@@ -457,7 +462,7 @@ mod tests {
                 resampler.float(&pixels, 2).unwrap()
             });
             let axis = |from, to| (from != to).then(|| Axis::new(Filter::Bicubic, from, to));
-            // One pass along an axis whose neighbours lie `step` apart.
+            // One pass along an axis whose neighbors lie `step` apart.
             let pass = |image: Vec<f32>, size: (usize, usize), vertical: bool| {
                 let (from, to) = if vertical {
                     (size.0, output.0)

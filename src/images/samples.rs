@@ -9,16 +9,16 @@ use super::batch::{BatchError, ImageBatch};
 use super::npy::{Header, Kind};
 use super::npz::{NpzError, NpzReader, NpzWriter, invalid, unexpected};
 
-/// Names under which images are looked for, in this order: ours and the original's, MedMNIST's, and
-/// those of a result folder.
+/// Accepted names of the images, in order of precedence: those of this program and the reference
+/// implementation, of MedMNIST, and of a result folder.
 pub const IMAGE_KEYS: [&str; 3] = ["images", "train_images", "samples"];
-/// Names under which labels are looked for, in this order.
+/// Accepted names of the labels, in order of precedence.
 pub const LABEL_KEYS: [&str; 2] = ["labels", "train_labels"];
-/// The name under which images are written.
+/// Name of written images.
 pub const SAMPLES_KEY: &str = "samples";
 
-/// Reads images from an `.npz`: `uint8 [N, H, W, 3]`, or grey `[N, H, W, 1]` or `[N, H, W]`, which
-/// become RGB.
+/// Reads images from an `.npz`: `uint8 [N, H, W, 3]`, or grayscale `[N, H, W, 1]` or `[N, H, W]`,
+/// which become RGB.
 pub struct SamplesReader<R> {
     npz: NpzReader<R>,
     key: &'static str,
@@ -26,7 +26,7 @@ pub struct SamplesReader<R> {
     count: usize,
     height: usize,
     width: usize,
-    /// Values of a pixel in the file: 1 or 3.
+    /// Channels in the file: 1 or 3.
     channels: usize,
 }
 
@@ -34,14 +34,14 @@ impl SamplesReader<BufReader<File>> {
     /// Opens a file and reads the header of its images.
     ///
     /// # Errors
-    /// [`NpzError`] when there are no images or they are no `uint8` images in C order.
+    /// [`NpzError`] if there are no images, or they are not `uint8` in C order.
     pub fn open(path: &Path) -> Result<Self, NpzError> {
         Self::new(NpzReader::open(path)?)
     }
 }
 
 impl<R: Read + Seek> SamplesReader<R> {
-    /// Takes an open archive.
+    /// Reads the header of the images in an open archive.
     ///
     /// # Errors
     /// As [`SamplesReader::open`].
@@ -72,36 +72,36 @@ impl<R: Read + Seek> SamplesReader<R> {
         })
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Returns true if there is no image.
+    /// Returns true if there are no images.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Rows of each image.
+    /// Returns the rows of each image.
     #[must_use]
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// Columns of each image.
+    /// Returns the columns of each image.
     #[must_use]
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// The images in `range`, cut to what exists. Takes the time of reading them when the file is
-    /// uncompressed, as ours are, and of decompressing everything before them otherwise. The
-    /// checksum is not verified: [`SamplesReader::verify`] does that.
+    /// Reads the images in `range`, clamped to the file. In an uncompressed file, as written by
+    /// this program, only these images are read; otherwise everything before them is decompressed.
+    /// The checksum is not verified: see [`SamplesReader::verify`].
     ///
     /// # Errors
-    /// [`NpzError`] when the file is damaged or cannot be read.
+    /// [`NpzError`] if the file is damaged or cannot be read.
     pub fn read(&mut self, range: Range<usize>) -> Result<ImageBatch, NpzError> {
         let end = range.end.min(self.count);
         let start = range.start.min(end);
@@ -122,18 +122,18 @@ impl<R: Read + Seek> SamplesReader<R> {
         self.batch(bytes, end - start)
     }
 
-    /// Reads all images and compares the checksum.
+    /// Reads all images and verifies the checksum.
     ///
     /// # Errors
-    /// [`NpzError`] when the file is damaged or cannot be read.
+    /// [`NpzError`] if the file is damaged or cannot be read.
     pub fn verify(&mut self) -> Result<(), NpzError> {
         let (_, mut file) = self.npz.entry(self.key)?;
         io::copy(&mut file, &mut io::sink())?;
         Ok(())
     }
 
-    /// Hands on the first `limit` images in order, `batch_size` at a time. When that is all of
-    /// them, the checksum is verified at the end.
+    /// Passes the first `limit` images to `take`, `batch_size` at a time. If these are all images,
+    /// the checksum is verified at the end.
     ///
     /// # Errors
     /// `fail` of an [`NpzError`] when the file is damaged or cannot be read; whatever `take`
@@ -166,15 +166,15 @@ impl<R: Read + Seek> SamplesReader<R> {
         Ok(())
     }
 
-    /// The arrays beside the images.
+    /// Returns the reader of the other arrays.
     pub fn arrays(&mut self) -> &mut NpzReader<R> {
         &mut self.npz
     }
 
-    /// The labels `[N]` or `[N, 1]` under one of [`LABEL_KEYS`].
+    /// Reads the labels, `[N]` or `[N, 1]`, under one of [`LABEL_KEYS`].
     ///
     /// # Errors
-    /// [`NpzError`] when there are none, or not one for each image.
+    /// [`NpzError`] if there are none, or not one per image.
     pub fn labels(&mut self) -> Result<Vec<i64>, NpzError> {
         let key = self.npz.first_of(&LABEL_KEYS)?;
         let (shape, labels) = self.npz.i64s(key)?;
@@ -189,7 +189,7 @@ impl<R: Read + Seek> SamplesReader<R> {
         Ok(labels)
     }
 
-    /// Bytes of one image in the file.
+    /// Returns the size of one image in the file in bytes.
     fn stored_len(&self) -> usize {
         self.header.shape.iter().skip(1).product::<usize>()
     }
@@ -226,12 +226,12 @@ fn too_far(_: std::num::TryFromIntError) -> NpzError {
     NpzError::Sequence("the file is too long".to_owned())
 }
 
-/// Writes `samples` image by image, then arrays beside it.
+/// Writer of an `.npz` file that streams the images and then writes other arrays.
 pub struct SamplesWriter<W: Write + Seek> {
     npz: NpzWriter<W>,
     height: usize,
     width: usize,
-    /// Images still to come.
+    /// Number of images that are not written yet.
     left: usize,
 }
 
@@ -239,7 +239,7 @@ impl<W: Write + Seek> SamplesWriter<W> {
     /// Starts an archive with the key [`SAMPLES_KEY`], `uint8 [count, height, width, 3]`.
     ///
     /// # Errors
-    /// [`NpzError`] when the shape is too large or writing fails.
+    /// [`NpzError`] if the shape is too large or writing fails.
     pub fn create(writer: W, count: usize, height: usize, width: usize) -> Result<Self, NpzError> {
         let mut npz = NpzWriter::new(writer);
         npz.start::<u8>(SAMPLES_KEY, &[count, height, width, 3])?;
@@ -267,7 +267,7 @@ impl<W: Write + Seek> SamplesWriter<W> {
         }
         self.left = self.left.checked_sub(images.len()).ok_or_else(|| {
             NpzError::Sequence(format!(
-                "{} images where {} were still to come",
+                "{} images, expected at most {} more",
                 images.len(),
                 self.left
             ))
@@ -305,7 +305,7 @@ impl<W: Write + Seek> SamplesWriter<W> {
 
     fn check_complete(&self) -> Result<(), NpzError> {
         if self.left > 0 {
-            let message = format!("{} images are still to come", self.left);
+            let message = format!("{} images are missing", self.left);
             return Err(NpzError::Sequence(message));
         }
         Ok(())

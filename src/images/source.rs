@@ -1,6 +1,6 @@
-//! The private images: `[data]` of the configuration to labelled batches.
+//! Reads the private images: from the section `[data]` to labeled batches.
 //!
-//! What is in an error, a count or a progress report is names and numbers of files, never pixels.
+//! Errors, counts and progress reports contain names and numbers of files, never pixels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -19,28 +19,28 @@ use super::filter::Filter;
 use super::folder::{class_of, list};
 use super::samples::SamplesReader;
 
-/// The only class of an unconditional run.
+/// Name of the only class of an unconditional run.
 pub const ALL_CLASS: &str = "all";
-/// Larger files than this are not opened: no image within the pixel limit needs them.
+/// Largest accepted file in bytes; an image within the pixel limit is smaller.
 const MAX_FILE: u64 = 1 << 31;
-/// Larger images than this are not asked for.
+/// Largest accepted `image_size`.
 const MAX_IMAGE_SIZE: usize = 4096;
 
-/// `[data]`: where the private images are and how they are read.
+/// Section `[data]`: path of the private images, and options of reading them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// A folder of `<class>_<rest>.<jpg|jpeg|png|gif>`, nested as it may be, or an `.npz` file.
+    /// A folder of `<class>_<rest>.<jpg|jpeg|png|gif>`, possibly nested, or an `.npz` file.
     pub path: PathBuf,
-    /// Rows and columns that every image is resized and cropped to.
+    /// Rows and columns of every image after resizing and cropping.
     pub image_size: usize,
-    /// Gives each class its own samples; otherwise all images form one class.
+    /// Generates separate samples for each class; otherwise all images form one class.
     #[serde(default = "default_class_conditional")]
     pub class_conditional: bool,
-    /// Use only this many images, the first in order.
+    /// Number of images to use, the first ones in order; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_samples: Option<usize>,
-    /// Treatment of a file that is not a readable image.
+    /// Treatment of files that are not readable images.
     #[serde(default)]
     pub on_bad_image: OnBadImage,
 }
@@ -49,21 +49,21 @@ fn default_class_conditional() -> bool {
     true
 }
 
-/// Treatment of a file that is not a readable image.
+/// Treatment of files that are not readable images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBadImage {
-    /// End the run, naming it.
+    /// Ends the run with an error that names the file.
     #[default]
     Error,
-    /// Leave it out and list it.
+    /// Skips and lists the file.
     Skip,
 }
 
-/// A file that was left out, and why.
+/// A skipped file, and the reason.
 pub type Skipped = (PathBuf, String);
 
-/// Images that are read a batch at a time: memory does not grow with their number.
+/// Source of images that reads one batch at a time, so that memory does not grow with their number.
 pub struct ImageSource {
     config: DataConfig,
     kind: SourceKind,
@@ -83,7 +83,7 @@ impl Section for DataConfig {
 }
 
 impl DataConfig {
-    /// Checks the values by themselves.
+    /// Checks the ranges of the values.
     ///
     /// # Errors
     /// The first key that is out of range.
@@ -101,10 +101,10 @@ impl DataConfig {
 }
 
 impl ImageSource {
-    /// Lists a folder or opens an `.npz`; reads names and labels, no image.
+    /// Lists a folder or opens an `.npz` file; reads names and labels, but no images.
     ///
     /// # Errors
-    /// [`ImagesError`] when there is nothing to read, or a file name has no class.
+    /// [`ImagesError`] if there are no images, or a file name has no class.
     pub fn open(config: &DataConfig) -> Result<Self, ImagesError> {
         config.validate()?;
         let metadata = std::fs::metadata(&config.path).map_err(|source| ImagesError::Read {
@@ -184,25 +184,25 @@ impl ImageSource {
         })
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     #[must_use]
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Returns true if there is no image.
+    /// Returns true if there are no images.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// The class of each image, as an index into [`ImageSource::classes`].
+    /// Returns the class of each image, as an index into [`ImageSource::classes`].
     #[must_use]
     pub fn labels(&self) -> &[u32] {
         &self.labels
     }
 
-    /// Class names, sorted (those of an `.npz` by number).
+    /// Returns the class names, sorted (those of an `.npz` file by number).
     #[must_use]
     pub fn classes(&self) -> &[String] {
         &self.classes
@@ -214,24 +214,24 @@ impl ImageSource {
         self.truncated
     }
 
-    /// Returns true if unreadable images are skipped.
+    /// Returns true if files that are not readable images are skipped.
     #[must_use]
     pub fn skips_bad_images(&self) -> bool {
         self.config.on_bad_image == OnBadImage::Skip
     }
 
-    /// Entries of the folder that are no images by their names, and so are not read.
+    /// Returns the number of entries of the folder whose names are not those of images.
     #[must_use]
     pub fn ignored(&self) -> usize {
         self.ignored
     }
 
-    /// Reads every image once, in order, `uint8[batch, image_size, image_size, 3]` at a time. Files
-    /// that are no readable images end it or, under [`OnBadImage::Skip`], are left out, now and
-    /// later, and returned.
+    /// Reads all images once, in order, in batches `uint8[batch, image_size, image_size, 3]`. A
+    /// file that is not a readable image is an error; under [`OnBadImage::Skip`] it is removed from
+    /// the source and returned.
     ///
     /// # Errors
-    /// [`ImagesError`] naming the file; whatever `visit` returns.
+    /// [`ImagesError`] with the file, or the error of `visit`.
     pub fn check<E: From<ImagesError>>(
         &mut self,
         batch_size: usize,
@@ -262,10 +262,11 @@ impl ImageSource {
         Ok(self.leave_out(bad)?)
     }
 
-    /// As [`ImageSource::check`], except that an unreadable file is always an error.
+    /// Reads all images like [`ImageSource::check`], except that an unreadable file is always an
+    /// error.
     ///
     /// # Errors
-    /// [`ImagesError`] naming the file; whatever `visit` returns.
+    /// [`ImagesError`] with the file, or the error of `visit`.
     pub fn for_each_batch<E: From<ImagesError>>(
         &mut self,
         batch_size: usize,
@@ -306,7 +307,7 @@ impl ImageSource {
         }
     }
 
-    /// Takes the bad files out. A class may vanish with its last file.
+    /// Removes unreadable files. A class without files is removed, too.
     fn leave_out(&mut self, bad: BTreeMap<usize, String>) -> Result<Vec<Skipped>, ImagesError> {
         let SourceKind::Folder(files) = &mut self.kind else {
             return Ok(Vec::new());
@@ -338,12 +339,12 @@ impl ImageSource {
     }
 }
 
-/// Each file as `[size, size, 3]`, in parallel, in order.
+/// Reads files as `[size, size, 3]` in parallel; the result is in order.
 fn read_all(files: &[PathBuf], size: usize) -> Vec<Result<Vec<u8>, ImagesError>> {
     files.par_iter().map(|path| read_one(path, size)).collect()
 }
 
-/// Whole images of `size` by `size`.
+/// Creates a batch of square images.
 fn square(pixels: Vec<u8>, size: usize) -> Result<ImageBatch, ImagesError> {
     let count = pixels.len() / (size * size * 3);
     Ok(ImageBatch::new(pixels, count, size, size)?)
@@ -370,7 +371,7 @@ fn npz_error(path: &Path, source: super::npz::NpzError) -> ImagesError {
     }
 }
 
-/// An error without the path, which is listed beside it.
+/// Formats an error without the path.
 fn reason(error: &ImagesError) -> String {
     match error {
         ImagesError::Decode { source, .. } => source.to_string(),
@@ -379,7 +380,7 @@ fn reason(error: &ImagesError) -> String {
     }
 }
 
-/// One file as `[size, size, 3]`.
+/// Reads one file as `[size, size, 3]`.
 fn read_one(path: &Path, size: usize) -> Result<Vec<u8>, ImagesError> {
     let read_error = |source| ImagesError::Read {
         path: path.to_owned(),
@@ -396,7 +397,7 @@ fn read_one(path: &Path, size: usize) -> Result<Vec<u8>, ImagesError> {
     fit(path, image, size)
 }
 
-/// `T.Resize(size)`, `T.CenterCrop(size)`.
+/// Applies `T.Resize(size)` and `T.CenterCrop(size)`.
 fn fit(path: &Path, image: Rgb, size: usize) -> Result<Vec<u8>, ImagesError> {
     resize_shorter_side(image, size, Filter::Bilinear)
         .and_then(|image| center_crop(&image, size))

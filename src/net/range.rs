@@ -84,7 +84,8 @@ mod tests {
         fn what_is_written_is_read(first in 0..1000u64, more in 0..1000u64, rest in 1..1000u64) {
             let (last, total) = (first + more, first + more + rest);
             let parsed = ContentRange::parse(&format!("bytes {first}-{last}/{total}")).unwrap();
-            prop_assert_eq!(parsed, ContentRange { bytes: Some((first, last)), total: Some(total) });
+            let bytes = Some((first, last));
+            prop_assert_eq!(parsed, ContentRange { bytes, total: Some(total) });
         }
     }
 }

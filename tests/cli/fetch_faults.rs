@@ -169,8 +169,8 @@ fn a_server_with_permanent_faults_is_given_up() {
     assert!(text.contains("redirect"), "{text}");
 }
 
-/// Only the first request is answered with silence. How many follow depends on how fast the machine is,
-/// so their number is not asserted.
+/// Only the first request is answered with silence. How many follow depends on how fast the machine
+/// is, so their number is not asserted.
 #[test]
 fn a_silent_server_is_given_up() {
     let bytes = noise(1000, 4);
@@ -280,13 +280,13 @@ fn a_partial_file_of_another_file_is_replaced() {
     fixture.write("weights/f.pt.part", noise(10_000, 21));
     let (result, messages) = fetch(&fixture);
     result.unwrap();
-    assert!(messages.contains("does not fit the rest"), "{messages}");
+    assert!(messages.contains("do not match the rest"), "{messages}");
     assert_eq!(fixture.read("weights/f.pt"), bytes);
     assert_eq!(starts(&fixture), [Some(10_000), None]);
 }
 
-/// Camelyon17's server packs the archive while it sends it: the response has no length and no validator,
-/// and a range request fails with status 400.
+/// Camelyon17's server packs the archive while it sends it: the response has no length and no
+/// validator, and a range request fails with status 400.
 #[test]
 fn a_server_that_packs_the_file_while_it_sends_it() {
     let bytes = noise(50_000, 23);
@@ -390,7 +390,8 @@ fn a_web_page_is_rejected() {
     assert!(!page.exists("weights/f.pt"));
 }
 
-/// A response without a length ends early: unpacking detects it, and the next call requests the rest.
+/// A response without a length ends early: unpacking detects it, and the next call requests the
+/// rest.
 #[test]
 fn a_truncated_archive_is_detected_and_completed() {
     let table = ",patient,node,x_coord,y_coord,tumor,slide,center,split\n0,004,0,1,2,1,0,0,0\n";

@@ -39,7 +39,7 @@ fn address(name: &str) -> String {
 fn fixture(server: FileServer) -> FetchFixture {
     let fixture = FetchFixture::new(server);
     fixture.catalogue(&[format!(
-        "[[item]]\nname = 'm'\nkind = 'hub'\nwhat = 'w'\nlicence = 'l'\nrepo = 'owner/model'\n\
+        "[[item]]\nname = 'm'\nkind = 'hub'\nwhat = 'w'\nlicense = 'l'\nrepo = 'owner/model'\n\
          revision = '{COMMIT}'\nfiles = [['config.json'], ['unet/a.safetensors', 'unet/a.bin']]\n"
     )]);
     fixture
@@ -69,8 +69,8 @@ fn files_go_into_the_hub_s_cache_and_are_checked() {
     assert_eq!(fixture.read(&snapshot("config.json")), b"{\"small\": 1}");
     assert_eq!(fixture.read(&snapshot("unet/a.bin")), weights);
     for asked in fixture.server.requests() {
-        let token = asked.token.as_deref();
-        assert_eq!(token, Some("Bearer hf_secret"), "{}", asked.path);
+        let token = request.token.as_deref();
+        assert_eq!(token, Some("Bearer hf_secret"), "{}", request.path);
     }
     let before = fixture.server.requests().len();
     fixture.succeed(&["m"]);
@@ -98,9 +98,9 @@ fn files_go_into_the_hub_s_cache_and_are_checked() {
 fn a_broken_download_goes_on_and_a_wrong_one_is_thrown_away() {
     let weights = noise(40_000, 3);
     // Requests of a large file: two for what it is, as the hub redirects, and two for its bytes.
-    let broken = FileServer::start(|asked| {
-        let bytes = asked.path.starts_with("/cdn") && asked.path.ends_with("a.bin");
-        match (bytes, asked.from) {
+    let broken = FileServer::start(|request| {
+        let bytes = request.path.starts_with("/cdn") && request.path.ends_with("a.bin");
+        match (bytes, request.from) {
             (true, None) => Reply::DropAfter(30_000),
             _ => Reply::Good,
         }
@@ -111,7 +111,8 @@ fn a_broken_download_goes_on_and_a_wrong_one_is_thrown_away() {
         .serve(&address("unet/a.bin"), of_hub(&weights, true));
     fixture.succeed(&["m"]);
     assert_eq!(fixture.read(&snapshot("unet/a.bin")), weights);
-    let resumed = |asked: &crate::support::file_server::ReceivedRequest| asked.from == Some(30_000);
+    let resumed =
+        |asked: &crate::support::file_server::ReceivedRequest| request.from == Some(30_000);
     assert!(fixture.server.requests().iter().any(resumed));
 
     // Bytes that are not those which the hub names never stay in the cache.
@@ -133,7 +134,7 @@ fn a_broken_download_goes_on_and_a_wrong_one_is_thrown_away() {
     let part = format!("hub/models--owner--model/blobs/{}.part", sha256(&weights));
     wrong.write(&part, noise(10_000, 9));
     let text = wrong.succeed(&["m"]);
-    assert!(text.contains("beginning anew"), "{text}");
+    assert!(text.contains("restarting"), "{text}");
     assert_eq!(wrong.read(&snapshot("unet/a.bin")), weights);
 }
 
@@ -154,7 +155,7 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
     expect(&output, 0);
     assert_eq!(fixture.read(&snapshot("unet/a.bin")), weights);
     for asked in fixture.server.requests() {
-        assert_eq!(asked.token.as_deref(), Some("Bearer hf_secret"));
+        assert_eq!(request.token.as_deref(), Some("Bearer hf_secret"));
     }
     let asked = other.requests();
     assert!(!asked.is_empty());
@@ -190,7 +191,7 @@ fn two_processes_do_not_download_one_file() {
     assert_eq!(fixture.read(&snapshot("config.json")), b"{\"small\": 1}");
 }
 
-/// What a hub says of itself names files on this disk.
+/// Values from the hub become names of files on this disk.
 #[test]
 fn a_hub_that_lies_writes_nothing_outside() {
     let outside = |fixture: &FetchFixture| {
@@ -219,7 +220,7 @@ fn a_hub_that_lies_writes_nothing_outside() {
                 commit: Some("f".repeat(40)),
                 ..honest.clone()
             },
-            "another commit than was asked for",
+            "not the requested one",
         ),
         (
             Served {

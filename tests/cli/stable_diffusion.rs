@@ -150,7 +150,7 @@ fn an_incomplete_folder_is_refused_with_the_file_s_name() {
         &fixture,
         WEIGHTS,
         &["--set", "model.checkpoint=nowhere"],
-        &["nowhere is no folder"],
+        &["nowhere is not a folder"],
     );
 }
 

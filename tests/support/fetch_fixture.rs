@@ -99,7 +99,7 @@ pub fn expect(output: &Output, code: i32) -> String {
 /// An item of one file.
 pub fn file_item(name: &str, url: &str, to: &str, bytes: &[u8]) -> String {
     format!(
-        "[[item]]\nname = '{name}'\nkind = 'file'\nwhat = 'w'\nlicence = 'l'\nurl = '{url}'\nto = '{to}'\n\
+        "[[item]]\nname = '{name}'\nkind = 'file'\nwhat = 'w'\nlicense = 'l'\nurl = '{url}'\nto = '{to}'\n\
          size = {}\nsha256 = '{}'\n",
         bytes.len(),
         sha256(bytes)
@@ -109,7 +109,7 @@ pub fn file_item(name: &str, url: &str, to: &str, bytes: &[u8]) -> String {
 /// An item of one file of which nobody publishes anything.
 pub fn unknown_item(name: &str, url: &str, to: &str) -> String {
     format!(
-        "[[item]]\nname = '{name}'\nkind = 'file'\nwhat = 'w'\nlicence = 'l'\nurl = '{url}'\nto = '{to}'\nabout = 1000000\n"
+        "[[item]]\nname = '{name}'\nkind = 'file'\nwhat = 'w'\nlicense = 'l'\nurl = '{url}'\nto = '{to}'\nabout = 1000000\n"
     )
 }
 
@@ -137,7 +137,7 @@ pub fn archive_item(
         })
         .collect();
     format!(
-        "[[item]]\nname = '{kind}'\nkind = '{kind}'\nwhat = 'w'\nlicence = 'l'\nurl = '{url}'\n\
+        "[[item]]\nname = '{kind}'\nkind = '{kind}'\nwhat = 'w'\nlicense = 'l'\nurl = '{url}'\n\
          to = 'data/{archive}'\n{known}\nunpacked = 200000000\nmakes = [{}]\n",
         makes.join(", ")
     )
@@ -190,8 +190,8 @@ pub fn cifar_record(label: u8, pixels: &[u8]) -> Vec<u8> {
     record
 }
 
-/// The archive of CIFAR-10's binary version with these training and test images: labels and `[32, 32, 3]`
-/// pixels.
+/// The archive of CIFAR-10's binary version with these training and test images: labels and `[32,
+/// 32, 3]` pixels.
 pub fn cifar_archive(train: &[(u8, Vec<u8>)], test: &[(u8, Vec<u8>)]) -> Vec<u8> {
     let folder = "cifar-10-batches-bin";
     let records = |images: &[(u8, Vec<u8>)]| -> Vec<u8> {
@@ -232,7 +232,8 @@ pub fn cifar_images(count: usize, seed: u32) -> Images {
 /// Labels and pixels.
 pub type Images = Vec<(u8, Vec<u8>)>;
 
-/// Serves an archive of CIFAR-10 and puts it into the catalogue: the fixture, the training images, the archive.
+/// Serves an archive of CIFAR-10 and puts it into the catalogue: the fixture, the training images,
+/// the archive.
 pub fn cifar_fixture(server: FileServer) -> (FetchFixture, Images, Vec<u8>) {
     let fixture = FetchFixture::new(server);
     let (train, test) = (cifar_images(5 * BATCH, 1), cifar_images(BATCH, 2));

@@ -1,4 +1,4 @@
-//! Errors of reading a checkpoint.
+//! Errors of checkpoints.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Error of reading a checkpoint.
+/// A checkpoint is not usable.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
     /// The file cannot be read.
@@ -14,7 +14,7 @@ pub enum CheckpointError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Error of the operating system.
+        /// Error of the system.
         source: io::Error,
     },
     /// The file is not a checkpoint, or a damaged one.
@@ -25,12 +25,12 @@ pub enum CheckpointError {
         /// Description of the fault.
         message: String,
     },
-    /// The file's tensors are not those of the model.
+    /// The tensors of the file are not those of the model.
     #[error("{} does not fit the model: {mismatch}", path.display())]
     Mismatch {
         /// The file.
         path: PathBuf,
-        /// Names of the tensors.
+        /// Differing tensors.
         mismatch: Box<Mismatch>,
     },
     /// The model could not be built for another reason.
@@ -50,7 +50,7 @@ pub struct Mismatch {
     pub missing: Vec<String>,
     /// Tensors whose shapes differ.
     pub misshapen: Vec<Misshapen>,
-    /// Tensors of the file that the model never asked for.
+    /// Tensors of the file that the model does not use.
     pub unused: Vec<String>,
 }
 

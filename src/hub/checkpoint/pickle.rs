@@ -1,12 +1,12 @@
-//! A pickle interpreter that can build data and nothing else.
+//! A pickle interpreter that builds data and executes nothing.
 //!
-//! A pickle is a program for a stack machine. This one knows the opcodes that `torch.save` and
-//! `torch.jit.save` write (Python's `pickletools` documents them). The functions and classes that a
-//! state dict needs are known by name ([`Global`]) and are never called: their calls become nodes.
-//! Any other name is refused.
+//! A pickle is a program for a stack machine. This interpreter implements the opcodes that
+//! `torch.save` and `torch.jit.save` write (documented in Python's `pickletools`). The functions
+//! and classes of a state dict are known by name ([`Global`]) and never called: their calls become
+//! nodes. Every other name is refused.
 //!
 //! Work and memory are bounded by the length of the input: values are indices into an arena, so
-//! copying one costs nothing, and nothing recurses.
+//! that a copy is one index, and no function recurses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use candle_core::DType;
 /// Index of a [`Node`].
 pub(super) type Id = usize;
 
-/// The Python names that may occur.
+/// Accepted Python names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Global {
     OrderedDict,
@@ -24,9 +24,9 @@ pub(super) enum Global {
     RebuildParameter,
     /// A class of a TorchScript archive.
     ScriptClass,
-    /// A function that makes an attribute of such a class which is no tensor.
+    /// A function that creates an attribute of such a class other than a tensor.
     ScriptValue,
-    /// `None`: a type that candle does not have.
+    /// Element type of a storage; `None` for types that candle lacks.
     Storage(Option<DType>),
 }
 
@@ -64,26 +64,26 @@ pub(super) enum Node {
     Long(Vec<u8>),
     Float(f64),
     Text(Arc<str>),
-    /// Bytes, which nothing here looks into.
+    /// Bytes, whose content is ignored.
     Bytes,
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Global(Global),
-    /// Identifier of a storage: the tuple that PyTorch passes to `persistent_load`.
+    /// Reference to a storage: the tuple that PyTorch passes to `persistent_load`.
     Persistent(Id),
     /// `callable(*args)`, for the tensor functions.
     Call(Global, Id),
-    /// An instance of a [`Global::ScriptClass`], and what it was built from, once it was.
+    /// An instance of a [`Global::ScriptClass`], and its state once `BUILD` has set it.
     Object(Option<Id>),
 }
 
-/// A finished pickle.
+/// A parsed pickle.
 #[derive(Debug)]
 pub(super) struct Pickle {
     nodes: Vec<Node>,
     pub root: Id,
-    /// Bytes that it took.
+    /// Length of the pickle in bytes.
     pub len: usize,
 }
 
@@ -127,7 +127,7 @@ impl Pickle {
         }
     }
 
-    /// A non-negative integer.
+    /// Returns a non-negative integer.
     pub fn index(&self, id: Id) -> Option<usize> {
         match self.node(id) {
             Node::Int(value) => usize::try_from(*value).ok(),
@@ -135,8 +135,8 @@ impl Pickle {
         }
     }
 
-    /// A tuple of at most `limit` non-negative integers: the same long tuple could be asked for
-    /// often.
+    /// Returns a tuple of at most `limit` non-negative integers. The limit matters, because many
+    /// tensors may refer to the same long tuple.
     pub fn indices(&self, id: Id, limit: usize) -> Option<Vec<usize>> {
         let items = self.tuple(id).filter(|items| items.len() <= limit)?;
         items.iter().map(|id| self.index(*id)).collect()
@@ -148,7 +148,7 @@ struct Machine<'a> {
     at: usize,
     nodes: Vec<Node>,
     stack: Vec<Id>,
-    /// Heights of the stack at its marks.
+    /// Heights of the stack at the marks.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
 }
@@ -376,8 +376,8 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Attributes of a dict, such as a state dict's `_metadata`, are of no interest, those of an
-    /// object are all there is to it; nothing else may have any.
+    /// Sets the state of an object. The attributes of a dict, such as `_metadata` of a state dict,
+    /// are ignored; a value of another kind must not have any.
     fn build(&mut self) -> Step<()> {
         let state = self.pop()?;
         match self.top_node()? {
@@ -459,7 +459,7 @@ fn ended() -> String {
     "it ends too early".to_owned()
 }
 
-/// A name from a file, short enough to show.
+/// Shortens a name from a file for messages.
 pub(super) fn brief(name: &str) -> &str {
     match name.char_indices().nth(100) {
         Some((end, _)) => name.get(..end).unwrap_or(name),

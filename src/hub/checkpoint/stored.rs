@@ -1,19 +1,19 @@
-//! Location of a tensor in a file, and its conversion to a contiguous layout.
+//! Positions of tensors in a file, and their conversion to contiguous tensors.
 
 use candle_core::{DType, Device, Result, Tensor};
 
-/// The most dimensions a tensor may have.
+/// Maximum number of dimensions of a tensor.
 pub(super) const MAX_DIMENSIONS: usize = 8;
 
-/// A strided view into a file. Only [`StoredTensor::new`] makes one, so its bytes lie within the
-/// range that it was made for and no element is stored twice.
+/// A strided view into a file. [`StoredTensor::new`] ensures that its bytes lie within its storage
+/// and that no element is stored twice.
 #[derive(Debug, Clone)]
 pub(super) struct StoredTensor {
     pub dtype: DType,
     pub shape: Vec<usize>,
-    /// In elements.
+    /// Strides in elements.
     strides: Vec<usize>,
-    /// Of the first element, in bytes from the beginning of the file.
+    /// Position of the first element in bytes from the beginning of the file.
     start: u64,
     /// Bytes from the first element to the end of the last one.
     len: usize,
@@ -23,15 +23,17 @@ pub(super) struct StoredTensor {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Storage {
     pub dtype: DType,
-    /// In bytes from the beginning of the file.
+    /// Position in bytes from the beginning of the file.
     pub start: u64,
-    /// In bytes.
+    /// Length in bytes.
     pub len: u64,
 }
 
 impl StoredTensor {
-    /// The view of `storage` that begins at element `offset`; an error message when it leaves the
-    /// storage or when its elements overlap.
+    /// Creates a view of `storage` that begins at element `offset`.
+    ///
+    /// # Errors
+    /// A message if the view leaves the storage or its elements overlap.
     pub fn new(
         storage: Storage,
         offset: usize,
@@ -85,7 +87,7 @@ impl StoredTensor {
         })
     }
 
-    /// A tensor that fills `storage`, row-major.
+    /// Creates a row-major view that fills `storage`.
     pub fn contiguous(storage: Storage, shape: Vec<usize>) -> std::result::Result<Self, String> {
         let too_large = || format!("shape {shape:?} is too large");
         let strides = row_major(&shape).ok_or_else(too_large)?;
@@ -101,12 +103,12 @@ impl StoredTensor {
         Self::new(storage, 0, shape, strides)
     }
 
-    /// Offset and number of its bytes.
+    /// Returns the position and the number of its bytes.
     pub fn span(&self) -> (u64, usize) {
         (self.start, self.len)
     }
 
-    /// Makes a contiguous tensor of the bytes of [`StoredTensor::span`].
+    /// Creates a contiguous tensor from the bytes of [`StoredTensor::span`].
     pub fn gather(&self, bytes: Vec<u8>) -> Result<Tensor> {
         let bytes = if row_major(&self.shape).as_ref() == Some(&self.strides) {
             bytes

@@ -415,3 +415,64 @@ fn long_lists_are_cut() {
     };
     assert_eq!(mismatch.to_string(), "missing: t0, t1, t2, t3 and 5 more");
 }
+
+fn survive(mut bytes: Vec<u8>, changes: &[(prop::sample::Index, u8)], cut: Option<usize>) {
+    for (index, value) in changes {
+        let at = index.index(bytes.len());
+        bytes[at] = *value;
+    }
+    if let Some(cut) = cut {
+        bytes.truncate(cut);
+    }
+    if let Ok(checkpoint) = open(&bytes) {
+        for info in checkpoint.tensors().collect::<Vec<_>>() {
+            let _ = checkpoint.tensor(&info.name);
+        }
+    }
+}
+
+fn changes() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
+    prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn damaged_zip_files_never_panic(
+        changes in changes(),
+        cut in prop::option::weighted(0.2, 0usize..1500),
+    ) {
+        survive(zip_file(&pickle(ROWS, None, false), CompressionMethod::Stored), &changes, cut);
+    }
+
+    #[test]
+    fn damaged_archives_never_panic(
+        changes in changes(),
+        cut in prop::option::weighted(0.2, 0usize..1500),
+    ) {
+        survive(script_file(&script(&[("a", script(&[]))])), &changes, cut);
+    }
+
+    #[test]
+    fn damaged_legacy_files_never_panic(
+        changes in changes(),
+        cut in prop::option::weighted(0.2, 0usize..1000),
+    ) {
+        survive(legacy_file(&pickle(ROWS, None, true)), &changes, cut);
+    }
+
+    #[test]
+    fn damaged_safetensors_never_panic(
+        changes in changes(),
+        cut in prop::option::weighted(0.2, 0usize..150),
+    ) {
+        survive(safetensors_file(HEADER), &changes, cut);
+    }
+
+    #[test]
+    fn random_programs_never_panic(program in prop::collection::vec(
+        prop::sample::select(b"\x80\x81\x02\x85\x86\x87\x88\x89\x8a\x94\x95().012NKMJGXUTBC]}aesuqrhjcQRbt\n".to_vec()), 0..200)) {
+        let _ = pickle::Pickle::parse(&program);
+    }
+}

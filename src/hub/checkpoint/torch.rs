@@ -1,11 +1,11 @@
-//! The tables of PyTorch's two file formats.
+//! Reads the tables of PyTorch's two file formats.
 //!
-//! Reference: `torch/serialization.py`, `_load` (zip) and `_legacy_load`. Storages are left in the
-//! file: they are read when a tensor is asked for.
+//! Reference: `torch/serialization.py`, `_load` (zip) and `_legacy_load`. Storages are read when a
+//! tensor is requested.
 //!
-//! A TorchScript archive (`torch.jit.save`) is a zip file of the same kind, whose pickle holds a
-//! module in place of a dict: its tensors get the names that the module's `state_dict` would give
-//! them. Its code is not looked at. Reference: `torch/csrc/jit/serialization/pickler.cpp`.
+//! A TorchScript archive (`torch.jit.save`) is a zip file of the same kind whose pickle has a
+//! module in place of a dict. Its tensors get the names of the module's `state_dict`. Its code is
+//! not read. Reference: `torch/csrc/jit/serialization/pickler.cpp`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -18,17 +18,18 @@ use super::pickle::{Global, Id, Node, Pickle, brief};
 use super::stored::{MAX_DIMENSIONS, Storage, StoredTensor};
 use super::{Table, TableError};
 
-/// Real ones have a few hundred kilobytes: only the data is large, and it is elsewhere.
+/// Largest accepted pickle in bytes. Published models have a few hundred kilobytes, because the
+/// data of the tensors is stored elsewhere.
 const MAX_PICKLE: u64 = 16 << 20;
 
-/// The number that legacy files begin with, after the opcodes PROTO 2 and LONG1.
+/// Magic number of legacy files, after the opcodes PROTO 2 and LONG1.
 const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 
 pub(super) fn is_legacy(beginning: &[u8]) -> bool {
     beginning.starts_with(LEGACY_MAGIC)
 }
 
-/// Identifier of a storage in a pickle.
+/// Reference to a storage in a pickle.
 struct StorageName<'a> {
     key: &'a str,
     dtype: DType,
@@ -160,7 +161,7 @@ pub(super) fn read_legacy(file: &mut File) -> Result<Table, TableError> {
     })
 }
 
-/// The bytes that a tensor's storage claims, which may not be more than there are.
+/// Returns the size of a storage in bytes, after a check against the size of the file.
 fn claimed(storage: &StorageName<'_>, available: u64) -> Result<u64, TableError> {
     let size = storage.dtype.size_in_bytes() as u64;
     match storage.count.checked_mul(size) {
@@ -174,7 +175,7 @@ fn claimed(storage: &StorageName<'_>, available: u64) -> Result<u64, TableError>
     }
 }
 
-/// The tensors of the state dict in `pickle`.
+/// Returns the tensors of the state dict in `pickle`.
 fn tensors(
     pickle: &Pickle,
     mut place: impl FnMut(&StorageName<'_>) -> Result<Storage, TableError>,
@@ -194,7 +195,7 @@ fn tensors(
     Ok(table)
 }
 
-/// The type of every storage that the state dict uses.
+/// Returns the type of every storage that the state dict uses.
 fn storages(pickle: &Pickle) -> Result<BTreeMap<&str, DType>, TableError> {
     let mut types = BTreeMap::new();
     for (_, value) in state_dict(pickle)? {
@@ -206,7 +207,7 @@ fn storages(pickle: &Pickle) -> Result<BTreeMap<&str, DType>, TableError> {
     Ok(types)
 }
 
-/// Tensors by name: the pickle itself is a dict of them, holds one under `state_dict`, or is a
+/// Finds the tensors by name: the pickle is a dict of tensors, has one under `state_dict`, or is a
 /// module.
 fn state_dict(pickle: &Pickle) -> Result<Vec<(String, Id)>, String> {
     let root = match pickle.node(pickle.root) {
@@ -242,11 +243,11 @@ fn state_dict(pickle: &Pickle) -> Result<Vec<(String, Id)>, String> {
     ))
 }
 
-/// Modules within modules, which real ones are far from.
+/// Maximum nesting of modules; published models stay far below.
 const MAX_DEPTH: usize = 64;
 
-/// The tensors of a TorchScript module and of the modules in it, by their dotted names. A module
-/// that stands in several places is listed in one of them.
+/// Returns the tensors of a TorchScript module and its submodules by dotted names. A module with
+/// several parents is listed under one of them.
 fn module(pickle: &Pickle) -> Result<Vec<(String, Id)>, String> {
     let mut tensors = Vec::new();
     let mut seen = HashSet::new();

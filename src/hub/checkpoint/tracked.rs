@@ -1,4 +1,4 @@
-//! A `VarBuilder` backend that remembers what was asked for.
+//! A `VarBuilder` backend that records which tensors a model requests.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,13 +8,13 @@ use candle_nn::var_builder::SimpleBackend;
 
 use super::{CheckpointError, Misshapen, OpenFile};
 
-/// Tensors that a model has requested so far.
+/// Requests of a model so far.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     pub used: BTreeSet<String>,
     pub missing: Vec<String>,
     pub misshapen: Vec<Misshapen>,
-    /// The first tensor that could not be read.
+    /// Error of the first tensor that could not be read.
     pub failure: Option<CheckpointError>,
 }
 

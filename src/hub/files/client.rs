@@ -1,9 +1,8 @@
-//! Asking a hub: which version of a file it has, and where the bytes are.
+//! Client of a hub: resolves files to versions and addresses.
 //!
-//! The hub keeps large files elsewhere and redirects. The token is for the hub alone: it goes to
-//! the scheme, host and port of the endpoint and to nobody else, and never over plain http to
-//! another machine. What the hub says about itself ends up in paths, and is taken only if it can do
-//! no harm there.
+//! The hub redirects requests for large files to other hosts. The token is sent only to the scheme,
+//! host and port of the endpoint, and never over plain http to another machine. Values from the hub
+//! that become parts of paths are validated first.
 
 use std::cell::Cell;
 
@@ -16,36 +15,36 @@ use crate::net::{
     header, host_of, is_loopback, send, status_error,
 };
 
-/// Redirects that are followed: of the hub to itself, and of the place with the bytes.
+/// Maximum number of redirects, within the hub and of the host that has the bytes.
 const MAX_REDIRECTS: u32 = 8;
-/// The longest `ETag` that can be a name.
+/// Longest accepted `ETag`: it becomes a file name.
 const MAX_ETAG: usize = 128;
 
-/// A hub.
+/// A client of one hub.
 pub(super) struct HubClient {
     endpoint: String,
     uri: Uri,
     token: Option<String>,
-    /// Give redirects back as they are.
+    /// Agents that return redirects as responses.
     asking: Agents,
-    /// Follow them.
+    /// Agents that follow redirects.
     fetching: Agents,
 }
 
-/// Metadata of a file on the hub.
+/// Version and address of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileMetadata {
-    /// The commit that it is of.
+    /// Commit of the version.
     pub(super) commit: String,
-    /// The name of its content.
+    /// Name of the content.
     pub(super) etag: String,
     pub(super) size: Option<u64>,
-    /// Address of its bytes.
+    /// Address of the bytes.
     at: Uri,
 }
 
 impl HubClient {
-    /// Connects to nothing yet.
+    /// Creates a client; opens no connection.
     ///
     /// # Errors
     /// [`EnvironmentError`].
@@ -58,7 +57,7 @@ impl HubClient {
             variable: "HF_ENDPOINT".to_owned(),
             problem: problem.to_owned(),
         };
-        let uri: Uri = endpoint.parse().map_err(|_| wrong("holds no address"))?;
+        let uri: Uri = endpoint.parse().map_err(|_| wrong("is not an address"))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(wrong("is neither http nor https"));
         }
@@ -66,7 +65,7 @@ impl HubClient {
             .authority()
             .is_none_or(|host| host.as_str().contains('@'))
         {
-            return Err(wrong("has no host, or holds a name or password"));
+            return Err(wrong("has no host, or has credentials"));
         }
         let limits = Timeouts::Idle(retry_policy.idle_timeout);
         Ok(Self {
@@ -78,18 +77,18 @@ impl HubClient {
         })
     }
 
-    /// The address of a file of a repository.
+    /// Returns the address of a file of a repository.
     pub(super) fn address(&self, repository: &str, revision: &str, name: &str) -> String {
         let revision = revision.replace('/', "%2F");
         format!("{}/{repository}/resolve/{revision}/{name}", self.endpoint)
     }
 
-    /// Returns true if there is a token but the connection is not encrypted.
+    /// Returns true if the token is withheld, because the connection is not encrypted.
     pub(super) fn keeps_token(&self) -> bool {
         self.token.is_some() && !self.is_safe()
     }
 
-    /// Returns true if the connection to the hub is encrypted or local.
+    /// Returns true if the connection to the hub is encrypted or stays on this machine.
     fn is_safe(&self) -> bool {
         let here = || host_of(&self.uri).is_some_and(|host| is_loopback(&host));
         self.uri.scheme_str() == Some("https") || here()
@@ -105,7 +104,7 @@ impl HubClient {
             .choose(uri)
             .get(uri.clone())
             .config()
-            // What begins safely is not redirected into the open.
+            // A request that starts with https must not be redirected to http.
             .https_only(self.uri.scheme_str() == Some("https"))
             .build();
         match &self.token {
@@ -116,16 +115,16 @@ impl HubClient {
         }
     }
 
-    /// Asks which version of the file at `url` there is, and where.
+    /// Requests version and address of the file at `url`.
     ///
     /// # Errors
     /// [`AttemptError`].
     pub(super) fn card(&self, url: &str) -> Result<FileMetadata, AttemptError> {
         let refused = |message: &str| AttemptError::from(TransferError::refused(url, message));
-        let mut uri: Uri = url.parse().map_err(|_| refused("is no address"))?;
+        let mut uri: Uri = url.parse().map_err(|_| refused("is not an address"))?;
         for _ in 0..=MAX_REDIRECTS {
             let request = self.request(&self.asking, &uri);
-            // One byte is asked for, since not every hub answers HEAD as it answers GET.
+            // Requests one byte, because some hubs answer HEAD differently from GET.
             let request = request
                 .header("Accept-Encoding", "identity")
                 .header("Range", "bytes=0-0");
@@ -135,7 +134,7 @@ impl HubClient {
                 200 | 206 => None,
                 301 | 302 | 303 | 307 | 308 => {
                     let to = header(headers, "location").and_then(|to| join(&uri, to));
-                    Some(to.ok_or_else(|| refused("redirects to no address"))?)
+                    Some(to.ok_or_else(|| refused("redirects to an invalid address"))?)
                 }
                 _ => return Err(status_error(url, response)),
             };
@@ -150,21 +149,22 @@ impl HubClient {
     }
 }
 
-/// Reads what a hub says.
+/// Parses the response of a hub.
 ///
 /// # Errors
-/// What is missing, or could do harm.
+/// Description of a missing or unsafe header.
 fn card(headers: &HeaderMap, at: Uri) -> Result<FileMetadata, &'static str> {
     let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag"));
-    let etag = etag.ok_or("has no ETag: is it a hub?")?;
+    let etag = etag.ok_or("has no ETag: expected a Hugging Face hub")?;
     let etag = etag.trim_start_matches("W/").trim_matches('"');
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if etag.is_empty() || etag.len() > MAX_ETAG || !etag.bytes().all(plain) {
-        return Err("has an ETag that cannot be a name");
+        return Err("has an ETag that is not usable as a file name");
     }
-    let commit = header(headers, "x-repo-commit").ok_or("names no commit: is it a hub?")?;
+    let commit =
+        header(headers, "x-repo-commit").ok_or("has no commit: expected a Hugging Face hub")?;
     if !is_commit(commit) {
-        return Err("names a commit that is none");
+        return Err("has an invalid commit");
     }
     let number = |name: &str| header(headers, name)?.parse().ok();
     let total = || {
@@ -182,12 +182,12 @@ fn card(headers: &HeaderMap, at: Uri) -> Result<FileMetadata, &'static str> {
     })
 }
 
-/// Returns true if a text is the name of a commit.
+/// Returns true if a text is the SHA-1 of a commit.
 pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Returns the target of a redirect: another address, or a path of the same host.
+/// Resolves the target of a redirect: an address, or a path on the same host.
 fn join(from: &Uri, to: &str) -> Option<Uri> {
     let to: Uri = to.parse().ok()?;
     if to.authority().is_some() {
@@ -198,18 +198,18 @@ fn join(from: &Uri, to: &str) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// The bytes of a file of a hub.
+/// Download of a file of a hub.
 pub(super) struct Bytes<'s> {
     server: &'s HubClient,
     url: &'s str,
     card: &'s FileMetadata,
-    /// Address of the bytes at the last request. It is valid for minutes; later attempts request it
+    /// True until the first request. Addresses expire after minutes, so later attempts resolve
     /// again.
     fresh: Cell<bool>,
 }
 
 impl<'s> Bytes<'s> {
-    /// Of the version that `card` tells of, which was just read.
+    /// Creates a download of the version in `card`, which was just resolved.
     pub(super) fn new(server: &'s HubClient, url: &'s str, card: &'s FileMetadata) -> Self {
         Self {
             server,
@@ -231,8 +231,7 @@ impl RemoteSource for Bytes<'_> {
         } else {
             let now = self.server.card(self.url)?;
             if (&now.etag, &now.commit) != (&self.card.etag, &self.card.commit) {
-                let message =
-                    "has changed while it was downloaded: the same command gets the new one";
+                let message = "changed during the download: run the same command again to get the new version";
                 return Err(TransferError::refused(self.url, message).into());
             }
             now.at

@@ -1,17 +1,17 @@
-//! Environment variables of the hub, with the meaning that the hub's own tools give them.
+//! Environment variables of the hub, with the meaning that they have for the hub's own tools.
 
 use std::path::{Path, PathBuf};
 
 use crate::net::{Offline, RetryPolicy};
 
-/// The hub, unless `HF_ENDPOINT` names another.
+/// Default endpoint.
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// Address of the hub, access token, and folder of its cache.
+/// Endpoint, token and cache of the hub.
 pub(super) struct HubEnvironment {
-    /// The cache; `None` where there is no home folder and no variable names one.
+    /// Cache folder; `None` without a home folder and without a variable that names the cache.
     pub(super) cache: Option<PathBuf>,
-    /// An address without a slash at its end.
+    /// Address without a trailing slash.
     pub(super) endpoint: String,
     pub(super) token: Option<String>,
     pub(super) offline: Option<Offline>,
@@ -19,8 +19,8 @@ pub(super) struct HubEnvironment {
 }
 
 impl HubEnvironment {
-    /// `HF_HUB_CACHE`, `HF_HOME` or `XDG_CACHE_HOME`; `HF_ENDPOINT`; `HF_TOKEN`, or else the token
-    /// that `hf auth login` left; `--offline` and `HF_HUB_OFFLINE`.
+    /// Reads `HF_HUB_CACHE`, `HF_HOME` or `XDG_CACHE_HOME`; `HF_ENDPOINT`; `HF_TOKEN`, or else the
+    /// token that `hf auth login` stored; `--offline` and `HF_HUB_OFFLINE`.
     pub(super) fn read() -> Self {
         let offline = Offline::downloads();
         let home = std::env::home_dir();

@@ -1,6 +1,6 @@
-//! A repository of the Hugging Face hub, through the cache that Python's tools share:
-//! `blobs/<ETag>` holds the bytes, `snapshots/<commit>/<name>` links to them, `refs/<revision>`
-//! names the commit of a branch or tag.
+//! A repository of the Hugging Face hub and its cache, which Python's tools share: `blobs/<ETag>`
+//! has the bytes, `snapshots/<commit>/<name>` links to them, `refs/<revision>` has the commit of a
+//! branch or tag.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,7 +17,7 @@ use crate::locking;
 use crate::net::{ExpectedSize, Offline, PartialFile, RetryPolicy, Transfer, TransferError};
 use crate::progress::Progress;
 
-/// More bytes than a file has, where the hub does not tell its length.
+/// Largest accepted file in bytes if the hub does not state its length.
 const MAX_FILE: u64 = 1 << 36;
 
 /// One revision of a repository.
@@ -25,7 +25,7 @@ pub(super) struct Repository {
     id: String,
     revision: String,
     cache: CacheRepo,
-    /// Or what forbids to ask it.
+    /// Client of the hub, or the setting that disables downloads.
     server: Result<HubClient, Offline>,
     retry_policy: RetryPolicy,
 }
@@ -51,12 +51,12 @@ impl Repository {
             name: "anything".to_owned(),
             message,
         };
-        // It becomes a path, and a part of an address.
+        // The revision becomes part of a path and of an address.
         if !is_plain(Path::new(revision)) {
-            return Err(failed(format!("`{revision}` is no revision")));
+            return Err(failed(format!("`{revision}` is not a revision")));
         }
         let Some(cache) = environment.cache else {
-            let message = "there is no home folder for the cache: set HF_HUB_CACHE";
+            let message = "no home folder for the cache: set HF_HUB_CACHE";
             return Err(failed(message.to_owned()));
         };
         let (endpoint, token) = (environment.endpoint, environment.token);
@@ -76,18 +76,18 @@ impl Repository {
         })
     }
 
-    /// The first of `names` that the cache has.
+    /// Returns the first of `names` that is in the cache.
     pub(super) fn cached(&self, names: &[&str]) -> Option<PathBuf> {
         names.iter().find_map(|name| {
-            // A commit's snapshot needs no reference to be found.
+            // The snapshot of a commit is found without a reference.
             let snapshot = self.cache.pointer_path(&self.revision).join(name);
             let found = self.cache.get(name);
             found.or(Some(snapshot).filter(|path| path.is_file()))
         })
     }
 
-    /// The first of `names` that the cache has, else the first that the hub has; `None` when it
-    /// says that it has none of them.
+    /// Returns the first of `names` in the cache, or else the first on the hub; `None` if the hub
+    /// has none.
     pub(super) fn get(
         &self,
         names: &[&str],
@@ -119,7 +119,7 @@ impl Repository {
         Ok(None)
     }
 
-    /// Downloads a file into the cache, going on where an earlier try broke off.
+    /// Downloads a file into the cache; resumes an earlier attempt.
     fn download(
         &self,
         server: &HubClient,
@@ -133,14 +133,17 @@ impl Repository {
         };
         let card = transfer.retry(&url, name, &|| Ok(0), &mut || server.card(&url))?;
         if is_commit(&self.revision) && card.commit != self.revision {
-            let message = format!("is of {}: another commit than was asked for", card.commit);
+            let message = format!(
+                "belongs to commit {}, which is not the requested one",
+                card.commit
+            );
             return Err(TransferError::refused(&url, message));
         }
         let snapshot = self.cache.pointer_path(&card.commit);
         let blob = blobs(&snapshot).join(&card.etag);
         let _lock = lock(&blob)?;
         if !blob.is_file() {
-            // Off a terminal, nothing else tells for a while that minutes pass with this.
+            // Without a terminal, no progress bar shows why the program is busy for minutes.
             progress.message(&format!("downloading {name} of {}", self.id));
             fetch(&transfer, server, (&url, name), &card, &blob)?;
         }
@@ -152,7 +155,7 @@ impl Repository {
         Ok(path)
     }
 
-    /// Checks a file of the cache: its blob is named by its digest.
+    /// Checks a file of the cache, whose blob is named by its digest.
     pub(super) fn check(&self, path: &Path, name: &str) -> Result<CheckedFile, FilesError> {
         let failed = |source: io::Error| FilesError::Read {
             path: path.to_owned(),
@@ -171,13 +174,13 @@ impl Repository {
     }
 }
 
-/// Returns true if a path stays below its root.
+/// Returns true if a path has only normal components.
 fn is_plain(path: &Path) -> bool {
     let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
     path.components().next().is_some() && path.components().all(plain)
 }
 
-/// The error for people, with what they can do about it.
+/// Formats an error with advice for the user.
 fn explained(server: &HubClient, error: &TransferError) -> String {
     match error {
         TransferError::Refused {
@@ -188,19 +191,21 @@ fn explained(server: &HubClient, error: &TransferError) -> String {
                 true => "; the token is not sent over plain http",
                 false => "",
             };
-            format!("{error} (with {status} the hub wants HF_TOKEN, or its terms accepted{kept})")
+            format!(
+                "{error} (status {status}: set HF_TOKEN, or accept the terms of the repository{kept})"
+            )
         }
         _ => error.to_string(),
     }
 }
 
-/// The folder of all contents beside a snapshot.
+/// Returns the folder of blobs of a snapshot.
 fn blobs(snapshot: &Path) -> PathBuf {
     let repository = snapshot.parent().and_then(Path::parent);
     repository.unwrap_or(Path::new("")).join("blobs")
 }
 
-/// Held while a blob is downloaded: the file and the kind of lock that the hub crate takes.
+/// Locks a blob with the same file and kind of lock as the `hf-hub` crate.
 fn lock(blob: &Path) -> Result<File, TransferError> {
     let folder = blob.parent().unwrap_or(Path::new(""));
     fs::create_dir_all(folder).map_err(TransferError::io(folder))?;
@@ -209,12 +214,12 @@ fn lock(blob: &Path) -> Result<File, TransferError> {
     let held = locking::lock(&path).map_err(&failed)?;
     held.ok_or_else(|| {
         failed(io::Error::other(
-            "another process is downloading it: wait until it is done",
+            "another process is downloading it: wait until it has finished",
         ))
     })
 }
 
-/// Brings the bytes of a card into their blob, which gets its name only when they are right.
+/// Downloads a blob, which gets its name only after its digest matches.
 fn fetch(
     transfer: &Transfer<'_>,
     server: &HubClient,
@@ -230,7 +235,7 @@ fn fetch(
         has_checksum: is_digest(&card.etag),
     };
     loop {
-        let patched = partial.len()? > 0;
+        let resumed = partial.len()? > 0;
         transfer.download(&Bytes::new(server, url, card), expected, &partial, name)?;
         partial.sync()?;
         let state =
@@ -239,24 +244,23 @@ fn fetch(
             return partial.publish(blob);
         };
         partial.remove()?;
-        let message = format!("has the digest {found} where the hub says {expected}");
+        let message = format!("has the digest {found}, the hub states {expected}");
         // What an earlier send left may be the fault of that one.
-        if !patched {
+        if !resumed {
             return Err(TransferError::refused(url, message));
         }
         transfer
             .progress
-            .message(&format!("{name}: {message}: beginning anew"));
+            .message(&format!("{name}: {message}; restarting"));
     }
 }
 
-/// Returns true if an `ETag` of the hub is a digest of the bytes: SHA-256 of large files, git's
-/// SHA-1 of small ones.
+/// Returns true if an `ETag` is a digest: SHA-256 for large files, git's SHA-1 for small ones.
 fn is_digest(etag: &str) -> bool {
     matches!(etag.len(), 40 | 64) && etag.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Compares bytes with the digest that their `ETag` is.
+/// Compares a file with the digest in its `ETag`.
 fn check_digest(path: &Path, etag: &str) -> io::Result<Integrity> {
     if !is_digest(etag) {
         return Ok(Integrity::Unknown);
@@ -272,7 +276,7 @@ fn check_digest(path: &Path, etag: &str) -> io::Result<Integrity> {
     })
 }
 
-/// Lets a name in a snapshot lead to a blob. A link that leads nowhere is replaced.
+/// Links a name in a snapshot to a blob; replaces a broken link.
 fn link(snapshot: &Path, name: &str, blob: &Path) -> io::Result<()> {
     let path = snapshot.join(name);
     if path.exists() {
@@ -282,8 +286,7 @@ fn link(snapshot: &Path, name: &str, blob: &Path) -> io::Result<()> {
     fs::create_dir_all(path.parent().unwrap_or(snapshot))?;
     #[cfg(unix)]
     {
-        // Relative, so that the cache can be moved: up from the name's folder, the commit's and the
-        // snapshots'.
+        // Relative, so that the cache can be moved.
         let mut target = PathBuf::new();
         for _ in 0..name.split('/').count() + 1 {
             target.push("..");

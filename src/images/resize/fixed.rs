@@ -1,20 +1,20 @@
 //! Both passes in Pillow's 8-bit fixed point, on whole pixels.
 //!
-//! All of it is inlined into one [`ScalarLoop`], which is compiled for each set of vector
+//! Everything is inlined into one [`ScalarLoop`], which is compiled for each set of vector
 //! instructions.
 
 use super::super::filter::{Axis, PRECISION_BITS};
 use super::float::Passes;
 use crate::kernels::ScalarLoop;
 
-/// Buffers that are reused for every image.
+/// Buffers that are reused from image to image.
 #[derive(Default)]
 pub(super) struct Scratch {
     /// Result of the first pass.
     between: Vec<u8>,
-    /// Some rows, transposed: `[width, rows, channels]`.
+    /// Transposed rows: `[width, rows, channels]`.
     columns: Vec<u8>,
-    /// One column of their result.
+    /// One column of the result.
     column: Vec<u8>,
 }
 
@@ -68,7 +68,7 @@ impl ScalarLoop for Resample<'_> {
 /// Rows that are transposed together: few enough to stay in the first-level cache.
 const ROWS: usize = 16;
 
-/// The pass over the columns.
+/// Resamples columns.
 #[inline(always)]
 fn across(
     axis: &Axis,
@@ -108,7 +108,7 @@ fn across(
     }
 }
 
-/// `[rows, width, C]` to `[width, rows, C]`.
+/// Transposes `[rows, width, C]` to `[width, rows, C]`.
 #[inline(always)]
 fn transpose<const C: usize>(pixels: &[u8], width: usize, out: &mut [u8]) {
     let (from, _) = pixels.as_chunks::<C>();
@@ -121,7 +121,7 @@ fn transpose<const C: usize>(pixels: &[u8], width: usize, out: &mut [u8]) {
     }
 }
 
-/// The pass over the rows.
+/// Resamples rows.
 #[inline(always)]
 fn down(axis: &Axis, rows: &[u8], row_len: usize, out: &mut [u8]) {
     for ((first, weights), out) in axis.fixed_windows().zip(out.chunks_exact_mut(row_len)) {
@@ -129,10 +129,10 @@ fn down(axis: &Axis, rows: &[u8], row_len: usize, out: &mut [u8]) {
     }
 }
 
-/// Values summed at once, in registers.
+/// Values that are summed in registers at a time.
 const LANES: usize = 16;
 
-/// `out[i] = Σ_k weights[k] rows[k][i]` in 8-bit fixed point, rounded half up and clamped.
+/// Computes `out[i] = Σ_k weights[k] rows[k][i]` in 8-bit fixed point, rounded half up and clamped.
 #[inline(always)]
 fn blend(rows: &[u8], weights: &[i32], out: &mut [u8]) {
     const HALF: i32 = 1 << (PRECISION_BITS - 1);

@@ -1,32 +1,32 @@
-//! Both passes in floating point, one channel's plane after the other.
+//! Both passes in floating point, one plane per channel.
 //!
-//! Lines are held in `f64`, in which Pillow sums, so that a line that several output lines use is
-//! converted once; every value in them is an `f32`. The results are handed on a line at a time, to
-//! be written in whatever order is wanted without another pass over memory.
+//! Lines are stored as `f64`, in which Pillow sums, so that a line that contributes to several
+//! output lines is converted once; every value is an `f32`. Results are passed on line by line, so
+//! that any layout can be written without another pass over memory.
 //!
-//! All of it is inlined into one [`ScalarLoop`], which is compiled for each set of vector
+//! Everything is inlined into one [`ScalarLoop`], which is compiled for each set of vector
 //! instructions.
 
 use super::super::filter::Axis;
 use crate::kernels::ScalarLoop;
 
-/// Buffers that are reused for every image.
+/// Buffers that are reused from image to image.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// `[channels, height, width]`.
+    /// Planes, `[channels, height, width]`.
     planes: Vec<f64>,
-    /// The same with all lines of all planes side by side: `[width, channels · height]`.
+    /// Transposed planes, `[width, channels · height]`.
     columns: Vec<f64>,
     line: Vec<f32>,
 }
 
-/// Puts the lines of a result in their places.
+/// Writes the lines of a result.
 pub(super) trait Write<T> {
     /// Writes line `y` of a channel to the image `out`. Must be `#[inline(always)]`.
     fn line(&self, out: &mut [T], channel: usize, y: usize, values: &[f32]);
 }
 
-/// Passes of resampling: the axes whose size changes, and their order.
+/// Passes of a resampler: the axes whose size changes, and their order.
 #[derive(Clone, Copy)]
 pub(super) struct Passes<'a> {
     pub horizontal: Option<&'a Axis>,
@@ -44,7 +44,7 @@ pub(super) struct Resample<'a, P, W, T> {
     pub channels: usize,
     pub scratch: &'a mut Scratch,
     pub write: &'a W,
-    /// The result, to which every line of every channel is written.
+    /// Output image.
     pub out: &'a mut [T],
 }
 
@@ -82,12 +82,13 @@ impl<P: Copy + Into<f64>, W: Write<T>, T> ScalarLoop for Resample<'_, P, W, T> {
     }
 }
 
-/// Destination of the lines of a pass. A trait, because a closure cannot be forced to be inlined.
+/// Destination of the lines of a pass. A trait, because a closure cannot be marked
+/// `inline(always)`.
 trait Lines {
     fn take(&mut self, channel: usize, y: usize, values: &[f32]);
 }
 
-/// For the next pass.
+/// Keeps lines for the next pass.
 struct Kept<'a>(&'a mut Vec<f64>);
 
 impl Lines for Kept<'_> {
@@ -97,7 +98,7 @@ impl Lines for Kept<'_> {
     }
 }
 
-/// Into the result.
+/// Writes lines to the result.
 struct Written<'a, W, T> {
     write: &'a W,
     out: &'a mut [T],
@@ -110,7 +111,7 @@ impl<W: Write<T>, T> Lines for Written<'_, W, T> {
     }
 }
 
-/// The pass over the columns: lines of `width` values become lines of the returned width.
+/// Resamples columns: lines of `width` values become lines of the returned width.
 #[inline(always)]
 fn across(
     axis: Option<&Axis>,
@@ -139,7 +140,7 @@ fn across(
     out_width
 }
 
-/// The pass over the rows of each plane; without an axis the lines are handed on as they are.
+/// Resamples the rows of each plane; without an axis, lines are passed on unchanged.
 #[inline(always)]
 fn down(
     axis: Option<&Axis>,
@@ -168,10 +169,11 @@ fn down(
     }
 }
 
-/// Values summed at once, in registers.
+/// Values that are summed in registers at a time.
 const LANES: usize = 16;
 
-/// `out[i] = Σ_k weights[k] rows[k][i]`, summed in `f64` in the order of `k` as Pillow does.
+/// Computes `out[i] = Σ_k weights[k] rows[k][i]`, summed in `f64` in the order of `k` as Pillow
+/// does.
 #[inline(always)]
 fn blend(rows: &[f64], weights: &[f64], out: &mut [f32]) {
     let row_len = out.len();
