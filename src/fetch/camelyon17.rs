@@ -403,7 +403,8 @@ mod tests {
     }
 
     proptest! {
-        /// Compares with the algorithm of the package: a mask of the split, then positions in the mask.
+        /// Compares with the algorithm of the package: a mask of the split, then positions in
+        /// the mask.
         #[test]
         fn numbers_count_each_split_by_itself(
             rows in proptest::collection::vec((0..5u32, 0..2u32, 0..2u32), 0..60),
