@@ -260,7 +260,7 @@ fn verify(
 }
 
 fn list(catalogue: &Catalogue, fetcher: &Fetcher<'_>) {
-    let mut rows = vec![["name", "size", "here", "license", "what"].map(str::to_owned)];
+    let mut rows = vec![["name", "size", "installed", "license", "content"].map(str::to_owned)];
     for item in catalogue.items() {
         let installed = match fetcher.install_state(item) {
             InstallState::Installed => "yes",
@@ -269,8 +269,8 @@ fn list(catalogue: &Catalogue, fetcher: &Fetcher<'_>) {
         };
         rows.push([
             item.name.clone(),
-            item.about().map_or_else(|| "by hand".to_owned(), bytes),
-            here.to_owned(),
+            item.about().map_or_else(|| "manual".to_owned(), bytes),
+            installed.to_owned(),
             item.license.clone(),
             item.what.clone(),
         ]);
