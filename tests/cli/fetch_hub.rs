@@ -68,7 +68,7 @@ fn files_go_into_the_hub_s_cache_and_are_checked() {
     assert!(!text.contains("hf_secret"), "{text}");
     assert_eq!(fixture.read(&snapshot("config.json")), b"{\"small\": 1}");
     assert_eq!(fixture.read(&snapshot("unet/a.bin")), weights);
-    for asked in fixture.server.requests() {
+    for request in fixture.server.requests() {
         let token = request.token.as_deref();
         assert_eq!(token, Some("Bearer hf_secret"), "{}", request.path);
     }
@@ -112,7 +112,7 @@ fn a_broken_download_goes_on_and_a_wrong_one_is_thrown_away() {
     fixture.succeed(&["m"]);
     assert_eq!(fixture.read(&snapshot("unet/a.bin")), weights);
     let resumed =
-        |asked: &crate::support::file_server::ReceivedRequest| request.from == Some(30_000);
+        |request: &crate::support::file_server::ReceivedRequest| request.from == Some(30_000);
     assert!(fixture.server.requests().iter().any(resumed));
 
     // Bytes that are not those which the hub names never stay in the cache.
@@ -154,14 +154,14 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
     let output = command.env("HF_TOKEN", "hf_secret").output().unwrap();
     expect(&output, 0);
     assert_eq!(fixture.read(&snapshot("unet/a.bin")), weights);
-    for asked in fixture.server.requests() {
+    for request in fixture.server.requests() {
         assert_eq!(request.token.as_deref(), Some("Bearer hf_secret"));
     }
-    let asked = other.requests();
-    assert!(!asked.is_empty());
+    let request = other.requests();
+    assert!(!request.is_empty());
     assert!(
-        asked.iter().all(|request| request.token.is_none()),
-        "{asked:?}"
+        request.iter().all(|request| request.token.is_none()),
+        "{request:?}"
     );
 }
 

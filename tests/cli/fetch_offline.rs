@@ -64,7 +64,7 @@ fn an_offline_run_names_the_command() {
     for (flag, variable) in [(&["--offline"][..], "0"), (&[], "1")] {
         let text = run(flag, variable, &[]);
         assert!(
-            text.contains("`dpsyn fetch stable-diffusion-v1-4` gets it"),
+            text.contains("`dpsyn fetch stable-diffusion-v1-4`"),
             "{text}"
         );
         let other = [
@@ -103,28 +103,19 @@ fn every_shipped_configuration_names_the_command() {
     for (name, expected) in [
         (
             "cifar10",
-            format!("`dpsyn fetch cifar10 {model} inception` gets them"),
+            format!("`dpsyn fetch cifar10 {model} inception`"),
         ),
         (
             "cifar10_unconditional",
-            format!("`dpsyn fetch cifar10 {model} inception` gets them"),
+            format!("`dpsyn fetch cifar10 {model} inception`"),
         ),
         (
             "camelyon17",
-            format!("`dpsyn fetch camelyon17 {model} inception` gets them"),
+            format!("`dpsyn fetch camelyon17 {model} inception`"),
         ),
-        (
-            "cookie",
-            "`dpsyn fetch cats inception` gets them".to_owned(),
-        ),
-        (
-            "doudou",
-            "`dpsyn fetch cats inception` gets them".to_owned(),
-        ),
-        (
-            "cookie_openai",
-            "`dpsyn fetch cats inception` gets them".to_owned(),
-        ),
+        ("cookie", "`dpsyn fetch cats inception`".to_owned()),
+        ("doudou", "`dpsyn fetch cats inception`".to_owned()),
+        ("cookie_openai", "`dpsyn fetch cats inception`".to_owned()),
     ] {
         let config = configs.join(format!("{name}.toml"));
         for extra in [&[][..], &["--dry-run"]] {
@@ -154,10 +145,7 @@ fn every_shipped_configuration_names_the_command() {
         .command(&[&against[..], &[weights]].concat())
         .output();
     let text = expect(&output.unwrap(), DATA);
-    assert!(
-        text.contains("`dpsyn fetch cifar10 inception` gets them"),
-        "{text}"
-    );
+    assert!(text.contains("`dpsyn fetch cifar10 inception`"), "{text}");
     assert!(fixture.server.requests().is_empty());
 }
 
@@ -166,13 +154,7 @@ fn the_list_and_wrong_names() {
     let fixture = FetchFixture::new(FileServer::good());
     let output = fixture.command(&["fetch", "--list"]).output().unwrap();
     let text = expect(&output, 0);
-    for part in [
-        "cifar10",
-        "170 MB",
-        "by hand",
-        "CreativeML OpenRAIL-M",
-        "no",
-    ] {
+    for part in ["cifar10", "170 MB", "manual", "CreativeML OpenRAIL-M", "no"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let output = fixture.command(&["fetch", "cifar100"]).output().unwrap();
