@@ -13,15 +13,13 @@ use crate::support::fetch_fixture::{
 use crate::support::file_server::{FileServer, Reply, Served, sha256};
 
 const USAGE: i32 = 2;
-const DATA: i32 = 3;
-const WEIGHTS: i32 = 4;
 const FETCH: i32 = 10;
 const CLASSES: [&str; 10] = [
     "plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 ];
 
 /// Returns the names of the files in a folder without hidden ones.
-fn names(folder: &Path) -> Vec<String> {
+pub fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut names: Vec<String> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -1,23 +1,15 @@
 //! Offline mode, missing files and the catalogue: `dpsyn fetch` and the commands that refer to it.
 
 use std::path::Path;
-use std::process::Stdio;
 
-use dpsyn::internals::images::decode;
-
-use crate::support::fetch_fixture::{
-    BATCH, FetchFixture, archive_item, cifar_archive, cifar_fixture, expect, file_item, noise,
-    picture, tar_gz, unknown_item, zip,
-};
-use crate::support::file_server::{FileServer, Reply, Served, sha256};
+use super::fetch::names;
+use crate::support::fetch_fixture::{FetchFixture, cifar_fixture, expect, picture};
+use crate::support::file_server::FileServer;
 
 const USAGE: i32 = 2;
 const DATA: i32 = 3;
 const WEIGHTS: i32 = 4;
 const FETCH: i32 = 10;
-const CLASSES: [&str; 10] = [
-    "plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-];
 
 #[test]
 fn offline_mode_sends_no_request() {
