@@ -4,6 +4,9 @@
 //! Follows huggingface/diffusers (`schedulers/scheduling_pndm.py`, `scheduling_ddim.py`,
 //! `scheduling_euler_discrete.py`, `scheduling_dpmsolver_multistep.py`), including timesteps and
 //! slicing. The tables are float32 as in diffusers; coefficients are computed from them in float64.
+//!
+//! The schedulers of candle-transformers are not used: its cosine schedule divides integers, and it
+//! has neither PNDM nor image-to-image.
 
 mod config;
 mod ddim;
@@ -17,6 +20,7 @@ pub use config::{PredictionType, SchedulerConfig, SchedulerKind, TimestepSpacing
 use candle_core::{Result as TensorResult, Tensor, bail};
 
 use super::DiffusionError;
+use spacing::interpolate;
 
 /// A noise schedule and the method that reverses it.
 #[derive(Debug, Clone)]
@@ -143,10 +147,19 @@ impl Scheduler {
         self.config.set_alpha_to_one.unwrap_or(default)
     }
 
-    /// Returns σ = √((1 − ᾱ) / ᾱ) of each training timestep.
-    fn sigmas(&self) -> Vec<f64> {
+    /// Returns the noise levels σ = √((1 − ᾱ) / ᾱ) of `timesteps`, interpolated between the
+    /// training timesteps, and the final level.
+    fn sigmas_at(&self, timesteps: impl Iterator<Item = f64>) -> Vec<f64> {
         let sigma = |alpha: &f32| f64::from(((1.0 - alpha) / alpha).sqrt());
-        self.alphas_cumprod.iter().map(sigma).collect()
+        let table: Vec<f64> = self.alphas_cumprod.iter().map(sigma).collect();
+        let mut sigmas: Vec<f64> = timesteps.map(|t| interpolate(&table, t)).collect();
+        let lowest = table.first().copied().unwrap_or(f64::NAN);
+        sigmas.push(if self.config.final_sigma_min {
+            lowest
+        } else {
+            0.0
+        });
+        sigmas
     }
 
     /// Returns an error for timesteps that the network was not trained on.
@@ -159,6 +172,14 @@ impl Scheduler {
                 expected: format!("a number that does not lead to timestep {t} of {trained}"),
             }),
         }
+    }
+}
+
+/// Returns the noise level of step `index` and the one that it leads to.
+fn levels(sigmas: &[f64], index: usize) -> TensorResult<(f64, f64)> {
+    match sigmas.get(index..) {
+        Some(&[sigma, next, ..]) => Ok((sigma, next)),
+        _ => bail!("step {index} of {}", sigmas.len()),
     }
 }
 

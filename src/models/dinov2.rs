@@ -6,6 +6,10 @@
 //! `modeling_dinov2.py` and `modeling_dinov2_with_registers.py` of huggingface/transformers
 //! (`encoder.layer.0.attention.attention.query.weight`).
 //!
+//! The two references differ in one point: at another size than that of the training, transformers
+//! interpolates the positions of models without registers without Meta's `interpolate_offset`. This
+//! network follows Meta under either scheme of names.
+//!
 //! candle-transformers has a DINOv2 of its own. This one exists because that one interpolates
 //! positions by the nearest neighbor and so is no DINOv2 at any size but 518, uses eps 1e-5 and the
 //! tanh approximation of GELU, needs a classifier head, and lacks SwiGLU (the giant size) and

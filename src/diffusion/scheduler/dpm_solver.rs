@@ -1,9 +1,9 @@
 //! DPM-Solver++(2M), the second-order multistep solver for the predicted image.
 
-use candle_core::{Result as TensorResult, Tensor, bail};
+use candle_core::{Result as TensorResult, Tensor};
 
-use super::spacing::{interpolate, linspace, whole};
-use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables, split};
+use super::spacing::{linspace, whole};
+use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables, levels, split};
 use crate::diffusion::DiffusionError;
 use crate::diffusion::dpm_solver::{advance, shares};
 
@@ -44,13 +44,7 @@ pub(super) fn tables(
     };
     timesteps.reverse();
     scheduler.check(steps, &timesteps)?;
-    let table = scheduler.sigmas();
-    let mut sigmas: Vec<f64> = timesteps
-        .iter()
-        .map(|t| interpolate(&table, *t as f64))
-        .collect();
-    let lowest = table.first().copied().unwrap_or(f64::NAN);
-    sigmas.push(if config.final_sigma_min { lowest } else { 0.0 });
+    let mut sigmas = scheduler.sigmas_at(timesteps.iter().map(|t| *t as f64));
     let skipped = skipped.min(timesteps.len());
     timesteps.drain(..skipped);
     sigmas.drain(..skipped);
@@ -78,10 +72,7 @@ impl Solver for DpmSolver {
         model_output: &Tensor,
         sample: &Tensor,
     ) -> TensorResult<Tensor> {
-        let (Some(&sigma), Some(&next)) = (self.sigmas.get(index), self.sigmas.get(index + 1))
-        else {
-            bail!("step {index} of {}", self.sigmas.len());
-        };
+        let (sigma, next) = levels(&self.sigmas, index)?;
         let alpha = 1.0 / (sigma * sigma + 1.0);
         let (image, _) = split(self.prediction, alpha, model_output, sample)?;
         let last = index + 2 == self.sigmas.len();

@@ -1,9 +1,9 @@
 //! Euler's method without churn: a straight line to the next noise level.
 
-use candle_core::{Result as TensorResult, Tensor, bail};
+use candle_core::{Result as TensorResult, Tensor};
 
-use super::spacing::{interpolate, linspace};
-use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables};
+use super::spacing::linspace;
+use super::{PredictionType, Scheduler, Solver, TimestepSpacing, TrajectoryTables, levels};
 use crate::diffusion::DiffusionError;
 
 struct Euler {
@@ -31,10 +31,7 @@ pub(super) fn tables(
         }
     };
     timesteps.reverse();
-    let table = scheduler.sigmas();
-    let mut sigmas: Vec<f64> = timesteps.iter().map(|t| interpolate(&table, *t)).collect();
-    let lowest = table.first().copied().unwrap_or(f64::NAN);
-    sigmas.push(if config.final_sigma_min { lowest } else { 0.0 });
+    let mut sigmas = scheduler.sigmas_at(timesteps.iter().copied());
     let largest = sigmas.iter().copied().fold(0.0, f64::max);
     let init_noise_sigma = match spacing {
         TimestepSpacing::Leading => (largest * largest + 1.0).sqrt(),
@@ -65,10 +62,7 @@ impl Solver for Euler {
         model_output: &Tensor,
         sample: &Tensor,
     ) -> TensorResult<Tensor> {
-        let (Some(&sigma), Some(&next)) = (self.sigmas.get(index), self.sigmas.get(index + 1))
-        else {
-            bail!("step {index} of {}", self.sigmas.len());
-        };
+        let (sigma, next) = levels(&self.sigmas, index)?;
         let derivative = match self.prediction {
             PredictionType::Epsilon => model_output.clone(),
             PredictionType::VPrediction => {
