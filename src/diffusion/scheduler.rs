@@ -147,11 +147,16 @@ impl Scheduler {
         self.config.set_alpha_to_one.unwrap_or(default)
     }
 
-    /// Returns the noise levels σ = √((1 − ᾱ) / ᾱ) of `timesteps`, interpolated between the
+    /// Returns σ = √((1 − ᾱ) / ᾱ) of each training timestep.
+    fn sigmas(&self) -> Vec<f64> {
+        let sigma = |alpha: &f32| f64::from(((1.0 - alpha) / alpha).sqrt());
+        self.alphas_cumprod.iter().map(sigma).collect()
+    }
+
+    /// Returns the noise levels of `timesteps`, interpolated between the
     /// training timesteps, and the final level.
     fn sigmas_at(&self, timesteps: impl Iterator<Item = f64>) -> Vec<f64> {
-        let sigma = |alpha: &f32| f64::from(((1.0 - alpha) / alpha).sqrt());
-        let table: Vec<f64> = self.alphas_cumprod.iter().map(sigma).collect();
+        let table = self.sigmas();
         let mut sigmas: Vec<f64> = timesteps.map(|t| interpolate(&table, t)).collect();
         let lowest = table.first().copied().unwrap_or(f64::NAN);
         sigmas.push(if self.config.final_sigma_min {
