@@ -453,7 +453,7 @@ pub(super) mod tests {
         let refusal_of_it = passed_over.map_err(|problem| problem.about(file.path()));
         assert!(refusal_of_it.unwrap_err().to_string().contains("more than"));
         // The length is in the header before a byte is read.
-        assert!(status_error(&bytes, 1 << 30).contains("most that is expected"));
+        assert!(status_error(&bytes, 1 << 30).contains("expected at most"));
         let skipped = packed(|builder| {
             odd(
                 builder,

@@ -229,7 +229,7 @@ mod tests {
         let text = case("a/test_batch.bin", &record(10, 1));
         assert!(text.contains("label 10"), "{text}");
         let text = case("a/data_batch_1.bin", &good);
-        assert!(text.contains("0 test images where 1"), "{text}");
+        assert!(text.contains("0 test images, expected 1"), "{text}");
     }
 
     proptest! {
