@@ -169,7 +169,7 @@ fn without_privacy_every_output_is_marked() {
 fn a_threshold_above_all_votes_falls_back_to_uniform_and_records_it() {
     let fixture = RunFixture::new();
     let text = fixture.succeed(&["--set", "evolution.threshold=32"]);
-    assert!(text.contains("under the threshold"), "{text}");
+    assert!(text.contains("parents are drawn uniformly"), "{text}");
     let fallbacks = statement(&fixture, "out")["uniform_fallbacks"].clone();
     assert_eq!(fallbacks.as_array().unwrap().len(), 6, "{fallbacks}");
     assert_eq!(fallbacks[0]["class"], "cat");
@@ -282,7 +282,7 @@ fn fresh_keeps_the_earlier_run_beside() {
         "{text}"
     );
     let text = fixture.succeed(&["--fresh"]);
-    assert!(text.contains("still counts"), "{text}");
+    assert!(text.contains("adds to that of the new run"), "{text}");
     assert!(fixture.path("out.old-1/3/samples.npz").exists());
     assert!(fixture.path("out/3/samples.npz").exists());
 }
