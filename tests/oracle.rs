@@ -143,8 +143,8 @@ fn clip_s_vision_tower() {
     assert_near(&found, &class.matmul(&projection).unwrap(), ROUNDING);
 }
 
-// Open: the two are 0.2 to 0.3 of the size apart, and the goldens of diffusers, which ours pass, are
-// on our side. Until the cause is found, the test runs on request only.
+// Open: the two are 0.2 to 0.3 of the size apart, and the goldens of diffusers, which ours pass,
+// are on our side. Until the cause is found, the test runs on request only.
 #[test]
 #[ignore = "candle-transformers differs for a reason that is not known yet"]
 fn stable_diffusion_s_unet() {
@@ -182,8 +182,8 @@ fn stable_diffusion_s_unet() {
     assert_near(&found, &expected, TANH_GELU);
 }
 
-// Open: the two are 0.2 to 0.3 of the size apart, and the goldens of diffusers, which ours pass, are
-// on our side. Until the cause is found, the test runs on request only.
+// Open: the two are 0.2 to 0.3 of the size apart, and the goldens of diffusers, which ours pass,
+// are on our side. Until the cause is found, the test runs on request only.
 #[test]
 #[ignore = "candle-transformers differs for a reason that is not known yet"]
 fn stable_diffusion_s_autoencoder() {

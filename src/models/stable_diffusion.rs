@@ -4,9 +4,9 @@
 //! References: `UNet2DConditionModel` and `AutoencoderKL` of huggingface/diffusers. Weights keep
 //! the names of the published checkpoints, the autoencoder's old attention names included.
 //!
-//! candle-transformers has these networks, too. They are not used, because its feed-forward networks
-//! approximate GELU by tanh, a batch has one timestep, the autoencoder returns samples with noise
-//! that no seed determines, and candle's convolutions are slower on a CPU than those of
+//! candle-transformers has these networks, too. They are not used, because its feed-forward
+//! networks approximate GELU by tanh, a batch has one timestep, the autoencoder returns samples
+//! with noise that no seed determines, and candle's convolutions are slower on a CPU than those of
 //! [`crate::kernels`].
 
 mod attention;
