@@ -1,5 +1,10 @@
 //! Trainable layers on feature maps `[n, h, w, channels]`, made of operators that candle can
 //! differentiate.
+//!
+//! Sums over pixels and copies along them are products with a vector of ones, because candle sums
+//! and broadcasts over leading dimensions one number at a time. candle_nn's batch norm expects the
+//! channels first, so that it would transpose every map twice; the two were not timed against each
+//! other yet.
 
 use candle_core::{Device, Result, Tensor, Var};
 
