@@ -323,7 +323,7 @@ fn charges_come_in_order_and_within_the_plan() {
     let folder = Folder::new();
     let mut ledger = folder.open().unwrap();
     assert!(error_of(ledger.charge(0)).contains("out of order"));
-    assert!(error_of(ledger.charge(2)).contains("the next is 1"));
+    assert!(error_of(ledger.charge(2)).contains("iteration 1 is due"));
     let _first = ledger.charge(1).unwrap();
     assert!(error_of(ledger.charge(1)).contains("already used"));
     assert!(error_of(ledger.charge(2)).contains("is not stored"));

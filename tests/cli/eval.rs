@@ -486,7 +486,7 @@ fn sets_that_cannot_be_trained_on_or_tested_are_refused() {
         "labeled.npz",
         "data",
         &["--classifier", "cnn", "--resolution", "4"],
-        "another size",
+        "cannot be tested on images of",
     );
     refused(
         2,

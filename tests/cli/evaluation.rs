@@ -416,7 +416,7 @@ fn a_dry_run_describes_the_destination_of_metrics() {
     let output = fixture.run(&["--dry-run", "--set", METRICS]);
     let plan = String::from_utf8(output.stdout).unwrap();
     assert!(
-        plan.contains("evaluation: fid, precision-recall, kid against the private images; figures go to private/metrics.csv, not for release"),
+        plan.contains("evaluation: fid, precision-recall, kid against the private images, written to private/metrics.csv, not for release"),
         "{plan}"
     );
 }
