@@ -286,11 +286,19 @@ impl<W: Write + Seek> NpzWriter<W> {
         shape: &[usize],
         values: &[T],
     ) -> Result<(), NpzError> {
-        let array = ArrayView::from_shape(IxDyn(shape), values).map_err(|_| NpzError::Array {
+        let mismatch = || NpzError::Array {
             key: key.to_owned(),
             found: format!("{} values", values.len()),
             expected: format!("as many as the shape {shape:?} has"),
-        })?;
+        };
+        let count = shape
+            .iter()
+            .try_fold(1usize, |product, side| product.checked_mul(*side));
+        // `from_shape` alone would accept more values than the shape has, and drop the rest.
+        let array = match ArrayView::from_shape(IxDyn(shape), values) {
+            Ok(array) if count == Some(values.len()) => array,
+            _ => return Err(mismatch()),
+        };
         self.start_entry::<T>(key, shape)?;
         array
             .write_npy(&mut self.zip)
@@ -518,6 +526,7 @@ mod tests {
     fn values_must_fill_the_shape() {
         let mut writer = NpzWriter::new(Cursor::new(Vec::new()));
         assert!(writer.i64s("labels", &[2], &[1, 2, 3]).is_err());
+        assert!(writer.i64s("labels", &[4], &[1, 2, 3]).is_err());
     }
 
     #[test]

@@ -375,7 +375,7 @@ fn unpublished_checksums_are_recorded() {
     );
     let text = fixture.succeed(&["--verify"]);
     assert!(
-        text.contains("sound") && text.contains("first download"),
+        text.contains("intact") && text.contains("first download"),
         "{text}"
     );
     let mut changed = bytes.clone();

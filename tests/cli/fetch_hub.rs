@@ -76,7 +76,7 @@ fn files_go_into_the_hub_s_cache_and_are_checked() {
     fixture.succeed(&["m"]);
     fixture.succeed(&["m", "--offline"]);
     let text = fixture.succeed(&["--verify", "m"]);
-    assert_eq!(text.matches("sound").count(), 2, "{text}");
+    assert_eq!(text.matches("intact").count(), 2, "{text}");
     assert_eq!(fixture.server.requests().len(), before);
 
     // Damage to either kind is found.
