@@ -12,7 +12,8 @@
 //! before and after. Floating point works on one channel's plane at a time (`float`), 8 bits on
 //! whole pixels (`fixed`).
 //!
-//! Written here because Fréchet distances depend on the preprocessing; the tests compare it with Pillow.
+//! Written here because Fréchet distances depend on the preprocessing; the tests compare it with
+//! Pillow.
 
 mod fixed;
 mod float;
