@@ -55,7 +55,6 @@ fn text(bytes: Vec<u8>) -> String {
 }
 
 #[test]
-#[ignore = "its snapshots are not written yet"]
 fn help() {
     for (name, arguments) in [
         ("help", &["--help"][..]),
