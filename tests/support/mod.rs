@@ -95,7 +95,7 @@ pub fn private_image(class: usize, index: usize) -> Vec<u8> {
     for y in 0..SIZE {
         for x in 0..SIZE {
             let far = y.abs_diff(cy) + x.abs_diff(cx);
-            let light = 220u8.saturating_sub(50 * far as u8 / 2);
+            let light = 220u8.saturating_sub(50u8.wrapping_mul(far as u8) / 2);
             pixels.extend([
                 light,
                 light / (1 + class as u8),
