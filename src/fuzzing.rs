@@ -243,7 +243,9 @@ mod tests {
     use super::*;
     use crate::images::{ImageBatch, SamplesWriter};
 
-    const TARGETS: [(&str, fn(&[u8])); 8] = [
+    type Target = fn(&[u8]);
+
+    const TARGETS: [(&str, Target); 8] = [
         ("pickle", super::pickle),
         ("safetensors", super::safetensors),
         ("npz", super::npz),

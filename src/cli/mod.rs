@@ -57,7 +57,11 @@ fn hide_panic_messages() {
             .map_or("an unknown location".to_owned(), |at| {
                 format!("{}:{}", at.file(), at.line())
             });
-        if let Some(message) = info.payload_as_str() {
+        // `payload_as_str` is younger than the oldest Rust that is supported.
+        let payload = info.payload();
+        let message = payload.downcast_ref::<&str>().copied();
+        let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        if let Some(message) = message {
             error!(target: PRIVATE, "panic at {place}: {message}");
         }
         output::report_error(&format_args!(

@@ -126,7 +126,11 @@ mod tests {
         for mut value in [private(3), Guarded::Public(3)] {
             let public = matches!(value, Guarded::Public(_));
             value.update(|value| *value += 2);
-            value.try_update(|value| Ok::<_, ()>(*value -= 1)).unwrap();
+            let decrement = |value: &mut u32| {
+                *value -= 1;
+                Ok::<_, ()>(())
+            };
+            value.try_update(decrement).unwrap();
             let next = value.try_map_ref(|value| Ok::<_, ()>(value + 1)).unwrap();
             let next = next.try_map(|value| Ok::<_, ()>(value + 1)).unwrap();
             assert_eq!(matches!(next.map_ref(|v| *v), Guarded::Public(6)), public);

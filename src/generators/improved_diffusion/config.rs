@@ -207,7 +207,7 @@ impl Config {
             let key = || format!("class_labels.{class}");
             if labels.is_empty() {
                 return Err(InvalidKey::new(
-                    &key(),
+                    key(),
                     "is empty: expected at least one label",
                 ));
             }
@@ -216,7 +216,7 @@ impl Config {
                     "has label {label}: expected labels below num_classes, {}",
                     self.num_classes
                 );
-                return Err(InvalidKey::new(&key(), message));
+                return Err(InvalidKey::new(key(), message));
             }
         }
         Ok(())
