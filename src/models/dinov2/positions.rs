@@ -126,7 +126,8 @@ mod tests {
         }
     }
 
-    /// Cubic convolution reproduces a linear function, so that a ramp gives the coordinates away.
+    /// With `a` = -0.75 a ramp is reproduced up to 0.06, and so its values tell the coordinates.
+    /// Without the offset, the last one would be 0.2 away.
     #[test]
     fn coordinates_are_scaled_with_the_offset() {
         let ramp: Vec<f32> = (0..37 * 37).map(|index| (index % 37) as f32).collect();
@@ -134,7 +135,7 @@ mod tests {
         let found = numbers(&bicubic(&positions, 16).unwrap()).unwrap();
         for (index, value) in found.iter().take(16).enumerate().skip(1) {
             let expected = (index as f32 + 0.5) * 37.0 / 16.1 - 0.5;
-            assert!((value - expected).abs() < 1e-4, "{value} for {expected}");
+            assert!((value - expected).abs() < 0.06, "{value} for {expected}");
         }
     }
 }
