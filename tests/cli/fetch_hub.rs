@@ -206,14 +206,14 @@ fn a_hub_that_lies_writes_nothing_outside() {
                 etag: Some(format!("\"{evil}\"")),
                 ..honest.clone()
             },
-            "cannot be a name",
+            "not usable as a file name",
         ),
         (
             Served {
                 commit: Some(evil.to_owned()),
                 ..honest.clone()
             },
-            "a commit that is none",
+            "has an invalid commit",
         ),
         (
             Served {

@@ -70,7 +70,6 @@ fn help() {
 }
 
 #[test]
-#[ignore = "its snapshots are not written yet"]
 fn plans() {
     let world = RunFixture::new();
     let output = dpsyn(
@@ -142,7 +141,6 @@ impl Catalogue<'_> {
 }
 
 #[test]
-#[ignore = "its snapshots are not written yet"]
 fn errors_of_configurations() {
     let world = RunFixture::new();
     let mut catalogue = Catalogue {
@@ -194,7 +192,6 @@ fn errors_of_configurations() {
 }
 
 #[test]
-#[ignore = "its snapshots are not written yet"]
 fn errors_of_inputs() {
     let world = RunFixture::new();
     let mut catalogue = Catalogue {
@@ -244,7 +241,6 @@ fn errors_of_inputs() {
 }
 
 #[test]
-#[ignore = "its snapshots are not written yet"]
 fn errors_of_result_folders_and_the_statement() {
     let world = RunFixture::new();
     let mut catalogue = Catalogue {
