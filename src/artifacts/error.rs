@@ -12,36 +12,36 @@ use crate::images::{BatchError, NpzError, PictureError};
 #[derive(Debug, Error)]
 pub enum ArtifactsError {
     /// A file or folder cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The operating system's error.
-        source: io::Error,
+        cause: io::Error,
     },
     /// An `.npz` file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Npz {
         /// The file.
         path: PathBuf,
         /// The error of the format.
-        source: NpzError,
+        cause: NpzError,
     },
     /// A PNG cannot be encoded.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Picture {
         /// The file.
         path: PathBuf,
         /// The error of the encoder.
-        source: PictureError,
+        cause: PictureError,
     },
     /// Images of different sizes, or of another size than announced.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Batch {
         /// The file that was read or is written.
         path: PathBuf,
         /// The sizes.
-        source: BatchError,
+        cause: BatchError,
     },
     /// The folder is not empty and may not be touched without a flag.
     #[error(
@@ -149,7 +149,7 @@ impl ArtifactsError {
     pub(crate) fn io(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
         move |source| Self::Io {
             path: path.to_owned(),
-            source,
+            cause: source,
         }
     }
 
@@ -157,7 +157,7 @@ impl ArtifactsError {
     pub(crate) fn npz(path: &Path) -> impl Fn(NpzError) -> Self + '_ {
         move |source| Self::Npz {
             path: path.to_owned(),
-            source,
+            cause: source,
         }
     }
 
@@ -165,7 +165,7 @@ impl ArtifactsError {
     pub(crate) fn batch(path: &Path) -> impl Fn(BatchError) -> Self + '_ {
         move |source| Self::Batch {
             path: path.to_owned(),
-            source,
+            cause: source,
         }
     }
 }

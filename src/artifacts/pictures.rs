@@ -95,7 +95,7 @@ pub fn write(picture: &ImageBatch, non_private: bool, path: &Path) -> Result<(),
         PictureError::Io(source) => ArtifactsError::io(path)(source),
         source => ArtifactsError::Picture {
             path: path.to_owned(),
-            source,
+            cause: source,
         },
     })?;
     atomic::write(path, &bytes).map_err(ArtifactsError::io(path))

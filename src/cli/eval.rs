@@ -172,7 +172,7 @@ fn npz_error(path: &Path) -> impl Fn(NpzError) -> ImagesError + use<> {
     let path = path.to_owned();
     move |source| ImagesError::Npz {
         path: path.clone(),
-        source,
+        cause: source,
     }
 }
 

@@ -10,12 +10,12 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("failed to read the configuration {}: {source}", path.display())]
+    #[error("failed to read the configuration {}: {cause}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// The error of the file system.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The text is not TOML, a key is unknown or missing, or a value has the wrong type.
     #[error("{place}: {message}")]

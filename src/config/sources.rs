@@ -27,7 +27,7 @@ impl ConfigSources {
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
         let file = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
-            source,
+            cause: source,
         })?;
         Self::new(path.display().to_string(), file, overrides)
     }

@@ -133,12 +133,12 @@ pub enum FetchError {
     #[error(transparent)]
     Files(#[from] FilesError),
     /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// Error of the system.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -156,7 +156,7 @@ impl FetchError {
     pub(super) fn io(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
         move |source| Self::Io {
             path: path.to_owned(),
-            source,
+            cause: source,
         }
     }
 

@@ -81,7 +81,7 @@ pub(super) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(FetchError::Io {
             path: path.to_owned(),
-            source,
+            cause: source,
         }),
     }
 }

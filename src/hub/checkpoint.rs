@@ -62,7 +62,7 @@ impl Checkpoint {
         let path = path.as_ref();
         let io = |source| CheckpointError::Io {
             path: path.to_owned(),
-            source,
+            cause: source,
         };
         let mut file = File::open(path).map_err(io)?;
         let tensors = read_table(&mut file).map_err(|error| match error {
@@ -156,7 +156,7 @@ impl Checkpoint {
         }
         built.map_err(|source| CheckpointError::Build {
             path: self.0.path.clone(),
-            source,
+            cause: source,
         })
     }
 
@@ -174,7 +174,7 @@ impl OpenFile {
     fn read(&self, stored: &StoredTensor) -> Result<Tensor, CheckpointError> {
         let io = |source| CheckpointError::Io {
             path: self.path.clone(),
-            source,
+            cause: source,
         };
         let (start, len) = stored.span();
         let mut bytes = vec![0; len];
@@ -187,7 +187,7 @@ impl OpenFile {
             .gather(bytes)
             .map_err(|source| CheckpointError::Build {
                 path: self.path.clone(),
-                source,
+                cause: source,
             })
     }
 }

@@ -25,7 +25,7 @@ pub fn sha256_file(path: &Path) -> io::Result<String> {
 pub fn weights_digest(path: &Path) -> Result<String, CheckpointError> {
     sha256_file(path).map_err(|source| CheckpointError::Io {
         path: path.to_owned(),
-        source,
+        cause: source,
     })
 }
 

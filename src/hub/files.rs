@@ -63,12 +63,12 @@ pub enum FilesError {
         by: Offline,
     },
     /// A file cannot be read.
-    #[error("failed to read {}: {source}", path.display())]
+    #[error("failed to read {}: {cause}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Error of the system.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A download failed.
     #[error(
@@ -201,7 +201,7 @@ impl ModelFiles {
                     let bytes = std::fs::metadata(&path)
                         .map_err(|source| FilesError::Read {
                             path: path.clone(),
-                            source,
+                            cause: source,
                         })?
                         .len();
                     Ok(CheckedFile {

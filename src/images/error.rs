@@ -18,28 +18,28 @@ use crate::exit_code::{self, ExitCode};
 #[derive(Debug, Error)]
 pub enum ImagesError {
     /// A file or folder cannot be opened or read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {cause}", path.display())]
     Read {
         /// The file or folder.
         path: PathBuf,
         /// Cause.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file that should be an image is damaged, truncated, too large or of another kind.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Decode {
         /// The file or folder.
         path: PathBuf,
         /// Cause.
-        source: DecodeError,
+        cause: DecodeError,
     },
     /// An image has an impossible shape.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Resize {
         /// The file.
         path: PathBuf,
         /// Cause.
-        source: ResizeError,
+        cause: ResizeError,
     },
     /// No image was found, or none is left.
     #[error("{} has no images: expected {expected}", path.display())]
@@ -70,12 +70,12 @@ pub enum ImagesError {
         second: PathBuf,
     },
     /// An `.npz` file cannot be used.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Npz {
         /// The file or folder.
         path: PathBuf,
         /// Cause.
-        source: NpzError,
+        cause: NpzError,
     },
     /// `image_size` or `num_samples` is out of range.
     #[error(transparent)]

@@ -128,7 +128,7 @@ pub fn class_of(path: &Path) -> Result<&str, ImagesError> {
 fn read_error(path: &Path, source: io::Error) -> ImagesError {
     ImagesError::Read {
         path: path.to_owned(),
-        source,
+        cause: source,
     }
 }
 

@@ -109,7 +109,7 @@ impl ImageSource {
         config.validate()?;
         let metadata = std::fs::metadata(&config.path).map_err(|source| ImagesError::Read {
             path: config.path.clone(),
-            source,
+            cause: source,
         })?;
         if metadata.is_dir() {
             Self::open_folder(config)
@@ -367,15 +367,15 @@ fn one_class(count: usize) -> (Vec<u32>, Vec<String>) {
 fn npz_error(path: &Path, source: super::npz::NpzError) -> ImagesError {
     ImagesError::Npz {
         path: path.to_owned(),
-        source,
+        cause: source,
     }
 }
 
 /// Formats an error without the path.
 fn reason(error: &ImagesError) -> String {
     match error {
-        ImagesError::Decode { source, .. } => source.to_string(),
-        ImagesError::Resize { source, .. } => source.to_string(),
+        ImagesError::Decode { cause: source, .. } => source.to_string(),
+        ImagesError::Resize { cause: source, .. } => source.to_string(),
         other => other.to_string(),
     }
 }
@@ -384,7 +384,7 @@ fn reason(error: &ImagesError) -> String {
 fn read_one(path: &Path, size: usize) -> Result<Vec<u8>, ImagesError> {
     let read_error = |source| ImagesError::Read {
         path: path.to_owned(),
-        source,
+        cause: source,
     };
     let mut bytes = Vec::new();
     File::open(path)
@@ -392,7 +392,7 @@ fn read_one(path: &Path, size: usize) -> Result<Vec<u8>, ImagesError> {
         .map_err(read_error)?;
     let image = decode(&bytes).map_err(|source| ImagesError::Decode {
         path: path.to_owned(),
-        source,
+        cause: source,
     })?;
     fit(path, image, size)
 }
@@ -403,7 +403,7 @@ fn fit(path: &Path, image: Rgb, size: usize) -> Result<Vec<u8>, ImagesError> {
         .and_then(|image| center_crop(&image, size))
         .map_err(|source| ImagesError::Resize {
             path: path.to_owned(),
-            source,
+            cause: source,
         })
 }
 

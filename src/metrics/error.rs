@@ -73,12 +73,12 @@ pub enum MetricsError {
         found: String,
     },
     /// A file of statistics cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Statistics {
         /// File of the statistics.
         path: PathBuf,
         /// Error of the reader.
-        source: NpzError,
+        cause: NpzError,
     },
     /// A file of statistics belongs to other images or to another embedder than the samples.
     #[error("{}: {message}", path.display())]

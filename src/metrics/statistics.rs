@@ -35,7 +35,7 @@ impl Statistics {
     pub fn open(path: &Path) -> Result<Self, MetricsError> {
         let failed = |source| MetricsError::Statistics {
             path: path.to_owned(),
-            source,
+            cause: source,
         };
         let mut npz = NpzReader::open(path).map_err(failed)?;
         let (_, mean) = npz.f64s("mu").map_err(failed)?;

@@ -137,7 +137,7 @@ impl Dinov2 {
         let config =
             Dinov2Config::of_tensors(&tensors).map_err(|source| CheckpointError::Build {
                 path: weights,
-                source,
+                cause: source,
             })?;
         let description = path.join("config.json");
         if description.is_file() {

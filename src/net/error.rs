@@ -52,12 +52,12 @@ pub enum TransferError {
         found: u64,
     },
     /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -66,7 +66,7 @@ impl TransferError {
     pub(crate) fn io(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
         move |source| Self::Io {
             path: path.to_owned(),
-            source,
+            cause: source,
         }
     }
 

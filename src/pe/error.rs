@@ -110,12 +110,12 @@ impl ExitCode for PeError {
 #[derive(Debug, Error)]
 pub enum InitialSamplesError {
     /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Npz {
         /// The file.
         path: PathBuf,
         /// The error of the format.
-        source: NpzError,
+        cause: NpzError,
     },
     /// The number of images or their size is another one.
     #[error(

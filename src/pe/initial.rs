@@ -126,7 +126,7 @@ impl InitialSamples {
     ) -> Result<Self, InitialSamplesError> {
         let npz = |source| InitialSamplesError::Npz {
             path: path.to_owned(),
-            source,
+            cause: source,
         };
         let path = || path.to_owned();
         let mut reader = SamplesReader::open(&path()).map_err(npz)?;

@@ -15,20 +15,20 @@ pub enum PrivacyError {
     #[error(transparent)]
     Config(#[from] InvalidKey),
     /// The operating system supplied no random bytes.
-    #[error("the operating system's random generator failed: {source}")]
+    #[error("the operating system's random generator failed: {cause}")]
     Randomness {
         /// The error of the operating system.
-        source: getrandom::Error,
+        cause: getrandom::Error,
     },
     /// A file operation failed.
-    #[error("failed to {action} {}: {source}", path.display())]
+    #[error("failed to {action} {}: {cause}", path.display())]
     Io {
         /// The attempted action, as a verb: `write`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The error of the file system.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The private folder is not a folder of mode 0700.
     #[error("private folder {}: {message}", path.display())]
@@ -138,7 +138,7 @@ impl PrivacyError {
         move |source| Self::Io {
             action,
             path,
-            source,
+            cause: source,
         }
     }
 }

@@ -293,7 +293,7 @@ impl Ledger {
     /// Writes the header of a new run and syncs the folder, so that the ledger's name is durable.
     fn begin(&mut self, folder: &Path) -> Result<(), PrivacyError> {
         let mut id = [0u8; 16];
-        getrandom::fill(&mut id).map_err(|source| PrivacyError::Randomness { source })?;
+        getrandom::fill(&mut id).map_err(|source| PrivacyError::Randomness { cause: source })?;
         self.run_id = hex::encode(&id);
         let line = self.header_line()?;
         self.append(&line)?;

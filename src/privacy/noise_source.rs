@@ -102,7 +102,7 @@ impl NoiseSource for OperatingSystemNoise {
         while !out.is_empty() {
             if self.used >= self.block.len() {
                 getrandom::fill(&mut self.block)
-                    .map_err(|source| PrivacyError::Randomness { source })?;
+                    .map_err(|source| PrivacyError::Randomness { cause: source })?;
                 self.used = 0;
             }
             let count = out.len().min(self.block.len() - self.used);

@@ -15,12 +15,12 @@ use crate::progress::{Cancelled, Progress, Unit};
 #[derive(Debug, Error)]
 pub enum VotingError {
     /// The nearest-neighbor search of a class failed.
-    #[error("voting in class {class} failed: {source}")]
+    #[error("voting in class {class} failed: {cause}")]
     Class {
         /// Index of the class.
         class: usize,
         /// Error of the search.
-        source: NearestError,
+        cause: NearestError,
     },
     /// The user requested to stop.
     #[error(transparent)]
@@ -181,7 +181,10 @@ pub fn nn_histogram(
             });
             let ids = ids.map_err(|source| match source {
                 NearestError::Cancelled(cancelled) => VotingError::Cancelled(cancelled),
-                source => VotingError::Class { class, source },
+                source => VotingError::Class {
+                    class,
+                    cause: source,
+                },
             });
             let ids = ids.inspect_err(|_| progress.end())?;
             histogram = histogram.zip(ids, |mut counts, ids| {

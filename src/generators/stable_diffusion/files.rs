@@ -131,7 +131,7 @@ impl Files {
         ] {
             let digest = sha256_file(path).map_err(|source| CheckpointError::Io {
                 path: path.clone(),
-                source,
+                cause: source,
             })?;
             text.push_str(&format!("{part} {digest}\n"));
         }
@@ -269,7 +269,7 @@ fn read<T, E: std::fmt::Display>(
 ) -> Result<T, GeneratorError> {
     let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io {
         path: path.to_owned(),
-        source,
+        cause: source,
     })?;
     // Python writes `-Infinity`, which is not JSON, for a limit that is not set.
     let text = String::from_utf8_lossy(&bytes).replace("-Infinity", "null");

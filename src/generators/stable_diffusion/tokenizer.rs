@@ -53,7 +53,7 @@ impl ClipTokenizer {
         for path in [vocab, merges] {
             std::fs::File::open(path).map_err(|source| CheckpointError::Io {
                 path: path.to_owned(),
-                source,
+                cause: source,
             })?;
         }
         let model = BPE::from_file(&text(vocab)?, &text(merges)?)

@@ -10,12 +10,12 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum CheckpointError {
     /// The file cannot be read.
-    #[error("failed to read {}: {source}", path.display())]
+    #[error("failed to read {}: {cause}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// Error of the system.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file is not a checkpoint, or a damaged one.
     #[error("{} is not a readable checkpoint: {message}", path.display())]
@@ -34,12 +34,12 @@ pub enum CheckpointError {
         mismatch: Box<Mismatch>,
     },
     /// The model could not be built for another reason.
-    #[error("failed to build the model from {}: {source}", path.display())]
+    #[error("failed to build the model from {}: {cause}", path.display())]
     Build {
         /// The file.
         path: PathBuf,
         /// The reason.
-        source: candle_core::Error,
+        cause: candle_core::Error,
     },
 }
 

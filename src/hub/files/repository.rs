@@ -159,7 +159,7 @@ impl Repository {
     pub(super) fn check(&self, path: &Path, name: &str) -> Result<CheckedFile, FilesError> {
         let failed = |source: io::Error| FilesError::Read {
             path: path.to_owned(),
-            source,
+            cause: source,
         };
         let blob = path.canonicalize().map_err(failed)?;
         let bytes = fs::metadata(&blob).map_err(failed)?.len();

@@ -129,7 +129,7 @@ impl ClipVision {
         let checkpoint = Checkpoint::open(path)?;
         let build = |source| CheckpointError::Build {
             path: path.to_owned(),
-            source,
+            cause: source,
         };
         let tensors: Vec<TensorInfo> = checkpoint.tensors().collect();
         let mut config = config_of(&tensors, hidden_act).map_err(build)?;

@@ -160,7 +160,7 @@ impl Dinov2Config {
     pub(super) fn check(&self, path: &Path) -> std::result::Result<(), CheckpointError> {
         let text = read_limited(path).map_err(|source| CheckpointError::Io {
             path: path.to_owned(),
-            source,
+            cause: source,
         })?;
         self.check_text(&text)
             .map_err(|message| CheckpointError::Format {
