@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         if epsilon.is_finite() && epsilon > 0.0 {
             let needed = noise_multiplier(epsilon, releases, delta, adjacency)?;
             println!("{adjacency}: ε = {epsilon:.4} needs noise multiplier {needed:.4}");
-            // Both directions round towards more noise, never towards less.
+            // Both directions round toward more noise, never toward less.
             assert!(needed >= sigma * (1.0 - 1e-6) && needed <= sigma * (1.0 + 1e-6));
         }
     }

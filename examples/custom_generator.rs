@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A generator of Private Evolution needs two operations: a random image, and a variation of an
-//! image. This one draws plaids: horizontal and vertical bars of random width, phase and color.
+//! image. This one generates plaids: horizontal and vertical bars of random width, phase and color.
 
 use std::error::Error;
 use std::f64::consts::TAU;
@@ -21,11 +21,11 @@ const SIZE: usize = 32;
 struct Plaids;
 
 impl Plaids {
-    /// Draws the plaid of one request, `[SIZE, SIZE, 3]`.
+    /// Returns the pixels of the plaid of one request, `[SIZE, SIZE, 3]`.
     ///
-    /// All randomness comes from the request's key. An image is therefore the same whatever else
-    /// is in the batch, and an interrupted run can be resumed.
-    fn draw(request: &SampleRequest) -> Vec<u8> {
+    /// All randomness comes from the key of the request. An image is therefore independent of the
+    /// rest of its batch, and an interrupted run can be resumed.
+    fn render(request: &SampleRequest) -> Vec<u8> {
         let mut rng = request.rng_key.rng();
         let (across, down) = (1.0 + 3.0 * rng.uniform(), 1.0 + 3.0 * rng.uniform());
         let (left, top) = (rng.uniform(), rng.uniform());
@@ -69,11 +69,11 @@ impl Generator for Plaids {
     }
 
     fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
-        let pixels: Vec<u8> = requests.iter().flat_map(Self::draw).collect();
+        let pixels: Vec<u8> = requests.iter().flat_map(Self::render).collect();
         Ok(ImageBatch::new(pixels, requests.len(), SIZE, SIZE)?)
     }
 
-    /// Blends each image with a new plaid; `degree` is the new plaid's share, 0 to 1.
+    /// Blends each image with a new plaid; `degree` is the share of the new plaid, 0 to 1.
     fn vary(
         &self,
         images: &ImageBatch,
@@ -96,7 +96,7 @@ impl Generator for Plaids {
         let pixels = images
             .iter()
             .zip(requests)
-            .flat_map(|(image, request)| image.iter().zip(Self::draw(request)).map(blend))
+            .flat_map(|(image, request)| image.iter().zip(Self::render(request)).map(blend))
             .collect();
         Ok(ImageBatch::new(pixels, requests.len(), SIZE, SIZE)?)
     }

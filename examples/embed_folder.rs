@@ -17,7 +17,7 @@ use dpsyn::{
 };
 use ndarray::ArrayView2;
 
-/// Rows and columns to which every image is brought.
+/// Height and width in pixels to which every image is resized.
 const SIZE: usize = 32;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         num_samples: None,
         on_bad_image: OnBadImage::Error,
     })?;
-    // One batch of images is in memory at a time; the vectors stay.
+    // One batch of images is in memory at a time; all vectors are kept.
     let mut vectors = Vec::new();
     source.for_each_batch(embedder.batch_size(), |images| {
         vectors.extend(embedder.embed(&images).map(Embeddings::into_data)?);
