@@ -211,9 +211,14 @@ impl<T: ?Sized + Send + Sync + 'static> Replicated<T> {
         self.pool.workers().iter().map(|copy| &***copy)
     }
 
-    /// Splits `0..total` into ranges of at most `batch_size` items, at least one range per copy
-    /// where there are enough items, and executes `work` for each; the results are in the order of
-    /// the ranges.
+    /// Returns the largest batch that leaves no copy idle where there are enough of `total` items.
+    pub fn even_share(&self, total: usize) -> usize {
+        total.div_ceil(self.pool.workers().len())
+    }
+
+    /// Splits `0..total` into ranges of `batch_size` items, but for the last, and executes `work`
+    /// for each; the results are in the order of the ranges. The ranges do not depend on the number
+    /// of copies, and an item that is appended moves no other item to another range.
     ///
     /// # Errors
     /// The errors of [`DevicePool::run`].
@@ -229,8 +234,7 @@ impl<T: ?Sized + Send + Sync + 'static> Replicated<T> {
         R: Send + 'static,
         E: Send + 'static,
     {
-        let even = total.div_ceil(self.pool.workers().len());
-        let size = batch_size.min(even).max(1);
+        let size = batch_size.max(1);
         let starts = (0..total).step_by(size);
         let jobs = starts.map(|start| job(start..total.min(start.saturating_add(size))));
         self.pool
@@ -332,14 +336,16 @@ mod tests {
     }
 
     #[test]
-    fn batches_cover_all_items_and_keep_every_copy_busy() {
+    fn batches_cover_all_items_and_an_even_share_keeps_every_copy_busy() {
         let factory = |_| Box::new(|| Ok(Box::new(0u8))) as WorkerFactory<Box<u8>, String>;
         let replicated = Replicated::start((0..3).map(factory).collect()).unwrap();
         for (total, batch_size, expected) in [
             (0, 4, vec![]),
-            (7, 4, vec![0..3, 3..6, 6..7]),
+            (7, 4, vec![0..4, 4..7]),
             (10, 2, vec![0..2, 2..4, 4..6, 6..8, 8..10]),
-            (2, usize::MAX, vec![0..1, 1..2]),
+            (5, 4, vec![0..4, 4..5]),
+            (7, replicated.even_share(7), vec![0..3, 3..6, 6..7]),
+            (2, replicated.even_share(2), vec![0..1, 1..2]),
         ] {
             let ranges = replicated.run_batches(
                 total,

@@ -38,7 +38,8 @@ impl EmbedderSection for PixelsConfig {
 
     fn name(&self) -> &'static str {
         if self.grayscale {
-            "gray pixels"
+            // As in the rows that earlier versions wrote.
+            "grey pixels"
         } else {
             "pixels"
         }

@@ -41,7 +41,9 @@ impl ReplicatedGenerator {
     ) -> Result<ImageBatch, GeneratorError> {
         let parts = self.run_batches(
             requests.len(),
-            self.first().batch_size(),
+            self.first()
+                .batch_size()
+                .min(self.even_share(requests.len())),
             |range| {
                 let requests = requests.get(range.clone()).unwrap_or_default();
                 (requests.to_vec(), range)

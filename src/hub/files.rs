@@ -93,6 +93,8 @@ pub enum FilesError {
 
 /// Integrity of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+// Only a hub states digests.
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
 pub enum Integrity {
     /// The bytes match the digest that the hub stated.
     Intact,

@@ -147,7 +147,14 @@ impl PrivateFolder {
         options.create(true).read(true).append(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(&path).map_err(PrivacyError::io("open", &path))
+        let file = options
+            .open(&path)
+            .map_err(PrivacyError::io("open", &path))?;
+        // A copied folder may have brought the file with a wider mode.
+        #[cfg(unix)]
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .map_err(PrivacyError::io("set the mode of", &path))?;
+        Ok(file)
     }
 
     /// Stores the fingerprint of the private data.

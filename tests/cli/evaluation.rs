@@ -195,17 +195,17 @@ fn an_own_embedder_and_a_number_of_samples_for_fid() {
     let fewer = own("evaluation.num_fid_samples=10", "fewer");
     assert!(
         fewer.contains(
-            ",10,24,private images,gray pixels,4,f32,10 of 16 samples without replacement,"
+            ",10,24,private images,grey pixels,4,f32,10 of 16 samples without replacement,"
         ),
         "{fewer}"
     );
     assert!(
-        fewer.contains(",16,24,private images,gray pixels,4,f32,mean of 100 subsets of 16;"),
+        fewer.contains(",16,24,private images,grey pixels,4,f32,mean of 100 subsets of 16;"),
         "{fewer}"
     );
     let more = own("evaluation.num_fid_samples=40", "more");
     assert!(
-        more.contains(",40,24,private images,gray pixels,4,f32,40 of 16 samples with replacement,"),
+        more.contains(",40,24,private images,grey pixels,4,f32,40 of 16 samples with replacement,"),
         "{more}"
     );
 }
