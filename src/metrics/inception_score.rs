@@ -4,6 +4,7 @@
 //! Salimans et al. 2016 (arXiv 1606.03498, eq. 1 of section 4): the exponential of the mean
 //! divergence between `p(class | sample)` and `p(class)`, over ten splits. The logits are the
 //! features times `fc.weight` without its bias, as in the original graph. There is no reference.
+//! Written here because no kept Rust library computes the score; faer provides the algebra.
 
 use candle_core::DType;
 use faer::linalg::matmul::matmul;
