@@ -1,8 +1,8 @@
 //! The documented exit codes of the program, and the trait by which each error names its own.
 //!
-//! Every room implements [`ExitCode`] beside its error type: whoever adds a variant decides there
-//! what a script sees. The command line only passes the number on. 0 is success; after any other
-//! code, everything that was finished is on disk.
+//! Each module implements [`ExitCode`] next to its error type, so that a new variant gets its code
+//! where it is defined. The command line only passes the number on. 0 is success; after any other
+//! code, all finished work is on disk.
 
 /// The command line or the configuration is wrong; nothing was started.
 pub const USAGE: u8 = 2;

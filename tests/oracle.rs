@@ -1,7 +1,7 @@
 //! candle-transformers as an oracle: its networks and ours on the same weights and inputs.
 //!
-//! The two were written apart from each other, so that an error of one is no error of the other.
-//! Where candle-transformers computes another function than the reference, the tolerance says so:
+//! The two implementations are independent, so they are unlikely to share an error. A wider
+//! tolerance marks a function that candle-transformers computes differently from the reference:
 //! its GELU in Stable Diffusion's feed-forward networks and in DINOv2 is the approximation by tanh,
 //! which is off by up to 5e-4, and DINOv2's layer norms have an epsilon of 1e-5 instead of 1e-6.
 //!
@@ -209,7 +209,7 @@ fn stable_diffusion_s_autoencoder() {
     weights.insert("quant_conv.bias".to_owned(), bias);
     let network = AutoencoderKl::new(&ours, &vb(&weights)).unwrap();
     let oracle = AutoEncoderKL::new(vb(&weights), 3, 3, config).unwrap();
-    // Image by image: of a batch of two, theirs computes something else, ours the same.
+    // candle-transformers returns wrong images for a batch of two, so it gets one at a time.
     let each = |x: &Tensor, run: &dyn Fn(&Tensor) -> Tensor| {
         let parts: Vec<Tensor> = (0..2).map(|i| run(&x.narrow(0, i, 1).unwrap())).collect();
         Tensor::cat(&parts, 0).unwrap()

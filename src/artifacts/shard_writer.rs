@@ -1,7 +1,7 @@
 //! Writes one shard while the images of the next one are generated.
 //!
-//! Where a GPU generates the images, the CPU is free to write meanwhile. Otherwise a shard is on
-//! disk before the next one begins, which the journal of a hosted model relies on.
+//! If a GPU generates the images, the CPU writes the previous shard at the same time. Otherwise a
+//! shard is on disk before the next one begins, which the journal of a hosted model relies on.
 
 use std::ops::Range;
 use std::thread::{Scope, ScopedJoinHandle};

@@ -1,7 +1,7 @@
-//! EmbedPipeline one round's images while the next round's are made.
+//! Embeds the images of one round while the images of the next round are generated.
 //!
-//! Where the embedder works on a GPU, the host's part of it (resampling, mostly) and the two
-//! devices' work need not wait for each other. On a CPU they would only take each other's cores.
+//! This is faster if the embedder runs on a GPU, because the host then resamples images at the same
+//! time. On a CPU, both steps would compete for the same cores.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;

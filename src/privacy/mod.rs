@@ -39,7 +39,7 @@
 //! both. Its default features build OpenSSL, it brings about 60 further crates, and without
 //! OpenSSL its samplers read a user-space generator; here, noise must come from the operating
 //! system's generator and from nothing else, the rounding of ε must be directed, and each function
-//! must stand beside its proof, so that a reviewer reads some 600 lines and no more.
+//! must be next to its proof, so that a reviewer needs to read only about 600 lines.
 
 mod accountant;
 mod charge;

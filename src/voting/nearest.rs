@@ -10,7 +10,7 @@
 //! equally near candidates) the query is searched exhaustively in `f64`. Ties go to the lower
 //! index.
 //!
-//! Where the processor multiplies 16-bit numbers faster (bf16, or integers with AVX2), a coarse
+//! If the processor multiplies 16-bit numbers faster (bf16, or integers with AVX2), a coarse
 //! pass uses products of rounded vectors, with a margin that bounds the effect of that rounding
 //! (Cauchy-Schwarz); a query whose shortlist gets too long is searched again in `f32` (the fine
 //! pass).

@@ -1,6 +1,6 @@
 //! The number types of feature maps, weights and product operands: what such a type is.
 //!
-//! How code is chosen for a type is in `dispatch`.
+//! The module `dispatch` chooses the code for a type.
 
 #![allow(unsafe_code)]
 
