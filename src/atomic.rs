@@ -67,6 +67,19 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
+/// Renames a finished, synced file to its public place, and makes the rename durable in both
+/// folders, which must be on one file system.
+///
+/// # Errors
+/// Returns the error of the file system.
+pub fn publish(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    for file in [to, from] {
+        sync_folder(file.parent().unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
+}
+
 /// Removes a file that may be absent.
 ///
 /// # Errors

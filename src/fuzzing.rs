@@ -93,16 +93,25 @@ pub fn archive(data: &[u8]) {
     fetch::archive(data, ARCHIVE_LIMIT);
 }
 
-/// Opens `data` as the ledger of a run and, where it is accepted, charges the next release.
+/// Opens `data` as the records after the header of a run's ledger, and as a whole ledger, and, where
+/// it is accepted, charges the next release.
 pub fn ledger(data: &[u8]) {
     // Without a place for temporary files there is nothing to test.
     let Ok(run) = LedgerRun::begin() else { return };
-    if std::fs::write(run.path(), data).is_err() {
+    let Ok(header) = std::fs::read(run.path()) else {
+        return;
+    };
+    open_ledger(&run, data);
+    open_ledger(&run, &[&header, data].concat());
+}
+
+fn open_ledger(run: &LedgerRun, text: &[u8]) {
+    if std::fs::write(run.path(), text).is_err() {
         return;
     }
     if let Ok(mut ledger) = run.open() {
         let charged = ledger.charged();
-        let lines = data.split_inclusive(|byte| *byte == b'\n');
+        let lines = text.split_inclusive(|byte| *byte == b'\n');
         let complete = lines
             .filter(|line| line.starts_with(b"{\"record\":\"charge\"") && line.ends_with(b"\n"));
         assert_eq!(
@@ -110,7 +119,7 @@ pub fn ledger(data: &[u8]) {
             charged,
             "a charge was lost or invented"
         );
-        let _ = ledger.charge(charged + 1);
+        let _ = ledger.charge(charged + 1, &sha256_hex(b"population"));
     }
 }
 
@@ -317,11 +326,13 @@ mod tests {
         vec![plain, packed, zip_of(&[("cats/cookie/a.png", b"image")])]
     }
 
-    /// The ledger of a run with one charge.
+    /// The records of a run with one charge.
     fn ledger_file() -> Vec<u8> {
         let run = LedgerRun::begin().unwrap();
-        let _charge = run.open().unwrap().charge(1).unwrap();
-        fs::read(run.path()).unwrap()
+        let header = fs::read(run.path()).unwrap();
+        let candidates = sha256_hex(b"population");
+        let _charge = run.open().unwrap().charge(1, &candidates).unwrap();
+        fs::read(run.path()).unwrap().split_off(header.len())
     }
 
     #[test]

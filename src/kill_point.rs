@@ -22,7 +22,9 @@ pub enum KillPoint {
     Charged,
     /// The noise is drawn; the histogram is not on disk.
     HistogramDrawn,
-    /// The histogram is on disk; the ledger has no record of that.
+    /// The histogram is in the private folder and its digest in the ledger; it is not published.
+    HistogramRecorded,
+    /// The histogram is published.
     HistogramInPlace,
     /// The histogram is on disk and recorded.
     HistogramStored,
@@ -39,7 +41,7 @@ pub enum KillPoint {
 #[cfg(feature = "insecure-test-noise")]
 impl KillPoint {
     /// Every point, in the order in which a run first reaches them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::RunOpened,
         Self::ImageShard,
         Self::PopulationStored,
@@ -50,6 +52,7 @@ impl KillPoint {
         Self::Counted,
         Self::Charged,
         Self::HistogramDrawn,
+        Self::HistogramRecorded,
         Self::HistogramInPlace,
         Self::HistogramStored,
         Self::IterationFinished,
@@ -66,6 +69,7 @@ impl KillPoint {
             Self::Counted => "counted",
             Self::Charged => "charged",
             Self::HistogramDrawn => "histogram-drawn",
+            Self::HistogramRecorded => "histogram-recorded",
             Self::HistogramInPlace => "histogram-in-place",
             Self::HistogramStored => "histogram-stored",
             Self::ImageShard => "image-shard",

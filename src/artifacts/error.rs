@@ -106,6 +106,27 @@ pub enum ArtifactsError {
         /// Samples of the population.
         expected: usize,
     },
+    /// A votes file is of a run with another kind of noise.
+    #[error(
+        "{}: the array `non_private` shows that it is not of this {run} run: remove the file",
+        path.display()
+    )]
+    VotesStamp {
+        /// The file.
+        path: PathBuf,
+        /// The kind of this run: `private` or `non-private`.
+        run: &'static str,
+    },
+    /// A result depends on a release that the ledger does not have.
+    #[error(
+        "{} depends on a release for which the ledger has no charge: restore ledger.jsonl, or use \
+         another output folder",
+        path.display()
+    )]
+    Uncharged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A shard was damaged, or was written under other settings.
     #[error(
         "{} has {found} bytes where {expected} were expected: remove it and resume",

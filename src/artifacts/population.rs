@@ -10,6 +10,7 @@ use super::shards::ShardStore;
 use super::{ArtifactsError, ClassLayout};
 use crate::atomic;
 use crate::generators::Condition;
+use crate::hub::sha256_file;
 use crate::images::{ImageBatch, SamplesReader, SamplesWriter};
 
 /// A population whose images stay on disk; a batch of them is read when it is needed.
@@ -61,6 +62,14 @@ impl Population {
             reader: RefCell::new(reader),
             conditions,
         })
+    }
+
+    /// Returns the SHA-256 of `samples.npz` as 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`ArtifactsError::Io`].
+    pub fn sha256(&self) -> Result<String, ArtifactsError> {
+        sha256_file(&self.path).map_err(ArtifactsError::io(&self.path))
     }
 
     /// Returns the path of `samples.npz`.

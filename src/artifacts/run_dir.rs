@@ -132,6 +132,21 @@ impl RunDir {
         self.root.join(iteration.to_string())
     }
 
+    /// Returns the numbers of the folders of iterations that exist, in order.
+    ///
+    /// # Errors
+    /// [`ArtifactsError::Io`].
+    pub fn iterations(&self) -> Result<Vec<u32>, ArtifactsError> {
+        let io = ArtifactsError::io(&self.root);
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(&io)? {
+            let name = entry.map_err(&io)?.file_name();
+            numbers.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
     /// Returns the path of `<iteration>/samples.npz`.
     #[must_use]
     pub fn samples(&self, iteration: u32) -> PathBuf {

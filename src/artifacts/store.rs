@@ -10,6 +10,7 @@ use super::population::{GeneratedImages, write_population};
 use super::shards::ShardStore;
 use super::votes::{ReleasedVotes, read_lattice};
 use super::{ArtifactsError, ClassLayout, Population, RunDir, pictures};
+use crate::atomic;
 use crate::kill_point::{KillPoint, reach};
 use crate::privacy::{Ledger, PrivacyError, PrivateFolder, UnpublishedHistogram};
 
@@ -37,6 +38,12 @@ impl WorkPhase {
             Self::Lookahead => ("lookahead", "mean"),
         }
     }
+}
+
+/// Returns true if the file exists. A file that cannot be examined is an error: taken for absent, it
+/// would be made again.
+fn exists(path: &Path) -> Result<bool, ArtifactsError> {
+    path.try_exists().map_err(ArtifactsError::io(path))
 }
 
 /// The stored results of one run.
@@ -111,7 +118,7 @@ impl RunStore<'_> {
         generate: impl FnOnce() -> Result<GeneratedImages, E>,
     ) -> Result<Population, E> {
         let size = self.image_size;
-        if !path.exists() {
+        if !exists(path)? {
             let generated = generate()?;
             write_population(path, scratch, layout, size, &generated, non_private)?;
             reach(KillPoint::PopulationStored);
@@ -119,10 +126,11 @@ impl RunStore<'_> {
         Ok(Population::open(path, layout, size)?)
     }
 
-    /// Returns the votes of `iteration`: read back and confirmed in the ledger, or drawn and
-    /// stored.
+    /// Returns the votes of `iteration`: read back and confirmed in the ledger, or drawn, stored and
+    /// published.
     ///
     /// A histogram that was drawn cannot be read before it is on disk ([`UnpublishedHistogram`]).
+    /// One that an earlier process drew and recorded but did not publish is published.
     ///
     /// # Errors
     /// Those of `draw`, an [`ArtifactsError`], or a [`PrivacyError`] of the ledger, for example
@@ -136,10 +144,13 @@ impl RunStore<'_> {
     ) -> Result<ReleasedVotes, E> {
         let path = self.dir.votes(iteration);
         if let Some(released) = self.stored_votes(iteration)? {
-            ledger.confirm_stored(iteration, released.histogram())?;
+            ledger.confirm_published(iteration, released.histogram())?;
             return Ok(released);
         }
         self.dir.make(&self.dir.iteration(iteration))?;
+        if let Some(released) = self.publish_drawn(iteration, ledger, private)? {
+            return Ok(released);
+        }
         let drawn = draw(ledger)?;
         reach(KillPoint::HistogramDrawn);
         let noisy = drawn.store(ledger, private, &path, |noisy, file| {
@@ -150,18 +161,71 @@ impl RunStore<'_> {
         Ok(ReleasedVotes::new(noisy, self.threshold, false))
     }
 
-    /// Returns the votes of `iteration` if they were released, not compared with the ledger.
-    ///
-    /// # Errors
-    /// [`ArtifactsError::Npz`]; [`ArtifactsError::VotesLength`].
-    pub fn stored_votes(&self, iteration: u32) -> Result<Option<ReleasedVotes>, ArtifactsError> {
-        let path = self.dir.votes(iteration);
-        if !path.exists() {
+    /// Publishes the histogram of a process that ended between recording and publishing it. Returns
+    /// `None` if there is none: it is then drawn again, with the same noise.
+    fn publish_drawn(
+        &self,
+        iteration: u32,
+        ledger: &Ledger,
+        private: &PrivateFolder,
+    ) -> Result<Option<ReleasedVotes>, ArtifactsError> {
+        let drawn = private.drawn_votes(iteration);
+        if !ledger.is_drawn(iteration) || !exists(&drawn)? {
             return Ok(None);
         }
         let samples = self.layout(iteration.saturating_sub(1))?.total() as usize;
-        let noisy = read_lattice(&path, samples)?;
+        let Ok(noisy) = read_lattice(&drawn, samples, self.non_private) else {
+            // Damaged. The repeated draw is compared with the record.
+            return Ok(None);
+        };
+        if ledger.confirm_published(iteration, &noisy).is_err() {
+            return Ok(None);
+        }
+        let path = self.dir.votes(iteration);
+        atomic::publish(&drawn, &path).map_err(ArtifactsError::io(&path))?;
         Ok(Some(ReleasedVotes::new(noisy, self.threshold, true)))
+    }
+
+    /// Returns the votes of `iteration` if they were released, not compared with the ledger.
+    ///
+    /// # Errors
+    /// [`ArtifactsError::Npz`]; [`ArtifactsError::VotesLength`]; [`ArtifactsError::VotesStamp`].
+    pub fn stored_votes(&self, iteration: u32) -> Result<Option<ReleasedVotes>, ArtifactsError> {
+        let path = self.dir.votes(iteration);
+        if !exists(&path)? {
+            return Ok(None);
+        }
+        let samples = self.layout(iteration.saturating_sub(1))?.total() as usize;
+        let noisy = read_lattice(&path, samples, self.non_private)?;
+        Ok(Some(ReleasedVotes::new(noisy, self.threshold, true)))
+    }
+
+    /// Compares the ledger with everything in the folder that depends on a release, before anything
+    /// is said about the run: a statement must not claim less than what lies beside it.
+    ///
+    /// # Errors
+    /// The [`PrivacyError`] of a histogram that the ledger does not have, or has with other values;
+    /// [`ArtifactsError::Uncharged`] for a population of an iteration that was not charged.
+    pub fn check_releases<E: From<ArtifactsError> + From<PrivacyError>>(
+        &self,
+        ledger: &Ledger,
+    ) -> Result<(), E> {
+        for iteration in self.dir.iterations()? {
+            if iteration == 0 {
+                continue;
+            }
+            let (votes, samples) = (self.dir.votes(iteration), self.dir.samples(iteration));
+            if iteration > ledger.charged() {
+                for path in [votes, samples] {
+                    if exists(&path)? {
+                        return Err(ArtifactsError::Uncharged { path }.into());
+                    }
+                }
+            } else if let Some(released) = self.stored_votes(iteration)? {
+                ledger.confirm_published(iteration, released.histogram())?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the pictures of the samples of `before` with the most and the fewest noisy votes.

@@ -72,16 +72,25 @@ impl ReleasedVotes {
     }
 }
 
-/// Reads the release itself, which must have `expected` values.
+/// Reads the release itself, which must have `expected` values and be stamped as non-private if and
+/// only if the run is.
 ///
 /// # Errors
-/// [`ArtifactsError::Npz`]; [`ArtifactsError::VotesLength`].
-pub(super) fn read_lattice(path: &Path, expected: usize) -> Result<NoisyHistogram, ArtifactsError> {
+/// [`ArtifactsError::Npz`]; [`ArtifactsError::VotesLength`]; [`ArtifactsError::VotesStamp`].
+pub(super) fn read_lattice(
+    path: &Path,
+    expected: usize,
+    non_private: bool,
+) -> Result<NoisyHistogram, ArtifactsError> {
     let npz = ArtifactsError::npz(path);
-    let (_, lattice) = NpzReader::open(path)
-        .map_err(&npz)?
-        .i64s("lattice")
-        .map_err(npz)?;
+    let mut reader = NpzReader::open(path).map_err(&npz)?;
+    if reader.has("non_private") != non_private {
+        return Err(ArtifactsError::VotesStamp {
+            path: path.to_owned(),
+            run: if non_private { "non-private" } else { "private" },
+        });
+    }
+    let (_, lattice) = reader.i64s("lattice").map_err(npz)?;
     if lattice.len() != expected {
         return Err(ArtifactsError::VotesLength {
             path: path.to_owned(),
@@ -106,8 +115,10 @@ mod tests {
         assert_eq!(released.votes()[..2], [0.0, 2.0]);
         let mut file = std::fs::File::create(&path).unwrap();
         released.write(true, &mut file).unwrap();
-        assert_eq!(read_lattice(&path, 3).unwrap().lattice(), lattice);
-        let error = read_lattice(&path, 4).err().unwrap().to_string();
+        assert_eq!(read_lattice(&path, 3, true).unwrap().lattice(), lattice);
+        let error = read_lattice(&path, 3, false).err().unwrap().to_string();
+        assert!(error.contains("not of this private run"), "{error}");
+        let error = read_lattice(&path, 4, true).err().unwrap().to_string();
         assert!(error.ends_with("3 values where 4 were expected"), "{error}");
     }
 }

@@ -22,7 +22,7 @@ use crate::artifacts::{GeneratedImages, Population, ReleasedVotes, RunStore, Wor
 use crate::dataset::PrivateData;
 use crate::evaluation::{Evaluator, RunImages};
 use crate::kill_point::{KillPoint, reach};
-use crate::privacy::{Ledger, release};
+use crate::privacy::{Ledger, VoteCounts, release};
 use crate::streams::{self, RngKey};
 use crate::voting::{SampleEmbeddings, SearchOptions, nn_histogram, select};
 
@@ -104,11 +104,12 @@ fn dp_nn_histogram(
         let counts = nn_histogram(&candidates, private, &options, run.observer)?;
         reach(KillPoint::Counted);
 
-        let charge = ledger.charge(t)?;
+        let charge = ledger.charge(t, &samples.sha256()?)?;
         reach(KillPoint::Charged);
         disclosure.charged(t, charge.is_resumed(), ledger)?;
 
         // histogram ← histogram + N(0, σ²·k·I)
+        let counts = counts.map(|votes| VoteCounts::of_images(&votes));
         Ok::<_, PeError>(release(counts, charge)?)
     })?;
     // histogram ← max(histogram − H, 0) is `released.votes()`.

@@ -55,6 +55,7 @@ impl Run<'_> {
             threshold: self.plan.evolution.threshold,
             non_private: self.plan.privacy.non_private().is_some(),
         };
+        store.check_releases::<PeError>(&ledger)?;
         let mut disclosure = Disclosure::begin(self, &store, images.selection(), &ledger)?;
         reach(KillPoint::RunOpened);
         let mut data = PrivateData::new(images, fingerprint, &folder);

@@ -180,13 +180,40 @@ pub(super) fn solve_epsilon(
     delta: f64,
     adjacency: Adjacency,
 ) -> f64 {
+    solve_epsilon_of(mu(noise_multiplier, releases, adjacency), delta)
+}
+
+/// Returns μ of Gaussian DP of `releases` releases, rounded up.
+pub(super) fn mu(noise_multiplier: f64, releases: u32, adjacency: Adjacency) -> f64 {
     if releases == 0 {
         return 0.0;
     }
     let squares = f64::from(releases) * f64::from(adjacency.squared_sensitivity());
     // Three roundings of half a unit in the last place each are less than 4 units. The lower bound
     // of 1e-100 keeps ε/μ finite; a larger μ is always safe.
-    let mu = (libm::sqrt(squares) / noise_multiplier * (1.0 + 4.0 * f64::EPSILON)).max(1e-100);
+    (libm::sqrt(squares) / noise_multiplier * (1.0 + 4.0 * f64::EPSILON)).max(1e-100)
+}
+
+/// Returns μ of several mechanisms on the same data together, rounded up: the root of the sum of
+/// their squares (Dong, Roth, Su 2019, Corollary 2). A single μ is returned as it is.
+pub(super) fn compose(mus: impl IntoIterator<Item = f64>) -> f64 {
+    let mus: Vec<f64> = mus.into_iter().filter(|mu| *mu > 0.0).collect();
+    match mus.as_slice() {
+        [] => 0.0,
+        [one] => *one,
+        // A sum of n products has a relative error below n units in the last place.
+        all => {
+            let squares: f64 = all.iter().map(|mu| mu * mu).sum();
+            libm::sqrt(squares) * (1.0 + (all.len() as f64 + 2.0) * f64::EPSILON)
+        }
+    }
+}
+
+/// Returns the smallest ε at `delta` of a μ-GDP mechanism, rounded up.
+pub(super) fn solve_epsilon_of(mu: f64, delta: f64) -> f64 {
+    if mu == 0.0 {
+        return 0.0;
+    }
     if !mu.is_finite() {
         return f64::INFINITY;
     }

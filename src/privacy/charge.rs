@@ -2,8 +2,7 @@
 
 use num_bigint::BigUint;
 
-use super::noise_source::NoiseOrigin;
-use super::settings::ResolvedPrivacy;
+use super::noise_source::NoiseKey;
 
 /// Proof that the cost of one release is in the ledger and on disk.
 ///
@@ -21,27 +20,31 @@ pub struct Charge {
     iteration: u32,
     resumed: bool,
     pub(super) noise: Noise,
-    pub(super) origin: NoiseOrigin,
+    /// SHA-256 of the population that was voted on.
+    pub(super) candidates: String,
 }
 
 /// The noise that is added to each count.
 pub(super) enum Noise {
     /// No noise: every output of the run is marked as non-private.
     Nothing,
-    /// Discrete Gaussian noise with this parameter, in units of the lattice.
-    DiscreteGaussian(BigUint),
+    /// Discrete Gaussian noise.
+    DiscreteGaussian {
+        /// Parameter in units of the lattice.
+        sigma: BigUint,
+        /// Key of the run, from which the random bits are derived.
+        key: NoiseKey,
+    },
 }
 
 impl Charge {
     /// Creates the proof. Called by the ledger only, after the entry was synced to disk.
-    pub(super) fn new(iteration: u32, resumed: bool, privacy: &ResolvedPrivacy) -> Self {
+    pub(super) fn new(iteration: u32, resumed: bool, noise: Noise, candidates: &str) -> Self {
         Self {
             iteration,
             resumed,
-            noise: privacy
-                .lattice_sigma()
-                .map_or(Noise::Nothing, Noise::DiscreteGaussian),
-            origin: privacy.noise,
+            noise,
+            candidates: candidates.to_owned(),
         }
     }
 
@@ -51,8 +54,7 @@ impl Charge {
         self.iteration
     }
 
-    /// Returns true if the entry was already in the ledger, written by a process that ended before
-    /// it stored its histogram.
+    /// Returns true if the entry was already in the ledger, written by an earlier process.
     #[must_use]
     pub fn is_resumed(&self) -> bool {
         self.resumed

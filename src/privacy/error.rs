@@ -84,6 +84,17 @@ pub enum PrivacyError {
         /// The value of the present command, as JSON.
         present: String,
     },
+    /// A ledger of a version that drew its noise in another way.
+    #[error(
+        "{} was written by an earlier version of dpsyn, whose noise this version cannot continue: \
+         finish the run with that version, or start a new run in another output folder, whose \
+         `evolution.initial_samples` may be the samples of this one",
+        path.display()
+    )]
+    LedgerVersion {
+        /// The ledger.
+        path: PathBuf,
+    },
     /// A charge or a release out of order.
     #[error("iteration {iteration}: {message}")]
     Order {
@@ -119,6 +130,7 @@ impl ExitCode for PrivacyError {
             | Self::LedgerLocked { .. }
             | Self::LedgerLine { .. }
             | Self::LedgerTerms { .. }
+            | Self::LedgerVersion { .. }
             | Self::Order { .. }
             | Self::LedgerBroken { .. }
             | Self::PrivateData { .. } => exit_code::PRIVACY,

@@ -1,108 +1,86 @@
-//! `ledger.jsonl`: every charge, on disk before its noise is sampled.
+//! `ledger.jsonl`: every charge, on disk before its noise is drawn.
 //!
 //! The file is public and append-only, with one JSON object per line:
 //!
 //! 1. the header: the terms of the run (mechanism, σ, k, T, δ, adjacency, unit, digest of the
-//!    public configuration);
-//! 2. `charge`, before the noise of an iteration is sampled, with the ε so far;
-//! 3. `stored`, after the noisy histogram is at its final path, with its SHA-256; then the next
-//!    `charge`.
+//!    public configuration, digest of the noise key, charges of earlier runs);
+//! 2. `charge`, before the noise of an iteration is drawn, with the ε so far and the SHA-256 of the
+//!    population that was voted on;
+//! 3. `drawn`, before the noisy histogram is published, with its SHA-256; then the next `charge`.
 //!
 //! **Checks on opening.** Every line must equal, byte for byte, the line that this program writes
-//! at that position: the present terms and the id of the run determine the header, and the header
-//! and a number determine a charge. A ledger of other terms, an edited ledger, or one with a
-//! missing, repeated or additional line is refused with the number of the line.
+//! at that position, apart from the digests. A ledger of other terms, an edited ledger, or one with
+//! a missing, repeated or additional line is refused with the number of the line. The private
+//! folder holds a copy of the ledger as of the last complete line, and the ledger must begin with
+//! it: a ledger that was restored from an earlier state has fewer lines and is refused.
 //!
 //! **Torn last line.** A crash while appending leaves a last line without its newline. The newline
 //! is part of the same write as the line, and a charge is handed out only after that write was
-//! synced. No noise can therefore have been sampled against a torn charge, and a torn `stored`
-//! line contains nothing that the stored file does not. Either may be cut off, provided that it is
-//! a prefix of the line that was due. A *complete* charge always stands, even if the crash came
-//! before the sync returned.
+//! synced. No noise can therefore have been drawn against a torn charge, and a torn `drawn` line
+//! belongs to a histogram that is not published. Either may be cut off, provided that it is a prefix
+//! of the line that was due. A *complete* charge always stands, even if the crash came before the
+//! sync returned.
 //!
-//! **No second sample for a published histogram.** A charge without its `stored` line is handed
-//! out again by the next process (the first sample never left its process; see `mechanism`). A
-//! charge with its `stored` line is not, even if the histogram file no longer exists: a user who
-//! deleted an unwelcome histogram has seen it.
+//! **One histogram per charge.** A charge is handed out again by the next process, also after its
+//! `drawn` line: the keyed noise gives the same histogram for the same counts (see `noise_source`),
+//! and [`Ledger::record_drawn`] refuses another one.
 //!
 //! **One process.** The open ledger is locked. The operating system releases the lock when the
 //! process ends, in whichever way it ends.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+mod lines;
+mod replay;
+
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::Value;
 
-use super::accountant::Adjacency;
-use super::charge::Charge;
+use self::lines::{ExpectedLine, Header, Record, VERSION};
+use super::charge::{Charge, Noise};
 use super::error::PrivacyError;
 use super::fingerprint::Fingerprint;
 use super::histogram::NoisyHistogram;
 use super::lattice::LATTICE_BITS;
+use super::noise_source::{NOISE_KEY, NoiseKey};
 use super::private_folder::PrivateFolder;
 use super::rounding::ShownEpsilon;
 use super::sensitive::Sensitive;
-use super::settings::{ResolvedPrivacy, Unit};
+use super::settings::ResolvedPrivacy;
 use crate::{atomic, hex, locking};
 
 /// File name of the ledger in the result folder.
-const LEDGER: &str = "ledger.jsonl";
+pub(super) const LEDGER: &str = "ledger.jsonl";
 
 /// File name of the fingerprint in the private folder.
 const FINGERPRINT: &str = "fingerprint";
 
-/// The bytes with which every header begins.
-const TITLE: &str = "{\"ledger\":\"dpsyn privacy ledger\",\"version\":1,";
-
-#[derive(Serialize)]
-struct Header<'a> {
-    ledger: &'static str,
-    version: u32,
-    run_id: &'a str,
-    mechanism: &'static str,
-    noise_multiplier: f64,
-    nearest_neighbors: u32,
-    lattice_bits: u32,
-    lattice_sigma: Option<String>,
-    planned_releases: u32,
-    delta: f64,
-    adjacency: Adjacency,
-    unit: Unit,
-    noise: &'static str,
-    non_private: Option<&'static str>,
-    config_sha256: &'a str,
-}
-
-#[derive(Serialize)]
-#[serde(tag = "record", rename_all = "lowercase")]
-enum Record<'a> {
-    Charge {
-        iteration: u32,
-        release: &'static str,
-        releases_so_far: u32,
-        epsilon_so_far: ShownEpsilon,
-        delta: f64,
-        adjacency: Adjacency,
-        unit: Unit,
-    },
-    Stored {
-        iteration: u32,
-        sha256: &'a str,
-    },
+/// What the ledger says about one iteration.
+struct Entry {
+    /// SHA-256 of the population that was voted on.
+    candidates: String,
+    /// Digest of the noisy histogram, once it was drawn.
+    drawn: Option<String>,
 }
 
 /// The ledger of a run: open, locked and validated.
 pub struct Ledger {
     file: File,
     path: PathBuf,
+    /// The copy in the private folder.
+    copy: PathBuf,
+    /// The complete lines of the file.
+    lines: Vec<u8>,
     privacy: ResolvedPrivacy,
     config_sha256: String,
     run_id: String,
-    /// The digest of the stored histogram of each charged iteration, from iteration 1 on. Only the
-    /// last entry may be `None`.
-    stored: Vec<Option<String>>,
+    /// The key of the noise; `None` in a run without noise.
+    key: Option<NoiseKey>,
+    /// What the header says of the key; `None` in a run without noise.
+    key_sha256: Option<String>,
+    /// The charged iterations, from iteration 1 on. Only the last one may lack its histogram.
+    entries: Vec<Entry>,
     /// The iteration whose charge this process handed out last: it hands out each charge once.
     handed_out: Option<u32>,
     /// True after a failed write: the content of the file on disk is then unknown.
@@ -135,19 +113,35 @@ impl Ledger {
         else {
             return Err(PrivacyError::LedgerLocked { path });
         };
+        let key = match privacy.lattice_sigma() {
+            Some(_) => NoiseKey::stored(private)?,
+            None => None,
+        };
         let mut ledger = Self {
             file,
             path,
+            copy: private.path().join(LEDGER),
+            lines: Vec::new(),
             privacy: privacy.clone(),
             config_sha256: config_sha256.to_owned(),
             run_id: String::new(),
-            stored: Vec::new(),
+            key_sha256: key.as_ref().map(NoiseKey::commitment),
+            key,
+            entries: Vec::new(),
             handed_out: None,
             broken: false,
         };
         let begun = ledger.replay()?;
+        ledger.check_copy()?;
         ledger.check_data(begun, private, data)?;
-        if !begun {
+        if begun {
+            ledger.update_copy()?;
+        } else {
+            if privacy.lattice_sigma().is_some() {
+                let key = NoiseKey::open(privacy.noise, private)?;
+                ledger.key_sha256 = Some(key.commitment());
+                ledger.key = Some(key);
+            }
             ledger.begin(folder)?;
         }
         if private.fingerprint_matches(FINGERPRINT, data)?.is_none() {
@@ -157,26 +151,27 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Charges the release of `iteration` (counted from 1) and returns the permission to sample its
-    /// noise. The entry is on disk when this function returns.
+    /// Charges the release of `iteration` (counted from 1) on the population whose file has the
+    /// SHA-256 `candidates` (64 hexadecimal digits), and returns the permission to draw its noise.
+    /// The entry is on disk when this function returns.
     ///
-    /// An iteration with an entry in the ledger and without a stored histogram is not charged a
-    /// second time. Callers look for the stored histogram first: if it exists, they pass it to
-    /// [`Ledger::confirm_stored`] instead of calling this function.
+    /// An iteration with an entry in the ledger is not charged a second time. Callers look for the
+    /// published histogram first: if it exists, they pass it to [`Ledger::confirm_published`]
+    /// instead of calling this function.
     ///
     /// # Errors
-    /// Returns [`PrivacyError::Order`] if another iteration is due, if the histogram of this one
-    /// was already released, or if all planned releases are charged; [`PrivacyError::Io`] if the
+    /// Returns [`PrivacyError::Order`] if another iteration is due, if the iteration was charged
+    /// for other candidates, or if all planned releases are charged; [`PrivacyError::Io`] if the
     /// entry could not be written, after which the ledger refuses all further calls.
-    pub fn charge(&mut self, iteration: u32) -> Result<Charge, PrivacyError> {
+    pub fn charge(&mut self, iteration: u32, candidates: &str) -> Result<Charge, PrivacyError> {
         self.check_usable()?;
         let refuse = |message: String| Err(PrivacyError::Order { iteration, message });
         let charged = self.charged();
-        if (1..=charged).contains(&iteration) {
-            if self.digest_of(iteration).is_some() {
+        if let Some(entry) = self.entry(iteration) {
+            if entry.candidates != candidates {
                 return refuse(
-                    "its noisy histogram was already released: restore the file votes.npz, \
-                     or start a new run in another output folder"
+                    "the population that is voted on is not the one that was charged: restore its \
+                     samples.npz, or start a new run in another output folder"
                         .to_owned(),
                 );
             }
@@ -184,14 +179,14 @@ impl Ledger {
                 return refuse("its charge was already used".to_owned());
             }
             self.handed_out = Some(iteration);
-            return Ok(Charge::new(iteration, true, &self.privacy));
+            return self.hand_out(iteration, true, candidates);
         }
         if iteration != charged + 1 {
             return refuse(format!("out of order: iteration {} is due", charged + 1));
         }
-        if self.awaits_storing() {
+        if self.awaits_drawing() {
             return refuse(format!(
-                "out of order: the noisy histogram of iteration {charged} is not stored yet"
+                "out of order: the noisy histogram of iteration {charged} is not recorded yet"
             ));
         }
         if iteration > self.privacy.releases {
@@ -200,23 +195,43 @@ impl Ledger {
                 self.privacy.releases
             ));
         }
-        let line = self.charge_line(iteration)?;
+        if candidates.len() != 64 || !candidates.bytes().all(is_lower_hex) {
+            return refuse("the digest of the candidates is not a SHA-256".to_owned());
+        }
+        let line = self.charge_line(iteration, candidates)?;
         self.append(&line)?;
-        self.stored.push(None);
+        self.entries.push(Entry {
+            candidates: candidates.to_owned(),
+            drawn: None,
+        });
         self.handed_out = Some(iteration);
-        Ok(Charge::new(iteration, false, &self.privacy))
+        self.hand_out(iteration, false, candidates)
     }
 
-    /// Records that the histogram of `iteration` is at its final path, or, if a digest is recorded
+    fn hand_out(
+        &self,
+        iteration: u32,
+        resumed: bool,
+        candidates: &str,
+    ) -> Result<Charge, PrivacyError> {
+        let noise = match (self.privacy.lattice_sigma(), &self.key) {
+            (None, _) => Noise::Nothing,
+            (Some(sigma), Some(key)) => Noise::DiscreteGaussian {
+                sigma,
+                key: key.clone(),
+            },
+            (Some(_), None) => return Err(self.key_is_missing()),
+        };
+        Ok(Charge::new(iteration, resumed, noise, candidates))
+    }
+
+    /// Records the digest of a drawn histogram, before it is published; or, if one is recorded
     /// already, checks that the histogram has this digest.
     ///
-    /// [`UnpublishedHistogram::store`](super::UnpublishedHistogram::store) calls this function for
-    /// a new histogram, and a resumed run calls it for every histogram that it reads back.
-    ///
     /// # Errors
-    /// Returns [`PrivacyError::Order`] if the release was never charged or if another histogram
-    /// was released, and [`PrivacyError::Io`] if the record could not be written.
-    pub fn confirm_stored(
+    /// Returns [`PrivacyError::Order`] if the release was never charged or if another histogram is
+    /// recorded, and [`PrivacyError::Io`] if the record could not be written.
+    pub fn record_drawn(
         &mut self,
         iteration: u32,
         histogram: &NoisyHistogram,
@@ -228,29 +243,63 @@ impl Ledger {
                 message: message.to_owned(),
             })
         };
-        if !(1..=self.charged()).contains(&iteration) {
-            return refuse("a noisy histogram exists, but the ledger has no charge for it");
-        }
         let digest = histogram.digest();
-        match self.digest_of(iteration) {
-            Some(recorded) if recorded == digest => Ok(()),
-            Some(_) => refuse("the noisy histogram on disk is not the one that was released"),
-            None => {
-                let line = self.stored_line(iteration, &digest)?;
+        match self.entry(iteration).map(|entry| entry.drawn.as_deref()) {
+            None => refuse("a noisy histogram was drawn without a charge"),
+            Some(Some(recorded)) if recorded == digest => Ok(()),
+            Some(Some(_)) => refuse(
+                "the noisy histogram differs from the recorded one although nothing was changed: \
+                 restore votes.npz from a copy, or resume on the machine that began the run",
+            ),
+            Some(None) => {
+                let line = self.drawn_line(iteration, &digest)?;
                 self.append(&line)?;
-                if let Some(last) = self.stored.last_mut() {
-                    *last = Some(digest);
+                if let Some(last) = self.entries.last_mut() {
+                    last.drawn = Some(digest);
                 }
                 Ok(())
             }
         }
     }
 
+    /// Checks that a published histogram is the one that was recorded when it was drawn. A resumed
+    /// run calls it for every histogram that it reads back.
+    ///
+    /// # Errors
+    /// Returns [`PrivacyError::Order`] if the release was never charged, if no histogram was drawn
+    /// for it, or if another one was.
+    pub fn confirm_published(
+        &self,
+        iteration: u32,
+        histogram: &NoisyHistogram,
+    ) -> Result<(), PrivacyError> {
+        self.check_usable()?;
+        let message = match self.entry(iteration).map(|entry| entry.drawn.as_deref()) {
+            None => "a noisy histogram exists, but the ledger has no charge for it",
+            Some(None) => {
+                "a noisy histogram exists, but the ledger has no record that it was drawn: it is \
+                 not of this run; remove votes.npz"
+            }
+            Some(Some(recorded)) if recorded == histogram.digest() => return Ok(()),
+            Some(Some(_)) => "the noisy histogram on disk is not the one that was released",
+        };
+        Err(PrivacyError::Order {
+            iteration,
+            message: message.to_owned(),
+        })
+    }
+
+    /// Returns true if the ledger records that the histogram of `iteration` was drawn.
+    #[must_use]
+    pub fn is_drawn(&self, iteration: u32) -> bool {
+        self.entry(iteration).is_some_and(|entry| entry.drawn.is_some())
+    }
+
     /// Returns the number of charged releases.
     #[must_use]
     pub fn charged(&self) -> u32 {
         // Opening and charging keep it at most `privacy.releases`, a u32.
-        u32::try_from(self.stored.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
     }
 
     /// Returns the terms of the run.
@@ -271,14 +320,53 @@ impl Ledger {
         &self.config_sha256
     }
 
-    fn digest_of(&self, iteration: u32) -> Option<&str> {
+    fn entry(&self, iteration: u32) -> Option<&Entry> {
         let index = usize::try_from(iteration).ok()?.checked_sub(1)?;
-        self.stored.get(index)?.as_deref()
+        self.entries.get(index)
     }
 
-    /// Returns true if the last charge has no `stored` line yet.
-    fn awaits_storing(&self) -> bool {
-        self.stored.last().is_some_and(Option::is_none)
+    /// Returns true if the last charge has no `drawn` line yet.
+    fn awaits_drawing(&self) -> bool {
+        self.entries.last().is_some_and(|entry| entry.drawn.is_none())
+    }
+
+    fn key_is_missing(&self) -> PrivacyError {
+        PrivacyError::PrivateData {
+            message: format!(
+                "{} was begun with a noise key, but {} is missing: restore it from a copy, or use \
+                 another output folder",
+                self.path.display(),
+                self.copy.with_file_name(NOISE_KEY).display()
+            ),
+        }
+    }
+
+    /// Checks that the file begins with its copy in the private folder.
+    fn check_copy(&self) -> Result<(), PrivacyError> {
+        let copy = match fs::read(&self.copy) {
+            Ok(copy) => copy,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(PrivacyError::io("read", &self.copy)(error)),
+        };
+        if self.lines.starts_with(&copy) {
+            return Ok(());
+        }
+        let equal = self.lines.iter().zip(&copy).take_while(|(a, b)| a == b);
+        let line = equal.filter(|(byte, _)| **byte == b'\n').count() + 1;
+        Err(self.line_error(
+            line,
+            format!(
+                "differs from its copy in {}, or is missing: the charges in the copy stand; \
+                 restore the ledger and all results of that state, or use another output folder",
+                self.copy.display()
+            ),
+        ))
+    }
+
+    /// Writes the complete lines to the private folder.
+    fn update_copy(&self) -> Result<(), PrivacyError> {
+        atomic::write_owner_only(&self.copy, |file| file.write_all(&self.lines))
+            .map_err(PrivacyError::io("write", &self.copy))
     }
 
     fn check_usable(&self) -> Result<(), PrivacyError> {
@@ -311,9 +399,12 @@ impl Ledger {
         data: &Sensitive<Fingerprint>,
     ) -> Result<(), PrivacyError> {
         let refuse = |message: String| Err(PrivacyError::PrivateData { message });
+        if begun && self.key.is_none() && self.privacy.lattice_sigma().is_some() {
+            return Err(self.key_is_missing());
+        }
         match (begun, private.fingerprint_matches(FINGERPRINT, data)?) {
             (true, Some(true)) | (false, None) => Ok(()),
-            (true, None) if self.stored.is_empty() => Ok(()),
+            (true, None) if self.entries.is_empty() => Ok(()),
             (true, None) => refuse(format!(
                 "{} has charges, but {} is missing, so dpsyn cannot check that the private images \
                  are the same: use another output folder",
@@ -334,9 +425,10 @@ impl Ledger {
     }
 
     fn append(&mut self, line: &str) -> Result<(), PrivacyError> {
+        let line = format!("{line}\n");
         let mut write = || -> io::Result<()> {
             self.file.seek(SeekFrom::End(0))?;
-            self.file.write_all(format!("{line}\n").as_bytes())?;
+            self.file.write_all(line.as_bytes())?;
             self.file.sync_all()
         };
         write().map_err(|error| {
@@ -344,172 +436,17 @@ impl Ledger {
             // for the next sync: the state on disk is unknown.
             self.broken = true;
             PrivacyError::io("write", &self.path)(error)
-        })
-    }
-
-    /// Reads and validates the file, and cuts off a torn last line. Returns false if the file has
-    /// no header.
-    fn replay(&mut self) -> Result<bool, PrivacyError> {
-        let mut bytes = Vec::new();
-        self.file
-            .read_to_end(&mut bytes)
-            .map_err(PrivacyError::io("read", &self.path))?;
-        let whole = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |i| i + 1);
-        let (lines, torn) = bytes.split_at(whole);
-        let mut begun = false;
-        let mut number = 0;
-        for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            number += 1;
-            let line = std::str::from_utf8(line)
-                .map_err(|_| self.line_error(number, "is not text"))?
-                .trim_end_matches('\n');
-            if begun {
-                self.replay_record(number, line)?;
-            } else {
-                self.replay_header(line)?;
-                begun = true;
-            }
-        }
-        if !torn.is_empty() {
-            // Some file systems extend a file with zeros before its data arrive.
-            let end = torn
-                .iter()
-                .rposition(|byte| *byte != 0)
-                .map_or(0, |i| i + 1);
-            let (text, _) = torn.split_at(end);
-            if !self.may_be_torn(begun, text)? {
-                return Err(self.line_error(
-                    number + 1,
-                    "is incomplete and is not a prefix of the expected line",
-                ));
-            }
-            self.file
-                .set_len(whole as u64)
-                .map_err(PrivacyError::io("shorten", &self.path))?;
-        }
-        // A killed process may have written complete lines that were never synced.
-        self.file
-            .sync_all()
-            .map_err(PrivacyError::io("sync", &self.path))?;
-        Ok(begun)
-    }
-
-    fn replay_header(&mut self, line: &str) -> Result<(), PrivacyError> {
-        let found: Value = serde_json::from_str(line)
-            .map_err(|error| self.line_error(1, format!("is not a JSON object: {error}")))?;
-        let run_id = found.get("run_id").and_then(Value::as_str).unwrap_or("");
-        if run_id.len() != 32 || !run_id.bytes().all(is_lower_hex) {
-            return Err(self.line_error(1, "`run_id` is not 32 hexadecimal digits"));
-        }
-        self.run_id = run_id.to_owned();
-        let expected_line = self.header_line()?;
-        if line == expected_line {
-            return Ok(());
-        }
-        let expected: Value = serde_json::from_str(&expected_line)
-            .map_err(|error| self.line_error(1, error.to_string()))?;
-        let keys = |value: &Value| -> Vec<String> {
-            let object = value.as_object();
-            object.map_or(Vec::new(), |o| o.keys().cloned().collect())
-        };
-        // In the order of the header, so that the message names a configured value rather than one
-        // that is derived from it.
-        let mut all: Vec<String> = keys(&expected).into_iter().chain(keys(&found)).collect();
-        all.sort_by_key(|key| {
-            expected_line
-                .find(&format!("\"{key}\":"))
-                .unwrap_or(usize::MAX)
-        });
-        for key in all {
-            let (ledger, present) = (found.get(&key), expected.get(&key));
-            if ledger != present {
-                let text = |value: Option<&Value>| value.map_or("absent".into(), Value::to_string);
-                return Err(PrivacyError::LedgerTerms {
-                    path: self.path.clone(),
-                    ledger: text(ledger),
-                    present: text(present),
-                    key,
-                });
-            }
-        }
-        Err(self.line_error(
-            1,
-            "has the expected values but other bytes: the file was edited",
-        ))
-    }
-
-    fn replay_record(&mut self, number: usize, line: &str) -> Result<(), PrivacyError> {
-        let last = self.charged();
-        if self.awaits_storing() {
-            let digest = line
-                .strip_prefix(&self.stored_line_start(last)?)
-                .and_then(|rest| rest.strip_suffix("\"}"))
-                .filter(|digest| digest.len() == 64 && digest.bytes().all(is_lower_hex));
-            let Some(digest) = digest else {
-                return Err(self.line_error(
-                    number,
-                    format!("expected the record that iteration {last} is stored, found {line}"),
-                ));
-            };
-            if let Some(slot) = self.stored.last_mut() {
-                *slot = Some(digest.to_owned());
-            }
-            return Ok(());
-        }
-        if last >= self.privacy.releases {
-            return Err(self.line_error(
-                number,
-                format!(
-                    "is one line too many for {} planned releases",
-                    self.privacy.releases
-                ),
-            ));
-        }
-        let expected = self.charge_line(last + 1)?;
-        if line != expected {
-            return Err(self.line_error(number, format!("expected {expected}, found {line}")));
-        }
-        self.stored.push(None);
-        Ok(())
-    }
-
-    /// Returns true if `text` is a prefix of the line that was due.
-    fn may_be_torn(&self, begun: bool, text: &[u8]) -> Result<bool, PrivacyError> {
-        let last = self.charged();
-        if text.is_empty() {
-            return Ok(true);
-        }
-        if !begun {
-            // The id of the run is unknown, and so is the rest of the line.
-            return Ok(TITLE.as_bytes().starts_with(text) || text.starts_with(TITLE.as_bytes()));
-        }
-        if self.awaits_storing() {
-            let start = self.stored_line_start(last)?;
-            let Some(rest) = text.strip_prefix(start.as_bytes()) else {
-                return Ok(start.as_bytes().starts_with(text));
-            };
-            let digits = rest.iter().take_while(|byte| is_lower_hex(**byte)).count();
-            let (digits, end) = rest.split_at(digits);
-            return Ok(match digits.len() {
-                0..64 => end.is_empty(),
-                64 => b"\"}".starts_with(end),
-                _ => false,
-            });
-        }
-        Ok(
-            last < self.privacy.releases
-                && self.charge_line(last + 1)?.as_bytes().starts_with(text),
-        )
+        })?;
+        self.lines.extend(line.as_bytes());
+        // After the ledger itself, so that the copy never has more lines.
+        self.update_copy().inspect_err(|_| self.broken = true)
     }
 
     fn header_line(&self) -> Result<String, PrivacyError> {
         let privacy = &self.privacy;
         self.render(&Header {
             ledger: "dpsyn privacy ledger",
-            version: 1,
+            version: VERSION,
             run_id: &self.run_id,
             mechanism: "discrete gaussian on a histogram of votes",
             noise_multiplier: privacy.noise_multiplier,
@@ -521,12 +458,14 @@ impl Ledger {
             adjacency: privacy.adjacency,
             unit: privacy.unit,
             noise: privacy.noise.name(),
+            noise_key_sha256: self.key_sha256.clone(),
             non_private: privacy.non_private(),
             config_sha256: &self.config_sha256,
+            earlier_runs: &privacy.earlier,
         })
     }
 
-    fn charge_line(&self, iteration: u32) -> Result<String, PrivacyError> {
+    fn charge_line(&self, iteration: u32, candidates: &str) -> Result<String, PrivacyError> {
         let privacy = &self.privacy;
         self.render(&Record::Charge {
             iteration,
@@ -536,17 +475,23 @@ impl Ledger {
             delta: privacy.delta,
             adjacency: privacy.adjacency,
             unit: privacy.unit,
+            candidates_sha256: candidates,
         })
     }
 
-    fn stored_line(&self, iteration: u32, sha256: &str) -> Result<String, PrivacyError> {
-        self.render(&Record::Stored { iteration, sha256 })
+    fn drawn_line(&self, iteration: u32, sha256: &str) -> Result<String, PrivacyError> {
+        self.render(&Record::Drawn { iteration, sha256 })
     }
 
-    /// Returns a `stored` line up to its digest.
-    fn stored_line_start(&self, iteration: u32) -> Result<String, PrivacyError> {
-        let line = self.stored_line(iteration, "")?;
-        Ok(line.strip_suffix("\"}").unwrap_or(&line).to_owned())
+    /// Returns the record that may follow the present ones.
+    fn expected_record(&self) -> Result<ExpectedLine, PrivacyError> {
+        let last = self.charged();
+        let rendered = if self.awaits_drawing() {
+            self.drawn_line(last, "")?
+        } else {
+            self.charge_line(last + 1, "")?
+        };
+        Ok(ExpectedLine::of(&rendered))
     }
 
     fn render(&self, line: &impl Serialize) -> Result<String, PrivacyError> {

@@ -14,19 +14,18 @@
 //! The classes need no composition theorem: one release is the concatenation of the bins of all
 //! classes, and an image votes only for samples of its own class.
 //!
-//! **Order.** Noise is sampled only in exchange for a [`Charge`], which
-//! [`Ledger::charge`] returns after the entry is on disk. A charge is consumed and cannot be
-//! copied. The sampled histogram, in turn, cannot be read before it is on disk
-//! ([`UnpublishedHistogram::store`]).
+//! **Order.** Noise is drawn only in exchange for a [`Charge`], which [`Ledger::charge`] returns
+//! after the entry is on disk. A charge is consumed and cannot be copied. The noisy histogram, in
+//! turn, cannot be read before it is on disk ([`UnpublishedHistogram::store`]): it is written to the
+//! private folder and synced, its digest is recorded in the ledger, and only then is the file
+//! renamed to its public place.
 //!
-//! **Sampling again after a crash.** If a process is killed between the charge and
-//! [`UnpublishedHistogram::store`], the resumed process samples again under the same charge. This
-//! is one release, not two, because the first sample never left its process: it existed in memory
-//! and at most as a temporary file in the private folder, and the resumed process deletes such
-//! files before anything else. A temporary file next to the final path would not be safe: an
-//! observer could read both samples, whose mean has √2 times less noise than was accounted for.
-//! Once a histogram is at its final path, the ledger records its digest and refuses another sample
-//! for that iteration.
+//! **Drawing again.** A process that was killed on the way, a copy of the result folder or a
+//! restored snapshot draws again under the same charge. The noise is a function of the run's secret
+//! key, the iteration, the counts and the candidates (module `noise_source`), so all of them obtain
+//! the same histogram: one release. If the counts are not the same, for example because another
+//! machine rounds embeddings in another way, the digest in the ledger refuses the second histogram.
+//! The charge is bound to the candidates, so another population cannot be voted on under it.
 
 use std::fs::File;
 use std::io::{self, BufWriter};
@@ -38,11 +37,11 @@ use super::charge::{Charge, Noise};
 use super::discrete_gaussian::DiscreteGaussian;
 use super::error::PrivacyError;
 use super::histogram::NoisyHistogram;
-use super::lattice::LATTICE_BITS;
 use super::ledger::Ledger;
 use super::noise_source::NoiseSource;
 use super::private_folder::PrivateFolder;
 use super::sensitive::Sensitive;
+use super::vote_counts::VoteCounts;
 use crate::atomic;
 use crate::kill_point::{KillPoint, reach};
 
@@ -51,54 +50,52 @@ use crate::kill_point::{KillPoint, reach};
 ///
 /// `counts` holds the votes of every bin of every class, one class after the other. The caller
 /// guarantees the two premises of the module's statement: the bins, their number and their order
-/// do not depend on private images, and each image voted for at most k distinct bins, once each.
+/// do not depend on private images, and each unit changes the votes by at most the stated norm
+/// (see [`VoteCounts`]).
 ///
 /// # Errors
-/// Returns [`PrivacyError::Randomness`] if the operating system supplies no random bytes. The
-/// charge then stays in the ledger, and a new process may use it.
+/// Returns [`PrivacyError::Config`] if σ is not positive, which a resolved configuration excludes.
 pub fn release(
-    counts: Sensitive<Vec<u64>>,
+    counts: Sensitive<VoteCounts>,
     charge: Charge,
 ) -> Result<UnpublishedHistogram, PrivacyError> {
-    let mut source = charge.origin.open(charge.iteration());
-    let lattice = add_noise(counts.expose(), &charge.noise, source.as_mut())?;
+    let counts = counts.expose().lattice();
+    let lattice = match &charge.noise {
+        Noise::Nothing => counts.iter().map(|count| clamp(&(*count).into())).collect(),
+        Noise::DiscreteGaussian { sigma, key } => {
+            let mut source = key.noise(charge.iteration(), counts, &charge.candidates);
+            add_noise(counts, sigma, &mut source)?
+        }
+    };
     Ok(UnpublishedHistogram {
         iteration: charge.iteration(),
         histogram: NoisyHistogram::from_lattice(lattice),
     })
 }
 
-/// Returns count·2^g + Z for every count, where each Z is an independent sample of `noise`.
-///
-/// A result outside of `i64` is clamped. Clamping depends on the noisy value only, so it is
-/// post-processing; with fewer than 2⁴² votes in a bin and any permitted noise multiplier it never
-/// occurs.
+/// Returns count + Z for every count in units of the lattice, where each Z is an independent sample
+/// of the discrete Gaussian with parameter `sigma` in the same units.
 fn add_noise(
     counts: &[u64],
-    noise: &Noise,
+    sigma: &BigUint,
     source: &mut dyn NoiseSource,
 ) -> Result<Vec<i64>, PrivacyError> {
-    let sampler = match noise {
-        Noise::Nothing => None,
-        Noise::DiscreteGaussian(sigma) => {
-            Some(DiscreteGaussian::new(sigma.pow(2), &BigUint::from(1u32))?)
-        }
+    let sampler = DiscreteGaussian::new(sigma.pow(2), &BigUint::from(1u32))?;
+    let noisy = |count: &u64| Ok(clamp(&(BigInt::from(*count) + sampler.sample(source)?)));
+    counts.iter().map(noisy).collect()
+}
+
+/// Clamps a value outside of `i64`.
+///
+/// Clamping depends on the noisy value only, so it is post-processing; with fewer than 2⁴² votes
+/// in a bin and any permitted noise multiplier it never occurs.
+fn clamp(value: &BigInt) -> i64 {
+    let limit = if *value < BigInt::ZERO {
+        i64::MIN
+    } else {
+        i64::MAX
     };
-    let mut lattice = Vec::with_capacity(counts.len());
-    for &count in counts {
-        let exact = BigInt::from(count) << LATTICE_BITS;
-        let noisy = match &sampler {
-            Some(sampler) => exact + sampler.sample(source)?,
-            None => exact,
-        };
-        let limit = if noisy < BigInt::ZERO {
-            i64::MIN
-        } else {
-            i64::MAX
-        };
-        lattice.push(i64::try_from(noisy).unwrap_or(limit));
-    }
-    Ok(lattice)
+    i64::try_from(value).unwrap_or(limit)
 }
 
 /// A noisy histogram that is not on disk yet and therefore cannot be read.
@@ -109,16 +106,15 @@ pub struct UnpublishedHistogram {
 }
 
 impl UnpublishedHistogram {
-    /// Writes the histogram to `path` with `fill`, records its digest in the ledger, and only then
-    /// returns it.
+    /// Writes the histogram with `fill` to a file in the private folder, records its digest in the
+    /// ledger, renames the file to `path`, and only then returns the histogram.
     ///
-    /// The file is written inside the private folder, synced, and renamed to `path`, which must be
-    /// on the same file system. A process that is killed on the way leaves no file outside of the
-    /// private folder.
+    /// `path` must be on the file system of the private folder. A process that is killed before the
+    /// rename leaves no file outside of the private folder.
     ///
     /// # Errors
     /// Returns [`PrivacyError::Io`] if the file cannot be written, or the error of
-    /// [`Ledger::confirm_stored`].
+    /// [`Ledger::record_drawn`].
     pub fn store(
         self,
         ledger: &mut Ledger,
@@ -126,10 +122,13 @@ impl UnpublishedHistogram {
         path: &Path,
         fill: impl FnOnce(&NoisyHistogram, &mut BufWriter<&mut File>) -> io::Result<()>,
     ) -> Result<NoisyHistogram, PrivacyError> {
-        atomic::write_via(private.path(), path, |file| fill(&self.histogram, file))
-            .map_err(PrivacyError::io("write", path))?;
+        let drawn = private.drawn_votes(self.iteration);
+        atomic::write_via(private.path(), &drawn, |file| fill(&self.histogram, file))
+            .map_err(PrivacyError::io("write", &drawn))?;
+        ledger.record_drawn(self.iteration, &self.histogram)?;
+        reach(KillPoint::HistogramRecorded);
+        atomic::publish(&drawn, path).map_err(PrivacyError::io("publish", path))?;
         reach(KillPoint::HistogramInPlace);
-        ledger.confirm_stored(self.iteration, &self.histogram)?;
         Ok(self.histogram)
     }
 }

@@ -10,7 +10,7 @@
 //! PrivacyConfig ── resolve ──► ResolvedPrivacy ── Ledger::open ──► Ledger    (locked, validated)
 //!                                                                    │ charge(iteration)
 //!                                                                    ▼ on disk before use
-//! Sensitive<Vec<u64>> ────────────── release ◄──────────────────── Charge    (consumed, not Clone)
+//! Sensitive<VoteCounts> ───────────── release ◄──────────────────── Charge    (consumed, not Clone)
 //!                                       ▼
 //!                            UnpublishedHistogram ── store ──► NoisyHistogram    (on disk, public)
 //! ```
@@ -21,9 +21,11 @@
 //! | `private_folder` | the only folder that receives sensitive bytes |
 //! | `evaluation` | metrics of private images, printed for their owner and marked |
 //! | `fingerprint` | a hash that recognizes the private data without revealing them |
-//! | `noise_source` | the source of random bits: the operating system |
+//! | `noise_source` | the source of random bits: a secret key per run, drawn by the operating system |
 //! | `discrete_gaussian` | the exact sampler (Canonne, Kamath, Steinke 2020), integers only |
 //! | `lattice` | the grid of counts and noise, and the proof that it costs no privacy |
+//! | `vote_counts` | exact votes on the lattice, and the bound of one image or one client |
+//! | `earlier` | charges of earlier runs on the same images |
 //! | `charge` | the proof that one release is in the ledger |
 //! | `histogram` | counts with noise |
 //! | `mechanism` | `release`: its guarantee, and the reason why it holds |
@@ -44,6 +46,7 @@
 mod accountant;
 mod charge;
 mod discrete_gaussian;
+mod earlier;
 mod error;
 mod evaluation;
 mod fingerprint;
@@ -59,9 +62,11 @@ mod rounding;
 mod sensitive;
 mod settings;
 mod statement;
+mod vote_counts;
 
 pub use accountant::{Adjacency, epsilon, noise_multiplier};
 pub use charge::Charge;
+pub use earlier::{EarlierRun, merge as merge_earlier, run_of_samples};
 pub use error::PrivacyError;
 pub use evaluation::{PrivateEvaluationConsent, print_marked_private};
 pub use fingerprint::{Fingerprint, same_data, sha256_hex};
@@ -73,4 +78,5 @@ pub use report::Report;
 pub use rounding::round_up;
 pub use sensitive::Sensitive;
 pub use settings::{NonPrivateConsent, PrivacyConfig, ResolvedPrivacy, Unit};
+pub use vote_counts::{ClientVotes, VoteCounts};
 pub use statement::{ClassConditions, PublicInputs, Statement, UniformFallback};

@@ -1,19 +1,48 @@
-//! The source of the random bits of the privacy noise.
+//! The source of the random bits of the privacy noise: one secret key per run.
+//!
+//! The key is 256 bits of the operating system's cryptographically secure generator, drawn once,
+//! when a run begins, and stored in the private folder. The bits of the noise of a release are a
+//! pseudorandom function of the key and of what the noise is added to:
+//!
+//! ```text
+//! seed  = HMAC-SHA-256(key, "dpsyn noise 1" ‖ iteration ‖ SHA-256(clean counts) ‖ candidates)
+//! noise = discrete Gaussian from the ChaCha20 stream of that seed
+//! ```
+//!
+//! `candidates` is the SHA-256 of the voted-on population's file. A copy of a result folder, a
+//! restored snapshot and a repeated draw after a crash therefore add the *same* noise to the same
+//! counts: whoever sees all of their outputs has seen one release. Other counts or other candidates
+//! have independent noise, so the difference of two releases does not reveal the difference of
+//! their counts.
+//!
+//! The guarantee is computational: it holds against everybody who cannot distinguish HMAC-SHA-256
+//! and ChaCha20 (20 rounds) from random functions. The key is as secret as the private images,
+//! beside whose embeddings it is stored; whoever has it can subtract the noise.
 //!
 //! The trait is private to [`crate::privacy`] and unrelated to [`crate::streams`]: a generation
 //! stream cannot be passed to the noise sampler, nor the reverse, and no caller can choose the
-//! source. A released binary has a single source, the cryptographically secure generator of the
-//! operating system.
+//! source.
 //!
-//! A seeded source exists for tests only. The feature `insecure-test-noise`, off by default and
-//! never part of a released binary, compiles in the environment variable `DPSYN_TEST_NOISE_SEED`.
-//! If the variable is set, the noise is known to anyone who knows the seed; the ledger, the
-//! statement and every other output are then marked as non-private, as with `--non-private`.
+//! A known key exists for tests only. The feature `insecure-test-noise`, off by default and never
+//! part of a released binary, compiles in the environment variable `DPSYN_TEST_NOISE_SEED`. If the
+//! variable is set, the noise is known to anyone who knows the seed; the ledger, the statement and
+//! every other output are then marked as non-private, as with `--non-private`.
 
-#[cfg(any(test, feature = "insecure-test-noise"))]
-use rand_chacha::ChaCha12Rng;
+use hmac::{Hmac, KeyInit, Mac};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+use sha2::{Digest, Sha256};
 
 use super::error::PrivacyError;
+use super::fingerprint::sha256_hex;
+use super::private_folder::PrivateFolder;
+use super::sensitive::Sensitive;
+
+/// File name of the key in the private folder.
+pub(super) const NOISE_KEY: &str = "noise-key";
+
+/// Separates the pseudorandom function from other uses of the key.
+const DOMAIN: &[u8] = b"dpsyn noise 1";
 
 /// Independent uniform random bytes for privacy noise.
 pub(super) trait NoiseSource {
@@ -21,7 +50,7 @@ pub(super) trait NoiseSource {
     fn fill(&mut self, out: &mut [u8]) -> Result<(), PrivacyError>;
 }
 
-/// The source of a run's noise.
+/// The origin of a run's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoiseOrigin {
     /// The cryptographically secure generator of the operating system.
@@ -54,90 +83,139 @@ impl NoiseOrigin {
     /// Returns the name that ledger and statement use.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::OperatingSystem => "operating system (cryptographically secure)",
+            Self::OperatingSystem => {
+                "HMAC-SHA-256 and ChaCha20, keyed once per run by the operating system"
+            }
             #[cfg(any(test, feature = "insecure-test-noise"))]
             Self::FixedTestSeed(_) => "fixed test seed (insecure)",
         }
     }
 
-    /// Opens the source for one release. A test seed is combined with the iteration, so that a
-    /// resumed test has the same noise as an uninterrupted one.
-    pub(super) fn open(self, iteration: u32) -> Box<dyn NoiseSource> {
+    /// Draws a key.
+    ///
+    /// # Errors
+    /// Returns [`PrivacyError::Randomness`] if the operating system supplies no random bytes.
+    pub(super) fn new_key(self) -> Result<NoiseKey, PrivacyError> {
         match self {
             Self::OperatingSystem => {
-                // Only the seeded source uses the iteration.
-                let _ = iteration;
-                Box::new(OperatingSystemNoise::new())
+                let mut key = [0u8; 32];
+                getrandom::fill(&mut key)
+                    .map_err(|source| PrivacyError::Randomness { cause: source })?;
+                Ok(NoiseKey(key))
             }
             #[cfg(any(test, feature = "insecure-test-noise"))]
-            Self::FixedTestSeed(seed) => Box::new(TestNoise::new(seed, iteration)),
-        }
-    }
-}
-
-/// The generator of the operating system, read in blocks: one system call for every few bytes would
-/// take most of the time.
-///
-/// Bytes are erased when they are handed out. The program never forks, so no second process can
-/// hold the same unread block.
-struct OperatingSystemNoise {
-    block: Vec<u8>,
-    used: usize,
-}
-
-impl OperatingSystemNoise {
-    /// Bytes per system call: one page, so that the call's fixed cost is small per byte.
-    const BLOCK: usize = 4096;
-
-    fn new() -> Self {
-        Self {
-            block: vec![0; Self::BLOCK],
-            used: Self::BLOCK,
-        }
-    }
-}
-
-impl NoiseSource for OperatingSystemNoise {
-    fn fill(&mut self, mut out: &mut [u8]) -> Result<(), PrivacyError> {
-        while !out.is_empty() {
-            if self.used >= self.block.len() {
-                getrandom::fill(&mut self.block)
-                    .map_err(|source| PrivacyError::Randomness { cause: source })?;
-                self.used = 0;
+            Self::FixedTestSeed(seed) => {
+                let mut hasher = Sha256::new_with_prefix(b"dpsyn insecure test noise");
+                hasher.update(seed.to_le_bytes());
+                Ok(NoiseKey(hasher.finalize().into()))
             }
-            let count = out.len().min(self.block.len() - self.used);
-            let fresh = &mut self.block[self.used..self.used + count];
-            let (now, later) = out.split_at_mut(count);
-            now.copy_from_slice(fresh);
-            fresh.fill(0);
-            self.used += count;
-            out = later;
         }
+    }
+}
+
+/// The secret key of a run's noise.
+#[derive(Clone)]
+pub(super) struct NoiseKey([u8; 32]);
+
+impl NoiseKey {
+    /// Reads the key of a run, or draws and stores one if the private folder has none.
+    ///
+    /// The key is on disk when this function returns, before any noise can be drawn with it.
+    ///
+    /// # Errors
+    /// Returns [`PrivacyError::Randomness`], [`PrivacyError::Io`], or
+    /// [`PrivacyError::PrivateData`] if the stored key is damaged.
+    pub(super) fn open(origin: NoiseOrigin, private: &PrivateFolder) -> Result<Self, PrivacyError> {
+        if let Some(key) = Self::stored(private)? {
+            return Ok(key);
+        }
+        let key = origin.new_key()?;
+        let bytes = Sensitive::new(key.0);
+        private.write_sensitive(NOISE_KEY, &bytes, |bytes, file| file.write_all(bytes))?;
+        Ok(key)
+    }
+
+    /// Reads the key of a run; `None` if the private folder has none.
+    ///
+    /// # Errors
+    /// As [`NoiseKey::open`].
+    pub(super) fn stored(private: &PrivateFolder) -> Result<Option<Self>, PrivacyError> {
+        let stored = private.read_back(NOISE_KEY, |file| {
+            let mut bytes = [0u8; 32];
+            file.read_exact(&mut bytes)?;
+            match file.read(&mut [0])? {
+                0 => Ok(bytes),
+                _ => Err(std::io::ErrorKind::InvalidData.into()),
+            }
+        });
+        match stored {
+            Ok(stored) => Ok(stored.map(|bytes| Self(*bytes.expose()))),
+            // A new key would add new noise to counts that may have been released already.
+            Err(PrivacyError::PrivateFile { path, kind }) => Err(PrivacyError::PrivateData {
+                message: format!(
+                    "{} is damaged ({kind}): restore it from a copy, or use another output folder",
+                    path.display()
+                ),
+            }),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Returns the SHA-256 of the key, which the ledger records, so that another key is noticed.
+    /// Nobody finds a key of 256 random bits by its digest.
+    pub(super) fn commitment(&self) -> String {
+        sha256_hex(&self.0)
+    }
+
+    /// Opens the stream for one release: the noise of `iteration` on these counts (in units of the
+    /// lattice), for the candidates with this digest.
+    pub(super) fn noise(&self, iteration: u32, counts: &[u64], candidates: &str) -> KeyedNoise {
+        let mut digest = Sha256::new();
+        digest.update((counts.len() as u64).to_le_bytes());
+        for count in counts {
+            digest.update(count.to_le_bytes());
+        }
+        // HMAC pads a key to the block of its hash with zeros.
+        let mut block = [0u8; 64];
+        block[..32].copy_from_slice(&self.0);
+        let mut mac = Hmac::<Sha256>::new(&block.into());
+        mac.update(DOMAIN);
+        mac.update(&iteration.to_le_bytes());
+        mac.update(&digest.finalize());
+        mac.update(candidates.as_bytes());
+        KeyedNoise(ChaCha20Rng::from_seed(mac.finalize().into_bytes().into()))
+    }
+}
+
+/// The ChaCha20 stream of one release.
+pub(super) struct KeyedNoise(ChaCha20Rng);
+
+impl NoiseSource for KeyedNoise {
+    fn fill(&mut self, out: &mut [u8]) -> Result<(), PrivacyError> {
+        self.0.fill_bytes(out);
         Ok(())
     }
 }
 
-/// A reproducible source for tests.
-#[cfg(any(test, feature = "insecure-test-noise"))]
-pub(super) struct TestNoise(ChaCha12Rng);
+/// A reproducible source for statistical tests of the sampler.
+#[cfg(test)]
+pub(super) struct TestNoise(rand_chacha::ChaCha12Rng);
 
-#[cfg(any(test, feature = "insecure-test-noise"))]
+#[cfg(test)]
 impl TestNoise {
-    pub(super) fn new(seed: u64, iteration: u32) -> Self {
-        use rand::SeedableRng;
-        // The tag separates these keys from those of the generation streams, whose tail is zero.
+    pub(super) fn new(seed: u64, stream: u32) -> Self {
         let mut key = *b"........dpsyn insecure testnoise";
         key[0..8].copy_from_slice(&seed.to_le_bytes());
-        let mut generator = ChaCha12Rng::from_seed(key);
-        generator.set_stream(u64::from(iteration));
+        let mut generator = rand_chacha::ChaCha12Rng::from_seed(key);
+        generator.set_stream(u64::from(stream));
         Self(generator)
     }
 }
 
-#[cfg(any(test, feature = "insecure-test-noise"))]
+#[cfg(test)]
 impl NoiseSource for TestNoise {
     fn fill(&mut self, out: &mut [u8]) -> Result<(), PrivacyError> {
-        rand::RngCore::fill_bytes(&mut self.0, out);
+        self.0.fill_bytes(out);
         Ok(())
     }
 }
@@ -146,22 +224,51 @@ impl NoiseSource for TestNoise {
 mod tests {
     use super::*;
 
+    fn first_bytes(key: &NoiseKey, iteration: u32, counts: &[u64], candidates: &str) -> [u8; 16] {
+        let mut out = [0u8; 16];
+        key.noise(iteration, counts, candidates).fill(&mut out).unwrap();
+        out
+    }
+
     #[test]
-    fn operating_system_noise_is_fresh_across_block_borders() {
-        let mut source = OperatingSystemNoise::new();
-        let mut seen = std::collections::HashSet::new();
-        // 1,000 reads of 24 bytes cross the block border of 4,096 several times within a read. A
-        // repeated 192-bit value has probability below 2^-170.
-        for _ in 0..1000 {
-            let mut out = [0u8; 24];
-            source.fill(&mut out).unwrap();
-            assert!(seen.insert(out));
-            assert!(source.block[..source.used].iter().all(|b| *b == 0));
+    fn the_stream_depends_on_all_of_its_inputs_and_on_nothing_else() {
+        let key = NoiseOrigin::OperatingSystem.new_key().unwrap();
+        let other = NoiseOrigin::OperatingSystem.new_key().unwrap();
+        let base = first_bytes(&key, 1, &[3, 0], "ab");
+        assert_eq!(base, first_bytes(&key, 1, &[3, 0], "ab"));
+        for changed in [
+            first_bytes(&other, 1, &[3, 0], "ab"),
+            first_bytes(&key, 2, &[3, 0], "ab"),
+            first_bytes(&key, 1, &[3, 1], "ab"),
+            first_bytes(&key, 1, &[3], "ab"),
+            first_bytes(&key, 1, &[3, 0], "ac"),
+        ] {
+            assert_ne!(base, changed);
         }
-        // Larger than a block: every byte is written (a 64-byte run of zeros: below 2^-490).
-        let mut out = vec![0u8; 3 * OperatingSystemNoise::BLOCK + 5];
-        source.fill(&mut out).unwrap();
-        assert!(out.chunks(64).take(192).all(|c| c.iter().any(|b| *b != 0)));
+    }
+
+    /// Computed with Python's `hmac`, `hashlib` and OpenSSL's ChaCha20 (counter and nonce zero).
+    #[test]
+    fn the_stream_is_the_documented_one() {
+        let key = NoiseKey(std::array::from_fn(|i| i as u8));
+        let found = first_bytes(&key, 7, &[1 << 20, 0, 5], &"0f".repeat(32));
+        assert_eq!(crate::hex::encode(&found), "1688de6241a317e387517f55298fcc4a");
+    }
+
+    #[test]
+    fn a_stored_key_is_read_back_and_a_damaged_one_is_not_replaced() {
+        let top = tempfile::tempdir().unwrap();
+        let private = PrivateFolder::create(top.path().join("private")).unwrap();
+        assert!(NoiseKey::stored(&private).unwrap().is_none());
+        let key = NoiseKey::open(NoiseOrigin::OperatingSystem, &private).unwrap();
+        let again = NoiseKey::open(NoiseOrigin::OperatingSystem, &private).unwrap();
+        assert_eq!(key.0, again.0);
+        assert_ne!(key.0, [0; 32]);
+        for damaged in [&[1u8; 31][..], &[1; 33], &[]] {
+            std::fs::write(private.path().join(NOISE_KEY), damaged).unwrap();
+            let error = NoiseKey::open(NoiseOrigin::OperatingSystem, &private).err().unwrap();
+            assert!(error.to_string().contains("is damaged"), "{error}");
+        }
     }
 
     #[test]
@@ -169,6 +276,9 @@ mod tests {
         let parse = |text: &str| NoiseOrigin::from_test_seed(text.as_ref());
         assert_eq!(parse("7").unwrap(), NoiseOrigin::FixedTestSeed(7));
         assert!(parse("").is_err() && parse("-1").is_err());
+        let key = |seed| NoiseOrigin::FixedTestSeed(seed).new_key().unwrap().0;
+        assert_eq!(key(1), key(1));
+        assert_ne!(key(1), key(2));
     }
 
     /// Without the feature, no environment variable reaches the noise.
@@ -177,17 +287,5 @@ mod tests {
     fn an_ordinary_build_knows_one_source() {
         let origin = NoiseOrigin::from_environment().unwrap();
         assert_eq!(origin, NoiseOrigin::OperatingSystem);
-    }
-
-    #[test]
-    fn test_noise_depends_on_seed_and_iteration() {
-        let first = |seed, iteration| {
-            let mut out = [0u8; 16];
-            TestNoise::new(seed, iteration).fill(&mut out).unwrap();
-            out
-        };
-        assert_eq!(first(1, 1), first(1, 1));
-        assert_ne!(first(1, 1), first(2, 1));
-        assert_ne!(first(1, 1), first(1, 2));
     }
 }

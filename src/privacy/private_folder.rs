@@ -15,9 +15,9 @@ const TEMPORARY: &str = ".tmp";
 /// The folder `private/` in a result folder: mode 0700, never published.
 ///
 /// Its content is as secret as the private images. It holds caches (private embeddings), the
-/// fingerprint of the private data, the log with times, and files before their publication: a noisy
-/// histogram is written here and renamed to its final path. A histogram of a process that was
-/// killed in between therefore never becomes visible outside, and may be sampled again.
+/// fingerprint of the private data, the key of the noise, a copy of the ledger, the log with times,
+/// and files before their publication: a noisy histogram is written here, recorded in the ledger,
+/// and renamed to its final path.
 ///
 /// Systems other than Unix have no such mode; the folder then has its inherited permissions.
 pub struct PrivateFolder {
@@ -49,6 +49,11 @@ impl PrivateFolder {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the place of the noisy histogram of an iteration before its publication.
+    pub(crate) fn drawn_votes(&self, iteration: u32) -> PathBuf {
+        self.path.join(format!("votes-{iteration}.npz"))
     }
 
     /// Writes a sensitive value to the file `name`, atomically and with mode 0600.

@@ -3,7 +3,8 @@
 use num_bigint::BigUint;
 use serde::{Deserialize, Serialize};
 
-use super::accountant::{self, Adjacency, check_delta, check_noise_multiplier};
+use super::accountant::{self, Adjacency, check_delta, check_noise_multiplier, zcdp_rho};
+use super::earlier::EarlierRun;
 use super::error::PrivacyError;
 use super::lattice::{
     LARGEST_DEVIATION, LARGEST_NOISE_MULTIPLIER, SMALLEST_NOISE_MULTIPLIER, deviation,
@@ -146,6 +147,7 @@ impl PrivacyConfig {
             adjacency: self.adjacency,
             unit: self.unit,
             noise: NoiseOrigin::from_environment()?,
+            earlier: Vec::new(),
         })
     }
 }
@@ -204,6 +206,8 @@ pub struct ResolvedPrivacy {
     pub(super) adjacency: Adjacency,
     pub(super) unit: Unit,
     pub(super) noise: NoiseOrigin,
+    /// Charges of other runs on the same images that the claim includes.
+    pub(super) earlier: Vec<EarlierRun>,
 }
 
 impl ResolvedPrivacy {
@@ -244,10 +248,60 @@ impl ResolvedPrivacy {
         self.unit
     }
 
-    /// Returns ε after `releases` releases under `adjacency`, rounded up; infinite without noise.
+    /// Includes the charges of earlier runs on the same private images in the claim.
+    ///
+    /// # Errors
+    /// Returns [`PrivacyError::Config`] if a run protected another unit, whose ε does not bound that
+    /// of this one, or if the noise of all together is too small for the reserve of the accountant.
+    pub fn with_earlier(mut self, earlier: Vec<EarlierRun>) -> Result<Self, PrivacyError> {
+        if let Some(other) = earlier.iter().find(|run| run.unit != self.unit) {
+            let message = format!(
+                "is {}, but the earlier run {} on these images protected one {}: their charges do \
+                 not add up; use the same unit, or samples and an output folder of no earlier run",
+                self.unit, other.run_id, other.unit
+            );
+            return Err(PrivacyError::config("unit", message));
+        }
+        let of = |run: &EarlierRun| {
+            deviation(run.noise_multiplier, run.nearest_neighbors, run.releases)
+        };
+        let own = match self.lattice_sigma() {
+            Some(_) => deviation(self.noise_multiplier, self.nearest_neighbors, self.releases),
+            None => 0.0,
+        };
+        if earlier.iter().map(of).sum::<f64>() + own > LARGEST_DEVIATION {
+            let message = "is too small for the releases of this and the earlier runs together: \
+                           the accountant's reserve does not cover them";
+            return Err(PrivacyError::config("noise_multiplier", message));
+        }
+        self.earlier = earlier;
+        Ok(self)
+    }
+
+    /// Returns the charges of earlier runs that the claim includes.
+    #[must_use]
+    pub fn earlier(&self) -> &[EarlierRun] {
+        &self.earlier
+    }
+
+    /// Returns ε after `releases` releases of this run and all charged releases of the earlier runs
+    /// under `adjacency`, rounded up; infinite without noise.
     #[must_use]
     pub fn epsilon_after(&self, releases: u32, adjacency: Adjacency) -> f64 {
-        accountant::solve_epsilon(self.noise_multiplier, releases, self.delta, adjacency)
+        let own = accountant::mu(self.noise_multiplier, releases, adjacency);
+        let earlier = self.earlier.iter().map(|run| run.mu(adjacency));
+        accountant::solve_epsilon_of(accountant::compose(earlier.chain([own])), self.delta)
+    }
+
+    /// Returns ρ of zero-concentrated DP of the same releases, rounded up.
+    pub(super) fn rho_after(&self, releases: u32, adjacency: Adjacency) -> f64 {
+        let own = zcdp_rho(self.noise_multiplier, releases, adjacency);
+        let earlier = self.earlier.iter();
+        let earlier = earlier.map(|run| zcdp_rho(run.noise_multiplier, run.releases, adjacency));
+        match self.earlier.len() {
+            0 => own,
+            runs => (own + earlier.sum::<f64>()) * (1.0 + (runs as f64 + 1.0) * f64::EPSILON),
+        }
     }
 
     /// Returns the reason why no output of this run is private, or `None` for a private run.

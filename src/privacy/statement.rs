@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::accountant::{Adjacency, zcdp_rho};
+use super::accountant::Adjacency;
+use super::earlier::EarlierRun;
 use super::error::PrivacyError;
 use super::histogram::NoisyHistogram;
 use super::lattice::{LATTICE_BITS, deviation};
@@ -78,6 +79,8 @@ pub struct Statement {
     releases_planned: u32,
     /// Number of charged releases, whether or not their histogram was ever sampled.
     releases_executed: u32,
+    /// Charges of earlier runs on the same private images, which the guarantees include.
+    earlier_runs: Vec<EarlierRun>,
     guarantees: Vec<Guarantee>,
     mechanism: Mechanism,
     declared_public: PublicInputs,
@@ -133,7 +136,7 @@ impl Statement {
         let executed = ledger.charged();
         Self {
             statement: "dpsyn privacy statement",
-            version: 1,
+            version: 2,
             software: format!("dpsyn {}", env!("CARGO_PKG_VERSION")),
             summary: summary(privacy, executed),
             non_private: privacy.non_private(),
@@ -144,6 +147,7 @@ impl Statement {
             delta: privacy.delta(),
             releases_planned: privacy.releases(),
             releases_executed: executed,
+            earlier_runs: privacy.earlier().to_vec(),
             guarantees: guarantees(privacy, executed),
             mechanism: mechanism(privacy),
             declared_public,
@@ -179,10 +183,15 @@ fn summary(privacy: &ResolvedPrivacy, executed: u32) -> String {
     }
     let epsilon = privacy.epsilon_after(executed, privacy.adjacency());
     let planned = privacy.epsilon_after(privacy.releases(), privacy.adjacency());
+    let earlier: u64 = privacy.earlier().iter().map(|run| u64::from(run.releases)).sum();
+    let with_earlier = match earlier {
+        0 => String::new(),
+        count => format!(" of this run and {count} of earlier runs on the same images"),
+    };
     format!(
-        "After {executed} of {} planned releases, what was released is ({}, {})-differentially \
-         private: unit one {}, adjacency {} ({} {}). After all planned releases, epsilon will be \
-         {}.",
+        "After {executed} of {} planned releases{with_earlier}, what was released is \
+         ({}, {})-differentially private: unit one {}, adjacency {} ({} {}). After all planned \
+         releases, epsilon will be {}.",
         privacy.releases(),
         round_up(epsilon, 3),
         privacy.delta(),
@@ -202,11 +211,7 @@ fn guarantees(privacy: &ResolvedPrivacy, executed: u32) -> Vec<Guarantee> {
         declared: adjacency == privacy.adjacency(),
         epsilon: ShownEpsilon(privacy.epsilon_after(after_iteration, adjacency)),
         delta: privacy.delta(),
-        zcdp_rho: ShownEpsilon(zcdp_rho(
-            privacy.noise_multiplier(),
-            after_iteration,
-            adjacency,
-        )),
+        zcdp_rho: ShownEpsilon(privacy.rho_after(after_iteration, adjacency)),
     };
     if privacy.non_private().is_some() {
         return Vec::new();
@@ -266,8 +271,8 @@ fn assumptions(privacy: &ResolvedPrivacy) -> Vec<String> {
         "The foundation model, the embedder and their weights are public and were made without \
          the private images."
             .to_owned(),
-        "Samples that the run started from (initial_samples_sha256), if any, are public, or what \
-         they cost is accounted for elsewhere and added."
+        "Samples that the run started from (initial_samples_sha256), if any, are public, or come \
+         from a run on the same images that is listed under earlier_runs."
             .to_owned(),
         "The result folder without its sub-folder private/ is what may be published; private/ may \
          not, nor the private images."
@@ -275,15 +280,15 @@ fn assumptions(privacy: &ResolvedPrivacy) -> Vec<String> {
         "No setting, iteration or sample was or will be chosen by a result that depends on the \
          private images other than the noisy histograms, such as an evaluation in private/."
             .to_owned(),
-        "This ledger covers this run. Other runs on the same private images, also abandoned ones, \
-         add to what was spent."
+        "The guarantees cover this run and those under earlier_runs. Other runs on the same private \
+         images, also abandoned ones, add to what was spent (privacy.budget adds them up)."
             .to_owned(),
-        "Nobody restored or copied the result folder to an earlier state and resumed it there, \
-         which would draw noise twice for one charge."
+        "The noise is computational: it is derived by HMAC-SHA-256 and ChaCha20 from a key that the \
+         operating system's cryptographically secure generator drew once for the run. A copied or \
+         restored result folder that is resumed draws the same noise for the same counts."
             .to_owned(),
         "The machine that ran this is trusted: nobody observes its memory, its timing, its \
-         temporary files or private/. The operating system's random generator is cryptographically \
-         secure."
+         temporary files or private/."
             .to_owned(),
         format!(
             "Each private image casts its votes by itself, by comparison with public samples \

@@ -1,0 +1,135 @@
+//! Earlier runs on the same private images, whose charges a run's claim includes.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::accountant::{self, Adjacency};
+use super::error::PrivacyError;
+use super::settings::Unit;
+
+/// The charges of an earlier run on the same private images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlierRun {
+    /// Id of the run.
+    pub run_id: String,
+    /// σ.
+    pub noise_multiplier: f64,
+    /// k.
+    pub nearest_neighbors: u32,
+    /// Number of charged releases.
+    pub releases: u32,
+    /// The protected unit.
+    pub unit: Unit,
+}
+
+impl EarlierRun {
+    /// Returns μ of Gaussian DP of all releases of the run.
+    pub(super) fn mu(&self, adjacency: Adjacency) -> f64 {
+        accountant::mu(self.noise_multiplier, self.releases, adjacency)
+    }
+
+    /// Reads the charges of the run in `folder`, and those that it carried itself; empty if the
+    /// folder has no ledger. Runs without noise are omitted: nothing of them may be published.
+    ///
+    /// Ledgers of version 1 are accepted. The lines are not compared with what this program would
+    /// write; at worst, a changed line is counted, or one with another σ than was used, both of
+    /// which require that somebody edits the ledger.
+    ///
+    /// # Errors
+    /// Returns [`PrivacyError::Io`] if the file cannot be read, and [`PrivacyError::LedgerLine`] if
+    /// it is not a ledger.
+    pub fn read(folder: &Path) -> Result<Vec<Self>, PrivacyError> {
+        let path = folder.join(super::ledger::LEDGER);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(PrivacyError::io("read", &path)(error)),
+        };
+        // A charge is handed out after its newline is on disk, so an incomplete line is none.
+        let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let Some(header) = lines.next() else {
+            return Ok(Vec::new());
+        };
+        let header: Value = serde_json::from_str(header).map_err(|_| not_a_ledger(&path))?;
+        let mut runs = Self::carried(&path, &header)?;
+        let charges = lines.filter(|line| line.starts_with("{\"record\":\"charge\","));
+        let releases = u32::try_from(charges.count()).unwrap_or(u32::MAX);
+        let known: Option<Self> = (|| {
+            Some(Self {
+                run_id: header.get("run_id")?.as_str()?.to_owned(),
+                noise_multiplier: header.get("noise_multiplier")?.as_f64()?,
+                nearest_neighbors: header.get("nearest_neighbors")?.as_u64()?.try_into().ok()?,
+                releases,
+                unit: serde_json::from_value(header.get("unit")?.clone()).ok()?,
+            })
+        })();
+        let run = known.ok_or_else(|| not_a_ledger(&path))?;
+        let private = header.get("non_private").is_none_or(Value::is_null);
+        if private && releases > 0 {
+            runs.push(run);
+        }
+        Ok(merge(runs))
+    }
+
+    /// Reads the charges that the run in `folder` carries, without its own; empty if the folder has
+    /// no complete header.
+    ///
+    /// # Errors
+    /// As [`EarlierRun::read`].
+    pub fn carried_by(folder: &Path) -> Result<Vec<Self>, PrivacyError> {
+        let path = folder.join(super::ledger::LEDGER);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(PrivacyError::io("read", &path)(error)),
+        };
+        let Some((header, _)) = text.split_once('\n') else {
+            return Ok(Vec::new());
+        };
+        let header: Value = serde_json::from_str(header).map_err(|_| not_a_ledger(&path))?;
+        Self::carried(&path, &header)
+    }
+
+    fn carried(path: &Path, header: &Value) -> Result<Vec<Self>, PrivacyError> {
+        match header.get("earlier_runs") {
+            None => Ok(Vec::new()),
+            Some(runs) => serde_json::from_value(runs.clone()).map_err(|_| not_a_ledger(path)),
+        }
+    }
+}
+
+fn not_a_ledger(path: &Path) -> PrivacyError {
+    PrivacyError::LedgerLine {
+        path: path.to_owned(),
+        line: 1,
+        message: "is not the header of a ledger, so the charges of the earlier run are unknown"
+            .to_owned(),
+    }
+}
+
+/// Joins lists of earlier runs: each run once, with the larger of its numbers of releases.
+#[must_use]
+pub fn merge(runs: Vec<EarlierRun>) -> Vec<EarlierRun> {
+    let mut merged: Vec<EarlierRun> = Vec::new();
+    for run in runs {
+        match merged.iter_mut().find(|known| known.run_id == run.run_id) {
+            Some(known) => known.releases = known.releases.max(run.releases),
+            None => merged.push(run),
+        }
+    }
+    merged
+}
+
+/// Returns the result folder to which a `samples.npz` belongs: `<folder>/<iteration>/samples.npz`
+/// beside `<folder>/ledger.jsonl`; `None` if it lies elsewhere.
+#[must_use]
+pub fn run_of_samples(samples: &Path) -> Option<PathBuf> {
+    let absolute = fs::canonicalize(samples).ok()?;
+    let folder = absolute.parent()?.parent()?;
+    folder.join(super::ledger::LEDGER).exists().then(|| folder.to_owned())
+}
