@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "attacks/rollback.rs"]
+mod attack_rollback;
 #[path = "cli/configs.rs"]
 mod configs;
 #[path = "cli/eval.rs"]

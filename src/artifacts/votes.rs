@@ -87,7 +87,11 @@ pub(super) fn read_lattice(
     if reader.has("non_private") != non_private {
         return Err(ArtifactsError::VotesStamp {
             path: path.to_owned(),
-            run: if non_private { "non-private" } else { "private" },
+            run: if non_private {
+                "non-private"
+            } else {
+                "private"
+            },
         });
     }
     let (_, lattice) = reader.i64s("lattice").map_err(npz)?;

@@ -24,7 +24,8 @@ use crate::logging;
 use crate::net::Offline;
 use crate::pe::{InitialSamples, PeError, Plan, Run, RunIdentity};
 use crate::privacy::{
-    Fingerprint, NonPrivateConsent, PrivacyError, PrivateFolder, ResolvedPrivacy, Sensitive,
+    EarlierRun, Fingerprint, NonPrivateConsent, PrivacyError, PrivateFolder, ResolvedPrivacy,
+    Sensitive, merge_earlier, run_of_samples,
 };
 use crate::progress::Progress as _;
 use crate::streams::{Phase, RngKey};
@@ -37,12 +38,13 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         loaded.settings.output.folder.clone_from(out);
     }
     let devices = arguments.device.open()?;
-    let privacy = resolve_privacy(&loaded, arguments.non_private)?;
     let existing = match (arguments.resume, arguments.fresh) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::MoveAside,
         _ => Existing::Refuse,
     };
+    let earlier = earlier_runs(&loaded, existing).map_err(PeError::from)?;
+    let privacy = resolve_privacy(&loaded, arguments.non_private, earlier)?;
     if !arguments.dry_run {
         // A folder that must not be modified is refused before the private images are read.
         RunDir::examine(&loaded.settings.output.folder, existing)?;
@@ -116,7 +118,7 @@ fn prepare_folder(
     logging::open_private(private.open_log()?).map_err(ArtifactsError::io(private.path()))?;
     if let Some(moved) = moved {
         progress.message(&format!(
-            "the earlier run is kept as {}; its privacy cost adds to that of the new run",
+            "the earlier run is kept as {}; the claim of the new run includes its charges",
             moved.display()
         ));
     }
@@ -259,7 +261,12 @@ fn with_command(error: CliError, settings: &Settings, config: &Path) -> CliError
     }
 }
 
-fn resolve_privacy(loaded: &Loaded, non_private: bool) -> Result<ResolvedPrivacy, ConfigError> {
+/// Resolves `[privacy]`, and includes the charges of earlier runs in the claim.
+fn resolve_privacy(
+    loaded: &Loaded,
+    non_private: bool,
+    earlier: Vec<EarlierRun>,
+) -> Result<ResolvedPrivacy, ConfigError> {
     let evolution = &loaded.settings.evolution;
     let releases = (loaded.populations.len() as u32).saturating_sub(1);
     loaded
@@ -271,6 +278,7 @@ fn resolve_privacy(loaded: &Loaded, non_private: bool) -> Result<ResolvedPrivacy
             None,
             non_private.then(NonPrivateConsent::given),
         )
+        .and_then(|privacy| privacy.with_earlier(earlier))
         .map_err(|error| match error {
             PrivacyError::Config(error) => {
                 let section = match error.key.as_str() {
@@ -281,6 +289,27 @@ fn resolve_privacy(loaded: &Loaded, non_private: bool) -> Result<ResolvedPrivacy
             }
             other => loaded.locations.error("privacy", other.to_string()),
         })
+}
+
+/// Returns the charges of earlier runs on the same images: those that the run in the folder carries
+/// if it is resumed, otherwise those of a run that is moved aside and of the run that made the
+/// initial samples.
+fn earlier_runs(loaded: &Loaded, existing: Existing) -> Result<Vec<EarlierRun>, PrivacyError> {
+    let folder = &loaded.settings.output.folder;
+    if existing == Existing::Resume
+        && let Some(carried) = EarlierRun::carried_by(folder)?
+    {
+        return Ok(carried);
+    }
+    let mut runs = Vec::new();
+    if existing == Existing::MoveAside {
+        runs.extend(EarlierRun::read(folder)?);
+    }
+    let initial = loaded.settings.evolution.initial_samples.as_deref();
+    if let Some(folder) = initial.and_then(run_of_samples) {
+        runs.extend(EarlierRun::read(&folder)?);
+    }
+    Ok(merge_earlier(runs))
 }
 
 fn open_generator(

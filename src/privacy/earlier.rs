@@ -51,7 +51,9 @@ impl EarlierRun {
             Err(error) => return Err(PrivacyError::io("read", &path)(error)),
         };
         // A charge is handed out after its newline is on disk, so an incomplete line is none.
-        let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let mut lines = text
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'));
         let Some(header) = lines.next() else {
             return Ok(Vec::new());
         };
@@ -76,23 +78,26 @@ impl EarlierRun {
         Ok(merge(runs))
     }
 
-    /// Reads the charges that the run in `folder` carries, without its own; empty if the folder has
+    /// Reads the charges that the run in `folder` carries, without its own; `None` if the folder has
     /// no complete header.
     ///
     /// # Errors
     /// As [`EarlierRun::read`].
-    pub fn carried_by(folder: &Path) -> Result<Vec<Self>, PrivacyError> {
+    pub fn carried_by(folder: &Path) -> Result<Option<Vec<Self>>, PrivacyError> {
         let path = folder.join(super::ledger::LEDGER);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(PrivacyError::io("read", &path)(error)),
         };
         let Some((header, _)) = text.split_once('\n') else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
-        let header: Value = serde_json::from_str(header).map_err(|_| not_a_ledger(&path))?;
-        Self::carried(&path, &header)
+        // Opening the ledger says what is wrong with another header.
+        match serde_json::from_str::<Value>(header) {
+            Ok(header) => Self::carried(&path, &header).map(Some),
+            Err(_) => Ok(None),
+        }
     }
 
     fn carried(path: &Path, header: &Value) -> Result<Vec<Self>, PrivacyError> {
@@ -131,5 +136,8 @@ pub fn merge(runs: Vec<EarlierRun>) -> Vec<EarlierRun> {
 pub fn run_of_samples(samples: &Path) -> Option<PathBuf> {
     let absolute = fs::canonicalize(samples).ok()?;
     let folder = absolute.parent()?.parent()?;
-    folder.join(super::ledger::LEDGER).exists().then(|| folder.to_owned())
+    folder
+        .join(super::ledger::LEDGER)
+        .exists()
+        .then(|| folder.to_owned())
 }

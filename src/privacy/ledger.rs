@@ -132,11 +132,12 @@ impl Ledger {
             broken: false,
         };
         let begun = ledger.replay()?;
-        ledger.check_copy()?;
+        let is_copied = ledger.check_copy()?;
         ledger.check_data(begun, private, data)?;
-        if begun {
+        if begun && !is_copied {
             ledger.update_copy()?;
-        } else {
+        }
+        if !begun {
             if privacy.lattice_sigma().is_some() {
                 let key = NoiseKey::open(privacy.noise, private)?;
                 ledger.key_sha256 = Some(key.commitment());
@@ -292,7 +293,8 @@ impl Ledger {
     /// Returns true if the ledger records that the histogram of `iteration` was drawn.
     #[must_use]
     pub fn is_drawn(&self, iteration: u32) -> bool {
-        self.entry(iteration).is_some_and(|entry| entry.drawn.is_some())
+        self.entry(iteration)
+            .is_some_and(|entry| entry.drawn.is_some())
     }
 
     /// Returns the number of charged releases.
@@ -327,7 +329,9 @@ impl Ledger {
 
     /// Returns true if the last charge has no `drawn` line yet.
     fn awaits_drawing(&self) -> bool {
-        self.entries.last().is_some_and(|entry| entry.drawn.is_none())
+        self.entries
+            .last()
+            .is_some_and(|entry| entry.drawn.is_none())
     }
 
     fn key_is_missing(&self) -> PrivacyError {
@@ -341,15 +345,16 @@ impl Ledger {
         }
     }
 
-    /// Checks that the file begins with its copy in the private folder.
-    fn check_copy(&self) -> Result<(), PrivacyError> {
+    /// Checks that the file begins with its copy in the private folder. Returns true if the copy is
+    /// complete.
+    fn check_copy(&self) -> Result<bool, PrivacyError> {
         let copy = match fs::read(&self.copy) {
             Ok(copy) => copy,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(PrivacyError::io("read", &self.copy)(error)),
         };
         if self.lines.starts_with(&copy) {
-            return Ok(());
+            return Ok(self.lines.len() == copy.len());
         }
         let equal = self.lines.iter().zip(&copy).take_while(|(a, b)| a == b);
         let line = equal.filter(|(byte, _)| **byte == b'\n').count() + 1;

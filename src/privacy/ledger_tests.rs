@@ -3,8 +3,14 @@ use std::sync::OnceLock;
 
 use proptest::prelude::*;
 
+use serde_json::Value;
+
+use super::lines::TITLE;
 use super::*;
-use crate::privacy::{NonPrivateConsent, PrivacyConfig, release, sha256_hex};
+use crate::privacy::noise_source::NoiseOrigin;
+use crate::privacy::{
+    Adjacency, EarlierRun, NonPrivateConsent, PrivacyConfig, Unit, VoteCounts, release, sha256_hex,
+};
 
 const RELEASES: u32 = 3;
 
@@ -25,6 +31,14 @@ fn terms() -> ResolvedPrivacy {
 fn data(bytes: &[u8]) -> Sensitive<Fingerprint> {
     Sensitive::new(Fingerprint::of([bytes]))
 }
+
+/// The digest of the population that iteration `iteration` votes on.
+fn candidates(iteration: u32) -> String {
+    sha256_hex(&iteration.to_le_bytes())
+}
+
+/// The key of all runs that share `complete()`.
+const KEY: [u8; 32] = [7; 32];
 
 fn histogram(iteration: u32) -> NoisyHistogram {
     NoisyHistogram::from_lattice(vec![i64::from(iteration), -5, 1 << 40])
@@ -75,20 +89,25 @@ impl Folder {
         private
             .write_fingerprint(FINGERPRINT, &data(b"images"))
             .unwrap();
+        fs::write(private.path().join(NOISE_KEY), KEY).unwrap();
         fs::write(folder.path().join(LEDGER), bytes).unwrap();
         folder
     }
 }
 
-/// Goes on to the end as the run does: what is stored is confirmed, the rest is charged and stored.
-fn finish(ledger: &mut Ledger, stored: u32) {
+/// Goes on to the end as the run does: what is published is confirmed, the rest is charged, drawn
+/// and recorded.
+fn finish(ledger: &mut Ledger, published: u32) {
     for iteration in 1..=RELEASES {
-        if iteration > stored {
-            let charge = ledger.charge(iteration).unwrap();
+        if iteration > published {
+            let charge = ledger.charge(iteration, &candidates(iteration)).unwrap();
             assert_eq!(charge.iteration(), iteration);
+            ledger
+                .record_drawn(iteration, &histogram(iteration))
+                .unwrap();
         }
         ledger
-            .confirm_stored(iteration, &histogram(iteration))
+            .confirm_published(iteration, &histogram(iteration))
             .unwrap();
     }
 }
@@ -98,6 +117,7 @@ fn complete() -> Vec<u8> {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     let make = || {
         let folder = Folder::new();
+        fs::write(folder.private().path().join(NOISE_KEY), KEY).unwrap();
         finish(&mut folder.open().unwrap(), 0);
         folder.bytes()
     };
@@ -126,6 +146,8 @@ fn lines_say_what_was_charged() {
     assert_eq!(lines[0]["non_private"], Value::Null);
     assert_eq!(lines[0]["planned_releases"], RELEASES);
     assert_eq!(lines[0]["config_sha256"], sha256_hex(b"config"));
+    assert_eq!(lines[0]["noise_key_sha256"], sha256_hex(&KEY));
+    assert_eq!(lines[0]["earlier_runs"], Value::Array(Vec::new()));
     assert!(text.starts_with(TITLE));
     // 0.49698, 0.72552, 0.90584: rounded up, and with unit and adjacency beside.
     for (line, epsilon) in [(1, 0.496_976), (3, 0.725_522), (5, 0.905_837)] {
@@ -133,7 +155,8 @@ fn lines_say_what_was_charged() {
         assert_eq!(lines[line]["epsilon_so_far"], epsilon);
         assert_eq!(lines[line]["adjacency"], "add-remove");
         assert_eq!(lines[line]["unit"], "image");
-        assert_eq!(lines[line + 1]["record"], "stored");
+        assert_eq!(lines[line + 1]["record"], "drawn");
+        assert_eq!(lines[line]["candidates_sha256"].as_str().unwrap().len(), 64);
     }
 }
 
@@ -141,7 +164,7 @@ fn lines_say_what_was_charged() {
 fn the_charge_is_on_disk_before_it_is_handed_out() {
     let folder = Folder::new();
     let mut ledger = folder.open().unwrap();
-    let _charge = ledger.charge(1).unwrap();
+    let _charge = ledger.charge(1, &candidates(1)).unwrap();
     assert_eq!(folder.text().matches("\"record\":\"charge\"").count(), 1);
 }
 
@@ -152,9 +175,18 @@ fn survives_truncation_at_every_byte() {
     let complete = complete();
     let header = complete.iter().position(|b| *b == b'\n').unwrap() + 1;
     let folder = Folder::with_ledger(&complete);
+    let near_end = |at: &usize| complete.get(*at) == Some(&b'\n');
     for length in 0..=complete.len() {
+        let is_near = (length.saturating_sub(2)..=length + 2).any(|at| near_end(&at));
+        // Each opening syncs several files: every byte around the end of a line, and every fifth
+        // one elsewhere.
+        if !is_near && length % 5 != 0 {
+            continue;
+        }
         let cut = &complete[..length];
         fs::write(folder.path().join(LEDGER), cut).unwrap();
+        // The copy in the private folder never has more lines than the ledger.
+        let _ = fs::remove_file(folder.path().join("private").join(LEDGER));
         if length < header {
             // The fingerprint is written after the header, so it is not there yet.
             let _ = fs::remove_file(folder.path().join("private").join(FINGERPRINT));
@@ -163,13 +195,13 @@ fn survives_truncation_at_every_byte() {
         let whole = cut.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
         let whole_text = String::from_utf8_lossy(&cut[..whole]);
         let charged = whole_text.matches("\"charge\"").count() as u32;
-        let stored = whole_text.matches("\"stored\"").count() as u32;
+        let drawn = whole_text.matches("\"drawn\"").count() as u32;
         assert_eq!(ledger.charged(), charged, "{length}");
         if length >= header {
             assert_eq!(folder.bytes(), &complete[..whole], "{length}");
         }
-        if charged > stored {
-            let charge = ledger.charge(charged).unwrap();
+        if charged > drawn {
+            let charge = ledger.charge(charged, &candidates(charged)).unwrap();
             assert!(charge.is_resumed());
             assert_eq!(
                 folder.bytes(),
@@ -179,10 +211,9 @@ fn survives_truncation_at_every_byte() {
         }
         // Going on to the end syncs a dozen times: not from every byte, but from all around each
         // line's end.
-        let near_end = |at: &usize| complete.get(*at) == Some(&b'\n');
-        if length % 50 == 0 || (length.saturating_sub(2)..=length + 2).any(|at| near_end(&at)) {
-            if charged > stored {
-                ledger.confirm_stored(charged, &histogram(charged)).unwrap();
+        if length % 50 == 0 || is_near {
+            if charged > drawn {
+                ledger.record_drawn(charged, &histogram(charged)).unwrap();
             }
             finish(&mut ledger, charged);
             if length >= header {
@@ -198,7 +229,9 @@ fn survives_truncation_at_every_byte() {
 fn zeros_after_a_crash_are_cut_off() {
     let complete = complete();
     let folder = Folder::with_ledger(&[&complete[..complete.len() - 40], &[0; 200]].concat());
-    finish(&mut folder.open().unwrap(), RELEASES);
+    let mut ledger = folder.open().unwrap();
+    ledger.record_drawn(RELEASES, &histogram(RELEASES)).unwrap();
+    finish(&mut ledger, RELEASES);
     assert_eq!(folder.bytes(), complete);
 }
 
@@ -250,8 +283,9 @@ fn lines_may_not_be_moved_removed_or_repeated() {
 }
 
 proptest! {
-    /// Any printable byte in place of another is noticed when the ledger is opened, or, in the
-    /// digest of a stored histogram, when that histogram is read. (The run's id is only a name.)
+    /// Any printable byte in place of another is noticed when the ledger is opened; in the digest of
+    /// a histogram or of candidates, when that histogram is read or those candidates are charged.
+    /// (The run's id is only a name.)
     #[test]
     fn edits_are_noticed(at in 0usize..10_000, byte in 0x20u8..0x7f) {
         let mut bytes = complete();
@@ -261,7 +295,10 @@ proptest! {
         bytes[at] = byte;
         let folder = Folder::with_ledger(&bytes);
         let noticed = folder.open().and_then(|mut ledger| {
-            (1..=RELEASES).try_for_each(|i| ledger.confirm_stored(i, &histogram(i)))
+            (1..=RELEASES).try_for_each(|i| {
+                let _charge = ledger.charge(i, &candidates(i))?;
+                ledger.confirm_published(i, &histogram(i))
+            })
         });
         prop_assert!(noticed.is_err());
     }
@@ -322,30 +359,154 @@ fn other_terms_are_refused_by_name() {
 fn charges_come_in_order_and_within_the_plan() {
     let folder = Folder::new();
     let mut ledger = folder.open().unwrap();
-    assert!(error_of(ledger.charge(0)).contains("out of order"));
-    assert!(error_of(ledger.charge(2)).contains("iteration 1 is due"));
-    let _first = ledger.charge(1).unwrap();
-    assert!(error_of(ledger.charge(1)).contains("already used"));
-    assert!(error_of(ledger.charge(2)).contains("is not stored"));
-    assert!(ledger.confirm_stored(2, &histogram(2)).is_err());
-    ledger.confirm_stored(1, &histogram(1)).unwrap();
+    assert!(error_of(ledger.charge(0, &candidates(0))).contains("out of order"));
+    assert!(error_of(ledger.charge(2, &candidates(2))).contains("iteration 1 is due"));
+    assert!(error_of(ledger.charge(1, "no digest")).contains("not a SHA-256"));
+    let _first = ledger.charge(1, &candidates(1)).unwrap();
+    assert!(error_of(ledger.charge(1, &candidates(1))).contains("already used"));
+    assert!(error_of(ledger.charge(2, &candidates(2))).contains("is not recorded"));
+    assert!(ledger.record_drawn(2, &histogram(2)).is_err());
+    ledger.record_drawn(1, &histogram(1)).unwrap();
     finish(&mut ledger, 1);
-    assert!(error_of(ledger.charge(RELEASES + 1)).contains("only 3 releases are planned"));
+    let beyond = ledger.charge(RELEASES + 1, &candidates(4));
+    assert!(error_of(beyond).contains("only 3 releases are planned"));
     assert_eq!(ledger.charged(), RELEASES);
 }
 
 #[test]
-fn a_released_histogram_is_not_drawn_again() {
+fn one_charge_has_one_histogram_and_one_population() {
     let folder = Folder::new();
     finish(&mut folder.open().unwrap(), 0);
     let mut ledger = folder.open().unwrap();
     for iteration in 1..=RELEASES {
-        assert!(error_of(ledger.charge(iteration)).contains("already released"));
+        let other = ledger.charge(iteration, &candidates(99));
+        assert!(error_of(other).contains("is not the one that was charged"));
+        // It may be drawn again, because its noise is the same.
+        assert!(
+            ledger
+                .charge(iteration, &candidates(iteration))
+                .unwrap()
+                .is_resumed()
+        );
+        let error = error_of(ledger.record_drawn(iteration, &histogram(99)));
+        assert!(error.contains("differs from the recorded one"), "{error}");
+        ledger
+            .record_drawn(iteration, &histogram(iteration))
+            .unwrap();
     }
-    let error = error_of(ledger.confirm_stored(2, &histogram(1)));
+    let error = error_of(ledger.confirm_published(2, &histogram(1)));
     assert!(
         error.contains("is not the one that was released"),
         "{error}"
+    );
+    assert_eq!(folder.text().lines().count(), 1 + 2 * RELEASES as usize);
+}
+
+#[test]
+fn a_histogram_that_was_never_recorded_is_not_adopted() {
+    let folder = Folder::new();
+    let mut ledger = folder.open().unwrap();
+    let _charge = ledger.charge(1, &candidates(1)).unwrap();
+    let error = error_of(ledger.confirm_published(1, &histogram(1)));
+    assert!(error.contains("no record that it was drawn"), "{error}");
+}
+
+#[test]
+fn a_ledger_of_an_earlier_state_is_refused() {
+    let folder = Folder::new();
+    finish(&mut folder.open().unwrap(), 0);
+    let complete = folder.bytes();
+    assert_eq!(
+        fs::read(folder.path().join("private").join(LEDGER)).unwrap(),
+        complete
+    );
+    let ends = complete
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'\n');
+    for (end, _) in ends {
+        fs::write(folder.path().join(LEDGER), &complete[..=end]).unwrap();
+        if end + 1 == complete.len() {
+            folder.open().unwrap();
+        } else {
+            let error = error_of(folder.open());
+            assert!(error.contains("its copy"), "{error}");
+            assert_eq!(folder.bytes(), &complete[..=end]);
+        }
+    }
+}
+
+#[test]
+fn a_missing_or_another_noise_key_is_refused() {
+    let folder = Folder::new();
+    let _charge = folder.open().unwrap().charge(1, &candidates(1)).unwrap();
+    let key = folder.path().join("private").join(NOISE_KEY);
+    let kept = fs::read(&key).unwrap();
+    fs::write(&key, [9; 32]).unwrap();
+    assert!(error_of(folder.open()).contains("`noise_key_sha256`"));
+    fs::remove_file(&key).unwrap();
+    assert!(error_of(folder.open()).contains("noise-key is missing"));
+    assert!(!key.exists(), "a new key would give new noise");
+    fs::write(&key, kept).unwrap();
+    folder.open().unwrap();
+}
+
+#[test]
+fn a_ledger_of_version_1_is_refused_and_not_touched() {
+    let old = "{\"ledger\":\"dpsyn privacy ledger\",\"version\":1,\
+               \"run_id\":\"0123456789abcdef0123456789abcdef\"}\n";
+    let folder = Folder::with_ledger(old.as_bytes());
+    let error = error_of(folder.open());
+    assert!(error.contains("an earlier version of dpsyn"), "{error}");
+    assert_eq!(folder.text(), old);
+}
+
+#[test]
+fn charges_of_earlier_runs_are_read_and_carried_on() {
+    let first = Folder::new();
+    finish(&mut first.open().unwrap(), 0);
+    let earlier = EarlierRun::read(first.path()).unwrap();
+    assert_eq!(earlier.len(), 1);
+    assert_eq!(
+        (earlier[0].releases, earlier[0].unit),
+        (RELEASES, Unit::Image)
+    );
+    assert!(
+        EarlierRun::carried_by(first.path())
+            .unwrap()
+            .unwrap()
+            .is_empty()
+    );
+
+    let terms = terms().with_earlier(earlier.clone()).unwrap();
+    let second = Folder::new();
+    let mut ledger = second.open_as(&terms, &sha256_hex(b"config")).unwrap();
+    let _charge = ledger.charge(1, &candidates(1)).unwrap();
+    // Four releases of one noise multiplier, in two runs.
+    let together = crate::privacy::epsilon(5.0 * 2f64.sqrt(), 4, 1e-5, Adjacency::AddRemove);
+    let found = terms.epsilon_after(1, Adjacency::AddRemove);
+    assert!(
+        (found - together.unwrap()).abs() < 1e-9
+            && found >= terms.epsilon_after(0, Adjacency::AddRemove)
+    );
+    assert_eq!(
+        EarlierRun::carried_by(second.path()).unwrap(),
+        Some(earlier)
+    );
+    let all = EarlierRun::read(second.path()).unwrap();
+    assert_eq!(
+        all.iter().map(|run| run.releases).collect::<Vec<_>>(),
+        [RELEASES, 1]
+    );
+    drop(ledger);
+    // The claim of a run cannot lose them.
+    assert!(error_of(second.open()).contains("`earlier_runs`"));
+    // Nothing in a folder without a ledger.
+    assert!(EarlierRun::read(second.private().path()).is_ok());
+    assert!(
+        EarlierRun::read(&second.path().join("absent"))
+            .unwrap()
+            .is_empty()
     );
 }
 
@@ -353,7 +514,8 @@ fn a_released_histogram_is_not_drawn_again() {
 fn a_histogram_without_a_charge_is_refused() {
     let folder = Folder::new();
     let mut ledger = folder.open().unwrap();
-    assert!(error_of(ledger.confirm_stored(1, &histogram(1))).contains("no charge"));
+    assert!(error_of(ledger.confirm_published(1, &histogram(1))).contains("no charge"));
+    assert!(error_of(ledger.record_drawn(1, &histogram(1))).contains("without a charge"));
 }
 
 #[test]
@@ -371,7 +533,7 @@ fn one_process_at_a_time() {
 #[test]
 fn other_private_images_are_refused() {
     let folder = Folder::new();
-    let _charge = folder.open().unwrap().charge(1).unwrap();
+    let _charge = folder.open().unwrap().charge(1, &candidates(1)).unwrap();
     let digest = sha256_hex(b"config");
     let open = |bytes: &[u8]| {
         let private = folder.private();
@@ -389,6 +551,8 @@ fn a_removed_ledger_is_noticed() {
     let folder = Folder::new();
     folder.open().unwrap();
     fs::remove_file(folder.path().join(LEDGER)).unwrap();
+    assert!(error_of(folder.open()).contains("its copy"));
+    fs::remove_file(folder.path().join("private").join(LEDGER)).unwrap();
     assert!(error_of(folder.open()).contains("its charges are unknown"));
 }
 
@@ -406,13 +570,16 @@ fn after_a_failed_write_nothing_goes_on() {
     let mut ledger = folder.open().unwrap();
     // A handle that cannot be written to stands for a full disk.
     ledger.file = File::open(folder.path().join(LEDGER)).unwrap();
-    assert!(matches!(ledger.charge(1), Err(PrivacyError::Io { .. })));
     assert!(matches!(
-        ledger.charge(1),
+        ledger.charge(1, &candidates(1)),
+        Err(PrivacyError::Io { .. })
+    ));
+    assert!(matches!(
+        ledger.charge(1, &candidates(1)),
         Err(PrivacyError::LedgerBroken { .. })
     ));
     assert!(matches!(
-        ledger.confirm_stored(1, &histogram(1)),
+        ledger.record_drawn(1, &histogram(1)),
         Err(PrivacyError::LedgerBroken { .. })
     ));
 }
@@ -421,40 +588,75 @@ fn after_a_failed_write_nothing_goes_on() {
 fn a_whole_release_and_its_resumption() {
     let folder = Folder::new();
     let path = folder.path().join("votes");
-    let counts = || Sensitive::new(vec![3, 0, 7]);
+    let release_one = |ledger: &mut Ledger| {
+        let counts = Sensitive::new(VoteCounts::of_images(&[3, 0, 7]));
+        release(counts, ledger.charge(1, &candidates(1)).unwrap()).unwrap()
+    };
     let fill = |histogram: &NoisyHistogram, file: &mut io::BufWriter<&mut File>| {
         file.write_all(format!("{:?}", histogram.lattice()).as_bytes())
     };
     {
         // Drawn, and killed while the file was written.
         let mut ledger = folder.open().unwrap();
-        let drawn = release(counts(), ledger.charge(1).unwrap()).unwrap();
+        let drawn = release_one(&mut ledger);
         let stored = drawn.store(&mut ledger, &folder.private(), &path, |_, file| {
             file.write_all(b"half")?;
             Err(io::Error::other("killed"))
         });
         assert!(error_of(stored).contains("killed"));
-        assert!(!path.exists());
+        assert!(!path.exists() && !folder.private().drawn_votes(1).exists());
     }
-    let mut ledger = folder.open().unwrap();
-    assert_eq!(ledger.charged(), 1);
-    let charge = ledger.charge(1).unwrap();
-    assert!(charge.is_resumed());
-    let drawn = release(counts(), charge).unwrap();
-    let histogram = drawn
-        .store(&mut ledger, &folder.private(), &path, fill)
-        .unwrap();
-    assert_eq!(
-        fs::read_to_string(&path).unwrap(),
-        format!("{:?}", histogram.lattice())
-    );
-    assert_eq!(folder.text().matches("\"charge\"").count(), 1);
-    drop(ledger);
-
-    let mut ledger = folder.open().unwrap();
-    ledger.confirm_stored(1, &histogram).unwrap();
+    let store = || {
+        let mut ledger = folder.open().unwrap();
+        assert_eq!(ledger.charged(), 1);
+        let drawn = release_one(&mut ledger);
+        drawn
+            .store(&mut ledger, &folder.private(), &path, fill)
+            .unwrap()
+    };
+    let histogram = store();
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text, format!("{:?}", histogram.lattice()));
+    // A lost file comes back with the same noise, and nothing is charged again.
     fs::remove_file(&path).unwrap();
-    assert!(error_of(ledger.charge(1)).contains("already released"));
+    assert_eq!(store(), histogram);
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    assert_eq!(folder.text().matches("\"charge\"").count(), 1);
+}
+
+/// A copy of the folder, or one that was restored after more was done, repeats the same release.
+#[test]
+fn copies_draw_the_same_noise() {
+    let (first, copy) = (Folder::new(), Folder::new());
+    first.open().unwrap();
+    copy.private();
+    for name in ["ledger.jsonl", "private/noise-key", "private/fingerprint"] {
+        fs::copy(first.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let draw = |folder: &Folder, votes: &[u64], candidates: &str| {
+        let mut ledger = folder.open().unwrap();
+        let counts = Sensitive::new(VoteCounts::of_images(votes));
+        let charge = ledger.charge(1, candidates).unwrap();
+        let path = folder.path().join("votes");
+        let drawn = release(counts, charge).unwrap();
+        drawn.store(&mut ledger, &folder.private(), &path, |_, _| Ok(()))
+    };
+    let one = draw(&first, &[3, 0, 7], &candidates(1)).unwrap();
+    assert_eq!(draw(&copy, &[3, 0, 7], &candidates(1)).unwrap(), one);
+    // Other counts under the same charge are refused, and nothing of them is published.
+    let published = fs::metadata(copy.path().join("votes"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    let error = error_of(draw(&copy, &[3, 0, 8], &candidates(1)));
+    assert!(error.contains("differs from the recorded one"), "{error}");
+    assert_eq!(
+        fs::metadata(copy.path().join("votes"))
+            .unwrap()
+            .modified()
+            .unwrap(),
+        published
+    );
 }
 
 #[test]
@@ -468,7 +670,7 @@ fn a_run_without_noise_is_stamped() {
         .resolve(RELEASES, 1, None, Some(NonPrivateConsent::given()))
         .unwrap();
     let mut ledger = folder.open_as(&terms, &sha256_hex(b"config")).unwrap();
-    let _charge = ledger.charge(1).unwrap();
+    let _charge = ledger.charge(1, &candidates(1)).unwrap();
     let text = folder.text();
     assert!(
         text.contains("\"non_private\":\"no noise was added"),
@@ -482,7 +684,6 @@ fn a_run_without_noise_is_stamped() {
 
 #[test]
 fn a_test_seed_is_stamped() {
-    use crate::privacy::noise_source::NoiseOrigin;
     let folder = Folder::new();
     let terms = ResolvedPrivacy {
         noise: NoiseOrigin::FixedTestSeed(1),

@@ -1,5 +1,6 @@
 use super::*;
-use crate::privacy::noise_source::TestNoise;
+use crate::privacy::lattice::LATTICE_BITS;
+use crate::privacy::noise_source::{NoiseOrigin, TestNoise};
 use crate::privacy::{Adjacency, NonPrivateConsent, PrivacyConfig, Unit};
 
 fn config(noise_multiplier: f64) -> PrivacyConfig {
@@ -17,12 +18,23 @@ fn charge(noise_multiplier: f64, nearest_neighbors: u32) -> Charge {
     let privacy = config(noise_multiplier)
         .resolve(1, nearest_neighbors, None, consent)
         .unwrap();
-    Charge::new(1, false, &privacy)
+    let noise = match privacy.lattice_sigma() {
+        None => Noise::Nothing,
+        Some(sigma) => Noise::DiscreteGaussian {
+            sigma,
+            key: NoiseOrigin::OperatingSystem.new_key().unwrap(),
+        },
+    };
+    Charge::new(1, false, noise, "0")
+}
+
+fn votes(votes: &[u64]) -> Sensitive<VoteCounts> {
+    Sensitive::new(VoteCounts::of_images(votes))
 }
 
 #[test]
 fn without_noise_the_counts_come_out() {
-    let counts = Sensitive::new(vec![0, 1, 1_000_000_007]);
+    let counts = votes(&[0, 1, 1_000_000_007]);
     let unpublished = release(counts, charge(0.0, 1)).unwrap();
     assert_eq!(unpublished.histogram.values(), [0.0, 1.0, 1_000_000_007.0]);
 }
@@ -32,7 +44,7 @@ fn noise_has_the_promised_size_in_votes() {
     // Standard deviation σ√k = 2·√9 = 6 over 40,000 bins of 100 votes, from the operating system:
     // the mean's standard error is 0.03 and the standard deviation's 0.0212. The bounds are six of
     // them, so the test fails by chance less than once in 10^8 runs.
-    let counts = Sensitive::new(vec![100; 40_000]);
+    let counts = votes(&[100; 40_000]);
     let values = release(counts, charge(2.0, 9)).unwrap().histogram.values();
     let mean = values.iter().sum::<f64>() / 40_000.0;
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 40_000.0;
@@ -41,9 +53,9 @@ fn noise_has_the_promised_size_in_votes() {
 }
 
 #[test]
-fn two_releases_have_different_noise() {
+fn two_runs_have_different_noise() {
     let values = |()| {
-        let counts = Sensitive::new(vec![5; 8]);
+        let counts = votes(&[5; 8]);
         release(counts, charge(1.0, 1)).unwrap().histogram
     };
     assert_ne!(values(()), values(()));
@@ -52,10 +64,10 @@ fn two_releases_have_different_noise() {
 #[test]
 fn noise_does_not_depend_on_the_counts() {
     // Neighboring histograms with the same random bits differ by exactly the votes.
-    let charge = charge(1.0, 1);
-    let noisy = |counts: &[u64]| {
-        let mut source = TestNoise::new(7, 1);
-        add_noise(counts, &charge.noise, &mut source).unwrap()
+    let sigma = BigUint::from(1u32 << LATTICE_BITS);
+    let noisy = |votes: &[u64]| {
+        let counts = VoteCounts::of_images(votes);
+        add_noise(counts.lattice(), &sigma, &mut TestNoise::new(7, 1)).unwrap()
     };
     let (with, without) = (noisy(&[3, 0, 5]), noisy(&[3, 0, 4]));
     assert_eq!(with[..2], without[..2]);
@@ -64,7 +76,9 @@ fn noise_does_not_depend_on_the_counts() {
 
 #[test]
 fn counts_past_every_bound_are_cut_off() {
-    let mut source = TestNoise::new(7, 1);
-    let lattice = add_noise(&[u64::MAX], &Noise::Nothing, &mut source).unwrap();
-    assert_eq!(lattice, [i64::MAX]);
+    let histogram = release(votes(&[u64::MAX]), charge(0.0, 1))
+        .unwrap()
+        .histogram;
+    assert_eq!(histogram.lattice(), [i64::MAX]);
+    assert_eq!(clamp(&-(BigInt::from(1u32) << 70u32)), i64::MIN);
 }

@@ -24,7 +24,7 @@
 //! | `noise_source` | the source of random bits: a secret key per run, drawn by the operating system |
 //! | `discrete_gaussian` | the exact sampler (Canonne, Kamath, Steinke 2020), integers only |
 //! | `lattice` | the grid of counts and noise, and the proof that it costs no privacy |
-//! | `vote_counts` | exact votes on the lattice, and the bound of one image or one client |
+//! | `vote_counts` | exact votes on the lattice, and the bound on what one image contributes |
 //! | `earlier` | charges of earlier runs on the same images |
 //! | `charge` | the proof that one release is in the ledger |
 //! | `histogram` | counts with noise |
@@ -78,5 +78,5 @@ pub use report::Report;
 pub use rounding::round_up;
 pub use sensitive::Sensitive;
 pub use settings::{NonPrivateConsent, PrivacyConfig, ResolvedPrivacy, Unit};
-pub use vote_counts::{ClientVotes, VoteCounts};
 pub use statement::{ClassConditions, PublicInputs, Statement, UniformFallback};
+pub use vote_counts::VoteCounts;

@@ -226,7 +226,9 @@ mod tests {
 
     fn first_bytes(key: &NoiseKey, iteration: u32, counts: &[u64], candidates: &str) -> [u8; 16] {
         let mut out = [0u8; 16];
-        key.noise(iteration, counts, candidates).fill(&mut out).unwrap();
+        key.noise(iteration, counts, candidates)
+            .fill(&mut out)
+            .unwrap();
         out
     }
 
@@ -252,7 +254,10 @@ mod tests {
     fn the_stream_is_the_documented_one() {
         let key = NoiseKey(std::array::from_fn(|i| i as u8));
         let found = first_bytes(&key, 7, &[1 << 20, 0, 5], &"0f".repeat(32));
-        assert_eq!(crate::hex::encode(&found), "1688de6241a317e387517f55298fcc4a");
+        assert_eq!(
+            crate::hex::encode(&found),
+            "1688de6241a317e387517f55298fcc4a"
+        );
     }
 
     #[test]
@@ -266,7 +271,9 @@ mod tests {
         assert_ne!(key.0, [0; 32]);
         for damaged in [&[1u8; 31][..], &[1; 33], &[]] {
             std::fs::write(private.path().join(NOISE_KEY), damaged).unwrap();
-            let error = NoiseKey::open(NoiseOrigin::OperatingSystem, &private).err().unwrap();
+            let error = NoiseKey::open(NoiseOrigin::OperatingSystem, &private)
+                .err()
+                .unwrap();
             assert!(error.to_string().contains("is damaged"), "{error}");
         }
     }

@@ -262,9 +262,8 @@ impl ResolvedPrivacy {
             );
             return Err(PrivacyError::config("unit", message));
         }
-        let of = |run: &EarlierRun| {
-            deviation(run.noise_multiplier, run.nearest_neighbors, run.releases)
-        };
+        let of =
+            |run: &EarlierRun| deviation(run.noise_multiplier, run.nearest_neighbors, run.releases);
         let own = match self.lattice_sigma() {
             Some(_) => deviation(self.noise_multiplier, self.nearest_neighbors, self.releases),
             None => 0.0,

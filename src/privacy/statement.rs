@@ -183,7 +183,11 @@ fn summary(privacy: &ResolvedPrivacy, executed: u32) -> String {
     }
     let epsilon = privacy.epsilon_after(executed, privacy.adjacency());
     let planned = privacy.epsilon_after(privacy.releases(), privacy.adjacency());
-    let earlier: u64 = privacy.earlier().iter().map(|run| u64::from(run.releases)).sum();
+    let earlier: u64 = privacy
+        .earlier()
+        .iter()
+        .map(|run| u64::from(run.releases))
+        .sum();
     let with_earlier = match earlier {
         0 => String::new(),
         count => format!(" of this run and {count} of earlier runs on the same images"),

@@ -33,9 +33,11 @@ fn written(config: &PrivacyConfig, executed: u32, non_private: Option<NonPrivate
     let digest = sha256_hex(b"config");
     let mut ledger = Ledger::open(folder.path(), &privacy, &digest, &private, &data).unwrap();
     for iteration in 1..=executed {
-        let _charge = ledger.charge(iteration).unwrap();
+        let _charge = ledger
+            .charge(iteration, &sha256_hex(b"population"))
+            .unwrap();
         let histogram = NoisyHistogram::from_lattice(vec![1]);
-        ledger.confirm_stored(iteration, &histogram).unwrap();
+        ledger.record_drawn(iteration, &histogram).unwrap();
     }
     let fallback = UniformFallback {
         iteration: 2,
@@ -114,7 +116,7 @@ fn the_mechanism_is_described_by_numbers() {
         mechanism["noise"]
             .as_str()
             .unwrap()
-            .starts_with("operating system")
+            .contains("keyed once per run by the operating system")
     );
     assert_eq!(json["releases_planned"], 20);
     assert_eq!(json["releases_executed"], 2);

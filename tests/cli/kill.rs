@@ -157,12 +157,13 @@ mod points {
         }
     }
 
-    /// Noise of the operating system: a second draw would be another histogram.
+    /// Noise from a key of the operating system.
     #[test]
     fn kill_around_the_release_never_shows_two_histograms() {
         for point in [
             KillPoint::Charged,
             KillPoint::HistogramDrawn,
+            KillPoint::HistogramRecorded,
             KillPoint::HistogramInPlace,
             KillPoint::HistogramStored,
         ] {

@@ -1,25 +1,11 @@
-//! A run that an earlier version began is finished by this one, with the same result.
+//! A run that version 1 of the ledger recorded cannot be continued, and nothing of it is lost.
 //!
-//! `tests/data/resume/README.md` says where the folders come from.
+//! `tests/data/resume/README.md` says where the folder comes from.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
-use crate::support::{lattice, sample_bytes};
-
-/// A copy of the inputs and of one interrupted run in a temporary folder.
-struct InterruptedRun {
-    root: tempfile::TempDir,
-    name: &'static str,
-    expected: serde_json::Value,
-}
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/resume")
-}
+use crate::support::{RunFixture, released};
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -34,92 +20,32 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Writes the weights: the committed safetensors header, then each value by a formula.
-fn write_model(path: &Path) {
-    let header = fs::read(fixtures().join("model.header.json")).unwrap();
-    let tensors: serde_json::Value = serde_json::from_slice(&header).unwrap();
-    let ends = tensors.as_object().unwrap().values();
-    let bytes = ends
-        .map(|tensor| tensor["data_offsets"][1].as_u64().unwrap())
-        .max()
-        .unwrap();
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(&header);
-    for index in 0..bytes / 4 {
-        // A multiplicative hash: in [-1/8, 1/8), exact in `f32`.
-        let hashed = ((index * 2_654_435_761) >> 7) % 2048;
-        let value = (hashed as f32 - 1024.0) / 8192.0;
-        file.extend(value.to_le_bytes());
-    }
-    fs::write(path, file).unwrap();
-}
-
-impl InterruptedRun {
-    fn new(name: &'static str) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        copy(&fixtures().join("data"), &root.path().join("data"));
-        copy(&fixtures().join(name), &root.path().join(name));
-        fs::copy(fixtures().join("run.toml"), root.path().join("run.toml")).unwrap();
-        write_model(&root.path().join("model.safetensors"));
-        let expected = fs::read_to_string(fixtures().join("expected.json")).unwrap();
-        let expected: serde_json::Value = serde_json::from_str(&expected).unwrap();
-        Self {
-            root,
-            name,
-            expected: expected[name].clone(),
-        }
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.root.path().join(self.name)
-    }
-
-    fn resume(&self, arguments: &[&str]) {
-        let output = Command::new(env!("CARGO_BIN_EXE_dpsyn"))
-            .current_dir(self.root.path())
-            .args(["run", "run.toml", "--device", "cpu", "--resume"])
-            .args(["--out", self.name])
-            .args(arguments)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{text}");
-        assert!(!self.folder().join(".work").exists());
-    }
-
-    /// Compares populations and histograms with those of the earlier version.
-    fn check(&self) {
-        let samples = self.expected["samples"].as_array().unwrap();
-        for (iteration, expected) in samples.iter().enumerate() {
-            let path = self.folder().join(format!("{iteration}/samples.npz"));
-            let digest = Sha256::digest(sample_bytes(&path));
-            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(&hex, expected, "population {iteration}");
-        }
-        let histograms = self.expected["lattice"].as_array().unwrap();
-        for (iteration, expected) in (1u32..).zip(histograms) {
-            let expected: Vec<i64> = serde_json::from_value(expected.clone()).unwrap();
-            let found = lattice(&self.folder(), iteration);
-            assert_eq!(found, Some(expected), "iteration {iteration}");
-        }
-    }
-}
-
 #[test]
-fn a_lookahead_of_an_earlier_version_is_finished() {
-    let run = InterruptedRun::new("lookahead");
-    let shards = run.folder().join(".work/3/lookahead");
-    assert!(shards.join("6-9.partial").exists() && !shards.join("6-9.mean").exists());
-    run.resume(&["--non-private", "--set", "privacy.noise_multiplier=0"]);
-    run.check();
-}
+fn a_run_of_an_earlier_version_is_refused_and_its_charges_are_carried_on() {
+    let fixture = RunFixture::new();
+    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/resume/offspring");
+    copy(&old, &fixture.path("out"));
+    // Version control keeps no modes.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let closed = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(fixture.path("out/private"), closed).unwrap();
+    }
+    let before = released(&fixture.path("out"));
+    let text = fixture.fail(5, &["--resume"]);
+    assert!(text.contains("an earlier version of dpsyn"), "{text}");
+    assert!(text.contains("evolution.initial_samples"), "{text}");
+    let unchanged = |(path, bytes): &(std::path::PathBuf, Vec<u8>)| {
+        fs::read(path).is_ok_and(|now| now == *bytes)
+    };
+    assert!(before.iter().all(unchanged));
 
-#[test]
-fn a_population_of_an_earlier_version_is_finished_and_no_histogram_changes() {
-    let run = InterruptedRun::new("offspring");
-    assert!(run.folder().join(".work/2/vary/0-3.u8").exists());
-    assert!(!run.folder().join("2/samples.npz").exists());
-    run.resume(&[]);
-    run.check();
-    assert!(lattice(&run.folder(), 4).is_some());
+    // Two releases of the earlier run, and those of the new one.
+    let start = "evolution.initial_samples=out/1/samples.npz";
+    fixture.succeed(&["--set", start, "--out", "new"]);
+    let statement = fs::read_to_string(fixture.path("new/privacy.json")).unwrap();
+    let statement: serde_json::Value = serde_json::from_str(&statement).unwrap();
+    assert_eq!(statement["earlier_runs"][0]["releases"], 2);
+    assert_eq!(statement["earlier_runs"][0]["noise_multiplier"], 1.5);
 }

@@ -252,6 +252,8 @@ fn samples_of_a_file_can_be_the_initial_population() {
     fixture.succeed(&["--set", "evolution.initial_samples=first/3/samples.npz"]);
     let declared = statement(&fixture, "out")["declared_public"].clone();
     assert!(declared["initial_samples_sha256"].is_string(), "{declared}");
+    // They were made from the same images, so their charges are part of the claim.
+    assert_eq!(claimed(&fixture, "out"), epsilon_of(6));
     let given = sample_bytes(&fixture.path("first/3/samples.npz"));
     assert!(sample_bytes(&fixture.path("out/0/samples.npz")) == given);
     let text = fixture.fail(
@@ -272,6 +274,20 @@ fn samples_of_a_file_can_be_the_initial_population() {
     assert!(fixture.path("out/3/samples.npz").exists());
 }
 
+/// The last ε of the claimed adjacency.
+fn claimed(fixture: &RunFixture, folder: &str) -> f64 {
+    let statement = statement(fixture, folder);
+    let guarantees = statement["guarantees"].as_array().unwrap();
+    let declared = guarantees.iter().filter(|g| g["declared"] == true);
+    declared.last().unwrap()["epsilon"].as_f64().unwrap()
+}
+
+/// The ε of so many releases of the fixture, as the statement shows it.
+fn epsilon_of(releases: u32) -> f64 {
+    let epsilon = dpsyn::epsilon(1.5, releases, 1e-3, dpsyn::Adjacency::AddRemove).unwrap();
+    (epsilon * 1e6).ceil() / 1e6
+}
+
 #[test]
 fn fresh_keeps_the_earlier_run_beside() {
     let fixture = RunFixture::new();
@@ -282,9 +298,21 @@ fn fresh_keeps_the_earlier_run_beside() {
         "{text}"
     );
     let text = fixture.succeed(&["--fresh"]);
-    assert!(text.contains("adds to that of the new run"), "{text}");
+    assert!(text.contains("includes its charges"), "{text}");
     assert!(fixture.path("out.old-1/3/samples.npz").exists());
     assert!(fixture.path("out/3/samples.npz").exists());
+    assert_eq!(claimed(&fixture, "out"), epsilon_of(6));
+    // A third run carries both, and so does a resumed one.
+    fixture.succeed(&["--fresh"]);
+    fixture.succeed(&["--resume"]);
+    assert_eq!(claimed(&fixture, "out"), epsilon_of(9));
+    let earlier = statement(&fixture, "out")["earlier_runs"].clone();
+    assert_eq!(earlier.as_array().unwrap().len(), 2, "{earlier}");
+    // Charges under another unit or without noise do not add up to a claim.
+    let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
+    fixture.succeed(&[&zero[..], &["--out", "plain"]].concat());
+    fixture.succeed(&["--out", "plain", "--fresh"]);
+    assert_eq!(claimed(&fixture, "plain"), epsilon_of(3));
 }
 
 #[test]

@@ -79,6 +79,14 @@ impl RunFixture {
         text
     }
 
+    /// Runs and expects an error, whatever its code; returns standard error.
+    pub fn fail_with_any(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{arguments:?}: {text}");
+        text
+    }
+
     /// Runs and expects this exit code; returns standard error.
     pub fn fail(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
