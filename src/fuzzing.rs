@@ -93,8 +93,8 @@ pub fn archive(data: &[u8]) {
     fetch::archive(data, ARCHIVE_LIMIT);
 }
 
-/// Opens `data` as the records after the header of a run's ledger, and as a whole ledger, and, where
-/// it is accepted, charges the next release.
+/// Opens `data` as the records after the header of a run's ledger, and as a whole ledger, and,
+/// where it is accepted, charges the next release.
 pub fn ledger(data: &[u8]) {
     // Without a place for temporary files there is nothing to test.
     let Ok(run) = LedgerRun::begin() else { return };

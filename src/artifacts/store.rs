@@ -40,8 +40,8 @@ impl WorkPhase {
     }
 }
 
-/// Returns true if the file exists. A file that cannot be examined is an error: taken for absent, it
-/// would be made again.
+/// Returns true if the file exists. A file that cannot be examined is an error: taken for absent,
+/// it would be made again.
 fn exists(path: &Path) -> Result<bool, ArtifactsError> {
     path.try_exists().map_err(ArtifactsError::io(path))
 }
@@ -126,8 +126,8 @@ impl RunStore<'_> {
         Ok(Population::open(path, layout, size)?)
     }
 
-    /// Returns the votes of `iteration`: read back and confirmed in the ledger, or drawn, stored and
-    /// published.
+    /// Returns the votes of `iteration`: read back and confirmed in the ledger, or drawn, stored
+    /// and published.
     ///
     /// A histogram that was drawn cannot be read before it is on disk ([`UnpublishedHistogram`]).
     /// One that an earlier process drew and recorded but did not publish is published.

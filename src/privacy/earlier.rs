@@ -9,7 +9,10 @@ use serde_json::Value;
 
 use super::accountant::{self, Adjacency};
 use super::error::PrivacyError;
-use super::settings::Unit;
+use super::unit::Unit;
+
+/// File name of the ledger in a result folder.
+pub(super) const LEDGER: &str = "ledger.jsonl";
 
 /// The charges of an earlier run on the same private images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,7 +47,7 @@ impl EarlierRun {
     /// Returns [`PrivacyError::Io`] if the file cannot be read, and [`PrivacyError::LedgerLine`] if
     /// it is not a ledger.
     pub fn read(folder: &Path) -> Result<Vec<Self>, PrivacyError> {
-        let path = folder.join(super::ledger::LEDGER);
+        let path = folder.join(LEDGER);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -78,13 +81,13 @@ impl EarlierRun {
         Ok(merge(runs))
     }
 
-    /// Reads the charges that the run in `folder` carries, without its own; `None` if the folder has
-    /// no complete header.
+    /// Reads the charges that the run in `folder` carries, without its own; `None` if the folder
+    /// has no complete header.
     ///
     /// # Errors
     /// As [`EarlierRun::read`].
     pub fn carried_by(folder: &Path) -> Result<Option<Vec<Self>>, PrivacyError> {
-        let path = folder.join(super::ledger::LEDGER);
+        let path = folder.join(LEDGER);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -136,8 +139,5 @@ pub fn merge(runs: Vec<EarlierRun>) -> Vec<EarlierRun> {
 pub fn run_of_samples(samples: &Path) -> Option<PathBuf> {
     let absolute = fs::canonicalize(samples).ok()?;
     let folder = absolute.parent()?.parent()?;
-    folder
-        .join(super::ledger::LEDGER)
-        .exists()
-        .then(|| folder.to_owned())
+    folder.join(LEDGER).exists().then(|| folder.to_owned())
 }

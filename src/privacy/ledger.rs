@@ -17,9 +17,9 @@
 //! **Torn last line.** A crash while appending leaves a last line without its newline. The newline
 //! is part of the same write as the line, and a charge is handed out only after that write was
 //! synced. No noise can therefore have been drawn against a torn charge, and a torn `drawn` line
-//! belongs to a histogram that is not published. Either may be cut off, provided that it is a prefix
-//! of the line that was due. A *complete* charge always stands, even if the crash came before the
-//! sync returned.
+//! belongs to a histogram that is not published. Either may be cut off, provided that it is a
+//! prefix of the line that was due. A *complete* charge always stands, even if the crash came
+//! before the sync returned.
 //!
 //! **One histogram per charge.** A charge is handed out again by the next process, also after its
 //! `drawn` line: the keyed noise gives the same histogram for the same counts (see `noise_source`),
@@ -39,6 +39,7 @@ use serde::Serialize;
 
 use self::lines::{ExpectedLine, Header, Record, VERSION};
 use super::charge::{Charge, Noise};
+use super::earlier::LEDGER;
 use super::error::PrivacyError;
 use super::fingerprint::Fingerprint;
 use super::histogram::NoisyHistogram;
@@ -50,13 +51,10 @@ use super::sensitive::Sensitive;
 use super::settings::ResolvedPrivacy;
 use crate::{atomic, hex, locking};
 
-/// File name of the ledger in the result folder.
-pub(super) const LEDGER: &str = "ledger.jsonl";
-
 /// File name of the fingerprint in the private folder.
 const FINGERPRINT: &str = "fingerprint";
 
-/// What the ledger says about one iteration.
+/// The records of one iteration.
 struct Entry {
     /// SHA-256 of the population that was voted on.
     candidates: String,
@@ -77,7 +75,7 @@ pub struct Ledger {
     run_id: String,
     /// The key of the noise; `None` in a run without noise.
     key: Option<NoiseKey>,
-    /// What the header says of the key; `None` in a run without noise.
+    /// The digest of the key in the header; `None` in a run without noise.
     key_sha256: Option<String>,
     /// The charged iterations, from iteration 1 on. Only the last one may lack its histogram.
     entries: Vec<Entry>,

@@ -16,8 +16,8 @@
 //!
 //! **Order.** Noise is drawn only in exchange for a [`Charge`], which [`Ledger::charge`] returns
 //! after the entry is on disk. A charge is consumed and cannot be copied. The noisy histogram, in
-//! turn, cannot be read before it is on disk ([`UnpublishedHistogram::store`]): it is written to the
-//! private folder and synced, its digest is recorded in the ledger, and only then is the file
+//! turn, cannot be read before it is on disk ([`UnpublishedHistogram::store`]): it is written to
+//! the private folder and synced, its digest is recorded in the ledger, and only then is the file
 //! renamed to its public place.
 //!
 //! **Drawing again.** A process that was killed on the way, a copy of the result folder or a

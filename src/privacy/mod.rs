@@ -10,7 +10,8 @@
 //! PrivacyConfig ── resolve ──► ResolvedPrivacy ── Ledger::open ──► Ledger    (locked, validated)
 //!                                                                    │ charge(iteration)
 //!                                                                    ▼ on disk before use
-//! Sensitive<VoteCounts> ───────────── release ◄──────────────────── Charge    (consumed, not Clone)
+//! Sensitive<VoteCounts> ───────────── release ◄──────────────────── Charge    (consumed, not
+//! Clone)
 //!                                       ▼
 //!                            UnpublishedHistogram ── store ──► NoisyHistogram    (on disk, public)
 //! ```
@@ -21,9 +22,9 @@
 //! | `private_folder` | the only folder that receives sensitive bytes |
 //! | `evaluation` | metrics of private images, printed for their owner and marked |
 //! | `fingerprint` | a hash that recognizes the private data without revealing them |
-//! | `noise_source` | the source of random bits: a secret key per run, drawn by the operating system |
-//! | `discrete_gaussian` | the exact sampler (Canonne, Kamath, Steinke 2020), integers only |
-//! | `lattice` | the grid of counts and noise, and the proof that it costs no privacy |
+//! | `noise_source` | the source of random bits: a secret key per run, drawn by the operating
+//! system | | `discrete_gaussian` | the exact sampler (Canonne, Kamath, Steinke 2020), integers
+//! only | | `lattice` | the grid of counts and noise, and the proof that it costs no privacy |
 //! | `vote_counts` | exact votes on the lattice, and the bound on what one image contributes |
 //! | `earlier` | charges of earlier runs on the same images |
 //! | `charge` | the proof that one release is in the ledger |
@@ -31,6 +32,7 @@
 //! | `mechanism` | `release`: its guarantee, and the reason why it holds |
 //! | `normal_tail` | δ(ε) of the Gaussian mechanism (Balle, Wang 2018) with an error bound |
 //! | `accountant` | ε from (σ, T, δ) and σ from (ε, T, δ), rounded in the safe direction |
+//! | `unit` | the unit of privacy |
 //! | `settings` | the `[privacy]` table of the configuration, validated |
 //! | `ledger` | the charges, on disk before noise is sampled |
 //! | `statement` | `privacy.json`: the claim and its assumptions |
@@ -62,6 +64,7 @@ mod rounding;
 mod sensitive;
 mod settings;
 mod statement;
+mod unit;
 mod vote_counts;
 
 pub use accountant::{Adjacency, epsilon, noise_multiplier};
@@ -77,6 +80,7 @@ pub use private_folder::PrivateFolder;
 pub use report::Report;
 pub use rounding::round_up;
 pub use sensitive::Sensitive;
-pub use settings::{NonPrivateConsent, PrivacyConfig, ResolvedPrivacy, Unit};
+pub use settings::{NonPrivateConsent, PrivacyConfig, ResolvedPrivacy};
 pub use statement::{ClassConditions, PublicInputs, Statement, UniformFallback};
+pub use unit::Unit;
 pub use vote_counts::VoteCounts;

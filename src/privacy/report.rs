@@ -5,7 +5,8 @@ use std::fmt;
 use super::accountant::{self, Adjacency};
 use super::error::PrivacyError;
 use super::rounding::round_up;
-use super::settings::{PrivacyConfig, Unit};
+use super::settings::PrivacyConfig;
+use super::unit::Unit;
 
 /// One row: ε after a number of iterations under both adjacencies, rounded up.
 #[derive(Debug, Clone, Copy, PartialEq)]

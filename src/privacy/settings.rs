@@ -11,32 +11,7 @@ use super::lattice::{
     lattice_sigma,
 };
 use super::noise_source::NoiseOrigin;
-
-/// The unit whose participation is protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Unit {
-    /// One private image. A person with several images in the data set is protected less (group
-    /// privacy).
-    #[default]
-    Image,
-}
-
-impl Unit {
-    /// Returns the name used in configurations, ledgers and statements.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Image => "image",
-        }
-    }
-}
-
-impl std::fmt::Display for Unit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use super::unit::Unit;
 
 /// The `[privacy]` table: either `noise_multiplier` or `epsilon`, and `delta`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -251,8 +226,9 @@ impl ResolvedPrivacy {
     /// Includes the charges of earlier runs on the same private images in the claim.
     ///
     /// # Errors
-    /// Returns [`PrivacyError::Config`] if a run protected another unit, whose ε does not bound that
-    /// of this one, or if the noise of all together is too small for the reserve of the accountant.
+    /// Returns [`PrivacyError::Config`] if a run protected another unit, whose ε does not bound
+    /// that of this one, or if the noise of all together is too small for the reserve of the
+    /// accountant.
     pub fn with_earlier(mut self, earlier: Vec<EarlierRun>) -> Result<Self, PrivacyError> {
         if let Some(other) = earlier.iter().find(|run| run.unit != self.unit) {
             let message = format!(

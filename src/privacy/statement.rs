@@ -11,7 +11,8 @@ use super::histogram::NoisyHistogram;
 use super::lattice::{LATTICE_BITS, deviation};
 use super::ledger::Ledger;
 use super::rounding::{ShownEpsilon, round_up};
-use super::settings::{ResolvedPrivacy, Unit};
+use super::settings::ResolvedPrivacy;
+use super::unit::Unit;
 use crate::atomic;
 
 /// Everything that the run treats as public. The guarantee does not cover it, so none of it may

@@ -278,8 +278,8 @@ fn samples_of_a_file_can_be_the_initial_population() {
 fn claimed(fixture: &RunFixture, folder: &str) -> f64 {
     let statement = statement(fixture, folder);
     let guarantees = statement["guarantees"].as_array().unwrap();
-    let declared = guarantees.iter().filter(|g| g["declared"] == true);
-    declared.last().unwrap()["epsilon"].as_f64().unwrap()
+    let mut declared = guarantees.iter().rev().filter(|g| g["declared"] == true);
+    declared.next().unwrap()["epsilon"].as_f64().unwrap()
 }
 
 /// The ε of so many releases of the fixture, as the statement shows it.

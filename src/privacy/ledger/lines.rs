@@ -6,7 +6,7 @@ use super::is_lower_hex;
 use crate::privacy::accountant::Adjacency;
 use crate::privacy::earlier::EarlierRun;
 use crate::privacy::rounding::ShownEpsilon;
-use crate::privacy::settings::Unit;
+use crate::privacy::unit::Unit;
 
 /// The bytes with which every header begins.
 pub(super) const TITLE: &str = "{\"ledger\":\"dpsyn privacy ledger\",\"version\":2,";
@@ -62,7 +62,7 @@ pub(super) enum Record<'a> {
     },
 }
 
-/// What follows the digest of a record.
+/// The end of a record, after its digest.
 const END: &str = "\"}";
 
 /// A record whose digest is not known beforehand.
