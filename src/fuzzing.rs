@@ -338,7 +338,8 @@ mod tests {
     #[test]
     fn fixtures_are_accepted() {
         let run = LedgerRun::begin().unwrap();
-        fs::write(run.path(), ledger_file()).unwrap();
+        let header = fs::read(run.path()).unwrap();
+        fs::write(run.path(), [header, ledger_file()].concat()).unwrap();
         assert_eq!(run.open().unwrap().charged(), 1);
         let samples = NpzReader::new(Cursor::new(samples_file())).and_then(SamplesReader::new);
         assert_eq!(samples.unwrap().len(), 2);
