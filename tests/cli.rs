@@ -2,6 +2,8 @@
 
 mod support;
 
+#[path = "cli/audit.rs"]
+mod audit;
 #[path = "cli/configs.rs"]
 mod configs;
 #[path = "cli/eval.rs"]

@@ -7,9 +7,9 @@ use super::settings::ResolvedPrivacy;
 
 /// Proof that the cost of one release is in the ledger and on disk.
 ///
-/// [`Ledger::charge`](super::Ledger::charge) is the only function that creates one, and
-/// [`release`](super::release) consumes it. The type is neither `Clone` nor `Copy`, so one ledger
-/// entry permits one release:
+/// [`Ledger::charge`](super::Ledger::charge) is the only function that creates one for private
+/// images, and [`release`](super::release) consumes it. The type is neither `Clone` nor `Copy`, so
+/// one ledger entry permits one release:
 ///
 /// ```compile_fail,E0599
 /// # fn charge() -> dpsyn::Charge { unimplemented!() }
@@ -43,6 +43,12 @@ impl Charge {
                 .map_or(Noise::Nothing, Noise::DiscreteGaussian),
             origin: privacy.noise,
         }
+    }
+
+    /// Creates a charge that is in no ledger, for one release of an audit's public images. Called
+    /// by [`Trial`](super::Trial) only.
+    pub(super) fn of_audit(iteration: u32, privacy: &ResolvedPrivacy) -> Self {
+        Self::new(iteration, false, privacy)
     }
 
     /// Returns the iteration that was charged, counted from 1.

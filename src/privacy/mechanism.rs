@@ -109,6 +109,12 @@ pub struct UnpublishedHistogram {
 }
 
 impl UnpublishedHistogram {
+    /// Returns the histogram of an audit, whose images are public. Called by
+    /// [`Trial`](super::Trial) only.
+    pub(super) fn of_audit(self) -> NoisyHistogram {
+        self.histogram
+    }
+
     /// Writes the histogram to `path` with `fill`, records its digest in the ledger, and only then
     /// returns it.
     ///

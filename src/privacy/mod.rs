@@ -32,6 +32,7 @@
 //! | `settings` | the `[privacy]` table of the configuration, validated |
 //! | `ledger` | the charges, on disk before noise is sampled |
 //! | `statement` | `privacy.json`: the claim and its assumptions |
+//! | `trial` | the mechanism without a ledger, for audits of public images |
 //! | `report` | the table of `dpsyn privacy` |
 //! | `rounding` | numbers as text, rounded in the safe direction |
 //!
@@ -59,6 +60,7 @@ mod rounding;
 mod sensitive;
 mod settings;
 mod statement;
+mod trial;
 
 pub use accountant::{Adjacency, epsilon, noise_multiplier};
 pub use charge::Charge;
@@ -74,3 +76,6 @@ pub use rounding::round_up;
 pub use sensitive::Sensitive;
 pub use settings::{NonPrivateConsent, PrivacyConfig, ResolvedPrivacy, Unit};
 pub use statement::{ClassConditions, PublicInputs, Statement, UniformFallback};
+#[cfg(test)]
+pub use trial::with_repeated_noise;
+pub use trial::{PublicCanaries, Trial};
