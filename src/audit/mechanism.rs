@@ -49,12 +49,6 @@ impl Transcript {
         Arc::new(Self(facts))
     }
 
-    /// Returns the facts.
-    #[cfg(test)]
-    pub fn facts(&self) -> &Value {
-        &self.0
-    }
-
     /// Returns the JSON pointers (RFC 6901) of all values in which two transcripts differ.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<String> {
