@@ -23,6 +23,8 @@ pub const COMPUTE: u8 = 8;
 pub const SERVICE: u8 = 9;
 /// A download failed, or a downloaded file is damaged; the same command continues.
 pub const FETCH: u8 = 10;
+/// `dpsyn audit` bounds ε from below by more than the claim: the mechanism has a defect.
+pub const AUDIT: u8 = 11;
 /// Stopped by Ctrl-C (128 + SIGINT, as shells report it); `--resume` continues the run.
 pub const INTERRUPTED: u8 = 130;
 

@@ -22,6 +22,7 @@
 //! | [`cli`] | command line, progress, exit codes |
 //! | [`fuzzing`] | entry points of the fuzz targets |
 //! | [`config`] | TOML text to checked [`config::Settings`] |
+//! | [`audit`] | an empirical lower bound of ε of the mechanism |
 //! | [`pe`] | Private Evolution: Algorithms 1 and 2, the plan of a run, the privacy statement |
 //! | [`evaluation`] | metrics of samples; private unless their reference is public |
 //! | [`artifacts`] | the result folder, and reading it back when a run resumes |
@@ -54,6 +55,7 @@
 
 mod artifacts;
 mod atomic;
+mod audit;
 mod cli;
 mod config;
 mod dataset;

@@ -32,6 +32,8 @@ pub enum Phase {
     Downstream = 7,
     /// Subsets for metrics. No generated sample depends on it.
     Evaluate = 16,
+    /// Public images and coins of an audit (`dpsyn audit`).
+    Audit = 17,
 }
 
 /// The key of one random stream.

@@ -4,6 +4,8 @@ mod support;
 
 #[path = "attacks/rollback.rs"]
 mod attack_rollback;
+#[path = "cli/audit.rs"]
+mod audit;
 #[path = "cli/configs.rs"]
 mod configs;
 #[path = "cli/eval.rs"]

@@ -300,6 +300,23 @@ fn modules_import_only_what_stands_below_them_in_the_map() {
     assert!(upward.is_empty(), "{upward:#?}");
 }
 
+/// The mechanism without a ledger is for the public images of an audit only.
+#[test]
+fn only_the_audit_releases_without_a_ledger() {
+    let modules = read_modules();
+    let users: BTreeSet<&str> = modules
+        .iter()
+        .filter(|(_, Module { code, .. })| {
+            ["PublicCanaries", "Trial", "of_audit"].iter().any(|name| {
+                code.split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .any(|w| w == *name)
+            })
+        })
+        .filter_map(|(module, _)| module.first().map(String::as_str))
+        .collect();
+    assert_eq!(users, BTreeSet::from(["audit", "privacy"]));
+}
+
 /// Returns each file of a module with the files of the same module that it imports.
 fn edges(modules: &Modules) -> BTreeMap<ModulePath, BTreeSet<ModulePath>> {
     let mut edges = BTreeMap::new();

@@ -13,7 +13,8 @@ use crate::privacy::Adjacency;
 /// The exit codes in the help of every command.
 const EXIT_CODES: &str = "Exit codes: 0 success; 2 command line or configuration; 3 images or \
     samples; 4 weights; 5 privacy core (ledger, changed private images); 6 result folder; \
-    7 device; 8 computation; 9 hosted model; 10 download; 130 interrupted. After any code, \
+    7 device; 8 computation; 9 hosted model; 10 download; \
+    11 audit above the claim; 130 interrupted. After any code, \
     finished work is on disk, and --resume (run) or the same command (fetch) continues.";
 
 /// Differentially private synthetic images by Private Evolution.
@@ -42,6 +43,8 @@ pub enum Command {
     Fetch(FetchArguments),
     /// Compute epsilon from a noise multiplier, or the noise multiplier for a target epsilon
     Privacy(PrivacyArguments),
+    /// Run the mechanism on public images and bound its epsilon from below
+    Audit(AuditArguments),
 }
 
 /// Arguments of `dpsyn run`.
@@ -197,6 +200,50 @@ pub struct PrivacyArguments {
     /// Neighboring relation between data sets: add-remove (default) or replace-one
     #[arg(long, value_parser = adjacency)]
     pub adjacency: Option<Adjacency>,
+}
+
+/// Arguments of `dpsyn audit`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The mechanism is run many times on two neighboring data sets of public, generated \
+        images. The rate at which the two are told apart excludes every smaller epsilon. A lower \
+        bound above the claim proves a defect; one below the claim does not prove that there is \
+        none. No private image is read."
+)]
+pub struct AuditArguments {
+    /// A configuration, from which noise, votes, iterations, delta, adjacency, classes and embedder
+    /// are read
+    pub config: Option<PathBuf>,
+    /// Override a key of the configuration
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    pub set: Vec<String>,
+    /// The claimed epsilon, from which the noise follows [default: that of the configuration, or 1]
+    #[arg(long)]
+    pub epsilon: Option<f64>,
+    /// Delta of the claim [default: that of the configuration, or 0.00001]
+    #[arg(long)]
+    pub delta: Option<f64>,
+    /// Number of releases in one run [default: the iterations of the configuration, or 1]
+    #[arg(long, value_name = "T")]
+    pub releases: Option<u32>,
+    /// Number of runs in each of the two worlds
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub trials: u64,
+    /// Number of canaries of the audit with one run; 0 omits it
+    #[arg(long, value_name = "M", default_value_t = 1000)]
+    pub canaries: usize,
+    /// The probability with which all lower bounds hold together
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub confidence: f64,
+    /// Neighboring relation between data sets: add-remove (default) or replace-one
+    #[arg(long, value_parser = adjacency)]
+    pub adjacency: Option<Adjacency>,
+    /// Seed of the generated images and of the canaries' coins; noise has no seed
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Write the report as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 fn adjacency(text: &str) -> Result<Adjacency, String> {

@@ -5,6 +5,7 @@ use thiserror::Error;
 use super::device::DeviceError;
 use super::missing::MissingArtifacts;
 use crate::artifacts::ArtifactsError;
+use crate::audit::AuditError;
 use crate::config::ConfigError;
 use crate::dataset::DatasetError;
 use crate::embedders::EmbedderError;
@@ -15,6 +16,7 @@ use crate::generators::GeneratorError;
 use crate::images::ImagesError;
 use crate::pe::PeError;
 use crate::privacy::PrivacyError;
+use crate::sections::InvalidKey;
 
 /// Any error that reaches the command line.
 #[derive(Debug, Error)]
@@ -45,6 +47,20 @@ pub enum CliError {
         /// The command that resolves it.
         command: String,
     },
+    /// An audit failed.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// An audit found a defect.
+    #[error(
+        "the lower bound of epsilon, {bound}, is above the claim, {claimed}: the mechanism does not \
+         keep its guarantee; publish no results of this build"
+    )]
+    AboveClaim {
+        /// The largest lower bound.
+        bound: String,
+        /// The claimed ε.
+        claimed: String,
+    },
     /// The signal handler cannot be set.
     #[error("failed to set the Ctrl-C handler: {0}")]
     Signals(#[from] ctrlc::Error),
@@ -74,6 +90,12 @@ impl From<ImagesError> for CliError {
     }
 }
 
+impl From<InvalidKey> for CliError {
+    fn from(error: InvalidKey) -> Self {
+        Self::Audit(error.into())
+    }
+}
+
 impl From<GeneratorError> for CliError {
     fn from(error: GeneratorError) -> Self {
         Self::Run(error.into())
@@ -96,6 +118,8 @@ impl ExitCode for CliError {
             Self::Fetch(error) => error.exit_code(),
             Self::Missing(error) => error.exit_code(),
             Self::Fetchable { error, .. } => error.exit_code(),
+            Self::Audit(error) => error.exit_code(),
+            Self::AboveClaim { .. } => exit_code::AUDIT,
             Self::Signals(_) => exit_code::COMPUTE,
         }
     }

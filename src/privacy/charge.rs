@@ -6,9 +6,9 @@ use super::noise_source::NoiseKey;
 
 /// Proof that the cost of one release is in the ledger and on disk.
 ///
-/// [`Ledger::charge`](super::Ledger::charge) is the only function that creates one, and
-/// [`release`](super::release) consumes it. The type is neither `Clone` nor `Copy`, so one ledger
-/// entry permits one release:
+/// [`Ledger::charge`](super::Ledger::charge) is the only function that creates one for private
+/// images, and [`release`](super::release) consumes it. The type is neither `Clone` nor `Copy`, so
+/// one ledger entry permits one release:
 ///
 /// ```compile_fail,E0599
 /// # fn charge() -> dpsyn::Charge { unimplemented!() }
@@ -46,6 +46,13 @@ impl Charge {
             noise,
             candidates: candidates.to_owned(),
         }
+    }
+
+    /// Creates a charge that is in no ledger, for one release of an audit's public images. Called
+    /// by [`Trial`](super::Trial) only.
+    pub(super) fn of_audit(iteration: u32, noise: Noise) -> Self {
+        // No file holds the population of an audit.
+        Self::new(iteration, false, noise, "")
     }
 
     /// Returns the iteration that was charged, counted from 1.

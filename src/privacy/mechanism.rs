@@ -106,6 +106,12 @@ pub struct UnpublishedHistogram {
 }
 
 impl UnpublishedHistogram {
+    /// Returns the histogram of an audit, whose images are public. Called by
+    /// [`Trial`](super::Trial) only.
+    pub(super) fn of_audit(self) -> NoisyHistogram {
+        self.histogram
+    }
+
     /// Writes the histogram with `fill` to a file in the private folder, records its digest in the
     /// ledger, renames the file to `path`, and only then returns the histogram.
     ///

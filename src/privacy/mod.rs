@@ -36,6 +36,7 @@
 //! | `settings` | the `[privacy]` table of the configuration, validated |
 //! | `ledger` | the charges, on disk before noise is sampled |
 //! | `statement` | `privacy.json`: the claim and its assumptions |
+//! | `trial` | the mechanism without a ledger, for audits of public images |
 //! | `report` | the table of `dpsyn privacy` |
 //! | `rounding` | numbers as text, rounded in the safe direction |
 //!
@@ -64,6 +65,7 @@ mod rounding;
 mod sensitive;
 mod settings;
 mod statement;
+mod trial;
 mod unit;
 mod vote_counts;
 
@@ -82,5 +84,8 @@ pub use rounding::round_up;
 pub use sensitive::Sensitive;
 pub use settings::{NonPrivateConsent, PrivacyConfig, ResolvedPrivacy};
 pub use statement::{ClassConditions, PublicInputs, Statement, UniformFallback};
+#[cfg(test)]
+pub use trial::with_repeated_noise;
+pub use trial::{PublicCanaries, Trial};
 pub use unit::Unit;
 pub use vote_counts::VoteCounts;

@@ -7,7 +7,8 @@
 /// methods, whose result is `Sensitive` again. A value leaves the type in two ways only:
 ///
 /// 1. through [`release`](super::release), which adds calibrated noise and consumes a charge that
-///    is already in the ledger;
+///    is already in the ledger. (An audit, whose images are public, releases without a ledger:
+///    [`Trial`](super::Trial).)
 /// 2. into a [`PrivateFolder`](super::PrivateFolder), whose files are never published, and, if the
 ///    owner requested an evaluation, onto the owner's terminal
 ///    ([`print_marked_private`](super::print_marked_private)).

@@ -35,6 +35,7 @@ impl CacheKey {
             Phase::InitialVary => "initial",
             Phase::Downstream => "downstream",
             Phase::Evaluate => "evaluate",
+            Phase::Audit => "audit",
         };
         let input = input.get(..16).unwrap_or(input);
         Self {
