@@ -43,6 +43,8 @@ mod stable_diffusion;
 #[path = "cli/stable_diffusion_memory.rs"]
 #[cfg(target_os = "linux")]
 mod stable_diffusion_memory;
+#[path = "cli/time_stamps.rs"]
+mod time_stamps;
 #[path = "cli/vote_memory.rs"]
 #[cfg(target_os = "linux")]
 mod vote_memory;

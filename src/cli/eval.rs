@@ -9,7 +9,7 @@ use super::error::CliError;
 use super::evaluation::{classifier, digest, feature_space, open_reference};
 use super::missing::check;
 use super::progress::{TerminalProgress, catch_interrupts};
-use crate::artifacts::ArtifactsError;
+use crate::artifacts::{ArtifactsError, RunDir};
 use crate::config::ConfigError;
 use crate::embedders::{
     ClipConfig, Dinov2EmbedderConfig, EmbedderConfig, EmbedderError, InceptionConfig,
@@ -92,7 +92,11 @@ pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
     if let Some(picture) = picture {
         progress.message(&format!("closest pairs: {}", picture.display()));
     }
-    Ok(())
+    drop(evaluator);
+    match &arguments.out {
+        Some(out) => Ok(RunDir::stamp_if_run(out)?),
+        None => Ok(()),
+    }
 }
 
 /// The samples that are evaluated.

@@ -68,14 +68,18 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         initial_samples: initial.as_deref().map(digest).transpose()?,
     };
     let folder = prepare_folder(&loaded.settings.output.folder, existing, &progress)?;
-    let samples = inputs.execute(&Command {
+    let executed = inputs.execute(&Command {
         settings: &loaded.settings,
         identity: &identity,
         resolved_config: &resolved_config,
         devices: &devices,
         folder: &folder,
         progress: &progress,
-    })?;
+    });
+    // Also after an error: what is in the folder may be published.
+    let stamped = folder.stamp();
+    let samples = executed?;
+    stamped?;
     print(&samples.display());
     Ok(())
 }
@@ -113,6 +117,7 @@ fn prepare_folder(
 ) -> Result<RunDir, CliError> {
     let (folder, moved) = RunDir::prepare(root, existing)?;
     let private = PrivateFolder::create(folder.private())?;
+    folder.stamp()?;
     logging::open_private(private.open_log()?).map_err(ArtifactsError::io(private.path()))?;
     if let Some(moved) = moved {
         progress.message(&format!(

@@ -194,5 +194,6 @@ fn report(
         };
         evaluator.population(t, samples, images)?;
     }
+    store.dir.stamp()?;
     Ok(())
 }
