@@ -4,6 +4,9 @@ mod support;
 
 #[path = "cli/configs.rs"]
 mod configs;
+#[path = "cli/core_dumps.rs"]
+#[cfg(target_os = "linux")]
+mod core_dumps;
 #[path = "cli/eval.rs"]
 mod eval;
 #[path = "cli/evaluation.rs"]

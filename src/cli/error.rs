@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::core_dumps::CoreDumpError;
 use super::device::DeviceError;
 use super::missing::MissingArtifacts;
 use crate::artifacts::ArtifactsError;
@@ -45,6 +46,9 @@ pub enum CliError {
         /// The command that resolves it.
         command: String,
     },
+    /// Core dumps could not be forbidden.
+    #[error(transparent)]
+    CoreDumps(#[from] CoreDumpError),
     /// The signal handler cannot be set.
     #[error("failed to set the Ctrl-C handler: {0}")]
     Signals(#[from] ctrlc::Error),
@@ -96,6 +100,7 @@ impl ExitCode for CliError {
             Self::Fetch(error) => error.exit_code(),
             Self::Missing(error) => error.exit_code(),
             Self::Fetchable { error, .. } => error.exit_code(),
+            Self::CoreDumps(error) => error.exit_code(),
             Self::Signals(_) => exit_code::COMPUTE,
         }
     }

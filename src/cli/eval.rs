@@ -5,6 +5,7 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::args::EvalArguments;
+use super::core_dumps;
 use super::error::CliError;
 use super::evaluation::{classifier, digest, feature_space, open_reference};
 use super::missing::check;
@@ -29,6 +30,7 @@ use crate::progress::{Progress as _, Unit};
 
 /// Runs the command.
 pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
+    core_dumps::forbid()?;
     let progress = TerminalProgress::new();
     let config = config(arguments)?;
     let devices = arguments.device.open()?;

@@ -1,6 +1,7 @@
 //! The command line: arguments, progress, exit codes.
 
 mod args;
+mod core_dumps;
 mod device;
 mod error;
 mod eval;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use self::evaluation::OpenedEvaluation;
 use super::args::RunArguments;
+use super::core_dumps;
 use super::device::Devices;
 use super::error::CliError;
 use super::evaluation::digest;
@@ -31,6 +32,7 @@ use crate::streams::{Phase, RngKey};
 
 /// Executes `dpsyn run`.
 pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
+    core_dumps::forbid()?;
     let progress = TerminalProgress::new();
     let mut loaded = Settings::load(&arguments.config, &arguments.set)?;
     if let Some(out) = &arguments.out {
@@ -217,6 +219,7 @@ impl Inputs {
             resolved_config: command.resolved_config,
             class_conditional: settings.data.class_conditional,
             private_image_size: settings.data.image_size,
+            pad_release_to: settings.privacy.pad_release_to.as_ref(),
             plot_images: settings.output.plot_images,
             generator: &*self.generator.generator,
             embedder: &*self.embedder.embedder,
