@@ -27,6 +27,8 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 
+use crate::atomic;
+
 /// Target of messages and errors, which a terminal shows in both formats.
 pub(crate) const TERMINAL: &str = "dpsyn::terminal";
 /// Target of the progress of a stage, which a terminal shows as a bar or as JSON.
@@ -60,7 +62,8 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Appends one line to the published log at `path`, which it creates if necessary.
+/// Appends one line to the published log at `path`, which it creates if necessary, and sets the
+/// constant time of published files.
 ///
 /// The line is a single write, so a killed process leaves at most one incomplete line; the next
 /// call ends that line first.
@@ -71,7 +74,8 @@ pub(crate) fn append_line(path: &Path, line: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options.create(true).read(true).append(true).open(path)?;
     let newline = if is_torn(&mut file)? { "\n" } else { "" };
-    file.write_all(format!("{newline}{line}\n").as_bytes())
+    file.write_all(format!("{newline}{line}\n").as_bytes())?;
+    atomic::stamp(&file)
 }
 
 /// Returns true if the last line of the file has no newline. Moves the read position.

@@ -8,6 +8,9 @@ mod attack_rollback;
 mod audit;
 #[path = "cli/configs.rs"]
 mod configs;
+#[path = "cli/core_dumps.rs"]
+#[cfg(target_os = "linux")]
+mod core_dumps;
 #[path = "cli/eval.rs"]
 mod eval;
 #[path = "cli/evaluation.rs"]
@@ -47,6 +50,8 @@ mod stable_diffusion;
 #[path = "cli/stable_diffusion_memory.rs"]
 #[cfg(target_os = "linux")]
 mod stable_diffusion_memory;
+#[path = "cli/time_stamps.rs"]
+mod time_stamps;
 #[path = "cli/vote_memory.rs"]
 #[cfg(target_os = "linux")]
 mod vote_memory;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use crate::locking;
+use crate::{atomic, locking};
 
 /// Name of the lock file. The file is never removed: if it were, two processes could hold locks
 /// on two different files of this name.
@@ -23,6 +23,11 @@ impl MetricsLock {
     /// Whatever the file system reports.
     pub(crate) fn acquire(root: &Path) -> io::Result<Option<Self>> {
         let file = locking::lock(&root.join(NAME))?;
+        if let Some(file) = &file {
+            // It may be new.
+            atomic::stamp(file)?;
+            atomic::stamp_path(root)?;
+        }
         Ok(file.map(|file| Self { _file: file }))
     }
 

@@ -67,7 +67,9 @@ impl PartialMean {
     /// # Errors
     /// [`ArtifactsError::Io`].
     pub fn remove(&self) -> Result<(), ArtifactsError> {
-        atomic::remove(&self.path).map_err(ArtifactsError::io(&self.path))
+        atomic::remove(&self.path)
+            .and_then(|()| self.path.parent().map_or(Ok(()), atomic::stamp_path))
+            .map_err(ArtifactsError::io(&self.path))
     }
 }
 

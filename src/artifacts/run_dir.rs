@@ -53,10 +53,7 @@ impl RunDir {
         let folder = Self {
             root: root.to_owned(),
         };
-        // `.work` is created first of all, so a run that was killed at its very start is
-        // recognized, too.
-        let marks = [folder.config(), folder.ledger(), folder.work()];
-        let is_run = marks.iter().any(|path| path.exists());
+        let is_run = folder.is_run();
         let path = || root.to_owned();
         match existing {
             _ if !occupied => Ok(false),
@@ -177,7 +174,9 @@ impl RunDir {
     /// # Errors
     /// [`ArtifactsError::Io`].
     pub fn make(&self, folder: &Path) -> Result<(), ArtifactsError> {
-        fs::create_dir_all(folder).map_err(ArtifactsError::io(folder))?;
+        fs::create_dir_all(folder)
+            .and_then(|()| atomic::stamp_up_to(&self.root, folder))
+            .map_err(ArtifactsError::io(folder))?;
         atomic::sync_folder(&self.root).map_err(ArtifactsError::io(&self.root))
     }
 
@@ -190,8 +189,42 @@ impl RunDir {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(ArtifactsError::io(folder)(error))
             }
-            _ => Ok(()),
+            _ => folder
+                .parent()
+                .map_or(Ok(()), atomic::stamp_path)
+                .map_err(ArtifactsError::io(folder)),
         }
+    }
+
+    /// Sets the times of all files and folders outside of `private/` to one constant, those that
+    /// were only read included: see [`atomic::stamp_tree`].
+    ///
+    /// # Errors
+    /// [`ArtifactsError::Io`].
+    pub fn stamp(&self) -> Result<(), ArtifactsError> {
+        atomic::stamp_tree(&self.root, &self.private()).map_err(ArtifactsError::io(&self.root))
+    }
+
+    /// Calls [`RunDir::stamp`] if the folder `root` holds a run.
+    ///
+    /// # Errors
+    /// [`ArtifactsError::Io`].
+    pub fn stamp_if_run(root: &Path) -> Result<(), ArtifactsError> {
+        let folder = Self {
+            root: root.to_owned(),
+        };
+        if folder.is_run() {
+            return folder.stamp();
+        }
+        Ok(())
+    }
+
+    /// Returns true if the folder holds a run.
+    fn is_run(&self) -> bool {
+        // `.work` is created first of all, so a run that was killed at its very start is
+        // recognized, too.
+        let marks = [self.config(), self.ledger(), self.work()];
+        marks.iter().any(|path| path.exists())
     }
 
     /// Removes temporary files that a killed process left. Only for the process that holds the

@@ -76,7 +76,9 @@ impl RunStore<'_> {
     /// [`ArtifactsError::Io`].
     pub fn shards(&self, iteration: u32, phase: WorkPhase) -> Result<ShardStore, ArtifactsError> {
         let (folder, extension) = phase.names();
-        ShardStore::open(self.dir.phase(iteration, folder), extension)
+        let folder = self.dir.phase(iteration, folder);
+        self.dir.make(&folder)?;
+        ShardStore::open(folder, extension)
     }
 
     /// Returns population `number`: read back, or generated and stored.

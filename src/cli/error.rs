@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::core_dumps::CoreDumpError;
 use super::device::DeviceError;
 use super::missing::MissingArtifacts;
 use crate::artifacts::ArtifactsError;
@@ -61,6 +62,9 @@ pub enum CliError {
         /// The claimed ε.
         claimed: String,
     },
+    /// Core dumps could not be forbidden.
+    #[error(transparent)]
+    CoreDumps(#[from] CoreDumpError),
     /// The signal handler cannot be set.
     #[error("failed to set the Ctrl-C handler: {0}")]
     Signals(#[from] ctrlc::Error),
@@ -120,6 +124,7 @@ impl ExitCode for CliError {
             Self::Fetchable { error, .. } => error.exit_code(),
             Self::Audit(error) => error.exit_code(),
             Self::AboveClaim { .. } => exit_code::AUDIT,
+            Self::CoreDumps(error) => error.exit_code(),
             Self::Signals(_) => exit_code::COMPUTE,
         }
     }

@@ -5,11 +5,12 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::args::EvalArguments;
+use super::core_dumps;
 use super::error::CliError;
 use super::evaluation::{classifier, digest, feature_space, open_reference};
 use super::missing::check;
 use super::progress::{TerminalProgress, catch_interrupts};
-use crate::artifacts::ArtifactsError;
+use crate::artifacts::{ArtifactsError, RunDir};
 use crate::config::ConfigError;
 use crate::embedders::{
     ClipConfig, Dinov2EmbedderConfig, EmbedderConfig, EmbedderError, InceptionConfig,
@@ -29,6 +30,7 @@ use crate::progress::{Progress as _, Unit};
 
 /// Runs the command.
 pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
+    core_dumps::forbid()?;
     let progress = TerminalProgress::new();
     let config = config(arguments)?;
     let devices = arguments.device.open()?;
@@ -92,7 +94,11 @@ pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
     if let Some(picture) = picture {
         progress.message(&format!("closest pairs: {}", picture.display()));
     }
-    Ok(())
+    drop(evaluator);
+    match &arguments.out {
+        Some(out) => Ok(RunDir::stamp_if_run(out)?),
+        None => Ok(()),
+    }
 }
 
 /// The samples that are evaluated.

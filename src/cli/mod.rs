@@ -2,6 +2,7 @@
 
 mod args;
 mod audit;
+mod core_dumps;
 mod device;
 mod error;
 mod eval;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use self::evaluation::OpenedEvaluation;
 use super::args::RunArguments;
+use super::core_dumps;
 use super::device::Devices;
 use super::error::CliError;
 use super::evaluation::digest;
@@ -32,6 +33,7 @@ use crate::streams::{Phase, RngKey};
 
 /// Executes `dpsyn run`.
 pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
+    core_dumps::forbid()?;
     let progress = TerminalProgress::new();
     let mut loaded = Settings::load(&arguments.config, &arguments.set)?;
     if let Some(out) = &arguments.out {
@@ -70,14 +72,18 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         initial_samples: initial.as_deref().map(digest).transpose()?,
     };
     let folder = prepare_folder(&loaded.settings.output.folder, existing, &progress)?;
-    let samples = inputs.execute(&Command {
+    let executed = inputs.execute(&Command {
         settings: &loaded.settings,
         identity: &identity,
         resolved_config: &resolved_config,
         devices: &devices,
         folder: &folder,
         progress: &progress,
-    })?;
+    });
+    // Also after an error: what is in the folder may be published.
+    let stamped = folder.stamp();
+    let samples = executed?;
+    stamped?;
     print(&samples.display());
     Ok(())
 }
@@ -115,6 +121,7 @@ fn prepare_folder(
 ) -> Result<RunDir, CliError> {
     let (folder, moved) = RunDir::prepare(root, existing)?;
     let private = PrivateFolder::create(folder.private())?;
+    folder.stamp()?;
     logging::open_private(private.open_log()?).map_err(ArtifactsError::io(private.path()))?;
     if let Some(moved) = moved {
         progress.message(&format!(
@@ -214,6 +221,7 @@ impl Inputs {
             resolved_config: command.resolved_config,
             class_conditional: settings.data.class_conditional,
             private_image_size: settings.data.image_size,
+            pad_release_to: settings.privacy.pad_release_to.as_ref(),
             plot_images: settings.output.plot_images,
             generator: &*self.generator.generator,
             embedder: &*self.embedder.embedder,

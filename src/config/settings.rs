@@ -190,6 +190,7 @@ impl Settings {
             ("model", self.model.non_identity_keys()),
             ("embedder", self.embedder.non_identity_keys()),
             ("evolution", EvolutionConfig::NON_IDENTITY_KEYS),
+            ("privacy", PrivacyConfig::NON_IDENTITY_KEYS),
         ] {
             if let Some(table) = value.get_mut(section).and_then(|v| v.as_object_mut()) {
                 for key in keys {

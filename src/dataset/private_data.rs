@@ -44,6 +44,13 @@ impl<'a> PrivateData<'a> {
         (self.images, self.fingerprint, self.folder)
     }
 
+    /// Returns true if the embeddings are in memory, so that [`PrivateData::embeddings`] does
+    /// nothing.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.embeddings.is_some()
+    }
+
     /// Returns the embeddings of the images by class. The first call reads them from the private
     /// folder or computes and stores them; a resumed run whose votes are all released never needs
     /// them.

@@ -50,6 +50,11 @@ impl<'a> Evaluator<'a> {
         })
     }
 
+    /// Returns true if the reference is private.
+    pub(crate) fn is_private(&self) -> bool {
+        !self.source.as_ref().is_some_and(ReferenceSource::is_public)
+    }
+
     /// Evaluates a population of a run by the metrics that were not computed before, in the
     /// configured order. The lines go to the observer: marked, if the reference is private.
     ///

@@ -90,7 +90,7 @@ pub(super) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>,
 pub(super) fn write(path: &Path, record: &impl Serialize) -> Result<(), FetchError> {
     let failed = FetchError::io(path);
     let text = serde_json::to_string_pretty(record).map_err(|error| failed(error.into()))?;
-    atomic::write(path, text.as_bytes()).map_err(failed)
+    atomic::write_elsewhere(path, text.as_bytes()).map_err(failed)
 }
 
 /// Removes a file that may be absent.

@@ -98,7 +98,7 @@ pub fn png(picture: &ImageBatch) -> Result<Vec<u8>, PictureError> {
 /// # Errors
 /// [`PictureError`].
 pub fn write_png(path: &Path, picture: &ImageBatch) -> Result<(), PictureError> {
-    Ok(crate::atomic::write(path, &png(picture)?)?)
+    Ok(crate::atomic::write_elsewhere(path, &png(picture)?)?)
 }
 
 #[cfg(test)]

@@ -116,6 +116,6 @@ impl PartialFile {
     fn write_origin(&self, origin: &Origin) -> Result<(), TransferError> {
         let failed = TransferError::io(&self.origin);
         let text = serde_json::to_string_pretty(origin).map_err(|error| failed(error.into()))?;
-        atomic::write(&self.origin, text.as_bytes()).map_err(failed)
+        atomic::write_elsewhere(&self.origin, text.as_bytes()).map_err(failed)
     }
 }

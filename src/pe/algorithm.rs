@@ -22,7 +22,7 @@ use crate::artifacts::{GeneratedImages, Population, ReleasedVotes, RunStore, Wor
 use crate::dataset::PrivateData;
 use crate::evaluation::{Evaluator, RunImages};
 use crate::kill_point::{KillPoint, reach};
-use crate::privacy::{Ledger, VoteCounts, release};
+use crate::privacy::{Ledger, Padding, SystemClock, VoteCounts, release};
 use crate::streams::{self, RngKey};
 use crate::voting::{SampleEmbeddings, SearchOptions, nn_histogram, select};
 
@@ -70,6 +70,9 @@ pub(super) fn private_evolution(
 /// The order is the guarantee: count, charge, draw, store. What can fail is done before the
 /// charge, so a vote that fails costs nothing. Noise is drawn only against a charge that is on
 /// disk, and the drawn histogram can be read only once it is on disk itself.
+///
+/// The two parts that depend on private images, embedding them and voting, can be padded to a
+/// public time ([`Padding`]); between them, the lookahead uses public data only.
 fn dp_nn_histogram(
     run: &Run<'_>,
     store: &RunStore<'_>,
@@ -82,9 +85,16 @@ fn dp_nn_histogram(
     let evolution = &run.plan.evolution;
     let classes = store.layout(t - 1)?.ranges();
     let folder = data.folder();
+    let clock = SystemClock::start();
+    let padding = Padding::new(run.pad_release_to, &clock);
     let released = store.released_votes(t, ledger, folder, |ledger| {
         // E(x) for x ∈ S_priv. First, because an unreadable image must not cost the lookahead.
-        let private = data.embeddings(run.embedder, run.observer)?;
+        let embedding = (!data.is_embedded()).then(|| padding.begin());
+        data.embeddings(run.embedder, run.observer)?;
+        if let Some(span) = embedding {
+            // With a hosted model, the lookahead sends requests.
+            span.end("reading the private images", run.observer)?;
+        }
 
         // E(z_j) for z_j ∈ S: the mean over the variations of z_j.
         let lookahead = Lookahead::new(run, t);
@@ -101,6 +111,8 @@ fn dp_nn_histogram(
             device: run.device,
             cancellation: run.observer,
         };
+        let voting = padding.begin();
+        let private = data.embeddings(run.embedder, run.observer)?;
         let counts = nn_histogram(&candidates, private, &options, run.observer)?;
         reach(KillPoint::Counted);
 
@@ -110,7 +122,9 @@ fn dp_nn_histogram(
 
         // histogram ← histogram + N(0, σ²·k·I)
         let counts = counts.map(|votes| VoteCounts::of_images(&votes));
-        Ok::<_, PeError>(release(counts, charge)?)
+        let drawn = release(counts, charge)?;
+        voting.end("the vote", run.observer)?;
+        Ok::<_, PeError>(drawn)
     })?;
     // histogram ← max(histogram − H, 0) is `released.votes()`.
     disclosure.released(t, &released, ledger)?;
@@ -193,7 +207,14 @@ fn report(
             // In the space of the vote, the private images need not be embedded again.
             vote: evaluation.shares_vote.then_some(folder),
         };
+        let clock = SystemClock::start();
+        let padding = Padding::new(run.pad_release_to, &clock);
+        let span = evaluator.is_private().then(|| padding.begin());
         evaluator.population(t, samples, images)?;
+        if let Some(span) = span {
+            span.end("the evaluation", run.observer)?;
+        }
     }
+    store.dir.stamp()?;
     Ok(())
 }

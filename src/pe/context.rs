@@ -6,7 +6,7 @@ use super::Plan;
 use crate::embedders::Embedder;
 use crate::evaluation::Evaluation;
 use crate::generators::Generator;
-use crate::privacy::sha256_hex;
+use crate::privacy::{PadPeriod, sha256_hex};
 use crate::progress::Observer;
 
 /// A validated run. Inputs are loaded; no privacy budget has been charged.
@@ -21,6 +21,8 @@ pub struct Run<'a> {
     pub class_conditional: bool,
     /// Rows and columns of each private image (`data.image_size`).
     pub private_image_size: usize,
+    /// Pads the time of work with private data (`privacy.pad_release_to`).
+    pub pad_release_to: Option<&'a PadPeriod>,
     /// Also writes every sample as PNG (`output.plot_images`).
     pub plot_images: bool,
     /// The foundation model.

@@ -37,6 +37,7 @@
 //! | `ledger` | the charges, on disk before noise is sampled |
 //! | `statement` | `privacy.json`: the claim and its assumptions |
 //! | `trial` | the mechanism without a ledger, for audits of public images |
+//! | `padding` | the time of work with private data, padded to a public multiple |
 //! | `report` | the table of `dpsyn privacy` |
 //! | `rounding` | numbers as text, rounded in the safe direction |
 //!
@@ -59,6 +60,7 @@ mod ledger;
 mod mechanism;
 mod noise_source;
 mod normal_tail;
+mod padding;
 mod private_folder;
 mod report;
 mod rounding;
@@ -78,6 +80,8 @@ pub use fingerprint::{Fingerprint, same_data, sha256_hex};
 pub use histogram::NoisyHistogram;
 pub use ledger::Ledger;
 pub use mechanism::{UnpublishedHistogram, release};
+pub use padding::PadPeriod;
+pub(crate) use padding::{Padding, SystemClock};
 pub use private_folder::PrivateFolder;
 pub use report::Report;
 pub use rounding::round_up;

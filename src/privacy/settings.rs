@@ -11,7 +11,9 @@ use super::lattice::{
     lattice_sigma,
 };
 use super::noise_source::NoiseOrigin;
+use super::padding::PadPeriod;
 use super::unit::Unit;
+use crate::sections::Section;
 
 /// The `[privacy]` table: either `noise_multiplier` or `epsilon`, and `delta`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +36,14 @@ pub struct PrivacyConfig {
     /// The protected unit: `image`, at present the only one.
     #[serde(default)]
     pub unit: Unit,
+    /// Pads the time of work with private data to multiples of a duration, for observers of the
+    /// time such as the vendor of a hosted model. No result depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad_release_to: Option<PadPeriod>,
+}
+
+impl Section for PrivacyConfig {
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &["pad_release_to"];
 }
 
 /// Proof that the user explicitly requested a run without privacy (`--non-private`). The ledger,

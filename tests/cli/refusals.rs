@@ -73,6 +73,10 @@ fn configurations() {
     set("privacy.noise_multiplier=0", &["--non-private"]);
     set("privacy.delta=0.05", &["privacy.delta", "1/24"]);
     set("privacy.delta=nan", &["delta"]);
+    for wrong in ["0s", "60", "2d"] {
+        let key = format!("privacy.pad_release_to=\"{wrong}\"");
+        set(&key, &["pad_release_to", "such as \"60s\"", wrong]);
+    }
     set("data.image_size=0", &["data.image_size"]);
     refused(&fixture, USAGE, &["--non-private"], &["--non-private"]);
     std::fs::write(
@@ -226,6 +230,7 @@ fn a_run_goes_on_only_under_its_own_terms() {
     refuse(&["--set", "evolution.threshold=2"], "config_sha256");
     // What no result depends on may change.
     fixture.succeed(&["--set", "model.batch_size=3", "--resume"]);
+    fixture.succeed(&["--set", "privacy.pad_release_to=1s", "--resume"]);
     // A released histogram is the one that was released.
     let votes = fixture.path("out/2/votes.npz");
     let other = std::fs::read(fixture.path("out/1/votes.npz")).unwrap();

@@ -179,7 +179,7 @@ impl Journal {
             .write_all(&line)
             .map_err(ServiceError::io(&self.path))?;
         self.count(record);
-        Ok(())
+        atomic::stamp(&self.file).map_err(ServiceError::io(&self.path))
     }
 }
 

@@ -156,7 +156,11 @@ impl ResponseCache {
     /// # Errors
     /// [`ServiceError::Io`].
     pub(super) fn remove_response(&self, pending: &PendingResponse) -> Result<(), ServiceError> {
-        fs::remove_file(&pending.path).map_err(ServiceError::io(&pending.path))
+        let path = &pending.path;
+        let removed = fs::remove_file(path);
+        removed
+            .and_then(|()| path.parent().map_or(Ok(()), atomic::stamp_path))
+            .map_err(ServiceError::io(path))
     }
 
     /// Returns the files of the responses that a killed process left, sorted.
@@ -208,7 +212,9 @@ impl ResponseCache {
 
     fn create_folder(&self, iteration: u32) -> Result<(), ServiceError> {
         let folder = self.folder(iteration);
-        fs::create_dir_all(&folder).map_err(ServiceError::io(&folder))
+        fs::create_dir_all(&folder)
+            .and_then(|()| atomic::stamp_up_to(&self.work, &folder))
+            .map_err(ServiceError::io(&folder))
     }
 }
 
