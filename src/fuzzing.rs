@@ -163,6 +163,7 @@ impl LedgerRun {
             delta: 1e-5,
             adjacency: Adjacency::AddRemove,
             unit: Unit::Image,
+            budget: None,
             pad_release_to: None,
         };
         let folder = tempfile::tempdir()?;

@@ -6,6 +6,8 @@ mod support;
 mod attack_rollback;
 #[path = "cli/audit.rs"]
 mod audit;
+#[path = "cli/budget.rs"]
+mod budget;
 #[path = "cli/configs.rs"]
 mod configs;
 #[path = "cli/core_dumps.rs"]

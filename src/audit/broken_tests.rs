@@ -45,6 +45,7 @@ fn resolve(adjacency: Adjacency, noise_multiplier: Option<f64>) -> ResolvedPriva
         delta: DELTA,
         adjacency,
         unit: Unit::default(),
+        budget: None,
         pad_release_to: None,
     };
     config.resolve(1, 2, None, None).unwrap()

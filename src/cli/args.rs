@@ -43,6 +43,8 @@ pub enum Command {
     Fetch(FetchArguments),
     /// Compute epsilon from a noise multiplier, or the noise multiplier for a target epsilon
     Privacy(PrivacyArguments),
+    /// Create, show and correct the privacy budget of a data set, over all runs on it
+    Budget(BudgetArguments),
     /// Run the mechanism on public images and bound its epsilon from below
     Audit(AuditArguments),
 }
@@ -172,6 +174,59 @@ pub struct FetchArguments {
     /// A catalogue file that replaces the built-in one
     #[arg(long, value_name = "FILE")]
     pub catalogue: Option<PathBuf>,
+}
+
+/// Arguments of `dpsyn budget`.
+#[derive(Debug, Args)]
+pub struct BudgetArguments {
+    /// The action.
+    #[command(subcommand)]
+    pub command: BudgetCommand,
+    /// The budget file, which is private: keep it with the images
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        default_value = "budget.toml"
+    )]
+    pub file: PathBuf,
+}
+
+/// The actions of `dpsyn budget`.
+#[derive(Debug, Subcommand)]
+pub enum BudgetCommand {
+    /// Create the budget of a data set
+    Init(BudgetInit),
+    /// Declare that changed images are another state of the same data set
+    AddImages {
+        /// The images: a folder or an .npz file
+        #[arg(value_name = "IMAGES")]
+        images: PathBuf,
+    },
+    /// Reduce an abandoned run from its planned to its charged releases
+    Close {
+        /// The result folder of the run
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
+    /// Print the limit, the runs and the total
+    Show,
+}
+
+/// Arguments of `dpsyn budget init`.
+#[derive(Debug, Args)]
+pub struct BudgetInit {
+    /// The images: a folder or an .npz file
+    pub images: PathBuf,
+    /// The epsilon that all runs on these images together may cost
+    #[arg(long)]
+    pub epsilon: f64,
+    /// The delta at which epsilon is computed
+    #[arg(long)]
+    pub delta: f64,
+    /// Neighboring relation between data sets: add-remove (default) or replace-one
+    #[arg(long, value_parser = adjacency)]
+    pub adjacency: Option<Adjacency>,
 }
 
 /// Arguments of `dpsyn privacy`.

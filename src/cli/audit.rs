@@ -103,6 +103,7 @@ fn default_plan() -> Plan {
             delta,
             adjacency: crate::privacy::Adjacency::default(),
             unit: crate::privacy::Unit::default(),
+            budget: None,
             pad_release_to: None,
         },
         releases,

@@ -2,6 +2,7 @@
 
 mod args;
 mod audit;
+mod budget;
 mod core_dumps;
 mod device;
 mod error;
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
         args::Command::Eval(arguments) => eval::run(&arguments),
         args::Command::Fetch(arguments) => fetch::run(&arguments),
         args::Command::Privacy(arguments) => privacy::run(&arguments),
+        args::Command::Budget(arguments) => budget::run(&arguments),
         args::Command::Audit(arguments) => audit::run(&arguments),
     };
     match result {

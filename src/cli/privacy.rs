@@ -24,6 +24,7 @@ pub(super) fn run(arguments: &PrivacyArguments) -> Result<(), CliError> {
                 delta: arguments.delta.unwrap_or(f64::NAN),
                 adjacency: arguments.adjacency.unwrap_or_default(),
                 unit: crate::privacy::Unit::default(),
+                budget: None,
                 pad_release_to: None,
             };
             Report::new(&config, arguments.iterations.unwrap_or(0))?

@@ -15,7 +15,7 @@ use super::output::print;
 use super::progress::{TerminalProgress, catch_interrupts};
 use crate::artifacts::{ArtifactsError, Existing, RunDir};
 use crate::config::{ConfigError, Loaded, Settings};
-use crate::dataset::PrivateImages;
+use crate::dataset::{PrivateImages, content_fingerprint};
 use crate::embedders::OpenedEmbedder;
 use crate::evaluation::Evaluation;
 use crate::fetch::Catalogue;
@@ -25,8 +25,8 @@ use crate::logging;
 use crate::net::Offline;
 use crate::pe::{InitialSamples, PeError, Plan, Run, RunIdentity};
 use crate::privacy::{
-    EarlierRun, Fingerprint, NonPrivateConsent, PrivacyError, PrivateFolder, ResolvedPrivacy,
-    Sensitive, merge_earlier, run_of_samples,
+    Budget, EarlierRun, Fingerprint, NonPrivateConsent, PrivacyError, PrivateFolder,
+    ResolvedPrivacy, Sensitive, merge_earlier, run_of_samples,
 };
 use crate::progress::Progress as _;
 use crate::streams::{Phase, RngKey};
@@ -55,6 +55,14 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     check_availability(&loaded, arguments.dry_run)?;
     let inputs = Inputs::open(&loaded, privacy, &devices, &progress)
         .map_err(|error| with_command(error, &loaded.settings, &arguments.config))?;
+    if existing != Existing::Resume
+        && let Some((budget, images)) = &inputs.budget
+    {
+        // Before anything is generated. A run that is resumed has its place in the budget.
+        budget
+            .check(&inputs.plan.privacy, images)
+            .map_err(PeError::from)?;
+    }
     let notes = inputs.preflight(&loaded)?;
     if arguments.dry_run {
         return print_plan(&loaded, &inputs, &notes);
@@ -136,6 +144,8 @@ fn prepare_folder(
 struct Inputs {
     images: PrivateImages,
     fingerprint: Sensitive<Fingerprint>,
+    /// The budget of the data set, and the fingerprint by which it knows the images.
+    budget: Option<(Budget, Sensitive<Fingerprint>)>,
     plan: Plan,
     generator: OpenedGenerator,
     embedder: OpenedEmbedder,
@@ -172,9 +182,17 @@ impl Inputs {
         for (path, reason) in skipped {
             progress.message(&format!("skipped {}: {reason}", path.display()));
         }
+        let budget = match &loaded.settings.privacy.budget {
+            Some(path) => {
+                let images = content_fingerprint(&loaded.settings.data.path);
+                Some((Budget::at(path), images.map_err(PeError::from)?))
+            }
+            None => None,
+        };
         Ok(Self {
             images,
             fingerprint,
+            budget,
             plan,
             generator,
             embedder,
@@ -219,6 +237,10 @@ impl Inputs {
             plan: &self.plan,
             identity: command.identity,
             resolved_config: command.resolved_config,
+            budget: self
+                .budget
+                .as_ref()
+                .map(|(budget, images)| (budget, images)),
             class_conditional: settings.data.class_conditional,
             private_image_size: settings.data.image_size,
             pad_release_to: settings.privacy.pad_release_to.as_ref(),

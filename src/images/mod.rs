@@ -9,6 +9,7 @@
 //! * the private data: `folder` lists, [`ImageSource`] reads.
 
 mod batch;
+mod content;
 mod crop;
 mod decode;
 mod error;
@@ -22,6 +23,7 @@ mod samples;
 mod source;
 
 pub use batch::{BatchError, ImageBatch};
+pub use content::content_digests;
 pub use crop::{center_crop, resize_shorter_side};
 pub use decode::{Rgb, decode};
 pub use error::ImagesError;

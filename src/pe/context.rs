@@ -6,7 +6,7 @@ use super::Plan;
 use crate::embedders::Embedder;
 use crate::evaluation::Evaluation;
 use crate::generators::Generator;
-use crate::privacy::{PadPeriod, sha256_hex};
+use crate::privacy::{Budget, Fingerprint, PadPeriod, Sensitive, sha256_hex};
 use crate::progress::Observer;
 
 /// A validated run. Inputs are loaded; no privacy budget has been charged.
@@ -17,6 +17,8 @@ pub struct Run<'a> {
     pub identity: &'a RunIdentity,
     /// The configuration with all defaults, for `config.toml`.
     pub resolved_config: &'a str,
+    /// The budget of the data set, and the fingerprint by which it knows the images.
+    pub budget: Option<(&'a Budget, &'a Sensitive<Fingerprint>)>,
     /// Distinguishes classes by name (`data.class_conditional`).
     pub class_conditional: bool,
     /// Rows and columns of each private image (`data.image_size`).

@@ -35,6 +35,9 @@ impl Run<'_> {
             &folder,
             fingerprint,
         )?;
+        if let Some((budget, images)) = self.budget {
+            budget.admit(&ledger, images)?;
+        }
         // The ledger is locked from here on, so temporary files belong to killed processes.
         dir.sweep()?;
         dir.stamp()?;
@@ -70,6 +73,9 @@ impl Run<'_> {
         )?;
         dir.clear(&dir.work())?;
         disclosure.finish(&ledger)?;
+        if let Some((budget, _)) = self.budget {
+            budget.close(ledger.run_id(), ledger.charged())?;
+        }
         Ok(dir.samples(self.plan.iterations()))
     }
 

@@ -112,6 +112,14 @@ pub enum PrivacyError {
         /// The ledger.
         path: PathBuf,
     },
+    /// The budget of the data set refuses, or its file cannot be used.
+    #[error("the privacy budget {} {message}", path.display())]
+    Budget {
+        /// The file.
+        path: PathBuf,
+        /// The reason, and how to proceed.
+        message: String,
+    },
     /// The private data differ from those at the start of the run.
     #[error("{message}")]
     PrivateData {
@@ -132,6 +140,7 @@ impl ExitCode for PrivacyError {
             | Self::LedgerTerms { .. }
             | Self::LedgerVersion { .. }
             | Self::Order { .. }
+            | Self::Budget { .. }
             | Self::LedgerBroken { .. }
             | Self::PrivateData { .. } => exit_code::PRIVACY,
         }

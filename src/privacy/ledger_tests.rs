@@ -21,6 +21,7 @@ fn config() -> PrivacyConfig {
         delta: 1e-5,
         adjacency: Adjacency::AddRemove,
         unit: Unit::Image,
+        budget: None,
         pad_release_to: None,
     }
 }

@@ -10,6 +10,7 @@ fn config(noise_multiplier: f64) -> PrivacyConfig {
         delta: 1e-5,
         adjacency: Adjacency::AddRemove,
         unit: Unit::Image,
+        budget: None,
         pad_release_to: None,
     }
 }

@@ -35,6 +35,7 @@
 //! | `unit` | the unit of privacy |
 //! | `settings` | the `[privacy]` table of the configuration, validated |
 //! | `ledger` | the charges, on disk before noise is sampled |
+//! | `budget` | one budget for a data set, over all runs |
 //! | `statement` | `privacy.json`: the claim and its assumptions |
 //! | `trial` | the mechanism without a ledger, for audits of public images |
 //! | `padding` | the time of work with private data, padded to a public multiple |
@@ -48,6 +49,7 @@
 //! must be next to its proof, so that a reviewer needs to read only about 600 lines.
 
 mod accountant;
+mod budget;
 mod charge;
 mod discrete_gaussian;
 mod earlier;
@@ -72,6 +74,7 @@ mod unit;
 mod vote_counts;
 
 pub use accountant::{Adjacency, epsilon, noise_multiplier};
+pub use budget::{Budget, BudgetTerms};
 pub use charge::Charge;
 pub use earlier::{EarlierRun, merge as merge_earlier, run_of_samples};
 pub use error::PrivacyError;

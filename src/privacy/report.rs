@@ -147,6 +147,7 @@ mod tests {
             delta: 1e-5,
             adjacency: Adjacency::AddRemove,
             unit: Unit::Image,
+            budget: None,
             pad_release_to: None,
         }
     }

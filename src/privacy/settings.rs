@@ -1,5 +1,7 @@
 //! The `[privacy]` table of the configuration, and the validated parameters that it resolves to.
 
+use std::path::PathBuf;
+
 use num_bigint::BigUint;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,10 @@ pub struct PrivacyConfig {
     /// The protected unit: `image`, at present the only one.
     #[serde(default)]
     pub unit: Unit,
+    /// The file with the budget of the data set, which `dpsyn budget` creates. A run that would
+    /// exceed it is refused. No result depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<PathBuf>,
     /// Pads the time of work with private data to multiples of a duration, for observers of the
     /// time such as the vendor of a hosted model. No result depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,7 +49,7 @@ pub struct PrivacyConfig {
 }
 
 impl Section for PrivacyConfig {
-    const NON_IDENTITY_KEYS: &'static [&'static str] = &["pad_release_to"];
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &["budget", "pad_release_to"];
 }
 
 /// Proof that the user explicitly requested a run without privacy (`--non-private`). The ledger,

@@ -58,6 +58,7 @@ fn config(noise_multiplier: f64, adjacency: Adjacency) -> PrivacyConfig {
         delta: 1e-5,
         adjacency,
         unit: Unit::Image,
+        budget: None,
         pad_release_to: None,
     }
 }

@@ -62,6 +62,7 @@ fn help() {
         ("help_eval", &["eval", "--help"]),
         ("help_fetch", &["fetch", "--help"]),
         ("help_privacy", &["privacy", "--help"]),
+        ("help_budget", &["budget", "--help"]),
         ("help_audit", &["audit", "--help"]),
     ] {
         let output = dpsyn(Path::new(REPOSITORY), arguments);

@@ -1,0 +1,190 @@
+use super::*;
+use crate::privacy::{NonPrivateConsent, PrivacyConfig, PrivateFolder, epsilon, sha256_hex};
+
+const LIMIT: BudgetTerms = BudgetTerms {
+    epsilon: 4.0,
+    delta: 1e-5,
+    adjacency: Adjacency::AddRemove,
+    unit: Unit::Image,
+};
+
+fn images(bytes: &[u8]) -> Sensitive<Fingerprint> {
+    Sensitive::new(Fingerprint::of([bytes]))
+}
+
+fn terms(noise_multiplier: f64, releases: u32) -> ResolvedPrivacy {
+    config(noise_multiplier)
+        .resolve(releases, 1, None, None)
+        .unwrap()
+}
+
+fn config(noise_multiplier: f64) -> PrivacyConfig {
+    let text = format!("noise_multiplier = {noise_multiplier:?}\ndelta = 1e-6");
+    toml::from_str(&text).unwrap()
+}
+
+/// A folder with a budget and result folders.
+struct Owner(tempfile::TempDir);
+
+impl Owner {
+    fn new() -> Self {
+        let owner = Self(tempfile::tempdir().unwrap());
+        Budget::create(&owner.file(), LIMIT, &images(b"a")).unwrap();
+        owner
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("budget.toml")
+    }
+
+    fn budget(&self) -> Budget {
+        Budget::at(&self.file())
+    }
+
+    fn ledger(&self, name: &str, privacy: &ResolvedPrivacy) -> Ledger {
+        let folder = self.0.path().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let private = PrivateFolder::create(folder.join("private")).unwrap();
+        let digest = sha256_hex(b"config");
+        Ledger::open(&folder, privacy, &digest, &private, &images(b"a")).unwrap()
+    }
+
+    fn total(&self) -> f64 {
+        self.budget().read().unwrap().epsilon()
+    }
+}
+
+fn error_of<T>(result: Result<T, PrivacyError>) -> String {
+    match result {
+        Ok(_) => panic!("expected an error"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn runs_compose_as_gaussian_mechanisms() {
+    let owner = Owner::new();
+    assert_eq!(owner.total(), 0.0);
+    let first = owner.ledger("first", &terms(4.0, 8));
+    owner.budget().admit(&first, &images(b"a")).unwrap();
+    // μ² = 8/16 + 2/4 = 1 is that of one release with σ = 1.
+    let second = owner.ledger("second", &terms(2.0, 2));
+    owner.budget().admit(&second, &images(b"a")).unwrap();
+    let one = epsilon(1.0, 1, 1e-5, Adjacency::AddRemove).unwrap();
+    assert!((owner.total() - one).abs() < 1e-9, "{}", owner.total());
+    // A sum of ε would be larger by far.
+    assert!(owner.total() < 0.8 * 2.0 * epsilon(2.0, 2, 1e-5, Adjacency::AddRemove).unwrap());
+    // A resumed run is not counted again.
+    owner.budget().admit(&second, &images(b"a")).unwrap();
+    assert!((owner.total() - one).abs() < 1e-9);
+}
+
+#[test]
+fn a_run_that_exceeds_the_limit_is_refused_and_leaves_the_file_as_it_is() {
+    let owner = Owner::new();
+    let small = terms(2.0, 4);
+    let first = owner.ledger("first", &small);
+    owner.budget().admit(&first, &images(b"a")).unwrap();
+    let before = fs::read(owner.file()).unwrap();
+    let large = terms(1.0, 2);
+    let error = error_of(owner.budget().check(&large, &images(b"a")));
+    assert!(error.contains("would be exceeded"), "{error}");
+    let second = owner.ledger("second", &large);
+    let error = error_of(owner.budget().admit(&second, &images(b"a")));
+    assert!(error.contains("of 4 is spent or reserved"), "{error}");
+    assert_eq!(fs::read(owner.file()).unwrap(), before);
+
+    // The first run was abandoned after one release, which frees enough.
+    owner.budget().close(first.run_id(), 1).unwrap();
+    owner.budget().check(&terms(1.0, 1), &images(b"a")).unwrap();
+    // And counts with its whole plan again if it is resumed.
+    let used = owner.total();
+    owner.budget().admit(&first, &images(b"a")).unwrap();
+    assert!(owner.total() > used);
+}
+
+#[test]
+fn what_no_budget_covers_is_refused() {
+    let owner = Owner::new();
+    let budget = owner.budget();
+    let refused = |privacy: &ResolvedPrivacy, of: &[u8], expected: &str| {
+        let error = error_of(budget.check(privacy, &images(of)));
+        assert!(error.contains(expected), "{error}");
+    };
+    refused(&terms(8.0, 1), b"b", "budget of other images");
+    budget.add_images(&images(b"b")).unwrap();
+    budget.check(&terms(8.0, 1), &images(b"b")).unwrap();
+    let consent = Some(NonPrivateConsent::given());
+    let without = config(0.0).resolve(1, 1, None, consent).unwrap();
+    refused(&without, b"a", "without noise");
+    let replace = PrivacyConfig {
+        adjacency: Adjacency::ReplaceOne,
+        ..config(8.0)
+    };
+    let replace = replace.resolve(1, 1, None, None).unwrap();
+    refused(&replace, b"a", "is for adjacency add-remove");
+    assert!(error_of(budget.close("unknown", 1)).contains("has no run"));
+}
+
+#[test]
+fn carried_charges_count_once() {
+    let owner = Owner::new();
+    let first = owner.ledger("first", &terms(4.0, 2));
+    let earlier = EarlierRun {
+        run_id: first.run_id().to_owned(),
+        noise_multiplier: 4.0,
+        nearest_neighbors: 1,
+        releases: 2,
+        unit: Unit::Image,
+    };
+    let carrying = terms(4.0, 2).with_earlier(vec![earlier]).unwrap();
+    let second = owner.ledger("second", &carrying);
+    owner.budget().admit(&second, &images(b"a")).unwrap();
+    let four = epsilon(4.0, 4, 1e-5, Adjacency::AddRemove).unwrap();
+    assert!((owner.total() - four).abs() < 1e-9);
+    owner.budget().admit(&first, &images(b"a")).unwrap();
+    assert!((owner.total() - four).abs() < 1e-9);
+}
+
+#[test]
+fn of_many_runs_at_once_no_more_than_fit_are_admitted() {
+    let owner = Owner::new();
+    // Each takes μ² = 1/4; ε = 4 at δ = 1e-5 permits between 2 and 4 of them.
+    let privacy = terms(2.0, 1);
+    let ledgers: Vec<Ledger> = (0..8)
+        .map(|i| owner.ledger(&format!("run{i}"), &privacy))
+        .collect();
+    let admitted = std::thread::scope(|scope| {
+        let threads: Vec<_> = ledgers
+            .iter()
+            .map(|ledger| scope.spawn(|| owner.budget().admit(ledger, &images(b"a")).is_ok()))
+            .collect();
+        let results = threads.into_iter().map(|thread| thread.join().unwrap());
+        results.filter(|admitted| *admitted).count()
+    });
+    let fit = (1..=8)
+        .take_while(|n| epsilon(2.0, *n, 1e-5, Adjacency::AddRemove).unwrap() <= 4.0)
+        .count();
+    assert!((1..8).contains(&fit), "{fit}");
+    assert_eq!(admitted, fit);
+    assert!(owner.total() <= 4.0);
+}
+
+#[test]
+fn a_budget_is_created_once_and_a_damaged_one_is_refused() {
+    let owner = Owner::new();
+    let again = Budget::create(&owner.file(), LIMIT, &images(b"a"));
+    assert!(error_of(again).contains("exists already"));
+    for limit in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let limit = BudgetTerms {
+            epsilon: limit,
+            ..LIMIT
+        };
+        let other = Budget::create(&owner.0.path().join("other"), limit, &images(b"a"));
+        assert!(error_of(other).contains("positive"));
+    }
+    let missing = Budget::at(&owner.0.path().join("missing"));
+    assert!(error_of(missing.describe()).contains("dpsyn budget init"));
+    fs::write(owner.file(), "version = 1\n").unwrap();
+    assert!(error_of(owner.budget().describe()).contains("is damaged"));
+}
