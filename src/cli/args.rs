@@ -42,6 +42,8 @@ pub enum Command {
     Fetch(FetchArguments),
     /// Compute epsilon from a noise multiplier, or the noise multiplier for a target epsilon
     Privacy(PrivacyArguments),
+    /// Propose data.classes from the names of private images; the output is private
+    Classes(ClassesArguments),
 }
 
 /// Arguments of `dpsyn run`.
@@ -197,6 +199,13 @@ pub struct PrivacyArguments {
     /// Neighboring relation between data sets: add-remove (default) or replace-one
     #[arg(long, value_parser = adjacency)]
     pub adjacency: Option<Adjacency>,
+}
+
+/// Arguments of `dpsyn classes`.
+#[derive(Debug, Args)]
+pub struct ClassesArguments {
+    /// A folder of images with names `<class>_<rest>`, or an .npz file with labels
+    pub path: PathBuf,
 }
 
 fn adjacency(text: &str) -> Result<Adjacency, String> {

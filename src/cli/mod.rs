@@ -1,6 +1,7 @@
 //! The command line: arguments, progress, exit codes.
 
 mod args;
+mod classes;
 mod device;
 mod error;
 mod eval;
@@ -38,6 +39,7 @@ pub fn main() -> ExitCode {
         args::Command::Eval(arguments) => eval::run(&arguments),
         args::Command::Fetch(arguments) => fetch::run(&arguments),
         args::Command::Privacy(arguments) => privacy::run(&arguments),
+        args::Command::Classes(arguments) => classes::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

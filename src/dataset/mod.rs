@@ -2,9 +2,10 @@
 //! [`Sensitive`](crate::privacy::Sensitive).
 
 mod error;
+mod participation;
 mod private_data;
 mod private_images;
 
 pub use error::DatasetError;
 pub use private_data::PrivateData;
-pub use private_images::PrivateImages;
+pub use private_images::{CheckedImages, PrivateImages};

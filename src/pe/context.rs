@@ -6,7 +6,8 @@ use super::Plan;
 use crate::embedders::Embedder;
 use crate::evaluation::Evaluation;
 use crate::generators::Generator;
-use crate::privacy::sha256_hex;
+use crate::images::DataConfig;
+use crate::privacy::{Sensitive, sha256_hex};
 use crate::progress::Observer;
 
 /// A validated run. Inputs are loaded; no privacy budget has been charged.
@@ -15,12 +16,12 @@ pub struct Run<'a> {
     pub plan: &'a Plan,
     /// The public inputs that a resumed run must share.
     pub identity: &'a RunIdentity,
-    /// The configuration with all defaults, for `config.toml`.
-    pub resolved_config: &'a str,
-    /// Distinguishes classes by name (`data.class_conditional`).
-    pub class_conditional: bool,
-    /// Rows and columns of each private image (`data.image_size`).
-    pub private_image_size: usize,
+    /// The text of `config.toml`, which is published.
+    pub public_config: &'a str,
+    /// The complete configuration with all defaults, for `private/config.toml`.
+    pub private_config: &'a Sensitive<String>,
+    /// `[data]`.
+    pub data: &'a DataConfig,
     /// Also writes every sample as PNG (`output.plot_images`).
     pub plot_images: bool,
     /// The foundation model.

@@ -112,6 +112,9 @@ fn config() -> String {
 [data]
 path = "data"
 image_size = {SIZE}
+class_conditional = true
+classes = ["cat", "dog"]
+declared_size = 24
 
 [model]
 type = "improved-diffusion"
