@@ -1,0 +1,15 @@
+//! Attacks on the privacy claim: an attacker sees everything that a run publishes, knows all private
+//! images but one, and has to tell two data sets apart that differ in this image.
+//!
+//! Every attack runs the real binary. What the noise enters is listed in `attacks/compare.rs`;
+//! everything else that is published has to be the same for both data sets, byte for byte, so these
+//! tests have no false alarms.
+
+mod support;
+
+#[path = "attacks/compare.rs"]
+mod compare;
+#[path = "attacks/declarations.rs"]
+mod declarations;
+#[path = "attacks/duplicates.rs"]
+mod duplicates;
