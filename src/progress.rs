@@ -18,9 +18,9 @@ pub enum Unit {
 ///
 /// Only public facts may be reported: stages, counts of finished work, messages. There are two
 /// exceptions, both marked with [`PRIVATE_MARK`]: lines of
-/// [`crate::privacy::print_marked_private`], and stages whose counts depend on the number of private
-/// images ([`Progress::begin_private`]). An implementation therefore writes to a terminal or to the
-/// private folder, never into the published part of a result folder.
+/// [`crate::privacy::print_marked_private`], and stages whose counts depend on the number of
+/// private images ([`Progress::begin_private`]). An implementation therefore writes to a terminal
+/// or to the private folder, never into the published part of a result folder.
 pub trait Progress: Sync {
     /// Begins a stage; `total` is `None` where the amount of work is unknown in advance.
     fn begin(&self, stage: &str, total: Option<u64>, unit: Unit);

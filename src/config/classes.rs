@@ -2,8 +2,9 @@
 
 use super::document::Locations;
 use super::error::ConfigError;
-use super::settings::Settings;
-use crate::images::missing_classes;
+use crate::generators::ModelConfig;
+use crate::images::{DataConfig, missing_classes};
+use crate::pe::EvolutionConfig;
 
 /// A table by class: its key, and the names of its classes.
 type Table<'a> = (&'static str, Vec<&'a str>);
@@ -18,16 +19,18 @@ type Table<'a> = (&'static str, Vec<&'a str>);
 /// Returns [`ConfigError::Value`] if there is no declaration, or if a table lacks a class or has
 /// another one.
 pub(super) fn declared_classes(
-    settings: &Settings,
+    data: &DataConfig,
+    evolution: &EvolutionConfig,
+    model: &ModelConfig,
     locations: &Locations,
 ) -> Result<Option<Vec<String>>, ConfigError> {
-    if !settings.data.class_conditional {
+    if !data.class_conditional {
         return Ok(None);
     }
-    let tables = tables(settings);
-    let (origin, classes) = match (&settings.data.classes, tables.first()) {
+    let tables = tables(evolution, model);
+    let (origin, classes) = match (&data.classes, tables.first()) {
         (Some(classes), _) => ("data.classes", classes.clone()),
-        (None, Some((key, names))) => (*key, sorted(names, settings.data.is_npz())),
+        (None, Some((key, names))) => (*key, sorted(names, data.is_npz())),
         (None, None) => return Err(locations.invalid("data", missing_classes())),
     };
     for (key, names) in &tables {
@@ -56,15 +59,15 @@ pub(super) fn declared_classes(
 }
 
 /// Returns the tables by class of a configuration, in the order of precedence.
-fn tables(settings: &Settings) -> Vec<Table<'_>> {
-    let shares = settings.evolution.class_shares.as_ref();
+fn tables<'a>(evolution: &'a EvolutionConfig, model: &'a ModelConfig) -> Vec<Table<'a>> {
+    let shares = evolution.class_shares.as_ref();
     let shares = shares.map(|shares| {
         let names = shares.keys().map(String::as_str).collect();
         ("evolution.class_shares", names)
     });
     shares
         .into_iter()
-        .chain(settings.model.section().classes())
+        .chain(model.section().classes())
         .collect()
 }
 
@@ -81,6 +84,7 @@ fn sorted(names: &[&str], is_npz: bool) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::Settings;
     use super::super::sources::ConfigSources;
     use super::*;
 

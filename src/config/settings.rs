@@ -101,7 +101,12 @@ impl Settings {
         };
         let populations = settings.validate(&locations)?;
         let data = DataConfig {
-            classes: declared_classes(&settings, &locations)?,
+            classes: declared_classes(
+                &settings.data,
+                &settings.evolution,
+                &settings.model,
+                &locations,
+            )?,
             ..settings.data.clone()
         };
         Ok(Loaded {

@@ -162,8 +162,8 @@ impl DataConfig {
         Ok(())
     }
 
-    /// Returns the names of the classes in the order of labels: the declared ones, or the only class
-    /// of an unconditional run. Empty, if a class-conditional run declares none.
+    /// Returns the names of the classes in the order of labels: the declared ones, or the only
+    /// class of an unconditional run. Empty, if a class-conditional run declares none.
     #[must_use]
     pub fn class_names(&self) -> Vec<String> {
         match self.class_conditional {
