@@ -11,7 +11,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use candle_core::Device;
-use dpsyn::{DataConfig, ImageSource, OnBadImage};
+use dpsyn::{DataConfig, ImageSource};
 use dpsyn::{
     Embedder, Embeddings, InceptionConfig, InceptionEmbedder, PixelsConfig, PixelsEmbedder,
 };
@@ -34,13 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         )?),
         None => Box::new(PixelsEmbedder::new(&PixelsConfig::default(), (SIZE, SIZE))?),
     };
-    let mut source = ImageSource::open(&DataConfig {
-        path: folder.clone(),
-        image_size: SIZE,
-        class_conditional: false,
-        num_samples: None,
-        on_bad_image: OnBadImage::Error,
-    })?;
+    let mut source = ImageSource::open(&DataConfig::new(folder, SIZE))?;
     // One batch of images is in memory at a time; all vectors are kept.
     let mut vectors = Vec::new();
     source.for_each_batch(embedder.batch_size(), |images| {

@@ -44,9 +44,9 @@ pub mod hub {
 }
 pub mod images {
     pub use crate::images::{
-        DataConfig, Filter, ImageBatch, ImageSource, ImagesError, NpzReader, NpzWriter, OnBadImage,
-        Resampler, Rgb, SamplesReader, SamplesWriter, center_crop, decode, png,
-        resize_bicubic_float, resize_shorter_side,
+        DataConfig, Duplicates, Filter, ImageBatch, ImageSource, ImagesError, NpzReader, NpzWriter,
+        OnBadImage, Resampler, Rgb, SamplesReader, SamplesWriter, UndeclaredClass, center_crop,
+        decode, png, resize_bicubic_float, resize_shorter_side,
     };
 }
 pub mod kernels {

@@ -96,7 +96,10 @@ pub use generators::{
     Condition, ConditionRequest, Generator, GeneratorError, Operation, PlannedWork, RunPaths,
     SampleRequest,
 };
-pub use images::{DataConfig, ImageBatch, ImageSource, ImagesError, OnBadImage, grid, write_png};
+pub use images::{
+    DataConfig, Duplicates, ImageBatch, ImageSource, ImagesError, OnBadImage, UndeclaredClass,
+    grid, write_png,
+};
 #[cfg(feature = "insecure-test-noise")]
 #[doc(hidden)]
 pub use kill_point::KillPoint;

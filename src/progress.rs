@@ -2,6 +2,9 @@
 
 use thiserror::Error;
 
+/// The prefix of every line on a terminal about a private value.
+pub const PRIVATE_MARK: &str = "[private, not for release]";
+
 /// Unit in which a stage counts its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -13,13 +16,19 @@ pub enum Unit {
 
 /// Receives progress of one stage at a time.
 ///
-/// Only public facts may be reported: stages, counts of finished work, messages. The one exception
-/// is what [`crate::privacy::print_marked_private`] prints of an evaluation against private images;
-/// an implementation therefore writes to a terminal or to the private folder, never into the
-/// published part of a result folder.
+/// Only public facts may be reported: stages, counts of finished work, messages. There are two
+/// exceptions, both marked with [`PRIVATE_MARK`]: lines of
+/// [`crate::privacy::print_marked_private`], and stages whose counts depend on the number of
+/// private images ([`Progress::begin_private`]). An implementation therefore writes to a terminal
+/// or to the private folder, never into the published part of a result folder.
 pub trait Progress: Sync {
     /// Begins a stage; `total` is `None` where the amount of work is unknown in advance.
     fn begin(&self, stage: &str, total: Option<u64>, unit: Unit);
+    /// Begins a stage like [`Progress::begin`] whose counts depend on the number of private images.
+    /// Every line about the stage begins with [`PRIVATE_MARK`].
+    fn begin_private(&self, stage: &str, total: Option<u64>, unit: Unit) {
+        self.begin(&format!("{PRIVATE_MARK} {stage}"), total, unit);
+    }
     /// Reports work of the stage that an earlier run finished. Called right after
     /// [`Progress::begin`].
     fn resume(&self, done: u64);

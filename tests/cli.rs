@@ -2,8 +2,8 @@
 
 mod support;
 
-#[path = "attacks/rollback.rs"]
-mod attack_rollback;
+#[path = "attacks/mod.rs"]
+mod attacks;
 #[path = "cli/audit.rs"]
 mod audit;
 #[path = "cli/budget.rs"]

@@ -16,7 +16,7 @@ use super::images::Clusters;
 use super::mechanism::{LinearScore, Mechanism, Observation, Transcript, World};
 use crate::dataset::PrivateImages;
 use crate::embedders::{Embedder, Embeddings, embed_all};
-use crate::images::{DataConfig, ImageBatch, OnBadImage, png};
+use crate::images::{DataConfig, ImageBatch, png};
 use crate::privacy::{
     Adjacency, ClassConditions, Fingerprint, Ledger, PrivateFolder, PublicCanaries, PublicInputs,
     ResolvedPrivacy, Sensitive, Statement, Trial, sha256_hex,
@@ -260,8 +260,8 @@ impl<'a> Population<'a> {
     }
 
     /// Writes the images of a world to a temporary folder and treats it as a run treats its private
-    /// images, up to the clean counts. The bins are those of the classes that the data set has
-    /// according to [`PrivateImages::classes`], as in a run.
+    /// images, up to the clean counts. The bins are those of the classes that
+    /// [`PrivateImages::classes`] returns, as in a run.
     fn vote(&self, images: &[Image], observer: &dyn Observer) -> Result<PreparedWorld, AuditError> {
         let folder = tempfile::tempdir()?;
         let data = folder.path().join("data");
@@ -274,16 +274,14 @@ impl<'a> Population<'a> {
             let path = data.join(format!("{name}_{index:07}.png"));
             std::fs::write(path, png(&image)?)?;
         }
-        let config = DataConfig {
-            path: data,
-            image_size: size,
-            class_conditional: !self.subject.classes.is_empty(),
-            num_samples: None,
-            on_bad_image: OnBadImage::Error,
-        };
+        let mut config = DataConfig::new(data, size);
+        if !self.subject.classes.is_empty() {
+            config.class_conditional = true;
+            config.classes = Some(self.names.clone());
+        }
         let private = PrivateFolder::create(folder.path().join("private"))?;
         let mut private_images = PrivateImages::open(&config)?;
-        let (fingerprint, _) = private_images.check(observer)?;
+        let fingerprint = private_images.check(observer)?.fingerprint;
         let embedded = private_images.embeddings_by_class(
             self.subject.embedder,
             &private,
@@ -305,7 +303,7 @@ impl<'a> Population<'a> {
             class_ranges: &ranges,
         };
         let counts = nn_histogram(&samples, &embedded, &self.options(observer), observer)?;
-        let inputs = self.public_inputs(&private_images, samples.embeddings.len());
+        let inputs = self.public_inputs(&config, &private_images, samples.embeddings.len());
         let statement = self.statement(folder.path(), inputs, &private, &fingerprint)?;
         let transcript = Transcript::new(json!({
             "class_names": private_images.classes(),
@@ -316,11 +314,16 @@ impl<'a> Population<'a> {
     }
 
     /// Returns what a run states about its private images. The model has no part in an audit.
-    fn public_inputs(&self, images: &PrivateImages, samples: usize) -> PublicInputs {
+    fn public_inputs(
+        &self,
+        config: &DataConfig,
+        images: &PrivateImages,
+        samples: usize,
+    ) -> PublicInputs {
         let classes = images.classes().to_vec();
         let conditional = !self.subject.classes.is_empty();
         PublicInputs {
-            private_images: images.len(),
+            declared_size: config.declared_size,
             image_size: [self.subject.image_size; 2],
             samples,
             class_shares: vec![1.0 / classes.len().max(1) as f64; classes.len()],
@@ -333,7 +336,7 @@ impl<'a> Population<'a> {
                 .collect(),
             class_names: if conditional { classes } else { Vec::new() },
             prompts: Vec::new(),
-            selection: images.selection(),
+            selection: config.selection(),
             model_weights_sha256: None,
             embedder_weights_sha256: None,
             initial_samples_sha256: None,

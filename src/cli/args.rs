@@ -47,6 +47,8 @@ pub enum Command {
     Budget(BudgetArguments),
     /// Run the mechanism on public images and bound its epsilon from below
     Audit(AuditArguments),
+    /// Propose data.classes from the names of private images; the output is private
+    Classes(ClassesArguments),
 }
 
 /// Arguments of `dpsyn run`.
@@ -299,6 +301,13 @@ pub struct AuditArguments {
     /// Write the report as JSON to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Arguments of `dpsyn classes`.
+#[derive(Debug, Args)]
+pub struct ClassesArguments {
+    /// A folder of images with names `<class>_<rest>`, or an .npz file with labels
+    pub path: PathBuf,
 }
 
 fn adjacency(text: &str) -> Result<Adjacency, String> {

@@ -1,6 +1,5 @@
 //! `dpsyn audit`: a lower bound of ε of the mechanism of this build, from many runs of it.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Device;
@@ -121,10 +120,7 @@ fn configured(path: &Path, set: &[String]) -> Result<Plan, CliError> {
     let loaded = Settings::load(path, set)?;
     let releases = (loaded.populations.len() as u32).saturating_sub(1);
     let settings = loaded.settings;
-    let classes = match settings.data.class_conditional {
-        true => declared_classes(&settings),
-        false => Vec::new(),
-    };
+    let classes = loaded.data.classes.map(audited_classes).unwrap_or_default();
     Ok(Plan {
         privacy: settings.privacy,
         releases,
@@ -137,30 +133,15 @@ fn configured(path: &Path, set: &[String]) -> Result<Plan, CliError> {
     })
 }
 
-/// Returns the class names that a configuration declares: the keys of `evolution.class_shares`,
-/// or of the labels or prompts of the model. Names that cannot begin the name of a file (and one
-/// class alone, which has no neighbor of another class) are replaced by two made-up ones, because
-/// names do not influence the noise.
-fn declared_classes(settings: &Settings) -> Vec<String> {
-    let keys = |map: &serde_json::Map<String, serde_json::Value>| map.keys().cloned().collect();
-    let of_model = || -> Vec<String> {
-        let model = serde_json::to_value(&settings.model).unwrap_or_default();
-        ["class_labels", "prompts"]
-            .iter()
-            .find_map(|key| model.get(key)?.as_object().map(keys))
-            .unwrap_or_default()
-    };
-    let shares = settings.evolution.class_shares.as_ref();
-    let mut classes = shares.map_or_else(of_model, |shares: &BTreeMap<String, f64>| {
-        shares.keys().cloned().collect()
-    });
+/// Returns the class names that a configuration declares. Names that cannot begin the name of a file
+/// (and one class alone, which has no neighbor of another class) are replaced by two made-up ones,
+/// because names do not influence the noise.
+fn audited_classes(mut classes: Vec<String>) -> Vec<String> {
     let plain = |name: &String| {
         !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     };
     if classes.len() < 2 || !classes.iter().all(plain) {
         classes = vec!["first".to_owned(), "second".to_owned()];
     }
-    // In the order in which the data set lists them.
-    classes.sort();
     classes
 }

@@ -9,7 +9,7 @@ use crate::dataset::PrivateImages;
 use crate::embedders::{Embedder, EmbedderConfig, EmbedderError};
 use crate::evaluation::{CHUNK, EvaluationError, ReferenceSource};
 use crate::hub::{Checkpoint, sha256_file};
-use crate::images::{DataConfig, ImageSource, OnBadImage};
+use crate::images::{DataConfig, ImageSource, OccurringClasses};
 use crate::metrics::frechet::Frechet;
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
@@ -79,7 +79,8 @@ pub(super) fn check_public(config: &EvaluationConfig, private: &Path) -> Result<
 }
 
 /// Opens the reference; `None` for the private images of the run. Each image is read once, so that
-/// a damaged one is found before anything is computed.
+/// a damaged one is found before anything is computed. Only the metric `downstream` needs classes,
+/// which are those that occur in the reference: nothing of an evaluation is published.
 pub(super) fn open_reference(
     config: &EvaluationConfig,
     image_size: usize,
@@ -98,21 +99,19 @@ pub(super) fn open_reference(
         Frechet::new(&statistics.gaussian)?;
         return Ok(Some(ReferenceSource::statistics(statistics, public)));
     }
-    let data = DataConfig {
-        path: path.to_owned(),
-        image_size,
-        class_conditional: config.metrics.contains(&MetricKind::Downstream),
-        num_samples: None,
-        on_bad_image: OnBadImage::Error,
-    };
+    let mut data = DataConfig::new(path, image_size);
+    if config.metrics.contains(&MetricKind::Downstream) {
+        data.class_conditional = true;
+        data.classes = Some(OccurringClasses::of(path)?.names());
+    }
     Ok(Some(if public {
         let mut source = ImageSource::open(&data)?;
         source.check::<EvaluationError>(CHUNK, |_| Ok(observer.check()?))?;
         ReferenceSource::public_images(source)
     } else {
         let mut images = PrivateImages::open(&data)?;
-        let (fingerprint, _) = images.check(observer)?;
-        ReferenceSource::private_images(images, fingerprint)
+        let checked = images.check(observer)?;
+        ReferenceSource::private_images(images, checked.fingerprint)
     }))
 }
 

@@ -3,6 +3,7 @@
 mod args;
 mod audit;
 mod budget;
+mod classes;
 mod core_dumps;
 mod device;
 mod error;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         args::Command::Privacy(arguments) => privacy::run(&arguments),
         args::Command::Budget(arguments) => budget::run(&arguments),
         args::Command::Audit(arguments) => audit::run(&arguments),
+        args::Command::Classes(arguments) => classes::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

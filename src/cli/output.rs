@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::{error, info, warn};
 
 use crate::logging::{self, LogFormat, TERMINAL};
+use crate::privacy::{PrivateEvaluationConsent, Sensitive, print_marked_private};
+use crate::progress::Progress;
 
 /// Set by `--log-format json`: the subscriber of [`crate::logging`] then writes standard error.
 static JSON: AtomicBool = AtomicBool::new(false);
@@ -47,6 +49,16 @@ pub(super) fn report_error(error: &dyn Display) {
     if is_human() {
         eprint_line(&format!("error: {error}"));
     }
+}
+
+/// Shows lines about private images to their owner, each with the private mark.
+pub(super) fn show_private(lines: &Sensitive<Vec<String>>, progress: &dyn Progress) {
+    // The owner runs this command on the images. Everything published is computed without these
+    // lines.
+    let consent = PrivateEvaluationConsent::given_by_owner();
+    print_marked_private(&consent, lines, Vec::clone, &mut |line| {
+        progress.message(line)
+    });
 }
 
 /// Emits the event of a message without a line. The prefix `warning: ` becomes the level.

@@ -12,7 +12,7 @@ use super::output::{eprint_line, is_human, log_message, report};
 use super::units::bytes;
 use crate::exit_code;
 use crate::logging::{PRIVATE, PROGRESS};
-use crate::progress::{Cancellation, Progress, Unit};
+use crate::progress::{Cancellation, PRIVATE_MARK, Progress, Unit};
 
 /// Set by Ctrl-C; the run stops after the current unit of work.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -72,6 +72,7 @@ pub struct TerminalProgress {
 }
 
 struct Stage {
+    /// The name, with [`PRIVATE_MARK`] before it if the counts are private.
     name: String,
     unit: Unit,
     /// `None` for some downloads, whose size is unknown.
@@ -134,6 +135,25 @@ impl TerminalProgress {
         }
     }
 
+    /// Begins a stage; `in_bar` is its name in a bar.
+    fn start(&self, name: String, in_bar: &str, total: Option<u64>, unit: Unit) {
+        info!(target: PRIVATE, stage = %name, total, "stage started");
+        let now = Instant::now();
+        let bar = self.bars.then(|| Stage::new_bar(in_bar, total, unit));
+        self.with(|stage| {
+            *stage = Some(Stage {
+                name,
+                unit,
+                total,
+                before: 0,
+                done: 0,
+                started: now,
+                printed: now,
+                bar,
+            });
+        });
+    }
+
     fn with(&self, act: impl FnOnce(&mut Option<Stage>)) {
         // A panic in another thread must not end all progress.
         let mut stage = self
@@ -146,21 +166,12 @@ impl TerminalProgress {
 
 impl Progress for TerminalProgress {
     fn begin(&self, name: &str, total: Option<u64>, unit: Unit) {
-        info!(target: PRIVATE, stage = name, total, "stage started");
-        let now = Instant::now();
-        let bar = self.bars.then(|| Stage::new_bar(name, total, unit));
-        self.with(|stage| {
-            *stage = Some(Stage {
-                name: name.to_owned(),
-                unit,
-                total,
-                before: 0,
-                done: 0,
-                started: now,
-                printed: now,
-                bar,
-            });
-        });
+        self.start(name.to_owned(), name, total, unit);
+    }
+
+    fn begin_private(&self, name: &str, total: Option<u64>, unit: Unit) {
+        // A bar is gone when the stage ends. Lines stay, and are redirected into files.
+        self.start(format!("{PRIVATE_MARK} {name}"), name, total, unit);
     }
 
     fn resume(&self, done: u64) {
@@ -258,6 +269,26 @@ mod tests {
             "embedding samples: 1200 of 1000 (0 seconds left)"
         );
         assert_eq!(line(None, 0, 7), "embedding samples: 7");
+    }
+
+    #[test]
+    fn lines_about_stages_of_private_images_are_marked() {
+        let progress = TerminalProgress {
+            bars: false,
+            stage: Mutex::new(None),
+        };
+        let line = |progress: &TerminalProgress| {
+            let mut line = String::new();
+            progress.with(|stage| {
+                let stage = stage.as_ref().unwrap();
+                line = stage.describe(3, Duration::ZERO);
+            });
+            line
+        };
+        progress.begin_private("vote", Some(10), Unit::Steps);
+        assert!(line(&progress).starts_with("[private, not for release] vote: 3 of 10"));
+        progress.begin("population 1", Some(10), Unit::Steps);
+        assert!(line(&progress).starts_with("population 1: 3 of 10"));
     }
 
     #[test]

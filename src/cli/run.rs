@@ -11,16 +11,17 @@ use super::device::Devices;
 use super::error::CliError;
 use super::evaluation::digest;
 use super::missing;
-use super::output::print;
+use super::output::{print, show_private};
 use super::progress::{TerminalProgress, catch_interrupts};
 use crate::artifacts::{ArtifactsError, Existing, RunDir};
 use crate::config::{ConfigError, Loaded, Settings};
-use crate::dataset::{PrivateImages, content_fingerprint};
+use crate::dataset::{CheckedImages, PrivateImages, content_fingerprint};
 use crate::embedders::OpenedEmbedder;
 use crate::evaluation::Evaluation;
 use crate::fetch::Catalogue;
 use crate::generators::{ConditionRequest, Generator, GeneratorError, OpenedGenerator, Operation};
 use crate::hub::FilesError;
+use crate::images::DataConfig;
 use crate::logging;
 use crate::net::Offline;
 use crate::pe::{InitialSamples, PeError, Plan, Run, RunIdentity};
@@ -65,13 +66,16 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     }
     let notes = inputs.preflight(&loaded)?;
     if arguments.dry_run {
+        // Standard output has declared numbers only, so that it may be published.
+        show_private(&inputs.images.describe_sizes(), &progress);
         return print_plan(&loaded, &inputs, &notes);
     }
     for note in &notes {
         progress.message(note);
     }
     // Settings that cannot be written are found before the folder is created.
-    let resolved_config = loaded.settings.to_toml()?;
+    let public_config = loaded.settings.to_public_toml()?;
+    let private_config = Sensitive::new(loaded.settings.to_toml()?);
     let initial = &loaded.settings.evolution.initial_samples;
     let identity = RunIdentity {
         settings: loaded.settings.identity()?,
@@ -83,7 +87,9 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let executed = inputs.execute(&Command {
         settings: &loaded.settings,
         identity: &identity,
-        resolved_config: &resolved_config,
+        data: &loaded.data,
+        public_config: &public_config,
+        private_config: &private_config,
         devices: &devices,
         folder: &folder,
         progress: &progress,
@@ -100,8 +106,12 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
 struct Command<'a> {
     settings: &'a Settings,
     identity: &'a RunIdentity,
+    /// `[data]` with the declared classes.
+    data: &'a DataConfig,
     /// `config.toml` of the result folder.
-    resolved_config: &'a str,
+    public_config: &'a str,
+    /// `private/config.toml` of the result folder.
+    private_config: &'a Sensitive<String>,
     devices: &'a Devices,
     folder: &'a RunDir,
     progress: &'a TerminalProgress,
@@ -160,28 +170,25 @@ impl Inputs {
         devices: &Devices,
         progress: &TerminalProgress,
     ) -> Result<Self, CliError> {
-        let mut images = PrivateImages::open(&loaded.settings.data)?;
-        let new_plan = |images: &PrivateImages, privacy| {
-            let evolution = &loaded.settings.evolution;
-            Plan::new(evolution, images.classes().to_vec(), images.len(), privacy)
-                .map_err(|error| loaded.locations.error(&error.key, error.message))
-        };
-        let mut plan = new_plan(&images, privacy)?;
+        let evolution = &loaded.settings.evolution;
+        let plan = Plan::new(
+            evolution,
+            loaded.data.class_names(),
+            loaded.data.declared_size,
+            privacy,
+        )
+        .map_err(|error| loaded.locations.error(&error.key, error.message))?;
+        let mut images = PrivateImages::open(&loaded.data)?;
         let generator = open_generator(loaded, devices, progress)?;
         check_plan(loaded, &*generator.generator, &plan)?;
         let image_size = generator.generator.image_size();
         let embedder = loaded.settings.embedder.open(image_size, &devices.all())?;
         progress.message(&format!("device: {}", devices.chosen));
-        let (fingerprint, skipped) = images.check(progress)?;
-        if images.len() != plan.private_images {
-            // Skipped files change the number of images, on which the plan depends.
-            plan = new_plan(&images, plan.privacy)?;
-            check_plan(loaded, &*generator.generator, &plan)?;
-        }
+        let CheckedImages { fingerprint, notes } = images.check(progress)?;
+        show_private(&notes, progress);
+        let count = images.count();
+        show_private(&count.map(|count| plan.compare_size(count)), progress);
         let evaluation = evaluation::open(loaded, &embedder, image_size, devices, &plan, progress)?;
-        for (path, reason) in skipped {
-            progress.message(&format!("skipped {}: {reason}", path.display()));
-        }
         let budget = match &loaded.settings.privacy.budget {
             Some(path) => {
                 let images = content_fingerprint(&loaded.settings.data.path);
@@ -236,13 +243,13 @@ impl Inputs {
         let run = Run {
             plan: &self.plan,
             identity: command.identity,
-            resolved_config: command.resolved_config,
+            public_config: command.public_config,
+            private_config: command.private_config,
+            data: command.data,
             budget: self
                 .budget
                 .as_ref()
                 .map(|(budget, images)| (budget, images)),
-            class_conditional: settings.data.class_conditional,
-            private_image_size: settings.data.image_size,
             pad_release_to: settings.privacy.pad_release_to.as_ref(),
             plot_images: settings.output.plot_images,
             generator: &*self.generator.generator,

@@ -9,6 +9,7 @@
 //! ready-made one: an error must name the file, line and column of a value, or the `--set` option
 //! that it comes from, and it must do so also for checks that take place long after parsing.
 
+mod classes;
 mod document;
 mod error;
 mod secrets;

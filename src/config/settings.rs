@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::classes::declared_classes;
 use super::document::{Document, Locations};
 use super::error::ConfigError;
 use super::sources::ConfigSources;
@@ -15,7 +16,7 @@ use crate::generators::{GeneratorError, ModelConfig, Operation};
 use crate::images::DataConfig;
 use crate::metrics::{EvaluationConfig, MetricKind};
 use crate::pe::{EvolutionConfig, OutputConfig, PopulationSpec};
-use crate::privacy::PrivacyConfig;
+use crate::privacy::{Adjacency, PrivacyConfig};
 use crate::sections::{ReadSection, Section};
 
 /// A configuration with all defaults filled in.
@@ -48,6 +49,8 @@ pub struct Settings {
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
+    /// `[data]` with the declared classes, in whichever section they are declared.
+    pub data: DataConfig,
     /// The initial population and one for each of T iterations.
     pub populations: Vec<PopulationSpec>,
     /// The position of each value, for the errors of later checks.
@@ -97,8 +100,18 @@ impl Settings {
             mirrors: document.section("mirrors")?,
         };
         let populations = settings.validate(&locations)?;
+        let data = DataConfig {
+            classes: declared_classes(
+                &settings.data,
+                &settings.evolution,
+                &settings.model,
+                &locations,
+            )?,
+            ..settings.data.clone()
+        };
         Ok(Loaded {
             settings,
+            data,
             populations,
             locations,
         })
@@ -109,6 +122,7 @@ impl Settings {
         self.data
             .validate()
             .map_err(|error| locations.invalid("data", error))?;
+        self.refuse_truncation(locations)?;
         Mirrors::check(&self.mirrors)
             .map_err(|(from, message)| locations.error("mirrors", format!("{from}: {message}")))?;
         let model = self.model.section();
@@ -163,15 +177,58 @@ impl Settings {
         Ok(populations)
     }
 
-    /// Returns the configuration as TOML, with all defaults filled in.
+    /// Refuses to select the first images of a source under add-remove adjacency: an image that is
+    /// added to the source moves another one beyond the limit, so the selected images differ by a
+    /// replacement.
+    fn refuse_truncation(&self, locations: &Locations) -> Result<(), ConfigError> {
+        if self.data.num_samples.is_none() || self.privacy.adjacency == Adjacency::ReplaceOne {
+            return Ok(());
+        }
+        let message = "selects the first images, so that adding one image to the source replaces \
+                       another one, which privacy.adjacency = \"add-remove\" does not cover: \
+                       expected privacy.adjacency = \"replace-one\", or no data.num_samples and a \
+                       folder with the images to use only";
+        Err(locations.error("data.num_samples", message))
+    }
+
+    /// Returns the configuration as TOML, with all defaults filled in. It contains the paths of
+    /// private data, so it belongs into `private/`.
     ///
     /// # Errors
     /// Returns [`ConfigError::Text`] if a value cannot be represented in TOML.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
-        toml::to_string(self).map_err(|error| ConfigError::Text {
-            place: "resolved configuration".to_owned(),
-            message: error.to_string(),
-        })
+        written(self)
+    }
+
+    /// Returns the configuration as TOML for the published part of a result folder: like
+    /// [`Settings::to_toml`], but without paths of private data and of results, which a comment at
+    /// the beginning names.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Text`] if a value cannot be represented in TOML.
+    pub fn to_public_toml(&self) -> Result<String, ConfigError> {
+        let mut table = toml::Table::try_from(self).map_err(|error| unwritable(&error))?;
+        let mut left_out = vec!["data.path", "output.folder"];
+        if self.evolution.initial_samples.is_some() {
+            left_out.push("evolution.initial_samples");
+        }
+        // The path of a reference is private unless the reference is declared public.
+        let evaluation = self.evaluation.as_ref();
+        if evaluation.is_some_and(|config| config.path().is_some() && !config.reference_is_public) {
+            left_out.push("evaluation.reference");
+        }
+        for key in &left_out {
+            if let Some((section, key)) = key.split_once('.')
+                && let Some(section) = table.get_mut(section).and_then(toml::Value::as_table_mut)
+            {
+                section.remove(key);
+            }
+        }
+        Ok(format!(
+            "# Left out, because they are no public inputs: {} (see private/config.toml).\n{}",
+            left_out.join(", "),
+            written(&table)?
+        ))
     }
 
     /// Returns every setting on which the results of a run depend, as JSON: the configuration
@@ -204,6 +261,17 @@ impl Settings {
             table.remove("evaluation");
         }
         Ok(value)
+    }
+}
+
+fn written(settings: &impl Serialize) -> Result<String, ConfigError> {
+    toml::to_string(settings).map_err(|error| unwritable(&error))
+}
+
+fn unwritable(error: &toml::ser::Error) -> ConfigError {
+    ConfigError::Text {
+        place: "resolved configuration".to_owned(),
+        message: error.to_string(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Errors of reading and embedding private images. No message tells what an image shows.
 
+use std::path::Path;
+
 use thiserror::Error;
 
 use crate::embedders::EmbedderError;
@@ -7,14 +9,18 @@ use crate::exit_code::{self, ExitCode};
 use crate::images::ImagesError;
 use crate::metrics::MetricsError;
 use crate::privacy::PrivacyError;
-use crate::progress::Cancelled;
+use crate::progress::{Cancelled, PRIVATE_MARK};
 
 /// The private images could not be read or embedded.
 #[derive(Debug, Error)]
 pub enum DatasetError {
-    /// An image cannot be read; names the file.
+    /// The images cannot be read; the message tells nothing of a single image.
     #[error(transparent)]
     Images(#[from] ImagesError),
+    /// An image cannot be read, or its class is not declared. The message names the file, so it is
+    /// marked, and it reaches the owner's terminal and the private log only.
+    #[error("{PRIVATE_MARK} {0}")]
+    OfAnImage(ImagesError),
     /// The embedder failed.
     #[error("the embedder failed: {0}")]
     Embedder(#[from] EmbedderError),
@@ -27,6 +33,17 @@ pub enum DatasetError {
     /// The user requested to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl DatasetError {
+    /// Returns the error of reading private images at `path`: marked, if it tells something about
+    /// single images.
+    pub(super) fn of_source(error: ImagesError, path: &Path) -> Self {
+        match error.tells_of_images(path) {
+            true => Self::OfAnImage(error),
+            false => Self::Images(error),
+        }
+    }
 }
 
 impl From<Cancelled> for DatasetError {
@@ -47,7 +64,7 @@ impl From<MetricsError> for DatasetError {
 impl ExitCode for DatasetError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Images(error) => error.exit_code(),
+            Self::Images(error) | Self::OfAnImage(error) => error.exit_code(),
             Self::Embedder(error) => error.exit_code(),
             Self::Metrics(error) => error.exit_code(),
             Self::Privacy(error) => error.exit_code(),

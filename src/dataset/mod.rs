@@ -3,10 +3,11 @@
 
 mod content;
 mod error;
+mod participation;
 mod private_data;
 mod private_images;
 
 pub use content::content_fingerprint;
 pub use error::DatasetError;
 pub use private_data::PrivateData;
-pub use private_images::PrivateImages;
+pub use private_images::{CheckedImages, PrivateImages};

@@ -1,16 +1,20 @@
 //! Reads private images: checks, fingerprints and embeds them. No image is kept in memory or
 //! stored.
 //!
-//! Their number and their classes are declared public in the configuration; everything else about
-//! them is [`Sensitive`] from the moment a batch is decoded.
+//! The names of their classes are declared in the configuration. Everything about the images
+//! themselves, their number included, is [`Sensitive`] from the moment they are listed.
 
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::DatasetError;
+use super::participation::Participation;
 use crate::embedders::{Embedder, Embeddings, embed_all};
-use crate::images::{DataConfig, ImageBatch, ImageSource, ImagesError, Skipped};
+use crate::images::{
+    DataConfig, Duplicates, ImageBatch, ImageSource, ImagesError, OccurringClasses,
+};
 use crate::metrics::FeatureSet;
 use crate::metrics::features::{FeatureAccumulator, Features};
 use crate::privacy::{Fingerprint, PrivacyError, PrivateFolder, Sensitive, same_data};
@@ -25,30 +29,74 @@ const MAX_BATCH_BYTES: usize = 1 << 26;
 /// The private images on disk. Whatever is read of them is [`Sensitive`].
 pub struct PrivateImages {
     source: ImageSource,
-    labels: Sensitive<Vec<u32>>,
+    path: PathBuf,
+    duplicates: Duplicates,
+    class_conditional: bool,
+    /// The images of the source that take part.
+    participation: Sensitive<Participation>,
     /// Images in a batch.
     batch_size: usize,
+}
+
+/// The result of [`PrivateImages::check`].
+pub struct CheckedImages {
+    /// Fingerprint of the images that take part.
+    pub fingerprint: Sensitive<Fingerprint>,
+    /// Lines for the owner of the images: skipped files, images that are left out, copies.
+    pub notes: Sensitive<Vec<String>>,
 }
 
 impl PrivateImages {
     /// Lists the images without reading them.
     ///
     /// # Errors
-    /// [`DatasetError::Images`].
+    /// [`DatasetError::Images`], and [`DatasetError::OfAnImage`] if the class of an image is not
+    /// declared and `data.undeclared_class` is `"error"`.
     pub fn open(config: &DataConfig) -> Result<Self, DatasetError> {
-        let source = ImageSource::open(config)?;
+        let opened = ImageSource::open(config);
+        let source = opened.map_err(|error| DatasetError::of_source(error, &config.path))?;
+        let labels = Sensitive::new(source.labels().to_vec());
         let image_bytes = config.image_size.pow(2) * 3;
         Ok(Self {
-            labels: Sensitive::new(source.labels().to_vec()),
+            participation: labels.map(|labels| Participation::of_declared(&labels)),
+            path: config.path.clone(),
+            duplicates: config.duplicates,
+            class_conditional: config.class_conditional,
             source,
             batch_size: (MAX_BATCH_BYTES / image_bytes.max(1)).clamp(1, MAX_BATCH),
         })
     }
 
-    /// Returns the number of images, which is declared public.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    /// Counts the classes that occur at `path`, for the owner of the images.
+    ///
+    /// # Errors
+    /// [`DatasetError::Images`] and [`DatasetError::OfAnImage`].
+    pub fn occurring_classes(path: &Path) -> Result<Sensitive<OccurringClasses>, DatasetError> {
+        let classes = OccurringClasses::of(path);
+        let classes = classes.map_err(|error| DatasetError::of_source(error, path))?;
+        Ok(Sensitive::new(classes))
+    }
+
+    /// Returns the number of images in the source. It is private: only progress, whose lines are
+    /// marked, sizes of buffers, names of files in `private/` and private metrics depend on it.
+    pub(crate) fn total(&self) -> usize {
         self.source.len()
+    }
+
+    /// Returns the number of images that take part.
+    #[must_use]
+    pub fn count(&self) -> Sensitive<usize> {
+        self.participation.map_ref(|images| images.labels.len())
+    }
+
+    /// Returns lines for the owner of the images: their number, in total and of each class.
+    #[must_use]
+    pub fn describe_sizes(&self) -> Sensitive<Vec<String>> {
+        let names = match self.class_conditional {
+            true => self.classes(),
+            false => &[],
+        };
+        self.participation.map_ref(|images| images.sizes(names))
     }
 
     /// Returns the class names, which are declared public.
@@ -57,53 +105,56 @@ impl PrivateImages {
         self.source.classes()
     }
 
-    /// Describes for the privacy statement which images of the source are used.
-    #[must_use]
-    pub fn selection(&self) -> String {
-        let mut text = if self.source.truncated() {
-            "the first data.num_samples images in the order of their names; their selection is declared \
-             public, and an image that is added or removed is one of them"
-        } else {
-            "all images of the source"
-        }
-        .to_owned();
-        if self.source.skips_bad_images() {
-            text += ", without files that are not readable images (data.on_bad_image = \"skip\")";
-        }
-        text
-    }
-
-    /// Reads every image once, so that a damaged one is found before anything is charged. Returns
-    /// the fingerprint of all images and the files that were skipped (`data.on_bad_image =
-    /// "skip"`).
+    /// Reads every image once, so that a damaged one is found before anything is charged. Files
+    /// that are not images are removed from the source (`data.on_bad_image = "skip"`), and copies
+    /// are left out (`data.duplicates = "once"`).
     ///
     /// # Errors
-    /// [`DatasetError::Images`] naming the file.
-    pub fn check(
-        &mut self,
-        observer: &dyn Observer,
-    ) -> Result<(Sensitive<Fingerprint>, Vec<Skipped>), DatasetError> {
-        let (total, batch_size) = (self.len(), self.batch_size);
-        observer.begin("checking private images", Some(total as u64), Unit::Steps);
+    /// [`DatasetError::OfAnImage`] naming the file.
+    pub fn check(&mut self, observer: &dyn Observer) -> Result<CheckedImages, DatasetError> {
+        let (total, batch_size) = (self.total(), self.batch_size);
+        observer.begin_private("checking private images", Some(total as u64), Unit::Steps);
         let mut digests = Sensitive::new(Vec::new());
         let mut done = 0;
-        let skipped = self.source.check(batch_size, |batch| {
+        let checked = self.source.check(batch_size, |batch| {
             add_digests(&mut digests, &Sensitive::new(batch));
             done += batch_size;
             observer.advance(done.min(total) as u64);
-            observer.end_if_cancelled().map_err(DatasetError::from)
-        })?;
+            let checked = observer.end_if_cancelled();
+            checked.map_err(|cancelled| EachError::Other(DatasetError::from(cancelled)))
+        });
+        let skipped = checked.map_err(|error| error.of_source(&self.path))?;
         observer.end();
+        let duplicates = self.duplicates;
         // Skipped files have no label any more.
-        self.labels = Sensitive::new(self.source.labels().to_vec());
-        Ok((self.fingerprint(digests), skipped))
+        let labels = Sensitive::new(self.source.labels().to_vec());
+        let examined = labels.zip(digests, |labels, digests| {
+            let images = Participation::new(&labels, &digests, duplicates);
+            let digests = images.select(&digests);
+            (images, digests)
+        });
+        let digests = examined.map_ref(|(_, digests)| digests.clone());
+        self.participation = examined.map(|(images, _)| images);
+        let left_out = self
+            .participation
+            .map_ref(|images| images.describe(duplicates));
+        let notes = Sensitive::new(skipped).zip(left_out, |skipped, left_out| {
+            let skipped = skipped.into_iter();
+            let skipped =
+                skipped.map(|(path, reason)| format!("skipped {}: {reason}", path.display()));
+            skipped.chain(left_out).collect()
+        });
+        Ok(CheckedImages {
+            fingerprint: self.fingerprint(digests),
+            notes,
+        })
     }
 
-    /// Fingerprints the class names, the label of each image and the bytes of each image.
+    /// Fingerprints the class names, the label of each image that takes part and its bytes.
     fn fingerprint(&self, digests: Sensitive<Vec<u8>>) -> Sensitive<Fingerprint> {
-        let labels = self.labels.map_ref(|labels| {
+        let labels = self.participation.map_ref(|images| {
+            let labels = images.labels.iter();
             labels
-                .iter()
                 .flat_map(|label| label.to_le_bytes())
                 .collect::<Vec<u8>>()
         });
@@ -129,9 +180,9 @@ impl PrivateImages {
         let classes = self.classes().len();
         Ok(PrivateEmbeddings::new(
             embeddings,
-            &self.labels,
+            &self.labels(),
             classes,
-            self.len(),
+            self.total(),
         ))
     }
 
@@ -150,8 +201,8 @@ impl PrivateImages {
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
     ) -> Result<Sensitive<Embeddings>, DatasetError> {
-        // Number and dimension are public, so the name may contain them.
-        let (total, dimension) = (self.len(), embedder.dimension());
+        // The folder is private, so the name may contain the number of images.
+        let (total, dimension) = (self.total(), embedder.dimension());
         let name = format!("embeddings-{total}x{dimension}");
         if let Some(cached) = private.read_back(&name, decode)? {
             return Ok(cached);
@@ -212,9 +263,10 @@ impl PrivateImages {
         Ok(features)
     }
 
-    /// Returns the class of each image as an index into [`PrivateImages::classes`].
-    pub(crate) fn labels(&self) -> &Sensitive<Vec<u32>> {
-        &self.labels
+    /// Returns the class of each image that takes part, as an index into
+    /// [`PrivateImages::classes`].
+    pub(crate) fn labels(&self) -> Sensitive<Vec<u32>> {
+        self.participation.map_ref(|images| images.labels.clone())
     }
 
     /// Embeds every image and passes the embeddings to `take`, in the order of the images.
@@ -230,8 +282,8 @@ impl PrivateImages {
         })
     }
 
-    /// Reads every image again and passes the batches to `take`, in order; `stage` is the name of
-    /// the progress bar.
+    /// Reads every image again and passes batches of those that take part to `take`, in order;
+    /// `stage` is the name of the progress bar.
     ///
     /// # Errors
     /// [`PrivacyError::PrivateData`] when the images are not those of the fingerprint any more;
@@ -243,20 +295,27 @@ impl PrivateImages {
         observer: &dyn Observer,
         mut take: impl FnMut(Sensitive<ImageBatch>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (total, batch_size) = (self.len(), self.batch_size);
-        observer.begin(stage, Some(total as u64), Unit::Steps);
+        let (total, batch_size) = (self.total(), self.batch_size);
+        observer.begin_private(stage, Some(total as u64), Unit::Steps);
         let mut digests = Sensitive::new(Vec::new());
-        let mut done = 0;
+        let (mut done, mut begin) = (0, 0);
+        let participation = &self.participation;
         let read = self.source.for_each_batch(batch_size, |batch| {
-            let batch = Sensitive::new(batch);
+            let range = begin..begin + batch.len();
+            begin = range.end;
+            let kept = participation.map_ref(|images| {
+                let kept = images.kept.get(range);
+                kept.unwrap_or_default().to_vec()
+            });
+            let batch = Sensitive::new(batch).zip(kept, |batch, kept| batch.select(&kept));
             add_digests(&mut digests, &batch);
-            take(batch).map_err(EachError)?;
+            take(batch).map_err(EachError::Other)?;
             done += batch_size;
             observer.advance(done.min(total) as u64);
             let checked = observer.end_if_cancelled();
-            checked.map_err(|cancelled| EachError(DatasetError::from(cancelled).into()))
+            checked.map_err(|cancelled| EachError::Other(DatasetError::from(cancelled).into()))
         });
-        read.map_err(|EachError(error)| error)?;
+        read.map_err(|error| error.of_source(&self.path))?;
         observer.end();
         if !same_data(fingerprint, &self.fingerprint(digests)) {
             let message = "the private images changed while they were read: do not change them \
@@ -271,11 +330,26 @@ impl PrivateImages {
 }
 
 /// Lets the image source report its own errors through the error type of a caller.
-struct EachError<E>(E);
+enum EachError<E> {
+    /// An error of the source.
+    Source(ImagesError),
+    /// An error of the caller.
+    Other(E),
+}
 
-impl<E: From<DatasetError>> From<ImagesError> for EachError<E> {
+impl<E> From<ImagesError> for EachError<E> {
     fn from(error: ImagesError) -> Self {
-        Self(DatasetError::from(error).into())
+        Self::Source(error)
+    }
+}
+
+impl<E: From<DatasetError>> EachError<E> {
+    /// Returns the error of reading the private images at `path`.
+    fn of_source(self, path: &Path) -> E {
+        match self {
+            Self::Source(error) => DatasetError::of_source(error, path).into(),
+            Self::Other(error) => error,
+        }
     }
 }
 

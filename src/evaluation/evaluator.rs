@@ -173,11 +173,8 @@ impl<'a> Evaluator<'a> {
         show: &mut dyn FnMut(&str),
     ) -> Result<(), EvaluationError> {
         let evaluation = self.evaluation;
-        let reference_images = match (&self.source, &run) {
-            (Some(source), _) => source.count(),
-            (None, Some(run)) => Some(run.images.len()),
-            (None, None) => None,
-        };
+        // The number of private images of the run is known behind the wall only.
+        let known = self.source.as_ref().map(ReferenceSource::count);
         let fingerprint = run.as_ref().map(|run| run.fingerprint);
         self.reference(run)?;
         for &metric in metrics {
@@ -195,7 +192,7 @@ impl<'a> Evaluator<'a> {
                 let sets = ComparedSets {
                     samples: features,
                     reference,
-                    reference_images,
+                    reference_images: known.unwrap_or(Some(reference.count())),
                 };
                 measure(metric, sets, &context)
             });

@@ -49,11 +49,12 @@ pub(crate) struct RunImages<'a> {
 }
 
 impl ReferenceSource {
-    /// Private images with the fingerprint of their check.
+    /// Private images with the fingerprint of their check. Their number is in the rows of their
+    /// metrics, which are private.
     #[must_use]
     pub fn private_images(images: PrivateImages, fingerprint: Sensitive<Fingerprint>) -> Self {
         Self {
-            count: Some(images.len()),
+            count: Some(images.total()),
             classes: Some(images.classes().to_vec()),
             data: ReferenceData::PrivateImages(Box::new(images)),
             fingerprint: Some(fingerprint),
@@ -105,7 +106,7 @@ impl ReferenceSource {
         self.fingerprint.as_ref()
     }
 
-    /// Number of images, which is declared public; `None` where a file of statistics does not say.
+    /// Number of images, as private as they are; `None` where a file of statistics does not say.
     #[must_use]
     pub fn count(&self) -> Option<usize> {
         self.count
@@ -120,7 +121,7 @@ impl ReferenceSource {
         }
     }
 
-    /// Class names of images, which are declared public.
+    /// Class names of images.
     #[must_use]
     pub fn classes(&self) -> Option<&[String]> {
         self.classes.as_deref()
@@ -129,10 +130,11 @@ impl ReferenceSource {
     /// Class of each image, as an index into [`ReferenceSource::classes`].
     pub(super) fn labels(&self) -> Option<Guarded<Vec<u32>>> {
         match &self.data {
-            ReferenceData::PrivateImages(images) => {
-                Some(Guarded::Private(images.labels().map_ref(Vec::clone)))
+            ReferenceData::PrivateImages(images) => Some(Guarded::Private(images.labels())),
+            ReferenceData::PublicImages(images) => {
+                let labels = images.labels().iter().copied().flatten();
+                Some(Guarded::Public(labels.collect()))
             }
-            ReferenceData::PublicImages(images) => Some(Guarded::Public(images.labels().to_vec())),
             ReferenceData::Statistics(_) => None,
         }
     }

@@ -163,6 +163,16 @@ mod tests {
 
     /// Whatever the order in the archive, numbers are those of the official one.
     #[test]
+    fn the_shipped_configuration_declares_these_classes() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let text = std::fs::read_to_string(folder.join("cifar10.toml")).unwrap();
+        let config: toml::Table = text.parse().unwrap();
+        let declared = config["data"]["classes"].as_array().unwrap().iter();
+        let declared: Vec<&str> = declared.map(|name| name.as_str().unwrap()).collect();
+        assert_eq!(declared, CLASSES);
+    }
+
+    #[test]
     fn numbers_count_through_the_batches() {
         let root = tempfile::tempdir().unwrap();
         let bytes = packed(|builder| {

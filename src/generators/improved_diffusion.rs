@@ -191,6 +191,12 @@ impl GeneratorSection for Config {
         self.evaluations(operation).map(drop)
     }
 
+    fn classes(&self) -> Option<(&'static str, Vec<&str>)> {
+        let labels = self.class_labels.as_ref()?;
+        let names = labels.keys().map(String::as_str).collect();
+        Some(("model.class_labels", names))
+    }
+
     fn requirements(&self) -> Vec<Requirement> {
         vec![Requirement::path(&self.checkpoint)]
     }

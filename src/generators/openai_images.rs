@@ -206,6 +206,10 @@ impl GeneratorSection for Config {
         self.evaluations(operation).map(drop)
     }
 
+    fn classes(&self) -> Option<(&'static str, Vec<&str>)> {
+        self.prompts.classes()
+    }
+
     fn requirements(&self) -> Vec<Requirement> {
         Vec::new()
     }

@@ -46,6 +46,19 @@ impl ClassPrompts {
 }
 
 impl PromptsConfig {
+    /// Returns the key of the table by class, with its section, and the names of its classes;
+    /// `None` if all classes have the same prompts.
+    #[must_use]
+    pub fn classes(&self) -> Option<(&'static str, Vec<&str>)> {
+        match self {
+            Self::PerClass(classes) => {
+                let names = classes.keys().map(String::as_str).collect();
+                Some(("model.prompts", names))
+            }
+            Self::One(_) | Self::List(_) => None,
+        }
+    }
+
     /// Checks that no list and no prompt is empty.
     ///
     /// # Errors

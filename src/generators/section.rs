@@ -25,6 +25,12 @@ pub trait GeneratorSection {
     /// [`GeneratorError::Degree`] for an unsupported variation degree.
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError>;
 
+    /// Returns the key of a table by private class, with its section, and the names of its classes;
+    /// `None` if no table is given.
+    fn classes(&self) -> Option<(&'static str, Vec<&str>)> {
+        None
+    }
+
     /// Returns the files and repositories that [`GeneratorSection::open`] reads.
     fn requirements(&self) -> Vec<Requirement>;
 

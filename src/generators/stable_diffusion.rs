@@ -299,6 +299,10 @@ impl GeneratorSection for Config {
         }
     }
 
+    fn classes(&self) -> Option<(&'static str, Vec<&str>)> {
+        self.prompts.classes()
+    }
+
     fn requirements(&self) -> Vec<Requirement> {
         let folder = Path::new(&self.checkpoint);
         vec![if folder.is_dir() {

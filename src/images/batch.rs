@@ -149,6 +149,18 @@ impl ImageBatch {
         }
     }
 
+    /// Copies the images at whose index `kept` is true, in order.
+    #[must_use]
+    pub fn select(&self, kept: &[bool]) -> Self {
+        let chosen = self.iter().zip(kept).filter(|(_, kept)| **kept);
+        let mut selected = Self::empty(self.height, self.width);
+        for (image, _) in chosen {
+            selected.data.extend_from_slice(image);
+            selected.count += 1;
+        }
+        selected
+    }
+
     /// Appends the images of `other`.
     ///
     /// # Errors
@@ -186,6 +198,15 @@ mod tests {
         assert_eq!(batch.slice(5..9).len(), 0);
         assert_eq!(batch.get(1), Some(&batch.data()[12..]));
         assert_eq!(batch.get(2), None);
+    }
+
+    #[test]
+    fn selected_images_keep_their_order() {
+        let batch = ImageBatch::new((0..36).collect(), 3, 2, 2).unwrap();
+        let chosen = batch.select(&[true, false, true]);
+        assert_eq!(chosen.len(), 2);
+        assert_eq!(chosen.get(1), batch.get(2));
+        assert!(batch.select(&[false; 3]) == ImageBatch::empty(2, 2));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! values.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -61,6 +61,18 @@ pub enum ImagesError {
         /// The file or folder.
         path: PathBuf,
     },
+    /// An image belongs to a class that is not declared, in a class-conditional run.
+    #[error(
+        "{image}: its class `{class}` is not declared: add it to data.classes (or to the table by \
+         class that names the classes), or leave such images out with data.undeclared_class = \
+         \"leave-out\""
+    )]
+    Undeclared {
+        /// The file, or the `.npz` file with the index of the image.
+        image: String,
+        /// The class of the image.
+        class: String,
+    },
     /// The same file is reached twice, so that one image would count twice.
     #[error("{} and {} are the same file, and one image may count only once", first.display(), second.display())]
     Duplicate {
@@ -77,7 +89,7 @@ pub enum ImagesError {
         /// Cause.
         cause: NpzError,
     },
-    /// `image_size` or `num_samples` is out of range.
+    /// A key of `[data]` is missing or out of range.
     #[error(transparent)]
     Config(#[from] InvalidKey),
     /// A batch could not be formed.
@@ -92,6 +104,22 @@ impl ExitCode for ImagesError {
 }
 
 impl ImagesError {
+    /// Returns true if the message tells something about single images below `source` or their
+    /// classes. About private images, such a message is for their owner only.
+    #[must_use]
+    pub fn tells_of_images(&self, source: &Path) -> bool {
+        match self {
+            Self::Read { path, .. } => path != source,
+            Self::Decode { .. }
+            | Self::Resize { .. }
+            | Self::Class { .. }
+            | Self::Undeclared { .. }
+            | Self::Duplicate { .. }
+            | Self::Npz { .. } => true,
+            Self::Empty { .. } | Self::Kind { .. } | Self::Config(_) | Self::Batch(_) => false,
+        }
+    }
+
     /// Returns true if the file was read and is not a usable image; other errors may be temporary.
     pub(super) fn is_of_the_image(&self) -> bool {
         matches!(self, Self::Decode { .. } | Self::Resize { .. })

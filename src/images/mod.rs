@@ -6,11 +6,12 @@
 //!   [`center_crop`];
 //! * files: [`decode`](fn@decode), the `.npy` header, [`NpzReader`] and [`NpzWriter`],
 //!   [`SamplesReader`] and [`SamplesWriter`], [`png`] and [`grid`](fn@grid);
-//! * the private data: `folder` lists, [`ImageSource`] reads.
+//! * the private data: [`DataConfig`] declares, `folder` lists, [`ImageSource`] reads.
 
 mod batch;
 mod content;
 mod crop;
+mod data_config;
 mod decode;
 mod error;
 mod filter;
@@ -25,6 +26,7 @@ mod source;
 pub use batch::{BatchError, ImageBatch};
 pub use content::content_digests;
 pub use crop::{center_crop, resize_shorter_side};
+pub use data_config::{DataConfig, Duplicates, OnBadImage, UndeclaredClass, missing_classes};
 pub use decode::{Rgb, decode};
 pub use error::ImagesError;
 pub use filter::Filter;
@@ -33,4 +35,4 @@ pub use grid::{PictureError, grid, png, write_png};
 pub use npz::{NpzError, NpzReader, NpzWriter};
 pub use resize::{Resampler, ResizeError, resize_bicubic_float};
 pub use samples::{SamplesReader, SamplesWriter};
-pub use source::{DataConfig, ImageSource, OnBadImage, Skipped};
+pub use source::{ImageSource, OccurringClasses};

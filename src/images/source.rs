@@ -2,63 +2,24 @@
 //!
 //! Errors, counts and progress reports contain names and numbers of files, never pixels.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::sections::{InvalidKey, Section};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::batch::ImageBatch;
 use super::crop::{center_crop, resize_shorter_side};
+use super::data_config::{DataConfig, OnBadImage, UndeclaredClass, missing_classes};
 use super::decode::{Rgb, decode};
 use super::error::ImagesError;
 use super::filter::Filter;
 use super::folder::{class_of, list};
 use super::samples::SamplesReader;
 
-/// Name of the only class of an unconditional run.
-pub const ALL_CLASS: &str = "all";
 /// Largest accepted file in bytes; an image within the pixel limit is smaller.
 const MAX_FILE: u64 = 1 << 31;
-/// Largest accepted `image_size`.
-const MAX_IMAGE_SIZE: usize = 4096;
-
-/// Section `[data]`: path of the private images, and options of reading them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// A folder of `<class>_<rest>.<jpg|jpeg|png|gif>`, possibly nested, or an `.npz` file.
-    pub path: PathBuf,
-    /// Rows and columns of every image after resizing and cropping.
-    pub image_size: usize,
-    /// Generates separate samples for each class; otherwise all images form one class.
-    #[serde(default = "default_class_conditional")]
-    pub class_conditional: bool,
-    /// Number of images to use, the first ones in order; all if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub num_samples: Option<usize>,
-    /// Treatment of files that are not readable images.
-    #[serde(default)]
-    pub on_bad_image: OnBadImage,
-}
-
-fn default_class_conditional() -> bool {
-    true
-}
-
-/// Treatment of files that are not readable images.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnBadImage {
-    /// Ends the run with an error that names the file.
-    #[default]
-    Error,
-    /// Skips and lists the file.
-    Skip,
-}
 
 /// A skipped file, and the reason.
 pub type Skipped = (PathBuf, String);
@@ -67,10 +28,9 @@ pub type Skipped = (PathBuf, String);
 pub struct ImageSource {
     config: DataConfig,
     kind: SourceKind,
-    labels: Vec<u32>,
+    labels: Vec<Option<u32>>,
     classes: Vec<String>,
     ignored: usize,
-    truncated: bool,
 }
 
 enum SourceKind {
@@ -78,33 +38,13 @@ enum SourceKind {
     Npz(Box<SamplesReader<std::io::BufReader<File>>>),
 }
 
-impl Section for DataConfig {
-    const NON_IDENTITY_KEYS: &'static [&'static str] = &["path", "on_bad_image"];
-}
-
-impl DataConfig {
-    /// Checks the ranges of the values.
-    ///
-    /// # Errors
-    /// The first key that is out of range.
-    pub fn validate(&self) -> Result<(), InvalidKey> {
-        if !(1..=MAX_IMAGE_SIZE).contains(&self.image_size) {
-            let message = format!("is {}: expected 1 to {MAX_IMAGE_SIZE}", self.image_size);
-            return Err(InvalidKey::new("image_size", message));
-        }
-        if self.num_samples == Some(0) {
-            let message = "is 0: expected 1 or more, or nothing for all";
-            return Err(InvalidKey::new("num_samples", message));
-        }
-        Ok(())
-    }
-}
-
 impl ImageSource {
-    /// Lists a folder or opens an `.npz` file; reads names and labels, but no images.
+    /// Lists a folder or opens an `.npz` file; reads names and labels, but no images. The classes
+    /// are those of the configuration, whatever the names of the files are.
     ///
     /// # Errors
-    /// [`ImagesError`] if there are no images, or a file name has no class.
+    /// [`ImagesError`] if there are no images, if the run is class-conditional and no classes are
+    /// declared, or, under [`UndeclaredClass::Error`], if an image has no declared class.
     pub fn open(config: &DataConfig) -> Result<Self, ImagesError> {
         config.validate()?;
         let metadata = std::fs::metadata(&config.path).map_err(|source| ImagesError::Read {
@@ -113,11 +53,7 @@ impl ImageSource {
         })?;
         if metadata.is_dir() {
             Self::open_folder(config)
-        } else if config
-            .path
-            .extension()
-            .is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
-        {
+        } else if config.is_npz() {
             Self::open_npz(config)
         } else {
             Err(ImagesError::Kind {
@@ -129,7 +65,6 @@ impl ImageSource {
     fn open_folder(config: &DataConfig) -> Result<Self, ImagesError> {
         let listing = list(&config.path)?;
         let mut files = listing.files;
-        let truncated = config.num_samples.is_some_and(|n| n < files.len());
         files.truncate(config.num_samples.unwrap_or(usize::MAX));
         if files.is_empty() {
             return Err(ImagesError::Empty {
@@ -137,22 +72,15 @@ impl ImageSource {
                 expected: "files named `<class>_<rest>.<jpg|jpeg|png|gif>`",
             });
         }
-        let (labels, classes) = if config.class_conditional {
-            let names: Vec<&str> = files
-                .iter()
-                .map(|path| class_of(path))
-                .collect::<Result<_, _>>()?;
-            index(&names, |name| (*name).to_owned())
-        } else {
-            one_class(files.len())
-        };
+        let classes = Classes::of(config)?;
+        let labels = files.iter().map(|path| classes.of_file(path));
+        let labels = labels.collect::<Result<_, _>>()?;
         Ok(Self {
             config: config.clone(),
             kind: SourceKind::Folder(files),
             labels,
-            classes,
+            classes: classes.names,
             ignored: listing.ignored,
-            truncated,
         })
     }
 
@@ -160,31 +88,32 @@ impl ImageSource {
         let failed = |source| npz_error(&config.path, source);
         let mut reader = SamplesReader::open(&config.path).map_err(failed)?;
         let count = reader.len().min(config.num_samples.unwrap_or(usize::MAX));
-        let truncated = count < reader.len();
         if count == 0 {
             return Err(ImagesError::Empty {
                 path: config.path.clone(),
                 expected: "at least one image",
             });
         }
-        let (labels, classes) = if config.class_conditional {
-            let mut numbers = reader.labels().map_err(failed)?;
-            numbers.truncate(count);
-            index(&numbers, i64::to_string)
+        let classes = Classes::of(config)?;
+        let labels = if config.class_conditional {
+            let numbers = reader.labels().map_err(failed)?;
+            let numbers = numbers.iter().take(count).enumerate();
+            numbers
+                .map(|(index, number)| classes.of_number(&config.path, index, *number))
+                .collect::<Result<_, _>>()?
         } else {
-            one_class(count)
+            vec![Some(0); count]
         };
         Ok(Self {
             config: config.clone(),
             kind: SourceKind::Npz(Box::new(reader)),
             labels,
-            classes,
+            classes: classes.names,
             ignored: 0,
-            truncated,
         })
     }
 
-    /// Returns the number of images.
+    /// Returns the number of images, also of classes that are not declared.
     #[must_use]
     pub fn len(&self) -> usize {
         self.labels.len()
@@ -196,22 +125,17 @@ impl ImageSource {
         self.labels.is_empty()
     }
 
-    /// Returns the class of each image, as an index into [`ImageSource::classes`].
+    /// Returns the class of each image, as an index into [`ImageSource::classes`]; `None` for an
+    /// image of a class that is not declared, under [`UndeclaredClass::LeaveOut`].
     #[must_use]
-    pub fn labels(&self) -> &[u32] {
+    pub fn labels(&self) -> &[Option<u32>] {
         &self.labels
     }
 
-    /// Returns the class names, sorted (those of an `.npz` file by number).
+    /// Returns the declared class names, in the declared order.
     #[must_use]
     pub fn classes(&self) -> &[String] {
         &self.classes
-    }
-
-    /// Returns true if `num_samples` excludes images.
-    #[must_use]
-    pub fn truncated(&self) -> bool {
-        self.truncated
     }
 
     /// Returns true if files that are not readable images are skipped.
@@ -307,28 +231,25 @@ impl ImageSource {
         }
     }
 
-    /// Removes unreadable files. A class without files is removed, too.
+    /// Removes unreadable files. A class without files stays, because it is declared.
     fn leave_out(&mut self, bad: BTreeMap<usize, String>) -> Result<Vec<Skipped>, ImagesError> {
         let SourceKind::Folder(files) = &mut self.kind else {
             return Ok(Vec::new());
         };
-        if bad.is_empty() {
-            return Ok(Vec::new());
-        }
         let mut skipped = Vec::with_capacity(bad.len());
         let mut good = Vec::with_capacity(files.len());
-        let mut names = Vec::with_capacity(files.len());
+        let mut labels = Vec::with_capacity(files.len());
         for (index, (file, label)) in files.drain(..).zip(&self.labels).enumerate() {
             match bad.get(&index) {
                 Some(reason) => skipped.push((file, reason.clone())),
                 None => {
                     good.push(file);
-                    names.extend(self.classes.get(*label as usize).cloned());
+                    labels.push(*label);
                 }
             }
         }
         *files = good;
-        (self.labels, self.classes) = index(&names, String::clone);
+        self.labels = labels;
         if self.labels.is_empty() {
             return Err(ImagesError::Empty {
                 path: self.config.path.clone(),
@@ -336,6 +257,128 @@ impl ImageSource {
             });
         }
         Ok(skipped)
+    }
+}
+
+/// The declared classes of a source.
+struct Classes {
+    names: Vec<String>,
+    /// Index of each name; empty in an unconditional run.
+    places: BTreeMap<String, u32>,
+    conditional: bool,
+    undeclared: UndeclaredClass,
+}
+
+impl Classes {
+    /// Reads the declaration.
+    ///
+    /// # Errors
+    /// [`ImagesError::Config`] if the run is class-conditional and no classes are declared.
+    fn of(config: &DataConfig) -> Result<Self, ImagesError> {
+        if config.class_conditional && config.classes.is_none() {
+            return Err(missing_classes().into());
+        }
+        let names = config.class_names();
+        Ok(Self {
+            places: names.iter().cloned().zip(0..).collect(),
+            names,
+            conditional: config.class_conditional,
+            undeclared: config.undeclared_class,
+        })
+    }
+
+    /// Returns the label of a file, by its name.
+    fn of_file(&self, path: &Path) -> Result<Option<u32>, ImagesError> {
+        if !self.conditional {
+            return Ok(Some(0));
+        }
+        let label = class_of(path).and_then(|class| {
+            let label = self.places.get(class).copied();
+            label.ok_or_else(|| ImagesError::Undeclared {
+                image: path.display().to_string(),
+                class: class.to_owned(),
+            })
+        });
+        self.or_leave_out(label)
+    }
+
+    /// Returns the label of image `index` of an `.npz` file, by its number there.
+    fn of_number(
+        &self,
+        path: &Path,
+        index: usize,
+        number: i64,
+    ) -> Result<Option<u32>, ImagesError> {
+        let class = number.to_string();
+        let label = self.places.get(&class).copied();
+        self.or_leave_out(label.ok_or_else(|| ImagesError::Undeclared {
+            image: format!("{}: image {index}", path.display()),
+            class,
+        }))
+    }
+
+    fn or_leave_out(&self, label: Result<u32, ImagesError>) -> Result<Option<u32>, ImagesError> {
+        match (label, self.undeclared) {
+            (Ok(label), _) => Ok(Some(label)),
+            (Err(_), UndeclaredClass::LeaveOut) => Ok(None),
+            (Err(error), UndeclaredClass::Error) => Err(error),
+        }
+    }
+}
+
+/// Classes that occur among images, with the number of images of each.
+///
+/// They are as private as the images. They serve their owner, who decides what to declare, and
+/// evaluations; no run reads them.
+pub struct OccurringClasses {
+    /// Name and number of images of each class: those of a folder sorted by name, those of an
+    /// `.npz` file by number.
+    pub counts: Vec<(String, usize)>,
+    /// Number of images whose names have no class.
+    pub unnamed: usize,
+}
+
+impl OccurringClasses {
+    /// Reads the names of the files in a folder, or the labels of an `.npz` file; no image.
+    ///
+    /// # Errors
+    /// [`ImagesError`] if the source cannot be read or has no images.
+    pub fn of(path: &Path) -> Result<Self, ImagesError> {
+        let config = DataConfig::new(path, 1);
+        let mut source = ImageSource::open(&config)?;
+        match &mut source.kind {
+            SourceKind::Folder(files) => {
+                let mut counts = BTreeMap::new();
+                let mut unnamed = 0;
+                for file in files {
+                    match class_of(file) {
+                        Ok(class) => *counts.entry(class.to_owned()).or_default() += 1,
+                        Err(_) => unnamed += 1,
+                    }
+                }
+                let counts = counts.into_iter().collect();
+                Ok(Self { counts, unnamed })
+            }
+            SourceKind::Npz(reader) => {
+                let mut counts: BTreeMap<i64, usize> = BTreeMap::new();
+                for number in reader.labels().map_err(|cause| npz_error(path, cause))? {
+                    *counts.entry(number).or_default() += 1;
+                }
+                let counts = counts.into_iter();
+                Ok(Self {
+                    counts: counts
+                        .map(|(name, count)| (name.to_string(), count))
+                        .collect(),
+                    unnamed: 0,
+                })
+            }
+        }
+    }
+
+    /// Returns the names of the classes.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.counts.iter().map(|(name, _)| name.clone()).collect()
     }
 }
 
@@ -348,20 +391,6 @@ fn read_all(files: &[PathBuf], size: usize) -> Vec<Result<Vec<u8>, ImagesError>>
 fn square(pixels: Vec<u8>, size: usize) -> Result<ImageBatch, ImagesError> {
     let count = pixels.len() / (size * size * 3);
     Ok(ImageBatch::new(pixels, count, size, size)?)
-}
-
-fn index<T: Ord>(values: &[T], name: impl Fn(&T) -> String) -> (Vec<u32>, Vec<String>) {
-    let distinct: BTreeSet<&T> = values.iter().collect();
-    let places: BTreeMap<&T, u32> = distinct.iter().copied().zip(0..).collect();
-    let labels = values
-        .iter()
-        .filter_map(|value| places.get(value).copied())
-        .collect();
-    (labels, distinct.into_iter().map(name).collect())
-}
-
-fn one_class(count: usize) -> (Vec<u32>, Vec<String>) {
-    (vec![0; count], vec![ALL_CLASS.to_owned()])
 }
 
 fn npz_error(path: &Path, source: super::npz::NpzError) -> ImagesError {

@@ -29,6 +29,12 @@ impl Reference {
         Ok(Self { features, frechet })
     }
 
+    /// Number of images.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.features.count
+    }
+
     /// All feature vectors, if they were kept.
     #[must_use]
     pub fn vectors(&self) -> Option<&Embeddings> {

@@ -6,6 +6,7 @@ use super::Plan;
 use crate::embedders::Embedder;
 use crate::evaluation::Evaluation;
 use crate::generators::Generator;
+use crate::images::DataConfig;
 use crate::privacy::{Budget, Fingerprint, PadPeriod, Sensitive, sha256_hex};
 use crate::progress::Observer;
 
@@ -15,14 +16,14 @@ pub struct Run<'a> {
     pub plan: &'a Plan,
     /// The public inputs that a resumed run must share.
     pub identity: &'a RunIdentity,
-    /// The configuration with all defaults, for `config.toml`.
-    pub resolved_config: &'a str,
+    /// The text of `config.toml`, which is published.
+    pub public_config: &'a str,
+    /// The complete configuration with all defaults, for `private/config.toml`.
+    pub private_config: &'a Sensitive<String>,
+    /// `[data]`.
+    pub data: &'a DataConfig,
     /// The budget of the data set, and the fingerprint by which it knows the images.
     pub budget: Option<(&'a Budget, &'a Sensitive<Fingerprint>)>,
-    /// Distinguishes classes by name (`data.class_conditional`).
-    pub class_conditional: bool,
-    /// Rows and columns of each private image (`data.image_size`).
-    pub private_image_size: usize,
     /// Pads the time of work with private data (`privacy.pad_release_to`).
     pub pad_release_to: Option<&'a PadPeriod>,
     /// Also writes every sample as PNG (`output.plot_images`).

@@ -10,28 +10,23 @@ use crate::privacy::{ClassConditions, Ledger, PublicInputs, Statement, UniformFa
 pub(super) struct Disclosure<'a> {
     run: &'a Run<'a>,
     store: &'a RunStore<'a>,
-    /// Describes which images of the source are used.
-    selection: String,
     /// Classes whose parents were drawn uniformly, in the order of iterations.
     fallbacks: Vec<UniformFallback>,
 }
 
 impl<'a> Disclosure<'a> {
-    /// Writes the statement as the ledger has it and begins the log. `selection` describes which
-    /// images of the source are used.
+    /// Writes the statement as the ledger has it and begins the log.
     ///
     /// # Errors
     /// [`PeError`] when a file cannot be read or written.
     pub(super) fn begin(
         run: &'a Run<'a>,
         store: &'a RunStore<'a>,
-        selection: String,
         ledger: &Ledger,
     ) -> Result<Self, PeError> {
         let mut disclosure = Self {
             run,
             store,
-            selection,
             fallbacks: Vec::new(),
         };
         // Fallbacks follow from released histograms, so they are not stored but derived again.
@@ -145,7 +140,7 @@ impl<'a> Disclosure<'a> {
             .filter(|(range, _)| without_votes(range))
             .map(|(_, name)| UniformFallback {
                 iteration,
-                class: self.run.class_conditional.then(|| name.clone()),
+                class: self.run.data.class_conditional.then(|| name.clone()),
             })
             .collect())
     }
@@ -163,10 +158,10 @@ impl<'a> Disclosure<'a> {
         let total = layout.map_or(0, ClassLayout::total);
         let counts = layout.map_or(&[][..], ClassLayout::counts);
         PublicInputs {
-            private_images: plan.private_images,
-            image_size: [run.private_image_size; 2],
+            declared_size: plan.declared_size,
+            image_size: [run.data.image_size; 2],
             samples: total as usize,
-            class_names: if run.class_conditional {
+            class_names: if run.data.class_conditional {
                 plan.classes.clone()
             } else {
                 Vec::new()
@@ -177,7 +172,7 @@ impl<'a> Disclosure<'a> {
                 .collect(),
             conditions: self.declared_conditions(),
             prompts: run.generator.prompts().to_vec(),
-            selection: self.selection.clone(),
+            selection: run.data.selection(),
             model_weights_sha256: run.identity.model_weights.clone(),
             embedder_weights_sha256: run.identity.embedder_weights.clone(),
             initial_samples_sha256: run.identity.initial_samples.clone(),
@@ -186,7 +181,7 @@ impl<'a> Disclosure<'a> {
 
     fn declared_conditions(&self) -> Vec<ClassConditions> {
         let conditions_of = |name: &String| {
-            let class = self.run.class_conditional.then(|| name.clone());
+            let class = self.run.data.class_conditional.then(|| name.clone());
             let conditions = match self.run.identity.initial_samples {
                 Some(_) => vec!["those of the initial samples".to_owned()],
                 None => self.run.generator.describe_conditions(class.as_deref()),

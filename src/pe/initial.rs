@@ -91,7 +91,7 @@ fn initial_conditions(run: &Run<'_>, layout: &ClassLayout) -> Result<Vec<Conditi
             .classes
             .get(label as usize)
             .map(String::as_str)
-            .filter(|_| run.class_conditional),
+            .filter(|_| run.data.class_conditional),
         rng_key: RngKey {
             seed: run.plan.evolution.seed,
             phase: streams::Phase::Condition,

@@ -19,8 +19,8 @@ pub struct Plan {
     pub layouts: Vec<ClassLayout>,
     /// Names of the classes in the order of labels.
     pub classes: Vec<String>,
-    /// Number of private images (declared public).
-    pub private_images: usize,
+    /// Number of private images that the configuration declares; it is never counted.
+    pub declared_size: Option<usize>,
     /// Noise and accounting.
     pub privacy: ResolvedPrivacy,
 }
@@ -36,23 +36,36 @@ pub struct Cost {
     pub disk_bytes: u64,
     /// Most bytes of embeddings in memory; the model and one batch are not included.
     pub memory_bytes: u64,
+    /// The part of each private image, which the numbers above do not contain if the number of
+    /// private images is not declared.
+    pub unknown: Option<PerImage>,
+}
+
+/// The resources that each private image takes, beside being embedded once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerImage {
+    /// Bytes in the result folder.
+    pub disk_bytes: u64,
+    /// Bytes of embeddings in memory.
+    pub memory_bytes: u64,
 }
 
 impl Plan {
-    /// Fits a validated configuration to the data.
+    /// Fits a validated configuration to the declared classes and the declared number of private
+    /// images. The images themselves have no influence.
     ///
     /// # Errors
-    /// [`InvalidKey`], whose key includes the section, that does not fit the data.
+    /// [`InvalidKey`], whose key includes the section, that does not fit the declarations.
     pub fn new(
         evolution: &EvolutionConfig,
         classes: Vec<String>,
-        private_images: usize,
+        declared_size: Option<usize>,
         privacy: ResolvedPrivacy,
     ) -> Result<Self, InvalidKey> {
-        privacy
-            .check_private_images(private_images)
-            .map_err(|e| InvalidKey::new("privacy.delta", e.to_string()))?;
-        check_threshold(evolution, private_images, &privacy)?;
+        if let Some(size) = declared_size {
+            check_delta(size, &privacy)?;
+            check_threshold(evolution, size, &privacy)?;
+        }
         let populations = evolution.populations()?;
         let layouts = layouts(evolution, &populations, &classes)?;
         Ok(Self {
@@ -60,9 +73,29 @@ impl Plan {
             populations,
             layouts,
             classes,
-            private_images,
+            declared_size,
             privacy,
         })
+    }
+
+    /// Returns lines for the owner of the private images about their real number: what the checks
+    /// of a declared number would refuse, and a declaration that differs. They are private.
+    #[must_use]
+    pub fn compare_size(&self, count: usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        match self.declared_size {
+            Some(size) if size != count => lines.push(format!(
+                "warning: data.declared_size is {size}, but there are {count} private images"
+            )),
+            _ => {}
+        }
+        let refused = [
+            check_delta(count, &self.privacy),
+            check_threshold(&self.evolution, count, &self.privacy),
+        ];
+        let refused = refused.into_iter().filter_map(Result::err);
+        lines.extend(refused.map(|error| format!("warning: {error}")));
+        lines
     }
 
     /// Returns the number of iterations, T.
@@ -128,7 +161,8 @@ impl Plan {
             let images = work.images * u64::from(work.each);
             network += images * generator.evaluations(work.operation)?;
         }
-        let mut embeddings = self.private_images as u64;
+        let private = self.declared_size.unwrap_or(0) as u64;
+        let mut embeddings = private;
         let (mut images, mut largest) = (0, 0);
         for (index, population) in self.populations.iter().enumerate() {
             let n = population.num_samples;
@@ -141,7 +175,10 @@ impl Plan {
         }
         let image_bytes = (height * width * 3) as u64;
         let vector = dimension as u64 * 4;
-        let private = self.private_images as u64;
+        let unknown = PerImage {
+            disk_bytes: vector,
+            memory_bytes: 2 * vector,
+        };
         Ok(Cost {
             network_evaluations: network,
             embeddings,
@@ -152,6 +189,7 @@ impl Plan {
                 + private * vector,
             // The vote holds both sets twice: as stored, and prepared for the search.
             memory_bytes: 2 * (largest + private) * vector,
+            unknown: self.declared_size.is_none().then_some(unknown),
         })
     }
 
@@ -160,17 +198,19 @@ impl Plan {
     pub fn describe(&self, cost: &Cost) -> String {
         let mut text = String::new();
         let privacy = &self.privacy;
-        // ShardWriter to a String cannot fail.
+        let number = match self.declared_size {
+            Some(size) => format!("{size} (data.declared_size)"),
+            None => "number not declared".to_owned(),
+        };
+        let classes = match self.classes.len() {
+            1 => "class",
+            _ => "classes",
+        };
+        // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "private images: {} in {} {}",
-            self.private_images,
+            "private images: {number} in {} {classes}",
             self.classes.len(),
-            if self.classes.len() == 1 {
-                "class"
-            } else {
-                "classes"
-            }
         );
         let _ = writeln!(
             text,
@@ -206,15 +246,30 @@ impl Plan {
             "network evaluations: {} ({:.2e})",
             cost.network_evaluations, cost.network_evaluations as f64
         );
-        let _ = writeln!(text, "images to embed: {}", cost.embeddings);
-        let _ = writeln!(text, "disk: at most {}", bytes(cost.disk_bytes));
+        let (private, disk, memory) = match cost.unknown {
+            Some(each) => (
+                ", and each private image (data.declared_size is not set)".to_owned(),
+                format!(", and {} for each private image", bytes(each.disk_bytes)),
+                format!(" and {} for each private image", bytes(each.memory_bytes)),
+            ),
+            None => Default::default(),
+        };
+        let _ = writeln!(text, "images to embed: {}{private}", cost.embeddings);
+        let _ = writeln!(text, "disk: at most {}{disk}", bytes(cost.disk_bytes));
         let _ = write!(
             text,
-            "memory: embeddings {}, plus the model and one batch",
+            "memory: embeddings {}{memory}, plus the model and one batch",
             bytes(cost.memory_bytes)
         );
         text
     }
+}
+
+/// Fails if δ is not below 1/n.
+fn check_delta(private_images: usize, privacy: &ResolvedPrivacy) -> Result<(), InvalidKey> {
+    privacy
+        .check_private_images(private_images)
+        .map_err(|error| InvalidKey::new("privacy.delta", error.to_string()))
 }
 
 /// Fails if no possible number of votes exceeds the threshold.

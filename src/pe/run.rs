@@ -48,6 +48,9 @@ impl Run<'_> {
         })?;
         atomic::write(&dir.config(), self.config_text().as_bytes())
             .map_err(ArtifactsError::io(&dir.config()))?;
+        folder.write_sensitive("config.toml", self.private_config, |text, file| {
+            file.write_all(text.as_bytes())
+        })?;
         let mut evaluator = match self.evaluation {
             Some(evaluation) => Some(Evaluator::new(evaluation, reference, Some(dir.root()))?),
             None => None,
@@ -60,7 +63,7 @@ impl Run<'_> {
             non_private: self.plan.privacy.non_private().is_some(),
         };
         store.check_releases::<PeError>(&ledger)?;
-        let mut disclosure = Disclosure::begin(self, &store, images.selection(), &ledger)?;
+        let mut disclosure = Disclosure::begin(self, &store, &ledger)?;
         reach(KillPoint::RunOpened);
         let mut data = PrivateData::new(images, fingerprint, &folder);
         private_evolution(
@@ -82,8 +85,8 @@ impl Run<'_> {
     /// Returns the text of `config.toml`.
     fn config_text(&self) -> String {
         match self.plan.privacy.non_private() {
-            Some(reason) => format!("# NOT PRIVATE: {reason}\n{}", self.resolved_config),
-            None => self.resolved_config.to_owned(),
+            Some(reason) => format!("# NOT PRIVATE: {reason}\n{}", self.public_config),
+            None => self.public_config.to_owned(),
         }
     }
 }

@@ -1,9 +1,7 @@
 //! Metrics of private images on their owner's terminal, each line marked as private.
 
 use super::sensitive::Sensitive;
-
-/// The prefix of every line about a private value.
-pub const PRIVATE_MARK: &str = "[private, not for release]";
+pub use crate::progress::PRIVATE_MARK;
 
 /// Proof that the owner of the private images requested metrics of them, which no privacy budget
 /// covers. [`print_marked_private`] requires it, so that no value is printed by accident.

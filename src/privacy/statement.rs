@@ -19,13 +19,14 @@ use crate::atomic;
 /// have been chosen by looking at individual private images.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PublicInputs {
-    /// n, the number of private images.
-    pub private_images: usize,
+    /// The number of private images that the operator declared; `None` if none was. It is never
+    /// counted.
+    pub declared_size: Option<usize>,
     /// Height and width in pixels to which every image is resized.
     pub image_size: [usize; 2],
     /// Number of synthetic samples in the population.
     pub samples: usize,
-    /// The private classes, in the order of the histogram. Empty in an unconditional run.
+    /// The declared classes, in the order of the histogram. Empty in an unconditional run.
     pub class_names: Vec<String>,
     /// The share of each class in the synthetic samples, in the same order; sums to 1.
     pub class_shares: Vec<f64>,
@@ -265,9 +266,11 @@ fn assumptions(privacy: &ResolvedPrivacy) -> Vec<String> {
     let unit = privacy.unit();
     let spacing = LATTICE_BITS;
     vec![
-        "Everything under declared_public is public: it was not chosen by looking at individual \
-         private images, and the guarantee does not cover it. That includes the number of private \
-         images, also under add-remove adjacency."
+        "Everything under declared_public is public: the operator declared it, it was not chosen \
+         by looking at individual private images, and the guarantee does not cover it. The program \
+         computed none of it from the private images: class_names are declared, with or without \
+         images, and so is declared_size (null if it is not declared), which need not be the number \
+         of images."
             .to_owned(),
         format!(
             "The unit is one {unit}. Whoever contributed several is protected less, by group \

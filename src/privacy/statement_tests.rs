@@ -7,7 +7,7 @@ use crate::privacy::{
 
 fn inputs() -> PublicInputs {
     PublicInputs {
-        private_images: 50_000,
+        declared_size: Some(50_000),
         image_size: [32, 32],
         samples: 1000,
         class_names: vec!["cat".to_owned(), "dog".to_owned()],
@@ -124,7 +124,7 @@ fn the_mechanism_is_described_by_numbers() {
     assert_eq!(json["releases_executed"], 2);
     assert_eq!(json["adjacency"], "replace-one");
     assert_eq!(json["non_private"], Value::Null);
-    assert_eq!(json["declared_public"]["private_images"], 50_000);
+    assert_eq!(json["declared_public"]["declared_size"], 50_000);
     assert_eq!(json["declared_public"]["class_names"][1], "dog");
     assert_eq!(json["uniform_fallbacks"][0]["iteration"], 2);
     assert_eq!(json["run_id"].as_str().unwrap().len(), 32);

@@ -42,7 +42,8 @@ impl ExitCode for VotingError {
 /// Embeddings of the private images, partitioned by class.
 pub struct PrivateEmbeddings {
     classes: usize,
-    /// Number of private images of all classes together: declared public.
+    /// Number of private images of all classes together. It is private, and only the number of
+    /// passes depends on it, whose reports are marked.
     count: usize,
     partition: Sensitive<ClassPartition>,
 }
@@ -89,8 +90,8 @@ impl PrivateEmbeddings {
         self.classes
     }
 
-    /// Returns the number of passes that a histogram over so many samples takes. It depends on
-    /// public numbers alone: the formula assumes classes of equal size, whatever their real sizes
+    /// Returns the number of passes that a histogram over so many samples takes. The histogram
+    /// does not depend on it. The formula assumes classes of equal size, whatever their real sizes
     /// are.
     fn passes(&self, samples: usize, dimension: usize) -> u64 {
         let products = self.count as f64 * samples as f64 / self.classes.max(1) as f64;
@@ -151,7 +152,7 @@ fn chunk(members: &[usize], pass: u64, passes: u64) -> &[usize] {
 ///
 /// Each pass processes an equal part of every class. So all passes take equally long, and neither
 /// the reports to `progress` nor their times depend on how the images are divided among the
-/// classes.
+/// classes. The number of passes depends on the number of images; the reports are marked.
 ///
 /// # Errors
 /// See [`VotingError`]. The errors depend on public shapes alone.
@@ -164,7 +165,7 @@ pub fn nn_histogram(
     samples.check(private)?;
     let mut histogram = Sensitive::new(vec![0u64; samples.embeddings.len()]);
     let passes = private.passes(samples.embeddings.len(), samples.embeddings.dimension());
-    progress.begin("vote", Some(passes), Unit::Steps);
+    progress.begin_private("vote", Some(passes), Unit::Steps);
     for pass in 0..passes {
         for (class, range) in samples.class_ranges.iter().enumerate() {
             let candidates = Candidates {
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_passes_depends_on_public_numbers_alone() {
+    fn the_number_of_passes_depends_on_totals_alone() {
         let passes = |count, samples, dimension, classes| {
             let none = Sensitive::new(Embeddings::new(Vec::new(), dimension).unwrap());
             let private = PrivateEmbeddings::new(none, &Sensitive::new(Vec::new()), classes, count);
@@ -358,7 +359,7 @@ mod tests {
             (recorder.reports().0, votes.unwrap())
         };
         let (one, alone) = histogram(50);
-        // A declared count so large that the histogram takes many passes.
+        // A count so large that the histogram takes many passes.
         let (many, together) = histogram(1_000_000_000_000_000);
         assert_eq!((one, many), (Some(1), Some(MAX_PASSES)));
         let _checked = alone.zip(together, |alone, together| {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dpsyn::internals::config::{Loaded, Settings};
+use dpsyn::internals::images::{Duplicates, UndeclaredClass};
 use dpsyn::internals::metrics::{EvaluationConfig, MetricKind};
 
 fn repository(name: &str) -> PathBuf {
@@ -61,6 +62,8 @@ fn cifar10_is_the_original_s() {
     assert_eq!(settings["privacy"]["noise_multiplier"], 50f64.sqrt());
     assert_eq!(settings["privacy"]["delta"], 1e-5);
     assert_eq!(settings["data"]["image_size"], 32);
+    assert_eq!(settings["data"]["declared_size"], 50_000);
+    assert_eq!(loaded.data.class_names().len(), 10);
     assert_eq!(settings["model"]["timestep_respacing"], "100");
     assert_eq!(settings["model"]["num_channels"], 192);
     assert_eq!(settings["model"]["diffusion_steps"], 4000);
@@ -69,6 +72,7 @@ fn cifar10_is_the_original_s() {
     let mut unconditional = json(&shipped("cifar10_unconditional.toml"));
     assert_eq!(unconditional["data"]["class_conditional"], false);
     unconditional["data"]["class_conditional"] = true.into();
+    unconditional["data"]["classes"] = settings["data"]["classes"].clone();
     unconditional["output"] = settings["output"].clone();
     assert_eq!(unconditional, settings);
 }
@@ -84,6 +88,8 @@ fn camelyon17_is_the_original_s() {
     assert_eq!(settings["privacy"]["noise_multiplier"], 2.1793);
     assert_eq!(settings["privacy"]["delta"], 3e-6);
     assert_eq!(settings["data"]["image_size"], 64);
+    assert_eq!(settings["data"]["declared_size"], 302_436);
+    assert_eq!(loaded.data.class_names(), ["0", "1"]);
     assert_eq!(settings["model"]["timestep_respacing"], "ddim10");
 }
 
@@ -97,7 +103,7 @@ fn the_cats_are_the_original_s() {
         assert_eq!(loaded.populations.len(), 1 + 17);
         assert!(loaded.populations.iter().all(|g| g.num_samples == 100));
         let settings = json(&loaded);
-        assert_eq!(settings["data"]["num_samples"], 100);
+        assert_eq!(settings["data"]["declared_size"], 100);
         assert_eq!(settings["data"]["image_size"], 512);
         let model = &settings["model"];
         assert_eq!(model["type"], "stable-diffusion");
@@ -158,6 +164,9 @@ fn every_key_is_in_the_reference_table() {
         "quickstart.toml",
     ] {
         let mut loaded = shipped(name);
+        loaded.settings.data.undeclared_class = UndeclaredClass::LeaveOut;
+        loaded.settings.data.duplicates = Duplicates::Once;
+        loaded.settings.data.num_samples = Some(1);
         loaded.settings.evaluation = Some(evaluation.clone());
         let settings = json(&loaded);
         for (section, keys) in settings.as_object().unwrap() {

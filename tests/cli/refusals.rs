@@ -78,6 +78,20 @@ fn configurations() {
         set(&key, &["pad_release_to", "such as \"60s\"", wrong]);
     }
     set("data.image_size=0", &["data.image_size"]);
+    set("data.classes=[]", &["data.classes", "is empty"]);
+    set(
+        "data.classes=['cat', 'cat']",
+        &["data.classes", "`cat` twice"],
+    );
+    set(
+        "data.class_conditional=false",
+        &["data.classes", "class_conditional is false"],
+    );
+    set("data.declared_size=0", &["data.declared_size", "1 or more"]);
+    set(
+        "data.num_samples=20",
+        &["data.num_samples", "\"replace-one\"", "a folder with"],
+    );
     refused(&fixture, USAGE, &["--non-private"], &["--non-private"]);
     std::fs::write(
         fixture.path("run.toml"),
@@ -135,10 +149,17 @@ fn private_images() {
         &["nowhere"],
     );
     std::fs::write(fixture.path("data/nested/dog_99.jpg"), "no image").unwrap();
-    refused(&fixture, DATA, &[], &["dog_99.jpg"]);
+    refused(
+        &fixture,
+        DATA,
+        &[],
+        &["[private, not for release] ", "dog_99.jpg"],
+    );
     let text = fixture.succeed(&["--set", "data.on_bad_image=skip"]);
+    let skipped = text.lines().find(|line| line.contains("skipped"));
+    let skipped = skipped.unwrap_or_else(|| panic!("{text}"));
     assert!(
-        text.contains("skipped") && text.contains("dog_99.jpg"),
+        skipped.starts_with("[private, not for release] skipped") && skipped.contains("dog_99.jpg"),
         "{text}"
     );
     std::fs::write(fixture.path("data/noclass.png"), "").unwrap();

@@ -57,7 +57,7 @@ fn a_run_leaves_the_documented_folder() {
     }
     let statement = statement(&fixture, "out");
     assert_eq!(statement["releases_executed"], 3);
-    assert_eq!(statement["declared_public"]["private_images"], 24);
+    assert_eq!(statement["declared_public"]["declared_size"], 24);
     assert_eq!(statement["declared_public"]["class_names"][1], CLASSES[1]);
     assert!(statement["non_private"].is_null());
     assert_eq!(
@@ -178,9 +178,8 @@ fn a_threshold_above_all_votes_falls_back_to_uniform_and_records_it() {
 #[test]
 fn an_unconditional_run_has_one_class_and_may_have_any_number_of_samples() {
     let fixture = RunFixture::new();
+    fixture.make_unconditional();
     fixture.succeed(&[
-        "--set",
-        "data.class_conditional=false",
         "--set",
         "evolution.num_samples=[7, 5, 9, 3]",
         "--set",
@@ -374,7 +373,10 @@ fn a_dry_run_prints_the_plan_and_leaves_nothing() {
     let output = fixture.run(&["--dry-run"]);
     assert!(output.status.success());
     let plan = String::from_utf8(output.stdout).unwrap();
-    assert!(plan.contains("private images: 24 in 2 classes"), "{plan}");
+    assert!(
+        plan.contains("private images: 24 (data.declared_size) in 2 classes"),
+        "{plan}"
+    );
     // 16 random images of 4 steps; 16 samples, 2 lookaheads and 1 variation, of 4, 3 and 2 steps.
     assert!(plan.contains("network evaluations: 496"), "{plan}");
     assert!(!fixture.path("out").exists());

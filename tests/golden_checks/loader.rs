@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dpsyn::internals::images::{
-    DataConfig, Filter, ImageBatch, ImageSource, ImagesError, OnBadImage, Rgb, center_crop, decode,
+    DataConfig, Filter, ImageBatch, ImageSource, ImagesError, Rgb, center_crop, decode,
     resize_shorter_side,
 };
 use serde_json::Value;
@@ -25,12 +25,19 @@ pub fn check(case: &Case) -> Outcome {
 fn check_folder(case: &Case, size: usize) -> Outcome {
     let entries = entries(case, "/order_and_labels")?;
     let first = file(case, entries.first().ok_or("no files are listed")?)?;
+    // The original takes the sorted names of the classes that occur.
+    let mut classes = Vec::new();
+    for entry in &entries {
+        let file = file(case, entry)?;
+        let class = name(&file)?.split('_').next().unwrap_or_default();
+        classes.push(class.to_owned());
+    }
+    classes.sort();
+    classes.dedup();
     let config = DataConfig {
-        path: first.parent().ok_or("a file without a folder")?.to_owned(),
-        image_size: size,
         class_conditional: true,
-        num_samples: None,
-        on_bad_image: OnBadImage::Error,
+        classes: Some(classes),
+        ..DataConfig::new(first.parent().ok_or("a file without a folder")?, size)
     };
     let mut source = ImageSource::open(&config)?;
     let mut images = ImageBatch::empty(size, size);
@@ -38,7 +45,7 @@ fn check_folder(case: &Case, size: usize) -> Outcome {
     let labels: Vec<i64> = source
         .labels()
         .iter()
-        .map(|label| i64::from(*label))
+        .map(|label| label.map_or(-1, i64::from))
         .collect();
     let expected: Vec<i64> = case.tensor("labels")?.to_vec1()?;
     if labels != expected {

@@ -52,6 +52,14 @@ impl RunFixture {
         fixture
     }
 
+    /// Removes the declaration of classes from `run.toml`, so that all images form one class.
+    pub fn make_unconditional(&self) {
+        let text = std::fs::read_to_string(self.path("run.toml")).unwrap();
+        let text = text.replace("class_conditional = true\n", "");
+        let text = text.replace("classes = [\"cat\", \"dog\"]\n", "");
+        std::fs::write(self.path("run.toml"), text).unwrap();
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
@@ -120,6 +128,9 @@ fn config() -> String {
 [data]
 path = "data"
 image_size = {SIZE}
+class_conditional = true
+classes = ["cat", "dog"]
+declared_size = 24
 
 [model]
 type = "improved-diffusion"

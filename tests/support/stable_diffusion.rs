@@ -26,6 +26,8 @@ fn config() -> String {
 [data]
 path = "data"
 image_size = {SIZE}
+class_conditional = true
+declared_size = 24
 
 [model]
 type = "stable-diffusion"

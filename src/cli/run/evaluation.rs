@@ -64,7 +64,8 @@ pub(super) fn open(
             samples: smallest.unwrap_or(0),
             reference: match &reference {
                 Some(reference) => reference.images(),
-                None => Some(plan.private_images),
+                // A number that is not declared is not checked.
+                None => Some(plan.declared_size.unwrap_or(usize::MAX)),
             },
             dimension: opened.embedder.dimension(),
         })

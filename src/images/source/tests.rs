@@ -5,13 +5,16 @@ use super::super::grid::png;
 use super::super::samples::SamplesWriter;
 use super::*;
 
+fn names(names: &[&str]) -> Option<Vec<String>> {
+    Some(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
+/// Declares the classes of [`folder`], not in the order of their names.
 fn config(path: &Path) -> DataConfig {
     DataConfig {
-        path: path.to_owned(),
-        image_size: 4,
         class_conditional: true,
-        num_samples: None,
-        on_bad_image: OnBadImage::Error,
+        classes: names(&["dog", "Cat", "ant", "cat"]),
+        ..DataConfig::new(path, 4)
     }
 }
 
@@ -41,7 +44,7 @@ fn folder() -> tempfile::TempDir {
 
 struct Loaded {
     images: ImageBatch,
-    labels: Vec<u32>,
+    labels: Vec<Option<u32>>,
     classes: Vec<String>,
     ignored: usize,
     skipped: Vec<Skipped>,
@@ -70,13 +73,13 @@ fn firsts(loaded: &Loaded) -> Vec<u8> {
 }
 
 #[test]
-fn a_folder_is_read_in_order_with_sorted_classes() {
+fn a_folder_is_read_in_order_with_the_declared_classes() {
     let root = folder();
     let config = config(root.path());
     let loaded = read(&config).unwrap();
-    assert_eq!(loaded.classes, ["Cat", "ant", "cat", "dog"]);
+    assert_eq!(loaded.classes, ["dog", "Cat", "ant", "cat"]);
     assert_eq!(firsts(&loaded), [3, 2, 1, 4]);
-    assert_eq!(loaded.labels, [0, 2, 3, 1]);
+    assert_eq!(loaded.labels, [1, 3, 0, 2].map(Some));
     assert_eq!((loaded.images.height(), loaded.images.width()), (4, 4));
     assert_eq!(loaded.ignored, 1);
 }
@@ -90,7 +93,9 @@ fn the_first_n_are_taken() {
     };
     let loaded = read(&config).unwrap();
     assert_eq!(firsts(&loaded), [3, 2]);
-    assert_eq!(loaded.classes, ["Cat", "cat"]);
+    // A declared class without images stays.
+    assert_eq!(loaded.classes.len(), 4);
+    assert_eq!(loaded.labels, [1, 3].map(Some));
 }
 
 #[test]
@@ -102,11 +107,12 @@ fn names_need_no_class_when_there_is_none() {
     assert!(error.contains("plain.png"), "{error}");
     let loaded = read(&DataConfig {
         class_conditional: false,
+        classes: None,
         ..conditional
     })
     .unwrap();
-    assert_eq!(loaded.classes, [ALL_CLASS]);
-    assert_eq!(loaded.labels, [0; 5]);
+    assert_eq!(loaded.classes, ["all"]);
+    assert_eq!(loaded.labels, [Some(0); 5]);
 }
 
 #[test]
@@ -120,7 +126,7 @@ fn a_bad_file_is_named_or_skipped() {
     config.on_bad_image = OnBadImage::Skip;
     let loaded = read(&config).unwrap();
     assert_eq!(firsts(&loaded), [3, 2, 1, 4]);
-    assert_eq!(loaded.labels, [0, 2, 3, 1]);
+    assert_eq!(loaded.labels, [1, 3, 0, 2].map(Some));
     let [(path, reason)] = &loaded.skipped[..] else {
         panic!("{:?}", loaded.skipped);
     };
@@ -179,7 +185,7 @@ fn a_visitor_can_stop_the_reading() {
 }
 
 #[test]
-fn a_class_goes_with_its_last_readable_file() {
+fn a_class_stays_without_its_last_readable_file() {
     let root = folder();
     fs::write(root.path().join("dog_1.png"), b"broken").unwrap();
     let loaded = read(&DataConfig {
@@ -187,12 +193,58 @@ fn a_class_goes_with_its_last_readable_file() {
         ..config(root.path())
     })
     .unwrap();
-    assert_eq!(loaded.classes, ["Cat", "ant", "cat"]);
-    assert_eq!(loaded.labels, [0, 2, 1]);
+    assert_eq!(loaded.classes, ["dog", "Cat", "ant", "cat"]);
+    assert_eq!(loaded.labels, [1, 3, 2].map(Some));
 }
 
 #[test]
-fn an_npz_is_read_with_classes_by_number() {
+fn an_image_of_an_undeclared_class_is_named_or_has_no_label() {
+    let root = folder();
+    fs::write(root.path().join("plain.png"), png(&flat(9, 4, 4)).unwrap()).unwrap();
+    let mut config = DataConfig {
+        classes: names(&["cat", "dog"]),
+        ..config(root.path())
+    };
+    let error = read(&config).err().unwrap();
+    assert!(error.tells_of_images(root.path()));
+    let text = error.to_string();
+    for part in ["Cat_9.png", "`Cat` is not declared", "leave-out"] {
+        assert!(text.contains(part), "{text}");
+    }
+    config.undeclared_class = UndeclaredClass::LeaveOut;
+    let loaded = read(&config).unwrap();
+    assert_eq!(loaded.classes, ["cat", "dog"]);
+    let labels = [None, Some(0), Some(1), None, None];
+    assert_eq!(loaded.labels, labels);
+}
+
+#[test]
+fn classes_of_a_conditional_source_must_be_declared() {
+    let root = folder();
+    let config = DataConfig {
+        classes: None,
+        ..config(root.path())
+    };
+    let text = read(&config).err().unwrap().to_string();
+    assert!(text.starts_with("classes: missing"), "{text}");
+}
+
+#[test]
+fn occurring_classes_are_counted_for_their_owner() {
+    let root = folder();
+    fs::write(root.path().join("plain.png"), "").unwrap();
+    fs::write(root.path().join("ant_8.png"), "").unwrap();
+    let found = OccurringClasses::of(root.path()).unwrap();
+    let counts = [("Cat", 1), ("ant", 2), ("cat", 1), ("dog", 1)];
+    assert_eq!(
+        found.counts,
+        counts.map(|(name, count)| (name.to_owned(), count))
+    );
+    assert_eq!(found.unnamed, 1);
+}
+
+#[test]
+fn the_labels_of_an_npz_are_numbers() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("data.npz");
     let mut writer = SamplesWriter::create(Cursor::new(Vec::new()), 4, 8, 8).unwrap();
@@ -201,25 +253,30 @@ fn an_npz_is_read_with_classes_by_number() {
     }
     writer.i64s("labels", &[10, 9, 10, 2]).unwrap();
     fs::write(&path, writer.finish().unwrap().into_inner()).unwrap();
-    let mut config = config(&path);
+    let mut config = DataConfig {
+        classes: names(&["10", "2", "9", "11"]),
+        ..config(&path)
+    };
     let loaded = read(&config).unwrap();
-    assert_eq!(loaded.classes, ["2", "9", "10"]);
-    assert_eq!(loaded.labels, [2, 1, 2, 0]);
+    assert_eq!(loaded.labels, [0, 2, 0, 1].map(Some));
+    let counts = [("2", 1), ("9", 1), ("10", 2)].map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(OccurringClasses::of(&path).unwrap().counts, counts);
     assert_eq!(firsts(&loaded), [1, 2, 3, 4]);
     assert_eq!(loaded.images.height(), 4);
     config.num_samples = Some(2);
     assert_eq!(firsts(&read(&config).unwrap()), [1, 2]);
-    assert_eq!(read(&config).unwrap().classes.len(), 2);
+    assert_eq!(read(&config).unwrap().classes.len(), 4);
+    config.num_samples = None;
+    config.classes = names(&["10", "2"]);
+    let error = read(&config).err().unwrap().to_string();
+    assert!(
+        error.contains("data.npz: image 1: its class `9`"),
+        "{error}"
+    );
+    config.undeclared_class = UndeclaredClass::LeaveOut;
+    let loaded = read(&config).unwrap();
+    assert_eq!(loaded.labels, [Some(0), None, Some(0), Some(1)]);
     fs::write(&path, b"PK nonsense").unwrap();
     let error = read(&config).err().unwrap().to_string();
     assert!(error.contains("data.npz"), "{error}");
-}
-
-#[test]
-fn an_unknown_key_is_refused() {
-    let text = "path = 'x'\nimage_size = 32\non_bad_image = 'skip'\n";
-    let config: DataConfig = toml::from_str(text).unwrap();
-    assert!(config.class_conditional);
-    assert_eq!(config.on_bad_image, OnBadImage::Skip);
-    assert!(toml::from_str::<DataConfig>(&format!("{text}image_sise = 3")).is_err());
 }

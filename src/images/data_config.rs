@@ -1,0 +1,302 @@
+//! The section `[data]`: the path of the private images, and what their owner declares about them.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sections::{InvalidKey, Section};
+
+/// Largest accepted `image_size`.
+const MAX_IMAGE_SIZE: usize = 4096;
+
+/// Name of the only class of an unconditional run.
+const ALL_CLASS: &str = "all";
+
+/// Section `[data]`: path of the private images, options of reading them, and declared facts about
+/// them.
+///
+/// Classes and the number of images are declared here and never computed from the images, because
+/// what a run publishes must not depend on a single image in any other way than through the noisy
+/// histograms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// A folder of `<class>_<rest>.<jpg|jpeg|png|gif>`, possibly nested, or an `.npz` file.
+    pub path: PathBuf,
+    /// Rows and columns of every image after resizing and cropping.
+    pub image_size: usize,
+    /// Generates separate samples for each class; otherwise all images form one class.
+    #[serde(default)]
+    pub class_conditional: bool,
+    /// Names of the classes in the order of labels; `None` where another section names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<String>>,
+    /// Treatment of images of a class that is not declared.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub undeclared_class: UndeclaredClass,
+    /// Declared (public) number of images; never counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declared_size: Option<usize>,
+    /// Number of images to use, the first ones in order; all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_samples: Option<usize>,
+    /// Treatment of files that are not readable images.
+    #[serde(default)]
+    pub on_bad_image: OnBadImage,
+    /// Treatment of equal images.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub duplicates: Duplicates,
+}
+
+/// Treatment of images of a class that is not declared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UndeclaredClass {
+    /// Ends the run with an error that names the file.
+    #[default]
+    Error,
+    /// Leaves the image out. Only the owner's terminal shows the number of such images.
+    LeaveOut,
+}
+
+/// Treatment of files that are not readable images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadImage {
+    /// Ends the run with an error that names the file.
+    #[default]
+    Error,
+    /// Skips the file, and lists it on the owner's terminal.
+    ///
+    /// This is sound because no number of images is published: a run on a data set with an
+    /// unreadable file is the run on the data set without it. To add or to remove an unreadable
+    /// file therefore changes nothing, and to replace an image by one is to remove the image, which
+    /// both neighboring relations cover.
+    Skip,
+}
+
+/// Treatment of equal images: of one class, and with the same pixels after resizing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Duplicates {
+    /// Counts every copy. Whoever is shown in several copies is protected less.
+    #[default]
+    Keep,
+    /// Counts equal images once, the first one in order.
+    ///
+    /// The votes then depend on the *set* of pairs (class, pixels), which changes by at most one
+    /// element if an image is added or removed. The class has to be part of the pair: if equal
+    /// images of two classes were one, the removal of the first copy would move its votes to the
+    /// other class, and the histogram would change by √2 times the sensitivity.
+    Once,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Section for DataConfig {
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &["path", "on_bad_image"];
+}
+
+impl DataConfig {
+    /// Creates the section for all images at `path`, as one class, with the defaults of the other
+    /// keys.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, image_size: usize) -> Self {
+        Self {
+            path: path.into(),
+            image_size,
+            class_conditional: false,
+            classes: None,
+            undeclared_class: UndeclaredClass::default(),
+            declared_size: None,
+            num_samples: None,
+            on_bad_image: OnBadImage::default(),
+            duplicates: Duplicates::default(),
+        }
+    }
+
+    /// Checks the ranges of the values.
+    ///
+    /// # Errors
+    /// The first key that is out of range.
+    pub fn validate(&self) -> Result<(), InvalidKey> {
+        if !(1..=MAX_IMAGE_SIZE).contains(&self.image_size) {
+            let message = format!("is {}: expected 1 to {MAX_IMAGE_SIZE}", self.image_size);
+            return Err(InvalidKey::new("image_size", message));
+        }
+        for (key, number) in [
+            ("num_samples", self.num_samples),
+            ("declared_size", self.declared_size),
+        ] {
+            if number == Some(0) {
+                let message = "is 0: expected 1 or more, or no such key";
+                return Err(InvalidKey::new(key, message));
+            }
+        }
+        self.validate_classes()
+    }
+
+    fn validate_classes(&self) -> Result<(), InvalidKey> {
+        let Some(classes) = &self.classes else {
+            return Ok(());
+        };
+        let refuse = |message: String| Err(InvalidKey::new("classes", message));
+        if !self.class_conditional {
+            let message = "is given, but data.class_conditional is false: expected \
+                           class_conditional = true, or no classes";
+            return refuse(message.to_owned());
+        }
+        if classes.is_empty() {
+            return refuse("is empty: expected at least one class".to_owned());
+        }
+        for (index, class) in classes.iter().enumerate() {
+            if class.is_empty() {
+                return refuse("has an empty name: expected the name of a class".to_owned());
+            }
+            if classes.iter().take(index).any(|earlier| earlier == class) {
+                return refuse(format!("has `{class}` twice: expected each class once"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the names of the classes in the order of labels: the declared ones, or the only
+    /// class of an unconditional run. Empty, if a class-conditional run declares none.
+    #[must_use]
+    pub fn class_names(&self) -> Vec<String> {
+        match self.class_conditional {
+            true => self.classes.clone().unwrap_or_default(),
+            false => vec![ALL_CLASS.to_owned()],
+        }
+    }
+
+    /// Returns true if the images are in an `.npz` file, by its name: its classes are numbers.
+    #[must_use]
+    pub fn is_npz(&self) -> bool {
+        let extension = self.path.extension();
+        extension.is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
+    }
+
+    /// Describes for the privacy statement which images of the source take part. The text depends
+    /// on the configuration only, never on the images.
+    #[must_use]
+    pub fn selection(&self) -> String {
+        let mut text = match self.num_samples {
+            Some(count) => format!(
+                "the first {count} images of the source in the order of their names, or all if \
+                 there are fewer (data.num_samples)"
+            ),
+            None => "all images of the source".to_owned(),
+        };
+        if self.on_bad_image == OnBadImage::Skip {
+            text += ", without files that are not readable images (data.on_bad_image = \"skip\")";
+        }
+        if self.undeclared_class == UndeclaredClass::LeaveOut {
+            text += ", without images of other classes (data.undeclared_class = \"leave-out\")";
+        }
+        if self.duplicates == Duplicates::Once {
+            text += ", equal images of a class counted once (data.duplicates = \"once\")";
+        }
+        text
+    }
+}
+
+/// Returns the error of a class-conditional run without declared classes.
+#[must_use]
+pub fn missing_classes() -> InvalidKey {
+    InvalidKey::new(
+        "classes",
+        "missing: a class-conditional run needs the names of the classes, such as classes = \
+         [\"cat\", \"dog\"] (`dpsyn classes PATH` proposes them), or a table by class in \
+         evolution.class_shares, model.class_labels or model.prompts; class_conditional = false \
+         uses no classes",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(change: impl FnOnce(&mut DataConfig)) -> String {
+        let mut config = DataConfig::new("x", 4);
+        config.class_conditional = true;
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    }
+
+    fn names(names: &[&str]) -> Option<Vec<String>> {
+        Some(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    #[test]
+    fn values_out_of_range_name_their_key() {
+        assert!(refusal(|config| config.image_size = 0).starts_with("image_size: "));
+        assert!(refusal(|config| config.num_samples = Some(0)).starts_with("num_samples: "));
+        assert!(refusal(|config| config.declared_size = Some(0)).starts_with("declared_size: "));
+    }
+
+    #[test]
+    fn declared_classes_are_distinct_names_of_a_conditional_run() {
+        assert!(refusal(|config| config.classes = names(&[])).contains("is empty"));
+        assert!(refusal(|config| config.classes = names(&["a", ""])).contains("empty name"));
+        assert!(refusal(|config| config.classes = names(&["a", "b", "a"])).contains("`a` twice"));
+        let unconditional = refusal(|config| {
+            config.classes = names(&["a"]);
+            config.class_conditional = false;
+        });
+        assert!(unconditional.starts_with("classes: is given, but"));
+        let mut config = DataConfig::new("x", 4);
+        (config.class_conditional, config.classes) = (true, names(&["b", "a"]));
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let text = "path = 'x'\nimage_size = 32\non_bad_image = 'skip'\n";
+        let config: DataConfig = toml::from_str(text).unwrap();
+        assert!(!config.class_conditional && config.classes.is_none());
+        assert_eq!(config.on_bad_image, OnBadImage::Skip);
+        assert!(toml::from_str::<DataConfig>(&format!("{text}image_sise = 3")).is_err());
+    }
+
+    #[test]
+    fn the_new_keys_are_part_of_the_identity_and_defaults_are_not_written() {
+        let text = "path = 'x'\nimage_size = 32\n";
+        let default = toml::to_string(&toml::from_str::<DataConfig>(text).unwrap()).unwrap();
+        for key in ["classes", "declared_size", "undeclared_class", "duplicates"] {
+            assert!(!default.contains(key), "{default}");
+            assert!(!DataConfig::NON_IDENTITY_KEYS.contains(&key));
+        }
+        let text = format!(
+            "{text}class_conditional = true\nclasses = ['b', 'a']\ndeclared_size = 9\n\
+             undeclared_class = 'leave-out'\nduplicates = 'once'\n"
+        );
+        let config: DataConfig = toml::from_str(&text).unwrap();
+        assert_eq!(config.undeclared_class, UndeclaredClass::LeaveOut);
+        assert_eq!(config.duplicates, Duplicates::Once);
+        let written = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<DataConfig>(&written).unwrap(), config);
+    }
+
+    #[test]
+    fn the_selection_names_every_setting_that_leaves_images_out() {
+        let mut config = DataConfig::new("x", 4);
+        assert_eq!(config.selection(), "all images of the source");
+        config.num_samples = Some(7);
+        config.on_bad_image = OnBadImage::Skip;
+        config.undeclared_class = UndeclaredClass::LeaveOut;
+        config.duplicates = Duplicates::Once;
+        let text = config.selection();
+        for part in [
+            "first 7 images",
+            "data.num_samples",
+            "data.on_bad_image",
+            "data.undeclared_class",
+            "data.duplicates",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The result of a run as an attacker sees it, and the comparison of two of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::support::{RunFixture, released};
+
+/// The prefix of lines on the terminal that are for the owner only.
+pub const MARK: &str = "[private, not for release]";
+
+/// Files whose bytes depend on the noise, and whose size does not: the noisy histogram, and the
+/// samples that were selected by it. The first population does not depend on the noise.
+fn is_noisy(name: &str) -> bool {
+    name.ends_with("/votes.npz") || name.ends_with("/samples.npz") && name != "0/samples.npz"
+}
+
+/// Pictures of samples that were selected by the noise; their sizes depend on them.
+fn is_noisy_picture(name: &str) -> bool {
+    name.ends_with(".png") && name != "0/grid.png"
+}
+
+/// Removes the random and noisy values of `privacy.json`: the identity of the run, and the classes
+/// without a noisy count above the threshold.
+fn statement(bytes: &[u8]) -> Value {
+    let mut value: Value = serde_json::from_slice(bytes).unwrap();
+    let fields = value.as_object_mut().unwrap();
+    for key in ["run_id", "uniform_fallbacks"] {
+        assert!(fields.remove(key).is_some(), "privacy.json has no `{key}`");
+    }
+    value
+}
+
+/// Removes the random and noisy values of `ledger.jsonl`: the identity of the run and digests of
+/// noisy histograms, or of what depends on them.
+fn ledger(bytes: &[u8]) -> Vec<Value> {
+    let lines = std::str::from_utf8(bytes).unwrap().lines();
+    let record = |line: &str| {
+        let mut value: Value = serde_json::from_str(line).unwrap();
+        let fields = value.as_object_mut().unwrap();
+        fields.retain(|key, _| {
+            key != "run_id" && (!key.contains("sha256") || key == "config_sha256")
+        });
+        value
+    };
+    lines.map(record).collect()
+}
+
+/// Removes the identity of the run and the messages about noisy counts below the threshold.
+fn log(text: &str) -> Vec<String> {
+    let lines = text
+        .lines()
+        .filter(|line| !line.contains("exceeds the threshold"));
+    lines
+        .map(|line| match line.split_once(": run ") {
+            Some((before, _)) => before.to_owned(),
+            None => line.to_owned(),
+        })
+        .collect()
+}
+
+/// Returns the lines on standard error that are not marked as private.
+pub fn unmarked(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.contains(MARK)).collect();
+    lines.join("\n")
+}
+
+/// Returns the lines on standard error that are marked as private.
+pub fn marked(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains(MARK)).collect();
+    lines.join("\n")
+}
+
+/// Returns all published files of a result folder by their names.
+pub fn published(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = released(folder).into_iter();
+    let named = files.map(|(path, bytes)| {
+        let name = path.strip_prefix(folder).unwrap();
+        (name.to_str().unwrap().replace('\\', "/"), bytes)
+    });
+    named.collect()
+}
+
+/// Compares everything outside of `private/` in two result folders: names, sizes and bytes, except
+/// the places that the functions above list.
+pub fn assert_same_published(one: &Path, other: &Path) {
+    let (one, other) = (published(one), published(other));
+    let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&one), names(&other));
+    for (name, bytes) in &one {
+        let others = &other[name];
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match name.as_str() {
+            "privacy.json" => assert_eq!(statement(bytes), statement(others)),
+            "ledger.jsonl" => {
+                assert_eq!(ledger(bytes), ledger(others));
+                assert_eq!(bytes.len(), others.len(), "{name}");
+            }
+            "log.txt" => assert_eq!(log(&text(bytes)), log(&text(others))),
+            name if is_noisy(name) => assert_eq!(bytes.len(), others.len(), "{name}"),
+            name if is_noisy_picture(name) => {}
+            _ => assert!(
+                bytes == others,
+                "{name} differs: {}\n{}",
+                text(bytes),
+                text(others)
+            ),
+        }
+    }
+}
+
+/// Compares the streams and exit codes of two commands, except lines that are marked as private.
+pub fn assert_same_output(one: &Output, other: &Output) {
+    assert_eq!(one.status.code(), other.status.code(), "{one:?}\n{other:?}");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(text(&one.stdout), text(&other.stdout));
+    assert_eq!(log(&unmarked(one)), log(&unmarked(other)));
+}
+
+/// Runs the same command on two data sets, first with `--dry-run`, and compares everything that is
+/// published. Returns the outputs of the real runs.
+pub fn assert_indistinguishable(
+    one: &RunFixture,
+    other: &RunFixture,
+    arguments: &[&str],
+) -> [Output; 2] {
+    let plan = [arguments, &["--dry-run"]].concat();
+    let (first, second) = (one.run(&plan), other.run(&plan));
+    assert_same_output(&first, &second);
+    assert!(first.status.success(), "{first:?}");
+    assert!(first.stdout == second.stdout);
+    let (first, second) = (one.run(arguments), other.run(arguments));
+    assert_same_output(&first, &second);
+    assert!(first.status.success(), "{first:?}");
+    assert_same_published(&one.path("out"), &other.path("out"));
+    [first, second]
+}
