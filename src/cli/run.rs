@@ -4,6 +4,8 @@ mod evaluation;
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
+
 use self::evaluation::OpenedEvaluation;
 use super::args::RunArguments;
 use super::core_dumps;
@@ -16,7 +18,7 @@ use super::progress::{TerminalProgress, catch_interrupts};
 use crate::artifacts::{ArtifactsError, Existing, RunDir};
 use crate::config::{ConfigError, Loaded, Settings};
 use crate::dataset::PrivateImages;
-use crate::embedders::OpenedEmbedder;
+use crate::embedders::{Embedder, EmbedderError, OpenedEmbedder, PrivateEmbedder};
 use crate::evaluation::Evaluation;
 use crate::fetch::Catalogue;
 use crate::generators::{ConditionRequest, Generator, GeneratorError, OpenedGenerator, Operation};
@@ -29,6 +31,9 @@ use crate::privacy::{
 };
 use crate::progress::Progress as _;
 use crate::streams::{Phase, RngKey};
+
+/// Name of the CPU as a device, as `--device` has it.
+const CPU: &str = "cpu";
 
 /// Executes `dpsyn run`.
 pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
@@ -79,7 +84,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         progress: &progress,
     });
     // Also after an error: what is in the folder may be published.
-    let stamped = folder.stamp();
+    let stamped = folder.set_times();
     let samples = executed?;
     stamped?;
     print(&samples.display());
@@ -119,7 +124,7 @@ fn prepare_folder(
 ) -> Result<RunDir, CliError> {
     let (folder, moved) = RunDir::prepare(root, existing)?;
     let private = PrivateFolder::create(folder.private())?;
-    folder.stamp()?;
+    folder.set_times()?;
     logging::open_private(private.open_log()?).map_err(ArtifactsError::io(private.path()))?;
     if let Some(moved) = moved {
         progress.message(&format!(
@@ -137,6 +142,10 @@ struct Inputs {
     plan: Plan,
     generator: OpenedGenerator,
     embedder: OpenedEmbedder,
+    /// The embedder of the private images, if it is not that of the samples.
+    private_embedder: Option<Box<dyn Embedder>>,
+    /// Name of the device that embeds the private images.
+    private_device: String,
     evaluation: Option<OpenedEvaluation>,
 }
 
@@ -158,15 +167,20 @@ impl Inputs {
         let generator = open_generator(loaded, devices, progress)?;
         check_plan(loaded, &*generator.generator, &plan)?;
         let image_size = generator.generator.image_size();
-        let embedder = loaded.settings.embedder.open(image_size, &devices.all())?;
+        let config = &loaded.settings.embedder.embedder;
+        let embedder = config.open(image_size, &devices.all())?;
         progress.message(&format!("device: {}", devices.chosen));
+        let (private_embedder, private_device) =
+            open_private_embedder(loaded, &embedder, image_size, devices, progress)?;
         let (fingerprint, skipped) = images.check(progress)?;
         if images.len() != plan.private_images {
             // Skipped files change the number of images, on which the plan depends.
             plan = new_plan(&images, plan.privacy)?;
             check_plan(loaded, &*generator.generator, &plan)?;
         }
-        let evaluation = evaluation::open(loaded, &embedder, image_size, devices, &plan, progress)?;
+        let evaluation = evaluation::open(
+            loaded, &embedder, image_size, devices, &plan, &images, progress,
+        )?;
         for (path, reason) in skipped {
             progress.message(&format!("skipped {}: {reason}", path.display()));
         }
@@ -176,6 +190,8 @@ impl Inputs {
             plan,
             generator,
             embedder,
+            private_embedder,
+            private_device,
             evaluation,
         })
     }
@@ -223,6 +239,11 @@ impl Inputs {
             plot_images: settings.output.plot_images,
             generator: &*self.generator.generator,
             embedder: &*self.embedder.embedder,
+            private_embedder: self
+                .private_embedder
+                .as_deref()
+                .unwrap_or(&*self.embedder.embedder),
+            private_device: &self.private_device,
             evaluation: evaluation.as_ref(),
             device: &devices.first,
             observer: command.progress,
@@ -304,6 +325,45 @@ fn open_generator(
         progress.message(&format!("warning: {warning}"));
     }
     Ok(opened)
+}
+
+/// Returns the embedder of the private images, if it is not that of the samples, and the name of
+/// its device.
+fn open_private_embedder(
+    loaded: &Loaded,
+    embedder: &OpenedEmbedder,
+    image_size: (usize, usize),
+    devices: &Devices,
+    progress: &TerminalProgress,
+) -> Result<(Option<Box<dyn Embedder>>, String), CliError> {
+    let config = &loaded.settings.embedder;
+    let shared = &*embedder.embedder;
+    let on_cpu = || {
+        let opened = config.embedder.open(image_size, &[Device::Cpu])?;
+        Ok(opened.embedder)
+    };
+    let private_size = loaded.settings.data.image_size;
+    let chosen = config
+        .private_device
+        .choose(shared, (private_size, private_size), on_cpu)
+        .map_err(|error| match error {
+            EmbedderError::Config(error) => loaded.locations.invalid("embedder", error).into(),
+            other => CliError::from(other),
+        })?;
+    Ok(match chosen {
+        PrivateEmbedder::Shared if shared.overlaps_host_work() => (None, devices.chosen.clone()),
+        PrivateEmbedder::Shared => (None, CPU.to_owned()),
+        PrivateEmbedder::OnCpu(copy, dependent) => {
+            if dependent {
+                progress.message(
+                    "on this device, the vector of an image depends on its place in the batch: a \
+                     copy of the embedder on the CPU embeds the private images \
+                     (embedder.private_device)",
+                );
+            }
+            (Some(copy), CPU.to_owned())
+        }
+    })
 }
 
 /// Adds the position of the key in `[model]` to an error about it.

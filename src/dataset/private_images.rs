@@ -6,14 +6,14 @@
 
 use std::io::{self, Read, Write};
 
-use sha2::{Digest, Sha256};
-
 use super::DatasetError;
 use crate::embedders::{Embedder, Embeddings, embed_all};
 use crate::images::{DataConfig, ImageBatch, ImageSource, ImagesError, Skipped};
 use crate::metrics::FeatureSet;
 use crate::metrics::features::{FeatureAccumulator, Features};
-use crate::privacy::{Fingerprint, PrivacyError, PrivateFolder, Sensitive, same_data};
+use crate::privacy::{
+    Fingerprint, ImageDigests, PrivacyError, PrivateFolder, Sensitive, contains_private, same_data,
+};
 use crate::progress::{Observer, Unit};
 use crate::voting::PrivateEmbeddings;
 
@@ -26,6 +26,8 @@ const MAX_BATCH_BYTES: usize = 1 << 26;
 pub struct PrivateImages {
     source: ImageSource,
     labels: Sensitive<Vec<u32>>,
+    /// Digests of the images, once they were checked.
+    digests: Sensitive<ImageDigests>,
     /// Images in a batch.
     batch_size: usize,
 }
@@ -41,6 +43,7 @@ impl PrivateImages {
         Ok(Self {
             labels: Sensitive::new(source.labels().to_vec()),
             source,
+            digests: Sensitive::new(ImageDigests::none()),
             batch_size: (MAX_BATCH_BYTES / image_bytes.max(1)).clamp(1, MAX_BATCH),
         })
     }
@@ -85,7 +88,7 @@ impl PrivateImages {
     ) -> Result<(Sensitive<Fingerprint>, Vec<Skipped>), DatasetError> {
         let (total, batch_size) = (self.len(), self.batch_size);
         observer.begin("checking private images", Some(total as u64), Unit::Steps);
-        let mut digests = Sensitive::new(Vec::new());
+        let mut digests = Sensitive::new(ImageDigests::none());
         let mut done = 0;
         let skipped = self.source.check(batch_size, |batch| {
             add_digests(&mut digests, &Sensitive::new(batch));
@@ -96,11 +99,23 @@ impl PrivateImages {
         observer.end();
         // Skipped files have no label any more.
         self.labels = Sensitive::new(self.source.labels().to_vec());
-        Ok((self.fingerprint(digests), skipped))
+        let fingerprint = self.fingerprint(&digests);
+        self.digests = digests;
+        Ok((fingerprint, skipped))
+    }
+
+    /// Returns true if one of the images, at the size of the run, is among images that were declared
+    /// public; the caller then ends the command before anything is written. See
+    /// [`contains_private`]. To be called after [`PrivateImages::check`].
+    #[must_use]
+    pub fn are_in(&self, declared_public: &ImageDigests, observer: &dyn Observer) -> bool {
+        contains_private(&self.digests, declared_public, &mut |line| {
+            observer.message(line)
+        })
     }
 
     /// Fingerprints the class names, the label of each image and the bytes of each image.
-    fn fingerprint(&self, digests: Sensitive<Vec<u8>>) -> Sensitive<Fingerprint> {
+    fn fingerprint(&self, digests: &Sensitive<ImageDigests>) -> Sensitive<Fingerprint> {
         let labels = self.labels.map_ref(|labels| {
             labels
                 .iter()
@@ -108,6 +123,8 @@ impl PrivateImages {
                 .collect::<Vec<u8>>()
         });
         let classes = self.classes().join("\n");
+        let digests =
+            digests.map_ref(|digests| digests.iter().flatten().copied().collect::<Vec<u8>>());
         labels.zip(digests, |labels, digests| {
             Fingerprint::of([classes.as_bytes(), labels.as_slice(), digests.as_slice()])
         })
@@ -245,7 +262,7 @@ impl PrivateImages {
     ) -> Result<(), E> {
         let (total, batch_size) = (self.len(), self.batch_size);
         observer.begin(stage, Some(total as u64), Unit::Steps);
-        let mut digests = Sensitive::new(Vec::new());
+        let mut digests = Sensitive::new(ImageDigests::none());
         let mut done = 0;
         let read = self.source.for_each_batch(batch_size, |batch| {
             let batch = Sensitive::new(batch);
@@ -258,7 +275,7 @@ impl PrivateImages {
         });
         read.map_err(|EachError(error)| error)?;
         observer.end();
-        if !same_data(fingerprint, &self.fingerprint(digests)) {
+        if !same_data(fingerprint, &self.fingerprint(&digests)) {
             let message = "the private images changed while they were read: do not change them \
                            during a run";
             let error = PrivacyError::PrivateData {
@@ -280,14 +297,13 @@ impl<E: From<DatasetError>> From<ImagesError> for EachError<E> {
 }
 
 /// Appends the SHA-256 of each image.
-fn add_digests(digests: &mut Sensitive<Vec<u8>>, batch: &Sensitive<ImageBatch>) {
+fn add_digests(digests: &mut Sensitive<ImageDigests>, batch: &Sensitive<ImageBatch>) {
     let of_batch = batch.map_ref(|batch| {
-        batch
-            .iter()
-            .flat_map(|image| Sha256::digest(image).to_vec())
-            .collect::<Vec<u8>>()
+        let mut digests = ImageDigests::none();
+        batch.iter().for_each(|image| digests.push(image));
+        digests
     });
-    digests.extend_with(of_batch, |all, batch| all.extend(batch));
+    digests.extend_with(of_batch, ImageDigests::extend);
 }
 
 /// Writes number and dimension as `u64`, then all values as `float32`, little-endian.

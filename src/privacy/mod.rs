@@ -32,6 +32,7 @@
 //! | `settings` | the `[privacy]` table of the configuration, validated |
 //! | `ledger` | the charges, on disk before noise is sampled |
 //! | `statement` | `privacy.json`: the claim and its assumptions |
+//! | `overlap` | whether images that were declared public are private ones |
 //! | `padding` | the time of work with private data, padded to a public multiple |
 //! | `report` | the table of `dpsyn privacy` |
 //! | `rounding` | numbers as text, rounded in the safe direction |
@@ -54,6 +55,7 @@ mod ledger;
 mod mechanism;
 mod noise_source;
 mod normal_tail;
+mod overlap;
 mod padding;
 mod private_folder;
 mod report;
@@ -70,6 +72,7 @@ pub use fingerprint::{Fingerprint, same_data, sha256_hex};
 pub use histogram::NoisyHistogram;
 pub use ledger::Ledger;
 pub use mechanism::{UnpublishedHistogram, release};
+pub use overlap::{ImageDigests, contains_private};
 pub use padding::PadPeriod;
 pub(crate) use padding::{Padding, SystemClock};
 pub use private_folder::PrivateFolder;
