@@ -1,5 +1,5 @@
 //! Atomic writes: a file is written under a temporary name, synced and renamed; and the constant
-//! time stamp of published files ([`stamp`]).
+//! timestamp of published files ([`set_time`]).
 
 use std::fs::{self, File, FileTimes};
 use std::io::{self, BufWriter, Write};
@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::{Builder, NamedTempFile};
 
-/// The only time stamp of a published file or folder: 2000-01-01T00:00:00Z, in seconds since 1970.
+/// The only timestamp of a published file or folder: 2000-01-01T00:00:00Z, in seconds since 1970.
 ///
 /// The moment at which a file is written depends on how long private images take to be read,
-/// embedded and compared, and a time stamp is copied with the file: `tar`, `cp -p`, `rsync -t` and
+/// embedded and compared, and a timestamp is copied with the file: `tar`, `cp -p`, `rsync -t` and
 /// `zip` carry the time of modification. They carry neither the time of the last change of the
 /// inode (ctime) nor its number, nor on Linux the time of creation; no program can set these, and
 /// whoever reads the result folder in place sees them.
@@ -22,7 +22,7 @@ const PUBLISHED_TIME: u64 = 946_684_800;
 /// synced before the rename, and the folder after it.
 ///
 /// The temporary file is created in `scratch`, which must be on the same file system as `path`.
-/// File and folders receive the constant [`stamp`], the file before it has its final name.
+/// File and folders receive the constant time [`set_time`], the file before it has its final name.
 ///
 /// # Errors
 /// Returns the error of `fill` or of the file system; the temporary file is then removed.
@@ -32,11 +32,11 @@ pub fn write_via<E: From<io::Error>>(
     fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<(), E>,
 ) -> Result<(), E> {
     let temporary = with_ordinary_mode().tempfile_in(scratch)?;
-    write_and_rename(temporary, path, fill, stamp)?;
+    write_and_rename(temporary, path, fill, set_time)?;
     let folder = parent(path);
-    stamp_path(folder)?;
+    set_time_of(folder)?;
     if scratch != folder {
-        stamp_path(scratch)?;
+        set_time_of(scratch)?;
     }
     Ok(())
 }
@@ -97,14 +97,14 @@ pub fn write_elsewhere(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// Returns the error of the file system, above all if the file belongs to another user.
-pub fn stamp(file: &File) -> io::Result<()> {
+pub fn set_time(file: &File) -> io::Result<()> {
     let time = published_time();
     let times = FileTimes::new().set_accessed(time).set_modified(time);
     #[cfg(target_vendor = "apple")]
     let times = std::os::darwin::fs::FileTimesExt::set_created(times, time);
     #[cfg(windows)]
     let times = std::os::windows::fs::FileTimesExt::set_created(times, time);
-    file.set_times(times).map_err(cannot_stamp)
+    file.set_times(times).map_err(time_not_set)
 }
 
 /// Sets the times of a file or folder to the constant without reading it; a symbolic link is not
@@ -112,7 +112,7 @@ pub fn stamp(file: &File) -> io::Result<()> {
 ///
 /// # Errors
 /// Returns the error of the file system.
-pub fn stamp_path(path: &Path) -> io::Result<()> {
+pub fn set_time_of(path: &Path) -> io::Result<()> {
     let path = if path.as_os_str().is_empty() {
         Path::new(".")
     } else {
@@ -130,7 +130,7 @@ pub fn stamp_path(path: &Path) -> io::Result<()> {
             last_modification: time,
         };
         utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| cannot_stamp(error.into()))
+            .map_err(|error| time_not_set(error.into()))
     }
     #[cfg(windows)]
     {
@@ -141,10 +141,10 @@ pub fn stamp_path(path: &Path) -> io::Result<()> {
         let mut options = fs::OpenOptions::new();
         options.access_mode(FILE_WRITE_ATTRIBUTES);
         options.custom_flags(BACKUP_SEMANTICS_AND_OPEN_REPARSE_POINT);
-        stamp(&options.open(path)?)
+        set_time(&options.open(path)?)
     }
     #[cfg(not(any(unix, windows)))]
-    stamp(&File::open(path)?)
+    set_time(&File::open(path)?)
 }
 
 /// Sets the times of `folder` and of the folders above it up to `top`, which contains it. To be
@@ -152,24 +152,24 @@ pub fn stamp_path(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// Returns the error of the file system.
-pub fn stamp_up_to(top: &Path, folder: &Path) -> io::Result<()> {
+pub fn set_times_up_to(top: &Path, folder: &Path) -> io::Result<()> {
     let inside = |path: &&Path| path.starts_with(top);
     folder
         .ancestors()
         .take_while(inside)
-        .try_for_each(stamp_path)
+        .try_for_each(set_time_of)
 }
 
 /// Sets the times of everything in a result folder to the constant, except for what is inside of
 /// its folder `private`: files that were read (their time of access), and whatever a killed process
-/// left between a write and its stamp. Only differing times are written. The content of symbolic
+/// left between a write and this call. Only differing times are written. The content of symbolic
 /// links is not touched, and a file that vanishes meanwhile is no error.
 ///
 /// # Errors
 /// Returns the error of the file system.
-pub fn stamp_tree(root: &Path, private: &Path) -> io::Result<()> {
+pub fn set_times_below(root: &Path, private: &Path) -> io::Result<()> {
     let mut folders = vec![root.to_owned()];
-    // A folder is stamped after it was read, because reading sets its time of access.
+    // A folder is treated after it was read, because reading sets its time of access.
     let mut read = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder)? {
@@ -179,14 +179,14 @@ pub fn stamp_tree(root: &Path, private: &Path) -> io::Result<()> {
             };
             if metadata.is_dir() && path != private {
                 folders.push(path);
-            } else if !is_stamped(&metadata) {
-                present(stamp_path(&path))?;
+            } else if !has_published_time(&metadata) {
+                present(set_time_of(&path))?;
             }
         }
         read.push(folder);
     }
     for folder in read {
-        present(stamp_path(&folder))?;
+        present(set_time_of(&folder))?;
     }
     Ok(())
 }
@@ -199,7 +199,7 @@ fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn is_stamped(metadata: &fs::Metadata) -> bool {
+fn has_published_time(metadata: &fs::Metadata) -> bool {
     let is = |time: io::Result<SystemTime>| time.is_ok_and(|time| time == published_time());
     is(metadata.modified()) && is(metadata.accessed())
 }
@@ -208,13 +208,13 @@ fn published_time() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(PUBLISHED_TIME)
 }
 
-/// Adds the reason and the remedy to the error of a stamp; its kind stays.
-fn cannot_stamp(error: io::Error) -> io::Error {
+/// Adds the reason and the remedy to the error of a call; its kind stays.
+fn time_not_set(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::PermissionDenied => io::Error::new(
             error.kind(),
             format!(
-                "cannot set the time stamp, which must not tell when private images were read: \
+                "cannot set the timestamp, which must not tell when private images were read: \
                  expected a folder and files that belong to the user of this process ({error})"
             ),
         ),
@@ -230,15 +230,15 @@ fn parent(path: &Path) -> &Path {
     folder.unwrap_or(Path::new("."))
 }
 
-/// Renames a finished, synced file with the constant [`stamp`] to its public place, and makes the
-/// rename durable in both folders, which must be on one file system.
+/// Renames a finished, synced file that has the constant time (see [`set_time`]), to its public
+/// place, and makes the rename durable in both folders, which must be on one file system.
 ///
 /// # Errors
 /// Returns the error of the file system.
 pub fn publish(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     for file in [to, from] {
-        stamp_path(parent(file))?;
+        set_time_of(parent(file))?;
         sync_folder(parent(file))?;
     }
     Ok(())
@@ -314,8 +314,8 @@ fn with_ordinary_mode() -> Builder<'static, 'static> {
 mod tests {
     use super::*;
 
-    fn stamped(path: &Path) -> bool {
-        is_stamped(&fs::symlink_metadata(path).unwrap())
+    fn has_time(path: &Path) -> bool {
+        has_published_time(&fs::symlink_metadata(path).unwrap())
     }
 
     #[test]
@@ -330,18 +330,18 @@ mod tests {
             file.write_all(b"pixels")
         };
         write_via(&scratch, &path, fill).unwrap();
-        assert!(stamped(&path) && stamped(&folder) && stamped(&scratch));
-        assert!(!stamped(top.path()));
+        assert!(has_time(&path) && has_time(&folder) && has_time(&scratch));
+        assert!(!has_time(top.path()));
         write(&path, b"again").unwrap();
-        assert!(stamped(&path) && stamped(&folder));
+        assert!(has_time(&path) && has_time(&folder));
         write_elsewhere(&path, b"a download").unwrap();
-        assert!(!stamped(&path) && !stamped(&folder));
+        assert!(!has_time(&path) && !has_time(&folder));
         write_owner_only(&path, |file| file.write_all(b"private")).unwrap();
-        assert!(!stamped(&path));
+        assert!(!has_time(&path));
     }
 
     #[test]
-    fn a_tree_is_stamped_but_for_the_content_of_the_private_folder() {
+    fn a_tree_has_the_time_but_for_the_content_of_the_private_folder() {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("out");
         for folder in ["0", ".work/1/vary", "private/evaluation"] {
@@ -357,26 +357,26 @@ mod tests {
             fs::write(top.path().join("elsewhere"), "x").unwrap();
             std::os::unix::fs::symlink("../elsewhere", root.join("link")).unwrap();
         }
-        stamp_tree(&root, &root.join("private")).unwrap();
+        set_times_below(&root, &root.join("private")).unwrap();
         let folders = ["", "0", ".work", ".work/1", ".work/1/vary", "private"];
         for name in public.iter().chain(&folders) {
-            assert!(stamped(&root.join(name)), "{name}");
+            assert!(has_time(&root.join(name)), "{name}");
         }
         for name in private {
-            assert!(!stamped(&root.join(name)), "{name}");
+            assert!(!has_time(&root.join(name)), "{name}");
         }
         #[cfg(unix)]
-        assert!(!stamped(&top.path().join("elsewhere")) && stamped(&root.join("link")));
+        assert!(!has_time(&top.path().join("elsewhere")) && has_time(&root.join("link")));
     }
 
     #[test]
-    fn created_folders_are_stamped_up_to_the_result_folder() {
+    fn created_folders_have_the_time_up_to_the_result_folder() {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("out");
         let folder = root.join(".work/1");
         fs::create_dir_all(&folder).unwrap();
-        stamp_up_to(&root, &folder).unwrap();
-        assert!(stamped(&folder) && stamped(&root.join(".work")) && stamped(&root));
-        assert!(!stamped(top.path()));
+        set_times_up_to(&root, &folder).unwrap();
+        assert!(has_time(&folder) && has_time(&root.join(".work")) && has_time(&root));
+        assert!(!has_time(top.path()));
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn append_line(path: &Path, line: &str) -> io::Result<()> {
     let mut file = options.create(true).read(true).append(true).open(path)?;
     let newline = if is_torn(&mut file)? { "\n" } else { "" };
     file.write_all(format!("{newline}{line}\n").as_bytes())?;
-    atomic::stamp(&file)
+    atomic::set_time(&file)
 }
 
 /// Returns true if the last line of the file has no newline. Moves the read position.

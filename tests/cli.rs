@@ -17,6 +17,8 @@ mod core_dumps;
 mod eval;
 #[path = "cli/evaluation.rs"]
 mod evaluation;
+#[path = "cli/faults.rs"]
+mod faults;
 #[path = "cli/fetch.rs"]
 mod fetch;
 #[path = "cli/fetch_faults.rs"]
@@ -47,13 +49,16 @@ mod resume;
 mod runs;
 #[path = "cli/snapshots.rs"]
 mod snapshots;
+#[path = "cli/sockets.rs"]
+#[cfg(target_os = "linux")]
+mod sockets;
 #[path = "cli/stable_diffusion.rs"]
 mod stable_diffusion;
 #[path = "cli/stable_diffusion_memory.rs"]
 #[cfg(target_os = "linux")]
 mod stable_diffusion_memory;
-#[path = "cli/time_stamps.rs"]
-mod time_stamps;
+#[path = "cli/timestamps.rs"]
+mod timestamps;
 #[path = "cli/vote_memory.rs"]
 #[cfg(target_os = "linux")]
 mod vote_memory;

@@ -25,8 +25,8 @@ impl MetricsLock {
         let file = locking::lock(&root.join(NAME))?;
         if let Some(file) = &file {
             // It may be new.
-            atomic::stamp(file)?;
-            atomic::stamp_path(root)?;
+            atomic::set_time(file)?;
+            atomic::set_time_of(root)?;
         }
         Ok(file.map(|file| Self { _file: file }))
     }

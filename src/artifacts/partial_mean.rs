@@ -68,7 +68,7 @@ impl PartialMean {
     /// [`ArtifactsError::Io`].
     pub fn remove(&self) -> Result<(), ArtifactsError> {
         atomic::remove(&self.path)
-            .and_then(|()| self.path.parent().map_or(Ok(()), atomic::stamp_path))
+            .and_then(|()| self.path.parent().map_or(Ok(()), atomic::set_time_of))
             .map_err(ArtifactsError::io(&self.path))
     }
 }

@@ -175,7 +175,7 @@ impl RunDir {
     /// [`ArtifactsError::Io`].
     pub fn make(&self, folder: &Path) -> Result<(), ArtifactsError> {
         fs::create_dir_all(folder)
-            .and_then(|()| atomic::stamp_up_to(&self.root, folder))
+            .and_then(|()| atomic::set_times_up_to(&self.root, folder))
             .map_err(ArtifactsError::io(folder))?;
         atomic::sync_folder(&self.root).map_err(ArtifactsError::io(&self.root))
     }
@@ -191,30 +191,30 @@ impl RunDir {
             }
             _ => folder
                 .parent()
-                .map_or(Ok(()), atomic::stamp_path)
+                .map_or(Ok(()), atomic::set_time_of)
                 .map_err(ArtifactsError::io(folder)),
         }
     }
 
     /// Sets the times of all files and folders outside of `private/` to one constant, those that
-    /// were only read included: see [`atomic::stamp_tree`].
+    /// were only read included: see [`atomic::set_times_below`].
     ///
     /// # Errors
     /// [`ArtifactsError::Io`].
-    pub fn stamp(&self) -> Result<(), ArtifactsError> {
-        atomic::stamp_tree(&self.root, &self.private()).map_err(ArtifactsError::io(&self.root))
+    pub fn set_times(&self) -> Result<(), ArtifactsError> {
+        atomic::set_times_below(&self.root, &self.private()).map_err(ArtifactsError::io(&self.root))
     }
 
-    /// Calls [`RunDir::stamp`] if the folder `root` holds a run.
+    /// Calls [`RunDir::set_times`] if the folder `root` holds a run.
     ///
     /// # Errors
     /// [`ArtifactsError::Io`].
-    pub fn stamp_if_run(root: &Path) -> Result<(), ArtifactsError> {
+    pub fn set_times_of_run(root: &Path) -> Result<(), ArtifactsError> {
         let folder = Self {
             root: root.to_owned(),
         };
         if folder.is_run() {
-            return folder.stamp();
+            return folder.set_times();
         }
         Ok(())
     }

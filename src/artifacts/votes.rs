@@ -72,7 +72,7 @@ impl ReleasedVotes {
     }
 }
 
-/// Reads the release itself, which must have `expected` values and be stamped as non-private if and
+/// Reads the release itself, which must have `expected` values and be marked as non-private if and
 /// only if the run is.
 ///
 /// # Errors

@@ -129,13 +129,13 @@ fn configured(path: &Path, set: &[String]) -> Result<Plan, CliError> {
         threshold: settings.evolution.threshold,
         classes,
         image_size: settings.data.image_size.min(LARGEST_IMAGE_SIZE),
-        embedder: settings.embedder,
+        embedder: settings.embedder.embedder,
     })
 }
 
-/// Returns the class names that a configuration declares. Names that cannot begin the name of a file
-/// (and one class alone, which has no neighbor of another class) are replaced by two made-up ones,
-/// because names do not influence the noise.
+/// Returns the class names that a configuration declares. Names that cannot begin the name of a
+/// file (and one class alone, which has no neighbor of another class) are replaced by two made-up
+/// ones, because names do not influence the noise.
 fn audited_classes(mut classes: Vec<String>) -> Vec<String> {
     let plain = |name: &String| {
         !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')

@@ -53,7 +53,7 @@ pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
     } = embedder_config.open(samples.image_size(), &devices.all())?;
     let space = feature_space(&embedder_config, weights_digest.as_deref(), resolution)?;
     let classifier = classifier(&config.metrics, &embedder_config)?;
-    let reference = open_reference(&config, resolution, &*embedder, &space, &progress)?
+    let reference = open_reference(&config, resolution, &*embedder, &space, &progress, |_| ())?
         .ok_or_else(|| refuse("--against", "is a path".to_owned()))?;
     config
         .check_sizes(SetSizes {
@@ -96,7 +96,7 @@ pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
     }
     drop(evaluator);
     match &arguments.out {
-        Some(out) => Ok(RunDir::stamp_if_run(out)?),
+        Some(out) => Ok(RunDir::set_times_of_run(out)?),
         None => Ok(()),
     }
 }

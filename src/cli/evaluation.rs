@@ -69,24 +69,32 @@ pub(super) fn check_public(config: &EvaluationConfig, private: &Path) -> Result<
         return Ok(());
     };
     if public.starts_with(&own) || own.starts_with(&public) {
-        return Err(format!(
-            "{} and the private images of {} overlap, which cannot be declared public",
-            reference.display(),
-            private.display()
-        ));
+        return Err(overlap(reference, private));
     }
     Ok(())
 }
 
+/// Returns the message of a reference that is declared public and overlaps the private images: the
+/// same, whether a path or the pixels of some or all images show it.
+pub(super) fn overlap(reference: &Path, private: &Path) -> String {
+    format!(
+        "{} and the private images of {} overlap, which cannot be declared public",
+        reference.display(),
+        private.display()
+    )
+}
+
 /// Opens the reference; `None` for the private images of the run. Each image is read once, so that
-/// a damaged one is found before anything is computed. Only the metric `downstream` needs classes,
-/// which are those that occur in the reference: nothing of an evaluation is published.
+/// a damaged one is found before anything is computed, and those that are declared public are
+/// passed to `visit`. Only the metric `downstream` needs classes, which are those that occur in the
+/// reference: nothing of an evaluation is published.
 pub(super) fn open_reference(
     config: &EvaluationConfig,
     image_size: usize,
     embedder: &dyn Embedder,
     space: &FeatureSpace,
     observer: &dyn Observer,
+    mut visit: impl FnMut(&[u8]),
 ) -> Result<Option<ReferenceSource>, EvaluationError> {
     let Some(path) = config.path() else {
         return Ok(None);
@@ -106,7 +114,10 @@ pub(super) fn open_reference(
     }
     Ok(Some(if public {
         let mut source = ImageSource::open(&data)?;
-        source.check::<EvaluationError>(CHUNK, |_| Ok(observer.check()?))?;
+        source.check::<EvaluationError>(CHUNK, |batch| {
+            batch.iter().for_each(&mut visit);
+            Ok(observer.check()?)
+        })?;
         ReferenceSource::public_images(source)
     } else {
         let mut images = PrivateImages::open(&data)?;

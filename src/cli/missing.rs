@@ -55,7 +55,14 @@ pub(super) fn requirements(settings: &Settings) -> Vec<Needed> {
             .into_iter()
             .map(weights),
     );
-    needed.extend(settings.embedder.requirements().into_iter().map(weights));
+    needed.extend(
+        settings
+            .embedder
+            .embedder
+            .requirements()
+            .into_iter()
+            .map(weights),
+    );
     if let Some(evaluation) = &settings.evaluation {
         let own = evaluation.embedder.as_ref();
         let own = own.map(|own| own.requirements()).unwrap_or_default();

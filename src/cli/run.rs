@@ -4,6 +4,8 @@ mod evaluation;
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
+
 use self::evaluation::OpenedEvaluation;
 use super::args::RunArguments;
 use super::core_dumps;
@@ -16,7 +18,7 @@ use super::progress::{TerminalProgress, catch_interrupts};
 use crate::artifacts::{ArtifactsError, Existing, RunDir};
 use crate::config::{ConfigError, Loaded, Settings};
 use crate::dataset::{CheckedImages, PrivateImages, content_fingerprint};
-use crate::embedders::OpenedEmbedder;
+use crate::embedders::{Embedder, EmbedderError, OpenedEmbedder, PrivateEmbedder};
 use crate::evaluation::Evaluation;
 use crate::fetch::Catalogue;
 use crate::generators::{ConditionRequest, Generator, GeneratorError, OpenedGenerator, Operation};
@@ -31,6 +33,9 @@ use crate::privacy::{
 };
 use crate::progress::Progress as _;
 use crate::streams::{Phase, RngKey};
+
+/// Name of the CPU as a device, as `--device` has it.
+const CPU: &str = "cpu";
 
 /// Executes `dpsyn run`.
 pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
@@ -95,9 +100,9 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
         progress: &progress,
     });
     // Also after an error: what is in the folder may be published.
-    let stamped = folder.stamp();
+    let timed = folder.set_times();
     let samples = executed?;
-    stamped?;
+    timed?;
     print(&samples.display());
     Ok(())
 }
@@ -139,7 +144,7 @@ fn prepare_folder(
 ) -> Result<RunDir, CliError> {
     let (folder, moved) = RunDir::prepare(root, existing)?;
     let private = PrivateFolder::create(folder.private())?;
-    folder.stamp()?;
+    folder.set_times()?;
     logging::open_private(private.open_log()?).map_err(ArtifactsError::io(private.path()))?;
     if let Some(moved) = moved {
         progress.message(&format!(
@@ -159,6 +164,10 @@ struct Inputs {
     plan: Plan,
     generator: OpenedGenerator,
     embedder: OpenedEmbedder,
+    /// The embedder of the private images, if it is not that of the samples.
+    private_embedder: Option<Box<dyn Embedder>>,
+    /// Name of the device that embeds the private images.
+    private_device: String,
     evaluation: Option<OpenedEvaluation>,
 }
 
@@ -182,13 +191,18 @@ impl Inputs {
         let generator = open_generator(loaded, devices, progress)?;
         check_plan(loaded, &*generator.generator, &plan)?;
         let image_size = generator.generator.image_size();
-        let embedder = loaded.settings.embedder.open(image_size, &devices.all())?;
+        let config = &loaded.settings.embedder.embedder;
+        let embedder = config.open(image_size, &devices.all())?;
         progress.message(&format!("device: {}", devices.chosen));
+        let (private_embedder, private_device) =
+            open_private_embedder(loaded, &embedder, image_size, devices, progress)?;
         let CheckedImages { fingerprint, notes } = images.check(progress)?;
         show_private(&notes, progress);
         let count = images.count();
         show_private(&count.map(|count| plan.compare_size(count)), progress);
-        let evaluation = evaluation::open(loaded, &embedder, image_size, devices, &plan, progress)?;
+        let evaluation = evaluation::open(
+            loaded, &embedder, image_size, devices, &plan, &images, progress,
+        )?;
         let budget = match &loaded.settings.privacy.budget {
             Some(path) => {
                 let images = content_fingerprint(&loaded.settings.data.path);
@@ -203,6 +217,8 @@ impl Inputs {
             plan,
             generator,
             embedder,
+            private_embedder,
+            private_device,
             evaluation,
         })
     }
@@ -254,6 +270,11 @@ impl Inputs {
             plot_images: settings.output.plot_images,
             generator: &*self.generator.generator,
             embedder: &*self.embedder.embedder,
+            private_embedder: self
+                .private_embedder
+                .as_deref()
+                .unwrap_or(&*self.embedder.embedder),
+            private_device: &self.private_device,
             evaluation: evaluation.as_ref(),
             device: &devices.first,
             observer: command.progress,
@@ -362,6 +383,45 @@ fn open_generator(
         progress.message(&format!("warning: {warning}"));
     }
     Ok(opened)
+}
+
+/// Returns the embedder of the private images, if it is not that of the samples, and the name of
+/// its device.
+fn open_private_embedder(
+    loaded: &Loaded,
+    embedder: &OpenedEmbedder,
+    image_size: (usize, usize),
+    devices: &Devices,
+    progress: &TerminalProgress,
+) -> Result<(Option<Box<dyn Embedder>>, String), CliError> {
+    let config = &loaded.settings.embedder;
+    let shared = &*embedder.embedder;
+    let on_cpu = || {
+        let opened = config.embedder.open(image_size, &[Device::Cpu])?;
+        Ok(opened.embedder)
+    };
+    let private_size = loaded.settings.data.image_size;
+    let chosen = config
+        .private_device
+        .choose(shared, (private_size, private_size), on_cpu)
+        .map_err(|error| match error {
+            EmbedderError::Config(error) => loaded.locations.invalid("embedder", error).into(),
+            other => CliError::from(other),
+        })?;
+    Ok(match chosen {
+        PrivateEmbedder::Shared if shared.overlaps_host_work() => (None, devices.chosen.clone()),
+        PrivateEmbedder::Shared => (None, CPU.to_owned()),
+        PrivateEmbedder::OnCpu(copy, dependent) => {
+            if dependent {
+                progress.message(
+                    "on this device, the vector of an image depends on its place in the batch: a \
+                     copy of the embedder on the CPU embeds the private images \
+                     (embedder.private_device)",
+                );
+            }
+            (Some(copy), CPU.to_owned())
+        }
+    })
 }
 
 /// Adds the position of the key in `[model]` to an error about it.

@@ -198,6 +198,33 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// Removes a key from a section and deserializes its value; `None` if there is no such key.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Text`] for a wrong type or an unknown value.
+    pub fn take_value<T: DeserializeOwned>(
+        &mut self,
+        section: &str,
+        key: &str,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(DeValue::Table(table)) = self.root.get_mut(section).map(Spanned::get_mut) else {
+            return Ok(None);
+        };
+        let Some(value) = table.remove(key) else {
+            return Ok(None);
+        };
+        let value = T::deserialize(toml::de::ValueDeserializer::from(value));
+        value
+            .map(Some)
+            .map_err(|error| match parse_error(self.sources, &error) {
+                ConfigError::Text { place, message } => ConfigError::Text {
+                    place,
+                    message: format!("{section}.{key}: {message}"),
+                },
+                other => other,
+            })
+    }
+
     /// Deserializes a section; a missing section is empty.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use super::classes::declared_classes;
 use super::document::{Document, Locations};
 use super::error::ConfigError;
 use super::sources::ConfigSources;
-use crate::embedders::EmbedderConfig;
+use crate::embedders::{EmbedderConfig, VoteEmbedderConfig};
 use crate::fetch::Mirrors;
 use crate::generators::{GeneratorError, ModelConfig, Operation};
 use crate::images::DataConfig;
@@ -27,7 +27,7 @@ pub struct Settings {
     /// `[model]`: the foundation model.
     pub model: ModelConfig,
     /// `[embedder]`: the space of the vote.
-    pub embedder: EmbedderConfig,
+    pub embedder: VoteEmbedderConfig,
     /// `[evolution]`: the PE loop.
     pub evolution: EvolutionConfig,
     /// `[privacy]`: noise and accounting.
@@ -87,7 +87,11 @@ impl Settings {
         let locations = document.locations().clone();
         document.refuse_secrets()?;
         let model = model(&mut document)?;
-        let embedder = embedder(&mut document, "embedder")?;
+        let private_device = document.take_value("embedder", VoteEmbedderConfig::PRIVATE_DEVICE)?;
+        let embedder = VoteEmbedderConfig {
+            embedder: embedder(&mut document, "embedder")?,
+            private_device: private_device.unwrap_or_default(),
+        };
         let evaluation = evaluation(&mut document)?;
         let settings = Self {
             data: document.section("data")?,
@@ -147,7 +151,7 @@ impl Settings {
             }
             Ok(())
         };
-        embedder("embedder", &self.embedder)?;
+        embedder("embedder", &self.embedder.embedder)?;
         if let Some(evaluation) = &self.evaluation {
             evaluation
                 .validate()
@@ -245,7 +249,7 @@ impl Settings {
         for (section, keys) in [
             ("data", DataConfig::NON_IDENTITY_KEYS),
             ("model", self.model.non_identity_keys()),
-            ("embedder", self.embedder.non_identity_keys()),
+            ("embedder", self.embedder.embedder.non_identity_keys()),
             ("evolution", EvolutionConfig::NON_IDENTITY_KEYS),
             ("privacy", PrivacyConfig::NON_IDENTITY_KEYS),
         ] {
@@ -257,6 +261,10 @@ impl Settings {
         }
         if let Some(table) = value.as_object_mut() {
             table.remove("output");
+            if let Some(table) = table.get_mut("embedder").and_then(|v| v.as_object_mut()) {
+                // It changes rounding only, as the devices of a run do.
+                table.remove(VoteEmbedderConfig::PRIVATE_DEVICE);
+            }
             // Metrics only read a run, and nothing depends on them.
             table.remove("evaluation");
         }

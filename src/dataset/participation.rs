@@ -2,9 +2,7 @@
 //! inside of [`Sensitive`](crate::privacy::Sensitive).
 
 use crate::images::Duplicates;
-
-/// Bytes of the digest of an image.
-pub(super) const DIGEST: usize = 32;
+use crate::privacy::ImageDigests;
 
 /// The images of a source that take part.
 pub(super) struct Participation {
@@ -22,12 +20,16 @@ impl Participation {
     /// Lets every image of a declared class take part. `labels` has the class of each image of the
     /// source.
     pub(super) fn of_declared(labels: &[Option<u32>]) -> Self {
-        Self::new(labels, &[], Duplicates::Keep)
+        Self::new(labels, &ImageDigests::none(), Duplicates::Keep)
     }
 
     /// Leaves out images without a declared class and, under [`Duplicates::Once`], every copy of an
-    /// earlier image of the same class. `digests` has [`DIGEST`] bytes for each image.
-    pub(super) fn new(labels: &[Option<u32>], digests: &[u8], duplicates: Duplicates) -> Self {
+    /// earlier image of the same class. `digests` has one digest for each image.
+    pub(super) fn new(
+        labels: &[Option<u32>],
+        digests: &ImageDigests,
+        duplicates: Duplicates,
+    ) -> Self {
         let copies = copies(labels, digests);
         let kept: Vec<bool> = labels
             .iter()
@@ -41,16 +43,6 @@ impl Participation {
             undeclared: labels.iter().filter(|label| label.is_none()).count(),
             copies: copies.iter().filter(|copy| **copy).count(),
         }
-    }
-
-    /// Returns the digests of the images that take part.
-    pub(super) fn select(&self, digests: &[u8]) -> Vec<u8> {
-        let images = digests.chunks_exact(DIGEST).zip(&self.kept);
-        let taking_part = images.filter(|(_, kept)| **kept);
-        taking_part
-            .flat_map(|(digest, _)| digest)
-            .copied()
-            .collect()
     }
 
     /// Returns lines for the owner about images that are left out, and about copies.
@@ -94,10 +86,10 @@ impl Participation {
 
 /// Returns true for each image that has the class and the digest of an earlier one. Images without
 /// a declared class are no copies.
-fn copies(labels: &[Option<u32>], digests: &[u8]) -> Vec<bool> {
+fn copies(labels: &[Option<u32>], digests: &ImageDigests) -> Vec<bool> {
     let mut images: Vec<(u32, &[u8], usize)> = labels
         .iter()
-        .zip(digests.chunks_exact(DIGEST))
+        .zip(digests.iter())
         .enumerate()
         .filter_map(|(index, (label, digest))| Some(((*label)?, digest, index)))
         .collect();
@@ -119,8 +111,10 @@ fn copies(labels: &[Option<u32>], digests: &[u8]) -> Vec<bool> {
 mod tests {
     use super::*;
 
-    fn digests(images: &[u8]) -> Vec<u8> {
-        images.iter().flat_map(|image| [*image; DIGEST]).collect()
+    fn digests(images: &[u8]) -> ImageDigests {
+        let mut digests = ImageDigests::none();
+        images.iter().for_each(|image| digests.push(&[*image]));
+        digests
     }
 
     #[test]
@@ -131,7 +125,7 @@ mod tests {
         assert_eq!(once.kept, [true, true, true, false, false, false, false]);
         assert_eq!(once.labels, [0, 1, 0]);
         assert_eq!((once.undeclared, once.copies), (2, 2));
-        assert_eq!(once.select(&digests), self::digests(&[7, 7, 8]));
+        assert_eq!(digests.select(&once.kept), self::digests(&[7, 7, 8]));
         let keep = Participation::new(&labels, &digests, Duplicates::Keep);
         assert_eq!(keep.kept, [true, true, true, false, true, true, false]);
         assert_eq!(keep.labels, [0, 1, 0, 0, 1]);

@@ -7,8 +7,6 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::DatasetError;
 use super::participation::Participation;
 use crate::embedders::{Embedder, Embeddings, embed_all};
@@ -17,7 +15,9 @@ use crate::images::{
 };
 use crate::metrics::FeatureSet;
 use crate::metrics::features::{FeatureAccumulator, Features};
-use crate::privacy::{Fingerprint, PrivacyError, PrivateFolder, Sensitive, same_data};
+use crate::privacy::{
+    Fingerprint, ImageDigests, PrivacyError, PrivateFolder, Sensitive, contains_private, same_data,
+};
 use crate::progress::{Observer, Unit};
 use crate::voting::PrivateEmbeddings;
 
@@ -34,6 +34,8 @@ pub struct PrivateImages {
     class_conditional: bool,
     /// The images of the source that take part.
     participation: Sensitive<Participation>,
+    /// Digests of all readable images of the source, once they were checked.
+    digests: Sensitive<ImageDigests>,
     /// Images in a batch.
     batch_size: usize,
 }
@@ -63,6 +65,7 @@ impl PrivateImages {
             duplicates: config.duplicates,
             class_conditional: config.class_conditional,
             source,
+            digests: Sensitive::new(ImageDigests::none()),
             batch_size: (MAX_BATCH_BYTES / image_bytes.max(1)).clamp(1, MAX_BATCH),
         })
     }
@@ -114,7 +117,7 @@ impl PrivateImages {
     pub fn check(&mut self, observer: &dyn Observer) -> Result<CheckedImages, DatasetError> {
         let (total, batch_size) = (self.total(), self.batch_size);
         observer.begin_private("checking private images", Some(total as u64), Unit::Steps);
-        let mut digests = Sensitive::new(Vec::new());
+        let mut digests = Sensitive::new(ImageDigests::none());
         let mut done = 0;
         let checked = self.source.check(batch_size, |batch| {
             add_digests(&mut digests, &Sensitive::new(batch));
@@ -129,11 +132,10 @@ impl PrivateImages {
         // Skipped files have no label any more.
         let labels = Sensitive::new(self.source.labels().to_vec());
         let examined = labels.zip(digests, |labels, digests| {
-            let images = Participation::new(&labels, &digests, duplicates);
-            let digests = images.select(&digests);
-            (images, digests)
+            (Participation::new(&labels, &digests, duplicates), digests)
         });
-        let digests = examined.map_ref(|(_, digests)| digests.clone());
+        self.digests = examined.map_ref(|(_, digests)| digests.clone());
+        let taking_part = examined.map_ref(|(images, digests)| digests.select(&images.kept));
         self.participation = examined.map(|(images, _)| images);
         let left_out = self
             .participation
@@ -145,13 +147,23 @@ impl PrivateImages {
             skipped.chain(left_out).collect()
         });
         Ok(CheckedImages {
-            fingerprint: self.fingerprint(digests),
+            fingerprint: self.fingerprint(&taking_part),
             notes,
         })
     }
 
+    /// Returns true if one of the images, at the size of the run, is among images that were
+    /// declared public, also if it is left out; the caller then ends the command before anything is
+    /// written. See [`contains_private`]. To be called after [`PrivateImages::check`].
+    #[must_use]
+    pub fn are_in(&self, declared_public: &ImageDigests, observer: &dyn Observer) -> bool {
+        contains_private(&self.digests, declared_public, &mut |line| {
+            observer.message(line)
+        })
+    }
+
     /// Fingerprints the class names, the label of each image that takes part and its bytes.
-    fn fingerprint(&self, digests: Sensitive<Vec<u8>>) -> Sensitive<Fingerprint> {
+    fn fingerprint(&self, digests: &Sensitive<ImageDigests>) -> Sensitive<Fingerprint> {
         let labels = self.participation.map_ref(|images| {
             let labels = images.labels.iter();
             labels
@@ -159,6 +171,8 @@ impl PrivateImages {
                 .collect::<Vec<u8>>()
         });
         let classes = self.classes().join("\n");
+        let digests =
+            digests.map_ref(|digests| digests.iter().flatten().copied().collect::<Vec<u8>>());
         labels.zip(digests, |labels, digests| {
             Fingerprint::of([classes.as_bytes(), labels.as_slice(), digests.as_slice()])
         })
@@ -297,7 +311,7 @@ impl PrivateImages {
     ) -> Result<(), E> {
         let (total, batch_size) = (self.total(), self.batch_size);
         observer.begin_private(stage, Some(total as u64), Unit::Steps);
-        let mut digests = Sensitive::new(Vec::new());
+        let mut digests = Sensitive::new(ImageDigests::none());
         let (mut done, mut begin) = (0, 0);
         let participation = &self.participation;
         let read = self.source.for_each_batch(batch_size, |batch| {
@@ -317,7 +331,7 @@ impl PrivateImages {
         });
         read.map_err(|error| error.of_source(&self.path))?;
         observer.end();
-        if !same_data(fingerprint, &self.fingerprint(digests)) {
+        if !same_data(fingerprint, &self.fingerprint(&digests)) {
             let message = "the private images changed while they were read: do not change them \
                            during a run";
             let error = PrivacyError::PrivateData {
@@ -354,14 +368,13 @@ impl<E: From<DatasetError>> EachError<E> {
 }
 
 /// Appends the SHA-256 of each image.
-fn add_digests(digests: &mut Sensitive<Vec<u8>>, batch: &Sensitive<ImageBatch>) {
+fn add_digests(digests: &mut Sensitive<ImageDigests>, batch: &Sensitive<ImageBatch>) {
     let of_batch = batch.map_ref(|batch| {
-        batch
-            .iter()
-            .flat_map(|image| Sha256::digest(image).to_vec())
-            .collect::<Vec<u8>>()
+        let mut digests = ImageDigests::none();
+        batch.iter().for_each(|image| digests.push(image));
+        digests
     });
-    digests.extend_with(of_batch, |all, batch| all.extend(batch));
+    digests.extend_with(of_batch, ImageDigests::extend);
 }
 
 /// Writes number and dimension as `u64`, then all values as `float32`, little-endian.

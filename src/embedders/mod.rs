@@ -11,6 +11,8 @@ mod network;
 mod open;
 mod pipeline;
 mod pixels;
+mod position_check;
+mod private_device;
 mod replicated;
 mod section;
 
@@ -22,6 +24,7 @@ pub use inception::{InceptionConfig, InceptionEmbedder};
 pub use open::{EmbedderConfig, OpenedEmbedder};
 pub use pipeline::EmbedPipeline;
 pub use pixels::{PixelsConfig, PixelsEmbedder};
+pub use private_device::{PrivateEmbedder, VoteEmbedderConfig};
 pub use replicated::{BoxedEmbedder, ReplicatedEmbedder};
 pub use section::EmbedderSection;
 

@@ -63,6 +63,24 @@ pub enum EvaluationError {
     Cancelled(#[from] Cancelled),
 }
 
+impl EvaluationError {
+    /// Returns true for an error that the images of the reference may have caused: they could not
+    /// be read, embedded or compared. The others are about the result folder and the samples, or
+    /// are the user's wish.
+    pub(super) fn may_depend_on_reference(&self) -> bool {
+        match self {
+            Self::Images(_) | Self::Dataset(_) | Self::Embedder(_) | Self::Metrics(_) => true,
+            Self::Artifacts(_)
+            | Self::Privacy(_)
+            | Self::InUse { .. }
+            | Self::NoReference
+            | Self::NotAStatement { .. }
+            | Self::Settings(_)
+            | Self::Cancelled(_) => false,
+        }
+    }
+}
+
 impl ExitCode for EvaluationError {
     fn exit_code(&self) -> u8 {
         match self {

@@ -58,8 +58,14 @@ impl<'a> Evaluator<'a> {
     /// Evaluates a population of a run by the metrics that were not computed before, in the
     /// configured order. The lines go to the observer: marked, if the reference is private.
     ///
+    /// A failure that a private reference may have caused ends neither the evaluation nor the run:
+    /// the number of releases, which is published, must not depend on private images. It is
+    /// reported like a value, with the mark, and the metric has no row; a resumed run computes it
+    /// again.
+    ///
     /// # Errors
-    /// See [`EvaluationError`].
+    /// See [`EvaluationError`]; with a private reference, those about samples and the result folder
+    /// only.
     pub(crate) fn population(
         &mut self,
         number: u32,
@@ -87,8 +93,43 @@ impl<'a> Evaluator<'a> {
             observer.end_if_cancelled()?;
         }
         observer.end();
+        let features = features.finish()?;
         let show = &mut |line: &str| observer.message(line);
-        self.measure(&samples, &metrics, &features.finish()?, Some(run), show)
+        let fingerprint = run.fingerprint;
+        if let Err(error) = self.reference(Some(run)) {
+            let what = format!("population {number}: the reference could not be evaluated");
+            return self.report_private(&what, error, show);
+        }
+        for &metric in &metrics {
+            let computed = self.measure_one(metric, &features);
+            match computed {
+                Ok(output) => {
+                    self.record(&samples, metric, &output, Some(fingerprint), show)?;
+                }
+                Err(error) => {
+                    let what = format!("population {number}: {metric} could not be computed");
+                    self.report_private(&what, error, show)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports a failure that a private reference may have caused, and returns every other one.
+    fn report_private(
+        &self,
+        what: &str,
+        error: EvaluationError,
+        show: &mut dyn FnMut(&str),
+    ) -> Result<(), EvaluationError> {
+        // A failure inside of a stage has not ended it.
+        self.evaluation.observer.end();
+        if !self.is_private() || !error.may_depend_on_reference() {
+            return Err(error);
+        }
+        let line = format!("{what}, and the run continues without it: {error}");
+        self.store.show_private(&Sensitive::new(line), show);
+        Ok(())
     }
 
     /// Returns the metrics whose rows were not written before.
@@ -164,46 +205,51 @@ impl<'a> Evaluator<'a> {
         Ok(self.reference.insert(reference))
     }
 
+    /// Computes a metric of a file of samples, and records it.
     pub(super) fn measure(
         &mut self,
         samples: &SampleSetId,
-        metrics: &[MetricKind],
+        metric: MetricKind,
         features: &Features,
-        run: Option<RunImages<'_>>,
         show: &mut dyn FnMut(&str),
     ) -> Result<(), EvaluationError> {
-        let evaluation = self.evaluation;
-        // The number of private images of the run is known behind the wall only.
-        let known = self.source.as_ref().map(ReferenceSource::count);
-        let fingerprint = run.as_ref().map(|run| run.fingerprint);
-        self.reference(run)?;
-        for &metric in metrics {
-            evaluation.observer.end_if_cancelled()?;
-            evaluation
-                .observer
-                .begin(metric.name(), Some(1), Unit::Steps);
-            let context = MetricContext {
-                config: evaluation.config,
-                classifier: evaluation.classifier.as_ref(),
-                device: evaluation.device,
-                cancellation: evaluation.observer,
-            };
-            let output = self.reference(None)?.try_map_ref(|reference| {
-                let sets = ComparedSets {
-                    samples: features,
-                    reference,
-                    reference_images: known.unwrap_or(Some(reference.count())),
-                };
-                measure(metric, sets, &context)
-            });
-            evaluation.observer.end();
-            let output = output?;
-            self.record(samples, metric, &output, fingerprint, show)?;
-            if metric == MetricKind::Memorization {
-                self.memorization = Some(output);
-            }
+        let output = self.measure_one(metric, features)?;
+        self.record(samples, metric, &output, None, show)?;
+        if metric == MetricKind::Memorization {
+            self.memorization = Some(output);
         }
         Ok(())
+    }
+
+    /// Computes a metric against the reference.
+    fn measure_one(
+        &mut self,
+        metric: MetricKind,
+        features: &Features,
+    ) -> Result<Guarded<MetricOutput>, EvaluationError> {
+        let evaluation = self.evaluation;
+        let observer = evaluation.observer;
+        observer.end_if_cancelled()?;
+        let context = MetricContext {
+            config: evaluation.config,
+            classifier: evaluation.classifier.as_ref(),
+            device: evaluation.device,
+            cancellation: observer,
+        };
+        // The number of private images of the run is known behind the wall only.
+        let known = self.source.as_ref().map(ReferenceSource::count);
+        let reference = self.reference(None)?;
+        observer.begin(metric.name(), Some(1), Unit::Steps);
+        let output = reference.try_map_ref(|reference| {
+            let sets = ComparedSets {
+                samples: features,
+                reference,
+                reference_images: known.unwrap_or(Some(reference.count())),
+            };
+            measure(metric, sets, &context)
+        });
+        observer.end();
+        Ok(output?)
     }
 
     /// Writes and shows the output of a metric. `run` is the fingerprint of the run's private
@@ -242,3 +288,7 @@ fn reference_text(config: &EvaluationConfig) -> &str {
         None => "private images",
     }
 }
+
+#[cfg(test)]
+#[path = "evaluator_tests.rs"]
+mod tests;

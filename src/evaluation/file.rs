@@ -32,7 +32,7 @@ impl Evaluator<'_> {
                 (MetricKind::Downstream, Some(training)) => {
                     self.downstream(samples, features.vectors.as_ref(), training, show)?;
                 }
-                _ => self.measure(samples, &[metric], features, None, show)?,
+                _ => self.measure(samples, metric, features, show)?,
             }
         }
         Ok(())

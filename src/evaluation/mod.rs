@@ -34,5 +34,5 @@ pub use error::EvaluationError;
 pub use evaluator::Evaluator;
 pub(crate) use guarded::Guarded;
 pub use reference::ReferenceSource;
-pub(crate) use reference::RunImages;
+pub(crate) use reference::{RunImages, VoteEmbeddings};
 pub use store::SampleSetId;

@@ -11,7 +11,7 @@ use super::{EvaluationError, Guarded};
 use crate::artifacts::ArtifactsError;
 use crate::atomic;
 use crate::dataset::PrivateImages;
-use crate::embedders::embed_all;
+use crate::embedders::{Embedder, embed_all};
 use crate::images::{ImageBatch, ImageSource};
 use crate::metrics::features::{FeatureAccumulator, Features};
 use crate::metrics::table::FeatureSpace;
@@ -44,8 +44,17 @@ pub(crate) struct RunImages<'a> {
     pub images: &'a mut PrivateImages,
     /// Fingerprint of the images when they were checked.
     pub fingerprint: &'a Sensitive<Fingerprint>,
-    /// Folder of the vote's embeddings, if the metrics use the same feature space.
-    pub vote: Option<&'a PrivateFolder>,
+    /// The vote's embeddings, if the metrics use the same feature space.
+    pub vote: Option<VoteEmbeddings<'a>>,
+}
+
+/// The embeddings of the private images that vote: stored, or still to be computed.
+#[derive(Clone, Copy)]
+pub(crate) struct VoteEmbeddings<'a> {
+    /// Folder in which they are stored.
+    pub folder: &'a PrivateFolder,
+    /// Embedder of the private images.
+    pub embedder: &'a dyn Embedder,
 }
 
 impl ReferenceSource {
@@ -222,9 +231,9 @@ impl RunImages<'_> {
                     .features(embedder, space, set, cache, self.fingerprint, observer)?;
             return Ok(Guarded::Private(features));
         };
-        let vectors = self
-            .images
-            .embeddings(embedder, vote, self.fingerprint, observer)?;
+        let vectors =
+            self.images
+                .embeddings(vote.embedder, vote.folder, self.fingerprint, observer)?;
         let features = vectors.try_map(|vectors| {
             let mut accumulator = FeatureAccumulator::new(vectors.dimension(), set);
             accumulator.push(&vectors)?;

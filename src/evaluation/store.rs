@@ -203,6 +203,11 @@ impl ResultStore {
         Ok(())
     }
 
+    /// Passes a line about a private reference to `show`, with the mark.
+    pub(super) fn show_private(&self, line: &Sensitive<String>, show: &mut dyn FnMut(&str)) {
+        print_marked_private(&self.consent, line, |line| vec![line.clone()], show);
+    }
+
     /// Writes a file of bytes and returns its path; `None` where results are not kept.
     pub(super) fn write_file(
         &self,

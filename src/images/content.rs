@@ -14,9 +14,9 @@ use super::samples::SamplesReader;
 /// Images of an `.npz` file that are read at a time.
 const BATCH: usize = 256;
 
-/// Returns the SHA-256 of each image of a folder (the bytes of its file) or of an `.npz` file (rows,
-/// columns and pixels), in no particular order. Neither names nor places of files matter, so the
-/// digests are the same for a copy and after a renaming.
+/// Returns the SHA-256 of each image of a folder (the bytes of its file) or of an `.npz` file
+/// (rows, columns and pixels), in no particular order. Neither names nor places of files matter, so
+/// the digests are the same for a copy and after a renaming.
 ///
 /// # Errors
 /// [`ImagesError`] if a file cannot be read; files that are no readable images are not noticed.

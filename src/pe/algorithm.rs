@@ -20,7 +20,7 @@ use super::offspring::{Offspring, lineages};
 use super::{PeError, Run};
 use crate::artifacts::{GeneratedImages, Population, ReleasedVotes, RunStore, WorkPhase};
 use crate::dataset::PrivateData;
-use crate::evaluation::{Evaluator, RunImages};
+use crate::evaluation::{Evaluator, RunImages, VoteEmbeddings};
 use crate::kill_point::{KillPoint, reach};
 use crate::privacy::{Ledger, Padding, SystemClock, VoteCounts, release};
 use crate::streams::{self, RngKey};
@@ -90,7 +90,7 @@ fn dp_nn_histogram(
     let released = store.released_votes(t, ledger, folder, |ledger| {
         // E(x) for x ∈ S_priv. First, because an unreadable image must not cost the lookahead.
         let embedding = (!data.is_embedded()).then(|| padding.begin());
-        data.embeddings(run.embedder, run.observer)?;
+        data.embeddings(run.private_embedder, run.observer)?;
         if let Some(span) = embedding {
             // With a hosted model, the lookahead sends requests.
             span.end("reading the private images", run.observer)?;
@@ -112,7 +112,7 @@ fn dp_nn_histogram(
             cancellation: run.observer,
         };
         let voting = padding.begin();
-        let private = data.embeddings(run.embedder, run.observer)?;
+        let private = data.embeddings(run.private_embedder, run.observer)?;
         let counts = nn_histogram(&candidates, private, &options, run.observer)?;
         reach(KillPoint::Counted);
 
@@ -205,7 +205,10 @@ fn report(
             images,
             fingerprint,
             // In the space of the vote, the private images need not be embedded again.
-            vote: evaluation.shares_vote.then_some(folder),
+            vote: evaluation.shares_vote.then_some(VoteEmbeddings {
+                folder,
+                embedder: run.private_embedder,
+            }),
         };
         let clock = SystemClock::start();
         let padding = Padding::new(run.pad_release_to, &clock);
@@ -215,6 +218,6 @@ fn report(
             span.end("the evaluation", run.observer)?;
         }
     }
-    store.dir.stamp()?;
+    store.dir.set_times()?;
     Ok(())
 }

@@ -32,6 +32,11 @@ pub struct Run<'a> {
     pub generator: &'a dyn Generator,
     /// The embedding space of the vote.
     pub embedder: &'a dyn Embedder,
+    /// The same embedding space for the private images, on a device on which the vector of an image
+    /// does not depend on its place in a batch.
+    pub private_embedder: &'a dyn Embedder,
+    /// Name of that device, for the log.
+    pub private_device: &'a str,
     /// The metrics of each population, if any are configured.
     pub evaluation: Option<&'a Evaluation<'a>>,
     /// The device of the nearest-neighbor search.

@@ -44,6 +44,10 @@ impl<'a> Disclosure<'a> {
         if let Some(reason) = run.plan.privacy.non_private() {
             disclosure.log(&format!("NOT PRIVATE: {reason}"))?;
         }
+        disclosure.log(&format!(
+            "private images are embedded on {}",
+            run.private_device
+        ))?;
         disclosure.write_statement(ledger)?;
         Ok(disclosure)
     }

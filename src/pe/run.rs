@@ -40,7 +40,7 @@ impl Run<'_> {
         }
         // The ledger is locked from here on, so temporary files belong to killed processes.
         dir.sweep()?;
-        dir.stamp()?;
+        dir.set_times()?;
         self.generator.begin_run(&RunPaths {
             root: dir.root().to_owned(),
             work: dir.work(),

@@ -432,7 +432,7 @@ impl Ledger {
         let mut write = || -> io::Result<()> {
             self.file.seek(SeekFrom::End(0))?;
             self.file.write_all(line.as_bytes())?;
-            atomic::stamp(&self.file)?;
+            atomic::set_time(&self.file)?;
             self.file.sync_all()
         };
         write().map_err(|error| {

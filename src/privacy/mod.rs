@@ -38,6 +38,7 @@
 //! | `budget` | one budget for a data set, over all runs |
 //! | `statement` | `privacy.json`: the claim and its assumptions |
 //! | `trial` | the mechanism without a ledger, for audits of public images |
+//! | `overlap` | whether images that were declared public are private ones |
 //! | `padding` | the time of work with private data, padded to a public multiple |
 //! | `report` | the table of `dpsyn privacy` |
 //! | `rounding` | numbers as text, rounded in the safe direction |
@@ -62,6 +63,7 @@ mod ledger;
 mod mechanism;
 mod noise_source;
 mod normal_tail;
+mod overlap;
 mod padding;
 mod private_folder;
 mod report;
@@ -83,6 +85,7 @@ pub use fingerprint::{Fingerprint, same_data, sha256_hex};
 pub use histogram::NoisyHistogram;
 pub use ledger::Ledger;
 pub use mechanism::{UnpublishedHistogram, release};
+pub use overlap::{ImageDigests, contains_private};
 pub use padding::PadPeriod;
 pub(crate) use padding::{Padding, SystemClock};
 pub use private_folder::PrivateFolder;

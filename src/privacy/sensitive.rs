@@ -165,7 +165,7 @@ impl<T> Sensitive<T> {
     }
 
     /// Returns the value. The only callers are in `mechanism.rs`, `private_folder.rs`,
-    /// `evaluation.rs` and `fingerprint.rs`.
+    /// `evaluation.rs`, `overlap.rs` and `fingerprint.rs`.
     pub(super) fn expose(&self) -> &T {
         &self.value
     }

@@ -154,7 +154,7 @@ fn every_key_is_in_the_reference_table() {
     let table = std::fs::read_to_string(repository("configs/README.md")).unwrap();
     let evaluation = EvaluationConfig {
         num_fid_samples: Some(2),
-        embedder: Some(shipped("cifar10.toml").settings.embedder),
+        embedder: Some(shipped("cifar10.toml").settings.embedder.embedder),
         ..EvaluationConfig::with_metrics(vec![MetricKind::Fid])
     };
     for name in [

@@ -12,7 +12,7 @@ fn start(fixture: &RunFixture) -> Child {
     let mut child = Command::new("sh")
         .current_dir(fixture.root.path())
         // The limit may be lower already; `exec` keeps the process.
-        .args(["-c", "ulimit -S -c hard; exec \"$0\" \"$@\""])
+        .args(["-c", "ulimit -c unlimited 2>/dev/null; exec \"$0\" \"$@\""])
         .arg(run.get_program())
         .args(arguments)
         .stderr(Stdio::null())
@@ -35,7 +35,7 @@ fn machine_dumps() -> bool {
     let folder = tempfile::tempdir().unwrap();
     let status = Command::new("sh")
         .current_dir(folder.path())
-        .args(["-c", "ulimit -S -c hard; kill -ABRT $$"])
+        .args(["-c", "ulimit -c unlimited 2>/dev/null; kill -ABRT $$"])
         .stderr(Stdio::null())
         .status()
         .unwrap();

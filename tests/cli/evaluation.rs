@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use dpsyn::internals::embedders::Embeddings;
-use dpsyn::internals::images::SamplesReader;
+use dpsyn::internals::images::{ImageBatch, SamplesReader, png};
 use dpsyn::internals::metrics::frechet::Frechet;
 use dpsyn::internals::metrics::moments::{Gaussian, Moments};
 
-use crate::support::{CLASSES, PER_CLASS, RunFixture, SIZE, private_image, released};
+use crate::support::{CLASSES, PER_CLASS, RunFixture, SIZE, private_image, released, wait_for};
 
 const MARK: &str = "[private, not for release]";
 const METRICS: &str = "evaluation.metrics=[\"fid\", \"precision-recall\", \"kid\"]";
@@ -213,7 +213,7 @@ fn an_own_embedder_and_a_number_of_samples_for_fid() {
 #[test]
 fn a_reference_that_is_declared_public_is_not_marked() {
     let fixture = RunFixture::new();
-    copy(&fixture.path("data"), &fixture.path("reference"));
+    write_other_images(&fixture.path("reference"));
     let against = [
         "--set",
         METRICS,
@@ -267,6 +267,24 @@ fn a_reference_that_is_declared_public_is_not_marked() {
     );
 }
 
+/// Writes as many images of the same classes, none of which is a private one.
+fn write_other_images(folder: &Path) {
+    std::fs::create_dir(folder).unwrap();
+    for (class, name) in CLASSES.iter().enumerate() {
+        for index in 0..PER_CLASS {
+            let mut pixels = private_image(class, index);
+            pixels[0] = pixels[0].wrapping_add(1);
+            let path = folder.join(format!("{name}_{index:02}.png"));
+            write_image(&path, pixels);
+        }
+    }
+}
+
+fn write_image(path: &Path, pixels: Vec<u8>) {
+    let image = ImageBatch::new(pixels, 1, SIZE, SIZE).unwrap();
+    std::fs::write(path, png(&image).unwrap()).unwrap();
+}
+
 /// Copies a folder with everything in it.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
@@ -304,6 +322,104 @@ fn the_runs_own_images_are_not_declared_public_by_their_path() {
         );
         assert!(!fixture.path("out").exists(), "something was left: {text}");
     }
+}
+
+/// An operator who copies the private images to another place has not made them public.
+#[test]
+fn copies_of_private_images_are_not_declared_public() {
+    let fixture = RunFixture::new();
+    copy(&fixture.path("data"), &fixture.path("copied"));
+    write_other_images(&fixture.path("mixed"));
+    let refuse = |folder: &str, images: usize| {
+        let reference = format!("evaluation.reference={folder}");
+        let public = "evaluation.reference_is_public=true";
+        let sets = ["--set", METRICS, "--set", &reference, "--set", public];
+        let text = fixture.fail(2, &sets);
+        assert!(!fixture.path("out").exists(), "something was left: {text}");
+        let (marked, others): (Vec<&str>, Vec<&str>) =
+            text.lines().partition(|line| line.contains(MARK));
+        let number = format!("{MARK} {images} private images are in the reference");
+        assert!(
+            marked.len() == 1 && marked[0].starts_with(&number),
+            "{text}"
+        );
+        others.join("\n").replace(folder, "reference")
+    };
+    let all = refuse("copied", 24);
+    assert!(
+        all.contains("evaluation.reference_is_public") && all.contains("overlap"),
+        "{all}"
+    );
+    // Whoever reads only the unmarked lines cannot tell one image from all of them, nor a copy of
+    // other bytes and another name.
+    let mut pixels = private_image(1, 5);
+    write_image(&fixture.path("mixed/cat_99.png"), pixels.clone());
+    assert_eq!(refuse("mixed", 1), all);
+    // One level of one pixel is another image: the comparison is exact, as documented.
+    pixels[7] ^= 1;
+    write_image(&fixture.path("mixed/cat_99.png"), pixels);
+    fixture.succeed(&[
+        "--set",
+        METRICS,
+        "--set",
+        "evaluation.reference=mixed",
+        "--set",
+        "evaluation.reference_is_public=true",
+    ]);
+}
+
+/// A private reference that changes after it was checked fails every metric, and the run is the one
+/// that it would be without evaluation.
+#[test]
+fn a_private_reference_that_fails_does_not_end_the_run() {
+    let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
+    let slow = [
+        "--set",
+        "model.batch_size=1",
+        "--set",
+        "evolution.num_samples=200",
+    ];
+    let control = RunFixture::new();
+    control.succeed(&[&zero[..], &slow].concat());
+    let fixture = RunFixture::new();
+    write_other_images(&fixture.path("reference"));
+    let against = ["--set", METRICS, "--set", "evaluation.reference=reference"];
+    let mut child = fixture
+        .command(&[&zero[..], &slow, &against].concat())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The reference has been checked, and population 0 is being generated, image by image.
+    wait_for(&fixture.path("out/config.toml"), &mut child);
+    write_image(&fixture.path("reference/cat_03.png"), private_image(1, 1));
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    let failures: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("changed"))
+        .collect();
+    assert_eq!(failures.len(), 4, "{text}");
+    assert!(failures.iter().all(|line| line.starts_with(MARK)), "{text}");
+    assert!(!fixture.path("out/private/metrics.csv").exists());
+    assert!(read(&fixture.path("out/private/log.txt")).contains(failures[0]));
+    // Nothing outside of `private/` tells that there was a failure.
+    let files = |fixture: &RunFixture| -> Vec<(std::path::PathBuf, Vec<u8>)> {
+        let out = fixture.path("out");
+        let named = released(&out).into_iter();
+        named
+            .map(|(path, bytes)| (path.strip_prefix(&out).unwrap().to_owned(), bytes))
+            .filter(|(path, _)| {
+                // The random id of the run, and the evaluation that was configured.
+                let name = path.to_str().unwrap();
+                !["ledger.jsonl", "privacy.json", "log.txt", "config.toml"].contains(&name)
+                    && name != ".evaluation.lock"
+            })
+            .collect()
+    };
+    assert!(files(&fixture) == files(&control));
+    let log = read(&fixture.path("out/log.txt"));
+    assert!(!log.contains(MARK) && !log.contains("fid"), "{log}");
 }
 
 #[test]

@@ -31,7 +31,8 @@ const EXCLUDED: [(&str, &[&str]); 4] = [
             "variation_batch_size",
         ],
     ),
-    ("embedder", &["weights", "batch_size"]),
+    // The last key is younger, but every configuration has it.
+    ("embedder", &["weights", "batch_size", "private_device"]),
     ("evolution", &["initial_samples"]),
 ];
 

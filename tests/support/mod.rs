@@ -3,6 +3,8 @@
 pub mod fetch_fixture;
 pub mod file_server;
 pub mod image_server;
+#[cfg(target_os = "linux")]
+pub mod seccomp;
 pub mod stable_diffusion;
 
 use std::collections::HashMap;

@@ -2,14 +2,16 @@
 
 use crate::cli::device::Devices;
 use crate::cli::error::CliError;
-use crate::cli::evaluation::{check_public, classifier, feature_space, open_reference};
+use crate::cli::evaluation::{check_public, classifier, feature_space, open_reference, overlap};
 use crate::config::Loaded;
+use crate::dataset::PrivateImages;
 use crate::embedders::OpenedEmbedder;
 use crate::evaluation::ReferenceSource;
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
 use crate::metrics::{EvaluationConfig, SetSizes};
 use crate::pe::Plan;
+use crate::privacy::ImageDigests;
 use crate::progress::Observer;
 
 /// Everything that `[evaluation]` refers to, opened and checked.
@@ -25,13 +27,15 @@ pub(super) struct OpenedEvaluation {
 /// Opens everything that `[evaluation]` refers to; `None` if evaluation is off.
 ///
 /// `vote` is the embedder of the vote, which is also that of the metrics unless they have one of
-/// their own. `image_size` is (height, width) of the samples.
+/// their own. `image_size` is (height, width) of the samples. `images` have been checked: a
+/// reference that is declared public and contains one of them is refused.
 pub(super) fn open(
     loaded: &Loaded,
     vote: &OpenedEmbedder,
     image_size: (usize, usize),
     devices: &Devices,
     plan: &Plan,
+    images: &PrivateImages,
     observer: &dyn Observer,
 ) -> Result<Option<OpenedEvaluation>, CliError> {
     let Some(config) = &loaded.settings.evaluation else {
@@ -42,7 +46,7 @@ pub(super) fn open(
     let own = chosen
         .map(|config| config.open(image_size, &devices.all()))
         .transpose()?;
-    let embedder = chosen.unwrap_or(&loaded.settings.embedder);
+    let embedder = chosen.unwrap_or(&loaded.settings.embedder.embedder);
     let opened = own.as_ref().unwrap_or(vote);
     let weights = opened.weights_digest.as_deref();
     let space = feature_space(embedder, weights, size)?;
@@ -52,7 +56,20 @@ pub(super) fn open(
             .error("evaluation.reference_is_public", message)
     })?;
     let classifier = classifier(&config.metrics, embedder)?;
-    let reference = open_reference(config, size, &*opened.embedder, &space, observer)?;
+    let mut declared = ImageDigests::none();
+    let reference = open_reference(
+        config,
+        size,
+        &*opened.embedder,
+        &space,
+        observer,
+        |pixels| declared.push(pixels),
+    )?;
+    if let Some(path) = config.path().filter(|_| images.are_in(&declared, observer)) {
+        let message = overlap(path, &loaded.settings.data.path);
+        let key = "evaluation.reference_is_public";
+        return Err(loaded.locations.error(key, message).into());
+    }
     let last = plan.iterations();
     let evaluated = plan.populations.iter().zip(0..);
     let smallest = evaluated

@@ -179,7 +179,7 @@ impl Journal {
             .write_all(&line)
             .map_err(ServiceError::io(&self.path))?;
         self.count(record);
-        atomic::stamp(&self.file).map_err(ServiceError::io(&self.path))
+        atomic::set_time(&self.file).map_err(ServiceError::io(&self.path))
     }
 }
 

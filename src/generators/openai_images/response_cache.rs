@@ -159,7 +159,7 @@ impl ResponseCache {
         let path = &pending.path;
         let removed = fs::remove_file(path);
         removed
-            .and_then(|()| path.parent().map_or(Ok(()), atomic::stamp_path))
+            .and_then(|()| path.parent().map_or(Ok(()), atomic::set_time_of))
             .map_err(ServiceError::io(path))
     }
 
@@ -213,7 +213,7 @@ impl ResponseCache {
     fn create_folder(&self, iteration: u32) -> Result<(), ServiceError> {
         let folder = self.folder(iteration);
         fs::create_dir_all(&folder)
-            .and_then(|()| atomic::stamp_up_to(&self.work, &folder))
+            .and_then(|()| atomic::set_times_up_to(&self.work, &folder))
             .map_err(ServiceError::io(&folder))
     }
 }

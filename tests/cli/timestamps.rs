@@ -1,4 +1,4 @@
-//! Published files and folders have one constant time stamp, whatever the private images are.
+//! Published files and folders have one constant timestamp, whatever the private images are.
 
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
