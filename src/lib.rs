@@ -97,8 +97,8 @@ pub use generators::{
     SampleRequest,
 };
 pub use images::{
-    DataConfig, Duplicates, ImageBatch, ImageSource, ImagesError, OnBadImage, UndeclaredClass,
-    grid, write_png,
+    ClientsConfig, DataConfig, Duplicates, ImageBatch, ImageSource, ImagesError, OnBadImage,
+    UndeclaredClass, grid, write_png,
 };
 #[cfg(feature = "insecure-test-noise")]
 #[doc(hidden)]

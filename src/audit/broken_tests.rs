@@ -13,7 +13,7 @@ use super::run::{AuditOptions, Findings, Knowledge, Method, run_trials};
 use super::votes::{Subject, VoteMechanism, Worlds};
 use crate::embedders::{PixelsConfig, PixelsEmbedder};
 use crate::privacy::{
-    Adjacency, PrivacyConfig, PublicCanaries, ResolvedPrivacy, Sensitive, Trial, Unit,
+    Adjacency, PrivacyConfig, PublicCanaries, ResolvedPrivacy, Trial, Unit, VoteCounts,
     with_repeated_noise,
 };
 use crate::progress::Silent;
@@ -159,9 +159,9 @@ fn votes_that_are_counted_twice_are_found() {
     let privacy = terms(Adjacency::ReplaceOne);
     let twice = |world| {
         let counts = &worlds().world(world).counts;
-        counts.map_ref(|counts| counts.iter().map(|count| 2 * count).collect())
+        counts.map_ref(VoteCounts::counted_twice)
     };
-    let with: Sensitive<Vec<u64>> = twice(World::WithCanary);
+    let with = twice(World::WithCanary);
     let without = twice(World::WithoutCanary);
     found(Method::Gaussian, |world, _| {
         let counts = match world {

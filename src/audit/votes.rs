@@ -19,7 +19,7 @@ use crate::embedders::{Embedder, Embeddings, embed_all};
 use crate::images::{DataConfig, ImageBatch, png};
 use crate::privacy::{
     Adjacency, ClassConditions, Fingerprint, Ledger, PrivateFolder, PublicCanaries, PublicInputs,
-    ResolvedPrivacy, Sensitive, Statement, Trial, sha256_hex,
+    ResolvedPrivacy, Sensitive, Statement, Trial, VoteCounts, sha256_hex,
 };
 use crate::progress::Observer;
 use crate::voting::{Metric, SampleEmbeddings, SearchOptions, nearest_neighbors, nn_histogram};
@@ -69,7 +69,7 @@ pub struct Worlds {
 
 /// One data set after its vote.
 pub(super) struct PreparedWorld {
-    pub(super) counts: Sensitive<Vec<u64>>,
+    pub(super) counts: Sensitive<VoteCounts>,
     pub(super) transcript: Arc<Transcript>,
 }
 
@@ -324,6 +324,7 @@ impl<'a> Population<'a> {
         let conditional = !self.subject.classes.is_empty();
         PublicInputs {
             declared_size: config.declared_size,
+            declared_clients: None,
             image_size: [self.subject.image_size; 2],
             samples,
             class_shares: vec![1.0 / classes.len().max(1) as f64; classes.len()],

@@ -180,13 +180,8 @@ impl Inputs {
         progress: &TerminalProgress,
     ) -> Result<Self, CliError> {
         let evolution = &loaded.settings.evolution;
-        let plan = Plan::new(
-            evolution,
-            loaded.data.class_names(),
-            loaded.data.declared_size,
-            privacy,
-        )
-        .map_err(|error| loaded.locations.error(&error.key, error.message))?;
+        let plan = Plan::new(evolution, loaded.data.class_names(), &loaded.data, privacy)
+            .map_err(|error| loaded.locations.error(&error.key, error.message))?;
         let mut images = PrivateImages::open(&loaded.data)?;
         let generator = open_generator(loaded, devices, progress)?;
         check_plan(loaded, &*generator.generator, &plan)?;
@@ -198,8 +193,8 @@ impl Inputs {
             open_private_embedder(loaded, &embedder, image_size, devices, progress)?;
         let CheckedImages { fingerprint, notes } = images.check(progress)?;
         show_private(&notes, progress);
-        let count = images.count();
-        show_private(&count.map(|count| plan.compare_size(count)), progress);
+        let units = images.units();
+        show_private(&units.map(|units| plan.compare_units(units)), progress);
         let evaluation = evaluation::open(
             loaded, &embedder, image_size, devices, &plan, &images, progress,
         )?;

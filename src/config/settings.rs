@@ -16,7 +16,7 @@ use crate::generators::{GeneratorError, ModelConfig, Operation};
 use crate::images::DataConfig;
 use crate::metrics::{EvaluationConfig, MetricKind};
 use crate::pe::{EvolutionConfig, OutputConfig, PopulationSpec};
-use crate::privacy::{Adjacency, PrivacyConfig};
+use crate::privacy::{Adjacency, PrivacyConfig, Unit};
 use crate::sections::{ReadSection, Section};
 
 /// A configuration with all defaults filled in.
@@ -127,6 +127,7 @@ impl Settings {
             .validate()
             .map_err(|error| locations.invalid("data", error))?;
         self.refuse_truncation(locations)?;
+        self.check_unit(locations)?;
         Mirrors::check(&self.mirrors)
             .map_err(|(from, message)| locations.error("mirrors", format!("{from}: {message}")))?;
         let model = self.model.section();
@@ -195,6 +196,33 @@ impl Settings {
         Err(locations.error("data.num_samples", message))
     }
 
+    /// Checks that clients are named if and only if they are the unit of privacy, and that nothing
+    /// selects images across clients.
+    fn check_unit(&self, locations: &Locations) -> Result<(), ConfigError> {
+        let (key, message) = match (self.privacy.unit, &self.data.clients) {
+            (Unit::Image, None) => return Ok(()),
+            (Unit::Image, Some(_)) => (
+                "data.clients",
+                "is given, but privacy.unit is \"image\": expected privacy.unit = \"client\", or no \
+                 [data.clients]",
+            ),
+            (Unit::Client, None) => (
+                "privacy.unit",
+                "is \"client\", but no images have clients: expected [data.clients] with csv or \
+                 pattern for a folder, or an empty one for an .npz file with the array `clients`",
+            ),
+            (Unit::Client, Some(_)) if self.data.num_samples.is_some() => (
+                "data.num_samples",
+                "selects the first images of all clients, so that the images of one client decide \
+                 which images of others take part, which privacy.unit = \"client\" does not cover: \
+                 expected no data.num_samples (data.clients.max_images limits the images of each \
+                 client)",
+            ),
+            (Unit::Client, Some(_)) => return Ok(()),
+        };
+        Err(locations.error(key, message.to_owned()))
+    }
+
     /// Returns the configuration as TOML, with all defaults filled in. It contains the paths of
     /// private data, so it belongs into `private/`.
     ///
@@ -213,6 +241,15 @@ impl Settings {
     pub fn to_public_toml(&self) -> Result<String, ConfigError> {
         let mut table = toml::Table::try_from(self).map_err(|error| unwritable(&error))?;
         let mut left_out = vec!["data.path", "output.folder"];
+        if let Some(clients) = &self.data.clients {
+            // How an owner names clients concerns no recipient.
+            let keys = [
+                ("data.clients.csv", clients.csv.is_some()),
+                ("data.clients.column", clients.column.is_some()),
+                ("data.clients.pattern", clients.pattern.is_some()),
+            ];
+            left_out.extend(keys.iter().filter(|(_, given)| *given).map(|(key, _)| *key));
+        }
         if self.evolution.initial_samples.is_some() {
             left_out.push("evolution.initial_samples");
         }
@@ -222,11 +259,7 @@ impl Settings {
             left_out.push("evaluation.reference");
         }
         for key in &left_out {
-            if let Some((section, key)) = key.split_once('.')
-                && let Some(section) = table.get_mut(section).and_then(toml::Value::as_table_mut)
-            {
-                section.remove(key);
-            }
+            remove(&mut table, key);
         }
         Ok(format!(
             "# Left out, because they are no public inputs: {} (see private/config.toml).\n{}",
@@ -269,6 +302,20 @@ impl Settings {
             table.remove("evaluation");
         }
         Ok(value)
+    }
+}
+
+/// Removes a key with dots from a table.
+fn remove(table: &mut toml::Table, key: &str) {
+    match key.split_once('.') {
+        Some((section, key)) => {
+            if let Some(section) = table.get_mut(section).and_then(toml::Value::as_table_mut) {
+                remove(section, key);
+            }
+        }
+        None => {
+            table.remove(key);
+        }
     }
 }
 

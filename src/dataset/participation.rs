@@ -1,47 +1,106 @@
 //! The images of a source that take part in a run. Everything here is computed behind the wall,
 //! inside of [`Sensitive`](crate::privacy::Sensitive).
 
+use std::collections::HashMap;
+
 use crate::images::Duplicates;
 use crate::privacy::ImageDigests;
+use crate::voting::Clients;
+
+/// The images of a source before they are selected, one entry for each image.
+#[derive(Clone, Default)]
+pub(super) struct Listed {
+    /// The class; `None` if it is not declared.
+    pub labels: Vec<Option<u32>>,
+    /// The client as a number from 0, if the configuration names clients.
+    pub clients: Option<Vec<u32>>,
+}
+
+/// The rules by which images are selected.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Selection {
+    /// Treatment of equal images.
+    pub duplicates: Duplicates,
+    /// The largest number of images of one client.
+    pub max_images: usize,
+}
 
 /// The images of a source that take part.
+///
+/// If there are clients, whether an image takes part depends on the images of its own client only:
+/// the votes of one client do not change when another one is added or removed.
 pub(super) struct Participation {
     /// For each image of the source: true if it takes part.
     pub kept: Vec<bool>,
     /// The class of each image that takes part.
     pub labels: Vec<u32>,
+    /// The client of each image that takes part, if the configuration names clients.
+    pub clients: Option<Clients>,
     /// Number of images that are left out, because their class is not declared.
     undeclared: usize,
     /// Number of copies of earlier images among those of declared classes.
     copies: usize,
+    /// Number of images that are left out, because their clients have enough others.
+    excess: usize,
 }
 
 impl Participation {
-    /// Lets every image of a declared class take part. `labels` has the class of each image of the
-    /// source.
-    pub(super) fn of_declared(labels: &[Option<u32>]) -> Self {
-        Self::new(labels, &ImageDigests::none(), Duplicates::Keep)
+    /// Lets every image of a declared class take part.
+    pub(super) fn of_declared(images: &Listed) -> Self {
+        let all = Selection {
+            duplicates: Duplicates::Keep,
+            max_images: usize::MAX,
+        };
+        Self::new(images, &ImageDigests::none(), all)
     }
 
-    /// Leaves out images without a declared class and, under [`Duplicates::Once`], every copy of an
-    /// earlier image of the same class. `digests` has one digest for each image.
-    pub(super) fn new(
-        labels: &[Option<u32>],
-        digests: &ImageDigests,
-        duplicates: Duplicates,
-    ) -> Self {
-        let copies = copies(labels, digests);
-        let kept: Vec<bool> = labels
+    /// Leaves out images without a declared class; under [`Duplicates::Once`], every copy of an
+    /// earlier image of the same class and client; and of the others, those that follow the first
+    /// `max_images` of their client. `digests` has one digest for each image.
+    pub(super) fn new(images: &Listed, digests: &ImageDigests, selection: Selection) -> Self {
+        let labels = &images.labels;
+        let copies = copies(images, digests);
+        let once = selection.duplicates == Duplicates::Once;
+        let mut kept: Vec<bool> = labels
             .iter()
             .zip(&copies)
-            .map(|(label, copy)| label.is_some() && !(*copy && duplicates == Duplicates::Once))
+            .map(|(label, copy)| label.is_some() && !(*copy && once))
             .collect();
+        let excess = match &images.clients {
+            Some(clients) => leave_out_excess(&mut kept, clients, selection.max_images),
+            None => 0,
+        };
         let taking_part = labels.iter().zip(&kept).filter(|(_, kept)| **kept);
+        let labels_of = taking_part.filter_map(|(label, _)| *label).collect();
+        let clients = images.clients.as_ref().map(|clients| {
+            let kept = clients.iter().zip(&kept).filter(|(_, kept)| **kept);
+            let of_image: Vec<u32> = kept.map(|(client, _)| *client).collect();
+            let count = of_image
+                .iter()
+                .max()
+                .map_or(0, |largest| *largest as usize + 1);
+            Clients { of_image, count }
+        });
         Self {
-            labels: taking_part.filter_map(|(label, _)| *label).collect(),
+            labels: labels_of,
+            clients,
             kept,
             undeclared: labels.iter().filter(|label| label.is_none()).count(),
             copies: copies.iter().filter(|copy| **copy).count(),
+            excess,
+        }
+    }
+
+    /// Returns the number of protected units: images, or clients with an image that takes part.
+    pub(super) fn units(&self) -> usize {
+        match &self.clients {
+            None => self.labels.len(),
+            Some(clients) => {
+                let mut present = clients.of_image.clone();
+                present.sort_unstable();
+                present.dedup();
+                present.len()
+            }
         }
     }
 
@@ -52,6 +111,12 @@ impl Participation {
             lines.push(format!(
                 "images of classes that are not declared: {}, left out",
                 self.undeclared
+            ));
+        }
+        if self.excess > 0 {
+            lines.push(format!(
+                "images beyond the first of their clients (data.clients.max_images): {}, left out",
+                self.excess
             ));
         }
         if self.copies > 0 {
@@ -78,27 +143,54 @@ impl Participation {
             }
         }
         let mut lines = vec![format!("private images: {}", self.labels.len())];
+        if self.clients.is_some() {
+            lines.push(format!("clients: {}", self.units()));
+        }
         let counts = names.iter().zip(counts);
         lines.extend(counts.map(|(name, count)| format!("class {name}: {count}")));
         lines
     }
 }
 
-/// Returns true for each image that has the class and the digest of an earlier one. Images without
-/// a declared class are no copies.
-fn copies(labels: &[Option<u32>], digests: &ImageDigests) -> Vec<bool> {
-    let mut images: Vec<(u32, &[u8], usize)> = labels
+/// Lets the first `most` images of each client take part, and returns the number of others.
+fn leave_out_excess(kept: &mut [bool], clients: &[u32], most: usize) -> usize {
+    let mut taken: HashMap<u32, usize> = HashMap::new();
+    let mut excess = 0;
+    for (kept, client) in kept.iter_mut().zip(clients).filter(|(kept, _)| **kept) {
+        let taken = taken.entry(*client).or_default();
+        if *taken < most {
+            *taken += 1;
+        } else {
+            *kept = false;
+            excess += 1;
+        }
+    }
+    excess
+}
+
+/// Class and client of an image.
+type Kind = (u32, Option<u32>);
+
+/// Returns true for each image that has the class, the client and the digest of an earlier one.
+/// Images without a declared class are no copies.
+fn copies(listed: &Listed, digests: &ImageDigests) -> Vec<bool> {
+    let labels = &listed.labels;
+    let client = |index: usize| {
+        let clients = listed.clients.as_ref();
+        clients.and_then(|clients| clients.get(index).copied())
+    };
+    let mut images: Vec<(Kind, &[u8], usize)> = labels
         .iter()
         .zip(digests.iter())
         .enumerate()
-        .filter_map(|(index, (label, digest))| Some(((*label)?, digest, index)))
+        .filter_map(|(index, (label, digest))| Some((((*label)?, client(index)), digest, index)))
         .collect();
     // Equal images become neighbors, the first one in order before the others.
     images.sort_unstable();
     let mut copies = vec![false; labels.len()];
     for pair in images.windows(2) {
-        if let [(class, digest, _), (next_class, next_digest, next)] = pair
-            && (class, digest) == (next_class, next_digest)
+        if let [(kind, digest, _), (next_kind, next_digest, next)] = pair
+            && (kind, digest) == (next_kind, next_digest)
             && let Some(copy) = copies.get_mut(*next)
         {
             *copy = true;
@@ -117,16 +209,31 @@ mod tests {
         digests
     }
 
+    fn listed(labels: &[Option<u32>]) -> Listed {
+        Listed {
+            labels: labels.to_vec(),
+            clients: None,
+        }
+    }
+
+    fn select(images: &Listed, digests: &ImageDigests, duplicates: Duplicates) -> Participation {
+        let selection = Selection {
+            duplicates,
+            max_images: usize::MAX,
+        };
+        Participation::new(images, digests, selection)
+    }
+
     #[test]
     fn the_first_of_equal_images_of_a_class_counts() {
-        let labels = [Some(0), Some(1), Some(0), None, Some(0), Some(1), None];
+        let labels = listed(&[Some(0), Some(1), Some(0), None, Some(0), Some(1), None]);
         let digests = digests(&[7, 7, 8, 7, 7, 7, 7]);
-        let once = Participation::new(&labels, &digests, Duplicates::Once);
+        let once = select(&labels, &digests, Duplicates::Once);
         assert_eq!(once.kept, [true, true, true, false, false, false, false]);
         assert_eq!(once.labels, [0, 1, 0]);
         assert_eq!((once.undeclared, once.copies), (2, 2));
         assert_eq!(digests.select(&once.kept), self::digests(&[7, 7, 8]));
-        let keep = Participation::new(&labels, &digests, Duplicates::Keep);
+        let keep = select(&labels, &digests, Duplicates::Keep);
         assert_eq!(keep.kept, [true, true, true, false, true, true, false]);
         assert_eq!(keep.labels, [0, 1, 0, 0, 1]);
         assert_eq!((keep.undeclared, keep.copies), (2, 2));
@@ -143,7 +250,7 @@ mod tests {
             let (labels, pixels): (Vec<_>, Vec<u8>) =
                 left.map(|index| (labels[index], pixels[index])).unzip();
             let digests = digests(&pixels);
-            let once = Participation::new(&labels, &digests, Duplicates::Once);
+            let once = select(&listed(&labels), &digests, Duplicates::Once);
             let taking_part = labels.iter().zip(&pixels).zip(&once.kept);
             let mut images: Vec<(Option<u32>, u8)> = taking_part
                 .filter(|(_, kept)| **kept)
@@ -171,7 +278,7 @@ mod tests {
     #[test]
     fn sizes_and_notes_are_lines_for_the_owner() {
         let labels = [Some(0), Some(0), None];
-        let images = Participation::new(&labels, &digests(&[1, 1, 1]), Duplicates::Keep);
+        let images = select(&listed(&labels), &digests(&[1, 1, 1]), Duplicates::Keep);
         let names = ["cat".to_owned(), "dog".to_owned()];
         let lines = images.sizes(&names);
         assert_eq!(lines, ["private images: 2", "class cat: 2", "class dog: 0"]);
@@ -182,7 +289,55 @@ mod tests {
             notes[1].starts_with("copies of images: 1, counted"),
             "{notes:?}"
         );
-        let plain = Participation::of_declared(&[Some(0)]);
+        let plain = Participation::of_declared(&listed(&[Some(0)]));
         assert!(plain.describe(Duplicates::Keep).is_empty());
+    }
+
+    /// Six images of three clients; the cap and equal images are those of each client.
+    fn of_clients(clients: &[u32], pixels: &[u8], most: usize) -> Vec<(u32, u8)> {
+        let images = Listed {
+            labels: vec![Some(0); clients.len()],
+            clients: Some(clients.to_vec()),
+        };
+        let selection = Selection {
+            duplicates: Duplicates::Once,
+            max_images: most,
+        };
+        let selected = Participation::new(&images, &digests(pixels), selection);
+        let of_image = &selected.clients.as_ref().unwrap().of_image;
+        let mut present = of_image.clone();
+        present.dedup();
+        assert!(selected.units() <= 3 && selected.units() <= of_image.len());
+        assert_eq!(of_image.len(), selected.labels.len());
+        let kept = clients.iter().zip(pixels).zip(&selected.kept);
+        kept.filter(|(_, kept)| **kept)
+            .map(|((client, pixels), _)| (*client, *pixels))
+            .collect()
+    }
+
+    #[test]
+    fn a_cap_keeps_the_first_images_of_each_client() {
+        let (clients, pixels) = ([0, 1, 0, 0, 2, 0], [5, 5, 5, 6, 5, 7]);
+        let kept = of_clients(&clients, &pixels, 2);
+        assert_eq!(kept, [(0, 5), (1, 5), (0, 6), (2, 5)]);
+        assert_eq!(of_clients(&clients, &pixels, 1), [(0, 5), (1, 5), (2, 5)]);
+        assert_eq!(of_clients(&clients, &pixels, 9).len(), 5);
+    }
+
+    /// Without a client, exactly the images of the others take part that took part before.
+    #[test]
+    fn a_client_has_no_influence_on_the_images_of_others() {
+        let (clients, pixels) = ([0, 1, 0, 2, 1, 0, 2, 1], [5, 5, 5, 5, 6, 6, 6, 5]);
+        for most in 1..4 {
+            let all = of_clients(&clients, &pixels, most);
+            for removed in 0..3 {
+                let left = (0..clients.len()).filter(|index| clients[*index] != removed);
+                let (clients, pixels): (Vec<u32>, Vec<u8>) =
+                    left.map(|index| (clients[index], pixels[index])).unzip();
+                let of_others = all.iter().filter(|(client, _)| *client != removed);
+                let expected: Vec<(u32, u8)> = of_others.copied().collect();
+                assert_eq!(of_clients(&clients, &pixels, most), expected);
+            }
+        }
     }
 }

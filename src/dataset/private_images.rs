@@ -8,11 +8,9 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::DatasetError;
-use super::participation::Participation;
+use super::participation::{Listed, Participation, Selection};
 use crate::embedders::{Embedder, Embeddings, embed_all};
-use crate::images::{
-    DataConfig, Duplicates, ImageBatch, ImageSource, ImagesError, OccurringClasses,
-};
+use crate::images::{DataConfig, ImageBatch, ImageSource, ImagesError, OccurringClasses};
 use crate::metrics::FeatureSet;
 use crate::metrics::features::{FeatureAccumulator, Features};
 use crate::privacy::{
@@ -30,7 +28,7 @@ const MAX_BATCH_BYTES: usize = 1 << 26;
 pub struct PrivateImages {
     source: ImageSource,
     path: PathBuf,
-    duplicates: Duplicates,
+    selection: Selection,
     class_conditional: bool,
     /// The images of the source that take part.
     participation: Sensitive<Participation>,
@@ -57,12 +55,19 @@ impl PrivateImages {
     pub fn open(config: &DataConfig) -> Result<Self, DatasetError> {
         let opened = ImageSource::open(config);
         let source = opened.map_err(|error| DatasetError::of_source(error, &config.path))?;
-        let labels = Sensitive::new(source.labels().to_vec());
+        let listed = Sensitive::new(listed(&source));
         let image_bytes = config.image_size.pow(2) * 3;
         Ok(Self {
-            participation: labels.map(|labels| Participation::of_declared(&labels)),
+            participation: listed.map(|images| Participation::of_declared(&images)),
             path: config.path.clone(),
-            duplicates: config.duplicates,
+            selection: Selection {
+                duplicates: config.duplicates,
+                max_images: config
+                    .clients
+                    .as_ref()
+                    .and_then(|c| c.max_images)
+                    .unwrap_or(usize::MAX),
+            },
             class_conditional: config.class_conditional,
             source,
             digests: Sensitive::new(ImageDigests::none()),
@@ -86,10 +91,11 @@ impl PrivateImages {
         self.source.len()
     }
 
-    /// Returns the number of images that take part.
+    /// Returns the number of protected units among the images that take part: images, or clients if
+    /// the configuration names them.
     #[must_use]
-    pub fn count(&self) -> Sensitive<usize> {
-        self.participation.map_ref(|images| images.labels.len())
+    pub fn units(&self) -> Sensitive<usize> {
+        self.participation.map_ref(Participation::units)
     }
 
     /// Returns lines for the owner of the images: their number, in total and of each class.
@@ -128,18 +134,18 @@ impl PrivateImages {
         });
         let skipped = checked.map_err(|error| error.of_source(&self.path))?;
         observer.end();
-        let duplicates = self.duplicates;
-        // Skipped files have no label any more.
-        let labels = Sensitive::new(self.source.labels().to_vec());
-        let examined = labels.zip(digests, |labels, digests| {
-            (Participation::new(&labels, &digests, duplicates), digests)
+        let selection = self.selection;
+        // Skipped files are not listed any more.
+        let images = Sensitive::new(listed(&self.source));
+        let examined = images.zip(digests, |images, digests| {
+            (Participation::new(&images, &digests, selection), digests)
         });
         self.digests = examined.map_ref(|(_, digests)| digests.clone());
         let taking_part = examined.map_ref(|(images, digests)| digests.select(&images.kept));
         self.participation = examined.map(|(images, _)| images);
         let left_out = self
             .participation
-            .map_ref(|images| images.describe(duplicates));
+            .map_ref(|images| images.describe(selection.duplicates));
         let notes = Sensitive::new(skipped).zip(left_out, |skipped, left_out| {
             let skipped = skipped.into_iter();
             let skipped =
@@ -162,7 +168,8 @@ impl PrivateImages {
         })
     }
 
-    /// Fingerprints the class names, the label of each image that takes part and its bytes.
+    /// Fingerprints the class names, and the label, the client and the bytes of each image that
+    /// takes part.
     fn fingerprint(&self, digests: &Sensitive<ImageDigests>) -> Sensitive<Fingerprint> {
         let labels = self.participation.map_ref(|images| {
             let labels = images.labels.iter();
@@ -173,8 +180,24 @@ impl PrivateImages {
         let classes = self.classes().join("\n");
         let digests =
             digests.map_ref(|digests| digests.iter().flatten().copied().collect::<Vec<u8>>());
-        labels.zip(digests, |labels, digests| {
-            Fingerprint::of([classes.as_bytes(), labels.as_slice(), digests.as_slice()])
+        let clients = self.participation.map_ref(|images| {
+            let clients = images
+                .clients
+                .as_ref()
+                .map(|clients| clients.of_image.iter());
+            clients.map(|clients| {
+                clients
+                    .flat_map(|client| client.to_le_bytes())
+                    .collect::<Vec<u8>>()
+            })
+        });
+        let images = labels.zip(digests, |labels, digests| (labels, digests));
+        images.zip(clients, |(labels, digests), clients| {
+            let (labels, digests) = (labels.as_slice(), digests.as_slice());
+            match clients {
+                None => Fingerprint::of([classes.as_bytes(), labels, digests]),
+                Some(clients) => Fingerprint::of([classes.as_bytes(), labels, digests, &clients]),
+            }
         })
     }
 
@@ -195,6 +218,7 @@ impl PrivateImages {
         Ok(PrivateEmbeddings::new(
             embeddings,
             &self.labels(),
+            self.participation.map_ref(|images| images.clients.clone()),
             classes,
             self.total(),
         ))
@@ -340,6 +364,14 @@ impl PrivateImages {
             return Err(DatasetError::from(error).into());
         }
         Ok(())
+    }
+}
+
+/// Returns what the source knows of each image without reading it.
+fn listed(source: &ImageSource) -> Listed {
+    Listed {
+        labels: source.labels().to_vec(),
+        clients: source.clients().map(<[u32]>::to_vec),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::clients::ClientsConfig;
 use crate::sections::{InvalidKey, Section};
 
 /// Largest accepted `image_size`.
@@ -46,6 +47,9 @@ pub struct DataConfig {
     /// Treatment of equal images.
     #[serde(default, skip_serializing_if = "is_default")]
     pub duplicates: Duplicates,
+    /// To whom the images belong, if the unit of privacy is a client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<ClientsConfig>,
 }
 
 /// Treatment of images of a class that is not declared.
@@ -85,9 +89,10 @@ pub enum Duplicates {
     /// Counts equal images once, the first one in order.
     ///
     /// The votes then depend on the *set* of pairs (class, pixels), which changes by at most one
-    /// element if an image is added or removed. The class has to be part of the pair: if equal
-    /// images of two classes were one, the removal of the first copy would move its votes to the
-    /// other class, and the histogram would change by √2 times the sensitivity.
+    /// element if an image is added or removed; if the unit is a client, each client has a set of
+    /// its own, which does not depend on other clients. The class has to be part of the pair: if
+    /// equal images of two classes were one, the removal of the first copy would move its votes to
+    /// the other class, and the histogram would change by √2 times the sensitivity.
     Once,
 }
 
@@ -96,7 +101,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Section for DataConfig {
-    const NON_IDENTITY_KEYS: &'static [&'static str] = &["path", "on_bad_image"];
+    // The fingerprint of the images includes their clients.
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &["path", "on_bad_image", "clients"];
 }
 
 impl DataConfig {
@@ -114,6 +120,7 @@ impl DataConfig {
             num_samples: None,
             on_bad_image: OnBadImage::default(),
             duplicates: Duplicates::default(),
+            clients: None,
         }
     }
 
@@ -134,6 +141,9 @@ impl DataConfig {
                 let message = "is 0: expected 1 or more, or no such key";
                 return Err(InvalidKey::new(key, message));
             }
+        }
+        if let Some(clients) = &self.clients {
+            clients.validate(self.is_npz())?;
         }
         self.validate_classes()
     }
@@ -197,7 +207,16 @@ impl DataConfig {
             text += ", without images of other classes (data.undeclared_class = \"leave-out\")";
         }
         if self.duplicates == Duplicates::Once {
-            text += ", equal images of a class counted once (data.duplicates = \"once\")";
+            text += match self.clients {
+                None => ", equal images of a class counted once (data.duplicates = \"once\")",
+                Some(_) => {
+                    ", equal images of a class and a client counted once (data.duplicates = \
+                     \"once\")"
+                }
+            };
+        }
+        if let Some(most) = self.clients.as_ref().and_then(|clients| clients.max_images) {
+            text += &format!(", the first {most} images of each client (data.clients.max_images)");
         }
         text
     }

@@ -73,6 +73,24 @@ pub enum ImagesError {
         /// The class of the image.
         class: String,
     },
+    /// The client of an image is unknown, in a run that protects clients.
+    #[error("{}: its client is unknown: {expected}", path.display())]
+    Client {
+        /// The file.
+        path: PathBuf,
+        /// Description of what was expected.
+        expected: String,
+    },
+    /// The file that names the clients of images cannot be used.
+    #[error("{}: line {line}: {message}", path.display())]
+    ClientTable {
+        /// The CSV file.
+        path: PathBuf,
+        /// Line of the fault, from 1.
+        line: u64,
+        /// The fault, and what was expected.
+        message: String,
+    },
     /// The same file is reached twice, so that one image would count twice.
     #[error("{} and {} are the same file, and one image may count only once", first.display(), second.display())]
     Duplicate {
@@ -114,6 +132,8 @@ impl ImagesError {
             | Self::Resize { .. }
             | Self::Class { .. }
             | Self::Undeclared { .. }
+            | Self::Client { .. }
+            | Self::ClientTable { .. }
             | Self::Duplicate { .. }
             | Self::Npz { .. } => true,
             Self::Empty { .. } | Self::Kind { .. } | Self::Config(_) | Self::Batch(_) => false,

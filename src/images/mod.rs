@@ -9,6 +9,7 @@
 //! * the private data: [`DataConfig`] declares, `folder` lists, [`ImageSource`] reads.
 
 mod batch;
+mod clients;
 mod content;
 mod crop;
 mod data_config;
@@ -24,6 +25,7 @@ mod samples;
 mod source;
 
 pub use batch::{BatchError, ImageBatch};
+pub use clients::ClientsConfig;
 pub use content::content_digests;
 pub use crop::{center_crop, resize_shorter_side};
 pub use data_config::{DataConfig, Duplicates, OnBadImage, UndeclaredClass, missing_classes};

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::batch::{BatchError, ImageBatch};
+use super::clients::CLIENTS;
 use super::npy::{Header, Kind};
 use super::npz::{NpzError, NpzReader, NpzWriter, invalid, unexpected};
 
@@ -177,16 +178,32 @@ impl<R: Read + Seek> SamplesReader<R> {
     /// [`NpzError`] if there are none, or not one per image.
     pub fn labels(&mut self) -> Result<Vec<i64>, NpzError> {
         let key = self.npz.first_of(&LABEL_KEYS)?;
-        let (shape, labels) = self.npz.i64s(key)?;
-        let fits = matches!(shape[..], [_] | [_, 1]) && labels.len() == self.count;
+        self.numbers(key, "label")
+    }
+
+    /// Reads the client of each image, `[N]` or `[N, 1]`, under [`CLIENTS`].
+    ///
+    /// # Errors
+    /// [`NpzError`] if there are none, or not one per image.
+    pub fn clients(&mut self) -> Result<Vec<i64>, NpzError> {
+        self.numbers(CLIENTS, "client")
+    }
+
+    /// Reads one number for each image.
+    fn numbers(&mut self, key: &str, meaning: &str) -> Result<Vec<i64>, NpzError> {
+        let (shape, numbers) = self.npz.i64s(key)?;
+        let fits = matches!(shape[..], [_] | [_, 1]) && numbers.len() == self.count;
         if !fits {
             return Err(NpzError::Array {
                 key: key.to_owned(),
                 found: format!("{shape:?}"),
-                expected: format!("[{0}] or [{0}, 1], one label for each image", self.count),
+                expected: format!(
+                    "[{0}] or [{0}, 1], one {meaning} for each image",
+                    self.count
+                ),
             });
         }
-        Ok(labels)
+        Ok(numbers)
     }
 
     /// Returns the size of one image in the file in bytes.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::batch::ImageBatch;
+use super::clients::of_array;
 use super::crop::{center_crop, resize_shorter_side};
 use super::data_config::{DataConfig, OnBadImage, UndeclaredClass, missing_classes};
 use super::decode::{Rgb, decode};
@@ -29,6 +30,8 @@ pub struct ImageSource {
     config: DataConfig,
     kind: SourceKind,
     labels: Vec<Option<u32>>,
+    /// The client of each image, if the configuration names clients.
+    clients: Option<Vec<u32>>,
     classes: Vec<String>,
     ignored: usize,
 }
@@ -75,10 +78,13 @@ impl ImageSource {
         let classes = Classes::of(config)?;
         let labels = files.iter().map(|path| classes.of_file(path));
         let labels = labels.collect::<Result<_, _>>()?;
+        let clients = config.clients.as_ref();
+        let clients = clients.map(|clients| clients.of_files(&config.path, &files));
         Ok(Self {
             config: config.clone(),
             kind: SourceKind::Folder(files),
             labels,
+            clients: clients.transpose()?,
             classes: classes.names,
             ignored: listing.ignored,
         })
@@ -104,10 +110,18 @@ impl ImageSource {
         } else {
             vec![Some(0); count]
         };
+        let clients = match config.clients {
+            Some(_) => {
+                let numbers = reader.clients().map_err(failed)?;
+                Some(of_array(numbers.get(..count).unwrap_or_default()))
+            }
+            None => None,
+        };
         Ok(Self {
             config: config.clone(),
             kind: SourceKind::Npz(Box::new(reader)),
             labels,
+            clients,
             classes: classes.names,
             ignored: 0,
         })
@@ -130,6 +144,12 @@ impl ImageSource {
     #[must_use]
     pub fn labels(&self) -> &[Option<u32>] {
         &self.labels
+    }
+
+    /// Returns the client of each image as a number from 0, if the configuration names clients.
+    #[must_use]
+    pub fn clients(&self) -> Option<&[u32]> {
+        self.clients.as_deref()
     }
 
     /// Returns the declared class names, in the declared order.
@@ -250,6 +270,10 @@ impl ImageSource {
         }
         *files = good;
         self.labels = labels;
+        if let Some(clients) = &mut self.clients {
+            let mut index = 0..;
+            clients.retain(|_| index.next().is_some_and(|index| !bad.contains_key(&index)));
+        }
         if self.labels.is_empty() {
             return Err(ImagesError::Empty {
                 path: self.config.path.clone(),

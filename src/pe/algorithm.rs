@@ -22,7 +22,7 @@ use crate::artifacts::{GeneratedImages, Population, ReleasedVotes, RunStore, Wor
 use crate::dataset::PrivateData;
 use crate::evaluation::{Evaluator, RunImages, VoteEmbeddings};
 use crate::kill_point::{KillPoint, reach};
-use crate::privacy::{Ledger, Padding, SystemClock, VoteCounts, release};
+use crate::privacy::{Ledger, Padding, SystemClock, release};
 use crate::streams::{self, RngKey};
 use crate::voting::{SampleEmbeddings, SearchOptions, nn_histogram, select};
 
@@ -121,7 +121,6 @@ fn dp_nn_histogram(
         disclosure.charged(t, charge.is_resumed(), ledger)?;
 
         // histogram ← histogram + N(0, σ²·k·I)
-        let counts = counts.map(|votes| VoteCounts::of_images(&votes));
         let drawn = release(counts, charge)?;
         voting.end("the vote", run.observer)?;
         Ok::<_, PeError>(drawn)

@@ -163,6 +163,7 @@ impl<'a> Disclosure<'a> {
         let counts = layout.map_or(&[][..], ClassLayout::counts);
         PublicInputs {
             declared_size: plan.declared_size,
+            declared_clients: plan.declared_clients,
             image_size: [run.data.image_size; 2],
             samples: total as usize,
             class_names: if run.data.class_conditional {

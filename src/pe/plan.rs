@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use super::{EvolutionConfig, PopulationSpec};
 use crate::artifacts::ClassLayout;
 use crate::generators::{Generator, GeneratorError, Operation, PlannedWork};
-use crate::privacy::{Adjacency, ResolvedPrivacy, round_up};
+use crate::images::DataConfig;
+use crate::privacy::{Adjacency, MOST_BINS_OF_CLIENTS, ResolvedPrivacy, Unit, round_up};
 use crate::sections::InvalidKey;
 
 /// The populations, classes and privacy parameters of a run.
@@ -21,6 +22,8 @@ pub struct Plan {
     pub classes: Vec<String>,
     /// Number of private images that the configuration declares; it is never counted.
     pub declared_size: Option<usize>,
+    /// Number of clients that the configuration declares, if the unit is a client.
+    pub declared_clients: Option<usize>,
     /// Noise and accounting.
     pub privacy: ResolvedPrivacy,
 }
@@ -51,22 +54,30 @@ pub struct PerImage {
 }
 
 impl Plan {
-    /// Fits a validated configuration to the declared classes and the declared number of private
-    /// images. The images themselves have no influence.
+    /// Fits a validated configuration to the declared classes and the declared numbers of private
+    /// images and clients. The images themselves have no influence.
     ///
     /// # Errors
     /// [`InvalidKey`], whose key includes the section, that does not fit the declarations.
     pub fn new(
         evolution: &EvolutionConfig,
         classes: Vec<String>,
-        declared_size: Option<usize>,
+        data: &DataConfig,
         privacy: ResolvedPrivacy,
     ) -> Result<Self, InvalidKey> {
-        if let Some(size) = declared_size {
-            check_delta(size, &privacy)?;
-            check_threshold(evolution, size, &privacy)?;
+        let declared_size = data.declared_size;
+        let clients = data.clients.as_ref();
+        let declared_clients = clients.and_then(|clients| clients.declared_size);
+        let units = match privacy.unit() {
+            Unit::Image => declared_size,
+            Unit::Client => declared_clients,
+        };
+        if let Some(units) = units {
+            check_delta(units, &privacy)?;
+            check_threshold(evolution, units, &privacy)?;
         }
         let populations = evolution.populations()?;
+        check_bins(&populations, &privacy)?;
         let layouts = layouts(evolution, &populations, &classes)?;
         Ok(Self {
             evolution: evolution.clone(),
@@ -74,20 +85,29 @@ impl Plan {
             layouts,
             classes,
             declared_size,
+            declared_clients,
             privacy,
         })
     }
 
-    /// Returns lines for the owner of the private images about their real number: what the checks
-    /// of a declared number would refuse, and a declaration that differs. They are private.
+    /// Returns lines for the owner of the private images about the real number of protected units:
+    /// what the checks of a declared number would refuse, and a declaration that differs. They are
+    /// private.
     #[must_use]
-    pub fn compare_size(&self, count: usize) -> Vec<String> {
+    pub fn compare_units(&self, count: usize) -> Vec<String> {
         let mut lines = Vec::new();
-        match self.declared_size {
-            Some(size) if size != count => lines.push(format!(
-                "warning: data.declared_size is {size}, but there are {count} private images"
-            )),
-            _ => {}
+        let (key, declared, units) = match self.privacy.unit() {
+            Unit::Image => ("data.declared_size", self.declared_size, "private images"),
+            Unit::Client => (
+                "data.clients.declared_size",
+                self.declared_clients,
+                "clients",
+            ),
+        };
+        if let Some(size) = declared.filter(|size| *size != count) {
+            lines.push(format!(
+                "warning: {key} is {size}, but there are {count} {units}"
+            ));
         }
         let refused = [
             check_delta(count, &self.privacy),
@@ -212,6 +232,13 @@ impl Plan {
             "private images: {number} in {} {classes}",
             self.classes.len(),
         );
+        if privacy.unit() == Unit::Client {
+            let number = match self.declared_clients {
+                Some(count) => format!("{count} (data.clients.declared_size)"),
+                None => "number not declared".to_owned(),
+            };
+            let _ = writeln!(text, "clients: {number}");
+        }
         let _ = writeln!(
             text,
             "privacy: one {}, adjacency {}, delta {:e}, noise multiplier {}, {} nearest neighbor(s)",
@@ -266,30 +293,44 @@ impl Plan {
 }
 
 /// Fails if δ is not below 1/n.
-fn check_delta(private_images: usize, privacy: &ResolvedPrivacy) -> Result<(), InvalidKey> {
+fn check_delta(units: usize, privacy: &ResolvedPrivacy) -> Result<(), InvalidKey> {
     privacy
-        .check_private_images(private_images)
+        .check_units(units)
         .map_err(|error| InvalidKey::new("privacy.delta", error.to_string()))
 }
 
 /// Fails if no possible number of votes exceeds the threshold.
 fn check_threshold(
     evolution: &EvolutionConfig,
-    private_images: usize,
+    units: usize,
     privacy: &ResolvedPrivacy,
 ) -> Result<(), InvalidKey> {
-    // Each image votes at most once for a sample, and noise beyond six standard deviations has a
+    // Each unit has at most one vote for a sample, and noise beyond six standard deviations has a
     // probability of 10⁻⁹.
-    let noise = privacy.noise_multiplier() * f64::from(evolution.nearest_neighbors).sqrt();
-    if evolution.threshold < private_images as f64 + 6.0 * noise {
+    if evolution.threshold < units as f64 + 6.0 * privacy.noise_votes() {
         return Ok(());
     }
     let message = format!(
-        "is {}, which no votes of {private_images} images reach: every iteration would be charged \
-         and then draw its parents uniformly",
-        evolution.threshold
+        "is {}, which no votes of {units} {}s reach: every iteration would be charged and then draw \
+         its parents uniformly",
+        evolution.threshold,
+        privacy.unit()
     );
     Err(InvalidKey::new("evolution.threshold", message))
+}
+
+/// Fails if clients would vote on more samples than the accountant's reserve covers.
+fn check_bins(populations: &[PopulationSpec], privacy: &ResolvedPrivacy) -> Result<(), InvalidKey> {
+    let largest = populations.iter().map(|spec| spec.num_samples).max();
+    let largest = largest.unwrap_or_default();
+    if privacy.unit() == Unit::Image || largest <= MOST_BINS_OF_CLIENTS {
+        return Ok(());
+    }
+    let message = format!(
+        "has {largest} samples: expected at most {MOST_BINS_OF_CLIENTS} with privacy.unit = \
+         \"client\", because the accountant's reserve covers no more"
+    );
+    Err(InvalidKey::new("evolution.num_samples", message))
 }
 
 /// Splits each population into classes.

@@ -3,6 +3,7 @@
 use num_bigint::BigUint;
 
 use super::noise_source::NoiseKey;
+use super::unit::Unit;
 
 /// Proof that the cost of one release is in the ledger and on disk.
 ///
@@ -20,6 +21,8 @@ pub struct Charge {
     iteration: u32,
     resumed: bool,
     pub(super) noise: Noise,
+    /// The unit whose votes the noise covers.
+    pub(super) unit: Unit,
     /// SHA-256 of the population that was voted on.
     pub(super) candidates: String,
 }
@@ -39,20 +42,27 @@ pub(super) enum Noise {
 
 impl Charge {
     /// Creates the proof. Called by the ledger only, after the entry was synced to disk.
-    pub(super) fn new(iteration: u32, resumed: bool, noise: Noise, candidates: &str) -> Self {
+    pub(super) fn new(
+        iteration: u32,
+        resumed: bool,
+        noise: Noise,
+        unit: Unit,
+        candidates: &str,
+    ) -> Self {
         Self {
             iteration,
             resumed,
             noise,
+            unit,
             candidates: candidates.to_owned(),
         }
     }
 
     /// Creates a charge that is in no ledger, for one release of an audit's public images. Called
     /// by [`Trial`](super::Trial) only.
-    pub(super) fn of_audit(iteration: u32, noise: Noise) -> Self {
+    pub(super) fn of_audit(iteration: u32, noise: Noise, unit: Unit) -> Self {
         // No file holds the population of an audit.
-        Self::new(iteration, false, noise, "")
+        Self::new(iteration, false, noise, unit, "")
     }
 
     /// Returns the iteration that was charged, counted from 1.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::accountant::{self, Adjacency};
 use super::error::PrivacyError;
+use super::lattice::deviation;
 use super::unit::Unit;
 
 /// File name of the ledger in a result folder.
@@ -31,6 +32,12 @@ pub struct EarlierRun {
 }
 
 impl EarlierRun {
+    /// Returns the bound on the difference between the lattice and the continuous mechanism.
+    pub(super) fn deviation(&self) -> f64 {
+        let (sigma, k) = (self.noise_multiplier, self.nearest_neighbors);
+        deviation(sigma, self.unit, k, self.releases)
+    }
+
     /// Returns μ of Gaussian DP of all releases of the run.
     pub(super) fn mu(&self, adjacency: Adjacency) -> f64 {
         accountant::mu(self.noise_multiplier, self.releases, adjacency)

@@ -10,22 +10,26 @@
 //!
 //! # Guarantee
 //!
-//! **zCDP, exactly.** Neighboring histograms differ by an integer vector, on the lattice by a
-//! multiple of 2^g, of L2 norm at most Δ = (√k or √(2k))·2^g. Adding independent discrete
-//! Gaussians of parameter s is ρ-zCDP with ρ = Δ²/(2s²) (Canonne, Kamath, Steinke 2020, Theorem 4
-//! and its multivariate corollary), and as s ≥ σ·√k·2^g, ρ is at most that of the continuous
-//! mechanism.
+//! **zCDP, exactly.** On the lattice, neighboring histograms differ by an integer vector of L2 norm
+//! at most Δ = (√k or √(2k))·2^g if the unit is an image, and (1 or √2)·2^g if it is a client
+//! (module `vote_counts`); in the latter case, read 1 for k in every norm below. Adding independent
+//! discrete Gaussians of parameter s is ρ-zCDP with ρ = Δ²/(2s²) (Canonne, Kamath, Steinke 2020,
+//! Theorem 4 and its multivariate corollary), and as s ≥ σ·√k·2^g, ρ is at most that of the
+//! continuous mechanism.
 //!
 //! **(ε, δ), up to a computable term.** The accountant uses δ(ε) of the continuous Gaussian
 //! mechanism with σ. Let δ_c denote this function and δ_d that of the released histograms. Claim:
 //! after T releases,
 //!
-//! > δ_d(ε) ≤ e^h·δ_c(ε − 2h) + 10⁻²⁰⁰⁰, h = k·T·1.3·10⁵/s⁴.
+//! > δ_d(ε) ≤ e^h·δ_c(ε − 2h) + 10⁻²⁰⁰⁰, h = m·T·6.5·10⁴/s⁴,
 //!
-//! At the smallest σ allowed (1/16, so s > 2¹⁶) h is k·T·7·10⁻¹⁵, at σ = 1 it is k·T·10⁻¹⁹; a run
-//! with h > 10⁻¹¹ is refused ([`deviation`]). The accountant solves for δ·(1 − 10⁻⁹) instead of δ,
-//! which covers the difference: |d ln δ_c/dε| is at most about (b + 1)/μ, b as in `normal_tail`, so
-//! δ_c changes by much less than 10⁻⁹ of itself over the distance 2h.
+//! where m is the number of bins in which neighboring histograms may differ: 2k for an image, and
+//! all bins for a client, at most 2²⁰ ([`Unit::changed_bins`]). For an image and k = 1, h is
+//! T·7·10⁻¹⁵ at the smallest σ allowed (1/16, so s > 2¹⁶) and T·10⁻¹⁹ at σ = 1; for a client, it is
+//! T·6·10⁻¹⁴ at σ = 1. A run with h > 10⁻¹¹ is refused ([`deviation`]). The accountant solves for
+//! δ·(1 − 10⁻⁹) instead of δ, which covers the difference: |d ln δ_c/dε| is at most about (b +
+//! 1)/μ, b as in `normal_tail`, so δ_c changes by much less than 10⁻⁹ of itself over the distance
+//! 2h.
 //!
 //! *Proof.* (1) Rounding is post-processing. Let G be the continuous Gaussian of variance c² = s²
 //! − 1/12, in lattice units. As counts are integers there, round(count + G) = count + round(G):
@@ -43,17 +47,19 @@
 //! with it the order is 1/c⁴.
 //!
 //! (3) Exclude all outputs in which some changed coordinate lies more than Y = 100 standard
-//! deviations from the count of the true data set: their probability is below 2kT·e^(−4900).
+//! deviations from the count of the true data set: their probability is below 2mT·e^(−4900).
 //! Elsewhere, y is at most 100 from one center and 100 + 1/σ ≤ 116 from the other, where ψ ≤
-//! 6.4·10⁴. At most 2k coordinates change in a release, 2kT in all (the others have the same
+//! 6.4·10⁴. At most m coordinates change in a release, mT in all (the others have the same
 //! distribution under both data sets and cancel), so both probabilities of an output are within
-//! the factor e^(±h), h = 2kT·(6.4·10⁴ + 1/50)/c⁴, of those of the rounded mechanism.
+//! the factor e^(±h), h = mT·(6.4·10⁴ + 1/50)/c⁴, of those of the rounded mechanism.
 //! Together: P_d(S) ≤ e^h·P_r(S) + tail ≤ e^h·(e^(ε−2h)·Q_r(S) + δ_c(ε−2h)) + tail ≤ e^ε·Q_d(S) +
 //! e^h·δ_c(ε−2h) + tail. ∎
 //!
 //! A test measures (2) numerically for small s, where the difference is large enough to measure.
 
 use num_bigint::BigUint;
+
+use super::unit::Unit;
 
 /// The exponent g: counts are multiplied by 2^g before integer noise is added.
 pub const LATTICE_BITS: u32 = 20;
@@ -71,18 +77,27 @@ pub(super) const LARGEST_DEVIATION: f64 = 1e-11;
 
 /// Returns h of the proof above, a bound of the difference between the discrete and the continuous
 /// mechanism.
-pub(super) fn deviation(noise_multiplier: f64, nearest_neighbors: u32, releases: u32) -> f64 {
-    // s⁴ ≥ (σ·2^g)⁴·k²
+pub(super) fn deviation(
+    noise_multiplier: f64,
+    unit: Unit,
+    nearest_neighbors: u32,
+    releases: u32,
+) -> f64 {
+    // s⁴ ≥ (σ·2^g)⁴·k², with 1 for k if the unit is a client.
     let scale = noise_multiplier * f64::from(1u32 << LATTICE_BITS);
-    f64::from(releases) * 1.3e5 / f64::from(nearest_neighbors) / scale.powi(4)
+    let squared_votes = f64::from(unit.squared_votes(nearest_neighbors));
+    // Exact: at most 2²⁰.
+    let bins = unit.changed_bins(nearest_neighbors) as f64;
+    f64::from(releases) * bins * 6.5e4 / squared_votes.powi(2) / scale.powi(4)
 }
 
-/// Returns s = ⌈σ·√k·2^g⌉ + 1 in exact integer arithmetic, for finite σ > 0. Because of the
-/// ceiling, the noise is never less than requested; step (1) of the proof above uses the 1.
-pub(super) fn lattice_sigma(noise_multiplier: f64, nearest_neighbors: u32) -> BigUint {
+/// Returns s = ⌈σ·√k·2^g⌉ + 1 in exact integer arithmetic, for finite σ > 0, where k =
+/// `squared_votes` ([`Unit::squared_votes`]). Because of the ceiling, the noise is never less than
+/// requested; step (1) of the proof above uses the 1.
+pub(super) fn lattice_sigma(noise_multiplier: f64, squared_votes: u32) -> BigUint {
     let (mantissa, exponent) = dyadic(noise_multiplier);
     // (σ√k·2^g)² = mantissa²·k·2^twice
-    let square = BigUint::from(mantissa).pow(2) * nearest_neighbors;
+    let square = BigUint::from(mantissa).pow(2) * squared_votes;
     let twice = 2 * (exponent + LATTICE_BITS as i32);
     let square = if twice >= 0 {
         square << twice.unsigned_abs()
@@ -171,8 +186,13 @@ mod tests {
 
     #[test]
     fn deviation_is_as_documented() {
-        assert!((deviation(1.0, 1, 1) / 1.3e5 * 2f64.powi(80) - 1.0).abs() < 1e-12);
-        assert!(deviation(1.0 / 16.0, 1, 1) < 7.1e-15);
-        assert!((deviation(1.0, 4, 1) / deviation(1.0, 1, 1) - 0.25).abs() < 1e-12);
+        let image = |sigma, k| deviation(sigma, Unit::Image, k, 1);
+        assert!((image(1.0, 1) / 1.3e5 * 2f64.powi(80) - 1.0).abs() < 1e-12);
+        assert!(image(1.0 / 16.0, 1) < 7.1e-15);
+        assert!((image(1.0, 4) / image(1.0, 1) - 0.25).abs() < 1e-12);
+        // 2²⁰ bins instead of 2; k has no influence.
+        let client = deviation(1.0, Unit::Client, 9, 1);
+        assert!((client / image(1.0, 1) / 2f64.powi(19) - 1.0).abs() < 1e-12);
+        assert!(client < 6e-14);
     }
 }

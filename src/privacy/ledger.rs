@@ -221,7 +221,8 @@ impl Ledger {
             },
             (Some(_), None) => return Err(self.key_is_missing()),
         };
-        Ok(Charge::new(iteration, resumed, noise, candidates))
+        let unit = self.privacy.unit;
+        Ok(Charge::new(iteration, resumed, noise, unit, candidates))
     }
 
     /// Records the digest of a drawn histogram, before it is published; or, if one is recorded

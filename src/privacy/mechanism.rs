@@ -4,6 +4,8 @@
 //! histogram hold all bins of all classes. Two neighboring data sets then give histograms that
 //! differ by at most √k in L2 norm under add-remove adjacency, and by at most √(2k) under
 //! replace-one adjacency, also if the replaced image and its replacement are of different classes.
+//! If the unit is a client, its votes are scaled down to a norm of at most 1, and the two bounds
+//! are 1 and √2 ([`VoteCounts::of_clients`]); then read 1 for k below.
 //! [`release`] adds to every bin independent discrete Gaussian noise of parameter at least σ·√k
 //! (in votes) on the lattice of multiples of 2⁻²⁰. One release is therefore (1/2σ²)-zCDP under
 //! add-remove adjacency and (1/σ²)-zCDP under replace-one adjacency, without any approximation
@@ -41,6 +43,7 @@ use super::ledger::Ledger;
 use super::noise_source::NoiseSource;
 use super::private_folder::PrivateFolder;
 use super::sensitive::Sensitive;
+use super::unit::{MOST_BINS_OF_CLIENTS, Unit};
 use super::vote_counts::VoteCounts;
 use crate::atomic;
 use crate::kill_point::{KillPoint, reach};
@@ -59,7 +62,9 @@ pub fn release(
     counts: Sensitive<VoteCounts>,
     charge: Charge,
 ) -> Result<UnpublishedHistogram, PrivacyError> {
-    let counts = counts.expose().lattice();
+    let counts = counts.expose();
+    check_unit(counts, &charge)?;
+    let counts = counts.lattice();
     let lattice = match &charge.noise {
         Noise::Nothing => counts.iter().map(|count| clamp(&(*count).into())).collect(),
         Noise::DiscreteGaussian { sigma, key } => {
@@ -83,6 +88,30 @@ fn add_noise(
     let sampler = DiscreteGaussian::new(sigma.pow(2), &BigUint::from(1u32))?;
     let noisy = |count: &u64| Ok(clamp(&(BigInt::from(*count) + sampler.sample(source)?)));
     counts.iter().map(noisy).collect()
+}
+
+/// Checks that the noise of the charge covers the unit that the counts obey: a defect of the
+/// program must not release votes of images as those of clients.
+fn check_unit(counts: &VoteCounts, charge: &Charge) -> Result<(), PrivacyError> {
+    let refuse = |message: String| {
+        Err(PrivacyError::Order {
+            iteration: charge.iteration(),
+            message,
+        })
+    };
+    let (counted, charged) = (counts.unit(), charge.unit);
+    if counted != charged {
+        return refuse(format!(
+            "the votes are those of one {counted}, but one {charged} is charged"
+        ));
+    }
+    let bins = counts.lattice().len() as u64;
+    if charged == Unit::Client && bins > MOST_BINS_OF_CLIENTS {
+        return refuse(format!(
+            "{bins} samples: expected at most {MOST_BINS_OF_CLIENTS} if the unit is a client"
+        ));
+    }
+    Ok(())
 }
 
 /// Clamps a value outside of `i64`.

@@ -27,7 +27,7 @@ fn charge(noise_multiplier: f64, nearest_neighbors: u32) -> Charge {
             key: NoiseOrigin::OperatingSystem.new_key().unwrap(),
         },
     };
-    Charge::new(1, false, noise, "0")
+    Charge::new(1, false, noise, Unit::Image, "0")
 }
 
 fn votes(votes: &[u64]) -> Sensitive<VoteCounts> {

@@ -97,5 +97,5 @@ pub use statement::{ClassConditions, PublicInputs, Statement, UniformFallback};
 #[cfg(test)]
 pub use trial::with_repeated_noise;
 pub use trial::{PublicCanaries, Trial};
-pub use unit::Unit;
-pub use vote_counts::VoteCounts;
+pub use unit::{MOST_BINS_OF_CLIENTS, Unit};
+pub use vote_counts::{ClientVotes, VoteCounts};

@@ -22,20 +22,21 @@ use crate::sections::Section;
 #[serde(deny_unknown_fields)]
 pub struct PrivacyConfig {
     /// σ: the standard deviation of the noise on each count is σ·√k votes, where k is the number of
-    /// nearest neighbors for which an image votes. Between 1/16 and 2²⁰, or 0 with `--non-private`.
+    /// nearest neighbors for which an image votes, and σ votes if the unit is a client. Between
+    /// 1/16 and 2²⁰, or 0 with `--non-private`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise_multiplier: Option<f64>,
     /// Instead of `noise_multiplier`: the ε that all planned iterations together may cost. The run
     /// uses the smallest σ that satisfies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epsilon: Option<f64>,
-    /// δ. It must be below 1/n, where n is the number of private images: a mechanism that publishes
-    /// one image at random satisfies δ = 1/n.
+    /// δ. It must be below 1/n, where n is the number of units: a mechanism that publishes one
+    /// image at random satisfies δ = 1/n.
     pub delta: f64,
     /// The neighboring relation: `add-remove` (default) or `replace-one`.
     #[serde(default)]
     pub adjacency: Adjacency,
-    /// The protected unit: `image`, at present the only one.
+    /// The protected unit: `image`, or `client`, which needs `[data.clients]`.
     #[serde(default)]
     pub unit: Unit,
     /// The file with the budget of the data set, which `dpsyn budget` creates. A run that would
@@ -67,8 +68,8 @@ impl NonPrivateConsent {
 
 impl PrivacyConfig {
     /// Validates the table and resolves every parameter, for `releases` planned iterations in which
-    /// each image votes for `nearest_neighbors` samples. `private_images`, the number of private
-    /// images, is declared public and checked against δ if it is known already.
+    /// each image votes for `nearest_neighbors` samples. `units`, the number of protected units, is
+    /// declared public and checked against δ if it is known already.
     ///
     /// # Errors
     /// Returns [`PrivacyError::Config`] with the key if both or neither of `noise_multiplier` and
@@ -78,12 +79,12 @@ impl PrivacyConfig {
         &self,
         releases: u32,
         nearest_neighbors: u32,
-        private_images: Option<usize>,
+        units: Option<usize>,
         non_private: Option<NonPrivateConsent>,
     ) -> Result<ResolvedPrivacy, PrivacyError> {
         check_delta(self.delta)?;
-        if let Some(n) = private_images {
-            check_delta_against(self.delta, n)?;
+        if let Some(n) = units {
+            check_delta_against(self.delta, n, self.unit)?;
         }
         if nearest_neighbors == 0 {
             return Err(PrivacyError::config(
@@ -127,7 +128,10 @@ impl PrivacyConfig {
                 ));
             }
             (true, true) => {}
-            (false, false) => check_practical(noise_multiplier, nearest_neighbors, releases)?,
+            (false, false) => {
+                check_neighbors(nearest_neighbors)?;
+                check_practical(noise_multiplier, self.unit, nearest_neighbors, releases)?;
+            }
         }
         Ok(ResolvedPrivacy {
             // −0 has another text than 0, and the ledger compares text.
@@ -143,15 +147,29 @@ impl PrivacyConfig {
     }
 }
 
-fn check_delta_against(delta: f64, private_images: usize) -> Result<(), PrivacyError> {
+fn check_delta_against(delta: f64, units: usize, unit: Unit) -> Result<(), PrivacyError> {
     // The test δ·n ≥ 1 would be wrong: for some n, the rounded product of (1/n)·n is below 1.
-    if delta >= 1.0 / private_images as f64 {
+    if delta >= 1.0 / units as f64 {
+        let published = match unit {
+            Unit::Image => "a private image",
+            Unit::Client => "the images of a client",
+        };
         return Err(PrivacyError::config(
             "delta",
             format!(
-                "expected less than 1/n = 1/{private_images}, found {delta}: \
-                 a larger delta permits the publication of a private image"
+                "expected less than 1/n = 1/{units}, found {delta}: \
+                 a larger delta permits the publication of {published}"
             ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_neighbors(nearest_neighbors: u32) -> Result<(), PrivacyError> {
+    if nearest_neighbors > 1 << 16 {
+        return Err(PrivacyError::config(
+            "nearest_neighbors",
+            format!("expected at most 65536, found {nearest_neighbors}"),
         ));
     }
     Ok(())
@@ -159,6 +177,7 @@ fn check_delta_against(delta: f64, private_images: usize) -> Result<(), PrivacyE
 
 fn check_practical(
     noise_multiplier: f64,
+    unit: Unit,
     nearest_neighbors: u32,
     releases: u32,
 ) -> Result<(), PrivacyError> {
@@ -169,13 +188,7 @@ fn check_practical(
             format!("expected 0.0625 to 1048576, found {noise_multiplier}"),
         ));
     }
-    if nearest_neighbors > 1 << 16 {
-        return Err(PrivacyError::config(
-            "nearest_neighbors",
-            format!("expected at most 65536, found {nearest_neighbors}"),
-        ));
-    }
-    if deviation(noise_multiplier, nearest_neighbors, releases) > LARGEST_DEVIATION {
+    if deviation(noise_multiplier, unit, nearest_neighbors, releases) > LARGEST_DEVIATION {
         return Err(PrivacyError::config(
             "noise_multiplier",
             format!(
@@ -202,8 +215,8 @@ pub struct ResolvedPrivacy {
 }
 
 impl ResolvedPrivacy {
-    /// Returns σ. The noise on each count has standard deviation σ·√k votes; σ is 0 in a
-    /// non-private run.
+    /// Returns σ, the standard deviation of the noise on each count in units of the largest L2 norm
+    /// of the votes of one unit; 0 in a non-private run.
     #[must_use]
     pub fn noise_multiplier(&self) -> f64 {
         self.noise_multiplier
@@ -213,6 +226,18 @@ impl ResolvedPrivacy {
     #[must_use]
     pub fn nearest_neighbors(&self) -> u32 {
         self.nearest_neighbors
+    }
+
+    /// Returns the largest squared L2 norm of the votes of one unit.
+    #[must_use]
+    pub fn squared_votes(&self) -> u32 {
+        self.unit.squared_votes(self.nearest_neighbors)
+    }
+
+    /// Returns the standard deviation of the noise on each count in votes.
+    #[must_use]
+    pub fn noise_votes(&self) -> f64 {
+        self.noise_multiplier * f64::from(self.squared_votes()).sqrt()
     }
 
     /// Returns T, the number of planned releases, one per iteration.
@@ -254,13 +279,8 @@ impl ResolvedPrivacy {
             );
             return Err(PrivacyError::config("unit", message));
         }
-        let of =
-            |run: &EarlierRun| deviation(run.noise_multiplier, run.nearest_neighbors, run.releases);
-        let own = match self.lattice_sigma() {
-            Some(_) => deviation(self.noise_multiplier, self.nearest_neighbors, self.releases),
-            None => 0.0,
-        };
-        if earlier.iter().map(of).sum::<f64>() + own > LARGEST_DEVIATION {
+        let earlier_deviation: f64 = earlier.iter().map(EarlierRun::deviation).sum();
+        if earlier_deviation + self.deviation() > LARGEST_DEVIATION {
             let message = "is too small for the releases of this and the earlier runs together: \
                            the accountant's reserve does not cover them";
             return Err(PrivacyError::config("noise_multiplier", message));
@@ -307,12 +327,22 @@ impl ResolvedPrivacy {
         }
     }
 
-    /// Checks δ < 1/n, as soon as the number n of private images is known.
+    /// Checks δ < 1/n for a number n of protected units.
     ///
     /// # Errors
     /// Returns [`PrivacyError::Config`] otherwise.
-    pub fn check_private_images(&self, private_images: usize) -> Result<(), PrivacyError> {
-        check_delta_against(self.delta, private_images)
+    pub fn check_units(&self, units: usize) -> Result<(), PrivacyError> {
+        check_delta_against(self.delta, units, self.unit)
+    }
+
+    /// Returns the bound on the difference between the lattice and the continuous mechanism; see
+    /// [`deviation`].
+    pub(super) fn deviation(&self) -> f64 {
+        if self.noise_multiplier == 0.0 {
+            return 0.0;
+        }
+        let (sigma, k) = (self.noise_multiplier, self.nearest_neighbors);
+        deviation(sigma, self.unit, k, self.releases)
     }
 
     /// Returns the parameter of the discrete Gaussian on the lattice, or `None` in a run without
@@ -321,7 +351,7 @@ impl ResolvedPrivacy {
         if self.noise_multiplier == 0.0 {
             None
         } else {
-            Some(lattice_sigma(self.noise_multiplier, self.nearest_neighbors))
+            Some(lattice_sigma(self.noise_multiplier, self.squared_votes()))
         }
     }
 }
@@ -408,7 +438,7 @@ mod tests {
         }
         let config = parse(&sigma("1.0")).unwrap();
         let resolved = config.resolve(1, 1, Some(99_999), None).unwrap();
-        assert!(resolved.check_private_images(100_000).is_err());
+        assert!(resolved.check_units(100_000).is_err());
         assert!(refusal(&sigma("1.0"), 1, 0, None).starts_with("nearest_neighbors"));
         assert!(refusal(&sigma("1.0"), 1, 70_000, None).starts_with("nearest_neighbors"));
         assert!(refusal(&sigma("0.07"), 1_000_000, 1, None).contains("too small"));

@@ -8,7 +8,7 @@ use super::accountant::Adjacency;
 use super::earlier::EarlierRun;
 use super::error::PrivacyError;
 use super::histogram::NoisyHistogram;
-use super::lattice::{LATTICE_BITS, deviation};
+use super::lattice::LATTICE_BITS;
 use super::ledger::Ledger;
 use super::rounding::{ShownEpsilon, round_up};
 use super::settings::ResolvedPrivacy;
@@ -22,6 +22,9 @@ pub struct PublicInputs {
     /// The number of private images that the operator declared; `None` if none was. It is never
     /// counted.
     pub declared_size: Option<usize>,
+    /// The number of clients that the operator declared, if the unit is a client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub declared_clients: Option<usize>,
     /// Height and width in pixels to which every image is resized.
     pub image_size: [usize; 2],
     /// Number of synthetic samples in the population.
@@ -110,7 +113,7 @@ struct Mechanism {
     noise: &'static str,
     noise_multiplier: f64,
     nearest_neighbors: u32,
-    /// σ·√k
+    /// σ·√k, and σ if the unit is a client.
     noise_parameter_votes: f64,
     l2_sensitivity_votes: Vec<Sensitivity>,
     lattice_spacing_votes: f64,
@@ -228,29 +231,21 @@ fn guarantees(privacy: &ResolvedPrivacy, executed: u32) -> Vec<Guarantee> {
 }
 
 fn mechanism(privacy: &ResolvedPrivacy) -> Mechanism {
-    let neighbors = f64::from(privacy.nearest_neighbors());
+    let squared_votes = privacy.squared_votes();
     let sensitivity = |adjacency: Adjacency| Sensitivity {
         adjacency,
-        l2: (f64::from(adjacency.squared_sensitivity()) * neighbors).sqrt(),
+        l2: f64::from(adjacency.squared_sensitivity() * squared_votes).sqrt(),
     };
     Mechanism {
         name: "discrete gaussian on a histogram of votes",
         noise: privacy.noise.name(),
         noise_multiplier: privacy.noise_multiplier(),
         nearest_neighbors: privacy.nearest_neighbors(),
-        noise_parameter_votes: privacy.noise_multiplier() * neighbors.sqrt(),
+        noise_parameter_votes: privacy.noise_votes(),
         l2_sensitivity_votes: Adjacency::ALL.map(sensitivity).to_vec(),
         lattice_spacing_votes: NoisyHistogram::spacing(),
         lattice_sigma: privacy.lattice_sigma().map(|sigma| sigma.to_string()),
-        lattice_deviation_bound: if privacy.noise_multiplier() > 0.0 {
-            deviation(
-                privacy.noise_multiplier(),
-                privacy.nearest_neighbors(),
-                privacy.releases(),
-            )
-        } else {
-            0.0
-        },
+        lattice_deviation_bound: privacy.deviation(),
         accounting: "exact epsilon(delta) of Gaussian DP, rounded up, with \
                      mu = s*sqrt(releases)/noise_multiplier, \
                      s = 1 (add-remove) or sqrt(2) (replace-one)",
@@ -263,7 +258,6 @@ fn mechanism(privacy: &ResolvedPrivacy) -> Mechanism {
 }
 
 fn assumptions(privacy: &ResolvedPrivacy) -> Vec<String> {
-    let unit = privacy.unit();
     let spacing = LATTICE_BITS;
     vec![
         "Everything under declared_public is public: the operator declared it, it was not chosen \
@@ -272,10 +266,16 @@ fn assumptions(privacy: &ResolvedPrivacy) -> Vec<String> {
          images, and so is declared_size (null if it is not declared), which need not be the number \
          of images."
             .to_owned(),
-        format!(
-            "The unit is one {unit}. Whoever contributed several is protected less, by group \
-             privacy."
-        ),
+        match privacy.unit() {
+            Unit::Image => "The unit is one image. Whoever contributed several is protected less, by \
+                            group privacy."
+                .to_owned(),
+            Unit::Client => "The unit is all images of one client. The operator declared which \
+                             images are whose; a person behind several clients is protected less, \
+                             by group privacy, and an image that shows another client's person is \
+                             protected as an image of its own client only."
+                .to_owned(),
+        },
         "The foundation model, the embedder and their weights are public and were made without \
          the private images."
             .to_owned(),
@@ -301,8 +301,14 @@ fn assumptions(privacy: &ResolvedPrivacy) -> Vec<String> {
         format!(
             "Each private image casts its votes by itself, by comparison with public samples \
              only, one vote in each of at most {} bins; numerical error may change which, not how \
-             many.",
-            privacy.nearest_neighbors()
+             many.{}",
+            privacy.nearest_neighbors(),
+            match privacy.unit() {
+                Unit::Image => "",
+                Unit::Client => " The votes of a client are scaled down together, in integers and \
+                                 rounded toward zero, to an L2 norm of at most 1 over the bins of \
+                                 all classes.",
+            }
         ),
         format!(
             "Noise lives on the lattice of 2^-{spacing} votes; zcdp_rho holds for it exactly, \

@@ -8,6 +8,7 @@ use crate::privacy::{
 fn inputs() -> PublicInputs {
     PublicInputs {
         declared_size: Some(50_000),
+        declared_clients: None,
         image_size: [32, 32],
         samples: 1000,
         class_names: vec!["cat".to_owned(), "dog".to_owned()],

@@ -48,7 +48,7 @@ impl<'a> Trial<'a> {
     /// Those of [`release`].
     pub fn release(
         &self,
-        counts: &Sensitive<Vec<u64>>,
+        counts: &Sensitive<VoteCounts>,
         iteration: u32,
     ) -> Result<NoisyHistogram, PrivacyError> {
         let noise = match self.privacy.lattice_sigma() {
@@ -58,8 +58,8 @@ impl<'a> Trial<'a> {
                 key: self.key.clone(),
             },
         };
-        let counts = counts.map_ref(|votes| VoteCounts::of_images(votes));
-        Ok(release(counts, Charge::of_audit(iteration, noise))?.of_audit())
+        let charge = Charge::of_audit(iteration, noise, self.privacy.unit);
+        Ok(release(counts.map_ref(VoteCounts::clone), charge)?.of_audit())
     }
 }
 
@@ -83,7 +83,7 @@ mod tests {
     fn every_trial_has_its_own_noise() {
         let config: PrivacyConfig = toml::from_str("noise_multiplier = 1.0\ndelta = 1e-5").unwrap();
         let privacy = config.resolve(2, 1, None, None).unwrap();
-        let counts = Sensitive::new(vec![5u64; 64]);
+        let counts = Sensitive::new(VoteCounts::of_images(&[5; 64]));
         let release = |privacy, iteration| {
             let trial = Trial::new(privacy, PublicCanaries::declared()).unwrap();
             trial.release(&counts, iteration).unwrap()

@@ -6,9 +6,10 @@ use std::ops::Range;
 use thiserror::Error;
 
 use super::nearest::{Candidates, NearestError, Rows, SearchOptions, search};
+use super::tally::Tally;
 use crate::embedders::Embeddings;
 use crate::exit_code::{self, ExitCode};
-use crate::privacy::Sensitive;
+use crate::privacy::{Sensitive, VoteCounts};
 use crate::progress::{Cancelled, Progress, Unit};
 
 /// Reason why the histogram could not be computed.
@@ -52,15 +53,27 @@ struct ClassPartition {
     embeddings: Embeddings,
     /// Rows of `embeddings`, one list for each class.
     members: Vec<Vec<usize>>,
+    /// The client of each row, if the unit is a client.
+    clients: Option<Clients>,
+}
+
+/// To whom each private image belongs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Clients {
+    /// The client of each image, below `count`.
+    pub of_image: Vec<u32>,
+    /// Number of clients.
+    pub count: usize,
 }
 
 impl PrivateEmbeddings {
     /// Partitions the embeddings of `count` private images by class label (`labels[i] < classes`
-    /// for image `i`), without copying them.
+    /// for image `i`), without copying them. With `clients`, the votes are counted by client.
     #[must_use]
     pub fn new(
         embeddings: Sensitive<Embeddings>,
         labels: &Sensitive<Vec<u32>>,
+        clients: Sensitive<Option<Clients>>,
         classes: usize,
         count: usize,
     ) -> Self {
@@ -73,9 +86,11 @@ impl PrivateEmbeddings {
             }
             members
         });
-        let partition = embeddings.zip(members, |embeddings, members| ClassPartition {
+        let partition = embeddings.zip(members, |embeddings, members| (embeddings, members));
+        let partition = partition.zip(clients, |(embeddings, members), clients| ClassPartition {
             embeddings,
             members,
+            clients,
         });
         Self {
             classes,
@@ -137,6 +152,25 @@ const MAX_PASSES: u64 = 10;
 /// candidates anew, which takes as long as a few hundred queries.
 const MULTIPLY_ADDS_PER_PASS: f64 = 2e12;
 
+impl ClassPartition {
+    /// Returns the images of a class that are processed in a pass.
+    fn chunk(&self, class: usize, pass: u64, passes: u64) -> &[usize] {
+        let members = self.members.get(class).map_or(&[][..], Vec::as_slice);
+        chunk(members, pass, passes)
+    }
+
+    /// Returns the client of each of these images; empty if the unit is an image.
+    fn clients_of(&self, class: usize, pass: u64, passes: u64) -> Vec<u32> {
+        let Some(clients) = &self.clients else {
+            return Vec::new();
+        };
+        let images = self.chunk(class, pass, passes).iter();
+        images
+            .filter_map(|image| clients.of_image.get(*image).copied())
+            .collect()
+    }
+}
+
 /// Returns the part of `members` that is processed in this pass.
 fn chunk(members: &[usize], pass: u64, passes: u64) -> &[usize] {
     // No overflow: it would take 2⁶⁴/10 images, far more than memory holds.
@@ -148,7 +182,8 @@ fn chunk(members: &[usize], pass: u64, passes: u64) -> &[usize] {
 /// samples.
 ///
 /// Each private image adds 1 to exactly `k` bins: the histogram's L2 sensitivity is √k under adding
-/// or removing one image.
+/// or removing one image. If the unit is a client, the votes of each client are scaled down to an
+/// L2 norm of at most 1 ([`VoteCounts::of_clients`]).
 ///
 /// Each pass processes an equal part of every class. So all passes take equally long, and neither
 /// the reports to `progress` nor their times depend on how the images are divided among the
@@ -161,9 +196,12 @@ pub fn nn_histogram(
     private: &PrivateEmbeddings,
     options: &SearchOptions<'_>,
     progress: &dyn Progress,
-) -> Result<Sensitive<Vec<u64>>, VotingError> {
+) -> Result<Sensitive<VoteCounts>, VotingError> {
     samples.check(private)?;
-    let mut histogram = Sensitive::new(vec![0u64; samples.embeddings.len()]);
+    let mut tally = private.partition.map_ref(|partition| {
+        let clients = partition.clients.as_ref().map(|clients| clients.count);
+        Tally::new(samples.embeddings.len(), clients)
+    });
     let passes = private.passes(samples.embeddings.len(), samples.embeddings.dimension());
     progress.begin_private("vote", Some(passes), Unit::Steps);
     for pass in 0..passes {
@@ -173,10 +211,9 @@ pub fn nn_histogram(
                 dimension: samples.embeddings.dimension(),
             };
             let ids = private.partition.try_map_ref(|partition| {
-                let members = partition.members.get(class).map_or(&[][..], Vec::as_slice);
                 let queries = Rows {
                     vectors: &partition.embeddings,
-                    indices: chunk(members, pass, passes),
+                    indices: partition.chunk(class, pass, passes),
                 };
                 search(queries, candidates, options)
             });
@@ -188,20 +225,18 @@ pub fn nn_histogram(
                 },
             });
             let ids = ids.inspect_err(|_| progress.end())?;
-            histogram = histogram.zip(ids, |mut counts, ids| {
-                let class = counts.get_mut(range.clone()).unwrap_or_default();
-                for id in ids {
-                    if let Some(count) = class.get_mut(id as usize) {
-                        *count += 1;
-                    }
-                }
-                counts
+            let voters = private
+                .partition
+                .map_ref(|partition| partition.clients_of(class, pass, passes));
+            let votes = ids.zip(voters, |ids, voters| (ids, voters));
+            tally.extend_with(votes, |tally, (ids, voters)| {
+                tally.add(range, &ids, options.k, &voters);
             });
         }
         progress.advance(pass + 1);
     }
     progress.end();
-    Ok(histogram)
+    Ok(tally.map(Tally::finish))
 }
 
 #[cfg(test)]
@@ -213,6 +248,7 @@ mod tests {
 
     use super::super::nearest::Metric;
     use super::*;
+    use crate::privacy::ClientVotes;
     use crate::progress::{Cancellation, Silent};
 
     /// Records the reported passes.
@@ -268,12 +304,21 @@ mod tests {
     fn histogram(
         images: &[(f32, u32)],
         recorder: &Recorder,
-    ) -> Result<Sensitive<Vec<u64>>, VotingError> {
+    ) -> Result<Sensitive<VoteCounts>, VotingError> {
+        histogram_of(images, None, recorder)
+    }
+
+    fn histogram_of(
+        images: &[(f32, u32)],
+        clients: Option<Clients>,
+        recorder: &Recorder,
+    ) -> Result<Sensitive<VoteCounts>, VotingError> {
         let positions = images.iter().map(|image| image.0).collect();
         let labels = images.iter().map(|image| image.1).collect();
         let private = PrivateEmbeddings::new(
             Sensitive::new(Embeddings::new(positions, 1).unwrap()),
             &Sensitive::new(labels),
+            Sensitive::new(clients),
             2,
             images.len(),
         );
@@ -289,7 +334,27 @@ mod tests {
         let images = [(1.0, 1), (9.0, 0), (8.0, 0), (2.0, 0), (3.0, 1), (0.0, 1)];
         let votes = histogram(&images, &Recorder::default()).unwrap();
         // The comparison happens inside `Sensitive`; only a failed assertion shows its result.
-        let _checked = votes.map(|votes| assert_eq!(votes, [1, 2, 3, 0]));
+        let expected = VoteCounts::of_images(&[1, 2, 3, 0]);
+        let _checked = votes.map(|votes| assert_eq!(votes, expected));
+    }
+
+    /// The votes of a client in both classes are scaled together.
+    #[test]
+    fn votes_are_counted_by_client() {
+        let images = [(1.0, 1), (9.0, 0), (8.0, 0), (2.0, 0), (3.0, 1), (0.0, 1)];
+        let clients = Clients {
+            of_image: vec![1, 0, 1, 0, 1, 3],
+            count: 4,
+        };
+        let votes = histogram_of(&images, Some(clients), &Recorder::default()).unwrap();
+        let of_clients = [
+            ClientVotes::from([(1, 1), (0, 1)]),
+            ClientVotes::from([(2, 2), (1, 1)]),
+            ClientVotes::new(),
+            ClientVotes::from([(2, 1)]),
+        ];
+        let expected = VoteCounts::of_clients(4, &of_clients);
+        let _checked = votes.map(|votes| assert_eq!(votes, expected));
     }
 
     #[test]
@@ -326,7 +391,13 @@ mod tests {
     fn the_number_of_passes_depends_on_totals_alone() {
         let passes = |count, samples, dimension, classes| {
             let none = Sensitive::new(Embeddings::new(Vec::new(), dimension).unwrap());
-            let private = PrivateEmbeddings::new(none, &Sensitive::new(Vec::new()), classes, count);
+            let private = PrivateEmbeddings::new(
+                none,
+                &Sensitive::new(Vec::new()),
+                Sensitive::new(None),
+                classes,
+                count,
+            );
             private.passes(samples, dimension)
         };
         assert_eq!(passes(1_000, 1_000, 2048, 1), 1);
@@ -343,10 +414,11 @@ mod tests {
         };
         let (private, samples) = (vectors(50, 0.7), vectors(9, 1.3));
         let labels = (0..50).map(|i| u32::from(i % 3 == 0)).collect();
-        let histogram = |count| {
+        let histogram = |count, clients: Option<Clients>| {
             let private = PrivateEmbeddings::new(
                 Sensitive::new(private.clone()),
                 &Sensitive::new(Vec::clone(&labels)),
+                Sensitive::new(clients.clone()),
                 2,
                 count,
             );
@@ -358,14 +430,17 @@ mod tests {
             let votes = nn_histogram(&samples, &private, &options(2, &Silent), &recorder);
             (recorder.reports().0, votes.unwrap())
         };
-        let (one, alone) = histogram(50);
-        // A count so large that the histogram takes many passes.
-        let (many, together) = histogram(1_000_000_000_000_000);
-        assert_eq!((one, many), (Some(1), Some(MAX_PASSES)));
-        let _checked = alone.zip(together, |alone, together| {
-            assert_eq!(alone, together);
-            assert_eq!(alone.iter().sum::<u64>(), 100);
-        });
+        let clients = Clients {
+            of_image: (0..50).map(|image| image * image % 7).collect(),
+            count: 7,
+        };
+        for clients in [None, Some(clients)] {
+            let (one, alone) = histogram(50, clients.clone());
+            // A count so large that the histogram takes many passes.
+            let (many, together) = histogram(1_000_000_000_000_000, clients);
+            assert_eq!((one, many), (Some(1), Some(MAX_PASSES)));
+            let _checked = alone.zip(together, |alone, together| assert_eq!(alone, together));
+        }
     }
 
     #[test]

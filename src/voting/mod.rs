@@ -8,7 +8,8 @@
 mod histogram;
 mod nearest;
 mod select;
+mod tally;
 
-pub use histogram::{PrivateEmbeddings, SampleEmbeddings, VotingError, nn_histogram};
+pub use histogram::{Clients, PrivateEmbeddings, SampleEmbeddings, VotingError, nn_histogram};
 pub use nearest::{Metric, NearestError, SearchOptions, nearest_neighbors};
 pub use select::{SelectionMode, select, threshold};

@@ -68,8 +68,13 @@ impl Cancellation for StopAfter {
 fn camelyon17_votes_in_bounded_memory() {
     let (private, population) = (vectors(0), vectors(1));
     let labels = (0..IMAGES as u32).map(|image| image % 2).collect();
-    let private =
-        PrivateEmbeddings::new(Sensitive::new(private), &Sensitive::new(labels), 2, IMAGES);
+    let private = PrivateEmbeddings::new(
+        Sensitive::new(private),
+        &Sensitive::new(labels),
+        Sensitive::new(None),
+        2,
+        IMAGES,
+    );
     let ranges = [0..IMAGES / 2, IMAGES / 2..IMAGES];
     let before = memory().1;
     let passes = std::env::var("DPSYN_VOTE_PASSES").map_or(1, |passes| passes.parse().unwrap());
