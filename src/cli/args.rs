@@ -8,7 +8,7 @@ use super::device::DeviceChoice;
 use crate::logging::LogFormat;
 use crate::metrics::MetricKind;
 use crate::metrics::downstream::ClassifierKind;
-use crate::privacy::Adjacency;
+use crate::privacy::{Adjacency, Unit};
 
 /// The exit codes in the help of every command.
 const EXIT_CODES: &str = "Exit codes: 0 success; 2 command line or configuration; 3 images or \
@@ -229,6 +229,9 @@ pub struct BudgetInit {
     /// Neighboring relation between data sets: add-remove (default) or replace-one
     #[arg(long, value_parser = adjacency)]
     pub adjacency: Option<Adjacency>,
+    /// The protected unit: image (default) or client
+    #[arg(long, value_parser = unit)]
+    pub unit: Option<Unit>,
 }
 
 /// Arguments of `dpsyn privacy`.
@@ -308,6 +311,12 @@ pub struct AuditArguments {
 pub struct ClassesArguments {
     /// A folder of images with names `<class>_<rest>`, or an .npz file with labels
     pub path: PathBuf,
+}
+
+fn unit(text: &str) -> Result<Unit, String> {
+    let known = [Unit::Image, Unit::Client];
+    let found = known.into_iter().find(|unit| unit.name() == text);
+    found.ok_or_else(|| "expected image or client".to_owned())
 }
 
 fn adjacency(text: &str) -> Result<Adjacency, String> {

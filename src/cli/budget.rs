@@ -6,7 +6,7 @@ use super::error::CliError;
 use super::output::print;
 use crate::dataset::content_fingerprint;
 use crate::pe::PeError;
-use crate::privacy::{Budget, BudgetTerms, EarlierRun, PrivacyError, Unit};
+use crate::privacy::{Budget, BudgetTerms, EarlierRun, PrivacyError};
 
 /// Executes `dpsyn budget`.
 pub(super) fn run(arguments: &BudgetArguments) -> Result<(), CliError> {
@@ -18,7 +18,7 @@ pub(super) fn run(arguments: &BudgetArguments) -> Result<(), CliError> {
                 epsilon: init.epsilon,
                 delta: init.delta,
                 adjacency: init.adjacency.unwrap_or_default(),
-                unit: Unit::default(),
+                unit: init.unit.unwrap_or_default(),
             };
             let images = content_fingerprint(&init.images).map_err(PeError::from)?;
             Budget::create(file, limit, &images).map_err(PeError::from)?

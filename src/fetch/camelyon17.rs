@@ -7,6 +7,9 @@
 //! is the validation set and all of hospital 2 the test set
 //! (`wilds/datasets/camelyon17_dataset.py`). A file is called `<tumor>_<number>.png`; the number
 //! counts the split's rows from 0 in the order of the table.
+//!
+//! Each folder also gets a `metadata.csv` with the patient and the center of each file, for
+//! `data.clients`.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -39,6 +42,14 @@ const TEST_CENTER: u32 = 2;
 /// Destination of a patch: index of its split in the target folders, label, number.
 type Place = (usize, u32, u32);
 
+/// The table, for the splits that are wanted.
+pub(super) struct Table {
+    /// The destination of each patch, by its name in the archive.
+    places: HashMap<String, Place>,
+    /// The text of `metadata.csv` of each split.
+    metadata: Vec<String>,
+}
+
 /// Writes the patches of `archive` into the folders. The archive is read twice, because the table
 /// may be anywhere in it: once up to the table, once in full.
 ///
@@ -50,7 +61,8 @@ pub(super) fn unpack(
     wanted: &[TargetDir],
     progress: &dyn Progress,
 ) -> Result<(), ArchiveError> {
-    let (prefix, mut places) = table(archive, limit, wanted, progress)?;
+    let (prefix, table) = table(archive, limit, wanted, progress)?;
+    let mut places = table.places;
     for (index, wanted) in wanted.iter().enumerate() {
         let found = places.values().filter(|place| place.0 == index).count();
         let expected = wanted.images;
@@ -80,16 +92,19 @@ pub(super) fn unpack(
             places.len()
         )));
     }
+    for (wanted, text) in wanted.iter().zip(&table.metadata) {
+        wanted.folder.write(TABLE, text.as_bytes())?;
+    }
     Ok(())
 }
 
-/// Reads the table: the prefix of all names in the archive, and the destination of each patch.
+/// Reads the table, and the prefix of all names in the archive.
 fn table(
     archive: &Path,
     limit: u64,
     wanted: &[TargetDir],
     progress: &dyn Progress,
-) -> Result<(String, HashMap<String, Place>), ArchiveError> {
+) -> Result<(String, Table), ArchiveError> {
     let mut read = None;
     for_each_file(archive, limit, progress, &mut |found| {
         let prefix = found.name.strip_suffix(TABLE);
@@ -102,9 +117,9 @@ fn table(
         };
         let bytes = found.read(MAX_TABLE)?;
         let splits: Vec<&str> = wanted.iter().map(|wanted| wanted.split.as_str()).collect();
-        let places = places(&bytes, &splits)
+        let table = parse(&bytes, &splits)
             .map_err(|wrong| ArchiveError::Invalid(format!("{}: {wrong}", found.name)))?;
-        read = Some((prefix, places));
+        read = Some((prefix, table));
         Ok(ControlFlow::Break(()))
     })?;
     read.ok_or_else(|| ArchiveError::Invalid(format!("has no {TABLE}")))
@@ -186,16 +201,17 @@ fn split_of(center: u32, split: u32) -> Result<&'static str, String> {
     })
 }
 
-/// Parses the table; returns the patches of the requested splits by their name in the archive.
+/// Parses the table, for the requested splits.
 ///
 /// # Errors
 /// Line and column of the fault.
-pub(super) fn places(table: &[u8], splits: &[&str]) -> Result<HashMap<String, Place>, String> {
+pub(super) fn parse(table: &[u8], splits: &[&str]) -> Result<Table, String> {
     let text = std::str::from_utf8(table).map_err(|_| "is not UTF-8".to_owned())?;
     let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.is_empty());
     let columns = Columns::find(lines.next().ok_or("is empty")?.0)?;
     let mut places = HashMap::new();
     let mut counts = vec![0u32; splits.len()];
+    let mut metadata = vec!["file,patient,center\n".to_owned(); splits.len()];
     for (line, number) in lines {
         let wrong = |message: String| format!("line {number}: {message}");
         let Row { patient, numbers } = columns.row(line).map_err(wrong)?;
@@ -205,7 +221,8 @@ pub(super) fn places(table: &[u8], splits: &[&str]) -> Result<HashMap<String, Pl
         }
         let split = split_of(center, split).map_err(wrong)?;
         let index = splits.iter().position(|wanted| *wanted == split);
-        let Some((index, count)) = index.and_then(|i| Some((i, counts.get_mut(i)?))) else {
+        let found = index.and_then(|i| Some((i, counts.get_mut(i)?, metadata.get_mut(i)?)));
+        let Some((index, count, metadata)) = found else {
             continue;
         };
         let folder = format!("patient_{patient}_node_{node}");
@@ -213,9 +230,11 @@ pub(super) fn places(table: &[u8], splits: &[&str]) -> Result<HashMap<String, Pl
         if places.insert(name, (index, tumor, *count)).is_some() {
             return Err(wrong("a patch that was there before".to_owned()));
         }
+        // All three are digits alone.
+        *metadata += &format!("{tumor}_{count}.png,{patient},{center}\n");
         *count += 1;
     }
-    Ok(places)
+    Ok(Table { places, metadata })
 }
 
 /// Decodes and writes the queued patches.
@@ -339,9 +358,14 @@ mod tests {
             });
             let splits = [("train", 3), ("val", 2), ("test", 1)];
             let (root, names) = unpacked(&bytes, &splits).unwrap();
-            assert_eq!(names[0], ["0_1.png", "1_0.png", "1_2.png"]);
-            assert_eq!(names[1], ["0_1.png", "1_0.png"]);
-            assert_eq!(names[2], ["0_0.png"]);
+            assert_eq!(names[0], ["0_1.png", "1_0.png", "1_2.png", TABLE]);
+            assert_eq!(names[1], ["0_1.png", "1_0.png", TABLE]);
+            assert_eq!(names[2], ["0_0.png", TABLE]);
+            let metadata = std::fs::read_to_string(root.path().join("train").join(TABLE)).unwrap();
+            assert_eq!(
+                metadata,
+                "file,patient,center\n1_0.png,004,0\n0_1.png,004,0\n1_2.png,061,3\n"
+            );
             for (file, red) in [
                 ("train/1_0.png", 0),
                 ("train/0_1.png", 4),
@@ -356,7 +380,7 @@ mod tests {
                 assert_eq!(image.pixels, expected, "{file}");
             }
             let (_root, names) = unpacked(&bytes, &[("id_val", 1)]).unwrap();
-            assert_eq!(names[0], ["0_0.png"]);
+            assert_eq!(names[0], ["0_0.png", TABLE]);
         }
     }
 
@@ -416,7 +440,10 @@ mod tests {
                     "{index},{patient:03},0,{index},0,{tumor},0,{center},{split}\n"
                 );
             }
-            let places = places(table.as_bytes(), &["train", "id_val", "test", "val"]).unwrap();
+            let table = parse(table.as_bytes(), &["train", "id_val", "test", "val"]).unwrap();
+            let places = table.places;
+            let rows_of = table.metadata.iter().map(|text| text.lines().count() - 1);
+            prop_assert_eq!(rows_of.sum::<usize>(), rows.len());
             prop_assert_eq!(places.len(), rows.len());
             let code = |(center, split, _): &(u32, u32, u32)| match center {
                 1 => 3,

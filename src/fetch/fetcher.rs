@@ -205,7 +205,7 @@ impl<'a> Fetcher<'a> {
             return Err(problem);
         }
         for (wanted, folder) in wanted.into_iter().zip(missing) {
-            let count = wanted.folder.len();
+            let count = folder.images;
             wanted.folder.finish(&item.name, digest)?;
             let path = self.place(&folder.path);
             let line = format!("{}: {count} images", path.display());

@@ -40,6 +40,6 @@ pub(crate) fn archive(data: &[u8], limit: u64) {
 pub(crate) fn text(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let _ = Catalogue::parse("fuzz", &text);
-    let _ = camelyon17::places(data, &["train", "test"]);
+    let _ = camelyon17::parse(data, &["train", "test"]);
     let _ = cifar10::batch(&text);
 }
