@@ -1,5 +1,6 @@
 //! [`Mechanism`]: the subject of an audit, and everything of one run that an observer sees.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -75,6 +76,9 @@ fn compare(pointer: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
     }
 }
 
+/// The votes of one unit or of several, by bin.
+pub type Votes = BTreeMap<usize, f64>;
+
 /// A linear score of an observation: the sum over releases of weight·(count − expected), over some
 /// bins.
 ///
@@ -89,17 +93,15 @@ pub struct LinearScore {
 }
 
 impl LinearScore {
-    /// Creates the score for votes in the bins `cast` that are, in the other world, votes in the
-    /// bins `instead`. `expected` counts the votes of all other images.
+    /// Creates the score for the votes `cast` that are, in the other world, the votes `instead`.
+    /// `expected` has the votes of all other units.
     #[must_use]
-    pub fn new(cast: &[usize], instead: &[usize], expected: &[u64]) -> Self {
-        let mut weights = std::collections::BTreeMap::new();
-        for (bins, weight) in [(cast, 1.0), (instead, -1.0)] {
-            for bin in bins {
-                *weights.entry(*bin).or_insert(0.0) += weight;
-            }
+    pub fn new(cast: &Votes, instead: &Votes, expected: &Votes) -> Self {
+        let mut weights = cast.clone();
+        for (bin, votes) in instead {
+            *weights.entry(*bin).or_default() -= votes;
         }
-        let expected = |bin: usize| expected.get(bin).copied().unwrap_or(0) as f64;
+        let expected = |bin: usize| expected.get(&bin).copied().unwrap_or(0.0);
         Self {
             terms: weights
                 .into_iter()
@@ -163,7 +165,12 @@ mod tests {
             ],
             transcript: Transcript::new(Value::Null),
         };
-        let score = LinearScore::new(&[0, 1, 7], &[2, 1], &[8, 0, 5]);
+        let votes = |votes: &[(usize, f64)]| votes.iter().copied().collect::<Votes>();
+        let score = LinearScore::new(
+            &votes(&[(0, 1.0), (1, 1.0), (7, 1.0)]),
+            &votes(&[(2, 1.0), (1, 1.0)]),
+            &votes(&[(0, 8.0), (2, 5.0)]),
+        );
         // Bin 1 cancels, and there is no bin 7: (11 − 8) + (9 − 8) − (5 − 5) − (7 − 5)
         assert_eq!(score.of(&observation), 2.0);
         assert_eq!(score.distance(), 3f64.sqrt());

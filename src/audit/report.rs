@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::run::{AuditOptions, EpsilonBound, Evidence, Findings};
 use super::votes::{Subject, Worlds};
-use crate::privacy::{Adjacency, round_up};
+use crate::privacy::{Adjacency, Unit, round_up};
 
 /// The version of the JSON report.
 const VERSION: u32 = 1;
@@ -51,7 +51,7 @@ struct PairOfWorlds {
     description: String,
     classes: Vec<String>,
     /// Images with the canary, and without it.
-    images: [usize; 2],
+    units: [usize; 2],
     bins: usize,
     embedder: String,
     threshold: f64,
@@ -75,7 +75,7 @@ impl AuditReport {
         let squares = f64::from(releases) * f64::from(adjacency.squared_sensitivity());
         let claimed = privacy.epsilon_after(releases, adjacency);
         let sensitivity =
-            f64::from(adjacency.squared_sensitivity() * privacy.nearest_neighbors()).sqrt();
+            f64::from(adjacency.squared_sensitivity() * privacy.squared_votes()).sqrt();
         let above = findings.epsilon() > claimed;
         Self {
             report: "dpsyn audit",
@@ -95,7 +95,7 @@ impl AuditReport {
             worlds: PairOfWorlds {
                 description: describe(subject),
                 classes: subject.classes.clone(),
-                images: worlds.images,
+                units: worlds.units,
                 bins: worlds.bins,
                 embedder: subject.embedder_name.clone(),
                 threshold: subject.threshold,
@@ -135,20 +135,23 @@ impl AuditReport {
 }
 
 fn describe(subject: &Subject<'_>) -> String {
-    let alone = if subject.classes.len() > 1 {
-        ", the only one of its class"
-    } else {
-        ""
+    let several = subject.classes.len() > 1;
+    let (canary, other) = match (subject.privacy.unit(), several) {
+        (Unit::Image, false) => ("one canary", "another image"),
+        (Unit::Image, true) => (
+            "one canary, the only one of its class",
+            "an image of another class",
+        ),
+        (Unit::Client, false) => ("one canary client of three images", "another client"),
+        (Unit::Client, true) => (
+            "one canary client of three images in two classes, of which one has no others",
+            "another client",
+        ),
     };
     match subject.privacy.adjacency() {
-        Adjacency::AddRemove => format!("public images with or without one canary{alone}"),
+        Adjacency::AddRemove => format!("public images with or without {canary}"),
         Adjacency::ReplaceOne => {
-            let other = if alone.is_empty() {
-                "another image"
-            } else {
-                "an image of another class"
-            };
-            format!("public images with one canary{alone}, or with {other} in its place")
+            format!("public images with {canary}, or with {other} in its place")
         }
     }
 }
@@ -210,10 +213,11 @@ impl fmt::Display for AuditReport {
         }
         writeln!(
             f,
-            "worlds: {}; {} and {} images, {} bins, L2 distance {:.3} of at most {:.3} votes",
+            "worlds: {}; {} and {} {}s, {} bins, L2 distance {:.3} of at most {:.3} votes",
             worlds.description,
-            worlds.images[0],
-            worlds.images[1],
+            worlds.units[0],
+            worlds.units[1],
+            claim.unit,
             worlds.bins,
             worlds.l2_distance_votes,
             worlds.l2_sensitivity_votes

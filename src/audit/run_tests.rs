@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
-use super::super::mechanism::Transcript;
+use super::super::mechanism::{Transcript, Votes};
 use super::*;
 use crate::privacy::NoisyHistogram;
 use crate::progress::{Cancellation, Progress, Silent};
@@ -34,7 +34,8 @@ impl Noiseless {
     }
 
     fn knowledge(&self) -> (LinearScore, Vec<(LinearScore, bool)>) {
-        let score = |bin: usize| LinearScore::new(&[bin], &[], &[]);
+        let score =
+            |bin: usize| LinearScore::new(&[(bin, 1.0)].into(), &Votes::new(), &Votes::new());
         let canaries = self.coins.iter().enumerate();
         let canaries = canaries.map(|(bin, coin)| (score(bin), *coin)).collect();
         (score(0), canaries)

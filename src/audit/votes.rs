@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 
 use super::error::AuditError;
 use super::images::Clusters;
-use super::mechanism::{LinearScore, Mechanism, Observation, Transcript, World};
+use super::mechanism::{LinearScore, Mechanism, Observation, Transcript, Votes, World};
 use crate::dataset::PrivateImages;
 use crate::embedders::{Embedder, Embeddings, embed_all};
-use crate::images::{DataConfig, ImageBatch, png};
+use crate::images::{ClientsConfig, DataConfig, ImageBatch, png};
 use crate::privacy::{
     Adjacency, ClassConditions, Fingerprint, Ledger, PrivateFolder, PublicCanaries, PublicInputs,
-    ResolvedPrivacy, Sensitive, Statement, Trial, VoteCounts, sha256_hex,
+    ResolvedPrivacy, Sensitive, Statement, Trial, Unit, VoteCounts, sha256_hex,
 };
 use crate::progress::Observer;
 use crate::voting::{Metric, SampleEmbeddings, SearchOptions, nearest_neighbors, nn_histogram};
@@ -52,6 +52,9 @@ const ALL: &str = "all";
 /// A private image: class, by index, and pixels.
 type Image = (usize, Vec<u8>);
 
+/// The images of one unit of privacy.
+type UnitImages = Vec<Image>;
+
 /// The data sets of an audit, voted, and the auditor's knowledge about them.
 pub struct Worlds {
     pub(super) with: PreparedWorld,
@@ -63,8 +66,8 @@ pub struct Worlds {
     pub canaries: Vec<(LinearScore, bool)>,
     /// Bins of the pair of worlds.
     pub bins: usize,
-    /// Images in the world with the canary and in that without it.
-    pub images: [usize; 2],
+    /// Units in the world with the canary and in that without it.
+    pub units: [usize; 2],
 }
 
 /// One data set after its vote.
@@ -79,7 +82,8 @@ impl Worlds {
     ///
     /// The canary is the only image of its class if there are several: nothing that is published
     /// may depend on whether a class has an image. Under replace-one adjacency it is exchanged for
-    /// an image of another class.
+    /// an image of another class. A client as the canary has two equal images and a third one, if
+    /// possible of another class, so that its votes have to be scaled down, across classes.
     ///
     /// # Errors
     /// Returns [`AuditError`] if a file, the embedder or the vote fails.
@@ -97,32 +101,36 @@ impl Worlds {
             seed,
         };
 
-        let per_class = BINS.div_ceil(k * classes).max(2);
+        let per_class = BINS.div_ceil(k * classes).max(3);
         let population = Population::new(subject, clusters, per_class)?;
         let first = usize::from(classes > 1);
-        let background: Vec<Image> = (first * per_class..classes * per_class)
+        let background: Vec<UnitImages> = (first * per_class..classes * per_class)
             .flat_map(|cluster| (1..=BACKGROUND).map(move |member| (cluster, member)))
             // Members 1 to k are candidates.
             .map(|(cluster, member)| {
                 let image = clusters.member(cluster, k as u32 + member);
-                (cluster / per_class, image)
+                vec![(cluster / per_class, image)]
             })
             .collect();
-        let canary = (0, clusters.center(0));
-        // The first cluster of the next class, or, in a single class, the second cluster.
+        let image = |cluster: usize| (cluster / per_class, clusters.center(cluster));
+        // The first clusters of the next class, or, in a single class, those after the first.
         let other = if classes > 1 { per_class } else { 1 };
-        let exchange = exchanged.then(|| (other / per_class, clusters.center(other)));
+        let (canary, exchange) = match subject.privacy.unit() {
+            Unit::Image => (vec![image(0)], vec![image(other)]),
+            Unit::Client => (
+                vec![image(0), image(0), image(other + 1)],
+                vec![image(other); 3],
+            ),
+        };
+        let exchange = exchanged.then_some(exchange);
         let score = LinearScore::new(
             &population.votes(&canary)?,
-            &match &exchange {
-                Some(image) => population.votes(image)?,
-                None => Vec::new(),
-            },
-            &[],
+            &population.votes(exchange.as_deref().unwrap_or_default())?,
+            &Votes::new(),
         );
-        let world = |image: Option<Image>| background.iter().cloned().chain(image).collect();
-        let (with, without): (Vec<Image>, Vec<Image>) = (world(Some(canary)), world(exchange));
-        let images = [with.len(), without.len()];
+        let world = |unit: Option<UnitImages>| background.iter().cloned().chain(unit).collect();
+        let (with, without): (Vec<_>, Vec<_>) = (world(Some(canary)), world(exchange));
+        let units = [with.len(), without.len()];
         let with = population.vote(&with, observer)?;
         let without = population.vote(&without, observer)?;
         let mut worlds = Self {
@@ -132,7 +140,7 @@ impl Worlds {
             score,
             canaries: Vec::new(),
             bins: population.candidates.len(),
-            images,
+            units,
         };
         if canaries > 0 {
             worlds.add_coins(subject, clusters, canaries, observer)?;
@@ -154,31 +162,26 @@ impl Worlds {
         let total = if exchanged { 2 * canaries } else { canaries };
         let per_class = total.div_ceil(classes).max(2);
         let population = Population::new(subject, clusters, per_class)?;
-        let image = |cluster: usize| (cluster / per_class, clusters.center(cluster));
+        let unit = |cluster: usize| vec![(cluster / per_class, clusters.center(cluster))];
         let k = subject.privacy.nearest_neighbors();
-        let mut images: Vec<Image> = (0..classes)
-            .map(|class| (class, clusters.member(class * per_class, k + 1)))
+        let mut units: Vec<UnitImages> = (0..classes)
+            .map(|class| vec![(class, clusters.member(class * per_class, k + 1))])
             .collect();
-        let mut expected = vec![0u64; population.candidates.len()];
-        for background in &images {
-            for bin in population.votes(background)? {
-                if let Some(count) = expected.get_mut(bin) {
-                    *count += 1;
-                }
+        let mut expected = Votes::new();
+        for background in &units {
+            for (bin, votes) in population.votes(background)? {
+                *expected.entry(bin).or_default() += votes;
             }
         }
         for (canary, coin) in clusters.coins(canaries).into_iter().enumerate() {
-            let cast = image(canary);
-            let instead = exchanged.then(|| image(canaries + canary));
-            let votes = match &instead {
-                Some(image) => population.votes(image)?,
-                None => Vec::new(),
-            };
+            let cast = unit(canary);
+            let instead = exchanged.then(|| unit(canaries + canary));
+            let votes = population.votes(instead.as_deref().unwrap_or_default())?;
             let score = LinearScore::new(&population.votes(&cast)?, &votes, &expected);
             self.canaries.push((score, coin));
-            images.extend(if coin { Some(cast) } else { instead });
+            units.extend(if coin { Some(cast) } else { instead });
         }
-        self.coins = Some(population.vote(&images, observer)?);
+        self.coins = Some(population.vote(&units, observer)?);
         Ok(())
     }
 }
@@ -242,8 +245,28 @@ impl<'a> Population<'a> {
         }
     }
 
-    /// Returns the bins for which the auditor expects an image to vote.
-    fn votes(&self, (class, pixels): &Image) -> Result<Vec<usize>, AuditError> {
+    /// Returns the votes that the auditor expects of a unit with these images; none if there are no
+    /// images.
+    fn votes(&self, images: &[Image]) -> Result<Votes, AuditError> {
+        let mut votes = Votes::new();
+        for image in images {
+            for bin in self.nearest(image)? {
+                *votes.entry(bin).or_default() += 1.0;
+            }
+        }
+        if self.subject.privacy.unit() == Unit::Client {
+            let norm = votes
+                .values()
+                .map(|votes| votes * votes)
+                .sum::<f64>()
+                .sqrt();
+            votes.values_mut().for_each(|votes| *votes /= norm);
+        }
+        Ok(votes)
+    }
+
+    /// Returns the bins that are nearest to an image.
+    fn nearest(&self, (class, pixels): &Image) -> Result<Vec<usize>, AuditError> {
         let size = self.subject.image_size;
         let image = ImageBatch::new(pixels.clone(), 1, size, size)?;
         let query = embed_all(self.subject.embedder, &image)?;
@@ -262,22 +285,34 @@ impl<'a> Population<'a> {
     /// Writes the images of a world to a temporary folder and treats it as a run treats its private
     /// images, up to the clean counts. The bins are those of the classes that
     /// [`PrivateImages::classes`] returns, as in a run.
-    fn vote(&self, images: &[Image], observer: &dyn Observer) -> Result<PreparedWorld, AuditError> {
+    fn vote(
+        &self,
+        units: &[UnitImages],
+        observer: &dyn Observer,
+    ) -> Result<PreparedWorld, AuditError> {
         let folder = tempfile::tempdir()?;
         let data = folder.path().join("data");
         std::fs::create_dir(&data)?;
         let size = self.subject.image_size;
-        for (index, (class, pixels)) in images.iter().enumerate() {
+        for (unit, images) in units.iter().enumerate() {
             observer.check()?;
-            let name = self.names.get(*class).map_or(ALL, String::as_str);
-            let image = ImageBatch::new(pixels.clone(), 1, size, size)?;
-            let path = data.join(format!("{name}_{index:07}.png"));
-            std::fs::write(path, png(&image)?)?;
+            for (index, (class, pixels)) in images.iter().enumerate() {
+                let name = self.names.get(*class).map_or(ALL, String::as_str);
+                let image = ImageBatch::new(pixels.clone(), 1, size, size)?;
+                let path = data.join(format!("{name}_{unit:07}_{index}.png"));
+                std::fs::write(path, png(&image)?)?;
+            }
         }
         let mut config = DataConfig::new(data, size);
         if !self.subject.classes.is_empty() {
             config.class_conditional = true;
             config.classes = Some(self.names.clone());
+        }
+        if self.subject.privacy.unit() == Unit::Client {
+            config.clients = Some(ClientsConfig {
+                pattern: Some("_([0-9]+)_".to_owned()),
+                ..ClientsConfig::default()
+            });
         }
         let private = PrivateFolder::create(folder.path().join("private"))?;
         let mut private_images = PrivateImages::open(&config)?;

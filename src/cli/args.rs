@@ -298,6 +298,9 @@ pub struct AuditArguments {
     /// Neighboring relation between data sets: add-remove (default) or replace-one
     #[arg(long, value_parser = adjacency)]
     pub adjacency: Option<Adjacency>,
+    /// The protected unit: image (default) or client
+    #[arg(long, value_parser = unit)]
+    pub unit: Option<Unit>,
     /// Seed of the generated images and of the canaries' coins; noise has no seed
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

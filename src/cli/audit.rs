@@ -58,6 +58,7 @@ pub(super) fn run(arguments: &AuditArguments) -> Result<(), CliError> {
     }
     plan.privacy.delta = arguments.delta.unwrap_or(plan.privacy.delta);
     plan.privacy.adjacency = arguments.adjacency.unwrap_or(plan.privacy.adjacency);
+    plan.privacy.unit = arguments.unit.unwrap_or(plan.privacy.unit);
     plan.releases = arguments.releases.unwrap_or(plan.releases);
     let privacy = plan
         .privacy

@@ -381,7 +381,7 @@ mod tests {
         for (text, named) in [
             ("epsilom = 1.0\ndelta = 1e-5", "epsilom"),
             ("epsilon = 1.0", "delta"),
-            ("epsilon = 1.0\ndelta = 1e-5\nunit = \"client\"", "client"),
+            ("epsilon = 1.0\ndelta = 1e-5\nunit = \"person\"", "person"),
             (
                 "epsilon = 1.0\ndelta = 1e-5\nadjacency = \"remove\"",
                 "remove",

@@ -5,6 +5,7 @@
 //! everything else that is published has to be the same for both data sets, byte for byte, so these
 //! tests have no false alarms.
 
+mod clients;
 mod compare;
 mod declarations;
 mod duplicates;

@@ -146,6 +146,35 @@ fn the_only_image_of_a_class_shows_in_the_noisy_histogram_only() {
     assert_noise_is_correct(&report, 0.4);
 }
 
+/// A client with three images in two classes counts once: the distance of the worlds is that of one
+/// vote, up to the rounding of the lattice, and no bound exceeds the claim.
+#[test]
+fn a_client_counts_once() {
+    let fixture = RunFixture::new();
+    for (adjacency, distance) in [("add-remove", 1.0), ("replace-one", 2f64.sqrt())] {
+        let adjacency = format!("--adjacency={adjacency}");
+        let arguments = [
+            "run.toml",
+            "--unit=client",
+            "--set=evolution.nearest_neighbors=2",
+            "--epsilon=4",
+            "--trials=4000",
+            "--canaries=50",
+            &adjacency,
+        ];
+        let folder = fixture.root.path();
+        let (text, report) = report(folder, 0, &[&arguments[..], &CERTAIN].concat());
+        assert!(text.contains("one canary client of three images"), "{text}");
+        assert_eq!(report["claim"]["unit"], "client");
+        for key in ["l2_distance_votes", "l2_sensitivity_votes"] {
+            let found = report["worlds"][key].as_f64().unwrap();
+            assert!((found - distance).abs() < 1e-12, "{key}: {found}");
+        }
+        assert_eq!(report["transcript_differences"], serde_json::json!([]));
+        assert_noise_is_correct(&report, 0.4);
+    }
+}
+
 /// The noise of a test build repeats itself if it is seeded.
 #[cfg(feature = "insecure-test-noise")]
 #[test]
