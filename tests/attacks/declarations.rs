@@ -3,52 +3,10 @@
 
 use std::path::Path;
 
-use dpsyn::internals::images::{ImageBatch, png};
-
 use super::compare::{
-    MARK, assert_indistinguishable, assert_same_output, assert_same_published, marked, published,
-    unmarked,
+    MARK, assert_indistinguishable, assert_same_output, marked, published, unmarked,
 };
-use crate::support::{RunFixture, SIZE, private_image};
-
-/// Writes image `index` of the fixture's pictures as `data/<name>`.
-fn write(fixture: &RunFixture, name: &str, index: usize) {
-    // Beyond 255 images, the texture of `private_image` repeats; the first pixels count on.
-    let mut pixels = private_image(index % 2, index);
-    pixels[..4].copy_from_slice(&(index as u32).to_le_bytes());
-    let image = ImageBatch::new(pixels, 1, SIZE, SIZE).unwrap();
-    std::fs::write(fixture.path("data").join(name), png(&image).unwrap()).unwrap();
-}
-
-/// Returns a fixture with the files of these names and classes `0` and `9` instead of its own.
-fn fixture(names: &[String]) -> RunFixture {
-    let fixture = RunFixture::new();
-    std::fs::remove_dir_all(fixture.path("data")).unwrap();
-    std::fs::create_dir(fixture.path("data")).unwrap();
-    for (index, name) in names.iter().enumerate() {
-        write(&fixture, name, index);
-    }
-    edit(
-        &fixture,
-        "classes = [\"cat\", \"dog\"]",
-        "classes = [\"0\", \"9\"]",
-    );
-    edit(&fixture, "declared_size = 24\n", "");
-    fixture
-}
-
-fn edit(fixture: &RunFixture, from: &str, to: &str) {
-    let path = fixture.path("run.toml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains(from), "{text}");
-    std::fs::write(path, text.replace(from, to)).unwrap();
-}
-
-fn zeros(count: usize) -> Vec<String> {
-    (0..count)
-        .map(|index| format!("0_{index:03}.png"))
-        .collect()
-}
+use super::data_sets::{edit, fixture, zeros};
 
 /// 200 images of class 0 and one of class 9, or 201 of class 0.
 #[test]
@@ -232,7 +190,15 @@ fn a_truncation_is_a_replacement() {
     }
     // Under replace-one, nothing tells whether the source has more images.
     let replace = [&truncated[..], &["--set", "privacy.adjacency=replace-one"]].concat();
-    assert_indistinguishable(&fixture, &self::fixture(&zeros(20)), &replace);
+    let other = self::fixture(&zeros(20));
+    assert_indistinguishable(&fixture, &other, &replace);
+    // What is stated holds: nothing under add-remove adjacency.
+    let statement = published(&fixture.path("out"))["privacy.json"].clone();
+    let statement: serde_json::Value = serde_json::from_slice(&statement).unwrap();
+    assert_eq!(statement["declared_public"]["num_samples"], 20);
+    let rows = statement["guarantees"].as_array().unwrap();
+    assert_eq!(rows.len(), 3);
+    assert!(rows.iter().all(|row| row["adjacency"] == "replace-one"));
 }
 
 /// The path of the data set and of the results, and that of a private reference.
@@ -296,65 +262,5 @@ fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-}
-
-/// The comparison itself finds a difference in each kind of file.
-#[test]
-fn the_comparison_finds_differences() {
-    let one = fixture(&zeros(20));
-    one.succeed(&[]);
-    let out = one.path("out");
-    let differs = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
-        let other = one.path("changed");
-        copy_tree(&out, &other);
-        let path = other.join(name);
-        let bytes = change(std::fs::read(&path).unwrap());
-        std::fs::write(&path, bytes).unwrap();
-        let (out, other) = (out.clone(), other.clone());
-        let found = std::panic::catch_unwind(move || assert_same_published(&out, &other));
-        std::fs::remove_dir_all(one.path("changed")).unwrap();
-        assert!(found.is_err(), "{name}");
-    };
-    let replace = |from: &'static str, to: &'static str| {
-        move |bytes: Vec<u8>| {
-            let text = String::from_utf8(bytes).unwrap();
-            assert!(text.contains(from), "{text}");
-            text.replacen(from, to, 1).into_bytes()
-        }
-    };
-    let longer = |mut bytes: Vec<u8>| {
-        bytes.push(0);
-        bytes
-    };
-    differs(
-        "privacy.json",
-        &replace("\"declared_size\": null", "\"declared_size\": 20"),
-    );
-    differs(
-        "ledger.jsonl",
-        &replace("\"iteration\":1", "\"iteration\":2"),
-    );
-    differs("log.txt", &replace("population 0: 16", "population 0: 17"));
-    differs("config.toml", &replace("seed = 3", "seed = 4"));
-    differs("0/samples.npz", &|mut bytes| {
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        bytes
-    });
-    differs("1/votes.npz", &longer);
-    differs("3/samples.npz", &longer);
-    differs("0/grid.png", &longer);
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let (from, to) = entry.map(|e| (e.path(), to.join(e.file_name()))).unwrap();
-        if from.is_dir() {
-            copy_tree(&from, &to);
-        } else {
-            std::fs::copy(&from, &to).unwrap();
-        }
     }
 }
