@@ -25,6 +25,15 @@ fn is_noisy_picture(name: &str) -> bool {
     name.ends_with(".png") && name != "0/grid.png"
 }
 
+/// Removes the random ids of earlier runs, which `--fresh` carries on.
+fn without_earlier_ids(fields: &mut serde_json::Map<String, Value>) {
+    let earlier = fields.get_mut("earlier_runs").and_then(Value::as_array_mut);
+    for run in earlier.into_iter().flatten() {
+        let id = run.as_object_mut().unwrap().remove("run_id").unwrap();
+        assert_eq!(id.as_str().unwrap().len(), 32);
+    }
+}
+
 /// Removes the random and noisy values of `privacy.json`: the identity of the run, and the classes
 /// without a noisy count above the threshold.
 fn statement(bytes: &[u8]) -> Value {
@@ -33,6 +42,7 @@ fn statement(bytes: &[u8]) -> Value {
     for key in ["run_id", "uniform_fallbacks"] {
         assert!(fields.remove(key).is_some(), "privacy.json has no `{key}`");
     }
+    without_earlier_ids(fields);
     value
 }
 
@@ -43,6 +53,7 @@ fn ledger(bytes: &[u8]) -> Vec<Value> {
     let record = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();
         let fields = value.as_object_mut().unwrap();
+        without_earlier_ids(fields);
         fields.retain(|key, _| {
             key != "run_id" && (!key.contains("sha256") || key == "config_sha256")
         });

@@ -1,8 +1,6 @@
 //! Attacks on what a run could compute of its images beside the noisy histograms: classes, their
 //! names, the number of images.
 
-use std::path::Path;
-
 use super::compare::{
     MARK, assert_indistinguishable, assert_same_output, marked, published, unmarked,
 };
@@ -135,7 +133,11 @@ fn delta_and_threshold_are_compared_with_the_real_number_for_the_owner_only() {
     // A declared number is checked in public.
     let text = one.fail(
         2,
-        &[&large[..], &["--set", "data.declared_size=50"]].concat(),
+        &[
+            &large[..],
+            &["--set", "data.declared_size=50", "--out", "other"],
+        ]
+        .concat(),
     );
     assert!(text.contains("1/50") && !text.contains(MARK), "{text}");
 }
@@ -201,15 +203,28 @@ fn a_truncation_is_a_replacement() {
     assert!(rows.iter().all(|row| row["adjacency"] == "replace-one"));
 }
 
-/// The path of the data set and of the results, and that of a private reference.
+/// The paths of the data set, of its budget, of a private reference and of the results.
 #[test]
 fn paths_of_private_data_are_not_published() {
-    let fixture = fixture(&zeros(20));
-    for (from, to) in [("data", "ward7"), ("data", "ward8")] {
-        copy(&fixture.path(from), &fixture.path(to));
+    let fixture = fixture(&zeros(40));
+    // The second half of the images is the reference.
+    for (images, folder) in [(0..20, "ward7"), (20..40, "ward8")] {
+        std::fs::create_dir(fixture.path(folder)).unwrap();
+        for name in &zeros(40)[images] {
+            let (from, to) = (fixture.path("data"), fixture.path(folder));
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
     }
+    let budget = std::process::Command::new(env!("CARGO_BIN_EXE_dpsyn"))
+        .current_dir(fixture.root.path())
+        .args(["budget", "--file", "cohort6.toml", "init", "ward7"])
+        .args(["--epsilon", "5", "--delta", "1e-3"])
+        .output()
+        .unwrap();
+    assert!(budget.status.success(), "{budget:?}");
     let sets = [
         "data.path=ward7",
+        "privacy.budget=cohort6.toml",
         "evaluation.metrics=[\"fid\"]",
         "evaluation.reference=ward8",
         "output.folder=study9",
@@ -218,13 +233,18 @@ fn paths_of_private_data_are_not_published() {
     fixture.succeed(&sets);
     for (name, bytes) in published(&fixture.path("study9")) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        for path in ["ward7", "ward8", "study9"] {
+        for path in ["cohort6", "ward7", "ward8", "study9"] {
             assert!(!text.contains(path), "{path} is in {name}");
         }
     }
     let public = std::fs::read_to_string(fixture.path("study9/config.toml")).unwrap();
     let first = public.lines().next().unwrap();
-    for key in ["data.path", "output.folder", "evaluation.reference"] {
+    for key in [
+        "data.path",
+        "output.folder",
+        "evaluation.reference",
+        "privacy.budget",
+    ] {
         assert!(first.starts_with('#') && first.contains(key), "{public}");
     }
     assert!(
@@ -233,7 +253,7 @@ fn paths_of_private_data_are_not_published() {
     );
     let private = fixture.path("study9/private/config.toml");
     let complete = std::fs::read_to_string(&private).unwrap();
-    for path in ["ward7", "ward8", "study9"] {
+    for path in ["cohort6", "ward7", "ward8", "study9"] {
         assert!(complete.contains(path), "{path} is not in {complete}");
     }
     #[cfg(unix)]
@@ -255,12 +275,4 @@ fn paths_of_private_data_are_not_published() {
         public.contains("ward8") && !public.contains("ward7"),
         "{public}"
     );
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
