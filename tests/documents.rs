@@ -103,7 +103,10 @@ fn names_are_found_and_others_are_not() {
         ("no_such_file::names_are_found_and_others_are_not", false),
         ("style::names_are_found_and_others_are_not", false),
         ("privacy::noise_source::a_test_seed_is_a_number", true),
-        ("privacy::noise_source::tests::a_test_seed_is_a_number", true),
+        (
+            "privacy::noise_source::tests::a_test_seed_is_a_number",
+            true,
+        ),
         ("voting::noise_source::a_test_seed_is_a_number", false),
         ("privacy::lattice::noise_is_never_less_than_requested", true),
     ] {

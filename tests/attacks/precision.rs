@@ -11,16 +11,20 @@ use dpsyn::internals::images::NpzReader;
 use crate::support::{RunFixture, SIZE};
 
 /// Many bins and iterations of little work.
-const MANY: [&str; 6] = [
+const MANY: [&str; 10] = [
     "--set",
-    "evolution.num_samples=2000",
+    "evolution.num_samples=1600",
+    "--set",
+    "model.timestep_respacing=\"1\"",
+    "--set",
+    "model.batch_size=400",
     "--set",
     "evolution.lookahead_degree=0",
     "--set",
-    "evolution.variation_degree=[0, 3, 3, 3, 3, 3, 3, 3, 3]",
+    "evolution.variation_degree=[0, 0, 0, 0, 0, 0]",
 ];
 /// Released numbers of a run.
-const COUNT: usize = 8 * 2000;
+const COUNT: usize = 5 * 1600;
 /// Bits of a vote on the lattice.
 const BITS: u32 = 20;
 /// Normal score that is exceeded with probability 10⁻⁷.
@@ -30,7 +34,7 @@ const SCORE: f64 = 5.2;
 fn released(fixture: &RunFixture) -> Vec<i64> {
     fixture.succeed(&MANY);
     let mut all = Vec::new();
-    for iteration in 1..=8 {
+    for iteration in 1..=5 {
         let path = fixture.path(&format!("out/{iteration}/votes.npz"));
         let mut votes = NpzReader::open(&path).unwrap();
         let (_, lattice) = votes.i64s("lattice").unwrap();
