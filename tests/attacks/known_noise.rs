@@ -105,13 +105,13 @@ fn noise_of_other_counts_is_independent() {
         "--set",
         "evolution.num_samples=800",
         "--set",
-        "model.timestep_respacing=\"1\"",
+        "model.timestep_respacing=\"2\"",
         "--set",
         "model.batch_size=400",
         "--set",
         "evolution.lookahead_degree=0",
         "--set",
-        "evolution.variation_degree=[0, 0]",
+        "evolution.variation_degree=[0, 1]",
     ];
     let (one, other) = (RunFixture::new(), RunFixture::new());
     write(&other, "cat_90.png", vec![255; SIZE * SIZE * 3]);
