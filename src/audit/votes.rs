@@ -18,8 +18,9 @@ use crate::dataset::PrivateImages;
 use crate::embedders::{Embedder, Embeddings, embed_all};
 use crate::images::{ClientsConfig, DataConfig, ImageBatch, png};
 use crate::privacy::{
-    Adjacency, ClassConditions, Fingerprint, Ledger, PrivateFolder, PublicCanaries, PublicInputs,
-    ResolvedPrivacy, Sensitive, Statement, Trial, Unit, VoteCounts, sha256_hex,
+    Adjacency, ClassConditions, EmbeddingDevice, Fingerprint, Ledger, PrivateFolder,
+    PublicCanaries, PublicInputs, ResolvedPrivacy, Sensitive, Statement, Trial, Unit, VoteCounts,
+    sha256_hex,
 };
 use crate::progress::Observer;
 use crate::voting::{Metric, SampleEmbeddings, SearchOptions, nearest_neighbors, nn_histogram};
@@ -373,6 +374,7 @@ impl<'a> Population<'a> {
             class_names: if conditional { classes } else { Vec::new() },
             prompts: Vec::new(),
             selection: config.selection(),
+            num_samples: config.num_samples,
             model_weights_sha256: None,
             embedder_weights_sha256: None,
             initial_samples_sha256: None,
@@ -391,7 +393,11 @@ impl<'a> Population<'a> {
         let privacy = &self.subject.privacy;
         let config = sha256_hex(b"dpsyn audit");
         let ledger = Ledger::open(folder, privacy, &config, private, fingerprint)?;
-        let statement = Statement::new(&ledger, inputs, Vec::new());
+        let device = EmbeddingDevice {
+            name: "cpu",
+            is_checked: false,
+        };
+        let statement = Statement::new(&ledger, inputs, Vec::new(), device);
         let mut value = serde_json::to_value(&statement).map_err(std::io::Error::from)?;
         if let Some(fields) = value.as_object_mut() {
             fields.remove("run_id");

@@ -253,6 +253,9 @@ impl Settings {
         if self.evolution.initial_samples.is_some() {
             left_out.push("evolution.initial_samples");
         }
+        if self.privacy.budget.is_some() {
+            left_out.push("privacy.budget");
+        }
         // The path of a reference is private unless the reference is declared public.
         let evaluation = self.evaluation.as_ref();
         if evaluation.is_some_and(|config| config.path().is_some() && !config.reference_is_public) {

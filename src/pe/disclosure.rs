@@ -4,7 +4,9 @@
 
 use super::{PeError, Run};
 use crate::artifacts::{ClassLayout, ReleasedVotes, RunStore};
-use crate::privacy::{ClassConditions, Ledger, PublicInputs, Statement, UniformFallback, round_up};
+use crate::privacy::{
+    ClassConditions, EmbeddingDevice, Ledger, PublicInputs, Statement, UniformFallback, round_up,
+};
 
 /// Writes the privacy statement and the log of one run.
 pub(super) struct Disclosure<'a> {
@@ -151,7 +153,13 @@ impl<'a> Disclosure<'a> {
 
     /// Writes the privacy statement as the ledger has it now.
     fn write_statement(&self, ledger: &Ledger) -> Result<Statement, PeError> {
-        let statement = Statement::new(ledger, self.public_inputs(), self.fallbacks.clone());
+        let device = EmbeddingDevice {
+            name: self.run.private_device,
+            // `embedder.private_device` leaves private images to a GPU only if its check passed.
+            is_checked: self.run.private_embedder.overlaps_host_work(),
+        };
+        let inputs = self.public_inputs();
+        let statement = Statement::new(ledger, inputs, self.fallbacks.clone(), device);
         statement.write(&self.store.dir.statement())?;
         Ok(statement)
     }
@@ -178,6 +186,7 @@ impl<'a> Disclosure<'a> {
             conditions: self.declared_conditions(),
             prompts: run.generator.prompts().to_vec(),
             selection: run.data.selection(),
+            num_samples: run.data.num_samples,
             model_weights_sha256: run.identity.model_weights.clone(),
             embedder_weights_sha256: run.identity.embedder_weights.clone(),
             initial_samples_sha256: run.identity.initial_samples.clone(),

@@ -58,6 +58,16 @@ impl Adjacency {
         }
     }
 
+    /// Returns the one of the two under which a unit changes the histogram more.
+    #[must_use]
+    pub(super) fn larger(self, other: Self) -> Self {
+        if other.squared_sensitivity() > self.squared_sensitivity() {
+            other
+        } else {
+            self
+        }
+    }
+
     /// Returns s², where s·√k is the largest change of the histogram by one unit, in L2 norm.
     #[must_use]
     pub fn squared_sensitivity(self) -> u32 {

@@ -75,12 +75,15 @@ struct Spent {
     nearest_neighbors: u32,
     /// Releases that count: all planned ones, or the charged ones of a closed run.
     releases: u32,
+    /// The adjacency of its claim, see [`EarlierRun::adjacency`].
+    adjacency: Adjacency,
     /// True if the run is finished or closed.
     closed: bool,
 }
 
 impl Spent {
     fn mu(&self, adjacency: Adjacency) -> f64 {
+        let adjacency = self.adjacency.larger(adjacency);
         accountant::mu(self.noise_multiplier, self.releases, adjacency)
     }
 }
@@ -272,6 +275,7 @@ impl Budget {
             nearest_neighbors: privacy.nearest_neighbors(),
             releases: privacy.releases(),
             unit: privacy.unit(),
+            adjacency: privacy.adjacency(),
         };
         content.count(&own, false);
         let after = content.epsilon();
@@ -372,6 +376,7 @@ impl Content {
                 noise_multiplier: run.noise_multiplier,
                 nearest_neighbors: run.nearest_neighbors,
                 releases: run.releases,
+                adjacency: run.adjacency,
                 closed,
             }),
         }

@@ -136,6 +136,7 @@ fn carried_charges_count_once() {
         nearest_neighbors: 1,
         releases: 2,
         unit: Unit::Image,
+        adjacency: Adjacency::AddRemove,
     };
     let carrying = terms(4.0, 2).with_earlier(vec![earlier]).unwrap();
     let second = owner.ledger("second", &carrying);
@@ -144,6 +145,34 @@ fn carried_charges_count_once() {
     assert!((owner.total() - four).abs() < 1e-9);
     owner.budget().admit(&first, &images(b"a")).unwrap();
     assert!((owner.total() - four).abs() < 1e-9);
+}
+
+/// An earlier run under replace-one adjacency may have used the first images of its source only,
+/// so that an image more took the place of another one.
+#[test]
+fn an_earlier_run_under_replace_one_counts_twice_under_add_remove() {
+    let owner = Owner::new();
+    let earlier = EarlierRun {
+        run_id: "0".repeat(32),
+        noise_multiplier: 4.0,
+        nearest_neighbors: 1,
+        releases: 2,
+        unit: Unit::Image,
+        adjacency: Adjacency::ReplaceOne,
+    };
+    let carrying = terms(4.0, 2).with_earlier(vec![earlier]).unwrap();
+    // 2 releases of this run, and 2 whose squared sensitivity is 2.
+    let six = epsilon(4.0, 6, 1e-5, Adjacency::AddRemove).unwrap();
+    let found = carrying.epsilon_after(2, Adjacency::AddRemove);
+    assert!((found - six).abs() < 1e-9, "{found} {six}");
+    assert!((carrying.rho_after(2, Adjacency::AddRemove) - 6.0 / 32.0).abs() < 1e-9);
+    // Under replace-one adjacency, every release has it.
+    let eight = epsilon(4.0, 8, 1e-5, Adjacency::AddRemove).unwrap();
+    let found = carrying.epsilon_after(2, Adjacency::ReplaceOne);
+    assert!((found - eight).abs() < 1e-9, "{found} {eight}");
+    let ledger = owner.ledger("second", &carrying);
+    owner.budget().admit(&ledger, &images(b"a")).unwrap();
+    assert!((owner.total() - six).abs() < 1e-9);
 }
 
 #[test]

@@ -29,6 +29,10 @@ pub struct EarlierRun {
     pub releases: u32,
     /// The protected unit.
     pub unit: Unit,
+    /// The adjacency of its claim. A run under replace-one adjacency may have used the first images
+    /// of its source only (`data.num_samples`), where an image more takes the place of another one.
+    /// Its releases therefore count as under replace-one adjacency in every later claim.
+    pub adjacency: Adjacency,
 }
 
 impl EarlierRun {
@@ -38,9 +42,16 @@ impl EarlierRun {
         deviation(sigma, self.unit, k, self.releases)
     }
 
-    /// Returns μ of Gaussian DP of all releases of the run.
+    /// Returns μ of Gaussian DP of all releases of the run in a claim under `adjacency`.
     pub(super) fn mu(&self, adjacency: Adjacency) -> f64 {
+        let adjacency = self.adjacency.larger(adjacency);
         accountant::mu(self.noise_multiplier, self.releases, adjacency)
+    }
+
+    /// Returns ρ of zero-concentrated DP of all releases of the run in a claim under `adjacency`.
+    pub(super) fn rho(&self, adjacency: Adjacency) -> f64 {
+        let adjacency = self.adjacency.larger(adjacency);
+        accountant::zcdp_rho(self.noise_multiplier, self.releases, adjacency)
     }
 
     /// Reads the charges of the run in `folder`, and those that it carried itself; empty if the
@@ -78,6 +89,7 @@ impl EarlierRun {
                 nearest_neighbors: header.get("nearest_neighbors")?.as_u64()?.try_into().ok()?,
                 releases,
                 unit: serde_json::from_value(header.get("unit")?.clone()).ok()?,
+                adjacency: serde_json::from_value(header.get("adjacency")?.clone()).ok()?,
             })
         })();
         let run = known.ok_or_else(|| not_a_ledger(&path))?;

@@ -84,8 +84,8 @@ fn charges_of_earlier_runs_are_read_and_carried_on() {
     let earlier = EarlierRun::read(first.path()).unwrap();
     assert_eq!(earlier.len(), 1);
     assert_eq!(
-        (earlier[0].releases, earlier[0].unit),
-        (RELEASES, Unit::Image)
+        (earlier[0].releases, earlier[0].unit, earlier[0].adjacency),
+        (RELEASES, Unit::Image, Adjacency::AddRemove)
     );
     assert!(
         EarlierRun::carried_by(first.path())

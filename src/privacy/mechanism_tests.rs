@@ -1,7 +1,7 @@
 use super::*;
 use crate::privacy::lattice::LATTICE_BITS;
 use crate::privacy::noise_source::{NoiseOrigin, TestNoise};
-use crate::privacy::{Adjacency, NonPrivateConsent, PrivacyConfig, Unit};
+use crate::privacy::{Adjacency, ClientVotes, NonPrivateConsent, PrivacyConfig, Unit};
 
 fn config(noise_multiplier: f64) -> PrivacyConfig {
     PrivacyConfig {
@@ -83,4 +83,31 @@ fn counts_past_every_bound_are_cut_off() {
         .histogram;
     assert_eq!(histogram.lattice(), [i64::MAX]);
     assert_eq!(clamp(&-(BigInt::from(1u32) << 70u32)), i64::MIN);
+}
+
+#[test]
+fn votes_of_another_unit_are_not_released() {
+    let refused = |counts: VoteCounts, expected: &str| {
+        let mut charge = charge(1.0, 1);
+        if expected.contains("samples") {
+            charge.unit = Unit::Client;
+        }
+        let error = release(Sensitive::new(counts), charge).err().unwrap();
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    let clients = [ClientVotes::from([(0, 3)])];
+    let of_clients = |bins: usize| VoteCounts::of_clients(bins, &clients);
+    refused(
+        of_clients(2),
+        "the votes are those of one client, but one image is charged",
+    );
+    let many = MOST_BINS_OF_CLIENTS as usize + 1;
+    refused(
+        of_clients(many),
+        "1048577 samples: expected at most 1048576",
+    );
+    let images = VoteCounts::of_images(&[3, 0]);
+    let mut charge = charge(1.0, 1);
+    charge.unit = Unit::Client;
+    assert!(release(Sensitive::new(images), charge).is_err());
 }

@@ -93,7 +93,7 @@ pub use report::Report;
 pub use rounding::round_up;
 pub use sensitive::Sensitive;
 pub use settings::{NonPrivateConsent, PrivacyConfig, ResolvedPrivacy};
-pub use statement::{ClassConditions, PublicInputs, Statement, UniformFallback};
+pub use statement::{ClassConditions, EmbeddingDevice, PublicInputs, Statement, UniformFallback};
 #[cfg(test)]
 pub use trial::with_repeated_noise;
 pub use trial::{PublicCanaries, Trial};

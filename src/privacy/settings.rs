@@ -307,8 +307,7 @@ impl ResolvedPrivacy {
     /// Returns ρ of zero-concentrated DP of the same releases, rounded up.
     pub(super) fn rho_after(&self, releases: u32, adjacency: Adjacency) -> f64 {
         let own = zcdp_rho(self.noise_multiplier, releases, adjacency);
-        let earlier = self.earlier.iter();
-        let earlier = earlier.map(|run| zcdp_rho(run.noise_multiplier, run.releases, adjacency));
+        let earlier = self.earlier.iter().map(|run| run.rho(adjacency));
         match self.earlier.len() {
             0 => own,
             runs => (own + earlier.sum::<f64>()) * (1.0 + (runs as f64 + 1.0) * f64::EPSILON),

@@ -40,12 +40,28 @@ pub struct PublicInputs {
     pub prompts: Vec<String>,
     /// A description of the images of the source that were used.
     pub selection: String,
+    /// N if the first N images of the source were used at most (`data.num_samples`); `None` if all
+    /// were. With it, an image that is added to the source takes the place of another one, so that
+    /// the statement has nothing under add-remove adjacency.
+    pub num_samples: Option<usize>,
     /// SHA-256 of the foundation model's weights; `None` for a hosted model.
     pub model_weights_sha256: Option<String>,
     /// SHA-256 of the embedder's weights; `None` where it has none.
     pub embedder_weights_sha256: Option<String>,
     /// SHA-256 of the samples with which the run started; `None` if it started with random images.
     pub initial_samples_sha256: Option<String>,
+}
+
+/// The device that embeds the private images, for the assumption that the vector of an image
+/// depends on this image only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EmbeddingDevice<'a> {
+    /// Name of the device, as the option `--device` has it.
+    pub name: &'a str,
+    /// True if public images were embedded there before the run, at several places of batches and
+    /// beside other images, with the same vectors to the last bit. False on the CPU, where the
+    /// program computes each image by itself.
+    pub is_checked: bool,
 }
 
 /// The public conditions (class labels of the model, or prompts) that represent a private class.
@@ -136,8 +152,10 @@ impl Statement {
         ledger: &Ledger,
         declared_public: PublicInputs,
         uniform_fallbacks: Vec<UniformFallback>,
+        device: EmbeddingDevice<'_>,
     ) -> Self {
         let privacy = ledger.privacy();
+        let adjacencies = adjacencies(&declared_public);
         let executed = ledger.charged();
         Self {
             statement: "dpsyn privacy statement",
@@ -153,11 +171,11 @@ impl Statement {
             releases_planned: privacy.releases(),
             releases_executed: executed,
             earlier_runs: privacy.earlier().to_vec(),
-            guarantees: guarantees(privacy, executed),
-            mechanism: mechanism(privacy),
+            guarantees: guarantees(privacy, executed, adjacencies),
+            mechanism: mechanism(privacy, adjacencies),
             declared_public,
             uniform_fallbacks,
-            assumptions: assumptions(privacy),
+            assumptions: assumptions(privacy, device),
         }
     }
 
@@ -212,7 +230,19 @@ fn summary(privacy: &ResolvedPrivacy, executed: u32) -> String {
     )
 }
 
-fn guarantees(privacy: &ResolvedPrivacy, executed: u32) -> Vec<Guarantee> {
+/// Returns the adjacencies under which the mechanism has a guarantee.
+fn adjacencies(inputs: &PublicInputs) -> &'static [Adjacency] {
+    match inputs.num_samples {
+        Some(_) => &[Adjacency::ReplaceOne],
+        None => &Adjacency::ALL,
+    }
+}
+
+fn guarantees(
+    privacy: &ResolvedPrivacy,
+    executed: u32,
+    adjacencies: &[Adjacency],
+) -> Vec<Guarantee> {
     let guarantee = |after_iteration, adjacency| Guarantee {
         after_iteration,
         adjacency,
@@ -226,14 +256,17 @@ fn guarantees(privacy: &ResolvedPrivacy, executed: u32) -> Vec<Guarantee> {
         return Vec::new();
     }
     (1..=executed)
-        .flat_map(|after| Adjacency::ALL.map(|adjacency| guarantee(after, adjacency)))
+        .flat_map(|after| {
+            let rows = adjacencies.iter();
+            rows.map(move |adjacency| guarantee(after, *adjacency))
+        })
         .collect()
 }
 
-fn mechanism(privacy: &ResolvedPrivacy) -> Mechanism {
+fn mechanism(privacy: &ResolvedPrivacy, adjacencies: &[Adjacency]) -> Mechanism {
     let squared_votes = privacy.squared_votes();
-    let sensitivity = |adjacency: Adjacency| Sensitivity {
-        adjacency,
+    let sensitivity = |adjacency: &Adjacency| Sensitivity {
+        adjacency: *adjacency,
         l2: f64::from(adjacency.squared_sensitivity() * squared_votes).sqrt(),
     };
     Mechanism {
@@ -242,7 +275,7 @@ fn mechanism(privacy: &ResolvedPrivacy) -> Mechanism {
         noise_multiplier: privacy.noise_multiplier(),
         nearest_neighbors: privacy.nearest_neighbors(),
         noise_parameter_votes: privacy.noise_votes(),
-        l2_sensitivity_votes: Adjacency::ALL.map(sensitivity).to_vec(),
+        l2_sensitivity_votes: adjacencies.iter().map(sensitivity).collect(),
         lattice_spacing_votes: NoisyHistogram::spacing(),
         lattice_sigma: privacy.lattice_sigma().map(|sigma| sigma.to_string()),
         lattice_deviation_bound: privacy.deviation(),
@@ -257,7 +290,7 @@ fn mechanism(privacy: &ResolvedPrivacy) -> Mechanism {
     }
 }
 
-fn assumptions(privacy: &ResolvedPrivacy) -> Vec<String> {
+fn assumptions(privacy: &ResolvedPrivacy, device: EmbeddingDevice<'_>) -> Vec<String> {
     let spacing = LATTICE_BITS;
     vec![
         "Everything under declared_public is public: the operator declared it, it was not chosen \
@@ -308,6 +341,21 @@ fn assumptions(privacy: &ResolvedPrivacy) -> Vec<String> {
                 Unit::Client => " The votes of a client are scaled down together, in integers and \
                                  rounded toward zero, to an L2 norm of at most 1 over the bins of \
                                  all classes.",
+            }
+        ),
+        format!(
+            "The embedding vector of a private image depends on this image only, not on its place \
+             in a batch nor on other images. This process embeds private images on {}: {}. Vectors \
+             that an earlier process of the run stored are used as they are; log.txt names the \
+             device of each process.",
+            device.name,
+            if device.is_checked {
+                "before the run, public images were embedded there alone, at several places of \
+                 batches and beside other images, with the same vectors to the last bit, which is \
+                 a test and no proof"
+            } else {
+                "there the program computes each image by itself, which its tests check and the \
+                 run does not check again"
             }
         ),
         format!(

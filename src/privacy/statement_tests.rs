@@ -19,14 +19,30 @@ fn inputs() -> PublicInputs {
         }],
         prompts: vec!["a cat".to_owned()],
         selection: "all images of the source".to_owned(),
+        num_samples: None,
         model_weights_sha256: Some(sha256_hex(b"model")),
         embedder_weights_sha256: None,
         initial_samples_sha256: None,
     }
 }
 
-/// The statement after `executed` of 20 releases, as it is read back from its file.
+const CPU: EmbeddingDevice<'_> = EmbeddingDevice {
+    name: "cpu",
+    is_checked: false,
+};
+
+/// Returns the statement after `executed` of 20 releases, as it is read back from its file.
 fn written(config: &PrivacyConfig, executed: u32, non_private: Option<NonPrivateConsent>) -> Value {
+    written_with(config, executed, non_private, inputs(), CPU)
+}
+
+fn written_with(
+    config: &PrivacyConfig,
+    executed: u32,
+    non_private: Option<NonPrivateConsent>,
+    inputs: PublicInputs,
+    device: EmbeddingDevice<'_>,
+) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let privacy = config.resolve(20, 4, Some(50_000), non_private).unwrap();
     let private = PrivateFolder::create(folder.path().join("private")).unwrap();
@@ -44,7 +60,7 @@ fn written(config: &PrivacyConfig, executed: u32, non_private: Option<NonPrivate
         iteration: 2,
         class: Some("dog".to_owned()),
     };
-    let statement = Statement::new(&ledger, inputs(), vec![fallback]);
+    let statement = Statement::new(&ledger, inputs, vec![fallback], device);
     let path = folder.path().join("privacy.json");
     statement.write(&path).unwrap();
     let text = std::fs::read_to_string(path).unwrap();
@@ -130,6 +146,52 @@ fn the_mechanism_is_described_by_numbers() {
     assert_eq!(json["uniform_fallbacks"][0]["iteration"], 2);
     assert_eq!(json["run_id"].as_str().unwrap().len(), 32);
     assert!(json["assumptions"].as_array().unwrap().len() > 5);
+}
+
+/// With the first images of a source only, an image more takes the place of another one.
+#[test]
+fn a_truncated_source_has_no_row_under_add_remove() {
+    let truncated = PublicInputs {
+        num_samples: Some(100),
+        ..inputs()
+    };
+    let replace = config(2.0, Adjacency::ReplaceOne);
+    let json = written_with(&replace, 2, None, truncated, CPU);
+    let rows = json["guarantees"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert_eq!(row["adjacency"], "replace-one");
+        assert_eq!(row["declared"], true);
+    }
+    let sensitivities = json["mechanism"]["l2_sensitivity_votes"].as_array();
+    assert_eq!(sensitivities.unwrap().len(), 1);
+    assert_eq!(json["declared_public"]["num_samples"], 100);
+    assert!(!json["summary"].as_str().unwrap().contains("add-remove"));
+    // Without truncation, the other relation is given for information.
+    let whole = written(&replace, 2, None);
+    assert_eq!(whole["guarantees"].as_array().unwrap().len(), 4);
+    assert_eq!(whole["declared_public"]["num_samples"], Value::Null);
+}
+
+#[test]
+fn the_device_of_private_images_and_its_check_are_stated() {
+    let assumption = |device: EmbeddingDevice<'_>| {
+        let config = config(2.0, Adjacency::AddRemove);
+        let json = written_with(&config, 1, None, inputs(), device);
+        let all = json["assumptions"].as_array().unwrap().clone();
+        let about = all.iter().filter_map(Value::as_str);
+        let about: Vec<&str> = about.filter(|text| text.contains("vector")).collect();
+        assert_eq!(about.len(), 1, "{about:?}");
+        about[0].to_owned()
+    };
+    let on_cpu = assumption(CPU);
+    assert!(on_cpu.contains("on cpu: there the program computes each image by itself"));
+    let on_gpu = assumption(EmbeddingDevice {
+        name: "cuda:1",
+        is_checked: true,
+    });
+    assert!(on_gpu.contains("on cuda:1: before the run, public images were embedded there"));
+    assert!(on_gpu.contains("a test and no proof"), "{on_gpu}");
 }
 
 #[test]

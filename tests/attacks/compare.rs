@@ -1,10 +1,13 @@
 //! The result of a run as an attacker sees it, and the comparison of two of them.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Output;
+use std::time::SystemTime;
 
-use serde_json::{Map, Value};
+use dpsyn::internals::images::NpzReader;
+use serde_json::Value;
 
 use crate::support::{RunFixture, released};
 
@@ -22,6 +25,15 @@ fn is_noisy_picture(name: &str) -> bool {
     name.ends_with(".png") && name != "0/grid.png"
 }
 
+/// Removes the random ids of earlier runs, which `--fresh` carries on.
+fn without_earlier_ids(fields: &mut serde_json::Map<String, Value>) {
+    let earlier = fields.get_mut("earlier_runs").and_then(Value::as_array_mut);
+    for run in earlier.into_iter().flatten() {
+        let id = run.as_object_mut().unwrap().remove("run_id").unwrap();
+        assert_eq!(id.as_str().unwrap().len(), 32);
+    }
+}
+
 /// Removes the random and noisy values of `privacy.json`: the identity of the run, and the classes
 /// without a noisy count above the threshold.
 fn statement(bytes: &[u8]) -> Value {
@@ -30,17 +42,8 @@ fn statement(bytes: &[u8]) -> Value {
     for key in ["run_id", "uniform_fallbacks"] {
         assert!(fields.remove(key).is_some(), "privacy.json has no `{key}`");
     }
-    remove_earlier_ids(fields);
+    without_earlier_ids(fields);
     value
-}
-
-/// Removes the random identities of the runs whose charges a run carries.
-fn remove_earlier_ids(fields: &mut Map<String, Value>) {
-    if let Some(Value::Array(runs)) = fields.get_mut("earlier_runs") {
-        for run in runs.iter_mut().filter_map(Value::as_object_mut) {
-            assert!(run.remove("run_id").is_some(), "{run:?}");
-        }
-    }
 }
 
 /// Removes the random and noisy values of `ledger.jsonl`: the identity of the run and digests of
@@ -50,10 +53,10 @@ fn ledger(bytes: &[u8]) -> Vec<Value> {
     let record = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();
         let fields = value.as_object_mut().unwrap();
+        without_earlier_ids(fields);
         fields.retain(|key, _| {
             key != "run_id" && (!key.contains("sha256") || key == "config_sha256")
         });
-        remove_earlier_ids(fields);
         value
     };
     lines.map(record).collect()
@@ -96,9 +99,103 @@ pub fn published(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     named.collect()
 }
 
-/// Compares everything outside of `private/` in two result folders: names, sizes and bytes, except
-/// the places that the functions above list.
+/// The metadata of a published file or folder.
+#[derive(Debug, PartialEq)]
+struct Entry {
+    is_folder: bool,
+    /// `None` on systems without permission bits.
+    mode: Option<u32>,
+    modified: SystemTime,
+}
+
+/// Returns everything in a result folder, the folder itself and `private` included, without the
+/// content of `private`. Sizes are those of the bytes, which are compared by their kind.
+fn entries(root: &Path) -> BTreeMap<String, Entry> {
+    let mut found = BTreeMap::new();
+    let mut paths = vec![root.to_owned()];
+    while let Some(path) = paths.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let name = path.strip_prefix(root).unwrap();
+        if metadata.is_dir() && name != Path::new("private") {
+            paths.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+        }
+        #[cfg(unix)]
+        let mode = {
+            use std::os::unix::fs::PermissionsExt;
+            Some(metadata.permissions().mode())
+        };
+        #[cfg(not(unix))]
+        let mode = None;
+        let entry = Entry {
+            is_folder: metadata.is_dir(),
+            mode,
+            modified: metadata.modified().unwrap(),
+        };
+        found.insert(name.to_str().unwrap().replace('\\', "/"), entry);
+    }
+    found
+}
+
+/// The structure of a zip archive, without the data and their checksums.
+fn structure(path: &Path) -> Vec<String> {
+    let mut archive = zip::ZipArchive::new(File::open(path).unwrap()).unwrap();
+    let members = archive.len();
+    let describe = |index: usize| {
+        let member = archive.by_index(index).unwrap();
+        format!(
+            "{} {} {} {:?} {:?} {:?} {:?} {:?}",
+            member.name().unwrap(),
+            member.size(),
+            member.compressed_size(),
+            member.compression(),
+            member.last_modified(),
+            member.unix_mode(),
+            member.extra_data(),
+            member.comment(),
+        )
+    };
+    let mut members: Vec<String> = (0..members).map(describe).collect();
+    members.push(format!("{:?}", archive.comment()));
+    members
+}
+
+/// Compares a noisy archive of two runs: everything but the values, and the labels of samples.
+/// Within each, what follows from the noisy histogram must follow from it.
+fn assert_same_noisy(name: &str, one: &Path, other: &Path) {
+    let paths = [one.join(name), other.join(name)];
+    let [first, second] = &paths;
+    assert_eq!(structure(first), structure(second), "{name}");
+    let open = |path: &Path| NpzReader::open(path).unwrap();
+    if name.ends_with("/samples.npz") {
+        let labels = paths
+            .each_ref()
+            .map(|path| open(path).i64s("labels").unwrap());
+        assert_eq!(labels[0], labels[1], "{name}");
+        return;
+    }
+    let config = fs::read_to_string(one.join("config.toml")).unwrap();
+    let threshold = config
+        .lines()
+        .find_map(|line| line.strip_prefix("threshold = "));
+    let threshold: f64 = threshold.unwrap().parse().unwrap();
+    for path in &paths {
+        let mut votes = open(path);
+        let (_, lattice) = votes.i64s("lattice").unwrap();
+        let (_, noisy) = votes.f64s("noisy").unwrap();
+        let (_, above) = votes.f64s("votes").unwrap();
+        assert_eq!(lattice.len(), noisy.len());
+        for ((lattice, noisy), votes) in lattice.iter().zip(&noisy).zip(&above) {
+            assert_eq!(*lattice as f64 / f64::from(1u32 << 20), *noisy, "{name}");
+            assert_eq!((noisy - threshold).max(0.0), *votes, "{name}");
+        }
+    }
+}
+
+/// Compares everything outside of `private/` in two result folders: names, kinds, permissions,
+/// times, sizes and bytes, except the places that the functions above list.
 pub fn assert_same_published(one: &Path, other: &Path) {
+    assert_eq!(entries(one), entries(other));
+    let folders = (one, other);
     let (one, other) = (published(one), published(other));
     let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&one), names(&other));
@@ -112,8 +209,12 @@ pub fn assert_same_published(one: &Path, other: &Path) {
                 assert_eq!(bytes.len(), others.len(), "{name}");
             }
             "log.txt" => assert_eq!(log(&text(bytes)), log(&text(others))),
-            name if is_noisy(name) => assert_eq!(bytes.len(), others.len(), "{name}"),
-            name if is_noisy_picture(name) => {}
+            name if is_noisy(name) => {
+                assert_eq!(bytes.len(), others.len(), "{name}");
+                assert_same_noisy(name, folders.0, folders.1);
+            }
+            // Signature and header: height, width, color type.
+            name if is_noisy_picture(name) => assert_eq!(bytes[..33], others[..33], "{name}"),
             _ => assert!(
                 bytes == others,
                 "{name} differs: {}\n{}",

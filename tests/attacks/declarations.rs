@@ -1,54 +1,10 @@
 //! Attacks on what a run could compute of its images beside the noisy histograms: classes, their
 //! names, the number of images.
 
-use std::path::Path;
-
-use dpsyn::internals::images::{ImageBatch, png};
-
 use super::compare::{
-    MARK, assert_indistinguishable, assert_same_output, assert_same_published, marked, published,
-    unmarked,
+    MARK, assert_indistinguishable, assert_same_output, marked, published, unmarked,
 };
-use crate::support::{RunFixture, SIZE, private_image};
-
-/// Writes image `index` of the fixture's pictures as `data/<name>`.
-fn write(fixture: &RunFixture, name: &str, index: usize) {
-    // Beyond 255 images, the texture of `private_image` repeats; the first pixels count on.
-    let mut pixels = private_image(index % 2, index);
-    pixels[..4].copy_from_slice(&(index as u32).to_le_bytes());
-    let image = ImageBatch::new(pixels, 1, SIZE, SIZE).unwrap();
-    std::fs::write(fixture.path("data").join(name), png(&image).unwrap()).unwrap();
-}
-
-/// Returns a fixture with the files of these names and classes `0` and `9` instead of its own.
-fn fixture(names: &[String]) -> RunFixture {
-    let fixture = RunFixture::new();
-    std::fs::remove_dir_all(fixture.path("data")).unwrap();
-    std::fs::create_dir(fixture.path("data")).unwrap();
-    for (index, name) in names.iter().enumerate() {
-        write(&fixture, name, index);
-    }
-    edit(
-        &fixture,
-        "classes = [\"cat\", \"dog\"]",
-        "classes = [\"0\", \"9\"]",
-    );
-    edit(&fixture, "declared_size = 24\n", "");
-    fixture
-}
-
-fn edit(fixture: &RunFixture, from: &str, to: &str) {
-    let path = fixture.path("run.toml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains(from), "{text}");
-    std::fs::write(path, text.replace(from, to)).unwrap();
-}
-
-fn zeros(count: usize) -> Vec<String> {
-    (0..count)
-        .map(|index| format!("0_{index:03}.png"))
-        .collect()
-}
+use super::data_sets::{edit, fixture, zeros};
 
 /// 200 images of class 0 and one of class 9, or 201 of class 0.
 #[test]
@@ -179,7 +135,7 @@ fn delta_and_threshold_are_compared_with_the_real_number_for_the_owner_only() {
         2,
         &[
             &large[..],
-            &["--set", "data.declared_size=50", "--out", "declared"],
+            &["--set", "data.declared_size=50", "--out", "other"],
         ]
         .concat(),
     );
@@ -236,21 +192,39 @@ fn a_truncation_is_a_replacement() {
     }
     // Under replace-one, nothing tells whether the source has more images.
     let replace = [&truncated[..], &["--set", "privacy.adjacency=replace-one"]].concat();
-    assert_indistinguishable(&fixture, &self::fixture(&zeros(20)), &replace);
+    let other = self::fixture(&zeros(20));
+    assert_indistinguishable(&fixture, &other, &replace);
+    // What is stated holds: nothing under add-remove adjacency.
+    let statement = published(&fixture.path("out"))["privacy.json"].clone();
+    let statement: serde_json::Value = serde_json::from_slice(&statement).unwrap();
+    assert_eq!(statement["declared_public"]["num_samples"], 20);
+    let rows = statement["guarantees"].as_array().unwrap();
+    assert_eq!(rows.len(), 3);
+    assert!(rows.iter().all(|row| row["adjacency"] == "replace-one"));
 }
 
-/// The path of the data set and of the results, and that of a private reference.
+/// The paths of the data set, of its budget, of a private reference and of the results.
 #[test]
 fn paths_of_private_data_are_not_published() {
-    let fixture = fixture(&zeros(20));
-    copy(&fixture.path("data"), &fixture.path("ward7"));
-    // A reference that is declared public later must have other images.
-    for (index, name) in zeros(20).iter().enumerate() {
-        write(&fixture, name, index + 100);
+    let fixture = fixture(&zeros(40));
+    // The second half of the images is the reference.
+    for (images, folder) in [(0..20, "ward7"), (20..40, "ward8")] {
+        std::fs::create_dir(fixture.path(folder)).unwrap();
+        for name in &zeros(40)[images] {
+            let (from, to) = (fixture.path("data"), fixture.path(folder));
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
     }
-    copy(&fixture.path("data"), &fixture.path("ward8"));
+    let budget = std::process::Command::new(env!("CARGO_BIN_EXE_dpsyn"))
+        .current_dir(fixture.root.path())
+        .args(["budget", "--file", "cohort6.toml", "init", "ward7"])
+        .args(["--epsilon", "5", "--delta", "1e-3"])
+        .output()
+        .unwrap();
+    assert!(budget.status.success(), "{budget:?}");
     let sets = [
         "data.path=ward7",
+        "privacy.budget=cohort6.toml",
         "evaluation.metrics=[\"fid\"]",
         "evaluation.reference=ward8",
         "output.folder=study9",
@@ -259,13 +233,18 @@ fn paths_of_private_data_are_not_published() {
     fixture.succeed(&sets);
     for (name, bytes) in published(&fixture.path("study9")) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        for path in ["ward7", "ward8", "study9"] {
+        for path in ["cohort6", "ward7", "ward8", "study9"] {
             assert!(!text.contains(path), "{path} is in {name}");
         }
     }
     let public = std::fs::read_to_string(fixture.path("study9/config.toml")).unwrap();
     let first = public.lines().next().unwrap();
-    for key in ["data.path", "output.folder", "evaluation.reference"] {
+    for key in [
+        "data.path",
+        "output.folder",
+        "evaluation.reference",
+        "privacy.budget",
+    ] {
         assert!(first.starts_with('#') && first.contains(key), "{public}");
     }
     assert!(
@@ -274,7 +253,7 @@ fn paths_of_private_data_are_not_published() {
     );
     let private = fixture.path("study9/private/config.toml");
     let complete = std::fs::read_to_string(&private).unwrap();
-    for path in ["ward7", "ward8", "study9"] {
+    for path in ["cohort6", "ward7", "ward8", "study9"] {
         assert!(complete.contains(path), "{path} is not in {complete}");
     }
     #[cfg(unix)]
@@ -296,72 +275,4 @@ fn paths_of_private_data_are_not_published() {
         public.contains("ward8") && !public.contains("ward7"),
         "{public}"
     );
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-}
-
-/// The comparison itself finds a difference in each kind of file.
-#[test]
-fn the_comparison_finds_differences() {
-    let one = fixture(&zeros(20));
-    one.succeed(&[]);
-    let out = one.path("out");
-    let differs = |name: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
-        let other = one.path("changed");
-        copy_tree(&out, &other);
-        let path = other.join(name);
-        let bytes = change(std::fs::read(&path).unwrap());
-        std::fs::write(&path, bytes).unwrap();
-        let (out, other) = (out.clone(), other.clone());
-        let found = std::panic::catch_unwind(move || assert_same_published(&out, &other));
-        std::fs::remove_dir_all(one.path("changed")).unwrap();
-        assert!(found.is_err(), "{name}");
-    };
-    let replace = |from: &'static str, to: &'static str| {
-        move |bytes: Vec<u8>| {
-            let text = String::from_utf8(bytes).unwrap();
-            assert!(text.contains(from), "{text}");
-            text.replacen(from, to, 1).into_bytes()
-        }
-    };
-    let longer = |mut bytes: Vec<u8>| {
-        bytes.push(0);
-        bytes
-    };
-    differs(
-        "privacy.json",
-        &replace("\"declared_size\": null", "\"declared_size\": 20"),
-    );
-    differs(
-        "ledger.jsonl",
-        &replace("\"iteration\":1", "\"iteration\":2"),
-    );
-    differs("log.txt", &replace("population 0: 16", "population 0: 17"));
-    differs("config.toml", &replace("seed = 3", "seed = 4"));
-    differs("0/samples.npz", &|mut bytes| {
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        bytes
-    });
-    differs("1/votes.npz", &longer);
-    differs("3/samples.npz", &longer);
-    differs("0/grid.png", &longer);
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let (from, to) = entry.map(|e| (e.path(), to.join(e.file_name()))).unwrap();
-        if from.is_dir() {
-            copy_tree(&from, &to);
-        } else {
-            std::fs::copy(&from, &to).unwrap();
-        }
-    }
 }

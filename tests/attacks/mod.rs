@@ -7,6 +7,14 @@
 
 mod clients;
 mod compare;
+#[cfg(unix)]
+mod comparison;
+mod data_sets;
 mod declarations;
 mod duplicates;
+mod hosted;
+#[cfg(feature = "insecure-test-noise")]
+mod known_noise;
+mod neighbors;
+mod precision;
 mod rollback;

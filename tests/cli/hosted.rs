@@ -15,7 +15,7 @@ const USAGE: i32 = 2;
 
 /// Creates a run with a hosted model and 3 populations of 8 samples, 72 images in all: 8 random
 /// images, then twice 8 · 3 images of the lookahead and 8 variations.
-fn hosted(base_url: &str, model: &str) -> RunFixture {
+pub fn hosted(base_url: &str, model: &str) -> RunFixture {
     let fixture = RunFixture::new();
     let config = std::fs::read_to_string(fixture.path("run.toml")).unwrap();
     let (before, rest) = config.split_once("[model]").unwrap();
@@ -36,14 +36,14 @@ fn hosted(base_url: &str, model: &str) -> RunFixture {
 }
 
 /// Returns the `[model]` section of most tests.
-fn house_model() -> String {
+pub fn house_model() -> String {
     format!(
         "model = \"house-model\"\nsize = \"{SIZE}x{SIZE}\"\nconcurrency = 3\n\
          prompts = {{ cat = [\"a cat\", \"two cats\"], dog = \"a dog\" }}"
     )
 }
 
-fn rules() -> Rules {
+pub fn rules() -> Rules {
     Rules {
         key: Some(KEY),
         ..Rules::small(SIZE)
@@ -51,7 +51,7 @@ fn rules() -> Rules {
 }
 
 /// Returns the command with the access key and without the network settings of this machine.
-fn command(fixture: &RunFixture, arguments: &[&str]) -> Command {
+pub fn command(fixture: &RunFixture, arguments: &[&str]) -> Command {
     let mut command = fixture.command(arguments);
     for name in [
         "http_proxy",
