@@ -131,6 +131,37 @@ impl EvolutionConfig {
         Ok(())
     }
 
+    /// Returns the settings of a run that goes on from a finished run of these settings, for
+    /// `iterations` more: its initial population is the last one of the finished run, in the file
+    /// `samples`.
+    ///
+    /// Schedules continue with their last value: a list is for exactly `1 + T` populations, so it
+    /// says nothing about later ones. The seed is the next one, because iterations are counted
+    /// from 1 again and would otherwise generate variations with the same random numbers.
+    ///
+    /// # Errors
+    /// As [`EvolutionConfig::populations`].
+    pub fn extended(&self, iterations: u32, samples: PathBuf) -> Result<Self, InvalidKey> {
+        let populations = self.populations()?;
+        let mut extended = Self {
+            iterations: Some(iterations),
+            initial_samples: Some(samples),
+            seed: self.seed.wrapping_add(1) & i64::MAX as u64,
+            ..self.clone()
+        };
+        if let Some(last) = populations.last() {
+            extended.num_samples = Schedule::Constant(last.num_samples);
+            extended.variation_degree = Schedule::Constant(last.variation_degree);
+        }
+        if populations.len() > 1 {
+            // Classes of the last population are multiples of the later fold, and those of the
+            // initial population are multiples of the initial one.
+            let fold = u32::try_from(self.next_fold()).unwrap_or(u32::MAX);
+            extended.initial_variations = fold.saturating_sub(1);
+        }
+        Ok(extended)
+    }
+
     /// Expands the schedules to the `1 + T` populations.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Earlier runs on the same private images, whose charges a run's claim includes.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -111,7 +112,18 @@ impl EarlierRun {
     }
 }
 
-fn not_a_ledger(path: &Path) -> PrivacyError {
+impl fmt::Display for EarlierRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} releases of the earlier run {} with noise multiplier {}",
+            self.releases, self.run_id, self.noise_multiplier
+        )
+    }
+}
+
+/// Returns the error about a file that does not begin with the header of a ledger.
+pub(super) fn not_a_ledger(path: &Path) -> PrivacyError {
     PrivacyError::LedgerLine {
         path: path.to_owned(),
         line: 1,
