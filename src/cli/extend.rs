@@ -109,6 +109,7 @@ fn extended(
 ) -> Result<Loaded, CliError> {
     let folder = arguments.folder.as_path();
     let samples = RunDir::of_finished(folder).samples(finished.planned());
+    let last = loaded.populations.last().map(|spec| spec.num_samples);
     let mut settings = loaded.settings;
     let evolution = settings
         .evolution
@@ -121,15 +122,21 @@ fn extended(
     let name = format!("the extension of {}", config.display());
     let sources = ConfigSources::new(name, settings.to_toml()?, &arguments.set)?;
     let mut loaded = Settings::check(&sources)?;
-    check_fixed(&loaded, arguments.iterations, &samples)?;
+    check_fixed(&loaded, arguments.iterations, &samples, last)?;
     if let Some(out) = &arguments.out {
         loaded.settings.output.folder.clone_from(out);
     }
     Ok(loaded)
 }
 
-/// Refuses overrides of the keys that make the run an extension.
-fn check_fixed(loaded: &Loaded, iterations: u32, samples: &Path) -> Result<(), ConfigError> {
+/// Refuses overrides of the keys that make the run an extension. `last` is the number of samples
+/// in the last population of the finished run.
+fn check_fixed(
+    loaded: &Loaded,
+    iterations: u32,
+    samples: &Path,
+    last: Option<u64>,
+) -> Result<(), ConfigError> {
     let evolution = &loaded.settings.evolution;
     if evolution.initial_samples.as_deref() != Some(samples) {
         let message = format!(
@@ -142,6 +149,17 @@ fn check_fixed(loaded: &Loaded, iterations: u32, samples: &Path) -> Result<(), C
     if evolution.iterations != Some(iterations) {
         let message = "expected no override: --iterations is the number of further iterations";
         return Err(loaded.locations.error("evolution.iterations", message));
+    }
+    let first = loaded.populations.first().map(|spec| spec.num_samples);
+    if let (Some(first), Some(last)) = (first, last)
+        && first != last
+    {
+        let message = format!(
+            "{first} in the initial population: expected {last}, the samples of the last \
+             population of the finished run, and in a list the numbers of the {iterations} further \
+             ones after it"
+        );
+        return Err(loaded.locations.error("evolution.num_samples", message));
     }
     Ok(())
 }
@@ -158,7 +176,8 @@ fn beside(folder: &Path) -> Result<PathBuf, ArtifactsError> {
     Ok(named.with_file_name(name))
 }
 
-/// Refuses the folder of the finished run as output, and to resume another run than an extension.
+/// Refuses the folder of the finished run as output, one that is not empty, and to resume another
+/// run than an extension.
 fn check_out(
     arguments: &ExtendArguments,
     out: &Path,
@@ -170,6 +189,12 @@ fn check_out(
     {
         let folder = folder.to_owned();
         return Err(ExtendError::SameFolder { folder }.into());
+    }
+    if !arguments.resume && !arguments.dry_run {
+        RunDir::examine(out, Existing::Refuse).map_err(|error| match error {
+            ArtifactsError::NotEmpty { path } => ExtendError::Occupied { out: path }.into(),
+            other => CliError::from(other),
+        })?;
     }
     if arguments.resume
         && let Some(carried) = EarlierRun::carried_by(out).map_err(PeError::from)?

@@ -81,6 +81,16 @@ pub enum ExtendError {
         /// The folder.
         folder: PathBuf,
     },
+    /// The new folder is not empty.
+    #[error(
+        "{} is not empty: `--resume` continues an interrupted extension in it, and --out names \
+         another folder",
+        out.display()
+    )]
+    Occupied {
+        /// The output folder.
+        out: PathBuf,
+    },
     /// `--resume` with the folder of another run.
     #[error(
         "{} holds a run that is no extension of {}: expected its extension, or another folder for \

@@ -153,3 +153,27 @@ pub fn run_of_samples(samples: &Path) -> Option<PathBuf> {
     let folder = absolute.parent()?.parent()?;
     folder.join(LEDGER).exists().then(|| folder.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A resumed run compares the header of its ledger byte for byte.
+    #[test]
+    fn a_carried_run_is_written_again_with_the_same_bytes() {
+        for step in 0..2000 {
+            let run = EarlierRun {
+                run_id: "0".repeat(32),
+                // 16 or 17 digits, as a noise multiplier that was solved for ε has.
+                noise_multiplier: 0.1 + f64::from(step) / 97.0,
+                nearest_neighbors: 1,
+                releases: 3,
+                unit: Unit::Image,
+            };
+            let text = serde_json::to_string(&run).unwrap();
+            let value: Value = serde_json::from_str(&text).unwrap();
+            let back: EarlierRun = serde_json::from_value(value).unwrap();
+            assert_eq!(serde_json::to_string(&back).unwrap(), text);
+        }
+    }
+}

@@ -13,7 +13,7 @@ use super::ledger::{FINGERPRINT, VERSION};
 use super::private_folder::PrivateFolder;
 use super::sensitive::Sensitive;
 
-/// What the ledger of a run records, for a run that extends it.
+/// The record of a run in its ledger, for a run that extends it.
 #[derive(Debug, Clone)]
 pub struct RecordedRun {
     /// The ledger.
