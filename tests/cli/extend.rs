@@ -386,7 +386,7 @@ fn what_is_no_finished_run_of_these_images_is_refused() {
             "evolution.variation_degree=[2, 2]",
             "evolution.variation_degree",
         ),
-        ("evolution.num_samples=8", "out/3/samples.npz"),
+        ("evolution.num_samples=8", "evolution.num_samples: 8"),
         ("privacy.epsilon=9", "privacy.epsilon"),
         ("evolution.thresold=1", "threshold"),
     ] {
