@@ -225,3 +225,33 @@ impl EvolutionConfig {
         u64::from(self.next_variations) + u64::from(self.keep_selected)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extension_goes_on_with_the_last_values() {
+        let parse = |text: &str| toml::from_str::<EvolutionConfig>(text).unwrap();
+        let finished = parse(
+            "num_samples = [20, 30]\nvariation_degree = 4\nkeep_selected = true\n\
+             next_variations = 2\ninitial_variations = 1\nseed = 9223372036854775807",
+        );
+        let extended = finished.extended(2, "s.npz".into()).unwrap();
+        extended.validate().unwrap();
+        let spec = PopulationSpec {
+            num_samples: 30,
+            variation_degree: 4.0,
+        };
+        assert_eq!(extended.populations().unwrap(), [spec; 3]);
+        assert_eq!(extended.initial_samples, Some("s.npz".into()));
+        // The initial population is divided as the last one was.
+        assert_eq!(extended.initial_fold(), finished.next_fold());
+        assert_eq!(extended.seed, 0);
+        // Without iterations, the last population is the initial one.
+        let none = parse("num_samples = 20\nvariation_degree = [4]\ninitial_variations = 1");
+        let extended = none.extended(1, "s.npz".into()).unwrap();
+        assert_eq!((extended.initial_fold(), extended.seed), (2, 1));
+        assert_eq!(extended.populations().unwrap().len(), 2);
+    }
+}

@@ -420,7 +420,11 @@ fn what_is_no_finished_run_of_these_images_is_refused() {
         .unwrap();
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(DATA), "{error}");
-    for word in ["data, model.safetensors", "private/config.toml", "--set"] {
+    for word in [
+        "data and model.safetensors are missing",
+        "private/config.toml",
+        "--set",
+    ] {
         assert!(error.contains(word), "{error}");
     }
 
