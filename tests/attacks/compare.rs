@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::support::{RunFixture, released};
 
@@ -30,7 +30,17 @@ fn statement(bytes: &[u8]) -> Value {
     for key in ["run_id", "uniform_fallbacks"] {
         assert!(fields.remove(key).is_some(), "privacy.json has no `{key}`");
     }
+    remove_earlier_ids(fields);
     value
+}
+
+/// Removes the random identities of the runs whose charges a run carries.
+fn remove_earlier_ids(fields: &mut Map<String, Value>) {
+    if let Some(Value::Array(runs)) = fields.get_mut("earlier_runs") {
+        for run in runs.iter_mut().filter_map(Value::as_object_mut) {
+            assert!(run.remove("run_id").is_some(), "{run:?}");
+        }
+    }
 }
 
 /// Removes the random and noisy values of `ledger.jsonl`: the identity of the run and digests of
@@ -43,6 +53,7 @@ fn ledger(bytes: &[u8]) -> Vec<Value> {
         fields.retain(|key, _| {
             key != "run_id" && (!key.contains("sha256") || key == "config_sha256")
         });
+        remove_earlier_ids(fields);
         value
     };
     lines.map(record).collect()
