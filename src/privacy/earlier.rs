@@ -116,8 +116,8 @@ impl fmt::Display for EarlierRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} releases of the earlier run {} with noise multiplier {}",
-            self.releases, self.run_id, self.noise_multiplier
+            "{} releases of an earlier run with noise multiplier {}",
+            self.releases, self.noise_multiplier
         )
     }
 }

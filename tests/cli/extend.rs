@@ -163,8 +163,8 @@ fn three_and_two_iterations_cost_what_five_cost() {
     assert_ne!(new["run_id"], old["run_id"]);
     let claim = statement(&fixture, "out-extended");
     assert_eq!(claim["earlier_runs"], new["earlier_runs"]);
-    let id = old["run_id"].as_str().unwrap();
-    let line = format!("epsilon includes 3 releases of the earlier run {id}");
+    let line =
+        format!("epsilon includes 3 releases of an earlier run with noise multiplier {sigma}");
     let log = fs::read_to_string(fixture.path("out-extended/log.txt")).unwrap();
     assert!(log.contains(&line), "{log}");
     let plan = text(&planned.stdout);
