@@ -17,6 +17,8 @@ mod core_dumps;
 mod eval;
 #[path = "cli/evaluation.rs"]
 mod evaluation;
+#[path = "cli/extend.rs"]
+mod extend;
 #[path = "cli/faults.rs"]
 mod faults;
 #[path = "cli/fetch.rs"]

@@ -93,6 +93,14 @@ impl RunDir {
         Ok((folder, moved))
     }
 
+    /// Refers to the folder of a finished run, to read it. Nothing is created or checked.
+    #[must_use]
+    pub fn of_finished(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
     /// Returns the path of the folder.
     #[must_use]
     pub fn root(&self) -> &Path {

@@ -15,7 +15,7 @@ const EXIT_CODES: &str = "Exit codes: 0 success; 2 command line or configuration
     samples; 4 weights; 5 privacy core (ledger, changed private images); 6 result folder; \
     7 device; 8 computation; 9 hosted model; 10 download; \
     11 audit above the claim; 130 interrupted. After any code, \
-    finished work is on disk, and --resume (run) or the same command (fetch) continues.";
+    finished work is on disk, and --resume (run, extend) or the same command (fetch) continues.";
 
 /// Differentially private synthetic images by Private Evolution.
 #[derive(Debug, Parser)]
@@ -37,6 +37,8 @@ pub struct Arguments {
 pub enum Command {
     /// Generate differentially private synthetic images as described by a configuration
     Run(RunArguments),
+    /// Continue a finished run for more iterations, as a new run whose claim includes its charges
+    Extend(ExtendArguments),
     /// Evaluate samples against a reference: images or their statistics
     Eval(EvalArguments),
     /// Download weights and data sets, verify them, and put them where configurations expect them
@@ -75,6 +77,42 @@ pub struct RunArguments {
     #[arg(long)]
     pub dry_run: bool,
     /// Permit noise_multiplier = 0 or epsilon = inf; every output is marked as non-private
+    #[arg(long)]
+    pub non_private: bool,
+}
+
+/// Arguments of `dpsyn extend`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The new run has the configuration of the finished one (private/config.toml), its \
+        noise multiplier, and its last population as initial population. Epsilon covers the \
+        releases of both. Schedules continue with their last value, and evolution.seed is the next \
+        one. The private images must be those of the finished run, whose folder is not changed. \
+        Relative paths are relative to the folder in which the finished run was started."
+)]
+pub struct ExtendArguments {
+    /// The result folder of a finished run
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Number of further iterations; each releases one noisy histogram
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: u32,
+    /// Override a key; lists begin with the last population of the finished run (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The result folder of the new run [default: FOLDER-extended]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// The device: auto, cpu, cuda, cuda:N, cuda:N,M (several GPUs), all (all CUDA GPUs) or metal
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Resume the extension in its result folder, or start it if there is none
+    #[arg(long)]
+    pub resume: bool,
+    /// Check all inputs and print the plan with its privacy cost; generate nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Extend a run without noise; every output is marked as non-private
     #[arg(long)]
     pub non_private: bool,
 }

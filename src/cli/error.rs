@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::core_dumps::CoreDumpError;
 use super::device::DeviceError;
+use super::extend_error::ExtendError;
 use super::missing::MissingArtifacts;
 use crate::artifacts::ArtifactsError;
 use crate::audit::AuditError;
@@ -48,6 +49,9 @@ pub enum CliError {
         /// The command that resolves it.
         command: String,
     },
+    /// A run cannot be extended.
+    #[error(transparent)]
+    Extend(#[from] ExtendError),
     /// An audit failed.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -122,6 +126,7 @@ impl ExitCode for CliError {
             Self::Fetch(error) => error.exit_code(),
             Self::Missing(error) => error.exit_code(),
             Self::Fetchable { error, .. } => error.exit_code(),
+            Self::Extend(error) => error.exit_code(),
             Self::Audit(error) => error.exit_code(),
             Self::AboveClaim { .. } => exit_code::AUDIT,
             Self::CoreDumps(error) => error.exit_code(),

@@ -29,7 +29,8 @@ impl ExitCode for MissingArtifacts {
     }
 }
 
-fn listed(paths: &[PathBuf]) -> String {
+/// Returns "a is", or "a, b and c are".
+pub(super) fn listed(paths: &[PathBuf]) -> String {
     let names: Vec<String> = paths
         .iter()
         .map(|path| path.display().to_string())
@@ -128,7 +129,7 @@ fn command(makers: &[CatalogueMatch<'_>]) -> String {
 }
 
 /// Quotes a path for a shell.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
     match !text.is_empty() && text.chars().all(plain) {

@@ -9,6 +9,8 @@ mod device;
 mod error;
 mod eval;
 mod evaluation;
+mod extend;
+mod extend_error;
 mod fetch;
 mod missing;
 mod output;
@@ -39,6 +41,7 @@ pub fn main() -> ExitCode {
     info!(target: PRIVATE, "dpsyn {}: {:?}", env!("CARGO_PKG_VERSION"), arguments.command);
     let result = match arguments.command {
         args::Command::Run(arguments) => run::run(&arguments),
+        args::Command::Extend(arguments) => extend::run(&arguments),
         args::Command::Eval(arguments) => eval::run(&arguments),
         args::Command::Fetch(arguments) => fetch::run(&arguments),
         args::Command::Privacy(arguments) => privacy::run(&arguments),

@@ -1,4 +1,4 @@
-//! `dpsyn run`: opens and checks all inputs, then runs the plan.
+//! `dpsyn run`: opens and checks all inputs, then runs the plan. `dpsyn extend` shares it.
 
 mod evaluation;
 
@@ -9,7 +9,7 @@ use candle_core::Device;
 use self::evaluation::OpenedEvaluation;
 use super::args::RunArguments;
 use super::core_dumps;
-use super::device::Devices;
+use super::device::{DeviceChoice, Devices};
 use super::error::CliError;
 use super::evaluation::digest;
 use super::missing;
@@ -28,7 +28,7 @@ use crate::logging;
 use crate::net::Offline;
 use crate::pe::{InitialSamples, PeError, Plan, Run, RunIdentity};
 use crate::privacy::{
-    Budget, EarlierRun, Fingerprint, NonPrivateConsent, PrivacyError, PrivateFolder,
+    Budget, EarlierRun, Fingerprint, NonPrivateConsent, PrivacyError, PrivateFolder, RecordedRun,
     ResolvedPrivacy, Sensitive, merge_earlier, run_of_samples,
 };
 use crate::progress::Progress as _;
@@ -40,27 +40,61 @@ const CPU: &str = "cpu";
 /// Executes `dpsyn run`.
 pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     core_dumps::forbid()?;
-    let progress = TerminalProgress::new();
     let mut loaded = Settings::load(&arguments.config, &arguments.set)?;
     if let Some(out) = &arguments.out {
         loaded.settings.output.folder.clone_from(out);
     }
-    let devices = arguments.device.open()?;
     let existing = match (arguments.resume, arguments.fresh) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::MoveAside,
         _ => Existing::Refuse,
     };
-    let earlier = earlier_runs(&loaded, existing).map_err(PeError::from)?;
-    let privacy = resolve_privacy(&loaded, arguments.non_private, earlier)?;
-    if !arguments.dry_run {
+    execute(Job {
+        loaded,
+        config: &arguments.config,
+        device: &arguments.device,
+        existing,
+        dry_run: arguments.dry_run,
+        non_private: arguments.non_private,
+        extends: None,
+    })
+}
+
+/// A run to execute: its configuration, and the options of the command.
+pub(super) struct Job<'a> {
+    pub(super) loaded: Loaded,
+    /// The file of the configuration, for messages.
+    pub(super) config: &'a Path,
+    pub(super) device: &'a DeviceChoice,
+    pub(super) existing: Existing,
+    pub(super) dry_run: bool,
+    pub(super) non_private: bool,
+    /// The finished run that this one extends.
+    pub(super) extends: Option<&'a RecordedRun>,
+}
+
+/// Checks everything and executes the run, or prints its plan.
+pub(super) fn execute(job: Job<'_>) -> Result<(), CliError> {
+    let Job {
+        loaded, existing, ..
+    } = job;
+    let progress = TerminalProgress::new();
+    let devices = job.device.open()?;
+    let earlier = earlier_runs(&loaded, existing, job.extends).map_err(PeError::from)?;
+    let privacy = resolve_privacy(&loaded, job.non_private, earlier)?;
+    if !job.dry_run {
         // A folder that must not be modified is refused before the private images are read.
         RunDir::examine(&loaded.settings.output.folder, existing)?;
     }
     catch_interrupts()?;
-    check_availability(&loaded, arguments.dry_run)?;
+    check_availability(&loaded, job.dry_run)?;
     let inputs = Inputs::open(&loaded, privacy, &devices, &progress)
-        .map_err(|error| with_command(error, &loaded.settings, &arguments.config))?;
+        .map_err(|error| with_command(error, &loaded.settings, job.config))?;
+    if let Some(extended) = job.extends {
+        extended
+            .check_data(&inputs.fingerprint)
+            .map_err(PeError::from)?;
+    }
     if existing != Existing::Resume
         && let Some((budget, images)) = &inputs.budget
     {
@@ -70,7 +104,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
             .map_err(PeError::from)?;
     }
     let notes = inputs.preflight(&loaded)?;
-    if arguments.dry_run {
+    if job.dry_run {
         // Standard output has declared numbers only, so that it may be published.
         show_private(&inputs.images.describe_sizes(), &progress);
         return print_plan(&loaded, &inputs, &notes);
@@ -345,9 +379,13 @@ fn resolve_privacy(
 }
 
 /// Returns the charges of earlier runs on the same images: those that the run in the folder carries
-/// if it is resumed, otherwise those of a run that is moved aside and of the run that made the
-/// initial samples.
-fn earlier_runs(loaded: &Loaded, existing: Existing) -> Result<Vec<EarlierRun>, PrivacyError> {
+/// if it is resumed, otherwise those of a run that is moved aside, of the run that is extended and
+/// of the run that made the initial samples.
+fn earlier_runs(
+    loaded: &Loaded,
+    existing: Existing,
+    extends: Option<&RecordedRun>,
+) -> Result<Vec<EarlierRun>, PrivacyError> {
     let folder = &loaded.settings.output.folder;
     if existing == Existing::Resume
         && let Some(carried) = EarlierRun::carried_by(folder)?
@@ -358,6 +396,7 @@ fn earlier_runs(loaded: &Loaded, existing: Existing) -> Result<Vec<EarlierRun>, 
     if existing == Existing::MoveAside {
         runs.extend(EarlierRun::read(folder)?);
     }
+    runs.extend_from_slice(extends.map_or(&[], RecordedRun::charges));
     let initial = loaded.settings.evolution.initial_samples.as_deref();
     if let Some(folder) = initial.and_then(run_of_samples) {
         runs.extend(EarlierRun::read(&folder)?);

@@ -131,6 +131,37 @@ impl EvolutionConfig {
         Ok(())
     }
 
+    /// Returns the settings of a run that goes on from a finished run of these settings, for
+    /// `iterations` more: its initial population is the last one of the finished run, in the file
+    /// `samples`.
+    ///
+    /// Schedules continue with their last value: a list is for exactly `1 + T` populations, so it
+    /// says nothing about later ones. The seed is the next one, because iterations are counted
+    /// from 1 again and would otherwise generate variations with the same random numbers.
+    ///
+    /// # Errors
+    /// As [`EvolutionConfig::populations`].
+    pub fn extended(&self, iterations: u32, samples: PathBuf) -> Result<Self, InvalidKey> {
+        let populations = self.populations()?;
+        let mut extended = Self {
+            iterations: Some(iterations),
+            initial_samples: Some(samples),
+            seed: self.seed.wrapping_add(1) & i64::MAX as u64,
+            ..self.clone()
+        };
+        if let Some(last) = populations.last() {
+            extended.num_samples = Schedule::Constant(last.num_samples);
+            extended.variation_degree = Schedule::Constant(last.variation_degree);
+        }
+        if populations.len() > 1 {
+            // Classes of the last population are multiples of the later fold, and those of the
+            // initial population are multiples of the initial one.
+            let fold = u32::try_from(self.next_fold()).unwrap_or(u32::MAX);
+            extended.initial_variations = fold.saturating_sub(1);
+        }
+        Ok(extended)
+    }
+
     /// Expands the schedules to the `1 + T` populations.
     ///
     /// # Errors
@@ -192,5 +223,35 @@ impl EvolutionConfig {
     #[must_use]
     pub fn next_fold(&self) -> u64 {
         u64::from(self.next_variations) + u64::from(self.keep_selected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extension_goes_on_with_the_last_values() {
+        let parse = |text: &str| toml::from_str::<EvolutionConfig>(text).unwrap();
+        let finished = parse(
+            "num_samples = [20, 30]\nvariation_degree = 4\nkeep_selected = true\n\
+             next_variations = 2\ninitial_variations = 1\nseed = 9223372036854775807",
+        );
+        let extended = finished.extended(2, "s.npz".into()).unwrap();
+        extended.validate().unwrap();
+        let spec = PopulationSpec {
+            num_samples: 30,
+            variation_degree: 4.0,
+        };
+        assert_eq!(extended.populations().unwrap(), [spec; 3]);
+        assert_eq!(extended.initial_samples, Some("s.npz".into()));
+        // The initial population is divided as the last one was.
+        assert_eq!(extended.initial_fold(), finished.next_fold());
+        assert_eq!(extended.seed, 0);
+        // Without iterations, the last population is the initial one.
+        let none = parse("num_samples = 20\nvariation_degree = [4]\ninitial_variations = 1");
+        let extended = none.extended(1, "s.npz".into()).unwrap();
+        assert_eq!((extended.initial_fold(), extended.seed), (2, 1));
+        assert_eq!(extended.populations().unwrap().len(), 2);
     }
 }

@@ -43,6 +43,9 @@ impl<'a> Disclosure<'a> {
             env!("CARGO_PKG_VERSION"),
             ledger.run_id()
         ))?;
+        for earlier in run.plan.privacy.earlier() {
+            disclosure.log(&format!("epsilon includes {earlier}"))?;
+        }
         if let Some(reason) = run.plan.privacy.non_private() {
             disclosure.log(&format!("NOT PRIVATE: {reason}"))?;
         }

@@ -248,6 +248,9 @@ impl Plan {
             privacy.noise_multiplier(),
             privacy.nearest_neighbors()
         );
+        for run in privacy.earlier() {
+            let _ = writeln!(text, "epsilon includes {run}");
+        }
         if let Some(reason) = privacy.non_private() {
             let _ = writeln!(text, "NOT PRIVATE: {reason}");
         }

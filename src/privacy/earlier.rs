@@ -1,5 +1,6 @@
 //! Earlier runs on the same private images, whose charges a run's claim includes.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -130,7 +131,18 @@ impl EarlierRun {
     }
 }
 
-fn not_a_ledger(path: &Path) -> PrivacyError {
+impl fmt::Display for EarlierRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} releases of an earlier run with noise multiplier {}",
+            self.releases, self.noise_multiplier
+        )
+    }
+}
+
+/// Returns the error about a file that does not begin with the header of a ledger.
+pub(super) fn not_a_ledger(path: &Path) -> PrivacyError {
     PrivacyError::LedgerLine {
         path: path.to_owned(),
         line: 1,
@@ -159,4 +171,29 @@ pub fn run_of_samples(samples: &Path) -> Option<PathBuf> {
     let absolute = fs::canonicalize(samples).ok()?;
     let folder = absolute.parent()?.parent()?;
     folder.join(LEDGER).exists().then(|| folder.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A resumed run compares the header of its ledger byte for byte.
+    #[test]
+    fn a_carried_run_is_written_again_with_the_same_bytes() {
+        for step in 0..2000 {
+            let run = EarlierRun {
+                run_id: "0".repeat(32),
+                // 16 or 17 digits, as a noise multiplier that was solved for ε has.
+                noise_multiplier: 0.1 + f64::from(step) / 97.0,
+                nearest_neighbors: 1,
+                releases: 3,
+                unit: Unit::Image,
+                adjacency: Adjacency::AddRemove,
+            };
+            let text = serde_json::to_string(&run).unwrap();
+            let value: Value = serde_json::from_str(&text).unwrap();
+            let back: EarlierRun = serde_json::from_value(value).unwrap();
+            assert_eq!(serde_json::to_string(&back).unwrap(), text);
+        }
+    }
 }

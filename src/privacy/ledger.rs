@@ -37,7 +37,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use self::lines::{ExpectedLine, Header, Record, VERSION};
+pub(super) use self::lines::VERSION;
+use self::lines::{ExpectedLine, Header, Record};
 use super::charge::{Charge, Noise};
 use super::earlier::LEDGER;
 use super::error::PrivacyError;
@@ -52,7 +53,7 @@ use super::settings::ResolvedPrivacy;
 use crate::{atomic, hex, locking};
 
 /// File name of the fingerprint in the private folder.
-const FINGERPRINT: &str = "fingerprint";
+pub(super) const FINGERPRINT: &str = "fingerprint";
 
 /// The records of one iteration.
 struct Entry {

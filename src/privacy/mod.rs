@@ -27,6 +27,7 @@
 //! only | | `lattice` | the grid of counts and noise, and the proof that it costs no privacy |
 //! | `vote_counts` | exact votes on the lattice, and the bound on what one image contributes |
 //! | `earlier` | charges of earlier runs on the same images |
+//! | `recorded` | the ledger of a run that another run extends |
 //! | `charge` | the proof that one release is in the ledger |
 //! | `histogram` | counts with noise |
 //! | `mechanism` | `release`: its guarantee, and the reason why it holds |
@@ -66,6 +67,7 @@ mod normal_tail;
 mod overlap;
 mod padding;
 mod private_folder;
+mod recorded;
 mod report;
 mod rounding;
 mod sensitive;
@@ -89,6 +91,7 @@ pub use overlap::{ImageDigests, contains_private};
 pub use padding::PadPeriod;
 pub(crate) use padding::{Padding, SystemClock};
 pub use private_folder::PrivateFolder;
+pub use recorded::RecordedRun;
 pub use report::Report;
 pub use rounding::round_up;
 pub use sensitive::Sensitive;

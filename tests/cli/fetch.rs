@@ -197,8 +197,12 @@ fn camelyon17_is_split_as_the_wilds_package_does_it() {
         ("test", vec![("1_0.png", 2)]),
     ] {
         let folder = format!("data/camelyon17_{split}");
-        let files: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
+        let mut files: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
+        files.push("metadata.csv");
         assert_eq!(names(&fixture.path(&folder)), files);
+        let metadata = String::from_utf8(fixture.read(&format!("{folder}/metadata.csv"))).unwrap();
+        assert!(metadata.starts_with("file,patient,center\n"), "{metadata}");
+        assert_eq!(metadata.lines().count(), files.len());
         for (name, index) in expected {
             let pixels = |bytes: &[u8]| decode(bytes).unwrap().pixels;
             let found = pixels(&fixture.read(&format!("{folder}/{name}")));

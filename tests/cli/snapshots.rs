@@ -59,6 +59,7 @@ fn help() {
     for (name, arguments) in [
         ("help", &["--help"][..]),
         ("help_run", &["run", "--help"]),
+        ("help_extend", &["extend", "--help"]),
         ("help_eval", &["eval", "--help"]),
         ("help_fetch", &["fetch", "--help"]),
         ("help_privacy", &["privacy", "--help"]),

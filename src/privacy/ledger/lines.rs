@@ -12,7 +12,7 @@ use crate::privacy::unit::Unit;
 pub(super) const TITLE: &str = "{\"ledger\":\"dpsyn privacy ledger\",\"version\":2,";
 
 /// Version of the format. Version 1 had noise of the operating system, drawn anew by every process.
-pub(super) const VERSION: u32 = 2;
+pub(in crate::privacy) const VERSION: u32 = 2;
 
 /// Digits of a SHA-256.
 const DIGITS: usize = 64;
