@@ -87,16 +87,23 @@ mod tests {
     use super::super::settings::Settings;
     use super::super::sources::ConfigSources;
 
-    /// The declared classes of the quickstart with other settings.
+    const DIFFUSION: &str = "type = 'improved-diffusion'\ncheckpoint = 'm.pt'\nimage_size = 8\n\
+                             channel_mult = [1]\nattention_resolutions = []\nclass_cond = true\n";
+
+    /// The declared classes of a small configuration with other settings.
     fn classes(overrides: &[&str]) -> Result<Option<Vec<String>>, String> {
-        let text = "[data]\npath = 'x'\nimage_size = 8\nclass_conditional = true\n\
-                    [model]\ntype = 'improved-diffusion'\ncheckpoint = 'm.pt'\nimage_size = 8\n\
-                    channel_mult = [1]\nattention_resolutions = []\nclass_cond = true\n\
-                    [embedder]\ntype = 'pixels'\n\
-                    [evolution]\nnum_samples = 4\nvariation_degree = 0\niterations = 1\n\
-                    [privacy]\nepsilon = 1\ndelta = 1e-3\n[output]\nfolder = 'o'\n";
+        classes_with(DIFFUSION, overrides)
+    }
+
+    fn classes_with(model: &str, overrides: &[&str]) -> Result<Option<Vec<String>>, String> {
+        let text = format!(
+            "[data]\npath = 'x'\nimage_size = 8\nclass_conditional = true\n[model]\n{model}\
+             [embedder]\ntype = 'pixels'\n\
+             [evolution]\nnum_samples = 4\nvariation_degree = 0\niterations = 1\n\
+             [privacy]\nepsilon = 1\ndelta = 1e-3\n[output]\nfolder = 'o'\n"
+        );
         let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
-        let sources = ConfigSources::new("c.toml".into(), text.into(), &overrides);
+        let sources = ConfigSources::new("c.toml".into(), text, &overrides);
         let loaded = Settings::check(&sources.unwrap()).map_err(|error| error.to_string())?;
         Ok(loaded.data.classes)
     }
@@ -114,11 +121,9 @@ mod tests {
         let labels = "model.class_labels={10 = [1], 2 = [2]}";
         assert_eq!(classes(&[labels]), Ok(names("10 2")));
         assert_eq!(classes(&[labels, "data.path=x.npz"]), Ok(names("2 10")));
-        let prompts = [
-            "model={type = 'stable-diffusion', checkpoint = 'm', image_size = 8, \
-             prompts = {b = 'x', a = ['y', 'z']}}",
-        ];
-        assert_eq!(classes(&prompts), Ok(names("a b")));
+        let prompts = "type = 'stable-diffusion'\ncheckpoint = 'm'\nimage_size = 8\n\
+                       prompts = {b = ['x'], a = ['y', 'z']}\n";
+        assert_eq!(classes_with(prompts, &[]), Ok(names("a b")));
         assert_eq!(classes(&["data.class_conditional=false"]), Ok(None));
     }
 

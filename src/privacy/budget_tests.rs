@@ -65,15 +65,15 @@ fn error_of<T>(result: Result<T, PrivacyError>) -> String {
 fn runs_compose_as_gaussian_mechanisms() {
     let owner = Owner::new();
     assert_eq!(owner.total(), 0.0);
-    let first = owner.ledger("first", &terms(4.0, 8));
+    let first = owner.ledger("first", &terms(8.0, 8));
     owner.budget().admit(&first, &images(b"a")).unwrap();
-    // μ² = 8/16 + 2/4 = 1 is that of one release with σ = 1.
-    let second = owner.ledger("second", &terms(2.0, 2));
+    // μ² = 8/64 + 2/16 = 1/4 is that of one release with σ = 2.
+    let second = owner.ledger("second", &terms(4.0, 2));
     owner.budget().admit(&second, &images(b"a")).unwrap();
-    let one = epsilon(1.0, 1, 1e-5, Adjacency::AddRemove).unwrap();
+    let one = epsilon(2.0, 1, 1e-5, Adjacency::AddRemove).unwrap();
     assert!((owner.total() - one).abs() < 1e-9, "{}", owner.total());
     // A sum of ε would be larger by far.
-    assert!(owner.total() < 0.8 * 2.0 * epsilon(2.0, 2, 1e-5, Adjacency::AddRemove).unwrap());
+    assert!(owner.total() < 0.8 * 2.0 * epsilon(4.0, 2, 1e-5, Adjacency::AddRemove).unwrap());
     // A resumed run is not counted again.
     owner.budget().admit(&second, &images(b"a")).unwrap();
     assert!((owner.total() - one).abs() < 1e-9);
@@ -82,7 +82,7 @@ fn runs_compose_as_gaussian_mechanisms() {
 #[test]
 fn a_run_that_exceeds_the_limit_is_refused_and_leaves_the_file_as_it_is() {
     let owner = Owner::new();
-    let small = terms(2.0, 4);
+    let small = terms(4.0, 4);
     let first = owner.ledger("first", &small);
     owner.budget().admit(&first, &images(b"a")).unwrap();
     let before = fs::read(owner.file()).unwrap();
@@ -96,7 +96,7 @@ fn a_run_that_exceeds_the_limit_is_refused_and_leaves_the_file_as_it_is() {
 
     // The first run was abandoned after one release, which frees enough.
     owner.budget().close(first.run_id(), 1).unwrap();
-    owner.budget().check(&terms(1.0, 1), &images(b"a")).unwrap();
+    owner.budget().check(&terms(2.0, 1), &images(b"a")).unwrap();
     // And counts with its whole plan again if it is resumed.
     let used = owner.total();
     owner.budget().admit(&first, &images(b"a")).unwrap();

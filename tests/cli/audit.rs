@@ -104,11 +104,11 @@ fn an_added_image_shows_in_the_noisy_histogram_only() {
 #[test]
 fn a_configuration_is_audited_without_its_data() {
     let fixture = RunFixture::new();
+    fixture.make_unconditional();
     std::fs::remove_dir_all(fixture.path("data")).unwrap();
     std::fs::remove_file(fixture.path("model.safetensors")).unwrap();
     let arguments = [
         "run.toml",
-        "--set=data.class_conditional=false",
         "--set=evolution.nearest_neighbors=3",
         "--adjacency=replace-one",
         "--trials=2000",

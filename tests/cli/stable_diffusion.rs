@@ -15,6 +15,7 @@ use crate::support::stable_diffusion::run_fixture;
 use crate::support::{RunFixture, private_image, released, wait_for};
 
 const USAGE: i32 = 2;
+const DATA: i32 = 3;
 const WEIGHTS: i32 = 4;
 
 fn conditions(fixture: &RunFixture, iteration: u32) -> Vec<i64> {
@@ -241,7 +242,11 @@ fn what_the_model_cannot_do_is_refused_before_anything_is_spent() {
     let without = text.replace("dog = [\"a dog\", \"a hound\"]\n", "");
     assert_ne!(text, without);
     std::fs::write(fixture.path("run.toml"), without).unwrap();
-    refused(&fixture, USAGE, &[], &["model.prompts", "\"dog\""]);
+    let declared = ["--set", "data.classes=[\"cat\", \"dog\"]"];
+    let missing = ["model.prompts", "no entry for class `dog` of data.classes"];
+    refused(&fixture, USAGE, &declared, &missing);
+    // Without that declaration, the classes are those with prompts.
+    refused(&fixture, DATA, &[], &["its class `dog` is not declared"]);
 }
 
 #[test]
@@ -281,7 +286,8 @@ fn a_long_prompt_warns_and_is_cut() {
     let fixture = run_fixture();
     let long = "cat ".repeat(30);
     let set = format!("model.prompts=\"{long}\"");
-    let text = fixture.succeed(&["--set", &set, "--dry-run"]);
+    let classes = ["--set", "data.classes=[\"cat\", \"dog\"]", "--dry-run"];
+    let text = fixture.succeed(&[&["--set", &set], &classes[..]].concat());
     assert!(text.contains("warning: model.prompts"), "{text}");
     assert!(text.contains("77 tokens"), "{text}");
     let text = fixture.succeed(&["--dry-run"]);

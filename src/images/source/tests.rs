@@ -141,13 +141,13 @@ fn nothing_to_read_is_an_error() {
         read(&config(root.path())),
         Err(ImagesError::Empty { .. })
     ));
-    fs::write(root.path().join("a_1.gif"), b"GIF89a").unwrap();
+    fs::write(root.path().join("ant_1.gif"), b"GIF89a").unwrap();
     let only_bad = DataConfig {
         on_bad_image: OnBadImage::Skip,
         ..config(root.path())
     };
     assert!(matches!(read(&only_bad), Err(ImagesError::Empty { .. })));
-    let file = config(&root.path().join("a_1.gif"));
+    let file = config(&root.path().join("ant_1.gif"));
     assert!(matches!(read(&file), Err(ImagesError::Kind { .. })));
     assert!(matches!(
         read(&config(Path::new("nowhere"))),

@@ -6,9 +6,10 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::loss::cross_entropy;
+use candle_nn::{Linear, Module};
 
 use super::augment::Augment;
-use super::layers::{BatchNorm, Conv, Dense, Parameters};
+use super::layers::{BatchNorm, Conv, Parameters, linear};
 use super::{DownstreamError, check_training, largest};
 use crate::images::ImageBatch;
 use crate::progress::Observer;
@@ -303,7 +304,7 @@ struct Network {
     stem: Conv,
     blocks: Vec<Block>,
     norm: BatchNorm,
-    head: Dense,
+    head: Linear,
 }
 
 /// Residual block: two convolutions, each after norm and activation, and a shortcut.
@@ -356,7 +357,7 @@ impl Network {
             stem,
             blocks,
             norm: BatchNorm::new(channels, parameters, device)?,
-            head: Dense::new((channels, classes), stream, parameters, device)?,
+            head: linear((channels, classes), stream, parameters, device)?,
         })
     }
 
@@ -520,7 +521,7 @@ mod tests {
             again.predict(&images.slice(0..33)).unwrap(),
             predicted[..33]
         );
-        let weights = |cnn: &Cnn| -> Vec<Vec<f32>> { cnn.network.head.weights() };
+        let weights = |cnn: &Cnn| -> Vec<Vec<f32>> { cnn.network.head.weight().to_vec2().unwrap() };
         assert_eq!(weights(&again), weights(&network));
         let other = train(&config(), &set, 2).unwrap();
         assert_ne!(weights(&other), weights(&network));

@@ -1,12 +1,11 @@
 //! Trainable layers on feature maps `[n, h, w, channels]`, made of operators that candle can
 //! differentiate.
 //!
-//! Sums over pixels and copies along them are products with a vector of ones, because candle sums
-//! and broadcasts over leading dimensions one number at a time. candle_nn's batch norm expects the
-//! channels first, so that it would transpose every map twice; the two were not timed against each
-//! other yet.
+//! Normalization and the fully connected layer are those of candle_nn. Its convolution has no place
+//! here: see [`Conv::forward`].
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_nn::{Linear, ModuleT};
 
 use super::unfold::Windows;
 use crate::streams::KeyedRng;
@@ -99,98 +98,48 @@ impl Conv {
     }
 }
 
-/// A fully connected layer.
+/// Returns a fully connected layer from `size.0` inputs to `size.1` outputs, `[n, in]` to
+/// `[n, out]`, whose bias is 0 at first.
+pub(super) fn linear(
+    size: (usize, usize),
+    stream: &mut KeyedRng,
+    parameters: &mut Parameters,
+    device: &Device,
+) -> Result<Linear> {
+    let weight = he_normal(size, size.0, stream, device)?.t()?.contiguous()?;
+    let weight = parameters.add(&weight)?;
+    let bias = parameters.add(&Tensor::zeros(size.1, DType::F32, device)?)?;
+    Ok(Linear::new(
+        weight.as_tensor().clone(),
+        Some(bias.as_tensor().clone()),
+    ))
+}
+
+/// Batch normalization (Ioffe & Szegedy 2015, arXiv 1502.03167) by candle_nn.
 #[derive(Debug, Clone)]
-pub(super) struct Dense {
-    weight: Var,
-    bias: Var,
-}
-
-impl Dense {
-    pub fn new(
-        size: (usize, usize),
-        stream: &mut KeyedRng,
-        parameters: &mut Parameters,
-        device: &Device,
-    ) -> Result<Self> {
-        let weight = he_normal(size, size.0, stream, device)?;
-        let bias = Tensor::zeros((1, size.1), candle_core::DType::F32, device)?;
-        Ok(Self {
-            weight: parameters.add(&weight)?,
-            bias: parameters.add(&bias)?,
-        })
-    }
-
-    #[cfg(test)]
-    pub fn weights(&self) -> Vec<Vec<f32>> {
-        self.weight.to_vec2().unwrap()
-    }
-
-    /// `[n, in]` to `[n, out]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.matmul(&self.weight)?.broadcast_add(&self.bias)
-    }
-}
-
-/// Batch normalization (Ioffe & Szegedy 2015, arXiv 1502.03167).
-#[derive(Debug, Clone)]
-pub(super) struct BatchNorm {
-    /// All are `[1, channels]`.
-    gain: Var,
-    bias: Var,
-    running_mean: Var,
-    running_variance: Var,
-}
+pub(super) struct BatchNorm(candle_nn::BatchNorm);
 
 impl BatchNorm {
+    /// PyTorch's default.
     const EPS: f64 = 1e-5;
-    /// Share of a batch in the running statistics.
-    const MOMENTUM: f64 = 0.1;
 
     pub fn new(channels: usize, parameters: &mut Parameters, device: &Device) -> Result<Self> {
-        let ones = Tensor::ones((1, channels), candle_core::DType::F32, device)?;
+        let ones = Tensor::ones(channels, DType::F32, device)?;
         let zeros = ones.zeros_like()?;
-        Ok(Self {
-            gain: parameters.add(&ones)?,
-            bias: parameters.add(&zeros)?,
-            running_mean: Var::from_tensor(&zeros)?,
-            running_variance: Var::from_tensor(&ones)?,
-        })
+        let gain = parameters.add(&ones)?.as_tensor().clone();
+        let bias = parameters.add(&zeros)?.as_tensor().clone();
+        let norm = candle_nn::BatchNorm::new(channels, zeros, ones, gain, bias, Self::EPS)?;
+        Ok(Self(norm))
     }
 
-    /// By the batch's own statistics, which also move the running ones, or by the running ones.
+    /// Normalizes `[n, h, w, channels]` by the statistics of the batch, which also change the
+    /// running ones, or by the running ones. In training, n·h·w is at least 2: the variance of one
+    /// number is undefined.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let channels = self.gain.dim(1)?;
-        let rows = x.reshape(((), channels))?;
-        let count = rows.dim(0)?;
-        let ones = Tensor::ones((count, 1), rows.dtype(), rows.device())?;
-        let spread = |row: &Tensor| ones.matmul(row);
-        let (centered, variance) = if train {
-            let mean = |x: &Tensor| ones.t()?.matmul(x)? * (1.0 / count as f64);
-            let batch_mean = mean(&rows)?;
-            let centered = (&rows - spread(&batch_mean)?)?;
-            let variance = mean(&centered.sqr()?)?;
-            self.remember(&batch_mean, &variance, count)?;
-            (centered, variance)
-        } else {
-            let mean = self.running_mean.as_tensor();
-            let variance = self.running_variance.as_tensor().clone();
-            ((&rows - spread(mean)?)?, variance)
-        };
-        let scale = (self.gain.as_tensor() / (variance + Self::EPS)?.sqrt()?)?;
-        let y = ((centered * spread(&scale)?)? + spread(&self.bias)?)?;
-        y.reshape(x.shape())
-    }
-
-    fn remember(&self, mean: &Tensor, variance: &Tensor, count: usize) -> Result<()> {
-        // The unbiased variance, as PyTorch keeps it.
-        let unbiased = count as f64 / (count as f64 - 1.0).max(1.0);
-        let mix = |running: &Var, batch: Tensor| {
-            let old = (running.as_tensor() * (1.0 - Self::MOMENTUM))?;
-            running.set(&(old + (batch.detach() * Self::MOMENTUM)?)?)
-        };
-        mix(&self.running_mean, mean.clone())?;
-        mix(&self.running_variance, (variance.detach() * unbiased)?)
+        // candle_nn has the channels in dimension 1, where those of a matrix of pixels are.
+        let (n, height, width, channels) = x.dims4()?;
+        let rows = x.reshape((n * height * width, channels))?;
+        self.0.forward_t(&rows, train)?.reshape(x.shape())
     }
 }
 
