@@ -304,9 +304,10 @@ fn assumptions(privacy: &ResolvedPrivacy, device: EmbeddingDevice<'_>) -> Vec<St
                             group privacy."
                 .to_owned(),
             Unit::Client => "The unit is all images of one client. The operator declared which \
-                             images are whose; a person behind several clients is protected less, \
-                             by group privacy, and an image that shows another client's person is \
-                             protected as an image of its own client only."
+                             images are whose, and in the same way for all runs on these images; a \
+                             person behind several clients is protected less, by group privacy, \
+                             and an image that shows another client's person is protected as an \
+                             image of its own client only."
                 .to_owned(),
         },
         "The foundation model, the embedder and their weights are public and were made without \
