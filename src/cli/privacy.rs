@@ -14,7 +14,11 @@ pub(super) fn run(arguments: &PrivacyArguments) -> Result<(), CliError> {
             let mut config = loaded.settings.privacy;
             config.delta = arguments.delta.unwrap_or(config.delta);
             config.adjacency = arguments.adjacency.unwrap_or(config.adjacency);
-            Report::new(&config, arguments.iterations.unwrap_or(planned))?
+            let report = Report::new(&config, arguments.iterations.unwrap_or(planned))?;
+            match loaded.settings.data.num_samples {
+                Some(_) => report.for_truncated_source(),
+                None => report,
+            }
         }
         None => {
             let config = PrivacyConfig {

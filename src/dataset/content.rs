@@ -10,9 +10,10 @@ use crate::privacy::{Fingerprint, Sensitive};
 /// all of them, whatever the files are called and however they are resized.
 ///
 /// # Errors
-/// [`DatasetError::Images`] if a file cannot be read.
+/// [`DatasetError::Images`] or [`DatasetError::OfAnImage`] if a file cannot be read.
 pub fn content_fingerprint(path: &Path) -> Result<Sensitive<Fingerprint>, DatasetError> {
-    let digests = Sensitive::new(content_digests(path)?);
+    let digests = content_digests(path).map_err(|error| DatasetError::of_source(error, path))?;
+    let digests = Sensitive::new(digests);
     Ok(digests.map(|mut digests| {
         digests.sort_unstable();
         Fingerprint::of([digests.as_flattened()])

@@ -19,6 +19,9 @@ use crate::privacy::{
 use crate::progress::{Observer, Unit};
 use crate::voting::PrivateEmbeddings;
 
+/// File of the embeddings in the private folder. Errors name it, so it does not contain the number of
+/// images.
+const EMBEDDINGS: &str = "embeddings";
 /// Most images in a batch: enough to occupy an embedder.
 const MAX_BATCH: usize = 512;
 /// Most bytes of images in a batch, so that large images do not fill the memory.
@@ -239,11 +242,17 @@ impl PrivateImages {
         fingerprint: &Sensitive<Fingerprint>,
         observer: &dyn Observer,
     ) -> Result<Sensitive<Embeddings>, DatasetError> {
-        // The folder is private, so the name may contain the number of images.
         let (total, dimension) = (self.total(), embedder.dimension());
-        let name = format!("embeddings-{total}x{dimension}");
-        if let Some(cached) = private.read_back(&name, decode)? {
-            return Ok(cached);
+        if let Some(cached) = private.read_back(EMBEDDINGS, decode)? {
+            let cached = cached.zip(self.labels(), |cached, labels| (cached, labels.len()));
+            let checked = cached.try_map(|(cached, images)| {
+                let fits = cached.len() == images && cached.dimension() == dimension;
+                fits.then_some(cached).ok_or(PrivacyError::PrivateFile {
+                    path: private.path().join(EMBEDDINGS),
+                    kind: io::ErrorKind::InvalidData,
+                })
+            });
+            return Ok(checked?);
         }
         let mut data = Sensitive::new(Vec::with_capacity(total * dimension));
         self.embed(embedder, fingerprint, observer, |embedded| {
@@ -256,7 +265,7 @@ impl PrivateImages {
         let embeddings = data.map(|data| {
             Embeddings::new(data, dimension).unwrap_or_else(|| Embeddings::empty(dimension))
         });
-        private.write_sensitive(&name, &embeddings, encode)?;
+        private.write_sensitive(EMBEDDINGS, &embeddings, encode)?;
         Ok(embeddings)
     }
 

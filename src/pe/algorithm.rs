@@ -114,6 +114,8 @@ fn dp_nn_histogram(
         let voting = padding.begin();
         let private = data.embeddings(run.private_embedder, run.observer)?;
         let counts = nn_histogram(&candidates, private, &options, run.observer)?;
+        // Before the charge, because the ledger is public, and its growth shows the time.
+        voting.end("the vote", run.observer)?;
         reach(KillPoint::Counted);
 
         let charge = ledger.charge(t, &samples.sha256()?)?;
@@ -121,9 +123,7 @@ fn dp_nn_histogram(
         disclosure.charged(t, charge.is_resumed(), ledger)?;
 
         // histogram ← histogram + N(0, σ²·k·I)
-        let drawn = release(counts, charge)?;
-        voting.end("the vote", run.observer)?;
-        Ok::<_, PeError>(drawn)
+        Ok::<_, PeError>(release(counts, charge)?)
     })?;
     // histogram ← max(histogram − H, 0) is `released.votes()`.
     disclosure.released(t, &released, ledger)?;

@@ -6,7 +6,9 @@ use super::{EvolutionConfig, PopulationSpec};
 use crate::artifacts::ClassLayout;
 use crate::generators::{Generator, GeneratorError, Operation, PlannedWork};
 use crate::images::DataConfig;
-use crate::privacy::{Adjacency, MOST_BINS_OF_CLIENTS, ResolvedPrivacy, Unit, round_up};
+use crate::privacy::{
+    Adjacency, MOST_BINS_OF_CLIENTS, PrivacyError, ResolvedPrivacy, Unit, round_up,
+};
 use crate::sections::InvalidKey;
 
 /// The populations, classes and privacy parameters of a run.
@@ -24,6 +26,9 @@ pub struct Plan {
     pub declared_size: Option<usize>,
     /// Number of clients that the configuration declares, if the unit is a client.
     pub declared_clients: Option<usize>,
+    /// True if the first images of the source take part only (`data.num_samples`), so that nothing
+    /// is claimed under add-remove adjacency.
+    pub is_truncated: bool,
     /// Noise and accounting.
     pub privacy: ResolvedPrivacy,
 }
@@ -86,6 +91,7 @@ impl Plan {
             classes,
             declared_size,
             declared_clients,
+            is_truncated: data.num_samples.is_some(),
             privacy,
         })
     }
@@ -267,7 +273,10 @@ impl Plan {
                 index,
                 population.num_samples,
                 population.variation_degree,
-                epsilon(Adjacency::AddRemove),
+                match self.is_truncated {
+                    true => "-".to_owned(),
+                    false => epsilon(Adjacency::AddRemove),
+                },
                 epsilon(Adjacency::ReplaceOne),
             );
         }
@@ -297,9 +306,13 @@ impl Plan {
 
 /// Fails if δ is not below 1/n.
 fn check_delta(units: usize, privacy: &ResolvedPrivacy) -> Result<(), InvalidKey> {
-    privacy
-        .check_units(units)
-        .map_err(|error| InvalidKey::new("privacy.delta", error.to_string()))
+    privacy.check_units(units).map_err(|error| {
+        let message = match error {
+            PrivacyError::Config(error) => error.message,
+            other => other.to_string(),
+        };
+        InvalidKey::new("privacy.delta", message)
+    })
 }
 
 /// Fails if no possible number of votes exceeds the threshold.

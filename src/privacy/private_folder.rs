@@ -125,7 +125,8 @@ impl PrivateFolder {
         value: &Sensitive<T>,
         encode: fn(&T, &mut dyn Write) -> io::Result<()>,
     ) -> Result<(), PrivacyError> {
-        self.write_sensitive(&keyed(name, key), value, encode)
+        let written = self.write_sensitive(&keyed(name, key), value, encode);
+        written.map_err(|error| self.without_key(error, name))
     }
 
     /// Reads a value back that [`PrivateFolder::write_keyed`] wrote for the same data; `None` if
@@ -139,7 +140,23 @@ impl PrivateFolder {
         key: &Sensitive<Fingerprint>,
         decode: fn(&mut dyn Read) -> io::Result<T>,
     ) -> Result<Option<Sensitive<T>>, PrivacyError> {
-        self.read_back(&keyed(name, key), decode)
+        let read = self.read_back(&keyed(name, key), decode);
+        read.map_err(|error| self.without_key(error, name))
+    }
+
+    /// Replaces the path of a keyed file in an error, which may be shown to anybody, by a pattern
+    /// without the fingerprint.
+    fn without_key(&self, error: PrivacyError, name: &str) -> PrivacyError {
+        let path = self.path.join(format!("{name}-*"));
+        match error {
+            PrivacyError::Io { action, cause, .. } => PrivacyError::Io {
+                action,
+                path,
+                cause,
+            },
+            PrivacyError::PrivateFile { kind, .. } => PrivacyError::PrivateFile { path, kind },
+            other => other,
+        }
     }
 
     /// Opens `log.txt` in this folder for appending, with mode 0600, and creates it if necessary.
@@ -405,6 +422,31 @@ mod tests {
         folder.remove_leftovers().unwrap();
         assert!(!folder.path().join(".tmpXYZ").exists());
         assert!(folder.path().join("kept").exists());
+    }
+
+    /// Errors are shown to anybody, and whoever knows the images but one could recognize them by the
+    /// fingerprint.
+    #[test]
+    fn errors_name_no_fingerprint() {
+        let top = tempfile::tempdir().unwrap();
+        let folder = PrivateFolder::create(top.path().join("private")).unwrap();
+        let key = Sensitive::new(Fingerprint::of([b"images".as_slice()]));
+        let value = Sensitive::new(vec![1.0f32]);
+        folder.write_keyed("e", &key, &value, encode).unwrap();
+        let path = folder.path().join(keyed("e", &key));
+        fs::write(&path, b"short").unwrap();
+        let damaged = folder.read_keyed("e", &key, |file| {
+            let mut bytes = [0u8; 99];
+            file.read_exact(&mut bytes)
+        });
+        fs::remove_file(&path).unwrap();
+        fs::create_dir_all(path.join("in the way")).unwrap();
+        let unwritten = folder.write_keyed("e", &key, &value, encode);
+        for error in [damaged.err().unwrap(), unwritten.unwrap_err()] {
+            let text = error.to_string();
+            assert!(text.contains("e-*"), "{text}");
+            assert!(!text.contains(&hex::encode(&key.expose().0)), "{text}");
+        }
     }
 
     #[cfg(unix)]

@@ -31,6 +31,8 @@ pub struct Report {
     pub adjacency: Adjacency,
     /// The unit whose participation is protected.
     pub unit: Unit,
+    /// True if nothing is claimed under add-remove adjacency.
+    pub only_replace_one: bool,
     /// One row per iteration.
     pub rows: Vec<ReportRow>,
     /// The target ε, if one was given, and the smallest σ that reaches it under add-remove and
@@ -91,9 +93,30 @@ impl Report {
             delta: config.delta,
             adjacency: config.adjacency,
             unit: config.unit,
+            only_replace_one: false,
             rows,
             target,
         })
+    }
+}
+
+impl Report {
+    /// Leaves out the figures under add-remove adjacency, for a configuration that uses the first
+    /// images of its source only (`data.num_samples`).
+    #[must_use]
+    pub fn for_truncated_source(self) -> Self {
+        Self {
+            only_replace_one: true,
+            ..self
+        }
+    }
+
+    /// Returns a figure under add-remove adjacency as text, if there is one.
+    fn under_add_remove(&self, value: f64, decimals: usize) -> String {
+        match self.only_replace_one {
+            true => "-".to_owned(),
+            false => round_up(value, decimals),
+        }
     }
 }
 
@@ -113,7 +136,7 @@ impl fmt::Display for Report {
                 "epsilon {target} after {} iterations needs a noise multiplier of {} (add-remove) \
                  or {} (replace-one)",
                 self.rows.len(),
-                round_up(add_remove, 4),
+                self.under_add_remove(add_remove, 4),
                 round_up(replace_one, 4)
             )?;
         }
@@ -128,7 +151,7 @@ impl fmt::Display for Report {
                 f,
                 "{:>9}  {:>18}  {:>19}",
                 row.iteration,
-                round_up(row.add_remove, 3),
+                self.under_add_remove(row.add_remove, 3),
                 round_up(row.replace_one, 3)
             )?;
         }

@@ -327,7 +327,9 @@ fn assumptions(privacy: &ResolvedPrivacy, device: EmbeddingDevice<'_>) -> Vec<St
             .to_owned(),
         "The noise is computational: it is derived by HMAC-SHA-256 and ChaCha20 from a key that the \
          operating system's cryptographically secure generator drew once for the run. A copied or \
-         restored result folder that is resumed draws the same noise for the same counts."
+         restored result folder that is resumed draws the same noise for the same population and \
+         counts; where a population cannot be generated again to the bit (a hosted model, a GPU), \
+         no copy was resumed beside the original."
             .to_owned(),
         "The machine that ran this is trusted: nobody observes its memory, its timing, its \
          temporary files or private/."

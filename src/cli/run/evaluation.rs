@@ -80,8 +80,10 @@ pub(super) fn open(
         .check_sizes(SetSizes {
             samples: smallest.unwrap_or(0),
             reference: match &reference {
-                Some(reference) => reference.images(),
-                // A number that is not declared is not checked.
+                Some(reference) if config.reference_is_public => reference.images(),
+                // The number of private images that are not those of the run is not declared, so it
+                // is not checked here; a metric that needs more fails during the run, marked.
+                Some(reference) => reference.images().map(|_| usize::MAX),
                 None => Some(plan.declared_size.unwrap_or(usize::MAX)),
             },
             dimension: opened.embedder.dimension(),
