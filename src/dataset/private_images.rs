@@ -19,8 +19,8 @@ use crate::privacy::{
 use crate::progress::{Observer, Unit};
 use crate::voting::PrivateEmbeddings;
 
-/// File of the embeddings in the private folder. Errors name it, so it does not contain the number of
-/// images.
+/// File of the embeddings in the private folder. Errors name it, so it does not contain the number
+/// of images.
 const EMBEDDINGS: &str = "embeddings";
 /// Most images in a batch: enough to occupy an embedder.
 const MAX_BATCH: usize = 512;

@@ -219,9 +219,8 @@ impl Plan {
         })
     }
 
-    /// Describes populations, ε after every iteration, and cost in a table for people.
-    #[must_use]
-    pub fn describe(&self, cost: &Cost) -> String {
+    /// Describes the declared numbers and the terms of privacy.
+    fn describe_inputs(&self) -> String {
         let mut text = String::new();
         let privacy = &self.privacy;
         let number = match self.declared_size {
@@ -260,6 +259,15 @@ impl Plan {
         if let Some(reason) = privacy.non_private() {
             let _ = writeln!(text, "NOT PRIVATE: {reason}");
         }
+        text
+    }
+
+    /// Describes populations, ε after every iteration, and cost in a table for people.
+    #[must_use]
+    pub fn describe(&self, cost: &Cost) -> String {
+        let mut text = self.describe_inputs();
+        let privacy = &self.privacy;
+        // Writing to a String cannot fail.
         let _ = writeln!(
             text,
             "{:>10} {:>10} {:>10} {:>22} {:>22}",

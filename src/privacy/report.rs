@@ -186,6 +186,10 @@ mod tests {
         let words: Vec<&str> = last.split_whitespace().collect();
         assert_eq!(words, ["20", "2.595", "3.849"]);
         assert!(text.contains("unit image"), "{text}");
+        let truncated = report.for_truncated_source().to_string();
+        let last = truncated.lines().last().unwrap();
+        let words: Vec<&str> = last.split_whitespace().collect();
+        assert_eq!(words, ["20", "-", "3.849"]);
     }
 
     #[test]

@@ -195,6 +195,12 @@ fn a_truncation_is_a_replacement() {
     let other = self::fixture(&zeros(20));
     assert_indistinguishable(&fixture, &other, &replace);
     // What is stated holds: nothing under add-remove adjacency.
+    let plan = fixture.run(&[&replace[..], &["--dry-run"]].concat());
+    let plan = String::from_utf8(plan.stdout).unwrap();
+    let row = plan
+        .lines()
+        .find(|line| line.trim_start().starts_with("1 "));
+    assert_eq!(row.unwrap().split_whitespace().nth(3), Some("-"), "{plan}");
     let statement = published(&fixture.path("out"))["privacy.json"].clone();
     let statement: serde_json::Value = serde_json::from_slice(&statement).unwrap();
     assert_eq!(statement["declared_public"]["num_samples"], 20);

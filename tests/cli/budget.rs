@@ -68,3 +68,22 @@ fn runs_share_a_budget_that_survives_renaming_and_refuses_what_exceeds_it() {
     assert_eq!(shown(&fixture, &["show"]).matches("complete").count(), 3);
     assert!(!budget(&fixture, &["close", "data"]).status.success());
 }
+
+/// The name of a private file that cannot be read is for its owner only.
+#[cfg(unix)]
+#[test]
+fn an_unreadable_image_is_named_to_its_owner_only() {
+    let fixture = RunFixture::new();
+    let link = fixture.path("data/nested/cat_99.png");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    let output = budget(
+        &fixture,
+        &["init", "data", "--epsilon", "5", "--delta", "1e-3"],
+    );
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    for line in text.lines().filter(|line| line.contains("cat_99")) {
+        assert!(line.contains("[private, not for release]"), "{text}");
+    }
+    assert!(text.contains("cat_99"), "{text}");
+}

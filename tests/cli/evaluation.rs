@@ -370,6 +370,34 @@ fn copies_of_private_images_are_not_declared_public() {
 
 /// A private reference that changes after it was checked fails every metric, and the run is the one
 /// that it would be without evaluation.
+/// A reference of 23 or of 24 images, with as many neighbors: that one has too few images is a fact
+/// about it, which neither ends the run nor appears in a line without a mark.
+#[test]
+fn the_size_of_a_private_reference_does_not_end_the_run() {
+    let fixture = RunFixture::new();
+    write_other_images(&fixture.path("reference"));
+    let count = std::fs::read_dir(fixture.path("reference"))
+        .unwrap()
+        .count();
+    let neighbors = format!("evaluation.nearest_neighbors={count}");
+    let text = fixture.succeed(&[
+        "--set",
+        "evaluation.metrics=[\"precision-recall\"]",
+        "--set",
+        "evaluation.reference=reference",
+        "--set",
+        &neighbors,
+        "--set",
+        "evolution.num_samples=200",
+    ]);
+    let about: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("reference images") || line.contains("precision"))
+        .collect();
+    assert!(!about.is_empty(), "{text}");
+    assert!(about.iter().all(|line| line.starts_with(MARK)), "{text}");
+}
+
 #[test]
 fn a_private_reference_that_fails_does_not_end_the_run() {
     let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
