@@ -1,8 +1,6 @@
 //! The images of a source that take part in a run. Everything here is computed behind the wall,
 //! inside of [`Sensitive`](crate::privacy::Sensitive).
 
-use std::collections::HashMap;
-
 use crate::images::Duplicates;
 use crate::privacy::ImageDigests;
 use crate::voting::Clients;
@@ -55,8 +53,9 @@ impl Participation {
     }
 
     /// Leaves out images without a declared class; under [`Duplicates::Once`], every copy of an
-    /// earlier image of the same class and client; and of the others, those that follow the first
-    /// `max_images` of their client. `digests` has one digest for each image.
+    /// earlier image of the same class and client; and of the others, all but `max_images` of each
+    /// client, which are as good as drawn at random: those with the smallest digests. `digests` has
+    /// one digest for each image.
     pub(super) fn new(images: &Listed, digests: &ImageDigests, selection: Selection) -> Self {
         let labels = &images.labels;
         let copies = copies(images, digests);
@@ -67,7 +66,7 @@ impl Participation {
             .map(|(label, copy)| label.is_some() && !(*copy && once))
             .collect();
         let excess = match &images.clients {
-            Some(clients) => leave_out_excess(&mut kept, clients, selection.max_images),
+            Some(clients) => leave_out_excess(&mut kept, clients, digests, selection.max_images),
             None => 0,
         };
         let taking_part = labels.iter().zip(&kept).filter(|(_, kept)| **kept);
@@ -115,7 +114,7 @@ impl Participation {
         }
         if self.excess > 0 {
             lines.push(format!(
-                "images beyond the first of their clients (data.clients.max_images): {}, left out",
+                "images beyond data.clients.max_images of their clients: {}, left out",
                 self.excess
             ));
         }
@@ -152,17 +151,34 @@ impl Participation {
     }
 }
 
-/// Lets the first `most` images of each client take part, and returns the number of others.
-fn leave_out_excess(kept: &mut [bool], clients: &[u32], most: usize) -> usize {
-    let mut taken: HashMap<u32, usize> = HashMap::new();
+/// Lets `most` images of each client take part, those with the smallest digests, and returns the
+/// number of others.
+///
+/// The order of the names would not do: they begin with the class, so that small clients would have
+/// images of the first classes only. Which images of a client take part depends on its own images
+/// alone.
+fn leave_out_excess(
+    kept: &mut [bool],
+    clients: &[u32],
+    digests: &ImageDigests,
+    most: usize,
+) -> usize {
+    let mut images: Vec<(u32, &[u8], usize)> = kept
+        .iter()
+        .zip(clients)
+        .zip(digests.iter())
+        .enumerate()
+        .filter(|(_, ((kept, _), _))| **kept)
+        .map(|(index, ((_, client), digest))| (*client, digest, index))
+        .collect();
+    images.sort_unstable();
     let mut excess = 0;
-    for (kept, client) in kept.iter_mut().zip(clients).filter(|(kept, _)| **kept) {
-        let taken = taken.entry(*client).or_default();
-        if *taken < most {
-            *taken += 1;
-        } else {
-            *kept = false;
-            excess += 1;
+    for of_client in images.chunk_by(|(one, ..), (other, ..)| one == other) {
+        for (_, _, index) in of_client.iter().skip(most) {
+            if let Some(kept) = kept.get_mut(*index) {
+                *kept = false;
+                excess += 1;
+            }
         }
     }
     excess
@@ -316,12 +332,22 @@ mod tests {
     }
 
     #[test]
-    fn a_cap_keeps_the_first_images_of_each_client() {
+    fn a_cap_keeps_the_images_of_each_client_with_the_smallest_digests() {
         let (clients, pixels) = ([0, 1, 0, 0, 2, 0], [5, 5, 5, 6, 5, 7]);
-        let kept = of_clients(&clients, &pixels, 2);
-        assert_eq!(kept, [(0, 5), (1, 5), (0, 6), (2, 5)]);
-        assert_eq!(of_clients(&clients, &pixels, 1), [(0, 5), (1, 5), (2, 5)]);
-        assert_eq!(of_clients(&clients, &pixels, 9).len(), 5);
+        let mut order = [5u8, 6, 7];
+        order.sort_by_key(|image| digests(&[*image]).iter().next().unwrap().to_vec());
+        let expected = |most: usize| {
+            let mut kept: Vec<(u32, u8)> =
+                order.iter().take(most).map(|image| (0, *image)).collect();
+            kept.extend([(1, 5), (2, 5)]);
+            kept.sort_unstable();
+            kept
+        };
+        for most in 1..=4 {
+            let mut kept = of_clients(&clients, &pixels, most);
+            kept.sort_unstable();
+            assert_eq!(kept, expected(most));
+        }
     }
 
     /// Without a client, exactly the images of the others take part that took part before.

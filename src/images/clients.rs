@@ -36,8 +36,8 @@ pub struct ClientsConfig {
     /// folders. Its first group matches the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<String>,
-    /// The largest number of images of one client that vote, the first ones in order; all if
-    /// absent.
+    /// The largest number of images of one client that vote, chosen by the hash of their pixels,
+    /// which is as good as at random; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_images: Option<usize>,
     /// Declared (public) number of clients; never counted.

@@ -216,7 +216,10 @@ impl DataConfig {
             };
         }
         if let Some(most) = self.clients.as_ref().and_then(|clients| clients.max_images) {
-            text += &format!(", the first {most} images of each client (data.clients.max_images)");
+            text += &format!(
+                ", at most {most} images of each client, chosen by the hash of their pixels \
+                 (data.clients.max_images)"
+            );
         }
         text
     }

@@ -86,7 +86,7 @@ fn a_client_is_not_visible() {
     assert!(one["summary"].as_str().unwrap().contains("unit one client"));
     let selection = one["declared_public"]["selection"].as_str().unwrap();
     assert!(
-        selection.contains("the first 2 images of each client"),
+        selection.contains("at most 2 images of each client"),
         "{selection}"
     );
 }
