@@ -248,7 +248,7 @@ fn a_run_that_is_going_on_is_not_closed() {
     let mut run = owner.ledger("run", &plan);
     owner.budget().admit(&run, &images(b"a")).unwrap();
     let id = run.run_id().to_owned();
-    run.charge(1, &"0".repeat(64)).unwrap();
+    let _charge = run.charge(1, &"0".repeat(64)).unwrap();
     let error = error_of(owner.close("run"));
     assert!(error.contains("in use by another process"), "{error}");
     assert_eq!(owner.counted(&id), 4);
@@ -282,7 +282,7 @@ fn a_run_is_closed_with_its_own_charges_also_if_it_has_none() {
     let owner = Owner::new();
     let mut first = owner.ledger("first", &terms(4.0, 4));
     owner.budget().admit(&first, &images(b"a")).unwrap();
-    first.charge(1, &"0".repeat(64)).unwrap();
+    let _charge = first.charge(1, &"0".repeat(64)).unwrap();
     let earlier = EarlierRun {
         run_id: first.run_id().to_owned(),
         noise_multiplier: 4.0,
@@ -316,7 +316,7 @@ fn an_earlier_state_of_a_folder_lowers_no_count() {
     let id = run.run_id().to_owned();
     let path = owner.0.path().join("run/ledger.jsonl");
     let before = fs::read(&path).unwrap();
-    run.charge(1, &"0".repeat(64)).unwrap();
+    let _charge = run.charge(1, &"0".repeat(64)).unwrap();
     drop(run);
     let after = fs::read(&path).unwrap();
 
