@@ -13,6 +13,14 @@ pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
     try_lock(path, true)
 }
 
+/// Locks a file like [`lock`], but does not create it.
+///
+/// # Errors
+/// Returns the error of the file system, of the kind `NotFound` if the file is absent.
+pub(crate) fn lock_existing(path: &Path) -> io::Result<Option<File>> {
+    try_lock(path, false)
+}
+
 /// Returns true if another process has locked the file; an absent file is not locked.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::exit_code::{self, ExitCode};
 use crate::images::{BatchError, NpzError, PictureError};
+use crate::privacy::PrivacyError;
 
 /// A result folder, or a file in it, cannot be used.
 #[derive(Debug, Error)]
@@ -63,11 +64,17 @@ pub enum ArtifactsError {
         path: PathBuf,
     },
     /// Another process runs in the folder.
-    #[error("{} is in use by another process that runs in it", path.display())]
+    #[error(
+        "{} is in use by another process that runs in it: stop that process, or wait until it ends",
+        path.display()
+    )]
     InUse {
         /// The folder.
         path: PathBuf,
     },
+    /// Another process holds the ledger of the run that would be resumed.
+    #[error(transparent)]
+    Ledger(PrivacyError),
     /// Every name for a moved folder is taken.
     #[error("{}: too many earlier runs beside it: remove some of them", path.display())]
     TooManyMoved {
@@ -161,7 +168,10 @@ pub enum ArtifactsError {
 
 impl ExitCode for ArtifactsError {
     fn exit_code(&self) -> u8 {
-        exit_code::OUTPUT
+        match self {
+            Self::Ledger(error) => error.exit_code(),
+            _ => exit_code::OUTPUT,
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use super::ArtifactsError;
 use super::lock::MetricsLock;
+use crate::privacy::PrivacyError;
 use crate::{atomic, locking, logging};
 
 /// The treatment of a result folder that already holds a run.
@@ -43,7 +44,8 @@ impl RunDir {
     /// folder holds a run.
     ///
     /// # Errors
-    /// [`ArtifactsError::NotEmpty`] or [`ArtifactsError::NoRun`] when it may not be touched.
+    /// [`ArtifactsError::NotEmpty`] or [`ArtifactsError::NoRun`] when it may not be touched, and
+    /// [`ArtifactsError::InUse`] or [`ArtifactsError::Ledger`] when another process runs in it.
     pub fn examine(root: &Path, existing: Existing) -> Result<bool, ArtifactsError> {
         let occupied = match fs::read_dir(root) {
             Ok(mut entries) => entries.next().is_some(),
@@ -61,28 +63,37 @@ impl RunDir {
             Existing::Resume | Existing::MoveAside if !is_run => {
                 Err(ArtifactsError::NoRun { path: path() })
             }
-            Existing::Resume | Existing::MoveAside => Ok(true),
+            Existing::Resume | Existing::MoveAside => {
+                folder.refuse_if_in_use(existing)?;
+                Ok(true)
+            }
         }
     }
 
     /// Creates the folder, or takes over an existing one as `existing` says.
     ///
-    /// Returns the folder and, where one was moved aside, its new name.
+    /// Returns the folder and, where one was moved aside, its new name. `check` examines the moved
+    /// folder; if it fails, the folder gets its name back and nothing else is changed. Otherwise a
+    /// next attempt would find an empty folder and would not know of the charges.
     ///
     /// # Errors
-    /// [`ArtifactsError::NotEmpty`] or [`ArtifactsError::NoRun`] when it may not be touched,
-    /// [`ArtifactsError::InUse`] when a folder to move is in use.
-    pub fn prepare(
+    /// As [`RunDir::examine`], the error of `check`, and [`ArtifactsError::Io`].
+    pub fn prepare<E: From<ArtifactsError>>(
         root: &Path,
         existing: Existing,
-    ) -> Result<(Self, Option<PathBuf>), ArtifactsError> {
+        check: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(Self, Option<PathBuf>), E> {
         let folder = Self {
             root: root.to_owned(),
         };
         let mut moved = None;
         if Self::examine(root, existing)? && existing == Existing::MoveAside {
-            folder.refuse_if_in_use()?;
-            moved = Some(move_aside(root)?);
+            let aside = move_aside(root)?;
+            if let Err(error) = check(&aside) {
+                fs::rename(&aside, root).map_err(ArtifactsError::io(&aside))?;
+                return Err(error);
+            }
+            moved = Some(aside);
         }
         folder.make(&folder.work())?;
         // The names of new folders must survive a power loss, as the charges in them do.
@@ -263,14 +274,18 @@ impl RunDir {
     }
 
     /// Fails if a process holds the lock of the ledger.
-    fn refuse_if_in_use(&self) -> Result<(), ArtifactsError> {
+    fn refuse_if_in_use(&self, existing: Existing) -> Result<(), ArtifactsError> {
         let path = self.ledger();
-        if locking::is_locked(&path).map_err(ArtifactsError::io(&path))? {
-            return Err(ArtifactsError::InUse {
-                path: self.root.clone(),
-            });
+        if !locking::is_locked(&path).map_err(ArtifactsError::io(&path))? {
+            return Ok(());
         }
-        Ok(())
+        Err(match existing {
+            // As opening the ledger would report it.
+            Existing::Resume => ArtifactsError::Ledger(PrivacyError::LedgerLocked { path }),
+            Existing::Refuse | Existing::MoveAside => ArtifactsError::InUse {
+                path: self.root.clone(),
+            },
+        })
     }
 
     /// Appends a line to `log.txt`, which is published: public facts only, and no times.
@@ -305,6 +320,14 @@ fn move_aside(root: &Path) -> Result<PathBuf, ArtifactsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit_code;
+
+    fn prepare(
+        root: &Path,
+        existing: Existing,
+    ) -> Result<(RunDir, Option<PathBuf>), ArtifactsError> {
+        RunDir::prepare(root, existing, |_| Ok(()))
+    }
 
     #[test]
     fn an_occupied_folder_is_only_touched_on_request() {
@@ -314,25 +337,25 @@ mod tests {
         assert!(!RunDir::examine(&root, Existing::Refuse).unwrap());
         fs::write(root.join("photo.jpg"), "x").unwrap();
         for existing in [Existing::Refuse, Existing::Resume, Existing::MoveAside] {
-            assert!(RunDir::prepare(&root, existing).is_err(), "{existing:?}");
+            assert!(prepare(&root, existing).is_err(), "{existing:?}");
         }
         fs::write(root.join("config.toml"), "").unwrap();
-        assert!(RunDir::prepare(&root, Existing::Refuse).is_err());
-        let (_, moved) = RunDir::prepare(&root, Existing::Resume).unwrap();
+        assert!(prepare(&root, Existing::Refuse).is_err());
+        let (_, moved) = prepare(&root, Existing::Resume).unwrap();
         assert_eq!(moved, None);
-        let (_, moved) = RunDir::prepare(&root, Existing::MoveAside).unwrap();
+        let (_, moved) = prepare(&root, Existing::MoveAside).unwrap();
         assert_eq!(moved, Some(top.path().join("r.old-1")));
         assert!(top.path().join("r.old-1/photo.jpg").exists());
         assert!(!root.join("photo.jpg").exists());
         // A run that was killed right after the folder was created is recognized.
-        RunDir::prepare(&root, Existing::Resume).unwrap();
+        prepare(&root, Existing::Resume).unwrap();
     }
 
     #[test]
     fn only_temporary_files_are_swept() {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("r");
-        let (folder, _) = RunDir::prepare(&root, Existing::Refuse).unwrap();
+        let (folder, _) = prepare(&root, Existing::Refuse).unwrap();
         fs::create_dir_all(root.join("3")).unwrap();
         for name in [".tmpA1", "3/.tmpB2", "3/grid.png", "log.txt"] {
             fs::write(root.join(name), "").unwrap();
@@ -346,12 +369,26 @@ mod tests {
     fn a_folder_in_use_is_not_moved() {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("r");
-        let (folder, _) = RunDir::prepare(&root, Existing::Refuse).unwrap();
+        let (folder, _) = prepare(&root, Existing::Refuse).unwrap();
         let ledger = fs::File::create(folder.ledger()).unwrap();
         ledger.lock().unwrap();
-        let refused = RunDir::prepare(&root, Existing::MoveAside);
+        // Found before anything is read.
+        for (existing, code) in [(Existing::Resume, 5), (Existing::MoveAside, 6)] {
+            let refused = RunDir::examine(&root, existing).unwrap_err();
+            assert_eq!(exit_code::ExitCode::exit_code(&refused), code);
+            assert!(refused.to_string().contains("in use"), "{refused}");
+        }
+        let refused = prepare(&root, Existing::MoveAside);
         assert!(refused.unwrap_err().to_string().contains("in use"));
         drop(ledger);
-        RunDir::prepare(&root, Existing::MoveAside).unwrap();
+        // What is found in the moved folder may have changed since the plan was made.
+        let changed = |moved: &Path| {
+            assert!(moved.join("ledger.jsonl").exists() && !root.exists());
+            Err(ArtifactsError::Unplanned(7))
+        };
+        assert!(RunDir::prepare(&root, Existing::MoveAside, changed).is_err());
+        assert!(folder.ledger().exists() && !top.path().join("r.old-1").exists());
+        prepare(&root, Existing::MoveAside).unwrap();
+        assert!(top.path().join("r.old-1").exists());
     }
 }

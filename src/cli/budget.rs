@@ -1,12 +1,15 @@
 //! `dpsyn budget`: the privacy budget of a data set, which its owner keeps.
 
+use std::path::Path;
+
 use super::args::{BudgetArguments, BudgetCommand};
 use super::core_dumps;
 use super::error::CliError;
 use super::output::print;
+use crate::artifacts::RunDir;
 use crate::dataset::content_fingerprint;
 use crate::pe::PeError;
-use crate::privacy::{Budget, BudgetTerms, EarlierRun, PrivacyError};
+use crate::privacy::{AbandonedRun, Budget, BudgetTerms, PrivacyError};
 
 /// Executes `dpsyn budget`.
 pub(super) fn run(arguments: &BudgetArguments) -> Result<(), CliError> {
@@ -31,21 +34,7 @@ pub(super) fn run(arguments: &BudgetArguments) -> Result<(), CliError> {
         }
         BudgetCommand::Close { folder } => {
             let budget = Budget::at(file);
-            let runs = EarlierRun::read(folder).map_err(PeError::from)?;
-            // The run itself is the last one; those before it are the ones that it carries.
-            let Some(run) = runs.last() else {
-                let message = format!(
-                    "cannot close {}: expected the result folder of a run with charges",
-                    folder.display()
-                );
-                return Err(PeError::from(PrivacyError::Budget {
-                    path: file.clone(),
-                    message,
-                })
-                .into());
-            };
-            let closed = budget.close(&run.run_id, run.releases);
-            closed.map_err(PeError::from)?;
+            close(&budget, file, folder)?;
             budget
         }
         BudgetCommand::Show => Budget::at(file),
@@ -54,4 +43,22 @@ pub(super) fn run(arguments: &BudgetArguments) -> Result<(), CliError> {
         print(&line);
     }
     Ok(())
+}
+
+/// Closes the run in `folder`, whose ledger stays locked meanwhile.
+fn close(budget: &Budget, file: &Path, folder: &Path) -> Result<(), CliError> {
+    let private = RunDir::of_finished(folder).private();
+    let Some(run) = AbandonedRun::open(folder, &private)? else {
+        let message = format!(
+            "does not know {}: expected the result folder of a run, with its ledger",
+            folder.display()
+        );
+        let path = file.to_owned();
+        return Err(PrivacyError::Budget { path, message }.into());
+    };
+    let closed = budget.close_abandoned(&run);
+    // The ledger was read, and file systems may record that.
+    let timed = RunDir::set_times_of_run(folder);
+    print(&closed?);
+    Ok(timed?)
 }

@@ -29,7 +29,7 @@ use crate::net::Offline;
 use crate::pe::{InitialSamples, PeError, Plan, Run, RunIdentity};
 use crate::privacy::{
     Budget, EarlierRun, Fingerprint, NonPrivateConsent, PrivacyError, PrivateFolder, RecordedRun,
-    ResolvedPrivacy, Sensitive, merge_earlier, run_of_samples,
+    ResolvedPrivacy, Sensitive, check_carried, merge_earlier, run_of_samples,
 };
 use crate::progress::Progress as _;
 use crate::streams::{Phase, RngKey};
@@ -122,7 +122,12 @@ pub(super) fn execute(job: Job<'_>) -> Result<(), CliError> {
         embedder_weights: inputs.embedder.weights_digest.clone(),
         initial_samples: initial.as_deref().map(digest).transpose()?,
     };
-    let folder = prepare_folder(&loaded.settings.output.folder, existing, &progress)?;
+    let folder = prepare_folder(
+        &loaded.settings.output.folder,
+        existing,
+        inputs.plan.privacy.earlier(),
+        &progress,
+    )?;
     let executed = inputs.execute(&Command {
         settings: &loaded.settings,
         identity: &identity,
@@ -170,13 +175,17 @@ fn check_availability(loaded: &Loaded, dry_run: bool) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Prepares the result folder and directs the events of the run to its private log.
+/// Prepares the result folder and directs the events of the run to its private log. A run that is
+/// moved aside must not have charges beyond those in `earlier`.
 fn prepare_folder(
     root: &Path,
     existing: Existing,
+    earlier: &[EarlierRun],
     progress: &TerminalProgress,
 ) -> Result<RunDir, CliError> {
-    let (folder, moved) = RunDir::prepare(root, existing)?;
+    // It may have gone on between the plan and the move, while private images were read.
+    let check = |moved: &Path| -> Result<(), CliError> { Ok(check_carried(moved, earlier)?) };
+    let (folder, moved) = RunDir::prepare(root, existing, check)?;
     let private = PrivateFolder::create(folder.private())?;
     folder.set_times()?;
     logging::open_private(private.open_log()?).map_err(ArtifactsError::io(private.path()))?;

@@ -8,7 +8,9 @@ use std::sync::Mutex;
 use candle_core::Device;
 
 use super::*;
-use crate::artifacts::{ClassLayout, Existing, GeneratedImages, RunDir, RunStore, WorkPhase};
+use crate::artifacts::{
+    ArtifactsError, ClassLayout, Existing, GeneratedImages, RunDir, RunStore, WorkPhase,
+};
 use crate::dataset::PrivateImages;
 use crate::embedders::{Embedder, EmbedderError, Embeddings};
 use crate::generators::Condition;
@@ -107,7 +109,10 @@ struct Outcome {
 /// private or declared public.
 fn evaluate(metrics: &[MetricKind], levels: &[u8], public: bool) -> Outcome {
     let top = tempfile::tempdir().unwrap();
-    let (dir, _) = RunDir::prepare(&top.path().join("out"), Existing::Refuse).unwrap();
+    let (dir, _) = RunDir::prepare(&top.path().join("out"), Existing::Refuse, |_| {
+        Ok::<_, ArtifactsError>(())
+    })
+    .unwrap();
     let layouts = [ClassLayout::of_counts(vec![8])];
     let store = RunStore {
         dir: &dir,

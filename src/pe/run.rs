@@ -77,7 +77,7 @@ impl Run<'_> {
         dir.clear(&dir.work())?;
         disclosure.finish(&ledger)?;
         if let Some((budget, _)) = self.budget {
-            budget.close(ledger.run_id(), ledger.charged())?;
+            budget.close(&ledger)?;
         }
         Ok(dir.samples(self.plan.iterations()))
     }

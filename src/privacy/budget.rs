@@ -9,11 +9,13 @@
 //! the total ε follows from μ at the δ of the budget. Values of ε are never added.
 //!
 //! **Reservation.** A run counts with all of its planned releases from its beginning on, also if it
-//! is interrupted, because it may be resumed. [`Budget::close`] reduces an abandoned run to what
-//! its ledger has charged; if it is resumed nevertheless, its plan is admitted anew.
+//! is interrupted, because it may be resumed. [`Budget::close_abandoned`] reduces an abandoned run
+//! to what its ledger has charged, while the ledger is locked; if it is resumed nevertheless, its
+//! plan is admitted anew. No number falls below the charges that the file knows of.
 //!
 //! **One process at a time.** Every change takes a lock on a file beside the budget, reads it,
-//! checks and replaces it atomically.
+//! checks and replaces it atomically. Symbolic links are resolved first, so that all paths to a
+//! budget share one lock and one file.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::abandoned::AbandonedRun;
 use super::accountant::{self, Adjacency, check_delta};
 use super::earlier::EarlierRun;
 use super::error::PrivacyError;
@@ -75,6 +78,9 @@ struct Spent {
     nearest_neighbors: u32,
     /// Releases that count: all planned ones, or the charged ones of a closed run.
     releases: u32,
+    /// Releases that are known to be charged, which no closing undercuts.
+    #[serde(default)]
+    charged: u32,
     /// The adjacency of its claim, see [`EarlierRun::adjacency`].
     adjacency: Adjacency,
     /// True if the run is finished or closed.
@@ -82,6 +88,15 @@ struct Spent {
 }
 
 impl Spent {
+    /// Returns the smallest number of releases with which the run may count.
+    fn least(&self) -> u32 {
+        if self.closed {
+            self.charged.max(self.releases)
+        } else {
+            self.charged
+        }
+    }
+
     fn mu(&self, adjacency: Adjacency) -> f64 {
         let adjacency = self.adjacency.larger(adjacency);
         accountant::mu(self.noise_multiplier, self.releases, adjacency)
@@ -118,20 +133,26 @@ impl Budget {
             let message = format!("epsilon is {}: expected a positive number", limit.epsilon);
             return Err(budget.error(message));
         }
-        let _lock = budget.lock()?;
-        if path
-            .try_exists()
-            .map_err(PrivacyError::io("examine", path))?
-        {
-            let message = "exists already: a budget is not replaced, because its charges stand";
+        let real = budget.place()?;
+        let _lock = budget.lock(&real)?;
+        let message = match fs::symlink_metadata(&real) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(PrivacyError::io("examine", path)(error)),
+            Ok(_) if fs::exists(&real).map_err(PrivacyError::io("examine", path))? => {
+                Some("exists already: a budget is not replaced, because its charges stand")
+            }
+            Ok(_) => Some("is a symbolic link to a missing file: expected the path of that file"),
+        };
+        if let Some(message) = message {
             return Err(budget.error(message.to_owned()));
         }
-        budget.write(&Content {
+        let content = Content {
             version: 1,
             limit,
             images: vec![shown(images)],
             run: Vec::new(),
-        })?;
+        };
+        budget.write(&real, &content)?;
         Ok(budget)
     }
 
@@ -159,7 +180,7 @@ impl Budget {
         privacy: &ResolvedPrivacy,
         images: &Sensitive<Fingerprint>,
     ) -> Result<(), PrivacyError> {
-        let mut content = self.read()?;
+        let mut content = self.read(&self.real()?)?;
         // A run that is resumed is in the file under its own id and is checked when it is admitted.
         self.add_run(&mut content, "", privacy, images)
     }
@@ -176,26 +197,72 @@ impl Budget {
         ledger: &Ledger,
         images: &Sensitive<Fingerprint>,
     ) -> Result<(), PrivacyError> {
-        self.change(|content| self.add_run(content, ledger.run_id(), ledger.privacy(), images))
+        self.change(|content| {
+            self.add_run(content, ledger.run_id(), ledger.privacy(), images)?;
+            let mut runs = content.run.iter_mut();
+            if let Some(run) = runs.find(|run| run.run_id == ledger.run_id()) {
+                run.charged = run.charged.max(ledger.charged());
+            }
+            Ok(())
+        })
     }
 
-    /// Records that a run is complete, or will not go on: it counts with `charged` releases.
+    /// Records that a run is complete: it counts with its charged releases.
     ///
     /// # Errors
     /// Returns [`PrivacyError::Budget`] if the run is not in the file, and [`PrivacyError::Io`].
-    pub fn close(&self, run_id: &str, charged: u32) -> Result<(), PrivacyError> {
+    pub fn close(&self, ledger: &Ledger) -> Result<(), PrivacyError> {
+        self.close_at(ledger.run_id(), ledger.charged()).map(drop)
+    }
+
+    /// Records that a run will not go on: it counts with its charged releases, and at least with
+    /// those that the file knows of. Returns a sentence about the effect.
+    ///
+    /// # Errors
+    /// As [`Budget::close`].
+    pub fn close_abandoned(&self, run: &AbandonedRun) -> Result<String, PrivacyError> {
+        let (id, charged) = (run.run_id(), run.charged());
+        let before = self.close_at(id, charged)?;
+        let counted = charged.max(before.least());
+        Ok(if counted > charged {
+            format!(
+                "run {id} counts with {counted} releases, of which the budget knows, although \
+                 this ledger has {charged} charges: it is an earlier state of the run"
+            )
+        } else if counted > before.releases {
+            format!(
+                "run {id} counts with {counted} charged releases, no longer with {}: it went on \
+                 without privacy.budget",
+                before.releases
+            )
+        } else if before.closed {
+            format!("run {id} was closed already and counts with {counted} charged releases")
+        } else if counted == before.releases {
+            format!("run {id} is closed and counts with all {counted} releases of its plan")
+        } else {
+            format!(
+                "run {id} is closed and counts with {counted} charged releases, no longer with \
+                 the {} of its plan",
+                before.releases
+            )
+        })
+    }
+
+    /// Closes a run and returns its previous entry.
+    fn close_at(&self, run_id: &str, charged: u32) -> Result<Spent, PrivacyError> {
         self.change(|content| {
             let run = content.run.iter_mut().find(|run| run.run_id == run_id);
             let Some(run) = run else {
                 let message = format!(
-                    "has no run {run_id}: expected the result folder of a run \
-                                       with this budget"
+                    "has no run {run_id}: expected the result folder of a run with this budget"
                 );
                 return Err(self.error(message));
             };
-            run.releases = charged;
+            let before = run.clone();
+            run.releases = charged.max(before.least());
+            run.charged = run.releases;
             run.closed = true;
-            Ok(())
+            Ok(before)
         })
     }
 
@@ -204,7 +271,7 @@ impl Budget {
     /// # Errors
     /// Returns [`PrivacyError::Budget`] if the file is damaged, and [`PrivacyError::Io`].
     pub fn describe(&self) -> Result<Vec<String>, PrivacyError> {
-        let content = self.read()?;
+        let content = self.read(&self.real()?)?;
         let limit = content.limit;
         let mut lines = vec![format!(
             "limit: epsilon {} at delta {:e}, unit one {}, adjacency {}",
@@ -295,20 +362,42 @@ impl Budget {
     }
 
     /// Reads, changes and replaces the file under its lock.
-    fn change(
+    fn change<T>(
         &self,
-        change: impl FnOnce(&mut Content) -> Result<(), PrivacyError>,
-    ) -> Result<(), PrivacyError> {
-        let _lock = self.lock()?;
-        let mut content = self.read()?;
-        change(&mut content)?;
-        self.write(&content)
+        change: impl FnOnce(&mut Content) -> Result<T, PrivacyError>,
+    ) -> Result<T, PrivacyError> {
+        let real = self.real()?;
+        let _lock = self.lock(&real)?;
+        let mut content = self.read(&real)?;
+        let result = change(&mut content)?;
+        self.write(&real, &content)?;
+        Ok(result)
     }
 
-    fn lock(&self) -> Result<File, PrivacyError> {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+    /// Returns the path of the file without symbolic links: a file is replaced under its name, and
+    /// a link of that name would be replaced instead of the file.
+    fn real(&self) -> Result<PathBuf, PrivacyError> {
+        fs::canonicalize(&self.path).map_err(|error| self.unreadable(error))
+    }
+
+    /// Returns the path of a file that may be absent, in its folder without symbolic links.
+    fn place(&self) -> Result<PathBuf, PrivacyError> {
+        let Some(name) = self.path.file_name() else {
+            return Err(self.error("is not the path of a file".to_owned()));
+        };
+        let parent = self.path.parent().unwrap_or(Path::new(""));
+        let parent = match parent.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => parent,
+        };
+        let parent = fs::canonicalize(parent).map_err(PrivacyError::io("find", parent))?;
+        Ok(parent.join(name))
+    }
+
+    fn lock(&self, real: &Path) -> Result<File, PrivacyError> {
+        let mut name = real.file_name().unwrap_or_default().to_owned();
         name.push(".lock");
-        let path = self.path.with_file_name(name);
+        let path = real.with_file_name(name);
         let begin = Instant::now();
         loop {
             let lock = locking::lock(&path).map_err(PrivacyError::io("open and lock", &path))?;
@@ -322,13 +411,17 @@ impl Budget {
         }
     }
 
-    fn read(&self) -> Result<Content, PrivacyError> {
-        let text = fs::read_to_string(&self.path).map_err(|error| match error.kind() {
+    fn unreadable(&self, error: io::Error) -> PrivacyError {
+        match error.kind() {
             io::ErrorKind::NotFound => self.error(
                 "does not exist: `dpsyn budget init` creates it, and its owner keeps it".to_owned(),
             ),
             _ => PrivacyError::io("read", &self.path)(error),
-        })?;
+        }
+    }
+
+    fn read(&self, real: &Path) -> Result<Content, PrivacyError> {
+        let text = fs::read_to_string(real).map_err(|error| self.unreadable(error))?;
         let content: Content = toml::from_str(&text)
             .map_err(|error| self.error(format!("is damaged: {}", error.message())))?;
         if content.version != 1 {
@@ -339,9 +432,9 @@ impl Budget {
         Ok(content)
     }
 
-    fn write(&self, content: &Content) -> Result<(), PrivacyError> {
+    fn write(&self, real: &Path, content: &Content) -> Result<(), PrivacyError> {
         let text = toml::to_string(content).map_err(|error| self.error(error.to_string()))?;
-        atomic::write_owner_only(&self.path, |file| {
+        atomic::write_owner_only(real, |file| {
             io::Write::write_all(file, format!("{TITLE}{text}").as_bytes())
         })
         .map_err(PrivacyError::io("write", &self.path))
@@ -368,6 +461,9 @@ impl Content {
             Some(known) => {
                 known.releases = known.releases.max(run.releases);
                 known.closed &= closed;
+                if closed {
+                    known.charged = known.charged.max(run.releases);
+                }
                 // The ledger refuses another σ for the same run; the smaller one costs more.
                 known.noise_multiplier = known.noise_multiplier.min(run.noise_multiplier);
             }
@@ -376,6 +472,7 @@ impl Content {
                 noise_multiplier: run.noise_multiplier,
                 nearest_neighbors: run.nearest_neighbors,
                 releases: run.releases,
+                charged: if closed { run.releases } else { 0 },
                 adjacency: run.adjacency,
                 closed,
             }),

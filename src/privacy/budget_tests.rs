@@ -49,8 +49,29 @@ impl Owner {
         Ledger::open(&folder, privacy, &digest, &private, &images(b"a")).unwrap()
     }
 
+    fn content(&self) -> Content {
+        let budget = self.budget();
+        budget.read(&budget.real().unwrap()).unwrap()
+    }
+
     fn total(&self) -> f64 {
-        self.budget().read().unwrap().epsilon()
+        self.content().epsilon()
+    }
+
+    /// The releases with which the run counts.
+    fn counted(&self, run_id: &str) -> u32 {
+        let content = self.content();
+        let mut runs = content.run.iter();
+        runs.find(|run| run.run_id == run_id).unwrap().releases
+    }
+
+    fn abandon(&self, name: &str) -> Result<AbandonedRun, PrivacyError> {
+        let folder = self.0.path().join(name);
+        AbandonedRun::open(&folder, &folder.join("private")).map(Option::unwrap)
+    }
+
+    fn close(&self, name: &str) -> Result<String, PrivacyError> {
+        self.budget().close_abandoned(&self.abandon(name)?)
     }
 }
 
@@ -95,7 +116,7 @@ fn a_run_that_exceeds_the_limit_is_refused_and_leaves_the_file_as_it_is() {
     assert_eq!(fs::read(owner.file()).unwrap(), before);
 
     // The first run was abandoned after one release, which frees enough.
-    owner.budget().close(first.run_id(), 1).unwrap();
+    owner.budget().close_at(first.run_id(), 1).unwrap();
     owner.budget().check(&terms(2.0, 1), &images(b"a")).unwrap();
     // And counts with its whole plan again if it is resumed.
     let used = owner.total();
@@ -123,7 +144,7 @@ fn what_no_budget_covers_is_refused() {
     };
     let replace = replace.resolve(1, 1, None, None).unwrap();
     refused(&replace, b"a", "is for adjacency add-remove");
-    assert!(error_of(budget.close("unknown", 1)).contains("has no run"));
+    assert!(error_of(budget.close_at("unknown", 1)).contains("has no run"));
 }
 
 #[test]
@@ -218,4 +239,147 @@ fn a_budget_is_created_once_and_a_damaged_one_is_refused() {
     assert!(error_of(missing.describe()).contains("dpsyn budget init"));
     fs::write(owner.file(), "version = 1\n").unwrap();
     assert!(error_of(owner.budget().describe()).contains("is damaged"));
+}
+
+#[test]
+fn a_run_that_is_going_on_is_not_closed() {
+    let owner = Owner::new();
+    let plan = terms(4.0, 4);
+    let mut run = owner.ledger("run", &plan);
+    owner.budget().admit(&run, &images(b"a")).unwrap();
+    let id = run.run_id().to_owned();
+    let _charge = run.charge(1, &"0".repeat(64)).unwrap();
+    let error = error_of(owner.close("run"));
+    assert!(error.contains("in use by another process"), "{error}");
+    assert_eq!(owner.counted(&id), 4);
+    drop(run);
+
+    // While it is closed, it cannot go on.
+    let abandoned = owner.abandon("run").unwrap();
+    let folder = owner.0.path().join("run");
+    let private = PrivateFolder::create(folder.join("private")).unwrap();
+    let digest = sha256_hex(b"config");
+    let error = error_of(Ledger::open(
+        &folder,
+        &plan,
+        &digest,
+        &private,
+        &images(b"a"),
+    ));
+    assert!(error.contains("in use by another process"), "{error}");
+    let text = owner.budget().close_abandoned(&abandoned).unwrap();
+    assert!(
+        text.contains("1 charged releases, no longer with the 4"),
+        "{text}"
+    );
+    drop(abandoned);
+    assert_eq!(owner.counted(&id), 1);
+    owner.ledger("run", &plan);
+}
+
+#[test]
+fn a_run_is_closed_with_its_own_charges_also_if_it_has_none() {
+    let owner = Owner::new();
+    let mut first = owner.ledger("first", &terms(4.0, 4));
+    owner.budget().admit(&first, &images(b"a")).unwrap();
+    let _charge = first.charge(1, &"0".repeat(64)).unwrap();
+    let earlier = EarlierRun {
+        run_id: first.run_id().to_owned(),
+        noise_multiplier: 4.0,
+        nearest_neighbors: 1,
+        releases: 1,
+        unit: Unit::Image,
+        adjacency: Adjacency::AddRemove,
+    };
+    let carrying = terms(4.0, 2).with_earlier(vec![earlier]).unwrap();
+    let second = owner.ledger("second", &carrying);
+    owner.budget().admit(&second, &images(b"a")).unwrap();
+    let (first_id, second_id) = (first.run_id().to_owned(), second.run_id().to_owned());
+    // The first one is going on, the second one failed before its first charge.
+    drop(second);
+    owner.close("second").unwrap();
+    assert_eq!(owner.counted(&first_id), 4);
+    assert_eq!(owner.counted(&second_id), 0);
+    let four = epsilon(4.0, 4, 1e-5, Adjacency::AddRemove).unwrap();
+    assert!((owner.total() - four).abs() < 1e-9);
+    let absent = owner.0.path().join("absent");
+    assert!(AbandonedRun::open(&absent, &absent).unwrap().is_none());
+    assert!(!absent.exists(), "nothing is created");
+}
+
+#[test]
+fn an_earlier_state_of_a_folder_lowers_no_count() {
+    let owner = Owner::new();
+    let plan = terms(4.0, 4);
+    let mut run = owner.ledger("run", &plan);
+    owner.budget().admit(&run, &images(b"a")).unwrap();
+    let id = run.run_id().to_owned();
+    let path = owner.0.path().join("run/ledger.jsonl");
+    let before = fs::read(&path).unwrap();
+    let _charge = run.charge(1, &"0".repeat(64)).unwrap();
+    drop(run);
+    let after = fs::read(&path).unwrap();
+
+    // The copy in the private folder has more lines.
+    fs::write(&path, &before).unwrap();
+    let error = error_of(owner.close("run"));
+    assert!(error.contains("lacks lines of its copy"), "{error}");
+    assert_eq!(owner.counted(&id), 4);
+
+    // A published state has no private folder.
+    let old = owner.0.path().join("old");
+    fs::create_dir(&old).unwrap();
+    fs::write(old.join("ledger.jsonl"), &before).unwrap();
+    fs::write(&path, &after).unwrap();
+    let text = owner.close("run").unwrap();
+    assert!(text.contains("no longer with the 4 of its plan"), "{text}");
+    let text = owner.close("old").unwrap();
+    assert!(text.contains("an earlier state of the run"), "{text}");
+    assert_eq!(owner.counted(&id), 1);
+    let text = owner.close("run").unwrap();
+    assert!(text.contains("was closed already"), "{text}");
+
+    // A run that is resumed reserves its plan again, and what it has charged is known.
+    let run = owner.ledger("run", &plan);
+    owner.budget().admit(&run, &images(b"a")).unwrap();
+    assert_eq!(owner.counted(&id), 4);
+    owner.close("old").unwrap();
+    assert_eq!(owner.counted(&id), 1);
+    // What went on without the budget is counted afterwards.
+    let charge = after.strip_prefix(&before[..]).unwrap();
+    let more = [&after[..], charge, charge].concat();
+    fs::write(old.join("ledger.jsonl"), more).unwrap();
+    let text = owner.close("old").unwrap();
+    assert!(text.contains("no longer with 1: it went on"), "{text}");
+    assert_eq!(owner.counted(&id), 3);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_budget_behind_a_link_is_one_budget() {
+    let owner = Owner::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("link.toml");
+    std::os::unix::fs::symlink(owner.file(), &link).unwrap();
+    let run = owner.ledger("run", &terms(4.0, 4));
+    Budget::at(&link).admit(&run, &images(b"a")).unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(owner.counted(run.run_id()), 4);
+    assert_eq!(
+        fs::read_dir(elsewhere.path()).unwrap().count(),
+        1,
+        "the lock is beside the file"
+    );
+    let again = Budget::create(&link, LIMIT, &images(b"a"));
+    assert!(error_of(again).contains("exists already"));
+
+    // The folder may be a link, too.
+    let folder = elsewhere.path().join("folder");
+    std::os::unix::fs::symlink(owner.0.path(), &folder).unwrap();
+    Budget::create(&folder.join("new.toml"), LIMIT, &images(b"a")).unwrap();
+    assert!(owner.0.path().join("new.toml.lock").exists());
+    fs::remove_file(owner.file()).unwrap();
+    let dangling = Budget::create(&link, LIMIT, &images(b"a"));
+    assert!(error_of(dangling).contains("link to a missing file"));
+    assert!(error_of(Budget::at(&link).describe()).contains("does not exist"));
 }

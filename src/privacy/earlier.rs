@@ -12,6 +12,7 @@ use super::accountant::{self, Adjacency};
 use super::error::PrivacyError;
 use super::lattice::deviation;
 use super::unit::Unit;
+use crate::locking;
 
 /// File name of the ledger in a result folder.
 pub(super) const LEDGER: &str = "ledger.jsonl";
@@ -72,15 +73,34 @@ impl EarlierRun {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(PrivacyError::io("read", &path)(error)),
         };
+        let Some((header, run)) = Self::of_ledger(&path, &text)? else {
+            return Ok(Vec::new());
+        };
+        let mut runs = Self::carried(&path, &header)?;
+        let private = header.get("non_private").is_none_or(Value::is_null);
+        if private && run.releases > 0 {
+            runs.push(run);
+        }
+        Ok(merge(runs))
+    }
+
+    /// Returns the header of a ledger and the run to which it belongs, with the number of its own
+    /// charges, which may be 0; `None` if the text has no complete line.
+    ///
+    /// # Errors
+    /// Returns [`PrivacyError::LedgerLine`] if the first line is not a header.
+    pub(super) fn of_ledger(
+        path: &Path,
+        text: &str,
+    ) -> Result<Option<(Value, Self)>, PrivacyError> {
         // A charge is handed out after its newline is on disk, so an incomplete line is none.
         let mut lines = text
             .split_inclusive('\n')
             .filter(|line| line.ends_with('\n'));
         let Some(header) = lines.next() else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
-        let header: Value = serde_json::from_str(header).map_err(|_| not_a_ledger(&path))?;
-        let mut runs = Self::carried(&path, &header)?;
+        let header: Value = serde_json::from_str(header).map_err(|_| not_a_ledger(path))?;
         let charges = lines.filter(|line| line.starts_with("{\"record\":\"charge\","));
         let releases = u32::try_from(charges.count()).unwrap_or(u32::MAX);
         let known: Option<Self> = (|| {
@@ -93,12 +113,8 @@ impl EarlierRun {
                 adjacency: serde_json::from_value(header.get("adjacency")?.clone()).ok()?,
             })
         })();
-        let run = known.ok_or_else(|| not_a_ledger(&path))?;
-        let private = header.get("non_private").is_none_or(Value::is_null);
-        if private && releases > 0 {
-            runs.push(run);
-        }
-        Ok(merge(runs))
+        let run = known.ok_or_else(|| not_a_ledger(path))?;
+        Ok(Some((header, run)))
     }
 
     /// Reads the charges that the run in `folder` carries, without its own; `None` if the folder
@@ -162,6 +178,41 @@ pub fn merge(runs: Vec<EarlierRun>) -> Vec<EarlierRun> {
         }
     }
     merged
+}
+
+/// Checks that `carried` includes all charges of the run in `folder`, which was moved aside, and
+/// that the run is not going on.
+///
+/// # Errors
+/// Returns [`PrivacyError::LedgerLocked`] if the run is going on, [`PrivacyError::PrivateData`] if
+/// it has charges that are not in `carried`, and the errors of [`EarlierRun::read`].
+pub fn check_carried(folder: &Path, carried: &[EarlierRun]) -> Result<(), PrivacyError> {
+    let path = folder.join(LEDGER);
+    if locking::is_locked(&path).map_err(PrivacyError::io("open and lock", &path))? {
+        return Err(PrivacyError::LedgerLocked { path });
+    }
+    for run in EarlierRun::read(folder)? {
+        let includes = |known: &EarlierRun| {
+            let charged = known.releases;
+            *known
+                == EarlierRun {
+                    releases: charged,
+                    ..run.clone()
+                }
+                && charged >= run.releases
+        };
+        if !carried.iter().any(includes) {
+            return Err(PrivacyError::PrivateData {
+                message: format!(
+                    "the run {} has {} charges now and had fewer when the claim of the new run was \
+                     computed: another process went on with it; nothing was changed, so run the \
+                     command again",
+                    run.run_id, run.releases
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Returns the result folder to which a `samples.npz` belongs: `<folder>/<iteration>/samples.npz`

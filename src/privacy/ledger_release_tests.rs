@@ -114,7 +114,17 @@ fn charges_of_earlier_runs_are_read_and_carried_on() {
         all.iter().map(|run| run.releases).collect::<Vec<_>>(),
         [RELEASES, 1]
     );
+    // A run that is moved aside for a new one: it is not going on, and nothing was added to it
+    // after its charges were read.
+    assert!(error_of(check_carried(second.path(), &all)).contains("in use by another process"));
     drop(ledger);
+    check_carried(second.path(), &all).unwrap();
+    let error = error_of(check_carried(second.path(), &all[..1]));
+    assert!(error.contains("went on with it"), "{error}");
+    let mut stale = all.clone();
+    stale[0].releases -= 1;
+    let error = error_of(check_carried(second.path(), &stale));
+    assert!(error.contains("and had fewer"), "{error}");
     // The claim of a run cannot lose them.
     assert!(error_of(second.open()).contains("`earlier_runs`"));
     // Nothing in a folder without a ledger.

@@ -9,7 +9,8 @@ use super::lines::TITLE;
 use super::*;
 use crate::privacy::noise_source::NoiseOrigin;
 use crate::privacy::{
-    Adjacency, EarlierRun, NonPrivateConsent, PrivacyConfig, Unit, VoteCounts, release, sha256_hex,
+    Adjacency, EarlierRun, NonPrivateConsent, PrivacyConfig, Unit, VoteCounts, check_carried,
+    release, sha256_hex,
 };
 
 const RELEASES: u32 = 3;

@@ -36,6 +36,7 @@
 //! | `unit` | the unit of privacy |
 //! | `settings` | the `[privacy]` table of the configuration, validated |
 //! | `ledger` | the charges, on disk before noise is sampled |
+//! | `abandoned` | the locked ledger of a run that will not go on |
 //! | `budget` | one budget for a data set, over all runs |
 //! | `statement` | `privacy.json`: the claim and its assumptions |
 //! | `trial` | the mechanism without a ledger, for audits of public images |
@@ -50,6 +51,7 @@
 //! system's generator and from nothing else, the rounding of ε must be directed, and each function
 //! must be next to its proof, so that a reviewer needs to read only about 600 lines.
 
+mod abandoned;
 mod accountant;
 mod budget;
 mod charge;
@@ -77,10 +79,11 @@ mod trial;
 mod unit;
 mod vote_counts;
 
+pub use abandoned::AbandonedRun;
 pub use accountant::{Adjacency, epsilon, noise_multiplier};
 pub use budget::{Budget, BudgetTerms};
 pub use charge::Charge;
-pub use earlier::{EarlierRun, merge as merge_earlier, run_of_samples};
+pub use earlier::{EarlierRun, check_carried, merge as merge_earlier, run_of_samples};
 pub use error::PrivacyError;
 pub use evaluation::{PrivateEvaluationConsent, print_marked_private};
 pub use fingerprint::{Fingerprint, same_data, sha256_hex};

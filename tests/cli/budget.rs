@@ -1,8 +1,8 @@
 //! The budget of a data set, over several runs of the real binary.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
-use crate::support::RunFixture;
+use crate::support::{RunFixture, wait_for};
 
 fn budget(fixture: &RunFixture, arguments: &[&str]) -> Output {
     std::process::Command::new(env!("CARGO_BIN_EXE_dpsyn"))
@@ -86,4 +86,33 @@ fn an_unreadable_image_is_named_to_its_owner_only() {
         assert!(line.contains("[private, not for release]"), "{text}");
     }
     assert!(text.contains("cat_99"), "{text}");
+
+#[test]
+fn a_run_that_is_going_on_is_not_closed() {
+    let fixture = RunFixture::new();
+    shown(
+        &fixture,
+        &["init", "data", "--epsilon", "5", "--delta", "1e-3"],
+    );
+    let run = [
+        "--set",
+        "privacy.budget=budget.toml",
+        "--set",
+        "evolution.lookahead_degree=200",
+    ];
+    let mut child = fixture.command(&run).stderr(Stdio::null()).spawn().unwrap();
+    wait_for(&fixture.path("out/0/grid.png"), &mut child);
+    let output = budget(&fixture, &["close", "out"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(5), "{error}");
+    assert!(error.contains("in use by another process"), "{error}");
+    assert!(shown(&fixture, &["show"]).contains("reserved for its plan"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // It is abandoned now, whether it has a charge or not.
+    let text = shown(&fixture, &["close", "out"]);
+    assert!(text.contains("is closed and counts with"), "{text}");
+    assert!(text.contains("complete"), "{text}");
+    let text = shown(&fixture, &["close", "out"]);
+    assert!(text.contains("was closed already"), "{text}");
 }

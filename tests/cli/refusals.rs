@@ -383,7 +383,15 @@ fn two_processes_never_share_a_folder() {
         PRIVACY,
         &["--set", "evolution.lookahead_degree=200", "--resume"],
     );
+    assert!(text.contains("in use by another process"), "{text}");
+    // Before any private image is read: these have a damaged one.
+    std::fs::create_dir(fixture.path("damaged")).unwrap();
+    std::fs::write(fixture.path("damaged/cat_00.png"), "damaged").unwrap();
+    for (flag, code) in [("--resume", PRIVACY), ("--fresh", 6)] {
+        let text = fixture.fail(code, &["--set", "data.path=damaged", flag]);
+        assert!(text.contains("in use by another process"), "{text}");
+    }
+    assert!(fixture.path("out").exists() && !fixture.path("out.old-1").exists());
     first.kill().unwrap();
     first.wait().unwrap();
-    assert!(text.contains("in use by another process"), "{text}");
 }
