@@ -86,6 +86,7 @@ fn an_unreadable_image_is_named_to_its_owner_only() {
         assert!(line.contains("[private, not for release]"), "{text}");
     }
     assert!(text.contains("cat_99"), "{text}");
+}
 
 #[test]
 fn a_run_that_is_going_on_is_not_closed() {
