@@ -81,8 +81,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_via(parent(path), path, |file| file.write_all(bytes))
 }
 
-/// Writes `bytes` to a file that does not belong to a result folder, atomically like [`write`], and
-/// leaves its time as it is.
+/// Writes `bytes` to a file that does not belong to a result folder, atomically like
+/// [`write`](fn@write), and leaves its time as it is.
 ///
 /// # Errors
 /// Returns the error of the file system.
