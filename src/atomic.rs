@@ -14,7 +14,7 @@ use tempfile::{Builder, NamedTempFile};
 /// embedded and compared, and a timestamp is copied with the file: `tar`, `cp -p`, `rsync -t` and
 /// `zip` carry the time of modification. They carry neither the time of the last change of the
 /// inode (ctime) nor its number, nor on Linux the time of creation; no program can set these, and
-/// whoever reads the result folder in place sees them.
+/// they are visible to readers of the result folder itself.
 const PUBLISHED_TIME: u64 = 946_684_800;
 
 /// Writes a file of a result folder outside of `private/` through `fill`. After a crash at any

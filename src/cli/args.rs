@@ -304,9 +304,9 @@ pub struct PrivacyArguments {
 #[derive(Debug, Args)]
 #[command(
     after_help = "The mechanism is run many times on two neighboring data sets of public, generated \
-        images. The rate at which the two are told apart excludes every smaller epsilon. A lower \
-        bound above the claim proves a defect; one below the claim does not prove that there is \
-        none. No private image is read."
+        images. The rate at which the two are distinguished excludes every smaller epsilon. A \
+        lower bound above the claim proves a defect; one below the claim does not prove that there \
+        is none. No private image is read."
 )]
 pub struct AuditArguments {
     /// A configuration, from which noise, votes, iterations, delta, adjacency, classes and embedder

@@ -122,8 +122,8 @@ impl Participation {
             let copies = self.copies;
             lines.push(match duplicates {
                 Duplicates::Keep => format!(
-                    "copies of images: {copies}, counted like other images; whoever is shown in \
-                     several copies is protected less (data.duplicates = \"once\" counts equal \
+                    "copies of images: {copies}, counted like other images; a person with several \
+                     copies is protected less (data.duplicates = \"once\" counts equal \
                      images once)"
                 ),
                 Duplicates::Once => format!("copies of images: {copies}, not counted"),

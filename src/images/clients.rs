@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::error::ImagesError;
 use crate::sections::InvalidKey;
 
-/// Name of the column of a CSV file that names the images.
+/// Column of a CSV file with the paths of the images.
 const FILE_COLUMN: &str = "file";
-/// Name of the column of a CSV file, and of the array of an `.npz` file, that names the clients.
-pub const CLIENTS: &str = "clients";
+/// Column of a CSV file with the clients, unless `data.clients.column` names another one.
 const CLIENT_COLUMN: &str = "client";
+/// Array of an `.npz` file with the clients.
+pub const CLIENTS: &str = "clients";
 
 /// Table `[data.clients]`: the client of each image of a folder by a CSV file or by a pattern, and
 /// of each image of an `.npz` file by its array `clients`.

@@ -83,7 +83,7 @@ pub enum OnBadImage {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Duplicates {
-    /// Counts every copy. Whoever is shown in several copies is protected less.
+    /// Counts every copy. A person with several copies is protected less.
     #[default]
     Keep,
     /// Counts equal images once, the first one in order.

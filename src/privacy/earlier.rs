@@ -60,23 +60,28 @@ impl EarlierRun {
     /// folder has no ledger. Runs without noise are omitted: nothing of them may be published.
     ///
     /// Ledgers of version 1 are accepted. The lines are not compared with what this program would
-    /// write; at worst, a changed line is counted, or one with another σ than was used, both of
-    /// which require that somebody edits the ledger.
+    /// write: in an edited ledger, a changed line is counted, or one with another σ than was used.
     ///
     /// # Errors
     /// Returns [`PrivacyError::Io`] if the file cannot be read, and [`PrivacyError::LedgerLine`] if
     /// it is not a ledger.
     pub fn read(folder: &Path) -> Result<Vec<Self>, PrivacyError> {
         let path = folder.join(LEDGER);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(PrivacyError::io("read", &path)(error)),
-        };
-        let Some((header, run)) = Self::of_ledger(&path, &text)? else {
+        match text_of(&path)? {
+            Some(text) => Self::charges_in(&path, &text),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns the charges in the text of a ledger, as [`EarlierRun::read`] does.
+    ///
+    /// # Errors
+    /// Returns [`PrivacyError::LedgerLine`] if it is not a ledger.
+    pub(super) fn charges_in(path: &Path, text: &str) -> Result<Vec<Self>, PrivacyError> {
+        let Some((header, run)) = Self::of_ledger(path, text)? else {
             return Ok(Vec::new());
         };
-        let mut runs = Self::carried(&path, &header)?;
+        let mut runs = Self::carried(path, &header)?;
         let private = header.get("non_private").is_none_or(Value::is_null);
         if private && run.releases > 0 {
             runs.push(run);
@@ -124,12 +129,8 @@ impl EarlierRun {
     /// As [`EarlierRun::read`].
     pub fn carried_by(folder: &Path) -> Result<Option<Vec<Self>>, PrivacyError> {
         let path = folder.join(LEDGER);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(PrivacyError::io("read", &path)(error)),
-        };
-        let Some((header, _)) = text.split_once('\n') else {
+        let text = text_of(&path)?;
+        let Some((header, _)) = text.as_deref().and_then(|text| text.split_once('\n')) else {
             return Ok(None);
         };
         // Opening the ledger says what is wrong with another header.
@@ -154,6 +155,15 @@ impl fmt::Display for EarlierRun {
             "{} releases of an earlier run with noise multiplier {}",
             self.releases, self.noise_multiplier
         )
+    }
+}
+
+/// Reads a ledger; `None` if there is none.
+fn text_of(path: &Path) -> Result<Option<String>, PrivacyError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(PrivacyError::io("read", path)(error)),
     }
 }
 

@@ -11,13 +11,13 @@
 //!
 //! `candidates` is the SHA-256 of the voted-on population's file. A copy of a result folder, a
 //! restored snapshot and a repeated draw after a crash therefore add the *same* noise to the same
-//! counts: whoever sees all of their outputs has seen one release. Other counts or other candidates
-//! have independent noise, so the difference of two releases does not reveal the difference of
+//! counts: all of their outputs together are one release. Other counts or other candidates have
+//! independent noise, so the difference of two releases does not reveal the difference of
 //! their counts.
 //!
 //! The guarantee is computational: it holds against everybody who cannot distinguish HMAC-SHA-256
 //! and ChaCha20 (20 rounds) from random functions. The key is as secret as the private images,
-//! beside whose embeddings it is stored; whoever has it can subtract the noise.
+//! beside whose embeddings it is stored: with the key, the noise can be subtracted.
 //!
 //! The trait is private to [`crate::privacy`] and unrelated to [`crate::streams`]: a generation
 //! stream cannot be passed to the noise sampler, nor the reverse, and no caller can choose the

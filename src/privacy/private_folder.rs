@@ -424,8 +424,8 @@ mod tests {
         assert!(folder.path().join("kept").exists());
     }
 
-    /// Errors are shown to anybody, and whoever knows the images but one could recognize them by
-    /// the fingerprint.
+    /// Errors are not private, and with all images but one, the fingerprint could be recomputed and
+    /// compared.
     #[test]
     fn errors_name_no_fingerprint() {
         let top = tempfile::tempdir().unwrap();

@@ -68,7 +68,7 @@ impl RecordedRun {
             })
         })();
         let mut run = known.ok_or_else(|| not_a_ledger(&path))?;
-        run.charges = EarlierRun::read(folder)?;
+        run.charges = EarlierRun::charges_in(&path, &text)?;
         // The copy of an unfinished run may lack the last lines.
         if run.is_complete() {
             run.check_copy(&text)?;

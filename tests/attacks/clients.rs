@@ -5,9 +5,8 @@ use std::path::Path;
 use dpsyn::internals::images::{ImageBatch, SamplesWriter, png};
 
 use super::compare::{MARK, assert_indistinguishable, marked, published};
-use crate::support::{CLASSES, RunFixture, SIZE, lattice, private_image};
+use crate::support::{CLASSES, NOISELESS, RunFixture, SIZE, lattice, private_image};
 
-const NOISELESS: [&str; 3] = ["--non-private", "--set", "privacy.noise_multiplier=0"];
 const CLIENT: [&str; 2] = ["--set", "privacy.unit=client"];
 const PATTERN: [&str; 2] = ["--set", "data.clients.pattern='^[a-z]+_(p[0-9]+)_'"];
 /// One vote in units of the lattice.

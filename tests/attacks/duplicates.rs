@@ -1,9 +1,7 @@
 //! Copies of an image: with `data.duplicates = "once"`, they have no influence on the votes.
 
 use super::compare::{MARK, marked};
-use crate::support::{RunFixture, lattice};
-
-const NOISELESS: [&str; 3] = ["--non-private", "--set", "privacy.noise_multiplier=0"];
+use crate::support::{NOISELESS, RunFixture, lattice};
 
 /// Copies the first cat as `name`.
 fn copy_cat(fixture: &RunFixture, name: &str) {

@@ -4,23 +4,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{RunFixture, lattice, released};
+use crate::support::{RunFixture, copy_folder, lattice, released};
 
 /// Exit code of the privacy core.
 const PRIVACY: i32 = 5;
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
 
 /// Puts a finished run of three iterations back to the state that it had with the first `lines`
 /// lines of its ledger: what a snapshot of the folder, restored later, contains.
@@ -54,7 +41,7 @@ fn every_copy_and_every_restored_state_draws_the_same_noise() {
     for lines in [3, 4, 5] {
         let name = format!("copy{lines}");
         let folder = fixture.path(&name);
-        copy(&out, &folder);
+        copy_folder(&out, &folder);
         restore(&folder, lines, true);
         fixture.succeed(&["--resume", "--out", &name]);
         assert_eq!(histograms(&folder), first, "{lines} lines");
@@ -70,7 +57,7 @@ fn a_ledger_with_fewer_lines_than_were_written_is_refused() {
     fixture.succeed(&[]);
     for lines in 0..7 {
         let name = format!("cut{lines}");
-        copy(&fixture.path("out"), &fixture.path(&name));
+        copy_folder(&fixture.path("out"), &fixture.path(&name));
         restore(&fixture.path(&name), lines, false);
         let text = fixture.fail(PRIVACY, &["--resume", "--out", &name]);
         assert!(text.contains("its copy"), "{text}");
@@ -90,7 +77,7 @@ fn a_histogram_from_elsewhere_is_not_adopted() {
         ("out", "no record that it was drawn"),
     ] {
         let folder = fixture.path("victim");
-        copy(&fixture.path("out"), &folder);
+        copy_folder(&fixture.path("out"), &folder);
         // Charged for iteration 2, and nothing drawn.
         restore(&folder, 4, true);
         fs::create_dir(folder.join("2")).unwrap();

@@ -7,7 +7,9 @@ use dpsyn::internals::images::{ImageBatch, SamplesReader, png};
 use dpsyn::internals::metrics::frechet::Frechet;
 use dpsyn::internals::metrics::moments::{Gaussian, Moments};
 
-use crate::support::{CLASSES, PER_CLASS, RunFixture, SIZE, private_image, released, wait_for};
+use crate::support::{
+    CLASSES, NOISELESS, PER_CLASS, RunFixture, SIZE, copy_folder, private_image, released, wait_for,
+};
 
 const MARK: &str = "[private, not for release]";
 const METRICS: &str = "evaluation.metrics=[\"fid\", \"precision-recall\", \"kid\"]";
@@ -285,19 +287,6 @@ fn write_image(path: &Path, pixels: Vec<u8>) {
     std::fs::write(path, png(&image).unwrap()).unwrap();
 }
 
-/// Copies a folder with everything in it.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let (from, to) = entry.map(|e| (e.path(), to.join(e.file_name()))).unwrap();
-        if from.is_dir() {
-            copy(&from, &to);
-        } else {
-            std::fs::copy(&from, &to).unwrap();
-        }
-    }
-}
-
 #[test]
 fn the_runs_own_images_are_not_declared_public_by_their_path() {
     let fixture = RunFixture::new();
@@ -328,7 +317,7 @@ fn the_runs_own_images_are_not_declared_public_by_their_path() {
 #[test]
 fn copies_of_private_images_are_not_declared_public() {
     let fixture = RunFixture::new();
-    copy(&fixture.path("data"), &fixture.path("copied"));
+    copy_folder(&fixture.path("data"), &fixture.path("copied"));
     write_other_images(&fixture.path("mixed"));
     let refuse = |folder: &str, images: usize| {
         let reference = format!("evaluation.reference={folder}");
@@ -400,7 +389,6 @@ fn the_size_of_a_private_reference_does_not_end_the_run() {
 
 #[test]
 fn a_private_reference_that_fails_does_not_end_the_run() {
-    let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
     let slow = [
         "--set",
         "model.batch_size=1",
@@ -408,12 +396,12 @@ fn a_private_reference_that_fails_does_not_end_the_run() {
         "evolution.num_samples=200",
     ];
     let control = RunFixture::new();
-    control.succeed(&[&zero[..], &slow].concat());
+    control.succeed(&[&NOISELESS[..], &slow].concat());
     let fixture = RunFixture::new();
     write_other_images(&fixture.path("reference"));
     let against = ["--set", METRICS, "--set", "evaluation.reference=reference"];
     let mut child = fixture
-        .command(&[&zero[..], &slow, &against].concat())
+        .command(&[&NOISELESS[..], &slow, &against].concat())
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use dpsyn::internals::images::{SamplesReader, SamplesWriter};
 
-use crate::support::{RunFixture, SIZE, wait_for};
+use crate::support::{NOISELESS, RunFixture, SIZE, wait_for};
 
 const USAGE: i32 = 2;
 const DATA: i32 = 3;
@@ -275,8 +275,7 @@ fn a_run_goes_on_only_under_its_own_terms() {
 #[test]
 fn samples_made_without_privacy_do_not_become_private() {
     let fixture = RunFixture::new();
-    let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
-    fixture.succeed(&[&zero[..], &["--out", "first"]].concat());
+    fixture.succeed(&[&NOISELESS[..], &["--out", "first"]].concat());
     let start = "evolution.initial_samples=first/3/samples.npz";
     refused(
         &fixture,
@@ -284,9 +283,9 @@ fn samples_made_without_privacy_do_not_become_private() {
         &["--set", start],
         &["first/3/samples.npz", "--non-private"],
     );
-    fixture.succeed(&[&zero[..], &["--set", start]].concat());
+    fixture.succeed(&[&NOISELESS[..], &["--set", start]].concat());
     // Which samples a run started from belongs to its terms.
-    let text = fixture.fail(PRIVACY, &[&zero[..], &["--resume"]].concat());
+    let text = fixture.fail(PRIVACY, &[&NOISELESS[..], &["--resume"]].concat());
     assert!(text.contains("config_sha256"), "{text}");
 }
 

@@ -5,26 +5,13 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{RunFixture, released};
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
+use crate::support::{RunFixture, copy_folder, released};
 
 #[test]
 fn a_run_of_an_earlier_version_is_refused_and_its_charges_are_carried_on() {
     let fixture = RunFixture::new();
     let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/resume/offspring");
-    copy(&old, &fixture.path("out"));
+    copy_folder(&old, &fixture.path("out"));
     // Version control keeps no modes.
     #[cfg(unix)]
     {

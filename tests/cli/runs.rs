@@ -4,7 +4,9 @@ use std::path::Path;
 
 use dpsyn::internals::images::{NpzReader, SamplesReader};
 
-use crate::support::{CLASSES, RunFixture, SIZE, sample_bytes, write_clip, write_dinov2};
+use crate::support::{
+    CLASSES, NOISELESS, RunFixture, SIZE, sample_bytes, write_clip, write_dinov2,
+};
 
 fn statement(fixture: &RunFixture, folder: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(fixture.path(folder).join("privacy.json")).unwrap();
@@ -104,10 +106,9 @@ fn samples_and_votes_are_plain_npz() {
 #[test]
 fn images_depend_on_the_seed_but_not_on_the_batch_size() {
     let fixture = RunFixture::new();
-    let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
     let run = |folder: &str, set: &str| {
         let mut arguments = vec!["--out", folder, "--set", set];
-        arguments.extend(zero);
+        arguments.extend(NOISELESS);
         fixture.succeed(&arguments);
         sample_bytes(&fixture.path(folder).join("3/samples.npz"))
     };
@@ -120,7 +121,6 @@ fn images_depend_on_the_seed_but_not_on_the_batch_size() {
 #[test]
 fn another_sampler_generates_other_images_and_cannot_resume_the_run() {
     let fixture = RunFixture::new();
-    let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
     let few = [
         "--set",
         "model.sampler=dpm-solver++",
@@ -128,7 +128,7 @@ fn another_sampler_generates_other_images_and_cannot_resume_the_run() {
         "model.timestep_respacing=quad4",
     ];
     let run = |folder: &str, more: &[&str]| {
-        fixture.succeed(&[&["--out", folder], &zero[..], more].concat());
+        fixture.succeed(&[&["--out", folder], &NOISELESS[..], more].concat());
         sample_bytes(&fixture.path(folder).join("3/samples.npz"))
     };
     let first = run("first", &few);
@@ -142,7 +142,7 @@ fn another_sampler_generates_other_images_and_cannot_resume_the_run() {
     assert!(first != run("ddim", &[]));
     let text = fixture.fail(
         5,
-        &[&["--out", "ddim", "--resume"], &zero[..], &few].concat(),
+        &[&["--out", "ddim", "--resume"], &NOISELESS[..], &few].concat(),
     );
     assert!(text.contains("config_sha256"), "{text}");
 }
@@ -308,8 +308,7 @@ fn fresh_keeps_the_earlier_run_beside() {
     let earlier = statement(&fixture, "out")["earlier_runs"].clone();
     assert_eq!(earlier.as_array().unwrap().len(), 2, "{earlier}");
     // Charges under another unit or without noise do not add up to a claim.
-    let zero = ["--non-private", "--set", "privacy.noise_multiplier=0"];
-    fixture.succeed(&[&zero[..], &["--out", "plain"]].concat());
+    fixture.succeed(&[&NOISELESS[..], &["--out", "plain"]].concat());
     fixture.succeed(&["--out", "plain", "--fresh"]);
     assert_eq!(claimed(&fixture, "plain"), epsilon_of(3));
 }

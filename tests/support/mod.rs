@@ -29,6 +29,9 @@ pub const PER_CLASS: usize = 12;
 /// The classes.
 pub const CLASSES: [&str; 2] = ["cat", "dog"];
 
+/// The options of a run whose histograms are exact.
+pub const NOISELESS: [&str; 3] = ["--non-private", "--set", "privacy.noise_multiplier=0"];
+
 /// A temporary folder with everything that a run needs.
 pub struct RunFixture {
     pub root: tempfile::TempDir,
@@ -319,6 +322,19 @@ pub fn wait_for(path: &Path, child: &mut std::process::Child) {
             path.display()
         );
         std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// Copies a folder with everything in it; its folders have the modes of new ones.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (from, to) = entry.map(|e| (e.path(), to.join(e.file_name()))).unwrap();
+        if from.is_dir() {
+            copy_folder(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).unwrap();
+        }
     }
 }
 
