@@ -107,6 +107,14 @@ pub enum ImagesError {
         /// Cause.
         cause: NpzError,
     },
+    /// A container of images cannot be used.
+    #[error("{}: {message}", path.display())]
+    Container {
+        /// The file.
+        path: PathBuf,
+        /// The fault, and what was expected.
+        message: String,
+    },
     /// A key of `[data]` is missing or out of range.
     #[error(transparent)]
     Config(#[from] InvalidKey),
@@ -135,6 +143,7 @@ impl ImagesError {
             | Self::Client { .. }
             | Self::ClientTable { .. }
             | Self::Duplicate { .. }
+            | Self::Container { .. }
             | Self::Npz { .. } => true,
             Self::Empty { .. } | Self::Kind { .. } | Self::Config(_) | Self::Batch(_) => false,
         }

@@ -10,6 +10,7 @@
 
 mod batch;
 mod clients;
+mod container;
 mod content;
 mod crop;
 mod data_config;

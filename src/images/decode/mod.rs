@@ -14,11 +14,12 @@
 //!
 //! EXIF orientation is ignored, as by Pillow's `open`. Of an animation, the first frame is used.
 
+mod jpeg;
+
 use std::io::Cursor;
 use std::panic::catch_unwind;
 
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, PixelFormat};
 use thiserror::Error;
 
 /// Largest accepted number of pixels, about 179 million: Pillow's limit against decompression
@@ -28,8 +29,6 @@ pub const MAX_PIXELS: u64 = 2 * 89_478_485;
 const MAX_ALLOCATION: u64 = 8 * MAX_PIXELS;
 /// Longest accepted side in pixels: the limit of JPEG.
 const MAX_SIDE: u32 = 65_535;
-/// Largest accepted number of scans of a progressive JPEG; encoders write about ten.
-const MAX_SCANS: usize = 512;
 
 /// Bytes are not a usable image. Messages never include pixel values.
 #[derive(Debug, Error)]
@@ -37,10 +36,18 @@ pub enum DecodeError {
     /// The first bytes are not those of a JPEG, PNG or GIF.
     #[error("not a JPEG, PNG or GIF")]
     Format,
-    /// The image is damaged, truncated or of an unsupported kind. The decoder's message is dropped,
-    /// because it may include bytes of the private file.
-    #[error("a damaged, truncated or unsupported {0}")]
-    Unreadable(&'static str),
+    /// The image is damaged or truncated. The decoder's message is dropped, because it may include
+    /// bytes of the private file.
+    #[error("a damaged or truncated {0}")]
+    Damaged(&'static str),
+    /// The image is of a kind that is not supported.
+    #[error("an unsupported {format}: {what}")]
+    Unsupported {
+        /// The format.
+        format: &'static str,
+        /// The property that is not supported, and what to do.
+        what: String,
+    },
     /// The image has more than [`MAX_PIXELS`] pixels.
     #[error("has more pixels than the limit of {MAX_PIXELS}")]
     TooLarge,
@@ -64,33 +71,15 @@ pub struct Rgb {
 pub fn decode(bytes: &[u8]) -> Result<Rgb, DecodeError> {
     // A decoder that panics has met a damaged file, and it is the file's name that the user needs.
     catch_unwind(|| decode_unguarded(bytes))
-        .unwrap_or(Err(DecodeError::Unreadable("JPEG, PNG or GIF")))
+        .unwrap_or(Err(DecodeError::Damaged("JPEG, PNG or GIF")))
 }
 
 fn decode_unguarded(bytes: &[u8]) -> Result<Rgb, DecodeError> {
     if bytes.starts_with(&[0xff, 0xd8]) {
-        decode_jpeg(bytes)
+        jpeg::decode_jpeg(bytes)
     } else {
         decode_other(bytes)
     }
-}
-
-fn decode_jpeg(bytes: &[u8]) -> Result<Rgb, DecodeError> {
-    let limits = DecodeLimits {
-        max_width: MAX_SIDE as usize,
-        max_height: MAX_SIDE as usize,
-        max_pixels: MAX_PIXELS,
-        max_scans: MAX_SCANS,
-        max_memory: Some(MAX_ALLOCATION),
-    };
-    let image = Decoder::new_with_limits(bytes, limits)
-        .and_then(|decoder| decoder.with_output_format(PixelFormat::Rgb).decode_image())
-        .map_err(|_| DecodeError::Unreadable("JPEG"))?;
-    Ok(Rgb {
-        height: image.height,
-        width: image.width,
-        pixels: image.data,
-    })
 }
 
 fn decode_other(bytes: &[u8]) -> Result<Rgb, DecodeError> {
@@ -108,7 +97,7 @@ fn decode_other(bytes: &[u8]) -> Result<Rgb, DecodeError> {
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_ALLOCATION);
     reader.limits(limits);
-    let unreadable = |_| DecodeError::Unreadable("PNG or GIF");
+    let unreadable = |_| DecodeError::Damaged("PNG or GIF");
     let decoder = reader.into_decoder().map_err(unreadable)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
@@ -179,7 +168,15 @@ mod tests {
     fn jpeg() -> Vec<u8> {
         let pixels: Vec<u8> = (0..24 * 20 * 3u32).map(|i| (i * i / 7) as u8).collect();
         let sampling = libjpeg_turbo_rs::Subsampling::S420;
-        libjpeg_turbo_rs::compress(&pixels, 24, 20, PixelFormat::Rgb, 90, sampling).unwrap()
+        libjpeg_turbo_rs::compress(
+            &pixels,
+            24,
+            20,
+            libjpeg_turbo_rs::PixelFormat::Rgb,
+            90,
+            sampling,
+        )
+        .unwrap()
     }
 
     #[test]
