@@ -320,6 +320,16 @@ impl DataConfig {
         }
     }
 
+    /// Returns the largest number of chosen images that are replaced when one image of the source is
+    /// replaced by another one: one in each of two classes, if each class has its own number.
+    #[must_use]
+    pub fn replaced_images(&self) -> u32 {
+        match self.choice() {
+            Some((_, Choose::Stratified)) => 2,
+            _ => 1,
+        }
+    }
+
     /// Describes for the privacy statement which images of the source take part. The text depends
     /// on the configuration only, never on the images.
     #[must_use]

@@ -10,7 +10,7 @@ use super::batch::ImageBatch;
 use super::container::{Container, Stored};
 use super::crop::{center_crop, resize_shorter_side};
 use super::data_config::DataConfig;
-use super::decode::{DecodeError, Rgb, decode};
+use super::decode::{DecodeError, MAX_ALLOCATION, MAX_PIXELS, Rgb, decode};
 use super::error::ImagesError;
 use super::filter::Filter;
 use super::resize::ResizeError;
@@ -20,6 +20,10 @@ const MAX_STORED: u64 = 1 << 26;
 /// Most bytes of images that are decoded at the same time, shared by the threads. An image that
 /// takes more than the share of a thread is decoded while no other one is.
 const MAX_DECODING: u64 = 1 << 30;
+/// Most bytes that reading private images takes, unless one image alone takes more.
+pub const READING_MEMORY: u64 = MAX_STORED + MAX_DECODING;
+/// Most bytes that reading one image takes: what its decoder may allocate, and the pixels as RGB.
+pub const LARGEST_IMAGE_MEMORY: u64 = MAX_ALLOCATION + 3 * MAX_PIXELS;
 /// Largest accepted file in bytes; an image within the pixel limit is smaller.
 const MAX_FILE: u64 = 1 << 31;
 

@@ -26,7 +26,7 @@ use thiserror::Error;
 /// bombs.
 pub const MAX_PIXELS: u64 = 2 * 89_478_485;
 /// Largest allocation of a decoder in bytes: 16-bit RGBA of [`MAX_PIXELS`].
-const MAX_ALLOCATION: u64 = 8 * MAX_PIXELS;
+pub const MAX_ALLOCATION: u64 = 8 * MAX_PIXELS;
 /// Longest accepted side in pixels: the limit of JPEG.
 const MAX_SIDE: u32 = 65_535;
 
