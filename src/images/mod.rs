@@ -27,6 +27,7 @@ mod source;
 
 pub use batch::{BatchError, ImageBatch};
 pub use clients::ClientsConfig;
+pub(crate) use container::fuzzing;
 pub use content::content_digests;
 pub use crop::{center_crop, resize_shorter_side};
 pub use data_config::{DataConfig, Duplicates, OnBadImage, UndeclaredClass, missing_classes};

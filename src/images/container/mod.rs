@@ -3,6 +3,16 @@
 //! A [`Container`] lists its images, names their labels, and gives their contents in increasing
 //! order. It neither decodes nor resizes; [`ImageSource`](super::ImageSource) does.
 
+mod files;
+pub(crate) mod fuzzing;
+pub(super) mod idx;
+#[cfg(feature = "parquet")]
+pub(super) mod parquet;
+#[cfg(not(feature = "parquet"))]
+#[path = "parquet_absent.rs"]
+pub(super) mod parquet;
+pub(super) mod tar;
+
 use std::path::PathBuf;
 
 use super::decode::Rgb;
