@@ -20,6 +20,7 @@ use crate::diffusion::{Scheduler, SchedulerConfig};
 use crate::fetch::fuzzing as fetch;
 use crate::generators::openai_images::answer;
 use crate::hub::Checkpoint;
+use crate::images::fuzzing as containers;
 use crate::images::{NpzReader, SamplesReader, decode};
 use crate::metrics::features::Features;
 use crate::models::stable_diffusion::{AutoencoderKlConfig, UNet2DConditionConfig};
@@ -145,6 +146,21 @@ pub fn text(data: &[u8]) {
             let _ = retry_after(&headers, SystemTime::UNIX_EPOCH);
         }
     }
+}
+
+/// Reads `data` as an IDX file of images or labels, plain and gzipped.
+pub fn idx(data: &[u8]) {
+    containers::idx(data);
+}
+
+/// Reads `data` as a WebDataset shard.
+pub fn webdataset(data: &[u8]) {
+    containers::webdataset(data);
+}
+
+/// Reads `data` as a Parquet file of images.
+pub fn parquet(data: &[u8]) {
+    containers::parquet(data);
 }
 
 /// A temporary result folder in which a run was begun, so that a ledger is read beside the

@@ -33,6 +33,7 @@ mod table;
 pub use batch::{BatchError, ImageBatch};
 pub use clients::ClientsConfig;
 pub use container::EXTENSIONS;
+pub(crate) use container::fuzzing;
 pub use content::content_digests;
 pub use crop::{center_crop, resize_shorter_side};
 pub use data_config::{DataConfig, Duplicates, OnBadImage, UndeclaredClass, missing_classes};

@@ -3,19 +3,34 @@
 //! A [`Container`] lists its images, names their labels, and gives their contents in increasing
 //! order. It neither decodes nor resizes; [`ImageSource`](super::ImageSource) does.
 
+mod files;
 mod folder;
+pub(crate) mod fuzzing;
+mod idx;
 mod npz;
+#[cfg(feature = "parquet")]
+mod parquet;
+#[cfg(not(feature = "parquet"))]
+#[path = "parquet_absent.rs"]
+mod parquet;
+mod tar;
 
 use std::path::PathBuf;
 
 pub use folder::EXTENSIONS;
 pub(super) use folder::FolderImages;
+use idx::IdxImages;
 use npz::NpzImages;
+use parquet::ParquetImages;
+use tar::WebDataset;
 
 use super::data_config::DataConfig;
 use super::decode::Rgb;
 use super::error::ImagesError;
 use super::layout::{Format, Labels};
+
+/// Split of a data set of IDX files, unless `data.split` names another one.
+const DEFAULT_SPLIT: &str = "train";
 
 /// The content of one image, before it is decoded.
 pub(super) enum Stored {
@@ -125,7 +140,12 @@ impl Kinds {
                 return refuse("a folder", "an .npz file (data.format = \"npz\")");
             }
             Format::Npz => Self::Other(Box::new(NpzImages::open(path, split)?)),
-            Format::Idx | Format::Parquet | Format::Webdataset => return refuse("x", "y"),
+            Format::Idx => {
+                let split = split.unwrap_or(DEFAULT_SPLIT);
+                Self::Other(Box::new(IdxImages::open(path, split)?))
+            }
+            Format::Parquet => Self::Other(Box::new(ParquetImages::open(path, split)?)),
+            Format::Webdataset => Self::Other(Box::new(WebDataset::open(path, split)?)),
         })
     }
 
