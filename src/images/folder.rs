@@ -9,10 +9,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::decode::EXTENSIONS;
 use super::error::ImagesError;
-
-/// File name extensions of images, compared without case.
-pub const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "gif"];
 
 /// Contents of a folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

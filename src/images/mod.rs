@@ -30,10 +30,12 @@ pub use clients::ClientsConfig;
 pub use content::content_digests;
 pub use crop::{center_crop, resize_shorter_side};
 pub use data_config::{DataConfig, Duplicates, OnBadImage, UndeclaredClass, missing_classes};
-pub use decode::{Rgb, decode};
+pub use decode::{
+    DecodeError, DecodeOptions, Decoded, EXTENSIONS, Format, Orientation, Rgb, SixteenBit, decode,
+    decode_as, decoding_memory,
+};
 pub use error::ImagesError;
 pub use filter::Filter;
-pub use folder::EXTENSIONS;
 pub use grid::{PictureError, grid, png, write_png};
 pub use npz::{NpzError, NpzReader, NpzWriter};
 pub use resize::{Resampler, ResizeError, resize_bicubic_float};

@@ -13,7 +13,7 @@ use super::batch::ImageBatch;
 use super::clients::of_array;
 use super::crop::{center_crop, resize_shorter_side};
 use super::data_config::{DataConfig, OnBadImage, UndeclaredClass, missing_classes};
-use super::decode::{Rgb, decode};
+use super::decode::{DecodeOptions, Rgb, decode};
 use super::error::ImagesError;
 use super::filter::Filter;
 use super::folder::{class_of, list};
@@ -189,9 +189,10 @@ impl ImageSource {
         let skip = self.skips_bad_images();
         for (chunk, files) in files.chunks(batch_size.max(1)).enumerate() {
             let mut pixels = Vec::new();
-            for (index, image) in read_all(files, self.config.image_size)
-                .into_iter()
-                .enumerate()
+            for (index, image) in
+                read_all(files, self.config.image_size, &self.config.decode_options())
+                    .into_iter()
+                    .enumerate()
             {
                 match image {
                     Ok(image) => pixels.extend_from_slice(&image),
@@ -217,10 +218,11 @@ impl ImageSource {
         mut visit: impl FnMut(ImageBatch) -> Result<(), E>,
     ) -> Result<(), E> {
         let (size, path) = (self.config.image_size, &self.config.path);
+        let options = self.config.decode_options();
         match &mut self.kind {
             SourceKind::Folder(files) => {
                 for files in files.chunks(batch_size.max(1)) {
-                    let images: Vec<Vec<u8>> = read_all(files, size)
+                    let images: Vec<Vec<u8>> = read_all(files, size, &options)
                         .into_iter()
                         .collect::<Result<_, _>>()?;
                     visit(square(images.concat(), size)?)?;
@@ -407,8 +409,15 @@ impl OccurringClasses {
 }
 
 /// Reads files as `[size, size, 3]` in parallel; the result is in order.
-fn read_all(files: &[PathBuf], size: usize) -> Vec<Result<Vec<u8>, ImagesError>> {
-    files.par_iter().map(|path| read_one(path, size)).collect()
+fn read_all(
+    files: &[PathBuf],
+    size: usize,
+    options: &DecodeOptions,
+) -> Vec<Result<Vec<u8>, ImagesError>> {
+    files
+        .par_iter()
+        .map(|path| read_one(path, size, options))
+        .collect()
 }
 
 /// Creates a batch of square images.
@@ -434,7 +443,7 @@ fn reason(error: &ImagesError) -> String {
 }
 
 /// Reads one file as `[size, size, 3]`.
-fn read_one(path: &Path, size: usize) -> Result<Vec<u8>, ImagesError> {
+fn read_one(path: &Path, size: usize, options: &DecodeOptions) -> Result<Vec<u8>, ImagesError> {
     let read_error = |source| ImagesError::Read {
         path: path.to_owned(),
         cause: source,
@@ -443,11 +452,11 @@ fn read_one(path: &Path, size: usize) -> Result<Vec<u8>, ImagesError> {
     File::open(path)
         .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
         .map_err(read_error)?;
-    let image = decode(&bytes).map_err(|source| ImagesError::Decode {
+    let decoded = decode(&bytes, options).map_err(|source| ImagesError::Decode {
         path: path.to_owned(),
         cause: source,
     })?;
-    fit(path, image, size)
+    fit(path, decoded.image, size)
 }
 
 /// Applies `T.Resize(size)` and `T.CenterCrop(size)`.

@@ -131,7 +131,10 @@ fn a_bad_file_is_named_or_skipped() {
         panic!("{:?}", loaded.skipped);
     };
     assert_eq!(path, &bad);
-    assert_eq!(reason, "not a JPEG, PNG or GIF");
+    assert_eq!(
+        reason,
+        "not a JPEG, PNG, GIF, WebP, BMP, TIFF or DICOM file"
+    );
 }
 
 #[test]
