@@ -32,12 +32,14 @@ mod table;
 
 pub use batch::{BatchError, ImageBatch};
 pub use clients::ClientsConfig;
-pub use container::EXTENSIONS;
 pub(crate) use container::fuzzing;
 pub use content::content_digests;
 pub use crop::{center_crop, resize_shorter_side};
 pub use data_config::{DataConfig, Duplicates, OnBadImage, UndeclaredClass, missing_classes};
-pub use decode::{MAX_PIXELS, Rgb, decode};
+pub use decode::{
+    DecodeError, DecodeOptions, Decoded, EXTENSIONS, Format as FileFormat, MAX_PIXELS, Orientation,
+    Rgb, SixteenBit, decode, decode_as, decoding_memory,
+};
 pub use error::ImagesError;
 pub use filter::Filter;
 pub use grid::{PictureError, grid, png, write_png};

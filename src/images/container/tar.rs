@@ -19,8 +19,8 @@ use tar::{Archive, Entry, EntryType};
 
 use super::files::{escaped, fault, list, read_error};
 use super::{Container, Stored};
-use crate::images::error::ImagesError;
 use crate::images::EXTENSIONS;
+use crate::images::error::ImagesError;
 
 /// Bytes of a tar block.
 const BLOCK: u64 = 512;
