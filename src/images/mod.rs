@@ -44,7 +44,7 @@ pub use error::ImagesError;
 pub use filter::Filter;
 pub use grid::{PictureError, grid, png, write_png};
 pub use layout::{Choose, Format, Labels, Layout};
-pub use name::shown_text;
+pub use name::{shown_lines, shown_text};
 pub use npz::{NpzError, NpzReader, NpzWriter};
 pub use reader::{LARGEST_IMAGE_MEMORY, READING_MEMORY};
 pub use resize::{Resampler, ResizeError, resize_bicubic_float};
