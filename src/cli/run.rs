@@ -243,7 +243,7 @@ impl Inputs {
         )?;
         let budget = match &loaded.settings.privacy.budget {
             Some(path) => {
-                let images = content_fingerprint(&loaded.settings.data.path);
+                let images = content_fingerprint(&loaded.settings.data);
                 Some((Budget::at(path), images.map_err(PeError::from)?))
             }
             None => None,

@@ -182,14 +182,14 @@ impl Settings {
         Ok(populations)
     }
 
-    /// Refuses to select the first images of a source under add-remove adjacency: an image that is
-    /// added to the source moves another one beyond the limit, so the selected images differ by a
+    /// Refuses to limit the number of images of a source under add-remove adjacency: an image that
+    /// is added to the source takes the place of another one, so the selected images differ by a
     /// replacement.
     fn refuse_truncation(&self, locations: &Locations) -> Result<(), ConfigError> {
         if self.data.num_samples.is_none() || self.privacy.adjacency == Adjacency::ReplaceOne {
             return Ok(());
         }
-        let message = "selects the first images, so that adding one image to the source replaces \
+        let message = "limits the number of images, so that adding one image to the source replaces \
                        another one, which privacy.adjacency = \"add-remove\" does not cover: \
                        expected privacy.adjacency = \"replace-one\", or no data.num_samples and a \
                        folder with the images to use only";
@@ -213,7 +213,7 @@ impl Settings {
             ),
             (Unit::Client, Some(_)) if self.data.num_samples.is_some() => (
                 "data.num_samples",
-                "selects the first images of all clients, so that the images of one client decide \
+                "selects images of all clients, so that the images of one client decide \
                  which images of others take part, which privacy.unit = \"client\" does not cover: \
                  expected no data.num_samples (data.clients.max_images limits the images of each \
                  client)",

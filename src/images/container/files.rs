@@ -25,6 +25,7 @@ pub(super) fn list(
     expected: &str,
 ) -> Result<Vec<PathBuf>, ImagesError> {
     if !fs::metadata(root).map_err(read_error(root))?.is_dir() {
+        refuse_split(root, split)?;
         return Ok(vec![root.to_owned()]);
     }
     let mut found = Vec::new();
@@ -76,6 +77,20 @@ pub(super) fn list(
     Ok(found)
 }
 
+/// Refuses a split of a single file, which would have no effect.
+pub(super) fn refuse_split(file: &Path, split: Option<&str>) -> Result<(), ImagesError> {
+    match split {
+        None => Ok(()),
+        Some(split) => Err(fault(
+            file,
+            format!(
+                "data.split = \"{split}\" chooses among the files of a folder, and this is a \
+                 file: expected the folder as data.path, or no data.split"
+            ),
+        )),
+    }
+}
+
 /// Refuses a file that links reach twice: each of its images would count twice.
 fn refuse_duplicates(files: &[PathBuf]) -> Result<(), ImagesError> {
     let mut seen = HashMap::with_capacity(files.len());
@@ -105,20 +120,6 @@ pub(super) fn read_error(path: &Path) -> impl Fn(io::Error) -> ImagesError {
         path: path.to_owned(),
         cause,
     }
-}
-
-/// Escapes the control characters of a text that comes from a file, so that it may reach a
-/// terminal.
-pub(super) fn escaped(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
 }
 
 #[cfg(test)]
@@ -185,10 +186,5 @@ mod tests {
         std::os::unix::fs::symlink(root.path().join("a.x"), root.path().join("b.x")).unwrap();
         let error = names(root.path(), None).unwrap_err();
         assert!(error.contains("a.x") && error.contains("b.x"), "{error}");
-    }
-
-    #[test]
-    fn control_characters_are_escaped() {
-        assert_eq!(escaped("é\u{1b}[2J\n"), "é\\u{1b}[2J\\n");
     }
 }

@@ -17,10 +17,10 @@ use std::rc::Rc;
 use serde::Deserialize;
 use tar::{Archive, Entry, EntryType};
 
-use super::files::{escaped, fault, list, read_error};
-use super::{Container, Stored};
+use super::files::{fault, list, read_error};
+use super::{Container, EXTENSIONS, Stored};
 use crate::images::error::ImagesError;
-use crate::images::folder::EXTENSIONS;
+use crate::images::name::{shown, shown_text};
 
 /// Bytes of a tar block.
 const BLOCK: u64 = 512;
@@ -151,7 +151,7 @@ impl WebDataset {
         let mut places = Places::default();
         let first = self.samples.len();
         let damaged = |error: io::Error| {
-            let error = escaped(&error.to_string());
+            let error = shown_text(&error.to_string());
             fault(shard, format!("not a readable tar file: {error}"))
         };
         let mut end = 0;
@@ -167,7 +167,7 @@ impl WebDataset {
                 .checked_add(span.len)
                 .filter(|end| *end <= len)
                 .ok_or_else(|| {
-                    let name = escaped(&String::from_utf8_lossy(&entry.path_bytes()));
+                    let name = shown_text(&String::from_utf8_lossy(&entry.path_bytes()));
                     fault(
                         shard,
                         format!("truncated within `{name}`: expected a whole tar file"),
@@ -198,7 +198,7 @@ impl WebDataset {
         }
         let name = entry.path_bytes().into_owned();
         let name = str::from_utf8(&name).map_err(|_| {
-            let name = escaped(&String::from_utf8_lossy(&name));
+            let name = shown_text(&String::from_utf8_lossy(&name));
             fault(
                 shard,
                 format!("the name `{name}` is not UTF-8: rename the file"),
@@ -230,9 +230,9 @@ impl WebDataset {
                 let what = if is_image(ending) {
                     "two images".to_owned()
                 } else {
-                    format!("two files `{}`", escaped(ending))
+                    format!("two files `{}`", shown_text(ending))
                 };
-                let key = escaped(key);
+                let key = shown_text(key);
                 Err(fault(
                     shard,
                     format!(
@@ -242,7 +242,7 @@ impl WebDataset {
                 ))
             }
             Some((false, image)) if image.len > MAX_IMAGE => {
-                let key = escaped(key);
+                let key = shown_text(key);
                 Err(fault(
                     shard,
                     format!("the image of the sample `{key}` has more than {MAX_IMAGE} bytes"),
@@ -301,7 +301,7 @@ impl WebDataset {
     fn verify_images(&self, shard: &Path, first: usize) -> Result<(), ImagesError> {
         for (index, sample) in self.samples.iter().enumerate().skip(first) {
             if sample.image.is_missing() {
-                let key = escaped(self.key_of(index));
+                let key = shown_text(self.key_of(index));
                 let endings = EXTENSIONS.join(", ");
                 return Err(fault(
                     shard,
@@ -395,7 +395,7 @@ impl WebDataset {
     fn sample_fault(&self, index: usize, message: &str) -> ImagesError {
         let shard = self.samples.get(index).map_or(0, |sample| sample.shard);
         let path = self.shards.get(shard as usize).unwrap_or(&self.root);
-        let key = escaped(self.key_of(index));
+        let key = shown_text(self.key_of(index));
         fault(path, format!("the sample `{key}`: {message}"))
     }
 }
@@ -408,7 +408,7 @@ impl Container for WebDataset {
     fn name(&self, index: usize) -> String {
         let shard = self.samples.get(index).map_or(0, |sample| sample.shard);
         let path = self.shards.get(shard as usize).unwrap_or(&self.root);
-        format!("{}: {}", path.display(), escaped(self.key_of(index)))
+        format!("{}: {}", shown(path), shown_text(self.key_of(index)))
     }
 
     /// The path of the shard within the folder, and the key: keys alone may repeat in other shards.
@@ -625,7 +625,7 @@ fn refuse_kind(
     if let Ok(Some(records)) = entry.pax_extensions() {
         for record in records {
             let record = record.map_err(|_| {
-                let name = escaped(name);
+                let name = shown_text(name);
                 fault(
                     shard,
                     format!("`{name}` has malformed pax records: write the file anew"),
@@ -640,7 +640,7 @@ fn refuse_kind(
         EntryType::Link | EntryType::Symlink => "a link",
         _ => "neither a file nor a folder",
     };
-    let name = escaped(name);
+    let name = shown_text(name);
     Err(fault(
         shard,
         format!("`{name}` is {what}: expected files with their contents"),
