@@ -35,7 +35,9 @@ pub(crate) fn idx(data: &[u8]) {
             ("train-labels-idx1-ubyte", data),
         ),
     ] {
-        in_folder(&[images, labels], |folder| IdxImages::open(folder, "train"));
+        in_folder(&[images, labels], |folder| {
+            IdxImages::open(folder, Some("train"))
+        });
     }
 }
 

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::files::{fault, read_error};
+use super::files::{fault, read_error, refuse_split};
 use super::{Container, Stored};
 use crate::images::decode::{MAX_PIXELS, Rgb};
 use crate::images::error::ImagesError;
+use crate::images::name::{shown, shown_text};
 
 /// The type `uint8` in a header.
 const UINT8: u8 = 0x08;
@@ -46,17 +47,20 @@ impl IdxImages {
     /// Opens a file of images `uint8 [count, height, width]`, or with 1 or 3 channels as a fourth
     /// dimension, and reads its header. In a folder, the file is that of `split`: `train` stands
     /// for `train-images-idx3-ubyte`, `test` for `t10k-images-idx3-ubyte`; each may end in `.gz`.
-    /// For a file, `split` has no meaning.
+    /// Without a split, it is the only one.
     ///
     /// # Errors
     /// [`ImagesError`] if there is no such file, or it is not an IDX file of images, or has another
     /// length than its header states.
-    pub(in crate::images) fn open(path: &Path, split: &str) -> Result<Self, ImagesError> {
+    pub(in crate::images) fn open(path: &Path, split: Option<&str>) -> Result<Self, ImagesError> {
         let metadata = std::fs::metadata(path).map_err(read_error(path))?;
-        let path = if metadata.is_dir() {
-            in_folder(path, split)?
-        } else {
-            path.to_owned()
+        let path = match split {
+            Some(split) if metadata.is_dir() => of_split(path, split)?,
+            None if metadata.is_dir() => only_one(path)?,
+            split => {
+                refuse_split(path, split)?;
+                path.to_owned()
+            }
         };
         let images = Idx::open(&path)?;
         let (height, width, channels) = match images.dimensions.as_slice() {
@@ -95,7 +99,7 @@ impl Container for IdxImages {
     }
 
     fn name(&self, index: usize) -> String {
-        format!("{}: image {index}", self.path.display())
+        format!("{}: image {index}", shown(&self.path))
     }
 
     fn labels(&mut self) -> Result<Vec<Option<String>>, ImagesError> {
@@ -341,7 +345,7 @@ impl Idx {
 }
 
 /// Finds the images of a split in a folder. The plain file goes before the gzipped one.
-fn in_folder(folder: &Path, split: &str) -> Result<PathBuf, ImagesError> {
+fn of_split(folder: &Path, split: &str) -> Result<PathBuf, ImagesError> {
     // MNIST's 10,000 test images are called `t10k`.
     let prefix = if split == "test" { "t10k" } else { split };
     for (ending, _) in ENDINGS {
@@ -359,6 +363,40 @@ fn in_folder(folder: &Path, split: &str) -> Result<PathBuf, ImagesError> {
              {prefix}-images-idx3-ubyte.gz"
         ),
     ))
+}
+
+/// Finds the only file of images in a folder; it may be there both plain and gzipped.
+fn only_one(folder: &Path) -> Result<PathBuf, ImagesError> {
+    let failed = read_error(folder);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(&failed)? {
+        let path = entry.map_err(&failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.unwrap_or_default();
+        let stem = name.strip_suffix(GZIP).unwrap_or(name);
+        if ENDINGS.iter().any(|(ending, _)| stem.ends_with(ending)) && path.is_file() {
+            found.push((stem.to_owned(), path));
+        }
+    }
+    found.sort();
+    let first = found.first().cloned();
+    match first {
+        Some((stem, path)) if found.iter().all(|(other, _)| *other == stem) => Ok(path),
+        Some(_) => {
+            let names: Vec<String> = found.iter().map(|(name, _)| shown_text(name)).collect();
+            Err(fault(
+                folder,
+                format!(
+                    "images of several splits ({}): expected data.split, such as \"train\"",
+                    names.join(", ")
+                ),
+            ))
+        }
+        None => Err(fault(
+            folder,
+            "no images: expected train-images-idx3-ubyte or train-images-idx3-ubyte.gz",
+        )),
+    }
 }
 
 /// Finds the labels that belong to a file of images: the same name with `labels-idx1`, gzipped or

@@ -28,9 +28,6 @@ use super::decode::Rgb;
 use super::error::ImagesError;
 use super::layout::{Format, Labels};
 
-/// Split of a data set of IDX files, unless `data.split` names another one.
-const DEFAULT_SPLIT: &str = "train";
-
 /// The content of one image, before it is decoded.
 pub(super) enum Stored {
     /// An image file, to be read by whoever decodes it.
@@ -139,10 +136,7 @@ impl Kinds {
                 return refuse("a folder", "an .npz file (data.format = \"npz\")");
             }
             Format::Npz => Self::Other(Box::new(NpzImages::open(path, split)?)),
-            Format::Idx => {
-                let split = split.unwrap_or(DEFAULT_SPLIT);
-                Self::Other(Box::new(IdxImages::open(path, split)?))
-            }
+            Format::Idx => Self::Other(Box::new(IdxImages::open(path, split)?)),
             Format::Parquet => Self::Other(Box::new(ParquetImages::open(path, split)?)),
             Format::Webdataset => Self::Other(Box::new(WebDataset::open(path, split)?)),
         })

@@ -28,9 +28,10 @@ use parquet::file::metadata::{ParquetMetaData, ParquetStatisticsPolicy};
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader};
 
-use super::files::{escaped, fault, list, read_error};
+use super::files::{fault, list, read_error};
 use super::{Container, Stored};
 use crate::images::error::ImagesError;
+use crate::images::name::{shown, shown_text};
 use pages::{CheckedPages, MAX_PAGE};
 
 /// First and last bytes of a file.
@@ -189,8 +190,8 @@ impl Container for ParquetImages {
     fn name(&self, index: usize) -> String {
         let part = self.place(index).and_then(|(part, _)| self.parts.get(part));
         match part {
-            Some(part) => format!("{}: row {}", part.path.display(), index - part.first),
-            None => format!("{}: image {index}", self.root.display()),
+            Some(part) => format!("{}: row {}", shown(&part.path), index - part.first),
+            None => format!("{}: image {index}", shown(&self.root)),
         }
     }
 
@@ -502,7 +503,7 @@ fn guarded<T>(path: &Path, call: impl FnOnce() -> ParquetResult<T>) -> Result<T,
         Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => {
             let message: String = error.to_string().chars().take(MAX_MESSAGE).collect();
-            let message = escaped(&message);
+            let message = shown_text(&message);
             Err(fault(path, format!("damaged or not supported: {message}")))
         }
         Err(_) => Err(fault(path, "a damaged Parquet file")),

@@ -8,8 +8,9 @@ use parquet::file::metadata::FileMetaData;
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor, Type};
 use serde::Deserialize;
 
-use super::super::files::{escaped, fault};
+use super::super::files::fault;
 use crate::images::error::ImagesError;
+use crate::images::name::shown_text;
 
 /// Names of the column of images.
 const IMAGES: [&str; 2] = ["image", "img"];
@@ -118,7 +119,7 @@ fn described(schema: &SchemaDescriptor) -> String {
     let mut columns: Vec<String> = fields
         .iter()
         .take(MAX_NAMED)
-        .map(|field| format!("`{}`: {}", escaped(field.name()), type_name(field)))
+        .map(|field| format!("`{}`: {}", shown_text(field.name()), type_name(field)))
         .collect();
     if fields.len() > MAX_NAMED {
         columns.push(format!("{} more", fields.len() - MAX_NAMED));
@@ -130,7 +131,7 @@ fn type_name(field: &Type) -> String {
     let basic = field.get_basic_info();
     if field.is_group() {
         let parts = field.get_fields().iter().take(MAX_NAMED);
-        let parts: Vec<String> = parts.map(|part| escaped(part.name())).collect();
+        let parts: Vec<String> = parts.map(|part| shown_text(part.name())).collect();
         let list = basic.converted_type() == ConvertedType::LIST;
         let kind = if list { "list" } else { "structure" };
         return format!("{kind} of {}", parts.join(", "));
