@@ -37,7 +37,11 @@ pub fn decoding_memory(bytes: &[u8]) -> Option<u64> {
             };
             Some(pixels.saturating_mul(7) + (1 << 20))
         }
-        Format::Tiff | Format::Dicom => None,
+        #[cfg(feature = "tiff")]
+        Format::Tiff => super::tiff::memory(bytes),
+        #[cfg(not(feature = "tiff"))]
+        Format::Tiff => None,
+        Format::Dicom => None,
     }
 }
 

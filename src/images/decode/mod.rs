@@ -22,6 +22,8 @@ mod memory;
 mod orientation;
 mod png;
 mod sixteen_bit;
+#[cfg(feature = "tiff")]
+mod tiff;
 
 use std::panic::catch_unwind;
 
@@ -249,6 +251,9 @@ fn decode_unguarded(
         Format::WebP => Err(missing(format, "webp")),
         #[cfg(not(feature = "bmp"))]
         Format::Bmp => Err(missing(format, "bmp")),
+        #[cfg(feature = "tiff")]
+        Format::Tiff => tiff::decode_tiff(bytes, options),
+        #[cfg(not(feature = "tiff"))]
         Format::Tiff => Err(missing(format, "tiff")),
         Format::Dicom => Err(missing(format, "dicom")),
     }
