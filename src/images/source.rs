@@ -286,7 +286,8 @@ impl Classes {
         labels
             .map(|(index, class)| {
                 let class = class.as_deref();
-                match class.and_then(|class| self.places.get(class)) {
+                let place = class.and_then(|class| self.places.get(normal(class).as_ref()));
+                match place {
                     Some(place) => Ok(Some(*place)),
                     None if self.undeclared == UndeclaredClass::LeaveOut => Ok(None),
                     None => Err(self.refusal(container, index, class)),
