@@ -16,6 +16,8 @@
 //! file with several frames, [`DecodeOptions::page`] is used.
 
 mod composer;
+#[cfg(feature = "dicom")]
+mod dicom;
 mod image_crate;
 mod jpeg;
 mod memory;
@@ -255,6 +257,9 @@ fn decode_unguarded(
         Format::Tiff => tiff::decode_tiff(bytes, options),
         #[cfg(not(feature = "tiff"))]
         Format::Tiff => Err(missing(format, "tiff")),
+        #[cfg(feature = "dicom")]
+        Format::Dicom => dicom::decode_dicom(bytes, options),
+        #[cfg(not(feature = "dicom"))]
         Format::Dicom => Err(missing(format, "dicom")),
     }
 }
@@ -270,6 +275,7 @@ fn jpeg(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, DecodeError> {
     })
 }
 
+#[cfg(not(all(feature = "webp", feature = "bmp", feature = "tiff", feature = "dicom")))]
 fn missing(format: Format, feature: &'static str) -> DecodeError {
     DecodeError::Feature {
         format: format.name(),
