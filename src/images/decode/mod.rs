@@ -1,10 +1,10 @@
 //! Decodes image files to 8-bit RGB.
 //!
-//! Colors are those of Pillow. JPEGs are decoded byte for byte as by libjpeg-turbo, which is the
-//! reason for the crate `libjpeg-turbo-rs`: the decoder of the `image` crate differs by up to 28
-//! levels with subsampled chroma. CMYK follows Adobe's inverted convention. Three cases differ from
-//! the loader of the reference implementation, which returns wrong planes for them (palette
-//! indices, a fourth channel, wrapped integers):
+//! Colors are those of Pillow. JPEGs are decoded byte for byte as by libjpeg-turbo, by a decoder of
+//! our own: that of the `image` crate differs by up to 28 levels with subsampled chroma. CMYK
+//! follows Adobe's inverted convention. Three cases differ from the loader of the reference
+//! implementation, which returns wrong planes for them (palette indices, a fourth channel, wrapped
+//! integers):
 //!
 //! * palette, grayscale and bilevel images become RGB;
 //! * alpha is composited over black, whereas Pillow's `convert("RGB")` would reveal the color of

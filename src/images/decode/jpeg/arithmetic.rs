@@ -1,6 +1,6 @@
 //! Arithmetic coding of coefficients, sequential and progressive (T.81, D.2, F.2.4 and G.2).
 
-use super::entropy::{Block, Step, ZIGZAG};
+use super::block::{Block, Step, ZIGZAG};
 
 /// Bounds of the conditioning (T.81, B.2.4.3), by table.
 pub(super) struct Conditioning {

@@ -1,53 +1,34 @@
-//! Coefficients of all components, out of all scans of a file.
+//! Samples of all components, out of all scans of a file.
 
 use super::super::{DecodeError, MAX_ALLOCATION};
-use super::frame::{Frame, Outline, Scan};
+use super::block::{Block, Step, ZIGZAG};
+use super::frame::{Component, Frame, Outline, Scan, Selected};
 use super::huffman::{self, Table};
 use super::markers::{DAC, DHT, DQT, DRI, Markers, SOS, be16, split_at_restarts};
+use super::pixels::Plane;
+use super::transform::transform;
 use super::{arithmetic, damaged, unsupported};
 
-/// Coefficients of one block, row by row.
-pub(super) type Block = [i16; 64];
-
-/// Index in a block of each coefficient in zigzag order.
-#[rustfmt::skip]
-pub(super) const ZIGZAG: [u8; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
-    13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
-    52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
-];
-
-/// Coefficients of one component.
-pub(super) struct Coefficients {
-    /// Blocks, row by row.
-    pub blocks: Vec<Block>,
+/// One component as it is read.
+struct Channel {
+    plane: Plane,
+    /// Blocks, row by row, of a progressive file; otherwise none.
+    blocks: Vec<Block>,
     /// Blocks of a row, with those that fill the MCUs.
-    pub columns: usize,
-    /// The quantization table, row by row.
-    pub quantizer: [u16; 64],
+    columns: usize,
+    /// The quantization table, row by row, once a scan has begun.
+    quantizer: Option<[i16; 64]>,
 }
 
-/// What a scan sends of a block.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Step {
-    Sequential,
-    DcFirst { low: u32 },
-    DcRefine { low: u32 },
-    AcFirst { band: (usize, usize), low: u32 },
-    AcRefine { band: (usize, usize), low: u32 },
-}
-
-impl Step {
-    fn of(frame: &Frame, scan: &Scan) -> Self {
-        let (band, (high, low)) = (scan.band, scan.bits);
-        let low = u32::from(low);
-        match (frame.progressive, band.0, high) {
-            (false, ..) => Self::Sequential,
-            (true, 0, 0) => Self::DcFirst { low },
-            (true, 0, _) => Self::DcRefine { low },
-            (true, _, 0) => Self::AcFirst { band, low },
-            (true, ..) => Self::AcRefine { band, low },
+impl Channel {
+    fn transform(&mut self, at: usize, block: &Block) -> Option<()> {
+        let (row, column) = (8 * (at / self.columns), 8 * (at % self.columns));
+        let plane = &mut self.plane;
+        if row >= plane.size.0 || column >= plane.size.1 {
+            return Some(());
         }
+        let out = plane.samples.get_mut(row * plane.stride + column..)?;
+        transform(block, self.quantizer.as_ref()?, out, plane.stride)
     }
 }
 
@@ -75,77 +56,79 @@ impl<'a> Coder<'a> {
 /// Tables in force, by number.
 #[derive(Default)]
 struct Tables {
-    quantizers: [Option<[u16; 64]>; 4],
+    quantizers: [Option<[i16; 64]>; 4],
     dc: [Option<Table>; 4],
     ac: [Option<Table>; 4],
     conditioning: arithmetic::Conditioning,
     restart: usize,
 }
 
-/// Reads the coefficients of all components.
+/// Reads the samples of all components.
 ///
 /// # Errors
 /// [`DecodeError`] if the data are damaged, or too large for [`MAX_ALLOCATION`].
-pub(super) fn coefficients(
-    bytes: &[u8],
-    outline: &Outline,
-) -> Result<Vec<Coefficients>, DecodeError> {
+pub(super) fn planes(bytes: &[u8], outline: &Outline) -> Result<Vec<Plane>, DecodeError> {
     let frame = &outline.frame;
-    let mut components = allocate(frame)?;
-    let mut latched = vec![false; components.len()];
+    let mut channels = allocate(frame)?;
     let mut tables = Tables::default();
     let mut scans = outline.scans.iter();
     for marker in Markers::new(bytes) {
         let marker = marker.map_err(|_| damaged())?;
+        let segment = marker.segment;
         match marker.code {
-            DQT => tables
-                .define_quantizers(marker.segment)
-                .ok_or_else(damaged)?,
-            DHT => tables.define_codes(marker.segment).ok_or_else(damaged)?,
-            DAC => tables
-                .conditioning
-                .define(marker.segment)
-                .ok_or_else(damaged)?,
-            DRI => tables.restart = usize::from(be16(marker.segment, 0).ok_or_else(damaged)?),
+            DQT => tables.define_quantizers(segment).ok_or_else(damaged)?,
+            DHT => tables.define_codes(segment).ok_or_else(damaged)?,
+            DAC => tables.conditioning.define(segment).ok_or_else(damaged)?,
+            DRI => tables.restart = usize::from(be16(segment, 0).ok_or_else(damaged)?),
             SOS => {
                 let scan = scans.next().ok_or_else(damaged)?;
                 for selected in &scan.selected {
+                    let channel = &mut channels[selected.index];
                     // A component keeps the table in force at its first scan.
-                    if !std::mem::replace(&mut latched[selected.index], true) {
+                    if channel.quantizer.is_none() {
                         let number = frame.components[selected.index].quantizer;
-                        components[selected.index].quantizer =
-                            tables.quantizers[number].ok_or_else(damaged)?;
+                        channel.quantizer = Some(tables.quantizers[number].ok_or_else(damaged)?);
                     }
                 }
-                read_scan(frame, scan, &mut tables, marker.data, &mut components)
+                read_scan(frame, scan, &mut tables, marker.data, &mut channels)
                     .ok_or_else(damaged)?;
             }
             _ => {}
         }
     }
-    Ok(components)
+    for channel in &mut channels {
+        for (at, block) in std::mem::take(&mut channel.blocks).iter().enumerate() {
+            channel.transform(at, block).ok_or_else(damaged)?;
+        }
+    }
+    Ok(channels.into_iter().map(|channel| channel.plane).collect())
 }
 
-fn allocate(frame: &Frame) -> Result<Vec<Coefficients>, DecodeError> {
+fn allocate(frame: &Frame) -> Result<Vec<Channel>, DecodeError> {
     let (rows, columns) = frame.mcus();
-    let counts = frame.components.iter().map(|c| (rows * c.v, columns * c.h));
-    let samples: u64 = counts.clone().map(|(r, c)| 64 * (r * c) as u64).sum();
-    // Two bytes of a coefficient and one of a sample, and the result.
-    let needed = 3 * samples + 3 * (frame.width * frame.height) as u64;
+    let count = |c: &Component| (rows * c.v) * (columns * c.h);
+    let samples: usize = frame.components.iter().map(|c| 64 * count(c)).sum();
+    // A byte of a sample, two of a coefficient that waits for later scans, and the result.
+    let kept = if frame.progressive { 3 } else { 1 };
+    let needed = (kept * samples + 3 * frame.width * frame.height) as u64;
     if needed > MAX_ALLOCATION {
         return Err(unsupported(format!(
-            "its coefficients take {} MB, more than the limit of {} MB",
+            "it takes {} MB to decode, more than the limit of {} MB",
             needed / 1_000_000,
             MAX_ALLOCATION / 1_000_000
         )));
     }
-    Ok(counts
-        .map(|(rows, columns)| Coefficients {
-            blocks: vec![[0; 64]; rows * columns],
-            columns,
-            quantizer: [0; 64],
-        })
-        .collect())
+    let channel = |component: &Component| Channel {
+        plane: Plane::new(frame, component),
+        blocks: if frame.progressive {
+            vec![[0; 64]; count(component)]
+        } else {
+            Vec::new()
+        },
+        columns: columns * component.h,
+        quantizer: None,
+    };
+    Ok(frame.components.iter().map(channel).collect())
 }
 
 fn read_scan<'a>(
@@ -153,40 +136,45 @@ fn read_scan<'a>(
     scan: &Scan,
     tables: &'a mut Tables,
     data: &'a [u8],
-    components: &mut [Coefficients],
+    channels: &mut [Channel],
 ) -> Option<()> {
     let (rows, columns) = frame.units(scan);
     let units = rows * columns;
-    let interval = if tables.restart == 0 {
-        units
-    } else {
-        tables.restart
+    let interval = match tables.restart {
+        0 => units,
+        restart => restart,
     };
     let mut pieces = split_at_restarts(data, (units - 1) / interval)?.into_iter();
     let step = Step::of(frame, scan);
     let mut coder = tables.coder(frame, scan);
+    let read = |coder: &mut Coder<'a>, channel: &mut Channel, position, y, x| {
+        let at = y * channel.columns + x;
+        if let Step::Sequential = step {
+            let mut block = [0; 64];
+            coder.block(step, position, &mut block)?;
+            return channel.transform(at, &block);
+        }
+        coder.block(step, position, channel.blocks.get_mut(at)?)
+    };
+    let (mut row, mut column) = (0, 0);
     for unit in 0..units {
         if unit % interval == 0 {
             coder.restart(pieces.next()?);
         }
-        let (row, column) = (unit / columns, unit % columns);
         if let [one] = scan.selected[..] {
-            let component = &mut components[one.index];
-            let at = row * component.columns + column;
-            coder.block(step, 0, component.blocks.get_mut(at)?)?;
-            continue;
-        }
-        for (position, selected) in scan.selected.iter().enumerate() {
-            let (h, v) = {
-                let component = &frame.components[selected.index];
-                (component.h, component.v)
-            };
-            let component = &mut components[selected.index];
-            for within in 0..h * v {
-                let (y, x) = (row * v + within / h, column * h + within % h);
-                let at = y * component.columns + x;
-                coder.block(step, position, component.blocks.get_mut(at)?)?;
+            read(&mut coder, &mut channels[one.index], 0, row, column)?;
+        } else {
+            for (position, selected) in scan.selected.iter().enumerate() {
+                let Component { h, v, .. } = frame.components[selected.index];
+                let channel = &mut channels[selected.index];
+                for (y, x) in (0..v).flat_map(|y| (0..h).map(move |x| (y, x))) {
+                    read(&mut coder, channel, position, row * v + y, column * h + x)?;
+                }
             }
+        }
+        column += 1;
+        if column == columns {
+            (row, column) = (row + 1, 0);
         }
     }
     Some(())
@@ -211,7 +199,7 @@ impl Tables {
                 }
             }
         }
-        let of = |s: &super::frame::Selected| {
+        let of = |s: &Selected| {
             let dc = self.dc.get(s.dc).and_then(Option::as_ref);
             let ac = self.ac.get(s.ac).and_then(Option::as_ref);
             (dc.filter(|table| table.is_for_dc()), ac)
@@ -228,9 +216,11 @@ impl Tables {
             let (values, rest) = rest.split_at_checked(64 * width)?;
             let mut quantizer = [0; 64];
             for (at, value) in ZIGZAG.iter().zip(values.chunks_exact(width)) {
-                quantizer[usize::from(*at)] = value
+                let value = value
                     .iter()
-                    .fold(0, |number, byte| number << 8 | u16::from(*byte));
+                    .fold(0, |number, byte| number << 8 | i32::from(*byte));
+                // Sound files with samples of 8 bits have steps of 8 bits.
+                quantizer[usize::from(*at)] = i16::try_from(value).ok()?;
             }
             *table = Some(quantizer);
             segment = rest;

@@ -11,7 +11,7 @@ const MAX_SIDE: u16 = 65_500;
 /// Blocks that an MCU may have.
 const MAX_BLOCKS: usize = 10;
 /// Largest accepted number of scans; encoders write about ten.
-pub(super) const MAX_SCANS: usize = 512;
+const MAX_SCANS: usize = 512;
 
 /// One component of the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Huffman coding of coefficients, sequential and progressive (T.81, F.2 and G.2).
 
-use super::entropy::{Block, Step, ZIGZAG};
+use super::block::{Block, Step, ZIGZAG};
 
 /// Bits that one look at the table resolves.
 const LOOK: u32 = 9;
@@ -55,6 +55,7 @@ impl Table {
     }
 
     fn read(&self, bits: &mut Bits<'_>) -> Option<u8> {
+        bits.refill();
         let look = bits.peek(16);
         let (length, symbol) = self.short[(look >> (16 - LOOK)) as usize];
         if length > 0 {
@@ -69,6 +70,9 @@ impl Table {
     }
 }
 
+/// A one in each byte.
+const EACH_BYTE: u64 = u64::MAX / 255;
+
 /// Bits of one piece of entropy-coded data.
 struct Bits<'a> {
     data: &'a [u8],
@@ -78,19 +82,37 @@ struct Bits<'a> {
 }
 
 impl Bits<'_> {
-    /// Returns the next bits, up to 16; zeros after the end.
-    fn peek(&mut self, count: u32) -> u32 {
-        if self.count < count {
-            while self.count <= 56 {
-                let Some(byte) = self.data.get(self.at) else {
-                    break;
-                };
-                // A stuffed zero follows 0xff.
-                self.at += 1 + usize::from(*byte == 0xff);
-                self.buffer |= u64::from(*byte) << (56 - self.count);
-                self.count += 8;
+    /// Reads bytes until there are more bits than one code and its number have.
+    fn refill(&mut self) {
+        if self.count > 32 {
+            return;
+        }
+        if let Some(bytes) = self.data.get(self.at..).and_then(|rest| rest.first_chunk()) {
+            let word = u64::from_be_bytes(*bytes);
+            // Tells whether no byte is 0xff.
+            let inverse = !word;
+            if inverse.wrapping_sub(EACH_BYTE) & word & (EACH_BYTE << 7) == 0 {
+                let bytes = (64 - self.count) / 8;
+                self.buffer |=
+                    (word & !(u64::MAX.checked_shr(8 * bytes).unwrap_or(0))) >> self.count;
+                self.at += bytes as usize;
+                self.count += 8 * bytes;
+                return;
             }
         }
+        while self.count <= 56 {
+            let Some(byte) = self.data.get(self.at) else {
+                break;
+            };
+            // A stuffed zero follows 0xff.
+            self.at += 1 + usize::from(*byte == 0xff);
+            self.buffer |= u64::from(*byte) << (56 - self.count);
+            self.count += 8;
+        }
+    }
+
+    /// Returns the next bits, 1 to 16; zeros after the end.
+    fn peek(&self, count: u32) -> u32 {
         (self.buffer >> (64 - count)) as u32
     }
 
@@ -101,10 +123,12 @@ impl Bits<'_> {
         Some(())
     }
 
+    /// Reads up to 16 bits.
     fn take(&mut self, count: u32) -> Option<i32> {
         if count == 0 {
             return Some(0);
         }
+        self.refill();
         let bits = self.peek(count);
         self.skip(count)?;
         Some(bits as i32)

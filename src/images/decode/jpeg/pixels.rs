@@ -1,182 +1,68 @@
-//! Samples out of coefficients, and RGB out of samples, with the arithmetic of libjpeg-turbo's
-//! accurate integer transform and of its "fancy" upsampling.
+//! RGB out of the samples of the components: libjpeg-turbo's "fancy" upsampling, its conversion of
+//! colors, and Pillow's of CMYK.
 
-use super::super::DecodeError;
-use super::damaged;
-use super::entropy::{Block, Coefficients};
 use super::frame::{Color, Component, Frame};
 
-/// Fraction bits of the constants.
-const FRACTION: u32 = 13;
-/// Additional bits kept between the two passes.
-const KEPT: u32 = 2;
-/// Largest accepted magnitude of a coefficient. Sound files stay below 2,048.
-const MAX_COEFFICIENT: i32 = 8191;
-
-/// Returns a constant with [`FRACTION`] bits.
-const fn fixed(value: f64) -> i32 {
-    (value * (1 << FRACTION) as f64 + 0.5) as i32
-}
-
 /// Samples of one component.
-struct Plane {
-    samples: Vec<u8>,
+pub(super) struct Plane {
+    pub samples: Vec<u8>,
     /// Samples of a row, with those that fill its blocks.
-    stride: usize,
+    pub stride: usize,
     /// Rows and columns of the component.
-    rows: usize,
-    columns: usize,
+    pub size: (usize, usize),
     /// Pixels to a sample, horizontally and vertically.
     factors: (usize, usize),
 }
 
-/// Makes the image, `[height, width, 3]`.
-///
-/// # Errors
-/// [`DecodeError`] if a coefficient is beyond what sound files have.
-pub(super) fn rgb(frame: &Frame, coefficients: Vec<Coefficients>) -> Result<Vec<u8>, DecodeError> {
-    let planes = frame
-        .components
-        .iter()
-        .zip(coefficients)
-        .map(|(component, coefficients)| plane(frame, component, &coefficients))
-        .collect::<Option<Vec<Plane>>>()
-        .ok_or_else(damaged)?;
-    let mut pixels = vec![0; 3 * frame.width * frame.height];
-    let mut rows = vec![vec![0; frame.width]; planes.len()];
-    for (y, out) in pixels.chunks_exact_mut(3 * frame.width).enumerate() {
-        for (plane, row) in planes.iter().zip(&mut rows) {
-            plane.upsample(y, row);
-        }
-        convert(frame.color, &rows, out);
-    }
-    Ok(pixels)
-}
-
-fn plane(frame: &Frame, component: &Component, coefficients: &Coefficients) -> Option<Plane> {
-    let (rows, columns) = frame.samples(component);
-    let stride = 8 * coefficients.columns;
-    let mut samples = vec![0; 64 * coefficients.blocks.len()];
-    for (index, block) in coefficients.blocks.iter().enumerate() {
-        let (row, column) = (index / coefficients.columns, index % coefficients.columns);
-        if 8 * row < rows && 8 * column < columns {
-            let out = samples.get_mut(8 * row * stride + 8 * column..)?;
-            transform(block, &coefficients.quantizer, out, stride)?;
-        }
-    }
-    Some(Plane {
-        samples,
-        stride,
-        rows,
-        columns,
-        factors: (frame.max.0 / component.h, frame.max.1 / component.v),
-    })
-}
-
-/// Makes 8x8 samples of a block; nothing if a coefficient is out of range.
-fn transform(block: &Block, quantizer: &[u16; 64], out: &mut [u8], stride: usize) -> Option<()> {
-    let mut values = [0i32; 64];
-    for ((value, coefficient), step) in values.iter_mut().zip(block).zip(quantizer) {
-        *value = i32::from(*coefficient) * i32::from(*step);
-        if value.abs() > MAX_COEFFICIENT {
-            return None;
-        }
-    }
-    for column in 0..8 {
-        let input = std::array::from_fn(|row| values[8 * row + column]);
-        for (row, value) in pass(input, FRACTION - KEPT).into_iter().enumerate() {
-            values[8 * row + column] = value;
-        }
-    }
-    for (row, input) in values.as_chunks::<8>().0.iter().enumerate() {
-        let line = out.get_mut(row * stride..row * stride + 8)?;
-        for (sample, value) in line.iter_mut().zip(pass(*input, FRACTION + KEPT + 3)) {
-            *sample = (value + 128).clamp(0, 255) as u8;
-        }
-    }
-    Some(())
-}
-
-/// Transforms eight values. Sums wrap and results saturate at 16 bits, as in the vector code of
-/// libjpeg-turbo.
-fn pass(input: [i32; 8], shift: u32) -> [i32; 8] {
-    let wrap = |value: i32| i32::from(value as i16);
-    let [i0, i1, i2, i3, i4, i5, i6, i7] = input;
-    let shared = (i2 + i6) * fixed(0.541_196_100);
-    let even2 = shared - i6 * fixed(1.847_759_065);
-    let even3 = shared + i2 * fixed(0.765_366_865);
-    let (sum, difference) = (wrap(i0 + i4) << FRACTION, wrap(i0 - i4) << FRACTION);
-    let evens = [
-        sum.wrapping_add(even3),
-        difference.wrapping_add(even2),
-        difference.wrapping_sub(even2),
-        sum.wrapping_sub(even3),
-    ];
-    let (z3, z4) = (wrap(i7 + i3), wrap(i5 + i1));
-    let shared = (z3 + z4) * fixed(1.175_875_602);
-    let z3 = shared - z3 * fixed(1.961_570_560);
-    let z4 = shared - z4 * fixed(0.390_180_644);
-    let z1 = -(i7 + i1) * fixed(0.899_976_223);
-    let z2 = -(i5 + i3) * fixed(2.562_915_447);
-    let odds = [
-        (i1 * fixed(1.501_321_110))
-            .wrapping_add(z1)
-            .wrapping_add(z4),
-        (i3 * fixed(3.072_711_026))
-            .wrapping_add(z2)
-            .wrapping_add(z3),
-        (i5 * fixed(2.053_119_869))
-            .wrapping_add(z2)
-            .wrapping_add(z4),
-        (i7 * fixed(0.298_631_336))
-            .wrapping_add(z1)
-            .wrapping_add(z3),
-    ];
-    let half = 1 << (shift - 1);
-    let scaled = |value: i32| {
-        let value = value.wrapping_add(half) >> shift;
-        value.clamp(i16::MIN.into(), i16::MAX.into())
-    };
-    std::array::from_fn(|at| {
-        if at < 4 {
-            scaled(evens[at].wrapping_add(odds[at]))
-        } else {
-            scaled(evens[7 - at].wrapping_sub(odds[7 - at]))
-        }
-    })
-}
-
 impl Plane {
-    fn row(&self, row: usize) -> &[u8] {
-        let start = row.min(self.rows - 1) * self.stride;
-        &self.samples[start..start + self.columns]
+    /// Makes room for the samples of a component.
+    pub fn new(frame: &Frame, component: &Component) -> Self {
+        let (rows, columns) = frame.mcus();
+        let (rows, stride) = (8 * rows * component.v, 8 * columns * component.h);
+        Self {
+            samples: vec![0; rows * stride],
+            stride,
+            size: frame.samples(component),
+            factors: (frame.max.0 / component.h, frame.max.1 / component.v),
+        }
     }
 
-    /// Fills row `y` of the image. Factors of two interpolate by a triangle, others repeat.
-    fn upsample(&self, y: usize, out: &mut [u8]) {
+    fn row(&self, row: usize) -> &[u8] {
+        let start = row.min(self.size.0 - 1) * self.stride;
+        &self.samples[start..start + self.size.1]
+    }
+
+    /// Returns row `y` of the image: its samples, or interpolated ones in `buffers`. Factors of two
+    /// interpolate by a triangle, others repeat.
+    fn upsampled<'a>(&'a self, y: usize, buffers: &'a mut Buffers) -> &'a [u8] {
         let (h, v) = self.factors;
         let near = self.row(y / v);
+        let upper = y.is_multiple_of(2);
         // The next row: above for the upper of two rows, below for the lower.
-        let other = if y.is_multiple_of(2) {
+        let other = if upper {
             self.row((y / 2).saturating_sub(1))
         } else {
             self.row(y / 2 + 1)
         };
+        let Buffers { sums, out } = buffers;
         match (h, v) {
-            (1, 1) => out.copy_from_slice(near),
-            (2, 1) if self.columns > 2 => {
-                let at = |x: usize| u32::from(near[x]);
-                interpolate(self.columns, at, [1, 2], 2, out);
+            (1, 1) => return near,
+            (2, 1) if near.len() > 2 => {
+                sums.clear();
+                sums.extend(near.iter().map(|near| u16::from(*near)));
+                double::<2>(sums, [1, 2], out);
             }
             (1, 2) => {
-                let bias = if y.is_multiple_of(2) { 1 } else { 2 };
+                let bias = if upper { 1 } else { 2 };
                 for ((out, near), other) in out.iter_mut().zip(near).zip(other) {
-                    *out = ((3 * u32::from(*near) + u32::from(*other) + bias) >> 2) as u8;
+                    *out = ((3 * u16::from(*near) + u16::from(*other) + bias) >> 2) as u8;
                 }
             }
-            (2, 2) if self.columns > 2 => {
-                let at = |x: usize| 3 * u32::from(near[x]) + u32::from(other[x]);
-                interpolate(self.columns, at, [8, 7], 4, out);
+            (2, 2) if near.len() > 2 => {
+                sums.clear();
+                let sum = |(near, other): (&u8, &u8)| 3 * u16::from(*near) + u16::from(*other);
+                sums.extend(near.iter().zip(other).map(sum));
+                double::<4>(sums, [8, 7], out);
             }
             _ => {
                 for (samples, sample) in out.chunks_mut(h).zip(near) {
@@ -184,65 +70,110 @@ impl Plane {
                 }
             }
         }
+        out
     }
 }
 
-/// Doubles `columns` values by a triangle: three parts of the near, one of the other neighbor. The
-/// outermost pixels have one neighbor only.
-fn interpolate(
-    columns: usize,
-    at: impl Fn(usize) -> u32,
-    [left, right]: [u32; 2],
-    shift: u32,
-    out: &mut [u8],
-) {
-    for (x, pair) in out.chunks_mut(2).enumerate() {
-        let near = at(x);
-        let before = at(x.saturating_sub(1));
-        let after = at((x + 1).min(columns - 1));
-        pair[0] = ((3 * near + before + left) >> shift) as u8;
-        if let Some(second) = pair.get_mut(1) {
-            *second = ((3 * near + after + right) >> shift) as u8;
+/// Room for one upsampled row.
+struct Buffers {
+    sums: Vec<u16>,
+    out: Vec<u8>,
+}
+
+/// Doubles a row by a triangle: three parts of the near value and one of the next one, scaled by
+/// `2^SHIFT`. The outermost pixels have one neighbor only.
+fn double<const SHIFT: u32>(values: &[u16], [left, right]: [u16; 2], out: &mut [u8]) {
+    let pair = |before: u16, near: u16, after: u16| {
+        let first = (3 * near + before + left) >> SHIFT;
+        let second = (3 * near + after + right) >> SHIFT;
+        [first as u8, second as u8]
+    };
+    let (Some(&first), Some(&last)) = (values.first(), values.last()) else {
+        return;
+    };
+    let (pairs, rest) = out.as_chunks_mut::<2>();
+    let inner = pairs.iter_mut().skip(1);
+    let neighbors = values.iter().zip(&values[1..]).zip(&values[2..]);
+    for (out, ((before, near), after)) in inner.zip(neighbors) {
+        *out = pair(*before, *near, *after);
+    }
+    let before_last = values[values.len() - 2];
+    if let Some(out) = pairs.first_mut() {
+        *out = pair(first, first, values[1]);
+    }
+    if let [out] = rest {
+        *out = pair(before_last, last, last)[0];
+    } else if let Some(out) = pairs.last_mut() {
+        *out = pair(before_last, last, last);
+    }
+}
+
+/// Makes the image, `[height, width, 3]`.
+pub(super) fn rgb(frame: &Frame, planes: &[Plane]) -> Vec<u8> {
+    let mut pixels = vec![0; 3 * frame.width * frame.height];
+    let buffers = || Buffers {
+        sums: Vec::new(),
+        out: vec![0; frame.width],
+    };
+    let mut buffers: Vec<Buffers> = planes.iter().map(|_| buffers()).collect();
+    let mut colors = [(); 3].map(|()| vec![0; frame.width]);
+    for (y, out) in pixels.chunks_exact_mut(3 * frame.width).enumerate() {
+        let rows = planes.iter().zip(&mut buffers);
+        let rows: Vec<&[u8]> = rows.map(|(plane, room)| plane.upsampled(y, room)).collect();
+        match (frame.color, &rows[..]) {
+            (Color::Gray, [gray]) => interleave([gray, gray, gray], out),
+            (Color::Rgb, [r, g, b]) => interleave([r, g, b], out),
+            (Color::Cmyk, [c, m, y, k]) => {
+                interleave([c, m, y], out);
+                // By Adobe's convention the file has the inverse of the ink.
+                blacken(out, k, |level| 255 - level);
+            }
+            (color, [y, cb, cr, rest @ ..]) => {
+                from_ycc(y, cb, cr, &mut colors);
+                interleave(std::array::from_fn(|at| &colors[at][..]), out);
+                if let (Color::Ycck, [k]) = (color, rest) {
+                    blacken(out, k, |ink| ink);
+                }
+            }
+            _ => {}
+        }
+    }
+    pixels
+}
+
+fn interleave([r, g, b]: [&[u8]; 3], out: &mut [u8]) {
+    let pixels = out.as_chunks_mut::<3>().0;
+    for (((pixel, r), g), b) in pixels.iter_mut().zip(r).zip(g).zip(b) {
+        *pixel = [*r, *g, *b];
+    }
+}
+
+/// Replaces levels, of which `ink` makes the ink, by the light that it leaves of white, as Pillow
+/// computes it.
+fn blacken(out: &mut [u8], white: &[u8], ink: impl Fn(u16) -> u16) {
+    for (pixel, white) in out.as_chunks_mut::<3>().0.iter_mut().zip(white) {
+        for level in pixel {
+            let product = u32::from(ink((*level).into())) * u32::from(*white) + 128;
+            *level = white.saturating_sub((((product >> 8) + product) >> 8) as u8);
         }
     }
 }
 
-/// Converts one row of components to RGB.
-fn convert(color: Color, rows: &[Vec<u8>], out: &mut [u8]) {
-    let level = |component: usize, x: usize| i32::from(rows[component][x]);
-    for (x, pixel) in out.chunks_exact_mut(3).enumerate() {
-        let values = match color {
-            Color::Gray => [level(0, x); 3],
-            Color::Rgb => [level(0, x), level(1, x), level(2, x)],
-            Color::YCbCr => from_ycc(level(0, x), level(1, x), level(2, x)),
-            // By Adobe's convention the file has the inverse of the ink.
-            Color::Cmyk => {
-                let light = |c: usize| over_black(255 - level(c, x), level(3, x));
-                [light(0), light(1), light(2)]
-            }
-            Color::Ycck => {
-                let ink = from_ycc(level(0, x), level(1, x), level(2, x));
-                ink.map(|ink| over_black(ink, level(3, x)))
-            }
-        };
-        for (out, value) in pixel.iter_mut().zip(values) {
-            *out = value as u8;
-        }
+/// Converts one row from YCbCr, with 16 bits of fraction.
+fn from_ycc(y: &[u8], cb: &[u8], cr: &[u8], [r, g, b]: &mut [Vec<u8>; 3]) {
+    let clamp = |value: i16| value.clamp(0, 255) as u8;
+    // What is added beside whole multiples: 1.402 = 1 + 26,345 / 65,536, and so on. The factors
+    // have 16 bits, which vector units multiply fast.
+    let part = |a: i16, by_a: i16, b: i16, by_b: i16| {
+        let sum = i32::from(a) * i32::from(by_a) + i32::from(b) * i32::from(by_b);
+        ((sum + (1 << 15)) >> 16) as i16
+    };
+    let outputs = r.iter_mut().zip(g).zip(b);
+    for ((((r, g), b), y), (cb, cr)) in outputs.zip(y).zip(cb.iter().zip(cr)) {
+        let y = i16::from(*y);
+        let (cb, cr) = (i16::from(*cb) - 128, i16::from(*cr) - 128);
+        *r = clamp(y + cr + part(cr, 26_345, 0, 0));
+        *g = clamp(y - cr + part(cb, -22_554, cr, 18_734));
+        *b = clamp(y + 2 * cb + part(cb, -14_942, 0, 0));
     }
-}
-
-/// Returns the light that an ink leaves of `white`, as Pillow computes it.
-fn over_black(ink: i32, white: i32) -> i32 {
-    let product = ink * white + 128;
-    (white - (((product >> 8) + product) >> 8)).clamp(0, 255)
-}
-
-/// Converts one pixel from YCbCr, in 16 bits of fraction.
-fn from_ycc(y: i32, cb: i32, cr: i32) -> [i32; 3] {
-    const HALF: i32 = 1 << 15;
-    let (cb, cr) = (cb - 128, cr - 128);
-    let red = (91_881 * cr + HALF) >> 16;
-    let green = (-22_554 * cb - 46_802 * cr + HALF) >> 16;
-    let blue = (116_130 * cb + HALF) >> 16;
-    [y + red, y + green, y + blue].map(|value| value.clamp(0, 255))
 }
