@@ -250,7 +250,7 @@ mod tests {
     fn kinds() -> [Vec<u8>; 4] {
         use libjpeg_turbo_rs as jpeg;
         let pixels: Vec<u8> = (0..24 * 20 * 3u32).map(|i| (i * i / 7) as u8).collect();
-        let (format, sampling) = (PixelFormat::Rgb, jpeg::Subsampling::S420);
+        let (format, sampling) = (jpeg::PixelFormat::Rgb, jpeg::Subsampling::S420);
         [
             jpeg::compress,
             jpeg::compress_progressive,
