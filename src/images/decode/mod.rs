@@ -1,8 +1,9 @@
 //! Decodes image files to 8-bit RGB.
 //!
-//! Colors are those of Pillow. JPEGs are decoded byte for byte as by libjpeg-turbo. CMYK follows
-//! Adobe's inverted convention. Three cases differ from the loader of the reference implementation,
-//! which returns wrong planes for them (palette indices, a fourth channel, wrapped integers):
+//! Colors are those of Pillow. JPEGs are decoded byte for byte as by libjpeg-turbo, by a decoder of
+//! our own ([`jpeg`], which has the reason). CMYK follows Adobe's inverted convention. Three cases
+//! differ from the loader of the reference implementation, which returns wrong planes for them
+//! (palette indices, a fourth channel, wrapped integers):
 //!
 //! * palette, grayscale and bilevel images become RGB;
 //! * alpha is composited over one color, by default black ([`DecodeOptions::alpha`]), whereas
