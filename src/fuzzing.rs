@@ -21,7 +21,10 @@ use crate::fetch::fuzzing as fetch;
 use crate::generators::openai_images::answer;
 use crate::hub::Checkpoint;
 use crate::images::fuzzing as containers;
-use crate::images::{NpzReader, SamplesReader, decode};
+use crate::images::{
+    DecodeOptions, FileFormat as Format, NpzReader, Orientation, SamplesReader, SixteenBit,
+    decode_as, decoding_memory,
+};
 use crate::metrics::features::Features;
 use crate::models::stable_diffusion::{AutoencoderKlConfig, UNet2DConditionConfig};
 use crate::net::{ContentRange, retry_after};
@@ -82,10 +85,47 @@ pub fn config(data: &[u8]) {
     }
 }
 
-/// Decodes `data` as a PNG, JPEG or GIF.
+/// Decodes `data` as an image of the format that its first bytes name.
 pub fn image(data: &[u8]) {
-    if let Ok(image) = decode(data) {
-        assert_eq!(image.pixels.len(), 3 * image.height * image.width);
+    if let Some(format) = Format::of(data) {
+        picture(format, data);
+    }
+}
+
+/// Decodes `data` as a WebP.
+pub fn webp(data: &[u8]) {
+    picture(Format::WebP, data);
+}
+
+/// Decodes `data` as a BMP.
+pub fn bmp(data: &[u8]) {
+    picture(Format::Bmp, data);
+}
+
+/// Decodes `data` as a TIFF.
+pub fn tiff(data: &[u8]) {
+    picture(Format::Tiff, data);
+}
+
+/// Decodes `data` as a DICOM file.
+pub fn dicom(data: &[u8]) {
+    picture(Format::Dicom, data);
+}
+
+/// Decodes `data` as an image of a format, by the default options and by others.
+fn picture(format: Format, data: &[u8]) {
+    let _ = decoding_memory(data);
+    let others = DecodeOptions {
+        sixteen_bit: SixteenBit::Window(-100, 1000),
+        alpha: [255, 0, 127],
+        orientation: Orientation::Exif,
+        page: 1,
+    };
+    for options in [DecodeOptions::default(), others] {
+        if let Ok(decoded) = decode_as(format, data, &options) {
+            let image = decoded.image;
+            assert_eq!(image.pixels.len(), 3 * image.height * image.width);
+        }
     }
 }
 

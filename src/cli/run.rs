@@ -374,6 +374,7 @@ fn resolve_privacy(
             None,
             non_private.then(NonPrivateConsent::given),
         )
+        .map(|privacy| privacy.with_replaced_images(loaded.settings.data.replaced_images()))
         .and_then(|privacy| privacy.with_earlier(earlier))
         .map_err(|error| match error {
             PrivacyError::Config(error) => {

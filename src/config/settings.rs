@@ -250,6 +250,9 @@ impl Settings {
             ];
             left_out.extend(keys.iter().filter(|(_, given)| *given).map(|(key, _)| *key));
         }
+        if self.data.label_column.is_some() {
+            left_out.push("data.label_column");
+        }
         if self.evolution.initial_samples.is_some() {
             left_out.push("evolution.initial_samples");
         }
@@ -260,6 +263,9 @@ impl Settings {
         let evaluation = self.evaluation.as_ref();
         if evaluation.is_some_and(|config| config.path().is_some() && !config.reference_is_public) {
             left_out.push("evaluation.reference");
+            if evaluation.is_some_and(|config| config.reference_layout.is_some()) {
+                left_out.push("evaluation.reference_layout");
+            }
         }
         for key in &left_out {
             remove(&mut table, key);

@@ -66,10 +66,7 @@ fn a_table_names_the_client_of_each_file() {
             "file,client\n2.png,x\n2.png,x\n",
             "line 3: `2.png` is on an earlier line too",
         ),
-        (
-            "file,client\n2.png,\n",
-            "line 2: expected a file and a client",
-        ),
+        ("file,client\n2.png,\n", "line 2: has no client"),
         ("file,client\n2.png\n", "line 2"),
         ("", "line 1: expected one column"),
     ] {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::clients::{ClientPlace, ClientsConfig};
+use super::decode::{DecodeOptions, Orientation, SixteenBit};
 use super::layout::{Choose, Format, Labels, Layout};
 use crate::sections::{InvalidKey, Section};
 
@@ -67,6 +68,18 @@ pub struct DataConfig {
     /// Treatment of equal images.
     #[serde(default, skip_serializing_if = "is_default")]
     pub duplicates: Duplicates,
+    /// Rule by which samples of 16 bits become bytes: `"high-byte"`, or a window `[low, high]`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sixteen_bit: SixteenBit,
+    /// Color behind transparent pixels: red, green and blue.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub alpha: [u8; 3],
+    /// Orientation in which images are used.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub orientation: Orientation,
+    /// Page of each TIFF and frame of each DICOM file, from 0.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub page: usize,
     /// To whom the images belong, if the unit of privacy is a client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<ClientsConfig>,
@@ -154,6 +167,10 @@ impl DataConfig {
             choose_seed: 0,
             on_bad_image: OnBadImage::default(),
             duplicates: Duplicates::default(),
+            sixteen_bit: SixteenBit::default(),
+            alpha: [0; 3],
+            orientation: Orientation::default(),
+            page: 0,
             clients: None,
         }
     }
@@ -198,6 +215,12 @@ impl DataConfig {
                 let message = "is 0: expected 1 or more, or no such key";
                 return Err(InvalidKey::new(key, message));
             }
+        }
+        if let SixteenBit::Window(low, high) = self.sixteen_bit
+            && low >= high
+        {
+            let message = format!("is [{low}, {high}]: expected [low, high] with low below high");
+            return Err(InvalidKey::new("sixteen_bit", message));
         }
         self.validate_layout()?;
         if let Some(clients) = &self.clients {
@@ -320,6 +343,27 @@ impl DataConfig {
         }
     }
 
+    /// Returns the largest number of chosen images that are replaced when one image of the source is
+    /// replaced by another one: one in each of two classes, if each class has its own number.
+    #[must_use]
+    pub fn replaced_images(&self) -> u32 {
+        match self.choice() {
+            Some((_, Choose::Stratified)) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Returns the options with which files are decoded.
+    #[must_use]
+    pub fn decode_options(&self) -> DecodeOptions {
+        DecodeOptions {
+            sixteen_bit: self.sixteen_bit,
+            alpha: self.alpha,
+            orientation: self.orientation,
+            page: self.page,
+        }
+    }
+
     /// Describes for the privacy statement which images of the source take part. The text depends
     /// on the configuration only, never on the images.
     #[must_use]
@@ -400,6 +444,8 @@ mod tests {
         assert!(refusal(|config| config.image_size = 0).starts_with("image_size: "));
         assert!(refusal(|config| config.num_samples = Some(0)).starts_with("num_samples: "));
         assert!(refusal(|config| config.declared_size = Some(0)).starts_with("declared_size: "));
+        let window = refusal(|config| config.sixteen_bit = SixteenBit::Window(7, 7));
+        assert!(window.starts_with("sixteen_bit: "), "{window}");
     }
 
     #[test]
@@ -430,17 +476,34 @@ mod tests {
     fn the_new_keys_are_part_of_the_identity_and_defaults_are_not_written() {
         let text = "path = 'x'\nimage_size = 32\n";
         let default = toml::to_string(&toml::from_str::<DataConfig>(text).unwrap()).unwrap();
-        for key in ["classes", "declared_size", "undeclared_class", "duplicates"] {
+        for key in [
+            "classes",
+            "declared_size",
+            "undeclared_class",
+            "duplicates",
+            "sixteen_bit",
+            "alpha",
+            "orientation",
+            "page",
+        ] {
             assert!(!default.contains(key), "{default}");
             assert!(!DataConfig::NON_IDENTITY_KEYS.contains(&key));
         }
         let text = format!(
             "{text}class_conditional = true\nclasses = ['b', 'a']\ndeclared_size = 9\n\
-             undeclared_class = 'leave-out'\nduplicates = 'once'\n"
+             undeclared_class = 'leave-out'\nduplicates = 'once'\nsixteen_bit = [-160, 240]\n\
+             alpha = [255, 255, 255]\norientation = 'exif'\npage = 2\n"
         );
         let config: DataConfig = toml::from_str(&text).unwrap();
         assert_eq!(config.undeclared_class, UndeclaredClass::LeaveOut);
         assert_eq!(config.duplicates, Duplicates::Once);
+        let options = DecodeOptions {
+            sixteen_bit: SixteenBit::Window(-160, 240),
+            alpha: [255; 3],
+            orientation: Orientation::Exif,
+            page: 2,
+        };
+        assert_eq!(config.decode_options(), options);
         let written = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<DataConfig>(&written).unwrap(), config);
     }

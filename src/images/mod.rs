@@ -32,18 +32,21 @@ mod table;
 
 pub use batch::{BatchError, ImageBatch};
 pub use clients::ClientsConfig;
-pub use container::EXTENSIONS;
 pub(crate) use container::fuzzing;
 pub use content::content_digests;
 pub use crop::{center_crop, resize_shorter_side};
 pub use data_config::{DataConfig, Duplicates, OnBadImage, UndeclaredClass, missing_classes};
-pub use decode::{Rgb, decode};
+pub use decode::{
+    DecodeError, DecodeOptions, Decoded, EXTENSIONS, Format as FileFormat, MAX_PIXELS, Orientation,
+    Rgb, SixteenBit, decode, decode_as, decoding_memory,
+};
 pub use error::ImagesError;
 pub use filter::Filter;
 pub use grid::{PictureError, grid, png, write_png};
 pub use layout::{Choose, Format, Labels, Layout};
-pub use name::shown_text;
+pub use name::{shown_lines, shown_text};
 pub use npz::{NpzError, NpzReader, NpzWriter};
+pub use reader::{LARGEST_IMAGE_MEMORY, READING_MEMORY};
 pub use resize::{Resampler, ResizeError, resize_bicubic_float};
 pub use samples::{SamplesReader, SamplesWriter};
 pub use source::{ImageSource, OccurringClasses};

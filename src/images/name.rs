@@ -39,6 +39,23 @@ pub fn shown_text(text: &str) -> String {
     escaped
 }
 
+/// Returns lines for a terminal, with control characters escaped except line feeds and tabulators.
+#[must_use]
+pub fn shown_lines(text: &str) -> Cow<'_, str> {
+    let kept = |character: char| matches!(character, '\n' | '\t') || !is_obeyed(character);
+    if text.chars().all(kept) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match kept(character) {
+            true => escaped.push(character),
+            false => escaped.extend(character.escape_debug()),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
 fn push_escaped(out: &mut String, text: &str) {
     for character in text.chars() {
         match is_obeyed(character) {
@@ -70,6 +87,7 @@ mod tests {
             shown(Path::new("a\u{1b}[31m\n\u{9b}.png")),
             "a\\u{1b}[31m\\n\\u{9b}.png"
         );
+        assert_eq!(shown_lines("a\tb\n\u{1b}c\r"), "a\tb\n\\u{1b}c\\r");
         assert_eq!(shown_text("x\u{202e}gnp"), "x\\u{202e}gnp");
     }
 

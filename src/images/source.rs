@@ -145,6 +145,7 @@ impl ImageSource {
             }
             Err(error)
         })?;
+        self.remarks.extend(reader.remark());
         Ok(self.leave_out(&bad)?)
     }
 

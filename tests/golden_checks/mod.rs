@@ -8,6 +8,7 @@ mod compare;
 mod dinov2;
 mod fid;
 mod histogram;
+mod image_cases;
 mod inception;
 mod loader;
 mod logistic;
@@ -45,6 +46,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("dinov2_preprocess", dinov2::preprocess),
     ("fid", fid::check),
     ("histogram", histogram::check),
+    ("image_cases", image_cases::check),
     ("inception", inception::check),
     ("loader", loader::check),
     ("logistic", logistic::check),

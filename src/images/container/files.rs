@@ -1,11 +1,14 @@
 //! Finds the files of a container, and words the errors about them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::images::error::ImagesError;
+
+/// Usual names of splits.
+const SPLITS: [&str; 6] = ["dev", "test", "train", "val", "valid", "validation"];
 
 /// Lists the files below `root` that `wanted` selects by their names, sorted by path. Folders are
 /// read recursively, each once; hidden files and folders are passed over. If `root` is a file, it
@@ -74,7 +77,33 @@ pub(super) fn list(
         ));
     }
     refuse_duplicates(&found)?;
+    if split.is_none() {
+        refuse_several_splits(root, &found)?;
+    }
     Ok(found)
+}
+
+/// Refuses files that are named after several splits: a data set whose test images take part by
+/// mistake cannot be evaluated any more.
+fn refuse_several_splits(root: &Path, files: &[PathBuf]) -> Result<(), ImagesError> {
+    let split_of = |file: &PathBuf| {
+        let path = file.strip_prefix(root).ok()?;
+        let mut names = path.iter().filter_map(|name| name.to_str());
+        names.find_map(|name| {
+            let word = name.split(|c: char| !c.is_alphanumeric()).next()?;
+            SPLITS.iter().find(|split| **split == word)
+        })
+    };
+    let splits: BTreeSet<&str> = files.iter().filter_map(split_of).copied().collect();
+    if splits.len() < 2 {
+        return Ok(());
+    }
+    let splits: Vec<&str> = splits.into_iter().collect();
+    let message = format!(
+        "has files of several splits ({}): expected data.split, such as data.split = \"train\"",
+        splits.join(", ")
+    );
+    Err(fault(root, message))
 }
 
 /// Refuses a split of a single file, which would have no effect.
@@ -169,7 +198,10 @@ mod tests {
                 "train.x"
             ]
         );
-        assert_eq!(names(root.path(), None).unwrap().len(), 6);
+        let error = names(root.path(), None).unwrap_err();
+        assert!(error.contains("several splits (test, train)"), "{error}");
+        let one = folder(&["data/train-1.x", "other.x", "contest/0.x"]);
+        assert_eq!(names(one.path(), None).unwrap().len(), 3);
         let error = names(root.path(), Some("val")).unwrap_err();
         assert!(
             error.contains("`val`") && error.contains("x files"),

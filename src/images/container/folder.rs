@@ -10,14 +10,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Container, Stored};
+use crate::images::EXTENSIONS;
 use crate::images::clients::{ClientsConfig, relative};
 use crate::images::error::ImagesError;
 use crate::images::layout::Labels;
 use crate::images::name::{normal, shown, shown_text};
 use crate::images::table::{CLIENT_COLUMN, FILE_COLUMNS, read_rows, wrong};
-
-/// File name extensions of images, compared without case.
-pub const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "gif"];
 
 /// Names of the CSV file in a folder whose labels are in one, in this order of precedence.
 const TABLES: [&str; 2] = ["labels.csv", "metadata.csv"];

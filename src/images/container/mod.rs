@@ -17,7 +17,6 @@ mod tar;
 
 use std::path::PathBuf;
 
-pub use folder::EXTENSIONS;
 pub(super) use folder::FolderImages;
 use idx::IdxImages;
 use npz::NpzImages;

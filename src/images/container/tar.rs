@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::files::{fault, list};
-use super::{Container, EXTENSIONS, Stored};
+use super::{Container, Stored};
+use crate::images::EXTENSIONS;
 use crate::images::error::ImagesError;
 use crate::images::name::{shown, shown_text};
 use shard::{ShardReader, Span, ends_with, for_each_file, is_compressed};

@@ -134,7 +134,10 @@ fn a_bad_file_is_named_or_skipped() {
         panic!("{:?}", loaded.skipped);
     };
     assert_eq!(image, bad.to_str().unwrap());
-    assert_eq!(reason, "not a JPEG, PNG or GIF");
+    assert_eq!(
+        reason,
+        "not a JPEG, PNG, GIF, WebP, BMP, TIFF or DICOM file"
+    );
 }
 
 #[test]
