@@ -312,7 +312,7 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 8] = [
+    const TARGETS: [(&str, Target); 11] = [
         ("pickle", super::pickle),
         ("safetensors", super::safetensors),
         ("npz", super::npz),
@@ -321,6 +321,9 @@ mod tests {
         ("archive", super::archive),
         ("ledger", super::ledger),
         ("text", super::text),
+        ("idx", super::idx),
+        ("webdataset", super::webdataset),
+        ("parquet", super::parquet),
     ];
 
     fn repository() -> &'static Path {
@@ -343,6 +346,16 @@ mod tests {
                 "tests/goldens/loader_special/x_gray16.png",
             ],
             "text" => &["src/fetch/catalogue.toml"],
+            "idx" => &["tests/goldens/containers/idx/t10k-images-idx3-ubyte"],
+            "webdataset" => &[
+                "tests/goldens/containers/webdataset/train-000000.tar",
+                "tests/goldens/containers/webdataset/train-000001.tar",
+            ],
+            "parquet" => &[
+                "tests/goldens/containers/hub/data/train-00000-of-00002.parquet",
+                "tests/goldens/containers/zstd.parquet",
+                "tests/goldens/containers/plain.parquet",
+            ],
             _ => &[],
         };
         match target {
