@@ -20,7 +20,11 @@ use crate::diffusion::{Scheduler, SchedulerConfig};
 use crate::fetch::fuzzing as fetch;
 use crate::generators::openai_images::answer;
 use crate::hub::Checkpoint;
-use crate::images::{NpzReader, SamplesReader, decode};
+use crate::images::fuzzing as containers;
+use crate::images::{
+    DecodeOptions, FileFormat as Format, NpzReader, Orientation, SamplesReader, SixteenBit,
+    decode_as, decoding_memory,
+};
 use crate::metrics::features::Features;
 use crate::models::stable_diffusion::{AutoencoderKlConfig, UNet2DConditionConfig};
 use crate::net::{ContentRange, retry_after};
@@ -81,10 +85,47 @@ pub fn config(data: &[u8]) {
     }
 }
 
-/// Decodes `data` as a PNG, JPEG or GIF.
+/// Decodes `data` as an image of the format that its first bytes name.
 pub fn image(data: &[u8]) {
-    if let Ok(image) = decode(data) {
-        assert_eq!(image.pixels.len(), 3 * image.height * image.width);
+    if let Some(format) = Format::of(data) {
+        picture(format, data);
+    }
+}
+
+/// Decodes `data` as a WebP.
+pub fn webp(data: &[u8]) {
+    picture(Format::WebP, data);
+}
+
+/// Decodes `data` as a BMP.
+pub fn bmp(data: &[u8]) {
+    picture(Format::Bmp, data);
+}
+
+/// Decodes `data` as a TIFF.
+pub fn tiff(data: &[u8]) {
+    picture(Format::Tiff, data);
+}
+
+/// Decodes `data` as a DICOM file.
+pub fn dicom(data: &[u8]) {
+    picture(Format::Dicom, data);
+}
+
+/// Decodes `data` as an image of a format, by the default options and by others.
+fn picture(format: Format, data: &[u8]) {
+    let _ = decoding_memory(data);
+    let others = DecodeOptions {
+        sixteen_bit: SixteenBit::Window(-100, 1000),
+        alpha: [255, 0, 127],
+        orientation: Orientation::Exif,
+        page: 1,
+    };
+    for options in [DecodeOptions::default(), others] {
+        if let Ok(decoded) = decode_as(format, data, &options) {
+            let image = decoded.image;
+            assert_eq!(image.pixels.len(), 3 * image.height * image.width);
+        }
     }
 }
 
@@ -145,6 +186,21 @@ pub fn text(data: &[u8]) {
             let _ = retry_after(&headers, SystemTime::UNIX_EPOCH);
         }
     }
+}
+
+/// Reads `data` as an IDX file of images or labels, plain and gzipped.
+pub fn idx(data: &[u8]) {
+    containers::idx(data);
+}
+
+/// Reads `data` as a WebDataset shard.
+pub fn webdataset(data: &[u8]) {
+    containers::webdataset(data);
+}
+
+/// Reads `data` as a Parquet file of images.
+pub fn parquet(data: &[u8]) {
+    containers::parquet(data);
 }
 
 /// A temporary result folder in which a run was begun, so that a ledger is read beside the
@@ -256,7 +312,7 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 8] = [
+    const TARGETS: [(&str, Target); 11] = [
         ("pickle", super::pickle),
         ("safetensors", super::safetensors),
         ("npz", super::npz),
@@ -265,6 +321,9 @@ mod tests {
         ("archive", super::archive),
         ("ledger", super::ledger),
         ("text", super::text),
+        ("idx", super::idx),
+        ("webdataset", super::webdataset),
+        ("parquet", super::parquet),
     ];
 
     fn repository() -> &'static Path {
@@ -287,6 +346,16 @@ mod tests {
                 "tests/goldens/loader_special/x_gray16.png",
             ],
             "text" => &["src/fetch/catalogue.toml"],
+            "idx" => &["tests/goldens/containers/idx/t10k-images-idx3-ubyte"],
+            "webdataset" => &[
+                "tests/goldens/containers/webdataset/train-000000.tar",
+                "tests/goldens/containers/webdataset/train-000001.tar",
+            ],
+            "parquet" => &[
+                "tests/goldens/containers/hub/data/train-00000-of-00002.parquet",
+                "tests/goldens/containers/zstd.parquet",
+                "tests/goldens/containers/plain.parquet",
+            ],
             _ => &[],
         };
         match target {

@@ -44,9 +44,10 @@ pub mod hub {
 }
 pub mod images {
     pub use crate::images::{
-        DataConfig, Duplicates, Filter, ImageBatch, ImageSource, ImagesError, NpzReader, NpzWriter,
-        OnBadImage, Resampler, Rgb, SamplesReader, SamplesWriter, UndeclaredClass, center_crop,
-        decode, png, resize_bicubic_float, resize_shorter_side,
+        DataConfig, DecodeError, DecodeOptions, Decoded, Duplicates, Filter, Format, ImageBatch,
+        ImageSource, ImagesError, NpzReader, NpzWriter, OnBadImage, Orientation, Resampler, Rgb,
+        SamplesReader, SamplesWriter, SixteenBit, UndeclaredClass, center_crop, decode,
+        decoding_memory, png, resize_bicubic_float, resize_shorter_side,
     };
 }
 pub mod kernels {

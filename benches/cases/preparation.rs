@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use dpsyn::internals::images::{
-    Filter, ImageBatch, Resampler, center_crop, decode, png, resize_shorter_side,
+    DecodeOptions, Filter, ImageBatch, Resampler, center_crop, decode, png, resize_shorter_side,
 };
 use rayon::prelude::*;
 
@@ -38,7 +38,7 @@ pub fn decode_and_crop(n: usize, from: usize, to: usize) -> Work {
         .collect();
     Box::new(move || {
         files.par_iter().for_each(|file| {
-            let image = decode(file).unwrap();
+            let image = decode(file, &DecodeOptions::default()).unwrap().image;
             let image = resize_shorter_side(image, to, Filter::Bilinear).unwrap();
             black_box(center_crop(&image, to).unwrap());
         });

@@ -78,13 +78,15 @@ impl PrivateImages {
         })
     }
 
-    /// Counts the classes that occur at `path`, for the owner of the images.
+    /// Counts the classes that occur in the layout of a configuration, for the owner of the images.
     ///
     /// # Errors
     /// [`DatasetError::Images`] and [`DatasetError::OfAnImage`].
-    pub fn occurring_classes(path: &Path) -> Result<Sensitive<OccurringClasses>, DatasetError> {
-        let classes = OccurringClasses::of(path);
-        let classes = classes.map_err(|error| DatasetError::of_source(error, path))?;
+    pub fn occurring_classes(
+        config: &DataConfig,
+    ) -> Result<Sensitive<OccurringClasses>, DatasetError> {
+        let classes = OccurringClasses::of(config);
+        let classes = classes.map_err(|error| DatasetError::of_source(error, &config.path))?;
         Ok(Sensitive::new(classes))
     }
 
@@ -129,8 +131,8 @@ impl PrivateImages {
         let mut digests = Sensitive::new(ImageDigests::none());
         let mut done = 0;
         let checked = self.source.check(batch_size, |batch| {
+            done += batch.len();
             add_digests(&mut digests, &Sensitive::new(batch));
-            done += batch_size;
             observer.advance(done.min(total) as u64);
             let checked = observer.end_if_cancelled();
             checked.map_err(|cancelled| EachError::Other(DatasetError::from(cancelled)))
@@ -149,11 +151,11 @@ impl PrivateImages {
         let left_out = self
             .participation
             .map_ref(|images| images.describe(selection.duplicates));
-        let notes = Sensitive::new(skipped).zip(left_out, |skipped, left_out| {
+        let notes = Sensitive::new((skipped, self.source.remarks().to_vec()));
+        let notes = notes.zip(left_out, |(skipped, remarks), left_out| {
             let skipped = skipped.into_iter();
-            let skipped =
-                skipped.map(|(path, reason)| format!("skipped {}: {reason}", path.display()));
-            skipped.chain(left_out).collect()
+            let skipped = skipped.map(|(image, reason)| format!("skipped {image}: {reason}"));
+            remarks.into_iter().chain(skipped).chain(left_out).collect()
         });
         Ok(CheckedImages {
             fingerprint: self.fingerprint(&taking_part),

@@ -275,7 +275,7 @@ mod tests {
     use super::super::archive::tests::{add, packed};
     use super::super::staged_dir::StagedDir;
     use super::*;
-    use crate::images::decode;
+    use crate::images::{DecodeOptions, decode};
     use crate::progress::Silent;
     use image::{ExtendedColorType, ImageEncoder};
     use proptest::prelude::*;
@@ -374,7 +374,12 @@ mod tests {
                 ("val/0_1.png", 6),
                 ("test/0_0.png", 3),
             ] {
-                let image = decode(&std::fs::read(root.path().join(file)).unwrap()).unwrap();
+                let image = decode(
+                    &std::fs::read(root.path().join(file)).unwrap(),
+                    &DecodeOptions::default(),
+                )
+                .unwrap()
+                .image;
                 // The alpha is dropped, not applied.
                 let expected: Vec<u8> = (0..4).flat_map(|at| [red, at, 7]).collect();
                 assert_eq!(image.pixels, expected, "{file}");

@@ -15,7 +15,7 @@ use zip::ZipArchive;
 use super::archive::ArchiveError;
 use super::error::FetchError;
 use super::staged_dir::TargetDir;
-use crate::images::{EXTENSIONS, decode};
+use crate::images::{DecodeOptions, EXTENSIONS, decode};
 use crate::net::{single_line, truncate};
 use crate::progress::{Progress, Unit};
 
@@ -139,7 +139,7 @@ fn photo<'w, 'n>(entry: &'n str, wanted: &'w [TargetDir]) -> Option<(&'w TargetD
 
 fn write(waiting: &mut Vec<(&TargetDir, String, Vec<u8>)>) -> Result<(), ArchiveError> {
     waiting.par_drain(..).try_for_each(|(wanted, name, bytes)| {
-        decode(&bytes)
+        decode(&bytes, &DecodeOptions::default())
             .map_err(|error| ArchiveError::Invalid(format!("{}/{name}: {error}", wanted.split)))?;
         Ok(wanted.folder.write(&name, &bytes)?)
     })

@@ -128,7 +128,7 @@ mod tests {
     use super::super::archive::tests::{add, packed};
     use super::super::staged_dir::StagedDir;
     use super::*;
-    use crate::images::decode;
+    use crate::images::{DecodeOptions, decode};
     use crate::progress::Silent;
     use proptest::prelude::*;
 
@@ -198,7 +198,7 @@ mod tests {
         run(&bytes, root.path(), both).unwrap();
         let read = |name: &str| {
             let bytes = std::fs::read(root.path().join(name)).unwrap();
-            decode(&bytes).unwrap()
+            decode(&bytes, &DecodeOptions::default()).unwrap().image
         };
         for (batch, class) in CLASSES.iter().enumerate().skip(1).take(5) {
             let first = 2 * (batch - 1);
@@ -251,7 +251,7 @@ mod tests {
             match image(&record) {
                 Ok((class, image)) => {
                     prop_assert_eq!(class, CLASSES[usize::from(label)]);
-                    let back = decode(&png(&image).unwrap()).unwrap();
+                    let back = decode(&png(&image).unwrap(), &DecodeOptions::default()).unwrap().image;
                     let planes: Vec<u8> = (0..3)
                         .flat_map(|c| back.pixels.iter().skip(c).step_by(3).copied())
                         .collect();

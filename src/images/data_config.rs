@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::clients::ClientsConfig;
+use super::clients::{ClientPlace, ClientsConfig};
+use super::decode::{DecodeOptions, Orientation, SixteenBit};
+use super::layout::{Choose, Format, Labels, Layout};
 use crate::sections::{InvalidKey, Section};
 
 /// Largest accepted `image_size`.
@@ -22,8 +24,21 @@ const ALL_CLASS: &str = "all";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// A folder of `<class>_<rest>.<jpg|jpeg|png|gif>`, possibly nested, or an `.npz` file.
+    /// A folder of image files, possibly nested, a CSV file that lists them, or a file with many
+    /// images.
     pub path: PathBuf,
+    /// Kind of container; implied by the name of the path if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// Part of a data set that has several, such as `train` or `test`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// Where the class of an image file is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub labels: Labels,
+    /// Name of the column of the class in the CSV file; `label` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_column: Option<String>,
     /// Rows and columns of every image after resizing and cropping.
     pub image_size: usize,
     /// Generates separate samples for each class; otherwise all images form one class.
@@ -38,15 +53,33 @@ pub struct DataConfig {
     /// Declared (public) number of images; never counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declared_size: Option<usize>,
-    /// Number of images to use, the first ones in order; all if absent.
+    /// Number of images to use at most; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_samples: Option<usize>,
+    /// Which images to use, if their number is limited; random if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choose: Option<Choose>,
+    /// Seed of the choice.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub choose_seed: u64,
     /// Treatment of files that are not readable images.
     #[serde(default)]
     pub on_bad_image: OnBadImage,
     /// Treatment of equal images.
     #[serde(default, skip_serializing_if = "is_default")]
     pub duplicates: Duplicates,
+    /// Rule by which samples of 16 bits become bytes: `"high-byte"`, or a window `[low, high]`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sixteen_bit: SixteenBit,
+    /// Color behind transparent pixels: red, green and blue.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub alpha: [u8; 3],
+    /// Orientation in which images are used.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub orientation: Orientation,
+    /// Page of each TIFF and frame of each DICOM file, from 0.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub page: usize,
     /// To whom the images belong, if the unit of privacy is a client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<ClientsConfig>,
@@ -101,8 +134,16 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Section for DataConfig {
-    // The fingerprint of the images includes their clients.
-    const NON_IDENTITY_KEYS: &'static [&'static str] = &["path", "on_bad_image", "clients"];
+    // The fingerprint of the images includes their classes and clients.
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &[
+        "path",
+        "format",
+        "split",
+        "labels",
+        "label_column",
+        "on_bad_image",
+        "clients",
+    ];
 }
 
 impl DataConfig {
@@ -112,15 +153,48 @@ impl DataConfig {
     pub fn new(path: impl Into<PathBuf>, image_size: usize) -> Self {
         Self {
             path: path.into(),
+            format: None,
+            split: None,
+            labels: Labels::default(),
+            label_column: None,
             image_size,
             class_conditional: false,
             classes: None,
             undeclared_class: UndeclaredClass::default(),
             declared_size: None,
             num_samples: None,
+            choose: None,
+            choose_seed: 0,
             on_bad_image: OnBadImage::default(),
             duplicates: Duplicates::default(),
+            sixteen_bit: SixteenBit::default(),
+            alpha: [0; 3],
+            orientation: Orientation::default(),
+            page: 0,
             clients: None,
+        }
+    }
+
+    /// Creates the section like [`DataConfig::new`], with a layout.
+    #[must_use]
+    pub fn with_layout(path: impl Into<PathBuf>, image_size: usize, layout: &Layout) -> Self {
+        Self {
+            format: layout.format,
+            split: layout.split.clone(),
+            labels: layout.labels,
+            label_column: layout.label_column.clone(),
+            ..Self::new(path, image_size)
+        }
+    }
+
+    /// Returns the layout, without the path.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        Layout {
+            format: self.format,
+            split: self.split.clone(),
+            labels: self.labels,
+            label_column: self.label_column.clone(),
         }
     }
 
@@ -142,10 +216,97 @@ impl DataConfig {
                 return Err(InvalidKey::new(key, message));
             }
         }
+        if let SixteenBit::Window(low, high) = self.sixteen_bit
+            && low >= high
+        {
+            let message = format!("is [{low}, {high}]: expected [low, high] with low below high");
+            return Err(InvalidKey::new("sixteen_bit", message));
+        }
+        self.validate_layout()?;
         if let Some(clients) = &self.clients {
-            clients.validate(self.is_npz())?;
+            clients.validate(match (self.format(), self.labels()) {
+                (Format::Images, Labels::Csv) => ClientPlace::Table,
+                (Format::Images, _) => ClientPlace::Path,
+                _ => ClientPlace::Container,
+            })?;
         }
         self.validate_classes()
+    }
+
+    /// Checks that the keys of the layout fit each other.
+    fn validate_layout(&self) -> Result<(), InvalidKey> {
+        let refuse = |key: &str, message: &str| Err(InvalidKey::new(key, message));
+        let is_images = self.format() == Format::Images;
+        if !is_images && self.labels != Labels::default() {
+            return refuse(
+                "labels",
+                "is for image files: a file of many images has the class of each of them",
+            );
+        }
+        if self.label_column.is_some() && (!is_images || self.labels() != Labels::Csv) {
+            return refuse(
+                "label_column",
+                "is given, but no CSV file names the classes: expected labels = \"csv\", or no \
+                 label_column",
+            );
+        }
+        match &self.split {
+            Some(split) if split.is_empty() => {
+                return refuse("split", "is empty: expected a name, such as \"train\"");
+            }
+            Some(_) if is_images => {
+                return refuse(
+                    "split",
+                    "is not for image files: expected the folder of the split as data.path, or \
+                     data.format if the folder has no image files",
+                );
+            }
+            _ => {}
+        }
+        if self.num_samples.is_some() {
+            return match self.choose {
+                Some(Choose::Stratified) if !self.class_conditional => refuse(
+                    "choose",
+                    "is \"stratified\", but there are no classes: expected class_conditional = \
+                     true, or \"random\"",
+                ),
+                _ => Ok(()),
+            };
+        }
+        let unused = [
+            ("choose", self.choose.is_some()),
+            ("choose_seed", self.choose_seed != 0),
+        ];
+        match unused.iter().find(|(_, given)| *given) {
+            Some((key, _)) => refuse(
+                key,
+                "is given, but all images are used: expected num_samples with it",
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the kind of container: the stated one, or that which the path implies.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format.unwrap_or_else(|| Format::of_path(&self.path))
+    }
+
+    /// Returns where the class of an image file is: as stated, or in the CSV file that `path` is.
+    #[must_use]
+    pub fn labels(&self) -> Labels {
+        let extension = self.path.extension();
+        let is_csv = extension.is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+        match is_csv {
+            true => Labels::Csv,
+            false => self.labels,
+        }
+    }
+
+    /// Returns which images take part; all of them if their number is not limited.
+    #[must_use]
+    pub fn choice(&self) -> Option<(usize, Choose)> {
+        Some((self.num_samples?, self.choose.unwrap_or_default()))
     }
 
     fn validate_classes(&self) -> Result<(), InvalidKey> {
@@ -182,24 +343,50 @@ impl DataConfig {
         }
     }
 
-    /// Returns true if the images are in an `.npz` file, by its name: its classes are numbers.
+    /// Returns the largest number of chosen images that are replaced when one image of the source is
+    /// replaced by another one: one in each of two classes, if each class has its own number.
     #[must_use]
-    pub fn is_npz(&self) -> bool {
-        let extension = self.path.extension();
-        extension.is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
+    pub fn replaced_images(&self) -> u32 {
+        match self.choice() {
+            Some((_, Choose::Stratified)) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Returns the options with which files are decoded.
+    #[must_use]
+    pub fn decode_options(&self) -> DecodeOptions {
+        DecodeOptions {
+            sixteen_bit: self.sixteen_bit,
+            alpha: self.alpha,
+            orientation: self.orientation,
+            page: self.page,
+        }
     }
 
     /// Describes for the privacy statement which images of the source take part. The text depends
     /// on the configuration only, never on the images.
     #[must_use]
     pub fn selection(&self) -> String {
-        let mut text = match self.num_samples {
-            Some(count) => format!(
+        let mut text = match self.choice() {
+            Some((count, Choose::First)) => format!(
                 "the first {count} images of the source in the order of their names, or all if \
-                 there are fewer (data.num_samples)"
+                 there are fewer (data.num_samples, data.choose = \"first\")"
+            ),
+            Some((count, Choose::Random)) => format!(
+                "{count} images of the source, chosen by a keyed hash of their names, or all if \
+                 there are fewer (data.num_samples, data.choose = \"random\")"
+            ),
+            Some((count, Choose::Stratified)) => format!(
+                "{count} images of the source, shared equally among the declared classes and \
+                 chosen by a keyed hash of their names, or all of a class that has fewer \
+                 (data.num_samples, data.choose = \"stratified\")"
             ),
             None => "all images of the source".to_owned(),
         };
+        if let Some(split) = &self.split {
+            text += &format!(", split `{split}` (data.split)");
+        }
         if self.on_bad_image == OnBadImage::Skip {
             text += ", without files that are not readable images (data.on_bad_image = \"skip\")";
         }
@@ -257,6 +444,8 @@ mod tests {
         assert!(refusal(|config| config.image_size = 0).starts_with("image_size: "));
         assert!(refusal(|config| config.num_samples = Some(0)).starts_with("num_samples: "));
         assert!(refusal(|config| config.declared_size = Some(0)).starts_with("declared_size: "));
+        let window = refusal(|config| config.sixteen_bit = SixteenBit::Window(7, 7));
+        assert!(window.starts_with("sixteen_bit: "), "{window}");
     }
 
     #[test]
@@ -287,17 +476,34 @@ mod tests {
     fn the_new_keys_are_part_of_the_identity_and_defaults_are_not_written() {
         let text = "path = 'x'\nimage_size = 32\n";
         let default = toml::to_string(&toml::from_str::<DataConfig>(text).unwrap()).unwrap();
-        for key in ["classes", "declared_size", "undeclared_class", "duplicates"] {
+        for key in [
+            "classes",
+            "declared_size",
+            "undeclared_class",
+            "duplicates",
+            "sixteen_bit",
+            "alpha",
+            "orientation",
+            "page",
+        ] {
             assert!(!default.contains(key), "{default}");
             assert!(!DataConfig::NON_IDENTITY_KEYS.contains(&key));
         }
         let text = format!(
             "{text}class_conditional = true\nclasses = ['b', 'a']\ndeclared_size = 9\n\
-             undeclared_class = 'leave-out'\nduplicates = 'once'\n"
+             undeclared_class = 'leave-out'\nduplicates = 'once'\nsixteen_bit = [-160, 240]\n\
+             alpha = [255, 255, 255]\norientation = 'exif'\npage = 2\n"
         );
         let config: DataConfig = toml::from_str(&text).unwrap();
         assert_eq!(config.undeclared_class, UndeclaredClass::LeaveOut);
         assert_eq!(config.duplicates, Duplicates::Once);
+        let options = DecodeOptions {
+            sixteen_bit: SixteenBit::Window(-160, 240),
+            alpha: [255; 3],
+            orientation: Orientation::Exif,
+            page: 2,
+        };
+        assert_eq!(config.decode_options(), options);
         let written = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<DataConfig>(&written).unwrap(), config);
     }
@@ -312,7 +518,7 @@ mod tests {
         config.duplicates = Duplicates::Once;
         let text = config.selection();
         for part in [
-            "first 7 images",
+            "7 images",
             "data.num_samples",
             "data.on_bad_image",
             "data.undeclared_class",

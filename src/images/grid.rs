@@ -103,7 +103,7 @@ pub fn write_png(path: &Path, picture: &ImageBatch) -> Result<(), PictureError> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode::decode;
+    use super::super::decode::{DecodeOptions, decode};
     use super::*;
 
     fn flat(values: &[u8]) -> ImageBatch {
@@ -131,7 +131,9 @@ mod tests {
     fn a_png_comes_back() {
         let picture = grid(&flat(&[10, 20, 30, 40]), 9, 0).unwrap();
         assert_eq!((picture.height(), picture.width()), (1, 8));
-        let decoded = decode(&png(&picture).unwrap()).unwrap();
+        let decoded = decode(&png(&picture).unwrap(), &DecodeOptions::default())
+            .unwrap()
+            .image;
         assert_eq!(decoded.pixels, picture.data());
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("grid.png");

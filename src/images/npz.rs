@@ -19,7 +19,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::batch::BatchError;
-use super::npy::{Header, Kind, NpyError};
+use super::npy::{self, Header, Kind, NpyError};
 
 /// Error of reading or writing an `.npz` file.
 #[derive(Debug, Error)]
@@ -56,6 +56,15 @@ pub enum NpzError {
         /// Accepted dtypes and shapes.
         expected: String,
     },
+    /// The file is one array in the format of `np.save`.
+    #[error(
+        "is one array as np.save writes it, not an .npz archive: expected np.savez(path, \
+         images=..., labels=...)"
+    )]
+    SingleArray,
+    /// The data of the images do not have the checksum of the archive.
+    #[error("damaged: the checksum of the images is wrong")]
+    Checksum,
     /// Images do not form a batch.
     #[error(transparent)]
     Batch(#[from] BatchError),
@@ -77,6 +86,19 @@ impl From<io::Error> for NpzError {
     }
 }
 
+/// Place of the bytes of an array in the archive, header included.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EntryPlace {
+    /// Offset in the file.
+    pub(super) start: u64,
+    /// Bytes in the file.
+    pub(super) stored_len: u64,
+    /// True if the bytes are compressed by Deflate.
+    pub(super) deflated: bool,
+    /// Checksum of the uncompressed bytes.
+    pub(super) crc32: u32,
+}
+
 /// Reader of the arrays of an `.npz` file.
 pub struct NpzReader<R> {
     archive: ZipArchive<R>,
@@ -86,9 +108,18 @@ impl NpzReader<BufReader<File>> {
     /// Opens a file.
     ///
     /// # Errors
-    /// [`NpzError::Io`] or [`NpzError::Zip`].
+    /// [`NpzError::Io`], [`NpzError::Zip`], or [`NpzError::SingleArray`] for a single array.
     pub fn open(path: &Path) -> Result<Self, NpzError> {
-        Self::new(BufReader::with_capacity(1 << 16, File::open(path)?))
+        let mut file = File::open(path)?;
+        let mut magic = Vec::new();
+        Read::by_ref(&mut file)
+            .take(npy::MAGIC.len() as u64)
+            .read_to_end(&mut magic)?;
+        if magic == npy::MAGIC {
+            return Err(NpzError::SingleArray);
+        }
+        file.rewind()?;
+        Self::new(BufReader::with_capacity(1 << 16, file))
     }
 }
 
@@ -188,15 +219,25 @@ impl<R: Read + Seek> NpzReader<R> {
         let Some(index) = self.archive.index_for_name(&file_name(key)) else {
             return Err(self.missing(key));
         };
-        let compression = self.archive.by_index_raw(index)?.compression();
-        if !matches!(
+        let raw = self.archive.by_index_raw(index)?;
+        let (compression, encrypted) = (raw.compression(), raw.encrypted());
+        drop(raw);
+        let known = matches!(
             compression,
             CompressionMethod::Stored | CompressionMethod::Deflated
-        ) {
+        );
+        if !known || encrypted {
+            let how = match encrypted {
+                true => "encrypted".to_owned(),
+                false => format!("compressed with {}", compression_name(compression)),
+            };
             return Err(NpzError::Array {
                 key: key.to_owned(),
-                found: format!("compressed with {compression}"),
-                expected: "the output of np.savez or np.savez_compressed".to_owned(),
+                found: how,
+                expected:
+                    "the output of np.savez or np.savez_compressed: read it with np.load and \
+                           write it again"
+                        .to_owned(),
             });
         }
         let mut entry = self.archive.by_index(index)?;
@@ -208,6 +249,18 @@ impl<R: Read + Seek> NpzReader<R> {
             return Err(size_mismatch(key));
         }
         Ok((header, entry))
+    }
+
+    /// Returns the place of an array whose header was read by [`NpzReader::entry`].
+    pub(super) fn place(&mut self, key: &str) -> Result<EntryPlace, NpzError> {
+        let entry = self.archive.by_name(&file_name(key))?;
+        let start = entry.data_start().ok_or_else(|| size_mismatch(key))?;
+        Ok(EntryPlace {
+            start,
+            stored_len: entry.compressed_size(),
+            deflated: entry.compression() == CompressionMethod::Deflated,
+            crc32: entry.crc32(),
+        })
     }
 
     /// Opens an uncompressed array for reading at any position; returns `None` if it is compressed.
@@ -344,6 +397,17 @@ impl<W: Write + Seek> NpzWriter<W> {
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), NpzError> {
         Ok(self.zip.write_all(bytes)?)
+    }
+}
+
+/// Returns the name of a compression method that this program does not read.
+fn compression_name(method: CompressionMethod) -> String {
+    let name = method.to_string();
+    match name.as_str() {
+        "Unsupported(12)" => "bzip2".to_owned(),
+        "Unsupported(14)" => "LZMA".to_owned(),
+        "Unsupported(93)" => "Zstandard".to_owned(),
+        _ => name,
     }
 }
 

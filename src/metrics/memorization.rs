@@ -339,7 +339,7 @@ fn image_at(batch: &ImageBatch, first: usize, index: usize) -> Option<ImageBatch
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::decode;
+    use crate::images::{DecodeOptions, decode};
     use crate::progress::Silent;
 
     fn plane(points: &[(f32, f32)]) -> Embeddings {
@@ -410,7 +410,9 @@ mod tests {
         let reference = flat(&[110, 120, 130, 140, 150], 8);
         pairs.add_reference(&reference.slice(0..1));
         pairs.add_reference(&reference.slice(1..5));
-        let image = decode(&pairs.picture().unwrap()).unwrap();
+        let image = decode(&pairs.picture().unwrap(), &DecodeOptions::default())
+            .unwrap()
+            .image;
         assert_eq!((image.height, image.width), (2 + 3 * 6, 2 + 2 * 6));
         let level = |row: usize, column: usize| {
             let (y, x) = (3 + 6 * row, 3 + 6 * column);

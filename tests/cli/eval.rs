@@ -350,7 +350,9 @@ fn copies_of_private_images_are_detected_and_drawn_in_the_private_folder() {
     assert_eq!(pictures.len(), 1, "{private:?}");
     assert!(log.contains(pictures[0].as_str()), "{log}");
     let picture = std::fs::read(fixture.path("results/private").join(pictures[0])).unwrap();
-    let picture = dpsyn::internals::images::decode(&picture).unwrap();
+    let picture = dpsyn::internals::images::decode(&picture, &Default::default())
+        .unwrap()
+        .image;
     // Ten rows of two, each image with a border of 2.
     let step = SIZE + 2;
     assert_eq!(

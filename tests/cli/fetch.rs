@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use dpsyn::internals::images::decode;
+use dpsyn::internals::images::{DecodeOptions, decode};
 
 use crate::support::fetch_fixture::{
     BATCH, FetchFixture, archive_item, cifar_archive, cifar_fixture, expect, file_item, noise,
@@ -34,7 +34,12 @@ fn assert_cifar(fixture: &FetchFixture, split: &str, images: &[(u8, Vec<u8>)]) {
     let mut expected = Vec::new();
     for (index, (label, pixels)) in images.iter().enumerate() {
         let name = format!("{}_{index:05}.png", CLASSES[usize::from(*label)]);
-        let image = decode(&fixture.read(&format!("data/cifar10_{split}/{name}"))).unwrap();
+        let image = decode(
+            &fixture.read(&format!("data/cifar10_{split}/{name}")),
+            &DecodeOptions::default(),
+        )
+        .unwrap()
+        .image;
         assert_eq!((image.height, image.width), (32, 32));
         assert!(image.pixels == *pixels, "{name}");
         expected.push(name);
@@ -204,7 +209,12 @@ fn camelyon17_is_split_as_the_wilds_package_does_it() {
         assert!(metadata.starts_with("file,patient,center\n"), "{metadata}");
         assert_eq!(metadata.lines().count(), files.len());
         for (name, index) in expected {
-            let pixels = |bytes: &[u8]| decode(bytes).unwrap().pixels;
+            let pixels = |bytes: &[u8]| {
+                decode(bytes, &DecodeOptions::default())
+                    .unwrap()
+                    .image
+                    .pixels
+            };
             let found = pixels(&fixture.read(&format!("{folder}/{name}")));
             assert_eq!(found, pixels(&picture(index)), "{folder}/{name}");
         }
@@ -511,7 +521,13 @@ fn cifar10_comes_back_pixel_by_pixel() {
                 .unwrap_or_else(|| panic!("{name}"));
             let mut bytes = Vec::new();
             std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
-            images.push((label as u8, decode(&bytes).unwrap().pixels));
+            images.push((
+                label as u8,
+                decode(&bytes, &DecodeOptions::default())
+                    .unwrap()
+                    .image
+                    .pixels,
+            ));
         }
         // Batches hold classes in no order.
         let mut order: Vec<usize> = (0..images.len()).collect();

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use dpsyn::internals::images::{
-    DataConfig, Filter, ImageBatch, ImageSource, ImagesError, Rgb, center_crop, decode,
-    resize_shorter_side,
+    DataConfig, DecodeOptions, Filter, ImageBatch, ImageSource, ImagesError, Rgb, center_crop,
+    decode, resize_shorter_side,
 };
 use serde_json::Value;
 
@@ -59,7 +59,7 @@ fn check_folder(case: &Case, size: usize) -> Outcome {
 
 fn check_steps(case: &Case, path: &Path, size: usize) -> Outcome {
     let name = name(path)?;
-    let image = decode(&std::fs::read(path)?)?;
+    let image = decode(&std::fs::read(path)?, &DecodeOptions::default())?.image;
     let decoded = format!("{name}.decoded");
     if case.has(&decoded) {
         check_bytes(&decoded, &image.pixels, &case.u8s(&decoded)?.0, 0.0)?;
@@ -87,7 +87,7 @@ fn check_special(case: &Case, entry: &Value, size: usize) -> Outcome {
         let image = resize_shorter_side(image, size, Filter::Bilinear)?;
         center_crop(&image, size)
     };
-    let found = fitted(decode(&std::fs::read(&path)?)?)?;
+    let found = fitted(decode(&std::fs::read(&path)?, &DecodeOptions::default())?.image)?;
     let (expected, _) = case.u8s(&format!("special.{name}.if_converted_to_rgb_first"))?;
     match entry["mode"].as_str() {
         // Pillow drops alpha; ours is composited over black. The same follows from the original's

@@ -5,6 +5,7 @@ mod clip_preprocess;
 mod clip_text;
 mod clip_vision;
 mod compare;
+mod containers;
 mod dinov2;
 mod fid;
 mod histogram;
@@ -42,6 +43,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("clip_preprocess", clip_preprocess::check),
     ("clip_text", clip_text::check),
     ("clip_vision", clip_vision::check),
+    ("containers", containers::check),
     ("dinov2", dinov2::check),
     ("dinov2_preprocess", dinov2::preprocess),
     ("fid", fid::check),

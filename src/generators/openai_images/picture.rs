@@ -1,7 +1,7 @@
 //! Conversion of received files to images and of images to uploads.
 
 use super::error::ServiceError;
-use crate::images::{Filter, ImageBatch, Resampler, decode, png};
+use crate::images::{DecodeOptions, Filter, ImageBatch, Resampler, decode, png};
 
 /// Sides of the square images of a run, in pixels.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,9 @@ impl Sides {
     /// # Errors
     /// A description of the problem that contains no bytes of the file.
     pub(super) fn open(self, file: &[u8]) -> Result<ImageBatch, String> {
-        let image = decode(file).map_err(|error| format!("an image is {error}"))?;
+        let image = decode(file, &DecodeOptions::default())
+            .map_err(|error| format!("an image is {error}"))?
+            .image;
         let Self { requested, resized } = self;
         if (image.height, image.width) != (requested, requested) {
             return Err(format!(

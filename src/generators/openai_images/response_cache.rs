@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ServiceError;
 use crate::atomic;
-use crate::images::{ImageBatch, decode, png};
+use crate::images::{DecodeOptions, ImageBatch, decode, png};
 use crate::privacy::sha256_hex;
 use crate::streams::{Phase, RngKey};
 
@@ -115,7 +115,9 @@ impl ResponseCache {
                 path.display()
             ))
         };
-        let image = decode(&bytes).map_err(|error| broken(error.to_string()))?;
+        let image = decode(&bytes, &DecodeOptions::default())
+            .map_err(|error| broken(error.to_string()))?
+            .image;
         if (image.height, image.width) != (side, side) {
             return Err(broken(format!(
                 "{}x{} pixels, expected {side}x{side}",

@@ -1,40 +1,75 @@
 //! Decodes image files to 8-bit RGB.
 //!
 //! Colors are those of Pillow. JPEGs are decoded byte for byte as by libjpeg-turbo, by a decoder of
-//! our own: that of the `image` crate differs by up to 28 levels with subsampled chroma. CMYK
-//! follows Adobe's inverted convention. Three cases differ from the loader of the reference
-//! implementation, which returns wrong planes for them (palette indices, a fourth channel, wrapped
-//! integers):
+//! our own ([`jpeg`], which has the reason). CMYK follows Adobe's inverted convention. Three cases
+//! differ from the loader of the reference implementation, which returns wrong planes for them
+//! (palette indices, a fourth channel, wrapped integers):
 //!
 //! * palette, grayscale and bilevel images become RGB;
-//! * alpha is composited over black, whereas Pillow's `convert("RGB")` would reveal the color of
-//!   transparent pixels;
-//! * 16-bit samples keep their high byte, as in Pillow for 16-bit color; for 16-bit grayscale
-//!   Pillow clips at 255.
+//! * alpha is composited over one color, by default black ([`DecodeOptions::alpha`]), whereas
+//!   Pillow's `convert("RGB")` would reveal the color of transparent pixels;
+//! * 16-bit samples keep their high byte, as in Pillow for 16-bit color, or are mapped by a window
+//!   ([`SixteenBit`]); for 16-bit grayscale Pillow clips at 255.
 //!
-//! EXIF orientation is ignored, as by Pillow's `open`. Of an animation, the first frame is used.
+//! Exif orientation is ignored, as by Pillow's `open`, unless [`Orientation::Exif`] is chosen. Of
+//! an animation, the first frame is used, on a canvas of the color of [`DecodeOptions::alpha`]: a
+//! GIF's background color is not used, as in browsers. Of a TIFF with several pages and a DICOM
+//! file with several frames, [`DecodeOptions::page`] is used.
 
+mod composer;
+#[cfg(feature = "dicom")]
+mod dicom;
+mod image_crate;
 mod jpeg;
+mod memory;
+mod orientation;
+mod png;
+mod sixteen_bit;
+#[cfg(feature = "tiff")]
+mod tiff;
 
-use std::io::Cursor;
 use std::panic::catch_unwind;
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use thiserror::Error;
+
+pub use memory::decoding_memory;
+pub use orientation::Orientation;
+pub use sixteen_bit::{SixteenBit, sixteen_bit_to_eight};
 
 /// Largest accepted number of pixels, about 179 million: Pillow's limit against decompression
 /// bombs.
 pub const MAX_PIXELS: u64 = 2 * 89_478_485;
 /// Largest allocation of a decoder in bytes: 16-bit RGBA of [`MAX_PIXELS`].
-const MAX_ALLOCATION: u64 = 8 * MAX_PIXELS;
-/// Longest accepted side in pixels: the limit of JPEG.
+pub const MAX_ALLOCATION: u64 = 8 * MAX_PIXELS;
+/// Longest side of a JPEG in pixels.
 const MAX_SIDE: u32 = 65_535;
+
+/// Endings of the names of image files, compared without case: those of the formats that this build
+/// reads. DICOM files often have no ending; a folder's are used only with one.
+pub const EXTENSIONS: &[&str] = &[
+    "jpg",
+    "jpeg",
+    "png",
+    "gif",
+    #[cfg(feature = "webp")]
+    "webp",
+    #[cfg(feature = "bmp")]
+    "bmp",
+    #[cfg(feature = "tiff")]
+    "tif",
+    #[cfg(feature = "tiff")]
+    "tiff",
+    #[cfg(feature = "dicom")]
+    "dcm",
+    #[cfg(feature = "dicom")]
+    "dicom",
+];
 
 /// Bytes are not a usable image. Messages never include pixel values.
 #[derive(Debug, Error)]
 pub enum DecodeError {
-    /// The first bytes are not those of a JPEG, PNG or GIF.
-    #[error("not a JPEG, PNG or GIF")]
+    /// The first bytes are those of no known format.
+    #[error("not a JPEG, PNG, GIF, WebP, BMP, TIFF or DICOM file")]
     Format,
     /// The image is damaged or truncated. The decoder's message is dropped, because it may include
     /// bytes of the private file.
@@ -51,6 +86,44 @@ pub enum DecodeError {
     /// The image has more than [`MAX_PIXELS`] pixels.
     #[error("has more pixels than the limit of {MAX_PIXELS}")]
     TooLarge,
+    /// Decoding would take more memory than [`MAX_ALLOCATION`].
+    #[error(
+        "a {0} that takes more than {limit} MiB of memory to decode",
+        limit = MAX_ALLOCATION >> 20
+    )]
+    Memory(&'static str),
+    /// The file has no such page or frame.
+    #[error("a {format} without the page {page} that data.page names: pages are counted from 0")]
+    Page {
+        /// The format.
+        format: &'static str,
+        /// The page.
+        page: usize,
+    },
+    /// The format is not part of this build.
+    #[error(
+        "a {format}, which this build cannot read: build dpsyn with the feature `{feature}`, or \
+         convert the images to PNG"
+    )]
+    Feature {
+        /// The format.
+        format: &'static str,
+        /// The feature that reads it.
+        feature: &'static str,
+    },
+}
+
+/// Options of decoding.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DecodeOptions {
+    /// Rule by which samples of 16 bits become bytes.
+    pub sixteen_bit: SixteenBit,
+    /// Color behind transparent pixels: red, green and blue.
+    pub alpha: [u8; 3],
+    /// Orientation in which an image is used.
+    pub orientation: Orientation,
+    /// Page of a TIFF or frame of a DICOM file, from 0. Formats without pages ignore it.
+    pub page: usize,
 }
 
 /// One 8-bit RGB image of any size.
@@ -64,205 +137,160 @@ pub struct Rgb {
     pub width: usize,
 }
 
-/// Decodes a JPEG, PNG or GIF; the format is detected by the first bytes.
+/// A decoded image, and a property of its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// The image.
+    pub image: Rgb,
+    /// Largest color sample of a file of 16 bits; `None` for a file of 8 bits or fewer, and for a
+    /// DICOM file, which declares the range of its values. It is private like the pixels.
+    pub sixteen_bit_max: Option<u16>,
+}
+
+/// Format of an image file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// JPEG.
+    Jpeg,
+    /// PNG, APNG included.
+    Png,
+    /// GIF.
+    Gif,
+    /// WebP.
+    WebP,
+    /// Windows bitmap.
+    Bmp,
+    /// TIFF or `BigTIFF`.
+    Tiff,
+    /// DICOM with its preamble.
+    Dicom,
+}
+
+impl Format {
+    /// Detects the format by the first bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let starts = |magic: &[u8]| bytes.starts_with(magic);
+        // The preamble of a DICOM file may be the header of another format, such as TIFF.
+        if bytes.get(128..132) == Some(b"DICM") {
+            Some(Self::Dicom)
+        } else if starts(&[0xff, 0xd8]) {
+            Some(Self::Jpeg)
+        } else if starts(b"\x89PNG\r\n\x1a\n") {
+            Some(Self::Png)
+        } else if starts(b"GIF87a") || starts(b"GIF89a") {
+            Some(Self::Gif)
+        } else if starts(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
+            Some(Self::WebP)
+        } else if [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"]
+            .iter()
+            .any(|magic| starts(*magic))
+        {
+            Some(Self::Tiff)
+        } else if starts(b"BM") {
+            Some(Self::Bmp)
+        } else {
+            None
+        }
+    }
+
+    /// Returns the name of the format.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jpeg => "JPEG",
+            Self::Png => "PNG",
+            Self::Gif => "GIF",
+            Self::WebP => "WebP",
+            Self::Bmp => "BMP",
+            Self::Tiff => "TIFF",
+            Self::Dicom => "DICOM file",
+        }
+    }
+}
+
+/// Decodes an image file; the format is detected by the first bytes.
 ///
 /// # Errors
-/// [`DecodeError`] if it is none of these, is damaged or truncated, or is too large.
-pub fn decode(bytes: &[u8]) -> Result<Rgb, DecodeError> {
+/// [`DecodeError`] if it is of no known format, is damaged or truncated, too large, or of a kind
+/// that is not supported.
+pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, DecodeError> {
+    let format = Format::of(bytes).ok_or(DecodeError::Format)?;
+    decode_as(format, bytes, options)
+}
+
+/// Decodes an image file as of a given format, and reports a panic of the decoder as damage.
+///
+/// # Errors
+/// [`DecodeError`] as [`decode`].
+pub fn decode_as(
+    format: Format,
+    bytes: &[u8],
+    options: &DecodeOptions,
+) -> Result<Decoded, DecodeError> {
     // A decoder that panics has met a damaged file, and it is the file's name that the user needs.
-    catch_unwind(|| decode_unguarded(bytes))
-        .unwrap_or(Err(DecodeError::Damaged("JPEG, PNG or GIF")))
+    catch_unwind(|| decode_unguarded(format, bytes, options))
+        .unwrap_or(Err(DecodeError::Damaged(format.name())))
 }
 
-fn decode_unguarded(bytes: &[u8]) -> Result<Rgb, DecodeError> {
-    if bytes.starts_with(&[0xff, 0xd8]) {
-        jpeg::decode_jpeg(bytes)
-    } else {
-        decode_other(bytes)
+/// Decodes an image file as of a given format; a panic of the decoder passes on.
+///
+/// # Errors
+/// [`DecodeError`] as [`decode`].
+fn decode_unguarded(
+    format: Format,
+    bytes: &[u8],
+    options: &DecodeOptions,
+) -> Result<Decoded, DecodeError> {
+    match format {
+        Format::Jpeg => jpeg(bytes, options),
+        Format::Png => png::decode_png(bytes, options),
+        Format::Gif => image_crate::decode_gif(bytes, options),
+        #[cfg(feature = "webp")]
+        Format::WebP => image_crate::decode_webp(bytes, options),
+        #[cfg(feature = "bmp")]
+        Format::Bmp => image_crate::decode_bmp(bytes, options),
+        #[cfg(not(feature = "webp"))]
+        Format::WebP => Err(missing(format, "webp")),
+        #[cfg(not(feature = "bmp"))]
+        Format::Bmp => Err(missing(format, "bmp")),
+        #[cfg(feature = "tiff")]
+        Format::Tiff => tiff::decode_tiff(bytes, options),
+        #[cfg(not(feature = "tiff"))]
+        Format::Tiff => Err(missing(format, "tiff")),
+        #[cfg(feature = "dicom")]
+        Format::Dicom => dicom::decode_dicom(bytes, options),
+        #[cfg(not(feature = "dicom"))]
+        Format::Dicom => Err(missing(format, "dicom")),
     }
 }
 
-fn decode_other(bytes: &[u8]) -> Result<Rgb, DecodeError> {
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|_| DecodeError::Format)?;
-    if reader
-        .format()
-        .is_none_or(|format| !format.reading_enabled())
-    {
-        return Err(DecodeError::Format);
-    }
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_ALLOCATION);
-    reader.limits(limits);
-    let unreadable = |_| DecodeError::Damaged("PNG or GIF");
-    let decoder = reader.into_decoder().map_err(unreadable)?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(DecodeError::TooLarge);
-    }
-    let image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
-    Ok(Rgb {
-        pixels: rgb_over_black(image),
-        height: height as usize,
-        width: width as usize,
+fn jpeg(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, DecodeError> {
+    let decoded = Decoded {
+        image: jpeg::decode_jpeg(bytes)?,
+        sixteen_bit_max: None,
+    };
+    Ok(match orientation::jpeg_exif(bytes) {
+        Some(exif) => orientation::orient_exif(decoded, exif, options),
+        None => decoded,
     })
 }
 
-fn rgb_over_black(image: DynamicImage) -> Vec<u8> {
-    match image {
-        DynamicImage::ImageRgb8(rgb) => rgb.into_raw(),
-        DynamicImage::ImageLuma8(grey) => grey.iter().flat_map(|v| [*v; 3]).collect(),
-        DynamicImage::ImageLumaA8(grey) => {
-            let over = |c: u8, a: u8| ((u32::from(c) * u32::from(a) + 127) / 255) as u8;
-            grey.pixels()
-                .flat_map(|p| [over(p.0[0], p.0[1]); 3])
-                .collect()
-        }
-        DynamicImage::ImageRgba8(rgba) => {
-            let over = |c: u8, a: u8| ((u32::from(c) * u32::from(a) + 127) / 255) as u8;
-            rgba.pixels()
-                .flat_map(|p| {
-                    let [r, g, b, a] = p.0;
-                    [over(r, a), over(g, a), over(b, a)]
-                })
-                .collect()
-        }
-        // 16 bits; also whatever kind a later version of the decoder may add.
-        other => {
-            let over = |c: u16, a: u16| {
-                let product = (u64::from(c) * u64::from(a) + 32_767) / 65_535;
-                (product >> 8) as u8
-            };
-            other
-                .into_rgba16()
-                .pixels()
-                .flat_map(|p| {
-                    let [r, g, b, a] = p.0;
-                    [over(r, a), over(g, a), over(b, a)]
-                })
-                .collect()
-        }
+#[cfg(not(all(feature = "webp", feature = "bmp", feature = "tiff", feature = "dicom")))]
+fn missing(format: Format, feature: &'static str) -> DecodeError {
+    DecodeError::Feature {
+        format: format.name(),
+        feature,
+    }
+}
+
+/// Checks the number of pixels before memory is taken.
+fn check_pixels(width: u32, height: u32) -> Result<(), DecodeError> {
+    match u64::from(width) * u64::from(height) > MAX_PIXELS {
+        true => Err(DecodeError::TooLarge),
+        false => Ok(()),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Cursor;
-
-    use image::{ImageBuffer, ImageFormat, Luma, LumaA, Rgba};
-
-    use super::*;
-
-    fn png(image: impl Into<DynamicImage>) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        image
-            .into()
-            .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
-            .unwrap();
-        bytes
-    }
-
-    fn jpeg() -> Vec<u8> {
-        let pixels: Vec<u8> = (0..24 * 20 * 3u32).map(|i| (i * i / 7) as u8).collect();
-        let sampling = libjpeg_turbo_rs::Subsampling::S420;
-        libjpeg_turbo_rs::compress(
-            &pixels,
-            24,
-            20,
-            libjpeg_turbo_rs::PixelFormat::Rgb,
-            90,
-            sampling,
-        )
-        .unwrap()
-    }
-
-    #[test]
-    fn sixteen_bits_keep_the_high_byte() {
-        let grey = ImageBuffer::<Luma<u16>, _>::from_raw(2, 1, vec![0x12ffu16, 0xfe00]).unwrap();
-        let rgb = decode(&png(grey)).unwrap();
-        assert_eq!(rgb.pixels, [0x12, 0x12, 0x12, 0xfe, 0xfe, 0xfe]);
-        assert_eq!((rgb.height, rgb.width), (1, 2));
-    }
-
-    #[test]
-    fn alpha_is_composited_over_black() {
-        let rgba = ImageBuffer::<Rgba<u8>, _>::from_raw(
-            3,
-            1,
-            vec![10, 20, 30, 255, 200, 100, 50, 0, 200, 100, 50, 128],
-        );
-        let rgb = decode(&png(rgba.unwrap())).unwrap();
-        assert_eq!(rgb.pixels, [10, 20, 30, 0, 0, 0, 100, 50, 25]);
-        let grey = ImageBuffer::<LumaA<u8>, _>::from_raw(2, 1, vec![80, 255, 80, 51]).unwrap();
-        assert_eq!(decode(&png(grey)).unwrap().pixels, [80, 80, 80, 16, 16, 16]);
-        let deep = ImageBuffer::<Rgba<u16>, _>::from_raw(1, 1, vec![0x8000u16, 0xffff, 0, 0x8000]);
-        let rgb = decode(&png(deep.unwrap())).unwrap();
-        assert_eq!(rgb.pixels, [0x40, 0x80, 0]);
-    }
-
-    #[test]
-    fn a_truncated_file_is_an_error() {
-        let grey = ImageBuffer::<Luma<u8>, _>::from_fn(40, 40, |x, y| Luma([(x * y) as u8]));
-        for bytes in [png(grey), jpeg()] {
-            assert!(decode(&bytes).is_ok());
-            for len in [0, 1, 2, 20, bytes.len() / 2, bytes.len() * 9 / 10] {
-                assert!(decode(&bytes[..len]).is_err(), "{len} of {}", bytes.len());
-            }
-        }
-    }
-
-    #[test]
-    fn other_formats_are_refused() {
-        assert!(matches!(decode(b"hello"), Err(DecodeError::Format)));
-        assert!(matches!(
-            decode(b"BM______________"),
-            Err(DecodeError::Format)
-        ));
-    }
-
-    #[test]
-    fn a_huge_header_is_refused_before_memory_is_taken() {
-        let mut bytes = png(ImageBuffer::<Luma<u8>, _>::from_pixel(1, 1, Luma([0u8])));
-        // Width and height of IHDR, then its checksum.
-        bytes[16..24].copy_from_slice(&[0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);
-        let sum = crc32(&bytes[12..29]);
-        bytes[29..33].copy_from_slice(&sum.to_be_bytes());
-        let error = decode(&bytes).unwrap_err();
-        assert!(matches!(error, DecodeError::TooLarge), "{error}");
-        let mut bytes = jpeg();
-        let sof = bytes.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
-        bytes[sof + 5..sof + 9].copy_from_slice(&[0xff; 4]);
-        assert!(decode(&bytes).is_err());
-    }
-
-    fn crc32(bytes: &[u8]) -> u32 {
-        !bytes.iter().fold(!0u32, |crc, byte| {
-            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-                (crc >> 1) ^ (0xedb8_8320 * (crc & 1))
-            })
-        })
-    }
-
-    /// A small JPEG of every kind that is read.
-    fn kinds() -> [Vec<u8>; 4] {
-        use libjpeg_turbo_rs as jpeg;
-        let pixels: Vec<u8> = (0..24 * 20 * 3u32).map(|i| (i * i / 7) as u8).collect();
-        let (format, sampling) = (jpeg::PixelFormat::Rgb, jpeg::Subsampling::S420);
-        [
-            jpeg::compress,
-            jpeg::compress_progressive,
-            jpeg::compress_arithmetic,
-            jpeg::compress_arithmetic_progressive,
-        ]
-        .map(|compress| compress(&pixels, 24, 20, format, 90, sampling).unwrap())
-    }
-
-    #[test]
-    fn every_kind_of_jpeg_is_read() {
-        let [baseline, others @ ..] = kinds().map(|bytes| decode(&bytes).unwrap().pixels);
-        assert!(others.iter().all(|pixels| *pixels == baseline));
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use dpsyn::internals::images::decode;
+use dpsyn::internals::images::{DecodeOptions, decode};
 
 use super::form::read_form;
 use super::http::Request;
@@ -173,7 +173,9 @@ impl Rules {
         if upload.len() >= 4_000_000 || !upload.starts_with(b"\x89PNG\r\n\x1a\n") {
             return Err("the image is no PNG of less than 4 MB".to_owned());
         }
-        let image = decode(&upload).map_err(|error| error.to_string())?;
+        let image = decode(&upload, &DecodeOptions::default())
+            .map_err(|error| error.to_string())?
+            .image;
         if image.width != image.height {
             return Err(format!("an image of {}x{}", image.width, image.height));
         }
