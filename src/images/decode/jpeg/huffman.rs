@@ -54,6 +54,7 @@ impl Table {
         self.symbols.iter().all(|symbol| *symbol < 16)
     }
 
+    #[inline]
     fn read(&self, bits: &mut Bits<'_>) -> Option<u8> {
         bits.refill();
         let look = bits.peek(16);
@@ -83,10 +84,14 @@ struct Bits<'a> {
 
 impl Bits<'_> {
     /// Reads bytes until there are more bits than one code and its number have.
+    #[inline]
     fn refill(&mut self) {
-        if self.count > 32 {
-            return;
+        if self.count <= 32 {
+            self.read_bytes();
         }
+    }
+
+    fn read_bytes(&mut self) {
         if let Some(bytes) = self.data.get(self.at..).and_then(|rest| rest.first_chunk()) {
             let word = u64::from_be_bytes(*bytes);
             // Tells whether no byte is 0xff.
@@ -124,6 +129,7 @@ impl Bits<'_> {
     }
 
     /// Reads up to 16 bits.
+    #[inline]
     fn take(&mut self, count: u32) -> Option<i32> {
         if count == 0 {
             return Some(0);
@@ -135,6 +141,7 @@ impl Bits<'_> {
     }
 
     /// Reads a number of the category `count` (T.81, F.12).
+    #[inline]
     fn number(&mut self, count: u32) -> Option<i32> {
         let bits = self.take(count)?;
         Some(if count > 0 && bits < 1 << (count - 1) {

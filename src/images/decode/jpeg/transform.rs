@@ -35,11 +35,12 @@ pub(super) fn transform(
     }
     let rows = pass::<{ FRACTION - KEPT }>(&rows);
     let columns = pass::<{ FRACTION + KEPT + 3 }>(&transposed(&rows));
-    let rows = transposed(&columns);
-    for (line, row) in out.chunks_mut(stride).zip(&rows) {
-        for (sample, value) in line.first_chunk_mut::<8>()?.iter_mut().zip(row) {
-            *sample = (value.clamp(&-128, &127) + 128) as u8;
-        }
+    let mut samples = [0; 64];
+    for (sample, value) in samples.iter_mut().zip(transposed(&columns).as_flattened()) {
+        *sample = ((*value).clamp(-128, 127) + 128) as u8;
+    }
+    for (line, row) in out.chunks_mut(stride).zip(samples.as_chunks::<8>().0) {
+        *line.first_chunk_mut()? = *row;
     }
     Some(())
 }
