@@ -7,6 +7,7 @@ mod clip_vision;
 mod compare;
 mod dinov2;
 mod fid;
+mod formats;
 mod histogram;
 mod inception;
 mod loader;
@@ -44,6 +45,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("dinov2", dinov2::check),
     ("dinov2_preprocess", dinov2::preprocess),
     ("fid", fid::check),
+    ("formats", formats::check),
     ("histogram", histogram::check),
     ("inception", inception::check),
     ("loader", loader::check),
