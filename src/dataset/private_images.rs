@@ -145,9 +145,8 @@ impl PrivateImages {
         let examined = images.zip(digests, |images, digests| {
             (Participation::new(&images, &digests, selection), digests)
         });
-        self.digests = examined.map_ref(|(_, digests)| digests.clone());
         let taking_part = examined.map_ref(|(images, digests)| digests.select(&images.kept));
-        self.participation = examined.map(|(images, _)| images);
+        (self.participation, self.digests) = examined.unzip();
         let left_out = self
             .participation
             .map_ref(|images| images.describe(selection.duplicates));
@@ -158,7 +157,7 @@ impl PrivateImages {
             remarks.into_iter().chain(skipped).chain(left_out).collect()
         });
         Ok(CheckedImages {
-            fingerprint: self.fingerprint(&taking_part),
+            fingerprint: self.fingerprint(taking_part),
             notes,
         })
     }
@@ -175,7 +174,7 @@ impl PrivateImages {
 
     /// Fingerprints the class names, and the label, the client and the bytes of each image that
     /// takes part.
-    fn fingerprint(&self, digests: &Sensitive<ImageDigests>) -> Sensitive<Fingerprint> {
+    fn fingerprint(&self, digests: Sensitive<ImageDigests>) -> Sensitive<Fingerprint> {
         let labels = self.participation.map_ref(|images| {
             let labels = images.labels.iter();
             labels
@@ -183,8 +182,6 @@ impl PrivateImages {
                 .collect::<Vec<u8>>()
         });
         let classes = self.classes().join("\n");
-        let digests =
-            digests.map_ref(|digests| digests.iter().flatten().copied().collect::<Vec<u8>>());
         let clients = self.participation.map_ref(|images| {
             let clients = images
                 .clients
@@ -198,7 +195,7 @@ impl PrivateImages {
         });
         let images = labels.zip(digests, |labels, digests| (labels, digests));
         images.zip(clients, |(labels, digests), clients| {
-            let (labels, digests) = (labels.as_slice(), digests.as_slice());
+            let (labels, digests) = (labels.as_slice(), digests.as_bytes());
             match clients {
                 None => Fingerprint::of([classes.as_bytes(), labels, digests]),
                 Some(clients) => Fingerprint::of([classes.as_bytes(), labels, digests, &clients]),
@@ -366,7 +363,7 @@ impl PrivateImages {
         });
         read.map_err(|error| error.of_source(&self.path))?;
         observer.end();
-        if !same_data(fingerprint, &self.fingerprint(&digests)) {
+        if !same_data(fingerprint, &self.fingerprint(digests)) {
             let message = "the private images changed while they were read: do not change them \
                            during a run";
             let error = PrivacyError::PrivateData {

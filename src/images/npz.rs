@@ -13,7 +13,7 @@ use std::path::Path;
 use ndarray::{ArrayD, ArrayView, IxDyn};
 use ndarray_npy::{ReadNpyExt, ReadableElement, WritableElement, WriteNpyExt};
 use thiserror::Error;
-use zip::read::ZipFile;
+use zip::read::{ArchiveOffset, Config, ZipFile};
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
@@ -129,8 +129,13 @@ impl<R: Read + Seek> NpzReader<R> {
     /// # Errors
     /// [`NpzError::Zip`] if it is not a zip archive.
     pub fn new(reader: R) -> Result<Self, NpzError> {
+        // Files of numpy have no prefix. To search for one misleads the crate where Python writes
+        // ZIP64 records that the last record does not announce, which it does from 2 GiB on.
+        let config = Config {
+            archive_offset: ArchiveOffset::Known(0),
+        };
         Ok(Self {
-            archive: ZipArchive::new(reader)?,
+            archive: ZipArchive::with_config(config, reader)?,
         })
     }
 
@@ -457,6 +462,39 @@ mod tests {
             .f64s("votes", &[2, 2], &[0.5, -1.0, 1e300, 0.0])
             .unwrap();
         writer.finish().unwrap().into_inner()
+    }
+
+    /// Inserts ZIP64 records that the last record does not announce, as Python does between 2 and 4
+    /// GiB.
+    fn with_zip64_records(mut archive: Vec<u8>) -> Vec<u8> {
+        let end = archive.len() - 22;
+        let count = u64::from(u16::from_le_bytes([archive[end + 10], archive[end + 11]]));
+        let number =
+            |at: usize| u64::from(u32::from_le_bytes(archive[at..at + 4].try_into().unwrap()));
+        let (size, offset) = (number(end + 12), number(end + 16));
+        let mut records = b"PK\x06\x06".to_vec();
+        records.extend(44u64.to_le_bytes());
+        records.extend([45, 0, 45, 0]);
+        records.extend([0; 8]);
+        for number in [count, count, size, offset] {
+            records.extend(number.to_le_bytes());
+        }
+        records.extend(b"PK\x06\x07");
+        records.extend(0u32.to_le_bytes());
+        records.extend((end as u64).to_le_bytes());
+        records.extend(1u32.to_le_bytes());
+        archive.splice(end..end, records);
+        archive
+    }
+
+    #[test]
+    fn zip64_records_that_are_not_announced_are_accepted() {
+        let bytes = with_zip64_records(archive());
+        let mut reader = NpzReader::new(Cursor::new(bytes)).unwrap();
+        assert_eq!(
+            reader.i64s("labels").unwrap(),
+            (vec![3, 1], vec![-1, 0, i64::MAX])
+        );
     }
 
     #[test]

@@ -309,7 +309,13 @@ impl Classes {
     fn refusal(&self, container: &Kinds, index: usize, class: Option<&str>) -> ImagesError {
         let image = container.get().name(index);
         let Some(class) = class else {
-            let expected = self.expected;
+            let expected = match container {
+                Kinds::Folder(folder) if !folder.is_utf8(index) => {
+                    "a path in UTF-8: rename the file or the folder, or set \
+                     data.undeclared_class = \"leave-out\""
+                }
+                _ => self.expected,
+            };
             return ImagesError::Class { image, expected };
         };
         ImagesError::Undeclared {

@@ -310,7 +310,7 @@ impl Plan {
             bytes(cost.memory_bytes),
             bytes(READING_MEMORY),
             bytes(LARGEST_IMAGE_MEMORY),
-            MAX_PIXELS / 1_000_000,
+            (MAX_PIXELS + 500_000) / 1_000_000,
         );
         if self.classes.len() > 1 {
             let _ = write!(

@@ -176,6 +176,12 @@ impl FolderImages {
         })
     }
 
+    /// Returns true if the path of an image is UTF-8, as classes are.
+    pub(in crate::images) fn is_utf8(&self, index: usize) -> bool {
+        let file = self.files.get(index);
+        file.is_some_and(|file| file.to_str().is_some())
+    }
+
     fn label(&self, index: usize, file: &Path) -> Option<String> {
         let label = match self.labels {
             Labels::Prefix => prefix(file)?,

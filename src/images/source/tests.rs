@@ -294,3 +294,19 @@ fn the_labels_of_an_npz_are_numbers() {
     let error = read(&config).err().unwrap().to_string();
     assert!(error.contains("data.npz"), "{error}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_not_utf8_is_shown_and_explained() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let root = folder();
+    let name = OsStr::from_bytes(b"caf\xe9_1.png");
+    fs::write(root.path().join(name), png(&flat(9, 4, 4)).unwrap()).unwrap();
+    let error = read(&config(root.path())).err().unwrap().to_string();
+    for part in ["caf\\xe9_1.png has no class", "a path in UTF-8"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let unconditional = DataConfig::new(root.path(), 4);
+    assert_eq!(read(&unconditional).unwrap().labels.len(), 5);
+}
