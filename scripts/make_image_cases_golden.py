@@ -36,6 +36,20 @@ CASES = {
     "04_partly_interleaved_scans_refused.jpg": rgb,
     "06_chroma_finer_than_luma_refused.jpg": rgb,
     "07_jpeg_30000x30000_called_damaged.jpg": "has more pixels than the limit",
+    "jpeg_cmyk_422_progressive.jpg": rgb,
+    "jpeg_factor_three_arithmetic_restarts.jpg": rgb,
+    "jpeg_gray_2x2.jpg": rgb,
+    "jpeg_luma_coarser_than_chroma.jpg": rgb,
+    "jpeg_mixed_factors_arithmetic_progressive.jpg": rgb,
+    "jpeg_mixed_factors_progressive_restarts.jpg": rgb,
+    "jpeg_partly_interleaved_1x2_restarts.jpg": rgb,
+    "jpeg_partly_interleaved_arithmetic.jpg": rgb,
+    "jpeg_rgb_of_unequal_factors.jpg": rgb,
+    "jpeg_scan_per_component.jpg": rgb,
+    "jpeg_without_end.jpg": "a damaged or truncated JPEG",
+    "jpeg_without_huffman_tables.jpg": rgb,
+    "jpeg_y_and_cb_then_cr.jpg": rgb,
+    "jpeg_ycck_all_but_y_coarse.jpg": rgb,
 }
 
 

@@ -43,12 +43,14 @@ pub enum ImagesError {
         cause: ResizeError,
     },
     /// No image was found, or none is left.
-    #[error("{} has no images: expected {expected}", shown(path))]
+    #[error("{} has no images: expected {expected}{}", shown(path), .passed_over.as_deref().unwrap_or(""))]
     Empty {
         /// The source.
         path: PathBuf,
         /// Description of what was expected.
         expected: String,
+        /// A sentence about what the source has instead.
+        passed_over: Option<String>,
     },
     /// The source is not of the kind that the configuration states or its name implies.
     #[error("{} is {found}: expected {expected}", shown(path))]
@@ -158,7 +160,8 @@ impl ImagesError {
             | Self::Duplicate { .. }
             | Self::Container { .. }
             | Self::Npz { .. } => true,
-            Self::Empty { .. } | Self::Kind { .. } | Self::Config(_) | Self::Batch(_) => false,
+            Self::Empty { passed_over, .. } => passed_over.is_some(),
+            Self::Kind { .. } | Self::Config(_) | Self::Batch(_) => false,
         }
     }
 

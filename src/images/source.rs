@@ -44,6 +44,7 @@ impl ImageSource {
             return Err(ImagesError::Empty {
                 path: config.path.clone(),
                 expected: expected_images(config, &container),
+                passed_over: instead_of_images(&container),
             });
         }
         let classes = Classes::of(config)?;
@@ -180,6 +181,7 @@ impl ImageSource {
             return Err(ImagesError::Empty {
                 path: self.config.path.clone(),
                 expected: "at least one readable image".to_owned(),
+                passed_over: None,
             });
         }
         Ok(skipped)
@@ -195,19 +197,24 @@ fn retain<T>(values: &mut Vec<T>, bad: &BTreeMap<usize, String>) {
 /// Describes what a source without images should have.
 fn expected_images(config: &DataConfig, container: &Kinds) -> String {
     match container {
-        Kinds::Folder(folder) if config.labels() != Labels::Csv => {
-            let endings = super::EXTENSIONS.join("|");
-            let passed_over = folder.passed_over();
-            let passed_over = passed_over.map_or_else(String::new, |what| {
-                format!(
-                    ". It has {what}. Files of many images need data.format (idx, parquet or \
-                     webdataset) or the path of the file"
-                )
-            });
-            format!("image files (.{endings}){passed_over}")
+        Kinds::Folder(_) if config.labels() != Labels::Csv => {
+            let endings = super::EXTENSIONS.join(", .");
+            format!("image files (.{endings})")
         }
         _ => "at least one image".to_owned(),
     }
+}
+
+/// Says what a folder without images has instead.
+fn instead_of_images(container: &Kinds) -> Option<String> {
+    let Kinds::Folder(folder) = container else {
+        return None;
+    };
+    let what = folder.passed_over()?;
+    Some(format!(
+        "; it has {what}; files of many images need data.format (idx, parquet or webdataset) or \
+         their own path as data.path"
+    ))
 }
 
 fn clients_of(config: &DataConfig, container: &mut Kinds) -> Result<Option<Vec<u32>>, ImagesError> {
@@ -281,18 +288,22 @@ impl Classes {
         if !self.conditional {
             return Ok(vec![Some(0); container.get().len()]);
         }
-        let labels = container.get_mut().labels()?;
-        let labels = labels.into_iter().enumerate();
-        labels
-            .map(|(index, class)| {
-                let class = class.as_deref();
-                match class.and_then(|class| self.places.get(class)) {
-                    Some(place) => Ok(Some(*place)),
-                    None if self.undeclared == UndeclaredClass::LeaveOut => Ok(None),
-                    None => Err(self.refusal(container, index, class)),
-                }
-            })
-            .collect()
+        let mut labels = Vec::with_capacity(container.get().len());
+        // The first image without a declared class.
+        let mut refused: Option<(usize, Option<String>)> = None;
+        container.get_mut().labels(&mut |class| {
+            let place = class.and_then(|class| self.places.get(normal(class).as_ref()));
+            if place.is_none() && refused.is_none() {
+                refused = Some((labels.len(), class.map(str::to_owned)));
+            }
+            labels.push(place.copied());
+        })?;
+        match refused {
+            Some((index, class)) if self.undeclared == UndeclaredClass::Error => {
+                Err(self.refusal(container, index, class.as_deref()))
+            }
+            _ => Ok(labels),
+        }
     }
 
     fn refusal(&self, container: &Kinds, index: usize, class: Option<&str>) -> ImagesError {
@@ -352,12 +363,18 @@ impl OccurringClasses {
         let mut source = ImageSource::open(&everything)?;
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         let mut unnamed = 0;
-        for label in source.container.get_mut().labels()? {
-            match label {
-                Some(class) => *counts.entry(class).or_default() += 1,
+        source
+            .container
+            .get_mut()
+            .labels(&mut |label| match label {
+                Some(class) => match counts.get_mut(class) {
+                    Some(count) => *count += 1,
+                    None => {
+                        counts.insert(class.to_owned(), 1);
+                    }
+                },
                 None => unnamed += 1,
-            }
-        }
+            })?;
         let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
         let numbers: Option<BTreeSet<i64>> =
             counts.iter().map(|(name, _)| name.parse().ok()).collect();

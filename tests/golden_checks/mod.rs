@@ -8,6 +8,7 @@ mod compare;
 mod containers;
 mod dinov2;
 mod fid;
+mod formats;
 mod histogram;
 mod image_cases;
 mod inception;
@@ -47,6 +48,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("dinov2", dinov2::check),
     ("dinov2_preprocess", dinov2::preprocess),
     ("fid", fid::check),
+    ("formats", formats::check),
     ("histogram", histogram::check),
     ("image_cases", image_cases::check),
     ("inception", inception::check),

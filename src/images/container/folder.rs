@@ -204,9 +204,11 @@ impl Container for FolderImages {
         Some(relative(&self.root, file).unwrap_or_else(|| shown(file)))
     }
 
-    fn labels(&mut self) -> Result<Vec<Option<String>>, ImagesError> {
-        let files = self.files.iter().enumerate();
-        Ok(files.map(|(index, file)| self.label(index, file)).collect())
+    fn labels(&mut self, take: &mut dyn FnMut(Option<&str>)) -> Result<(), ImagesError> {
+        for (index, file) in self.files.iter().enumerate() {
+            take(self.label(index, file).as_deref());
+        }
+        Ok(())
     }
 
     fn clients(&mut self) -> Result<Vec<String>, ImagesError> {

@@ -1,3 +1,4 @@
+use super::super::all_labels;
 use super::*;
 
 fn folder(files: &[&str]) -> tempfile::TempDir {
@@ -21,8 +22,7 @@ fn names(folder: &FolderImages) -> Vec<String> {
 }
 
 fn labels(root: &Path, labels: Labels) -> Vec<Option<String>> {
-    let mut folder = FolderImages::open(root, labels).unwrap();
-    Container::labels(&mut folder).unwrap()
+    all_labels(&mut FolderImages::open(root, labels).unwrap()).unwrap()
 }
 
 fn some(labels: &[&str]) -> Vec<Option<String>> {
@@ -146,7 +146,7 @@ fn a_table_lists_files_with_labels_and_clients() {
     let rows = "\u{feff}file,label,client\nb/2.png,y,p1\na.png,x,p2\n";
     let mut folder = table(rows, &["a.png", "b/2.png", "c.png"]).unwrap();
     assert_eq!(names(&folder), ["a.png", "b/2.png"]);
-    assert_eq!(Container::labels(&mut folder).unwrap(), some(&["x", "y"]));
+    assert_eq!(all_labels(&mut folder).unwrap(), some(&["x", "y"]));
     assert!(folder.has_clients());
     assert_eq!(folder.clients().unwrap(), ["p2", "p1"]);
 }

@@ -102,7 +102,7 @@ impl Container for IdxImages {
         format!("{}: image {index}", shown(&self.path))
     }
 
-    fn labels(&mut self) -> Result<Vec<Option<String>>, ImagesError> {
+    fn labels(&mut self, take: &mut dyn FnMut(Option<&str>)) -> Result<(), ImagesError> {
         let path = labels_beside(&self.path)?;
         let mut labels = Idx::open(&path)?;
         let (images, found) = (self.images.count(), labels.dimensions.as_slice());
@@ -118,8 +118,10 @@ impl Container for IdxImages {
         labels.rewind()?;
         labels.read_to(&mut values, images as u64)?;
         labels.end()?;
-        let names = values.iter().map(|value| Some(value.to_string()));
-        Ok(names.collect())
+        values
+            .iter()
+            .for_each(|value| take(Some(&value.to_string())));
+        Ok(())
     }
 
     fn clients(&mut self) -> Result<Vec<String>, ImagesError> {

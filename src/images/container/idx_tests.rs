@@ -6,6 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
+use super::super::all_labels;
 use super::*;
 
 /// An IDX file of these dimensions and values.
@@ -107,7 +108,7 @@ fn a_split_selects_the_file_and_its_labels() {
     for (split, value, label) in [("train", 1, "7"), ("test", 2, "8")] {
         let mut images = IdxImages::open(folder.path(), Some(split)).unwrap();
         assert_eq!(pixels(&mut images, &[0]), [[value; 3]]);
-        assert_eq!(images.labels().unwrap(), [Some(label.to_owned())]);
+        assert_eq!(all_labels(&mut images).unwrap(), [Some(label.to_owned())]);
     }
     let refused = |path: PathBuf, split| IdxImages::open(&path, split).err().unwrap().to_string();
     let error = refused(folder.path().to_owned(), Some("val"));
@@ -123,7 +124,7 @@ fn labels_must_be_there_and_fit() {
     let labels = |files: &[(&str, Vec<u8>)]| {
         let folder = folder(files);
         let mut images = IdxImages::open(folder.path(), None).unwrap();
-        images.labels().map_err(|error| error.to_string())
+        all_labels(&mut images).map_err(|error| error.to_string())
     };
     let error = labels(&[("train-images-idx3-ubyte", images())]).unwrap_err();
     assert!(error.contains("train-labels-idx1-ubyte"), "{error}");

@@ -58,11 +58,12 @@ pub(super) trait Container: Send {
         None
     }
 
-    /// Returns the label of each image; `None` for an image without one.
+    /// Passes the label of each image to `take`, in order; `None` for an image without one. Not as
+    /// a list, which would take more memory than small images do.
     ///
     /// # Errors
     /// [`ImagesError`] if the container has no labels, or they cannot be read.
-    fn labels(&mut self) -> Result<Vec<Option<String>>, ImagesError>;
+    fn labels(&mut self, take: &mut dyn FnMut(Option<&str>)) -> Result<(), ImagesError>;
 
     /// Returns the client of each image.
     ///
@@ -157,4 +158,12 @@ impl Kinds {
             Self::Other(other) => other.as_mut(),
         }
     }
+}
+
+/// Returns the labels of all images.
+#[cfg(test)]
+fn all_labels(container: &mut dyn Container) -> Result<Vec<Option<String>>, ImagesError> {
+    let mut labels = Vec::new();
+    container.labels(&mut |label| labels.push(label.map(str::to_owned)))?;
+    Ok(labels)
 }

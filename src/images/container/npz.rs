@@ -106,10 +106,13 @@ impl Container for NpzImages {
         format!("{}: image {index}", shown(&self.path))
     }
 
-    fn labels(&mut self) -> Result<Vec<Option<String>>, ImagesError> {
+    fn labels(&mut self, take: &mut dyn FnMut(Option<&str>)) -> Result<(), ImagesError> {
         let labels = self.reader.labels();
         let labels = labels.map_err(|cause| npz_error(&self.path, cause))?;
-        Ok(labels.iter().map(|label| Some(label.to_string())).collect())
+        labels
+            .iter()
+            .for_each(|label| take(Some(&label.to_string())));
+        Ok(())
     }
 
     fn clients(&mut self) -> Result<Vec<String>, ImagesError> {

@@ -195,8 +195,7 @@ impl Container for ParquetImages {
         }
     }
 
-    fn labels(&mut self) -> Result<Vec<Option<String>>, ImagesError> {
-        let mut labels = Vec::with_capacity(self.len);
+    fn labels(&mut self, take: &mut dyn FnMut(Option<&str>)) -> Result<(), ImagesError> {
         let mut all_classes: Option<Option<Vec<String>>> = None;
         self.names(&columns::LABELS, "labels", |file, column, values| {
             let metadata = file.metadata.file_metadata();
@@ -213,7 +212,7 @@ impl Container for ParquetImages {
                         ),
                     )
                 })?;
-                labels.push(label.flatten());
+                take(label.flatten().as_deref());
             }
             // An integer would stand for two classes.
             if all_classes.as_ref().is_some_and(|all| *all != classes) {
@@ -224,8 +223,7 @@ impl Container for ParquetImages {
             }
             all_classes = Some(classes);
             Ok(())
-        })?;
-        Ok(labels)
+        })
     }
 
     fn clients(&mut self) -> Result<Vec<String>, ImagesError> {

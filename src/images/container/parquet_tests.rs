@@ -9,6 +9,7 @@ use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::SchemaDescriptor;
 use proptest::prelude::*;
 
+use super::super::all_labels;
 use super::*;
 
 const HUB: &str = "message schema {
@@ -165,7 +166,7 @@ fn rows_are_read_in_any_order_under_every_compression() {
         assert_eq!(bytes(&mut images, &[2]), ["third"], "{compression}");
         assert_eq!(bytes(&mut images, &[0, 2]), ["first", "third"]);
         let labels = ["1", "0", "-1"].map(|label| Some(label.to_owned()));
-        assert_eq!(images.labels().unwrap(), labels);
+        assert_eq!(all_labels(&mut images).unwrap(), labels);
         assert_eq!(images.clients().unwrap(), ["p1", "p2", "p1"]);
     }
 }
@@ -233,20 +234,20 @@ fn integers_become_the_names_of_classes() {
     let metadata = r#"{"info": {"features": {"image": {"_type": "Image"},
         "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}"#;
     let (_folder, images) = open(Columns::with_metadata(metadata).write());
-    let labels = images.unwrap().labels().unwrap();
+    let labels = all_labels(&mut images.unwrap()).unwrap();
     assert_eq!(
         labels,
         [Some("dog".to_owned()), Some("cat".to_owned()), None]
     );
     let (_folder, images) =
         open(Columns::with_metadata(&metadata.replace(", \"dog\"", "")).write());
-    let error = images.unwrap().labels().unwrap_err().to_string();
+    let error = all_labels(&mut images.unwrap()).unwrap_err().to_string();
     assert!(
         error.contains("label 1") && error.contains("1 classes"),
         "{error}"
     );
     let (_folder, images) = open(Columns::with_metadata("{").write());
-    let error = images.unwrap().labels().unwrap_err().to_string();
+    let error = all_labels(&mut images.unwrap()).unwrap_err().to_string();
     assert!(error.contains("huggingface"), "{error}");
     let other = metadata.replace("cat", "cow");
     let folder = folder(&[
@@ -254,7 +255,7 @@ fn integers_become_the_names_of_classes() {
         ("1.parquet", Columns::with_metadata(&other).write()),
     ]);
     let mut images = ParquetImages::open(folder.path(), None).unwrap();
-    let error = images.labels().unwrap_err().to_string();
+    let error = all_labels(&mut images).unwrap_err().to_string();
     assert!(error.contains("other classes"), "{error}");
 }
 
@@ -266,7 +267,10 @@ fn missing_values_are_told_from_present_ones() {
     columns.groups[0][3] = Cells::Bytes(vec![Some(b"p".to_vec()), None, None]);
     let (_folder, images) = open(columns.write());
     let mut images = images.unwrap();
-    assert_eq!(images.labels().unwrap(), [None, Some("3".to_owned()), None]);
+    assert_eq!(
+        all_labels(&mut images).unwrap(),
+        [None, Some("3".to_owned()), None]
+    );
     let error = images.clients().unwrap_err().to_string();
     assert!(error.contains("row 1 has no client"), "{error}");
     assert_eq!(bytes(&mut images, &[0, 2]), ["first", "x"]);
@@ -311,7 +315,7 @@ fn other_layouts_are_refused_with_the_columns() {
     }
     let schema = "message schema { optional binary image; optional binary kind; }";
     let (_folder, read) = images(schema, vec![texts(&["a"]), texts(&["b"])]);
-    let error = read.unwrap().labels().unwrap_err().to_string();
+    let error = all_labels(&mut read.unwrap()).unwrap_err().to_string();
     assert!(
         error.contains("`label` or `labels`") && error.contains("`kind`"),
         "{error}"
@@ -404,7 +408,7 @@ proptest! {
         let all: Vec<usize> = (0..images.len()).collect();
         let read = images.read(&all);
         prop_assert!(read.as_ref().is_ok_and(|read| read.len() == all.len()) || !same);
-        let labels = images.labels();
+        let labels = all_labels(&mut images);
         prop_assert!(labels.is_ok_and(|labels| labels.len() == all.len()) || !same);
     }
 }

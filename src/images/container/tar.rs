@@ -321,8 +321,8 @@ impl Container for WebDataset {
         Some(format!("{}:{}", parts.join("/"), self.key_of(index)))
     }
 
-    fn labels(&mut self) -> Result<Vec<Option<String>>, ImagesError> {
-        let mut labels = Vec::with_capacity(self.samples.len());
+    fn labels(&mut self, take: &mut dyn FnMut(Option<&str>)) -> Result<(), ImagesError> {
+        let mut labeled = false;
         for index in 0..self.samples.len() {
             let label = match self.class(index)? {
                 Some(label) => Some(label),
@@ -331,16 +331,17 @@ impl Container for WebDataset {
                     fields.label.or(fields.cls).map(String::from)
                 }
             };
-            labels.push(label);
+            labeled |= label.is_some();
+            take(label.as_deref());
         }
-        if labels.iter().all(Option::is_none) {
+        if !labeled {
             return Err(fault(
                 &self.root,
                 "no sample has a label: expected a .cls file, or a .json file with `label` or \
                  `cls`, under the key of each image",
             ));
         }
-        Ok(labels)
+        Ok(())
     }
 
     fn clients(&mut self) -> Result<Vec<String>, ImagesError> {

@@ -1,7 +1,7 @@
 //! Stored samples as 8-bit RGB: gray, alpha and 16 bits.
 
-use super::sixteen_bit::{SixteenBit, fill_significant, sixteen_bit_to_eight};
-use super::{DecodeOptions, Decoded, Rgb};
+use super::sixteen_bit::fill_significant;
+use super::{DecodeOptions, Decoded, Rgb, SixteenBit, sixteen_bit_to_eight};
 
 /// Meaning of the samples of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

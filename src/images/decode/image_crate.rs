@@ -3,10 +3,14 @@
 use std::io::Cursor;
 
 use image::codecs::gif::GifDecoder;
+use image::error::UnsupportedErrorKind;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 
+#[cfg(feature = "bmp")]
+use super::MAX_SIDE;
 use super::composer::{Composer, Layout};
-use super::orientation::{Orientation, orient_exif};
+#[cfg(feature = "webp")]
+use super::orientation::orient_exif;
 use super::{DecodeError, DecodeOptions, Decoded, MAX_ALLOCATION, check_pixels};
 
 /// Decodes the first frame of a GIF on a canvas of the color `options.alpha`.
@@ -26,7 +30,27 @@ pub(super) fn decode_gif(bytes: &[u8], options: &DecodeOptions) -> Result<Decode
 pub(super) fn decode_webp(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, DecodeError> {
     use image::codecs::webp::WebPDecoder;
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| refusal("WebP", error))?;
-    read("WebP", decoder, options)
+    let decoded = read("WebP", decoder, options)?;
+    // The decoder would take memory for as many Exif data as the file claims to have.
+    Ok(match riff_chunk(bytes, b"EXIF") {
+        Some(exif) => orient_exif(decoded, exif, options),
+        None => decoded,
+    })
+}
+
+/// Returns the content of a chunk of a RIFF file.
+#[cfg(feature = "webp")]
+fn riff_chunk<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Option<&'a [u8]> {
+    let mut rest = bytes.get(12..)?;
+    loop {
+        let (found, after) = rest.split_first_chunk::<4>()?;
+        let (len, content) = after.split_first_chunk()?;
+        let len = u32::from_le_bytes(*len) as usize;
+        if found == name {
+            return content.get(..len);
+        }
+        rest = content.get(len.checked_next_multiple_of(2)?..)?;
+    }
 }
 
 /// Decodes a BMP.
@@ -36,6 +60,7 @@ pub(super) fn decode_webp(bytes: &[u8], options: &DecodeOptions) -> Result<Decod
 #[cfg(feature = "bmp")]
 pub(super) fn decode_bmp(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, DecodeError> {
     use image::codecs::bmp::BmpDecoder;
+    check_bmp(bytes)?;
     let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| refusal("BMP", error))?;
     read("BMP", decoder, options)
 }
@@ -63,21 +88,70 @@ fn read(
             });
         }
     };
-    let exif = match options.orientation {
-        Orientation::Stored => None,
-        // Damaged Exif data say nothing about the pixels.
-        Orientation::Exif => decoder.exif_metadata().ok().flatten(),
-    };
     let len = usize::try_from(decoder.total_bytes()).map_err(|_| DecodeError::Memory(format))?;
     let mut samples = vec![0; len];
     decoder.read_image(&mut samples).map_err(refusal)?;
     let mut image = Composer::new(layout, height, width, options);
     image.bytes(&samples);
-    let decoded = image.finish().ok_or(DecodeError::Damaged(format))?;
-    Ok(match exif {
-        Some(exif) => orient_exif(decoded, &exif, options),
-        None => decoded,
-    })
+    image.finish().ok_or(DecodeError::Damaged(format))
+}
+
+/// Refuses what the decoder misunderstands: a side above its limit, which it calls invalid; pixels
+/// that begin within the palette; and compressed pixels that end early, which it fills up.
+#[cfg(feature = "bmp")]
+fn check_bmp(bytes: &[u8]) -> Result<(), DecodeError> {
+    let number = |at: usize, len: usize| {
+        let bytes = bytes.get(at..at + len)?.iter().rev();
+        Some(bytes.fold(0u32, |value, byte| value << 8 | u32::from(*byte)))
+    };
+    let damaged = || DecodeError::Damaged("BMP");
+    let header = number(14, 4).ok_or_else(damaged)?;
+    // The first version has sides and colors of two bytes, and neither compression nor a number of
+    // colors.
+    let first_version = header == 12;
+    if first_version {
+        return Ok(());
+    }
+    let side = |at: usize| Some((number(at, 4)? as i32).unsigned_abs());
+    let (width, height) = side(18).zip(side(22)).ok_or_else(damaged)?;
+    check_pixels(width, height)?;
+    if width.max(height) > MAX_SIDE {
+        return Err(DecodeError::Unsupported {
+            format: "BMP",
+            what: format!("a side of more than {MAX_SIDE} pixels: convert the image to PNG"),
+        });
+    }
+    let start = number(10, 4).ok_or_else(damaged)? as usize;
+    let bits = number(28, 2).ok_or_else(damaged)?;
+    let compression = number(30, 4).ok_or_else(damaged)?;
+    let colors = number(46, 4).filter(|_| bits <= 8).unwrap_or_default();
+    let palette = u64::from(colors).min(256) * 4;
+    if (start as u64) < 14 + u64::from(header) + palette {
+        return Err(damaged());
+    }
+    match (compression, bits) {
+        (1, 8) | (2, 4) => {
+            let pixels = bytes.get(start..).ok_or_else(damaged)?;
+            check_run_lengths(pixels, bits as usize).ok_or_else(damaged)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns `Some` if run-length coded pixels have an end.
+#[cfg(feature = "bmp")]
+fn check_run_lengths(pixels: &[u8], bits: usize) -> Option<()> {
+    let mut at = 0;
+    loop {
+        match (*pixels.get(at)?, *pixels.get(at + 1)?) {
+            (0, 0) => at += 2,
+            (0, 1) => return Some(()),
+            (0, 2) => at += 4,
+            // So many pixels follow as they are, to the next even byte.
+            (0, count) => at += 2 + (usize::from(count) * bits).div_ceil(8).next_multiple_of(2),
+            _ => at += 2,
+        }
+    }
 }
 
 fn refusal(format: &'static str, error: ImageError) -> DecodeError {
@@ -85,7 +159,10 @@ fn refusal(format: &'static str, error: ImageError) -> DecodeError {
         ImageError::Limits(_) => DecodeError::Memory(format),
         ImageError::Unsupported(error) => DecodeError::Unsupported {
             format,
-            what: error.to_string(),
+            what: match error.kind() {
+                UnsupportedErrorKind::GenericFeature(feature) => feature,
+                other => format!("{other:?}"),
+            },
         },
         _ => DecodeError::Damaged(format),
     }

@@ -41,6 +41,9 @@ pub fn decoding_memory(bytes: &[u8]) -> Option<u64> {
         Format::Tiff => super::tiff::memory(bytes),
         #[cfg(not(feature = "tiff"))]
         Format::Tiff => None,
+        #[cfg(feature = "dicom")]
+        Format::Dicom => super::dicom::memory(bytes),
+        #[cfg(not(feature = "dicom"))]
         Format::Dicom => None,
     }
 }

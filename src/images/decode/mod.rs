@@ -1,8 +1,9 @@
 //! Decodes image files to 8-bit RGB.
 //!
-//! Colors are those of Pillow. JPEGs are decoded byte for byte as by libjpeg-turbo. CMYK follows
-//! Adobe's inverted convention. Three cases differ from the loader of the reference implementation,
-//! which returns wrong planes for them (palette indices, a fourth channel, wrapped integers):
+//! Colors are those of Pillow. JPEGs are decoded byte for byte as by libjpeg-turbo, by a decoder of
+//! our own ([`jpeg`], which has the reason). CMYK follows Adobe's inverted convention. Three cases
+//! differ from the loader of the reference implementation, which returns wrong planes for them
+//! (palette indices, a fourth channel, wrapped integers):
 //!
 //! * palette, grayscale and bilevel images become RGB;
 //! * alpha is composited over one color, by default black ([`DecodeOptions::alpha`]), whereas
@@ -16,6 +17,8 @@
 //! file with several frames, [`DecodeOptions::page`] is used.
 
 mod composer;
+#[cfg(feature = "dicom")]
+mod dicom;
 mod image_crate;
 mod jpeg;
 mod memory;
@@ -255,6 +258,9 @@ fn decode_unguarded(
         Format::Tiff => tiff::decode_tiff(bytes, options),
         #[cfg(not(feature = "tiff"))]
         Format::Tiff => Err(missing(format, "tiff")),
+        #[cfg(feature = "dicom")]
+        Format::Dicom => dicom::decode_dicom(bytes, options),
+        #[cfg(not(feature = "dicom"))]
         Format::Dicom => Err(missing(format, "dicom")),
     }
 }
@@ -270,6 +276,7 @@ fn jpeg(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, DecodeError> {
     })
 }
 
+#[cfg(not(all(feature = "webp", feature = "bmp", feature = "tiff", feature = "dicom")))]
 fn missing(format: Format, feature: &'static str) -> DecodeError {
     DecodeError::Feature {
         format: format.name(),

@@ -1,8 +1,8 @@
-//! PNG, checked as libpng checks it: the checksums of the chunks and of the compressed pixels.
+//! PNG, with all its checksums: those of the chunks and that of the compressed pixels.
 
 use std::io::Cursor;
 
-use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Reader, Transformations};
+use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Limits, Reader, Transformations};
 
 use super::composer::{Composer, Layout};
 use super::orientation::orient_exif;
@@ -10,15 +10,27 @@ use super::{DecodeError, DecodeOptions, Decoded, MAX_ALLOCATION, check_pixels};
 
 const FORMAT: &str = "PNG";
 
+/// Bytes of the signature.
+const SIGNATURE: usize = 8;
+
 /// Decodes a PNG; of an animation, its default image.
 ///
 /// # Errors
 /// [`DecodeError`] if it is damaged, truncated or too large.
 pub(super) fn decode_png(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, DecodeError> {
     let mut reader = open(bytes)?;
+    check_chunks(bytes)?;
     let (width, height) = reader.info().size();
     let (color, depth) = reader.output_color_type();
+    let packed = Packed::of(reader.info());
     let layout = match color {
+        ColorType::Grayscale
+            if packed
+                .as_ref()
+                .is_some_and(|packed| packed.transparent.is_some()) =>
+        {
+            Layout::GrayAlpha
+        }
         ColorType::Grayscale => Layout::Gray,
         ColorType::GrayscaleAlpha => Layout::GrayAlpha,
         ColorType::Rgb => Layout::Rgb,
@@ -39,6 +51,8 @@ pub(super) fn decode_png(bytes: &[u8], options: &DecodeOptions) -> Result<Decode
                     .map(|b| u16::from_be_bytes(*b)),
             );
             image.words(&words);
+        } else if let Some(packed) = &packed {
+            packed.append(row, image);
         } else {
             image.bytes(row);
         }
@@ -54,8 +68,6 @@ pub(super) fn decode_png(bytes: &[u8], options: &DecodeOptions) -> Result<Decode
             append(&mut image, row.data());
         }
     }
-    // The checksums of the last chunks.
-    reader.finish().map_err(refusal)?;
     let decoded = image.finish().ok_or(DecodeError::Damaged(FORMAT))?;
     Ok(match reader.info().exif_metadata.as_deref() {
         Some(exif) => orient_exif(decoded, exif, options),
@@ -75,10 +87,84 @@ fn open(bytes: &[u8]) -> Result<Reader<Cursor<&[u8]>>, DecodeError> {
     decoder.set_limits(Limits {
         bytes: usize::try_from(MAX_ALLOCATION).unwrap_or(usize::MAX),
     });
-    decoder.set_transformations(Transformations::EXPAND);
     let header = decoder.read_header_info().map_err(refusal)?;
     check_pixels(header.width, header.height)?;
+    let packed = is_packed_gray(header);
+    decoder.set_transformations(match packed {
+        true => Transformations::IDENTITY,
+        false => Transformations::EXPAND,
+    });
     decoder.read_info().map_err(refusal)
+}
+
+/// Checks that the chunks are complete, have the right checksums and end with `IEND`.
+///
+/// The decoder stops after the pixels, and also reads the chunks of later frames, whose order is of
+/// no importance here.
+fn check_chunks(bytes: &[u8]) -> Result<(), DecodeError> {
+    let damaged = || DecodeError::Damaged(FORMAT);
+    let mut rest = bytes.get(SIGNATURE..).ok_or_else(damaged)?;
+    loop {
+        let (len, after) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+        let len = u32::from_be_bytes(*len) as usize;
+        let content = after.get(..4 + len).ok_or_else(damaged)?;
+        let (sum, next) = after[4 + len..].split_first_chunk().ok_or_else(damaged)?;
+        let mut crc = flate2::Crc::new();
+        crc.update(content);
+        if crc.sum() != u32::from_be_bytes(*sum) {
+            return Err(damaged());
+        }
+        if content.starts_with(b"IEND") {
+            return Ok(());
+        }
+        rest = next;
+    }
+}
+
+/// Returns true for gray samples of fewer than 8 bits, which this module unpacks: the decoder does
+/// not mask their transparent value.
+fn is_packed_gray(info: &Info<'_>) -> bool {
+    let bits = info.bit_depth as u8;
+    info.color_type == ColorType::Grayscale && bits < 8
+}
+
+/// Gray samples of fewer than 8 bits.
+struct Packed {
+    bits: usize,
+    width: usize,
+    transparent: Option<u8>,
+}
+
+impl Packed {
+    fn of(info: &Info<'_>) -> Option<Self> {
+        let bits = info.bit_depth as u8;
+        let value = info.trns.as_ref().and_then(|value| value.last());
+        is_packed_gray(info).then(|| Self {
+            bits: usize::from(bits),
+            width: info.width as usize,
+            // Only the low bits of the transparent value count.
+            transparent: value.map(|value| value & ((1 << bits) - 1)),
+        })
+    }
+
+    /// Appends whole rows, each of which begins with a new byte.
+    fn append(&self, rows: &[u8], image: &mut Composer) {
+        let largest = (1u8 << self.bits) - 1;
+        let mut samples = Vec::with_capacity(2 * self.width);
+        for row in rows.chunks_exact((self.width * self.bits).div_ceil(8)) {
+            samples.clear();
+            for x in 0..self.width {
+                let byte = row[x * self.bits / 8];
+                let value = byte >> (8 - self.bits - x * self.bits % 8) & largest;
+                // 1, 3 and 15 divide 255.
+                samples.push(value * (255 / largest));
+                if let Some(transparent) = self.transparent {
+                    samples.push(if value == transparent { 0 } else { 255 });
+                }
+            }
+            image.bytes(&samples);
+        }
+    }
 }
 
 fn refusal(error: DecodingError) -> DecodeError {

@@ -142,7 +142,7 @@ mod tests {
     fn few_significant_bits_are_repeated() {
         // Five bits left-justified, with the others 0 or filled by the encoder, are one value.
         assert_eq!(fill_significant(0xf800, 5), 0xffff);
-        assert_eq!(fill_significant(0x0800, 5), 0b00001_00001_00001_0);
+        assert_eq!(fill_significant(0x0800, 5), 0b0000_1000_0100_0010);
         for top in 0..32u16 {
             let repeated = top << 11 | top << 6 | top << 1 | top >> 4;
             assert_eq!(fill_significant(top << 11, 5), repeated);

@@ -37,7 +37,11 @@ pub(super) fn decode_tiff(bytes: &[u8], options: &DecodeOptions) -> Result<Decod
     let header = Header::read(&mut decoder)?;
     check_pixels(header.width, header.height)?;
     let colors = header.colors()?;
-    let relabeled = Relabeled::new(bytes, &mut decoder)?;
+    let reversed = match header.reversed {
+        true => Some(with_reversed_bits(bytes, &mut decoder)?),
+        false => None,
+    };
+    let relabeled = Relabeled::new(reversed.as_deref().unwrap_or(bytes), &mut decoder)?;
     drop(decoder);
     let mut decoder = open(relabeled, options.page)?;
     let layout = decoder.image_buffer_layout().map_err(refusal)?;
@@ -136,6 +140,8 @@ struct Header {
     /// Kind of each additional sample.
     extra: Vec<u16>,
     planar: bool,
+    /// True if the first bit of a byte is its lowest.
+    reversed: bool,
     /// Red, green and blue of a palette, one after the other.
     palette: Vec<u16>,
     orientation: u16,
@@ -157,11 +163,6 @@ impl Header {
                 compression_name(compression)
             )));
         }
-        if first(list(Tag::FillOrder)?, 1) != 1 {
-            return Err(unsupported(
-                "bits in reversed order: convert the images to PNG",
-            ));
-        }
         let format = list(Tag::SampleFormat)?;
         if let Some(other) = format.iter().find(|format| !matches!(format, 1 | 4)) {
             let kind = match other {
@@ -174,6 +175,11 @@ impl Header {
             )));
         }
         let samples = usize::from(first(list(Tag::SamplesPerPixel)?, 1));
+        let planar = first(list(Tag::PlanarConfiguration)?, 1) == 2 && samples > 1;
+        // The crate does not find the end of the last tiles of the second plane.
+        if planar && !list(Tag::TileWidth)?.is_empty() {
+            return Err(unsupported("tiles in planes: convert the images to PNG"));
+        }
         Ok(Self {
             width,
             height,
@@ -181,7 +187,8 @@ impl Header {
             bits: first(list(Tag::BitsPerSample)?, 1),
             samples,
             extra: list(Tag::ExtraSamples)?,
-            planar: first(list(Tag::PlanarConfiguration)?, 1) == 2 && samples > 1,
+            planar,
+            reversed: first(list(Tag::FillOrder)?, 1) == 2,
             palette: list(Tag::ColorMap)?,
             orientation: first(list(Tag::Orientation)?, 1),
         })
@@ -264,6 +271,35 @@ impl Header {
             }
         }
     }
+}
+
+/// Returns the file with the bits of all strips or tiles of the current page reversed in each byte.
+fn with_reversed_bits<R: Read + Seek>(
+    bytes: &[u8],
+    decoder: &mut Decoder<R>,
+) -> Result<Vec<u8>, DecodeError> {
+    let mut list = |strips, tiles| {
+        let strips = decoder
+            .find_tag_unsigned_vec::<usize>(strips)
+            .map_err(refusal)?;
+        let tiles = decoder
+            .find_tag_unsigned_vec::<usize>(tiles)
+            .map_err(refusal)?;
+        Ok::<_, DecodeError>(strips.or(tiles).unwrap_or_default())
+    };
+    let offsets = list(Tag::StripOffsets, Tag::TileOffsets)?;
+    let lengths = list(Tag::StripByteCounts, Tag::TileByteCounts)?;
+    let mut reversed = bytes.to_vec();
+    for (offset, len) in offsets.into_iter().zip(lengths) {
+        let end = offset.saturating_add(len).min(bytes.len());
+        let damaged = || DecodeError::Damaged(FORMAT);
+        let stored = bytes.get(offset..end).ok_or_else(damaged)?;
+        let target = reversed.get_mut(offset..end).ok_or_else(damaged)?;
+        for (to, from) in target.iter_mut().zip(stored) {
+            *to = from.reverse_bits();
+        }
+    }
+    Ok(reversed)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

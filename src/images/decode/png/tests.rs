@@ -64,6 +64,20 @@ fn transparent_colors_are_replaced_by_the_background() {
     let data = [1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 7];
     let bytes = encode(&deep, &[(b"tRNS", &[1, 2, 3, 4, 5, 6])], &data);
     assert_eq!(pixels(&bytes, &WHITE), [255, 255, 255, 1, 3, 5]);
+    // Of fewer than 8 bits, the low bits count.
+    let bits = kind(ColorType::Grayscale, BitDepth::Two, 3, 2);
+    let bytes = encode(
+        &bits,
+        &[(b"tRNS", &[0xff, 0xfd])],
+        &[0b00_01_11_00, 0b01_10_01_00],
+    );
+    let first = |step: usize| {
+        pixels(&bytes, &WHITE)
+            .into_iter()
+            .step_by(step)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(first(3), [0, 255, 255, 255, 170, 255]);
     let palette = kind(ColorType::Indexed, BitDepth::Two, 4, 1);
     let colors = [10, 20, 30, 40, 50, 60, 70, 80, 90];
     let chunks: [(&[u8; 4], &[u8]); 2] = [(b"PLTE", &colors), (b"tRNS", &[0, 51])];

@@ -1,0 +1,75 @@
+//! Family `formats`: small files of every format but JPEG, with options of `[data]`.
+
+use dpsyn::internals::images::{DataConfig, decode, decoding_memory};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::case::fail;
+use super::compare::check_bytes;
+use super::{Case, Outcome};
+
+/// Checks every file; the message names all files that diverge.
+pub fn check(case: &Case) -> Outcome {
+    let entries = case.value("/entries")?.as_array().ok_or("no entries")?;
+    let mut diverged = Vec::new();
+    for entry in entries {
+        let file = entry["file"].as_str().ok_or("an entry names no file")?;
+        if let Err(error) = check_entry(case, entry, file) {
+            diverged.push(format!("{file} {}: {error}", entry["options"]));
+        }
+    }
+    if diverged.is_empty() {
+        Ok(())
+    } else {
+        fail(diverged.join("; "))
+    }
+}
+
+/// An entry has the expected `shape` `[height, width, 3]` and a `tensor` of that shape or the
+/// `sha256` of the pixels; or `refused`: words of the message.
+fn check_entry(case: &Case, entry: &Value, file: &str) -> Outcome {
+    let bytes = std::fs::read(case.directory.join("formats").join(file))?;
+    let mut section = json!({"path": "x", "image_size": 8});
+    for (key, value) in entry["options"].as_object().ok_or("no options")? {
+        section[key] = value.clone();
+    }
+    let config: DataConfig = serde_json::from_value(section)?;
+    config.validate()?;
+    let found = decode(&bytes, &config.decode_options());
+    if let Some(words) = entry["refused"].as_str() {
+        return match found {
+            Ok(_) => fail("read, and a refusal was expected"),
+            Err(error) if error.to_string().contains(words) => Ok(()),
+            Err(error) => fail(format!("the message is `{error}`, expected `{words}`")),
+        };
+    }
+    let found = found?.image;
+    let shape: [usize; 3] = serde_json::from_value(entry["shape"].clone())?;
+    if shape != [found.height, found.width, 3] {
+        return fail(format!(
+            "{}x{} where {shape:?} was expected",
+            found.height, found.width
+        ));
+    }
+    let memory = decoding_memory(&bytes).ok_or("its memory is not known")?;
+    if memory < found.pixels.len() as u64 {
+        return fail(format!(
+            "{memory} bytes of memory are fewer than the pixels"
+        ));
+    }
+    if let Some(digest) = entry["sha256"].as_str() {
+        let hex: String = Sha256::digest(&found.pixels)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        return if hex == digest {
+            Ok(())
+        } else {
+            fail("other pixels")
+        };
+    }
+    let tensor = entry["tensor"]
+        .as_str()
+        .ok_or("neither tensor nor digest")?;
+    check_bytes("pixels", &found.pixels, &case.u8s(tensor)?.0, 0.0)
+}
