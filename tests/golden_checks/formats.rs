@@ -53,7 +53,9 @@ fn check_entry(case: &Case, entry: &Value, file: &str) -> Outcome {
     }
     let memory = decoding_memory(&bytes).ok_or("its memory is not known")?;
     if memory < found.pixels.len() as u64 {
-        return fail(format!("{memory} bytes of memory are fewer than the pixels"));
+        return fail(format!(
+            "{memory} bytes of memory are fewer than the pixels"
+        ));
     }
     if let Some(digest) = entry["sha256"].as_str() {
         let hex: String = Sha256::digest(&found.pixels)
@@ -66,6 +68,8 @@ fn check_entry(case: &Case, entry: &Value, file: &str) -> Outcome {
             fail("other pixels")
         };
     }
-    let tensor = entry["tensor"].as_str().ok_or("neither tensor nor digest")?;
+    let tensor = entry["tensor"]
+        .as_str()
+        .ok_or("neither tensor nor digest")?;
     check_bytes("pixels", &found.pixels, &case.u8s(tensor)?.0, 0.0)
 }
