@@ -86,6 +86,12 @@ def images():
             write("image", path.name, path.read_bytes())
 
 
+def formats():
+    targets = {".webp": "webp", ".bmp": "bmp", ".tif": "tiff", ".dcm": "dicom"}
+    for path in sorted((GOLDENS / "formats").iterdir()):
+        write(targets.get(path.suffix, "image"), path.name, path.read_bytes())
+
+
 def archives():
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as file:
@@ -153,6 +159,7 @@ if __name__ == "__main__":
     arrays()
     configurations()
     images()
+    formats()
     archives()
     texts()
     containers()

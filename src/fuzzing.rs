@@ -312,12 +312,16 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 11] = [
+    const TARGETS: [(&str, Target); 15] = [
         ("pickle", super::pickle),
         ("safetensors", super::safetensors),
         ("npz", super::npz),
         ("config", super::config),
         ("image", super::image),
+        ("webp", super::webp),
+        ("bmp", super::bmp),
+        ("tiff", super::tiff),
+        ("dicom", super::dicom),
         ("archive", super::archive),
         ("ledger", super::ledger),
         ("text", super::text),
@@ -344,6 +348,20 @@ mod tests {
                 "tests/goldens/loader_special/x_cmyk.jpg",
                 "tests/goldens/loader_special/x_palette.gif",
                 "tests/goldens/loader_special/x_gray16.png",
+                "tests/goldens/formats/rgb_one_transparent_color.png",
+            ],
+            "webp" => &[
+                "tests/goldens/formats/lossy_alpha.webp",
+                "tests/goldens/formats/animated.webp",
+            ],
+            "bmp" => &["tests/goldens/formats/palette.bmp"],
+            "tiff" => &[
+                "tests/goldens/formats/planes.tif",
+                "tests/goldens/formats/fax.tif",
+            ],
+            "dicom" => &[
+                "tests/goldens/formats/rle.dcm",
+                "tests/goldens/formats/frames.dcm",
             ],
             "text" => &["src/fetch/catalogue.toml"],
             "idx" => &["tests/goldens/containers/idx/t10k-images-idx3-ubyte"],

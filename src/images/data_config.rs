@@ -402,6 +402,15 @@ impl DataConfig {
                 }
             };
         }
+        if let SixteenBit::Window(low, high) = self.sixteen_bit {
+            text += &format!(
+                ", values of more than 8 bits from the declared window {low} to {high} \
+                 (data.sixteen_bit)"
+            );
+        }
+        if self.page > 0 {
+            text += &format!(", page {} of files with pages (data.page)", self.page);
+        }
         if let Some(most) = self.clients.as_ref().and_then(|clients| clients.max_images) {
             text += &format!(
                 ", at most {most} images of each client, chosen by the hash of their pixels \
@@ -509,13 +518,15 @@ mod tests {
     }
 
     #[test]
-    fn the_selection_names_every_setting_that_leaves_images_out() {
+    fn the_selection_names_every_setting_that_changes_the_images() {
         let mut config = DataConfig::new("x", 4);
         assert_eq!(config.selection(), "all images of the source");
         config.num_samples = Some(7);
         config.on_bad_image = OnBadImage::Skip;
         config.undeclared_class = UndeclaredClass::LeaveOut;
         config.duplicates = Duplicates::Once;
+        config.sixteen_bit = SixteenBit::Window(-160, 240);
+        config.page = 2;
         let text = config.selection();
         for part in [
             "7 images",
@@ -523,6 +534,8 @@ mod tests {
             "data.on_bad_image",
             "data.undeclared_class",
             "data.duplicates",
+            "window -160 to 240 (data.sixteen_bit)",
+            "page 2",
         ] {
             assert!(text.contains(part), "{text}");
         }

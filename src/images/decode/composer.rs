@@ -67,6 +67,7 @@ impl Composer {
     }
 
     /// Sets that colors are multiplied by alpha already.
+    #[cfg(any(test, feature = "tiff"))]
     pub fn premultiplied(mut self, premultiplied: bool) -> Self {
         self.premultiplied = premultiplied;
         self

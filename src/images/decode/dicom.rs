@@ -18,8 +18,7 @@ use flate2::read::DeflateDecoder;
 use self::elements::{EXPLICIT_LITTLE, Elements, Encoding};
 use self::frames::{Compression, Frame};
 use super::composer::{Composer, Layout};
-use super::memory::product;
-use super::{DecodeError, DecodeOptions, Decoded, MAX_ALLOCATION, check_pixels};
+use super::{DecodeError, DecodeOptions, Decoded, MAX_ALLOCATION, check_pixels, product};
 
 const FORMAT: &str = "DICOM file";
 

@@ -167,3 +167,6 @@ fn refusal(format: &'static str, error: ImageError) -> DecodeError {
         _ => DecodeError::Damaged(format),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Memory that decoding takes, by the header of a file.
 
-use super::{Format, MAX_ALLOCATION};
+use super::{Format, MAX_ALLOCATION, product};
 
 /// Returns the bytes of memory that decoding a file takes at most, its result included, by the
 /// header only: a bound for files that are read, and a figure without meaning for damaged ones.
@@ -46,14 +46,6 @@ pub fn decoding_memory(bytes: &[u8]) -> Option<u64> {
         #[cfg(not(feature = "dicom"))]
         Format::Dicom => None,
     }
-}
-
-/// Returns a product, or the largest number if it is larger.
-pub(super) fn product(factors: &[u64]) -> u64 {
-    factors
-        .iter()
-        .fold(1u64, |product, factor| product.saturating_mul(*factor))
-        .min(u64::MAX >> 8)
 }
 
 fn be32(bytes: &[u8]) -> u64 {
@@ -137,5 +129,38 @@ fn webp_pixels(bytes: &[u8]) -> Option<u64> {
         }
         b"VP8 " => Some(product(&[at(26..28)? & 0x3fff, at(28..30)? & 0x3fff])),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_suffice_and_damaged_ones_have_no_figure() {
+        let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x0a\0\0\0\x14\x10\x06\0\0\0".to_vec();
+        // Rows of 16-bit RGBA, and the result.
+        assert_eq!(decoding_memory(&png), Some(10 * 6 * 8 + 600 + (1 << 20)));
+        png[28] = 1;
+        assert_eq!(decoding_memory(&png), Some(10 * 20 * 8 + 600 + (1 << 20)));
+        // Side by side: marker, length, precision, height, width, components.
+        let jpeg = b"\xff\xd8\xff\xe0\0\x04ab\xff\xff\xc2\0\x11\x08\0\x09\0\x08\x03".as_slice();
+        assert_eq!(decoding_memory(jpeg), Some(64 * 64 * 15 + (1 << 20)));
+        let gif = b"GIF89a\x0a\0\x14\0\0\0\0\x21\xfe\x02ab\0\x2c\0\0\0\0\x05\0\x06\0".as_slice();
+        assert_eq!(decoding_memory(gif), Some(7 * 200 + 4 * 30 + (1 << 20)));
+        let webp = b"RIFF____WEBPVP8X________\x09\0\0\x13\0\0".as_slice();
+        assert_eq!(decoding_memory(webp), Some(15 * 200 + (1 << 20)));
+        let bmp = b"BM____________\x28\0\0\0\x0a\0\0\0\xec\xff\xff\xff".as_slice();
+        assert_eq!(decoding_memory(bmp), Some(7 * 200 + (1 << 20)));
+        for bytes in [&png[..28], &jpeg[..16], webp, bmp] {
+            assert_eq!(decoding_memory(&bytes[..bytes.len() - 1]), None);
+        }
+        assert_eq!(decoding_memory(b"hello"), None);
+    }
+
+    #[test]
+    fn products_do_not_overflow() {
+        assert_eq!(product(&[u64::MAX, 3, u64::MAX]), u64::MAX >> 8);
+        assert_eq!(product(&[2, 3]), 6);
     }
 }

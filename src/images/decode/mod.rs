@@ -292,5 +292,13 @@ fn check_pixels(width: u32, height: u32) -> Result<(), DecodeError> {
     }
 }
 
+/// Returns a product, or the largest number if it is larger.
+fn product(factors: &[u64]) -> u64 {
+    factors
+        .iter()
+        .fold(1u64, |product, factor| product.saturating_mul(*factor))
+        .min(u64::MAX >> 8)
+}
+
 #[cfg(test)]
 mod tests;

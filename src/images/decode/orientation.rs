@@ -54,6 +54,7 @@ pub(super) fn jpeg_exif(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Turns an image by the value of the tag `Orientation`, 1 to 8, if the options ask for it; other
 /// values turn nothing.
+#[cfg(any(test, feature = "tiff"))]
 pub(super) fn orient_tag(decoded: Decoded, tag: u16, options: &DecodeOptions) -> Decoded {
     match u8::try_from(tag).ok().and_then(Turn::from_exif) {
         Some(turn) => orient(decoded, turn, options),

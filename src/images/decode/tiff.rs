@@ -12,9 +12,8 @@ use tiff::tags::{ByteOrder, Tag};
 use tiff::{TiffError, TiffFormatError};
 
 use super::composer::{Composer, Layout};
-use super::memory::product;
 use super::orientation::orient_tag;
-use super::{DecodeError, DecodeOptions, Decoded, MAX_ALLOCATION, check_pixels};
+use super::{DecodeError, DecodeOptions, Decoded, MAX_ALLOCATION, check_pixels, product};
 
 const FORMAT: &str = "TIFF";
 
