@@ -1,6 +1,6 @@
 //! Family `image_cases`: image files of kinds that decoders often get wrong, one at a time.
 
-use dpsyn::internals::images::decode;
+use dpsyn::internals::images::{DecodeOptions, decode};
 use serde_json::Value;
 
 use super::case::fail;
@@ -28,7 +28,7 @@ pub fn check(case: &Case) -> Outcome {
 /// `refused`: words of the message.
 fn check_entry(case: &Case, entry: &Value, file: &str) -> Outcome {
     let bytes = std::fs::read(case.directory.join("image_cases").join(file))?;
-    let found = decode(&bytes);
+    let found = decode(&bytes, &DecodeOptions::default());
     if let Some(words) = entry["refused"].as_str() {
         return match found {
             Ok(_) => fail("read, and a refusal was expected"),
@@ -36,7 +36,7 @@ fn check_entry(case: &Case, entry: &Value, file: &str) -> Outcome {
             Err(error) => fail(format!("the message is `{error}`, expected `{words}`")),
         };
     }
-    let found = found?;
+    let found = found?.image;
     let (expected, shape) = case.u8s(file)?;
     if shape != [found.height, found.width, 3] {
         return fail(format!(
