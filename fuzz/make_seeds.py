@@ -134,6 +134,18 @@ def texts():
     write("text", "unet.json", json.dumps(unet).encode())
 
 
+def containers():
+    for target, pattern in [
+        ("idx", "idx/*-ubyte"),
+        ("webdataset", "webdataset/*.tar"),
+        ("parquet", "**/*.parquet"),
+    ]:
+        for path in sorted((GOLDENS / "containers").glob(pattern)):
+            write(target, path.name, path.read_bytes())
+    for path in sorted((GOLDENS / "containers" / "idx").glob("*.gz")):
+        write("idx", path.name, gzip.decompress(path.read_bytes()))
+
+
 def regressions():
     for path in sorted((ROOT / "fuzz" / "regressions").glob("*/*")):
         folder = CORPUS / path.parent.name
@@ -150,4 +162,5 @@ if __name__ == "__main__":
     formats()
     archives()
     texts()
+    containers()
     regressions()

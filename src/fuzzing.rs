@@ -20,9 +20,10 @@ use crate::diffusion::{Scheduler, SchedulerConfig};
 use crate::fetch::fuzzing as fetch;
 use crate::generators::openai_images::answer;
 use crate::hub::Checkpoint;
+use crate::images::fuzzing as containers;
 use crate::images::{
-    DecodeOptions, Format, NpzReader, Orientation, SamplesReader, SixteenBit, decode_as,
-    decoding_memory,
+    DecodeOptions, FileFormat as Format, NpzReader, Orientation, SamplesReader, SixteenBit,
+    decode_as, decoding_memory,
 };
 use crate::metrics::features::Features;
 use crate::models::stable_diffusion::{AutoencoderKlConfig, UNet2DConditionConfig};
@@ -187,6 +188,21 @@ pub fn text(data: &[u8]) {
     }
 }
 
+/// Reads `data` as an IDX file of images or labels, plain and gzipped.
+pub fn idx(data: &[u8]) {
+    containers::idx(data);
+}
+
+/// Reads `data` as a WebDataset shard.
+pub fn webdataset(data: &[u8]) {
+    containers::webdataset(data);
+}
+
+/// Reads `data` as a Parquet file of images.
+pub fn parquet(data: &[u8]) {
+    containers::parquet(data);
+}
+
 /// A temporary result folder in which a run was begun, so that a ledger is read beside the
 /// fingerprint of private images that belongs to it.
 struct LedgerRun {
@@ -296,7 +312,7 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 12] = [
+    const TARGETS: [(&str, Target); 15] = [
         ("pickle", super::pickle),
         ("safetensors", super::safetensors),
         ("npz", super::npz),
@@ -309,6 +325,9 @@ mod tests {
         ("archive", super::archive),
         ("ledger", super::ledger),
         ("text", super::text),
+        ("idx", super::idx),
+        ("webdataset", super::webdataset),
+        ("parquet", super::parquet),
     ];
 
     fn repository() -> &'static Path {
@@ -345,6 +364,16 @@ mod tests {
                 "tests/goldens/formats/frames.dcm",
             ],
             "text" => &["src/fetch/catalogue.toml"],
+            "idx" => &["tests/goldens/containers/idx/t10k-images-idx3-ubyte"],
+            "webdataset" => &[
+                "tests/goldens/containers/webdataset/train-000000.tar",
+                "tests/goldens/containers/webdataset/train-000001.tar",
+            ],
+            "parquet" => &[
+                "tests/goldens/containers/hub/data/train-00000-of-00002.parquet",
+                "tests/goldens/containers/zstd.parquet",
+                "tests/goldens/containers/plain.parquet",
+            ],
             _ => &[],
         };
         match target {

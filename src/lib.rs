@@ -97,8 +97,8 @@ pub use generators::{
     SampleRequest,
 };
 pub use images::{
-    ClientsConfig, DataConfig, Duplicates, ImageBatch, ImageSource, ImagesError, OnBadImage,
-    UndeclaredClass, grid, write_png,
+    Choose, ClientsConfig, DataConfig, Duplicates, Format, ImageBatch, ImageSource, ImagesError,
+    Labels, OnBadImage, UndeclaredClass, grid, write_png,
 };
 #[cfg(feature = "insecure-test-noise")]
 #[doc(hidden)]

@@ -38,6 +38,8 @@ mod hosted_faults;
 mod identities;
 #[path = "cli/kill.rs"]
 mod kill;
+#[path = "cli/layouts.rs"]
+mod layouts;
 #[path = "cli/leaks.rs"]
 mod leaks;
 #[path = "cli/memory.rs"]

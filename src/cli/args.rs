@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use serde::de::DeserializeOwned;
 
 use super::device::DeviceChoice;
+use crate::images::{Format, Labels, Layout};
 use crate::logging::LogFormat;
 use crate::metrics::MetricKind;
 use crate::metrics::downstream::ClassifierKind;
@@ -122,9 +124,12 @@ pub struct ExtendArguments {
 pub struct EvalArguments {
     /// The samples: `<iteration>/samples.npz` of a result folder, or another .npz file of images
     pub samples: PathBuf,
-    /// The reference: a folder of images, an .npz file of images, or an .npz file with mu and sigma
+    /// The reference: images as data.path names them, or an .npz file with mu and sigma
     #[arg(long, value_name = "PATH")]
     pub against: PathBuf,
+    /// The layout of the reference.
+    #[command(flatten)]
+    pub layout: LayoutArguments,
     /// Metrics: fid, precision-recall, kid, inception-score, memorization, downstream
     #[arg(long, value_delimiter = ',', default_value = "fid")]
     pub metrics: Vec<MetricKind>,
@@ -239,9 +244,12 @@ pub enum BudgetCommand {
     Init(BudgetInit),
     /// Declare that changed images are another state of the same data set
     AddImages {
-        /// The images: a folder or an .npz file
+        /// The images: a folder, a CSV file that lists images, or a file with many images
         #[arg(value_name = "IMAGES")]
         images: PathBuf,
+        /// The layout of the images.
+        #[command(flatten)]
+        layout: LayoutArguments,
     },
     /// Reduce an abandoned run from its planned to its charged releases
     Close {
@@ -256,8 +264,11 @@ pub enum BudgetCommand {
 /// Arguments of `dpsyn budget init`.
 #[derive(Debug, Args)]
 pub struct BudgetInit {
-    /// The images: a folder or an .npz file
+    /// The images: a folder, a CSV file that lists images, or a file with many images
     pub images: PathBuf,
+    /// The layout of the images.
+    #[command(flatten)]
+    pub layout: LayoutArguments,
     /// The epsilon that all runs on these images together may cost
     #[arg(long)]
     pub epsilon: f64,
@@ -350,8 +361,47 @@ pub struct AuditArguments {
 /// Arguments of `dpsyn classes`.
 #[derive(Debug, Args)]
 pub struct ClassesArguments {
-    /// A folder of images with names `<class>_<rest>`, or an .npz file with labels
+    /// The images: a folder, a CSV file that lists images, or a file with many images
     pub path: PathBuf,
+    /// The layout of the images.
+    #[command(flatten)]
+    pub layout: LayoutArguments,
+}
+
+/// Arguments that describe how images lie on disk.
+#[derive(Debug, Args)]
+pub struct LayoutArguments {
+    /// Kind of files, if the path does not imply it: images, npz, idx, parquet or webdataset
+    #[arg(long, value_parser = named::<Format>)]
+    pub format: Option<Format>,
+    /// Split of a data set that has several, such as train or test
+    #[arg(long, value_name = "NAME")]
+    pub split: Option<String>,
+    /// Where the class of an image file is: prefix (default), folder, leaf-folder or csv
+    #[arg(long, value_parser = named::<Labels>)]
+    pub labels: Option<Labels>,
+    /// Column of the class in the CSV file [default: label]
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+}
+
+impl LayoutArguments {
+    /// Returns the layout.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        Layout {
+            format: self.format,
+            split: self.split.clone(),
+            labels: self.labels.unwrap_or_default(),
+            label_column: self.label_column.clone(),
+        }
+    }
+}
+
+/// Parses a value by its name in configurations.
+fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let value = toml::Value::String(text.to_owned());
+    value.try_into().map_err(|error| error.to_string())
 }
 
 fn unit(text: &str) -> Result<Unit, String> {

@@ -2,14 +2,20 @@
 
 use std::path::Path;
 
-use super::args::{BudgetArguments, BudgetCommand};
+use super::args::{BudgetArguments, BudgetCommand, LayoutArguments};
 use super::core_dumps;
 use super::error::CliError;
 use super::output::print;
 use crate::artifacts::RunDir;
 use crate::dataset::content_fingerprint;
+use crate::images::DataConfig;
 use crate::pe::PeError;
 use crate::privacy::{AbandonedRun, Budget, BudgetTerms, PrivacyError};
+
+/// Returns the section `[data]` of images, of which a budget needs the place only.
+fn data(path: &Path, layout: &LayoutArguments) -> DataConfig {
+    DataConfig::with_layout(path, 1, &layout.layout())
+}
 
 /// Executes `dpsyn budget`.
 pub(super) fn run(arguments: &BudgetArguments) -> Result<(), CliError> {
@@ -23,12 +29,13 @@ pub(super) fn run(arguments: &BudgetArguments) -> Result<(), CliError> {
                 adjacency: init.adjacency.unwrap_or_default(),
                 unit: init.unit.unwrap_or_default(),
             };
-            let images = content_fingerprint(&init.images).map_err(PeError::from)?;
+            let images =
+                content_fingerprint(&data(&init.images, &init.layout)).map_err(PeError::from)?;
             Budget::create(file, limit, &images).map_err(PeError::from)?
         }
-        BudgetCommand::AddImages { images } => {
+        BudgetCommand::AddImages { images, layout } => {
             let budget = Budget::at(file);
-            let images = content_fingerprint(images).map_err(PeError::from)?;
+            let images = content_fingerprint(&data(images, layout)).map_err(PeError::from)?;
             budget.add_images(&images).map_err(PeError::from)?;
             budget
         }

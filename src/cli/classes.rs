@@ -5,12 +5,14 @@ use super::args::ClassesArguments;
 use super::error::CliError;
 use super::output::print;
 use crate::dataset::PrivateImages;
-use crate::images::OccurringClasses;
+use crate::images::{DataConfig, OccurringClasses, shown_text};
 use crate::privacy::{PrivateEvaluationConsent, print_marked_private};
 
 /// Executes `dpsyn classes`.
 pub(super) fn run(arguments: &ClassesArguments) -> Result<(), CliError> {
-    let classes = PrivateImages::occurring_classes(&arguments.path)?;
+    let layout = arguments.layout.layout();
+    let config = DataConfig::with_layout(&arguments.path, 1, &layout);
+    let classes = PrivateImages::occurring_classes(&config)?;
     // The owner called a command whose only purpose is to show the classes.
     let consent = PrivateEvaluationConsent::given_by_owner();
     print_marked_private(&consent, &classes, describe, &mut |line| print(&line));
@@ -23,13 +25,15 @@ fn describe(classes: &OccurringClasses) -> Vec<String> {
     let names = classes.names().into_iter().map(toml::Value::String);
     let mut lines = vec![format!("classes = {}", toml::Value::Array(names.collect()))];
     let counts = classes.counts.iter();
-    lines.extend(counts.map(|(name, count)| format!("class {name}: {count}")));
+    lines.extend(counts.map(|(name, count)| format!("class {}: {count}", shown_text(name))));
     if classes.unnamed > 0 {
         lines.push(format!(
-            "images without a class: {} (expected names `<class>_<rest>`)",
+            "images without a class: {} (--labels tells where the classes are: prefix, folder, \
+             leaf-folder or csv)",
             classes.unnamed
         ));
     }
+    lines.extend(classes.remarks.iter().cloned());
     let total: usize = classes.counts.iter().map(|(_, count)| count).sum();
     let number = classes.counts.len();
     let single = classes.counts.iter().filter(|(_, count)| *count == 1);
@@ -55,6 +59,7 @@ mod tests {
         describe(&OccurringClasses {
             counts: counts.collect(),
             unnamed,
+            remarks: Vec::new(),
         })
     }
 

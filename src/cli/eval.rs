@@ -278,6 +278,7 @@ fn config(arguments: &EvalArguments) -> Result<EvaluationConfig, CliError> {
     };
     let mut config = EvaluationConfig {
         reference,
+        reference_layout: Some(arguments.layout.layout()),
         reference_is_public: arguments.public,
         num_fid_samples: arguments.num_fid_samples,
         ..EvaluationConfig::with_metrics(arguments.metrics.clone())

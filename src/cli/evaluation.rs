@@ -107,10 +107,11 @@ pub(super) fn open_reference(
         Frechet::new(&statistics.gaussian)?;
         return Ok(Some(ReferenceSource::statistics(statistics, public)));
     }
-    let mut data = DataConfig::new(path, image_size);
+    let layout = config.reference_layout.clone().unwrap_or_default();
+    let mut data = DataConfig::with_layout(path, image_size, &layout);
     if config.metrics.contains(&MetricKind::Downstream) {
+        data.classes = Some(OccurringClasses::of(&data)?.names());
         data.class_conditional = true;
-        data.classes = Some(OccurringClasses::of(path)?.names());
     }
     Ok(Some(if public {
         let mut source = ImageSource::open(&data)?;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{error, info, warn};
 
+use crate::images::shown_lines;
 use crate::logging::{self, LogFormat, TERMINAL};
 use crate::privacy::{PrivateEvaluationConsent, Sensitive, print_marked_private};
 use crate::progress::Progress;
@@ -24,15 +25,17 @@ pub(super) fn is_human() -> bool {
     !JSON.load(Ordering::Relaxed)
 }
 
-/// Writes a line to standard output. A closed standard output is ignored.
+/// Writes a line to standard output. A closed standard output is ignored. Control characters, which
+/// names of files and classes may have, are escaped.
 pub(super) fn print(text: &dyn Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let text = text.to_string();
+    let _ = writeln!(std::io::stdout(), "{}", shown_lines(&text));
 }
 
 /// Writes a line to standard error. A closed standard error is ignored, so that a run outlives the
-/// terminal that started it.
+/// terminal that started it. Control characters are escaped.
 pub(super) fn eprint_line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", shown_lines(text));
 }
 
 /// Reports a message: an event for the logs and, in the human format, a line.

@@ -11,6 +11,7 @@ use tracing::info;
 use super::output::{eprint_line, is_human, log_message, report};
 use super::units::bytes;
 use crate::exit_code;
+use crate::images::shown_lines;
 use crate::logging::{PRIVATE, PROGRESS};
 use crate::progress::{Cancellation, PRIVATE_MARK, Progress, Unit};
 
@@ -214,7 +215,7 @@ impl Progress for TerminalProgress {
         self.with(|stage| {
             log_message(text);
             match stage {
-                Some(Stage { bar: Some(bar), .. }) => bar.println(text),
+                Some(Stage { bar: Some(bar), .. }) => bar.println(shown_lines(text)),
                 _ if is_human() => eprint_line(text),
                 _ => {}
             }

@@ -243,7 +243,7 @@ impl Inputs {
         )?;
         let budget = match &loaded.settings.privacy.budget {
             Some(path) => {
-                let images = content_fingerprint(&loaded.settings.data.path);
+                let images = content_fingerprint(&loaded.settings.data);
                 Some((Budget::at(path), images.map_err(PeError::from)?))
             }
             None => None,
@@ -374,6 +374,7 @@ fn resolve_privacy(
             None,
             non_private.then(NonPrivateConsent::given),
         )
+        .map(|privacy| privacy.with_replaced_images(loaded.settings.data.replaced_images()))
         .and_then(|privacy| privacy.with_earlier(earlier))
         .map_err(|error| match error {
             PrivacyError::Config(error) => {

@@ -3,7 +3,7 @@
 use super::document::Locations;
 use super::error::ConfigError;
 use crate::generators::ModelConfig;
-use crate::images::{DataConfig, missing_classes};
+use crate::images::{DataConfig, Format, missing_classes};
 use crate::pe::EvolutionConfig;
 
 /// A table by class: its key, and the names of its classes.
@@ -12,7 +12,7 @@ type Table<'a> = (&'static str, Vec<&'a str>);
 /// Returns the declared classes in the order of labels; `None` in an unconditional run.
 ///
 /// They are those of `data.classes`. Without that key, they are the keys of the first table by
-/// class, sorted: by number for an `.npz` file, and by name otherwise. No image is read, so the
+/// class, sorted: by number if they are numbers in a file of many images, and by name otherwise. No image is read, so the
 /// classes cannot depend on one.
 ///
 /// # Errors
@@ -30,7 +30,7 @@ pub(super) fn declared_classes(
     let tables = tables(evolution, model);
     let (origin, classes) = match (&data.classes, tables.first()) {
         (Some(classes), _) => ("data.classes", classes.clone()),
-        (None, Some((key, names))) => (*key, sorted(names, data.is_npz())),
+        (None, Some((key, names))) => (*key, sorted(names, data.format() != Format::Images)),
         (None, None) => return Err(locations.invalid("data", missing_classes())),
     };
     for (key, names) in &tables {
@@ -71,12 +71,13 @@ fn tables<'a>(evolution: &'a EvolutionConfig, model: &'a ModelConfig) -> Vec<Tab
         .collect()
 }
 
-/// Sorts names by number if they are all labels of an `.npz` file, and by their bytes otherwise.
-fn sorted(names: &[&str], is_npz: bool) -> Vec<String> {
+/// Sorts names by number if they are all numbers in a file of many images, and by their bytes
+/// otherwise.
+fn sorted(names: &[&str], many: bool) -> Vec<String> {
     let mut names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let numbers: Option<Vec<i64>> = names.iter().map(|name| name.parse().ok()).collect();
     match numbers {
-        Some(_) if is_npz => names.sort_by_key(|name| name.parse::<i64>().unwrap_or_default()),
+        Some(_) if many => names.sort_by_key(|name| name.parse::<i64>().unwrap_or_default()),
         _ => names.sort(),
     }
     names

@@ -182,14 +182,14 @@ impl Settings {
         Ok(populations)
     }
 
-    /// Refuses to select the first images of a source under add-remove adjacency: an image that is
-    /// added to the source moves another one beyond the limit, so the selected images differ by a
+    /// Refuses to limit the number of images of a source under add-remove adjacency: an image that
+    /// is added to the source takes the place of another one, so the selected images differ by a
     /// replacement.
     fn refuse_truncation(&self, locations: &Locations) -> Result<(), ConfigError> {
         if self.data.num_samples.is_none() || self.privacy.adjacency == Adjacency::ReplaceOne {
             return Ok(());
         }
-        let message = "selects the first images, so that adding one image to the source replaces \
+        let message = "limits the number of images, so that adding one image to the source replaces \
                        another one, which privacy.adjacency = \"add-remove\" does not cover: \
                        expected privacy.adjacency = \"replace-one\", or no data.num_samples and a \
                        folder with the images to use only";
@@ -213,7 +213,7 @@ impl Settings {
             ),
             (Unit::Client, Some(_)) if self.data.num_samples.is_some() => (
                 "data.num_samples",
-                "selects the first images of all clients, so that the images of one client decide \
+                "selects images of all clients, so that the images of one client decide \
                  which images of others take part, which privacy.unit = \"client\" does not cover: \
                  expected no data.num_samples (data.clients.max_images limits the images of each \
                  client)",
@@ -250,6 +250,9 @@ impl Settings {
             ];
             left_out.extend(keys.iter().filter(|(_, given)| *given).map(|(key, _)| *key));
         }
+        if self.data.label_column.is_some() {
+            left_out.push("data.label_column");
+        }
         if self.evolution.initial_samples.is_some() {
             left_out.push("evolution.initial_samples");
         }
@@ -260,6 +263,9 @@ impl Settings {
         let evaluation = self.evaluation.as_ref();
         if evaluation.is_some_and(|config| config.path().is_some() && !config.reference_is_public) {
             left_out.push("evaluation.reference");
+            if evaluation.is_some_and(|config| config.reference_layout.is_some()) {
+                left_out.push("evaluation.reference_layout");
+            }
         }
         for key in &left_out {
             remove(&mut table, key);

@@ -195,19 +195,22 @@ fn copies(listed: &Listed, digests: &ImageDigests) -> Vec<bool> {
         let clients = listed.clients.as_ref();
         clients.and_then(|clients| clients.get(index).copied())
     };
-    let mut images: Vec<(Kind, &[u8], usize)> = labels
-        .iter()
-        .zip(digests.iter())
-        .enumerate()
-        .filter_map(|(index, (label, digest))| Some((((*label)?, client(index)), digest, index)))
+    let kind = |index: usize| -> Option<(Kind, &[u8])> {
+        let label = labels.get(index).copied().flatten()?;
+        Some(((label, client(index)), digests.get(index)?))
+    };
+    // Places only, because there may be millions of small images.
+    let mut images: Vec<u32> = (0..labels.len())
+        .filter(|index| kind(*index).is_some())
+        .map(|index| index as u32)
         .collect();
     // Equal images become neighbors, the first one in order before the others.
-    images.sort_unstable();
+    images.sort_unstable_by_key(|index| (kind(*index as usize), *index));
     let mut copies = vec![false; labels.len()];
     for pair in images.windows(2) {
-        if let [(kind, digest, _), (next_kind, next_digest, next)] = pair
-            && (kind, digest) == (next_kind, next_digest)
-            && let Some(copy) = copies.get_mut(*next)
+        if let [image, next] = *pair
+            && kind(image as usize) == kind(next as usize)
+            && let Some(copy) = copies.get_mut(next as usize)
         {
             *copy = true;
         }

@@ -78,13 +78,15 @@ impl PrivateImages {
         })
     }
 
-    /// Counts the classes that occur at `path`, for the owner of the images.
+    /// Counts the classes that occur in the layout of a configuration, for the owner of the images.
     ///
     /// # Errors
     /// [`DatasetError::Images`] and [`DatasetError::OfAnImage`].
-    pub fn occurring_classes(path: &Path) -> Result<Sensitive<OccurringClasses>, DatasetError> {
-        let classes = OccurringClasses::of(path);
-        let classes = classes.map_err(|error| DatasetError::of_source(error, path))?;
+    pub fn occurring_classes(
+        config: &DataConfig,
+    ) -> Result<Sensitive<OccurringClasses>, DatasetError> {
+        let classes = OccurringClasses::of(config);
+        let classes = classes.map_err(|error| DatasetError::of_source(error, &config.path))?;
         Ok(Sensitive::new(classes))
     }
 
@@ -129,8 +131,8 @@ impl PrivateImages {
         let mut digests = Sensitive::new(ImageDigests::none());
         let mut done = 0;
         let checked = self.source.check(batch_size, |batch| {
+            done += batch.len();
             add_digests(&mut digests, &Sensitive::new(batch));
-            done += batch_size;
             observer.advance(done.min(total) as u64);
             let checked = observer.end_if_cancelled();
             checked.map_err(|cancelled| EachError::Other(DatasetError::from(cancelled)))
@@ -143,20 +145,19 @@ impl PrivateImages {
         let examined = images.zip(digests, |images, digests| {
             (Participation::new(&images, &digests, selection), digests)
         });
-        self.digests = examined.map_ref(|(_, digests)| digests.clone());
         let taking_part = examined.map_ref(|(images, digests)| digests.select(&images.kept));
-        self.participation = examined.map(|(images, _)| images);
+        (self.participation, self.digests) = examined.unzip();
         let left_out = self
             .participation
             .map_ref(|images| images.describe(selection.duplicates));
-        let notes = Sensitive::new(skipped).zip(left_out, |skipped, left_out| {
+        let notes = Sensitive::new((skipped, self.source.remarks().to_vec()));
+        let notes = notes.zip(left_out, |(skipped, remarks), left_out| {
             let skipped = skipped.into_iter();
-            let skipped =
-                skipped.map(|(path, reason)| format!("skipped {}: {reason}", path.display()));
-            skipped.chain(left_out).collect()
+            let skipped = skipped.map(|(image, reason)| format!("skipped {image}: {reason}"));
+            remarks.into_iter().chain(skipped).chain(left_out).collect()
         });
         Ok(CheckedImages {
-            fingerprint: self.fingerprint(&taking_part),
+            fingerprint: self.fingerprint(taking_part),
             notes,
         })
     }
@@ -173,7 +174,7 @@ impl PrivateImages {
 
     /// Fingerprints the class names, and the label, the client and the bytes of each image that
     /// takes part.
-    fn fingerprint(&self, digests: &Sensitive<ImageDigests>) -> Sensitive<Fingerprint> {
+    fn fingerprint(&self, digests: Sensitive<ImageDigests>) -> Sensitive<Fingerprint> {
         let labels = self.participation.map_ref(|images| {
             let labels = images.labels.iter();
             labels
@@ -181,8 +182,6 @@ impl PrivateImages {
                 .collect::<Vec<u8>>()
         });
         let classes = self.classes().join("\n");
-        let digests =
-            digests.map_ref(|digests| digests.iter().flatten().copied().collect::<Vec<u8>>());
         let clients = self.participation.map_ref(|images| {
             let clients = images
                 .clients
@@ -196,7 +195,7 @@ impl PrivateImages {
         });
         let images = labels.zip(digests, |labels, digests| (labels, digests));
         images.zip(clients, |(labels, digests), clients| {
-            let (labels, digests) = (labels.as_slice(), digests.as_slice());
+            let (labels, digests) = (labels.as_slice(), digests.as_bytes());
             match clients {
                 None => Fingerprint::of([classes.as_bytes(), labels, digests]),
                 Some(clients) => Fingerprint::of([classes.as_bytes(), labels, digests, &clients]),
@@ -364,7 +363,7 @@ impl PrivateImages {
         });
         read.map_err(|error| error.of_source(&self.path))?;
         observer.end();
-        if !same_data(fingerprint, &self.fingerprint(&digests)) {
+        if !same_data(fingerprint, &self.fingerprint(digests)) {
             let message = "the private images changed while they were read: do not change them \
                            during a run";
             let error = PrivacyError::PrivateData {

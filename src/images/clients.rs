@@ -2,19 +2,16 @@
 //! client.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::error::ImagesError;
+use super::name::{normal, shown};
+use super::table::{CLIENT_COLUMN, FILE_COLUMNS, read_rows};
 use crate::sections::InvalidKey;
 
-/// Column of a CSV file with the paths of the images.
-const FILE_COLUMN: &str = "file";
-/// Column of a CSV file with the clients, unless `data.clients.column` names another one.
-const CLIENT_COLUMN: &str = "client";
 /// Array of an `.npz` file with the clients.
 pub const CLIENTS: &str = "clients";
 
@@ -26,8 +23,8 @@ pub const CLIENTS: &str = "clients";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientsConfig {
-    /// A CSV file with a header and the columns `file`, a path relative to `data.path`, and
-    /// `client`.
+    /// A CSV file with a header and the columns `file` (or `file_name`), a path relative to
+    /// `data.path`, and `client`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub csv: Option<PathBuf>,
     /// Name of the column of the client in the CSV file; `client` if absent.
@@ -47,11 +44,11 @@ pub struct ClientsConfig {
 }
 
 impl ClientsConfig {
-    /// Checks the keys; `is_npz` tells if the images are in an `.npz` file.
+    /// Checks the keys; `place` tells where the client of each image may be.
     ///
     /// # Errors
     /// The first key that is invalid, relative to `[data]`.
-    pub fn validate(&self, is_npz: bool) -> Result<(), InvalidKey> {
+    pub(super) fn validate(&self, place: ClientPlace) -> Result<(), InvalidKey> {
         let refuse = |key: &str, message: String| {
             let key = match key {
                 "" => "clients".to_owned(),
@@ -68,11 +65,11 @@ impl ClientsConfig {
                 return refuse(key, message);
             }
         }
-        if self.column.is_some() && self.csv.is_none() {
+        if self.column.is_some() && self.csv.is_none() && place != ClientPlace::Table {
             let message = "is given without csv: expected clients.csv, or no column".to_owned();
             return refuse("column", message);
         }
-        if is_npz {
+        if place == ClientPlace::Container {
             let unused = [
                 ("csv", self.csv.is_some()),
                 ("pattern", self.pattern.is_some()),
@@ -81,8 +78,8 @@ impl ClientsConfig {
                 Some((key, _)) => refuse(
                     key,
                     format!(
-                        "is for folders of images: an .npz file names the client of each image in \
-                         its array `{CLIENTS}`"
+                        "is for folders of images: a file of many images names their clients \
+                         itself, an .npz file in its array `{CLIENTS}`"
                     ),
                 ),
                 None => Ok(()),
@@ -95,6 +92,7 @@ impl ClientsConfig {
                 "pattern",
                 "conflicts with clients.csv: expected one of the two".to_owned(),
             ),
+            (None, None) if place == ClientPlace::Table => Ok(()),
             (None, None) => refuse(
                 "",
                 "names no clients: expected csv, a CSV file with the columns file and client, or \
@@ -107,7 +105,7 @@ impl ClientsConfig {
     /// Returns the client of each file, as numbers from 0 in the order of their first images.
     ///
     /// # Errors
-    /// [`ImagesError::Client`] for a file whose client is unknown, [`ImagesError::ClientTable`] for
+    /// [`ImagesError::Client`] for a file whose client is unknown, [`ImagesError::Table`] for
     /// an unusable CSV file, and [`ImagesError::Config`] for an invalid pattern.
     pub(super) fn of_files(&self, root: &Path, files: &[PathBuf]) -> Result<Vec<u32>, ImagesError> {
         let mut numbers = Numbers::default();
@@ -118,8 +116,8 @@ impl ClientsConfig {
                 let client = name.as_deref().and_then(|name| table.get(name));
                 let client = client.ok_or_else(|| {
                     unknown(
-                        file,
-                        format!("expected one row with its path in {}", path.display()),
+                        shown(file),
+                        format!("expected one row with its path in {}", shown(path)),
                     )
                 })?;
                 Ok(numbers.of(client))
@@ -134,7 +132,7 @@ impl ClientsConfig {
             let client = client.filter(|client| !client.is_empty()).ok_or_else(|| {
                 let pattern = pattern.as_str();
                 unknown(
-                    file,
+                    shown(file),
                     format!("expected a path that matches data.clients.pattern `{pattern}`"),
                 )
             })?;
@@ -144,8 +142,19 @@ impl ClientsConfig {
     }
 }
 
-/// Returns the numbers of the clients that the array of an `.npz` file names.
-pub(super) fn of_array(clients: &[i64]) -> Vec<u32> {
+/// Where the client of each image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClientPlace {
+    /// In its path, or in a CSV file that names the path.
+    Path,
+    /// In the CSV file that names the images (`data.labels = "csv"`), if no other one is given.
+    Table,
+    /// In the file with the images, such as an `.npz` file.
+    Container,
+}
+
+/// Returns numbers for names of clients, from 0 in the order of their first images.
+pub(super) fn numbered(clients: &[String]) -> Vec<u32> {
     let mut numbers = Numbers::default();
     clients.iter().map(|client| numbers.of(client)).collect()
 }
@@ -190,66 +199,23 @@ fn pattern_of(pattern: &str) -> Result<Regex, InvalidKey> {
 
 /// Returns the path of an image below the folder with `/` between folders; `None` if it is not
 /// UTF-8.
-fn relative(root: &Path, file: &Path) -> Option<String> {
+pub(super) fn relative(root: &Path, file: &Path) -> Option<String> {
     let path = file.strip_prefix(root).unwrap_or(file);
     let parts: Option<Vec<&str>> = path.iter().map(|part| part.to_str()).collect();
-    Some(parts?.join("/"))
+    Some(normal(&parts?.join("/")).into_owned())
 }
 
-fn unknown(file: &Path, expected: String) -> ImagesError {
-    ImagesError::Client {
-        path: file.to_owned(),
-        expected,
-    }
+fn unknown(image: String, expected: String) -> ImagesError {
+    ImagesError::Client { image, expected }
 }
 
 /// Reads the client of each file from a CSV file.
 fn read_table(path: &Path, column: &str) -> Result<HashMap<String, String>, ImagesError> {
-    let wrong = |line: u64, message: String| ImagesError::ClientTable {
-        path: path.to_owned(),
-        line,
-        message,
-    };
-    let file = File::open(path).map_err(|cause| ImagesError::Read {
-        path: path.to_owned(),
-        cause,
-    })?;
-    let mut reader = csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .from_reader(file);
-    let line_of = |error: &csv::Error| error.position().map_or(1, csv::Position::line);
-    let headers = reader
-        .headers()
-        .map_err(|error| wrong(line_of(&error), error.to_string()))?;
-    let place = |name: &str| {
-        let mut places = headers.iter().enumerate().filter(|(_, head)| *head == name);
-        match (places.next(), places.next()) {
-            (Some((place, _)), None) => Ok(place),
-            _ => Err(wrong(
-                1,
-                format!("expected one column `{name}` in the first line"),
-            )),
-        }
-    };
-    let (file_place, client_place) = (place(FILE_COLUMN)?, place(column)?);
-    let mut table = HashMap::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| wrong(line_of(&error), error.to_string()))?;
-        let line = record.position().map_or(1, csv::Position::line);
-        let field = |place: usize| record.get(place).unwrap_or_default();
-        let (file, client) = (field(file_place), field(client_place));
-        if file.is_empty() || client.is_empty() {
-            return Err(wrong(
-                line,
-                format!("expected a file and a {column}, both not empty"),
-            ));
-        }
-        // A file on two lines would have two clients, or hide an error of the table.
-        if table.insert(file.to_owned(), client.to_owned()).is_some() {
-            return Err(wrong(line, format!("`{file}` is on an earlier line too")));
-        }
-    }
-    Ok(table)
+    let rows = read_rows(path, &[&FILE_COLUMNS, &[column]])?;
+    let clients = rows
+        .iter()
+        .map(|row| (row.field(0).to_owned(), row.field(1).to_owned()));
+    Ok(clients.collect())
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ fn by_table(text: &str, column: Option<&str>) -> Result<Vec<u32>, String> {
         column: column.map(str::to_owned),
         ..ClientsConfig::default()
     };
-    config.validate(false).unwrap();
+    config.validate(ClientPlace::Path).unwrap();
     let root = folder.path().join("data");
     let clients = config.of_files(&root, &files(&root, &["a/1.png", "2.png"]));
     clients.map_err(|error| error.to_string())
@@ -66,10 +66,7 @@ fn a_table_names_the_client_of_each_file() {
             "file,client\n2.png,x\n2.png,x\n",
             "line 3: `2.png` is on an earlier line too",
         ),
-        (
-            "file,client\n2.png,\n",
-            "line 2: expected a file and a client",
-        ),
+        ("file,client\n2.png,\n", "line 2: has no client"),
         ("file,client\n2.png\n", "line 2"),
         ("", "line 1: expected one column"),
     ] {
@@ -80,44 +77,61 @@ fn a_table_names_the_client_of_each_file() {
 
 #[test]
 fn an_array_has_a_client_for_each_image() {
-    assert_eq!(of_array(&[7, -1, 7, i64::MAX]), [0, 1, 0, 2]);
+    assert_eq!(
+        numbered(&["7", "-1", "7", "9"].map(str::to_owned)),
+        [0, 1, 0, 2]
+    );
 }
 
 #[test]
 fn invalid_keys_are_named() {
-    let refused = |config: &ClientsConfig, is_npz: bool, expected: &str| {
-        let error = config.validate(is_npz).unwrap_err().to_string();
+    let refused = |config: &ClientsConfig, place: ClientPlace, expected: &str| {
+        let error = config.validate(place).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     };
     refused(
         &ClientsConfig::default(),
-        false,
+        ClientPlace::Path,
         "clients: names no clients",
     );
-    ClientsConfig::default().validate(true).unwrap();
+    ClientsConfig::default()
+        .validate(ClientPlace::Container)
+        .unwrap();
     refused(
         &by_pattern("("),
-        false,
+        ClientPlace::Path,
         "clients.pattern: is no regular expression",
     );
-    refused(&by_pattern("p[0-9]+"), false, "has no group");
-    refused(&by_pattern("(p)"), true, "clients.pattern: is for folders");
+    refused(&by_pattern("p[0-9]+"), ClientPlace::Path, "has no group");
+    refused(
+        &by_pattern("(p)"),
+        ClientPlace::Container,
+        "clients.pattern: is for folders",
+    );
     let both = ClientsConfig {
         csv: Some("c.csv".into()),
         ..by_pattern("(p)")
     };
-    refused(&both, false, "clients.pattern: conflicts with clients.csv");
+    refused(
+        &both,
+        ClientPlace::Path,
+        "clients.pattern: conflicts with clients.csv",
+    );
     let column = ClientsConfig {
         column: Some("patient".to_owned()),
         ..by_pattern("(p)")
     };
-    refused(&column, false, "clients.column: is given without csv");
+    refused(
+        &column,
+        ClientPlace::Path,
+        "clients.column: is given without csv",
+    );
     for (max_images, declared_size) in [(Some(0), None), (None, Some(0))] {
         let config = ClientsConfig {
             max_images,
             declared_size,
             ..by_pattern("(p)")
         };
-        refused(&config, false, "is 0: expected 1 or more");
+        refused(&config, ClientPlace::Path, "is 0: expected 1 or more");
     }
 }

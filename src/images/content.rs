@@ -7,43 +7,54 @@ use std::path::Path;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::container::{Kinds, Stored};
+use super::data_config::DataConfig;
 use super::error::ImagesError;
-use super::folder::list;
-use super::samples::SamplesReader;
+use super::reader::fitting;
 
-/// Images of an `.npz` file that are read at a time.
-const BATCH: usize = 256;
+/// Most images that are read at a time.
+const BATCH: usize = 4096;
 
-/// Returns the SHA-256 of each image of a folder (the bytes of its file) or of an `.npz` file
-/// (rows, columns and pixels), in no particular order. Neither names nor places of files matter, so
-/// the digests are the same for a copy and after a renaming.
+/// Returns the SHA-256 of each image of a source, in no particular order: of the bytes of an image
+/// file, wherever it is stored, or of rows, columns and pixels. Neither names nor places of files
+/// matter, so the digests are the same for a copy and after a renaming. All images count, also
+/// those that a configuration does not choose.
 ///
 /// # Errors
 /// [`ImagesError`] if a file cannot be read; files that are no readable images are not noticed.
-pub fn content_digests(path: &Path) -> Result<Vec<[u8; 32]>, ImagesError> {
-    let metadata = std::fs::metadata(path).map_err(read_error(path))?;
-    if metadata.is_dir() {
-        let files = list(path)?.files;
-        return files.par_iter().map(|file| file_digest(file)).collect();
+pub fn content_digests(config: &DataConfig) -> Result<Vec<[u8; 32]>, ImagesError> {
+    let mut container = Kinds::open(config)?;
+    let container = container.get_mut();
+    let places: Vec<usize> = (0..container.len()).collect();
+    let mut digests = Vec::with_capacity(places.len());
+    let mut left = places.as_slice();
+    while !left.is_empty() {
+        let (now, later) = left.split_at(fitting(container, left).min(BATCH));
+        let stored = container.read(now)?;
+        let now: Vec<[u8; 32]> = stored
+            .par_iter()
+            .map(digest)
+            .collect::<Result<_, ImagesError>>()?;
+        digests.extend(now);
+        left = later;
     }
-    let failed = |cause| ImagesError::Npz {
-        path: path.to_owned(),
-        cause,
-    };
-    let mut reader = SamplesReader::open(path).map_err(failed)?;
-    let mut digests = Vec::new();
-    let count = reader.len();
-    reader.for_each_batch(count, BATCH, failed, |batch| {
-        let size = [batch.height() as u64, batch.width() as u64];
-        digests.extend(batch.iter().map(|pixels| {
-            let mut hasher = Sha256::new();
-            size.iter().for_each(|n| hasher.update(n.to_le_bytes()));
-            hasher.update(pixels);
-            <[u8; 32]>::from(hasher.finalize())
-        }));
-        Ok::<_, ImagesError>(())
-    })?;
+    container.end()?;
     Ok(digests)
+}
+
+fn digest(stored: &Stored) -> Result<[u8; 32], ImagesError> {
+    match stored {
+        Stored::Path(path) => file_digest(path),
+        Stored::Encoded(bytes) => Ok(Sha256::digest(bytes).into()),
+        Stored::Pixels(image) => {
+            let mut hasher = Sha256::new();
+            for side in [image.height as u64, image.width as u64] {
+                hasher.update(side.to_le_bytes());
+            }
+            hasher.update(&image.pixels);
+            Ok(hasher.finalize().into())
+        }
+    }
 }
 
 fn file_digest(path: &Path) -> Result<[u8; 32], ImagesError> {
@@ -79,7 +90,7 @@ mod tests {
                 std::fs::create_dir_all(path.parent().unwrap()).unwrap();
                 std::fs::write(path, bytes).unwrap();
             }
-            let mut digests = content_digests(top.path()).unwrap();
+            let mut digests = content_digests(&DataConfig::new(top.path(), 1)).unwrap();
             digests.sort_unstable();
             digests
         };

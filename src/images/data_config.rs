@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::clients::ClientsConfig;
+use super::clients::{ClientPlace, ClientsConfig};
 use super::decode::{DecodeOptions, Orientation, SixteenBit};
+use super::layout::{Choose, Format, Labels, Layout};
 use crate::sections::{InvalidKey, Section};
 
 /// Largest accepted `image_size`.
@@ -23,8 +24,21 @@ const ALL_CLASS: &str = "all";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// A folder of `<class>_<rest>.<ending>`, possibly nested, or an `.npz` file.
+    /// A folder of image files, possibly nested, a CSV file that lists them, or a file with many
+    /// images.
     pub path: PathBuf,
+    /// Kind of container; implied by the name of the path if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// Part of a data set that has several, such as `train` or `test`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// Where the class of an image file is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub labels: Labels,
+    /// Name of the column of the class in the CSV file; `label` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_column: Option<String>,
     /// Rows and columns of every image after resizing and cropping.
     pub image_size: usize,
     /// Generates separate samples for each class; otherwise all images form one class.
@@ -39,9 +53,15 @@ pub struct DataConfig {
     /// Declared (public) number of images; never counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declared_size: Option<usize>,
-    /// Number of images to use, the first ones in order; all if absent.
+    /// Number of images to use at most; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_samples: Option<usize>,
+    /// Which images to use, if their number is limited; random if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choose: Option<Choose>,
+    /// Seed of the choice.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub choose_seed: u64,
     /// Treatment of files that are not readable images.
     #[serde(default)]
     pub on_bad_image: OnBadImage,
@@ -114,8 +134,16 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Section for DataConfig {
-    // The fingerprint of the images includes their clients.
-    const NON_IDENTITY_KEYS: &'static [&'static str] = &["path", "on_bad_image", "clients"];
+    // The fingerprint of the images includes their classes and clients.
+    const NON_IDENTITY_KEYS: &'static [&'static str] = &[
+        "path",
+        "format",
+        "split",
+        "labels",
+        "label_column",
+        "on_bad_image",
+        "clients",
+    ];
 }
 
 impl DataConfig {
@@ -125,12 +153,18 @@ impl DataConfig {
     pub fn new(path: impl Into<PathBuf>, image_size: usize) -> Self {
         Self {
             path: path.into(),
+            format: None,
+            split: None,
+            labels: Labels::default(),
+            label_column: None,
             image_size,
             class_conditional: false,
             classes: None,
             undeclared_class: UndeclaredClass::default(),
             declared_size: None,
             num_samples: None,
+            choose: None,
+            choose_seed: 0,
             on_bad_image: OnBadImage::default(),
             duplicates: Duplicates::default(),
             sixteen_bit: SixteenBit::default(),
@@ -138,6 +172,29 @@ impl DataConfig {
             orientation: Orientation::default(),
             page: 0,
             clients: None,
+        }
+    }
+
+    /// Creates the section like [`DataConfig::new`], with a layout.
+    #[must_use]
+    pub fn with_layout(path: impl Into<PathBuf>, image_size: usize, layout: &Layout) -> Self {
+        Self {
+            format: layout.format,
+            split: layout.split.clone(),
+            labels: layout.labels,
+            label_column: layout.label_column.clone(),
+            ..Self::new(path, image_size)
+        }
+    }
+
+    /// Returns the layout, without the path.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        Layout {
+            format: self.format,
+            split: self.split.clone(),
+            labels: self.labels,
+            label_column: self.label_column.clone(),
         }
     }
 
@@ -165,10 +222,91 @@ impl DataConfig {
             let message = format!("is [{low}, {high}]: expected [low, high] with low below high");
             return Err(InvalidKey::new("sixteen_bit", message));
         }
+        self.validate_layout()?;
         if let Some(clients) = &self.clients {
-            clients.validate(self.is_npz())?;
+            clients.validate(match (self.format(), self.labels()) {
+                (Format::Images, Labels::Csv) => ClientPlace::Table,
+                (Format::Images, _) => ClientPlace::Path,
+                _ => ClientPlace::Container,
+            })?;
         }
         self.validate_classes()
+    }
+
+    /// Checks that the keys of the layout fit each other.
+    fn validate_layout(&self) -> Result<(), InvalidKey> {
+        let refuse = |key: &str, message: &str| Err(InvalidKey::new(key, message));
+        let is_images = self.format() == Format::Images;
+        if !is_images && self.labels != Labels::default() {
+            return refuse(
+                "labels",
+                "is for image files: a file of many images has the class of each of them",
+            );
+        }
+        if self.label_column.is_some() && (!is_images || self.labels() != Labels::Csv) {
+            return refuse(
+                "label_column",
+                "is given, but no CSV file names the classes: expected labels = \"csv\", or no \
+                 label_column",
+            );
+        }
+        match &self.split {
+            Some(split) if split.is_empty() => {
+                return refuse("split", "is empty: expected a name, such as \"train\"");
+            }
+            Some(_) if is_images => {
+                return refuse(
+                    "split",
+                    "is not for image files: expected the folder of the split as data.path, or \
+                     data.format if the folder has no image files",
+                );
+            }
+            _ => {}
+        }
+        if self.num_samples.is_some() {
+            return match self.choose {
+                Some(Choose::Stratified) if !self.class_conditional => refuse(
+                    "choose",
+                    "is \"stratified\", but there are no classes: expected class_conditional = \
+                     true, or \"random\"",
+                ),
+                _ => Ok(()),
+            };
+        }
+        let unused = [
+            ("choose", self.choose.is_some()),
+            ("choose_seed", self.choose_seed != 0),
+        ];
+        match unused.iter().find(|(_, given)| *given) {
+            Some((key, _)) => refuse(
+                key,
+                "is given, but all images are used: expected num_samples with it",
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the kind of container: the stated one, or that which the path implies.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format.unwrap_or_else(|| Format::of_path(&self.path))
+    }
+
+    /// Returns where the class of an image file is: as stated, or in the CSV file that `path` is.
+    #[must_use]
+    pub fn labels(&self) -> Labels {
+        let extension = self.path.extension();
+        let is_csv = extension.is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+        match is_csv {
+            true => Labels::Csv,
+            false => self.labels,
+        }
+    }
+
+    /// Returns which images take part; all of them if their number is not limited.
+    #[must_use]
+    pub fn choice(&self) -> Option<(usize, Choose)> {
+        Some((self.num_samples?, self.choose.unwrap_or_default()))
     }
 
     fn validate_classes(&self) -> Result<(), InvalidKey> {
@@ -205,11 +343,14 @@ impl DataConfig {
         }
     }
 
-    /// Returns true if the images are in an `.npz` file, by its name: its classes are numbers.
+    /// Returns the largest number of chosen images that are replaced when one image of the source is
+    /// replaced by another one: one in each of two classes, if each class has its own number.
     #[must_use]
-    pub fn is_npz(&self) -> bool {
-        let extension = self.path.extension();
-        extension.is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
+    pub fn replaced_images(&self) -> u32 {
+        match self.choice() {
+            Some((_, Choose::Stratified)) => 2,
+            _ => 1,
+        }
     }
 
     /// Returns the options with which files are decoded.
@@ -227,13 +368,25 @@ impl DataConfig {
     /// on the configuration only, never on the images.
     #[must_use]
     pub fn selection(&self) -> String {
-        let mut text = match self.num_samples {
-            Some(count) => format!(
+        let mut text = match self.choice() {
+            Some((count, Choose::First)) => format!(
                 "the first {count} images of the source in the order of their names, or all if \
-                 there are fewer (data.num_samples)"
+                 there are fewer (data.num_samples, data.choose = \"first\")"
+            ),
+            Some((count, Choose::Random)) => format!(
+                "{count} images of the source, chosen by a keyed hash of their names, or all if \
+                 there are fewer (data.num_samples, data.choose = \"random\")"
+            ),
+            Some((count, Choose::Stratified)) => format!(
+                "{count} images of the source, shared equally among the declared classes and \
+                 chosen by a keyed hash of their names, or all of a class that has fewer \
+                 (data.num_samples, data.choose = \"stratified\")"
             ),
             None => "all images of the source".to_owned(),
         };
+        if let Some(split) = &self.split {
+            text += &format!(", split `{split}` (data.split)");
+        }
         if self.on_bad_image == OnBadImage::Skip {
             text += ", without files that are not readable images (data.on_bad_image = \"skip\")";
         }
@@ -376,7 +529,7 @@ mod tests {
         config.page = 2;
         let text = config.selection();
         for part in [
-            "first 7 images",
+            "7 images",
             "data.num_samples",
             "data.on_bad_image",
             "data.undeclared_class",

@@ -10,6 +10,7 @@ use crate::sections::InvalidKey;
 
 use super::batch::BatchError;
 use super::decode::DecodeError;
+use super::name::shown;
 use super::npz::NpzError;
 use super::resize::ResizeError;
 use crate::exit_code::{self, ExitCode};
@@ -18,7 +19,7 @@ use crate::exit_code::{self, ExitCode};
 #[derive(Debug, Error)]
 pub enum ImagesError {
     /// A file or folder cannot be opened or read.
-    #[error("cannot read {}: {cause}", path.display())]
+    #[error("cannot read {}: {cause}", shown(path))]
     Read {
         /// The file or folder.
         path: PathBuf,
@@ -26,45 +27,53 @@ pub enum ImagesError {
         cause: io::Error,
     },
     /// A file that should be an image is damaged, truncated, too large or of another kind.
-    #[error("{}: {cause}", path.display())]
+    #[error("{image}: {cause}")]
     Decode {
-        /// The file or folder.
-        path: PathBuf,
+        /// The image, by [`shown`] names.
+        image: String,
         /// Cause.
         cause: DecodeError,
     },
     /// An image has an impossible shape.
-    #[error("{}: {cause}", path.display())]
+    #[error("{image}: {cause}")]
     Resize {
-        /// The file.
-        path: PathBuf,
+        /// The image, by [`shown`] names.
+        image: String,
         /// Cause.
         cause: ResizeError,
     },
     /// No image was found, or none is left.
-    #[error("{} has no images: expected {expected}", path.display())]
+    #[error("{} has no images: expected {expected}{}", shown(path), .passed_over.as_deref().unwrap_or(""))]
     Empty {
         /// The source.
         path: PathBuf,
         /// Description of what was expected.
-        expected: &'static str,
+        expected: String,
+        /// A sentence about what the source has instead.
+        passed_over: Option<String>,
     },
-    /// The source is neither a folder nor an `.npz` file.
-    #[error("{} is neither a folder nor an .npz file", path.display())]
+    /// The source is not of the kind that the configuration states or its name implies.
+    #[error("{} is {found}: expected {expected}", shown(path))]
     Kind {
         /// The source.
         path: PathBuf,
+        /// Description of what it is.
+        found: &'static str,
+        /// Description of what was expected.
+        expected: &'static str,
     },
     /// The name of a file has no class, in a class-conditional run.
-    #[error("{} does not name its class: expected `<class>_<rest>`", path.display())]
+    #[error("{image} has no class: expected {expected}")]
     Class {
-        /// The file or folder.
-        path: PathBuf,
+        /// The image, by [`shown`] names.
+        image: String,
+        /// Description of what was expected.
+        expected: &'static str,
     },
     /// An image belongs to a class that is not declared, in a class-conditional run.
     #[error(
-        "{image}: its class `{class}` is not declared: add it to data.classes (or to the table by \
-         class that names the classes), or leave such images out with data.undeclared_class = \
+        "{image}: its class `{class}` is not declared: {hint}add it to data.classes (or to the table \
+         by class that names the classes), or leave such images out with data.undeclared_class = \
          \"leave-out\""
     )]
     Undeclared {
@@ -72,18 +81,20 @@ pub enum ImagesError {
         image: String,
         /// The class of the image.
         class: String,
+        /// A setting that would give the image another class; empty, or it ends with a space.
+        hint: String,
     },
     /// The client of an image is unknown, in a run that protects clients.
-    #[error("{}: its client is unknown: {expected}", path.display())]
+    #[error("{image}: its client is unknown: {expected}")]
     Client {
-        /// The file.
-        path: PathBuf,
+        /// The image, by [`shown`] names.
+        image: String,
         /// Description of what was expected.
         expected: String,
     },
-    /// The file that names the clients of images cannot be used.
-    #[error("{}: line {line}: {message}", path.display())]
-    ClientTable {
+    /// A CSV file that names images, their classes or their clients cannot be used.
+    #[error("{}: line {line}: {message}", shown(path))]
+    Table {
         /// The CSV file.
         path: PathBuf,
         /// Line of the fault, from 1.
@@ -92,7 +103,11 @@ pub enum ImagesError {
         message: String,
     },
     /// The same file is reached twice, so that one image would count twice.
-    #[error("{} and {} are the same file, and one image may count only once", first.display(), second.display())]
+    #[error(
+        "{} and {} are the same file, and one image may count only once",
+        shown(first),
+        shown(second)
+    )]
     Duplicate {
         /// One path of the file.
         first: PathBuf,
@@ -100,7 +115,7 @@ pub enum ImagesError {
         second: PathBuf,
     },
     /// An `.npz` file cannot be used.
-    #[error("{}: {cause}", path.display())]
+    #[error("{}: {cause}", shown(path))]
     Npz {
         /// The file or folder.
         path: PathBuf,
@@ -108,7 +123,7 @@ pub enum ImagesError {
         cause: NpzError,
     },
     /// A container of images cannot be used.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {message}", shown(path))]
     Container {
         /// The file.
         path: PathBuf,
@@ -141,11 +156,21 @@ impl ImagesError {
             | Self::Class { .. }
             | Self::Undeclared { .. }
             | Self::Client { .. }
-            | Self::ClientTable { .. }
+            | Self::Table { .. }
             | Self::Duplicate { .. }
             | Self::Container { .. }
             | Self::Npz { .. } => true,
-            Self::Empty { .. } | Self::Kind { .. } | Self::Config(_) | Self::Batch(_) => false,
+            Self::Empty { passed_over, .. } => passed_over.is_some(),
+            Self::Kind { .. } | Self::Config(_) | Self::Batch(_) => false,
+        }
+    }
+
+    /// Formats the error without the name of the image.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Decode { cause, .. } => cause.to_string(),
+            Self::Resize { cause, .. } => cause.to_string(),
+            other => other.to_string(),
         }
     }
 

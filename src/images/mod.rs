@@ -6,9 +6,11 @@
 //!   [`center_crop`];
 //! * files: [`decode`](fn@decode), the `.npy` header, [`NpzReader`] and [`NpzWriter`],
 //!   [`SamplesReader`] and [`SamplesWriter`], [`png`] and [`grid`](fn@grid);
-//! * the private data: [`DataConfig`] declares, `folder` lists, [`ImageSource`] reads.
+//! * the private data: [`DataConfig`] declares, a `container` lists, `choose` limits, and
+//!   [`ImageSource`] reads.
 
 mod batch;
+mod choose;
 mod clients;
 mod container;
 mod content;
@@ -17,27 +19,34 @@ mod data_config;
 mod decode;
 mod error;
 mod filter;
-mod folder;
 mod grid;
+mod layout;
+mod name;
 mod npy;
 mod npz;
+mod reader;
 mod resize;
 mod samples;
 mod source;
+mod table;
 
 pub use batch::{BatchError, ImageBatch};
 pub use clients::ClientsConfig;
+pub(crate) use container::fuzzing;
 pub use content::content_digests;
 pub use crop::{center_crop, resize_shorter_side};
 pub use data_config::{DataConfig, Duplicates, OnBadImage, UndeclaredClass, missing_classes};
 pub use decode::{
-    DecodeError, DecodeOptions, Decoded, EXTENSIONS, Format, Orientation, Rgb, SixteenBit, decode,
-    decode_as, decoding_memory,
+    DecodeError, DecodeOptions, Decoded, EXTENSIONS, Format as FileFormat, MAX_PIXELS, Orientation,
+    Rgb, SixteenBit, decode, decode_as, decoding_memory,
 };
 pub use error::ImagesError;
 pub use filter::Filter;
 pub use grid::{PictureError, grid, png, write_png};
+pub use layout::{Choose, Format, Labels, Layout};
+pub use name::{shown_lines, shown_text};
 pub use npz::{NpzError, NpzReader, NpzWriter};
+pub use reader::{LARGEST_IMAGE_MEMORY, READING_MEMORY};
 pub use resize::{Resampler, ResizeError, resize_bicubic_float};
 pub use samples::{SamplesReader, SamplesWriter};
 pub use source::{ImageSource, OccurringClasses};

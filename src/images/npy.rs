@@ -7,7 +7,8 @@ use ndarray_npy::WritableElement;
 use ndarray_npy::npy::header::{self, Layout};
 use thiserror::Error;
 
-const MAGIC: &[u8] = b"\x93NUMPY";
+/// First bytes of the format.
+pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 /// Largest accepted header in bytes; numpy itself refuses headers over 10,000.
 const MAX_HEADER: usize = 10_000;
 /// Brackets of a header: one dictionary and one shape.

@@ -13,13 +13,13 @@ use std::path::Path;
 use ndarray::{ArrayD, ArrayView, IxDyn};
 use ndarray_npy::{ReadNpyExt, ReadableElement, WritableElement, WriteNpyExt};
 use thiserror::Error;
-use zip::read::ZipFile;
+use zip::read::{ArchiveOffset, Config, ZipFile};
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::batch::BatchError;
-use super::npy::{Header, Kind, NpyError};
+use super::npy::{self, Header, Kind, NpyError};
 
 /// Error of reading or writing an `.npz` file.
 #[derive(Debug, Error)]
@@ -56,6 +56,15 @@ pub enum NpzError {
         /// Accepted dtypes and shapes.
         expected: String,
     },
+    /// The file is one array in the format of `np.save`.
+    #[error(
+        "is one array as np.save writes it, not an .npz archive: expected np.savez(path, \
+         images=..., labels=...)"
+    )]
+    SingleArray,
+    /// The data of the images do not have the checksum of the archive.
+    #[error("damaged: the checksum of the images is wrong")]
+    Checksum,
     /// Images do not form a batch.
     #[error(transparent)]
     Batch(#[from] BatchError),
@@ -77,6 +86,19 @@ impl From<io::Error> for NpzError {
     }
 }
 
+/// Place of the bytes of an array in the archive, header included.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EntryPlace {
+    /// Offset in the file.
+    pub(super) start: u64,
+    /// Bytes in the file.
+    pub(super) stored_len: u64,
+    /// True if the bytes are compressed by Deflate.
+    pub(super) deflated: bool,
+    /// Checksum of the uncompressed bytes.
+    pub(super) crc32: u32,
+}
+
 /// Reader of the arrays of an `.npz` file.
 pub struct NpzReader<R> {
     archive: ZipArchive<R>,
@@ -86,9 +108,18 @@ impl NpzReader<BufReader<File>> {
     /// Opens a file.
     ///
     /// # Errors
-    /// [`NpzError::Io`] or [`NpzError::Zip`].
+    /// [`NpzError::Io`], [`NpzError::Zip`], or [`NpzError::SingleArray`] for a single array.
     pub fn open(path: &Path) -> Result<Self, NpzError> {
-        Self::new(BufReader::with_capacity(1 << 16, File::open(path)?))
+        let mut file = File::open(path)?;
+        let mut magic = Vec::new();
+        Read::by_ref(&mut file)
+            .take(npy::MAGIC.len() as u64)
+            .read_to_end(&mut magic)?;
+        if magic == npy::MAGIC {
+            return Err(NpzError::SingleArray);
+        }
+        file.rewind()?;
+        Self::new(BufReader::with_capacity(1 << 16, file))
     }
 }
 
@@ -98,8 +129,13 @@ impl<R: Read + Seek> NpzReader<R> {
     /// # Errors
     /// [`NpzError::Zip`] if it is not a zip archive.
     pub fn new(reader: R) -> Result<Self, NpzError> {
+        // Files of numpy have no prefix. To search for one misleads the crate where Python writes
+        // ZIP64 records that the last record does not announce, which it does from 2 GiB on.
+        let config = Config {
+            archive_offset: ArchiveOffset::Known(0),
+        };
         Ok(Self {
-            archive: ZipArchive::new(reader)?,
+            archive: ZipArchive::with_config(config, reader)?,
         })
     }
 
@@ -188,15 +224,25 @@ impl<R: Read + Seek> NpzReader<R> {
         let Some(index) = self.archive.index_for_name(&file_name(key)) else {
             return Err(self.missing(key));
         };
-        let compression = self.archive.by_index_raw(index)?.compression();
-        if !matches!(
+        let raw = self.archive.by_index_raw(index)?;
+        let (compression, encrypted) = (raw.compression(), raw.encrypted());
+        drop(raw);
+        let known = matches!(
             compression,
             CompressionMethod::Stored | CompressionMethod::Deflated
-        ) {
+        );
+        if !known || encrypted {
+            let how = match encrypted {
+                true => "encrypted".to_owned(),
+                false => format!("compressed with {}", compression_name(compression)),
+            };
             return Err(NpzError::Array {
                 key: key.to_owned(),
-                found: format!("compressed with {compression}"),
-                expected: "the output of np.savez or np.savez_compressed".to_owned(),
+                found: how,
+                expected:
+                    "the output of np.savez or np.savez_compressed: read it with np.load and \
+                           write it again"
+                        .to_owned(),
             });
         }
         let mut entry = self.archive.by_index(index)?;
@@ -208,6 +254,18 @@ impl<R: Read + Seek> NpzReader<R> {
             return Err(size_mismatch(key));
         }
         Ok((header, entry))
+    }
+
+    /// Returns the place of an array whose header was read by [`NpzReader::entry`].
+    pub(super) fn place(&mut self, key: &str) -> Result<EntryPlace, NpzError> {
+        let entry = self.archive.by_name(&file_name(key))?;
+        let start = entry.data_start().ok_or_else(|| size_mismatch(key))?;
+        Ok(EntryPlace {
+            start,
+            stored_len: entry.compressed_size(),
+            deflated: entry.compression() == CompressionMethod::Deflated,
+            crc32: entry.crc32(),
+        })
     }
 
     /// Opens an uncompressed array for reading at any position; returns `None` if it is compressed.
@@ -347,6 +405,17 @@ impl<W: Write + Seek> NpzWriter<W> {
     }
 }
 
+/// Returns the name of a compression method that this program does not read.
+fn compression_name(method: CompressionMethod) -> String {
+    let name = method.to_string();
+    match name.as_str() {
+        "Unsupported(12)" => "bzip2".to_owned(),
+        "Unsupported(14)" => "LZMA".to_owned(),
+        "Unsupported(93)" => "Zstandard".to_owned(),
+        _ => name,
+    }
+}
+
 fn file_name(key: &str) -> String {
     format!("{key}.npy")
 }
@@ -393,6 +462,39 @@ mod tests {
             .f64s("votes", &[2, 2], &[0.5, -1.0, 1e300, 0.0])
             .unwrap();
         writer.finish().unwrap().into_inner()
+    }
+
+    /// Inserts ZIP64 records that the last record does not announce, as Python does between 2 and 4
+    /// GiB.
+    fn with_zip64_records(mut archive: Vec<u8>) -> Vec<u8> {
+        let end = archive.len() - 22;
+        let count = u64::from(u16::from_le_bytes([archive[end + 10], archive[end + 11]]));
+        let number =
+            |at: usize| u64::from(u32::from_le_bytes(archive[at..at + 4].try_into().unwrap()));
+        let (size, offset) = (number(end + 12), number(end + 16));
+        let mut records = b"PK\x06\x06".to_vec();
+        records.extend(44u64.to_le_bytes());
+        records.extend([45, 0, 45, 0]);
+        records.extend([0; 8]);
+        for number in [count, count, size, offset] {
+            records.extend(number.to_le_bytes());
+        }
+        records.extend(b"PK\x06\x07");
+        records.extend(0u32.to_le_bytes());
+        records.extend((end as u64).to_le_bytes());
+        records.extend(1u32.to_le_bytes());
+        archive.splice(end..end, records);
+        archive
+    }
+
+    #[test]
+    fn zip64_records_that_are_not_announced_are_accepted() {
+        let bytes = with_zip64_records(archive());
+        let mut reader = NpzReader::new(Cursor::new(bytes)).unwrap();
+        assert_eq!(
+            reader.i64s("labels").unwrap(),
+            (vec![3, 1], vec![-1, 0, i64::MAX])
+        );
     }
 
     #[test]

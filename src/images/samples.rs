@@ -8,7 +8,7 @@ use std::path::Path;
 use super::batch::{BatchError, ImageBatch};
 use super::clients::CLIENTS;
 use super::npy::{Header, Kind};
-use super::npz::{NpzError, NpzReader, NpzWriter, invalid, unexpected};
+use super::npz::{EntryPlace, NpzError, NpzReader, NpzWriter, invalid, unexpected};
 
 /// Accepted names of the images, in order of precedence: those of this program and the reference
 /// implementation, of MedMNIST, and of a result folder.
@@ -18,17 +18,53 @@ pub const LABEL_KEYS: [&str; 2] = ["labels", "train_labels"];
 /// Name of written images.
 pub const SAMPLES_KEY: &str = "samples";
 
+/// An array of images: its shape, and the length of its header.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ImageArray {
+    /// Number of images.
+    pub(super) count: usize,
+    /// Rows of each image.
+    pub(super) height: usize,
+    /// Columns of each image.
+    pub(super) width: usize,
+    /// Channels in the file: 1 or 3.
+    channels: usize,
+    /// Bytes of the header.
+    pub(super) header_len: usize,
+}
+
+impl ImageArray {
+    /// Returns the size of one image in the file in bytes.
+    pub(super) fn stored_len(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Converts the bytes of images in the file to RGB.
+    pub(super) fn to_rgb(self, bytes: Vec<u8>) -> Vec<u8> {
+        match self.channels {
+            3 => bytes,
+            _ => bytes.iter().flat_map(|gray| [*gray; 3]).collect(),
+        }
+    }
+
+    fn batch(self, bytes: Vec<u8>, count: usize) -> Result<ImageBatch, NpzError> {
+        Ok(ImageBatch::new(
+            self.to_rgb(bytes),
+            count,
+            self.height,
+            self.width,
+        )?)
+    }
+}
+
 /// Reads images from an `.npz`: `uint8 [N, H, W, 3]`, or grayscale `[N, H, W, 1]` or `[N, H, W]`,
 /// which become RGB.
 pub struct SamplesReader<R> {
     npz: NpzReader<R>,
-    key: &'static str,
-    header: Header,
-    count: usize,
-    height: usize,
-    width: usize,
-    /// Channels in the file: 1 or 3.
-    channels: usize,
+    /// Names of the images, and accepted names of the labels.
+    key: String,
+    label_keys: Vec<String>,
+    array: ImageArray,
 }
 
 impl SamplesReader<BufReader<File>> {
@@ -39,6 +75,22 @@ impl SamplesReader<BufReader<File>> {
     pub fn open(path: &Path) -> Result<Self, NpzError> {
         Self::new(NpzReader::open(path)?)
     }
+
+    /// Opens a file with the images of several splits, such as `train_images` and `test_images`;
+    /// without a split, like [`SamplesReader::open`].
+    ///
+    /// # Errors
+    /// As [`SamplesReader::open`].
+    pub(super) fn open_split(path: &Path, split: Option<&str>) -> Result<Self, NpzError> {
+        let npz = NpzReader::open(path)?;
+        match split {
+            None => Self::new(npz),
+            Some(split) => {
+                let keys = ["images", "labels"].map(|name| vec![format!("{split}_{name}")]);
+                Self::with_keys(npz, keys)
+            }
+        }
+    }
 }
 
 impl<R: Read + Seek> SamplesReader<R> {
@@ -46,13 +98,25 @@ impl<R: Read + Seek> SamplesReader<R> {
     ///
     /// # Errors
     /// As [`SamplesReader::open`].
-    pub fn new(mut npz: NpzReader<R>) -> Result<Self, NpzError> {
-        let key = npz.first_of(&IMAGE_KEYS)?;
-        let (header, _) = npz.entry(key)?;
+    pub fn new(npz: NpzReader<R>) -> Result<Self, NpzError> {
+        let owned = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
+        Self::with_keys(npz, [owned(&IMAGE_KEYS), owned(&LABEL_KEYS)])
+    }
+
+    /// Reads the header of the first of the images; the keys are those of images and of labels.
+    fn with_keys(
+        mut npz: NpzReader<R>,
+        [images, labels]: [Vec<String>; 2],
+    ) -> Result<Self, NpzError> {
+        let names: Vec<&str> = images.iter().map(String::as_str).collect();
+        let key = npz.first_of(&names)?.to_owned();
+        let (header, _) = npz.entry(&key)?;
         let (count, height, width, channels) = match header.shape[..] {
+            // One color image, or three images of no columns.
+            [height, width, 3] => return Err(ambiguous(&key, &header, height, width)),
             [count, height, width] => (count, height, width, 1),
             [count, height, width, channels @ (1 | 3)] => (count, height, width, channels),
-            _ => return Err(wrong_shape(key, &header)),
+            _ => return Err(wrong_shape(&key, &header)),
         };
         let fits = header.dtype.kind == Kind::Unsigned
             && header.dtype.bytes == 1
@@ -60,41 +124,44 @@ impl<R: Read + Seek> SamplesReader<R> {
             && height > 0
             && width > 0;
         if !fits {
-            return Err(wrong_shape(key, &header));
+            return Err(wrong_shape(&key, &header));
         }
         Ok(Self {
+            array: ImageArray {
+                count,
+                height,
+                width,
+                channels,
+                header_len: header.bytes().len(),
+            },
             npz,
             key,
-            header,
-            count,
-            height,
-            width,
-            channels,
+            label_keys: labels,
         })
     }
 
     /// Returns the number of images.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.count
+        self.array.count
     }
 
     /// Returns true if there are no images.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.array.count == 0
     }
 
     /// Returns the rows of each image.
     #[must_use]
     pub fn height(&self) -> usize {
-        self.height
+        self.array.height
     }
 
     /// Returns the columns of each image.
     #[must_use]
     pub fn width(&self) -> usize {
-        self.width
+        self.array.width
     }
 
     /// Reads the images in `range`, clamped to the file. In an uncompressed file, as written by
@@ -104,23 +171,23 @@ impl<R: Read + Seek> SamplesReader<R> {
     /// # Errors
     /// [`NpzError`] if the file is damaged or cannot be read.
     pub fn read(&mut self, range: Range<usize>) -> Result<ImageBatch, NpzError> {
-        let end = range.end.min(self.count);
+        let end = range.end.min(self.array.count);
         let start = range.start.min(end);
-        let stored = self.stored_len();
+        let stored = self.array.stored_len();
         // In `u64`, which the header's length was checked to fit.
         let skip = start as u64 * stored as u64;
         let mut bytes = Vec::new();
         let wanted = (end - start) as u64 * stored as u64;
-        if let Some(mut file) = self.npz.seekable(self.key)? {
-            Header::read(&mut file).map_err(invalid(self.key))?;
+        if let Some(mut file) = self.npz.seekable(&self.key)? {
+            Header::read(&mut file).map_err(invalid(&self.key))?;
             file.seek(SeekFrom::Current(i64::try_from(skip).map_err(too_far)?))?;
             file.take(wanted).read_to_end(&mut bytes)?;
         } else {
-            let (_, mut file) = self.npz.entry(self.key)?;
+            let (_, mut file) = self.npz.entry(&self.key)?;
             io::copy(&mut file.by_ref().take(skip), &mut io::sink())?;
             file.take(wanted).read_to_end(&mut bytes)?;
         }
-        self.batch(bytes, end - start)
+        self.array.batch(bytes, end - start)
     }
 
     /// Reads all images and verifies the checksum.
@@ -128,7 +195,7 @@ impl<R: Read + Seek> SamplesReader<R> {
     /// # Errors
     /// [`NpzError`] if the file is damaged or cannot be read.
     pub fn verify(&mut self) -> Result<(), NpzError> {
-        let (_, mut file) = self.npz.entry(self.key)?;
+        let (_, mut file) = self.npz.entry(&self.key)?;
         io::copy(&mut file, &mut io::sink())?;
         Ok(())
     }
@@ -146,9 +213,10 @@ impl<R: Read + Seek> SamplesReader<R> {
         fail: impl Fn(NpzError) -> E,
         mut take: impl FnMut(ImageBatch) -> Result<(), E>,
     ) -> Result<(), E> {
-        let stored = self.stored_len();
-        let (count, height, width, channels) = (self.count, self.height, self.width, self.channels);
-        let (_, mut file) = self.npz.entry(self.key).map_err(&fail)?;
+        let stored = self.array.stored_len();
+        let array = self.array;
+        let count = array.count;
+        let (_, mut file) = self.npz.entry(&self.key).map_err(&fail)?;
         let mut left = limit.min(count);
         while left > 0 {
             let now = batch_size.clamp(1, left);
@@ -157,7 +225,7 @@ impl<R: Read + Seek> SamplesReader<R> {
                 .take(now as u64 * stored as u64)
                 .read_to_end(&mut bytes)
                 .map_err(|error| fail(error.into()))?;
-            take(to_batch(bytes, now, height, width, channels).map_err(&fail)?)?;
+            take(array.batch(bytes, now).map_err(&fail)?)?;
             left -= now;
         }
         if limit >= count {
@@ -177,8 +245,9 @@ impl<R: Read + Seek> SamplesReader<R> {
     /// # Errors
     /// [`NpzError`] if there are none, or not one per image.
     pub fn labels(&mut self) -> Result<Vec<i64>, NpzError> {
-        let key = self.npz.first_of(&LABEL_KEYS)?;
-        self.numbers(key, "label")
+        let names: Vec<&str> = self.label_keys.iter().map(String::as_str).collect();
+        let key = self.npz.first_of(&names)?.to_owned();
+        self.numbers(&key, "label")
     }
 
     /// Reads the client of each image, `[N]` or `[N, 1]`, under [`CLIENTS`].
@@ -192,43 +261,52 @@ impl<R: Read + Seek> SamplesReader<R> {
     /// Reads one number for each image.
     fn numbers(&mut self, key: &str, meaning: &str) -> Result<Vec<i64>, NpzError> {
         let (shape, numbers) = self.npz.i64s(key)?;
-        let fits = matches!(shape[..], [_] | [_, 1]) && numbers.len() == self.count;
+        let fits = matches!(shape[..], [_] | [_, 1]) && numbers.len() == self.array.count;
         if !fits {
+            let several = matches!(shape[..], [count, _] if count == self.array.count);
             return Err(NpzError::Array {
                 key: key.to_owned(),
                 found: format!("{shape:?}"),
-                expected: format!(
-                    "[{0}] or [{0}, 1], one {meaning} for each image",
-                    self.count
-                ),
+                expected: match several {
+                    true => format!(
+                        "one {meaning} for each image, [{0}] or [{0}, 1]: these are several for \
+                         each image, of which one must be chosen and written, because an image \
+                         votes in one class",
+                        self.array.count
+                    ),
+                    false => format!(
+                        "[{0}] or [{0}, 1], one {meaning} for each image",
+                        self.array.count
+                    ),
+                },
             });
         }
         Ok(numbers)
     }
 
-    /// Returns the size of one image in the file in bytes.
-    fn stored_len(&self) -> usize {
-        self.header.shape.iter().skip(1).product::<usize>()
+    /// Returns the shape of the images.
+    pub(super) fn array(&self) -> ImageArray {
+        self.array
     }
 
-    fn batch(&self, bytes: Vec<u8>, count: usize) -> Result<ImageBatch, NpzError> {
-        to_batch(bytes, count, self.height, self.width, self.channels)
+    /// Returns the place of the images in the file.
+    ///
+    /// # Errors
+    /// [`NpzError`] if the file cannot be read.
+    pub(super) fn place(&mut self) -> Result<EntryPlace, NpzError> {
+        self.npz.place(&self.key)
     }
 }
 
-fn to_batch(
-    bytes: Vec<u8>,
-    count: usize,
-    height: usize,
-    width: usize,
-    channels: usize,
-) -> Result<ImageBatch, NpzError> {
-    let rgb = if channels == 3 {
-        bytes
-    } else {
-        bytes.iter().flat_map(|grey| [*grey; 3]).collect()
-    };
-    Ok(ImageBatch::new(rgb, count, height, width)?)
+fn ambiguous(key: &str, header: &Header, height: usize, width: usize) -> NpzError {
+    unexpected(
+        key,
+        header,
+        &format!(
+            "[N, H, W, 3]; this is one color image, or {height} grayscale images of {width}x3 \
+             pixels: write it as [1, {height}, {width}, 3] or [{height}, {width}, 3, 1]"
+        ),
+    )
 }
 
 fn wrong_shape(key: &str, header: &Header) -> NpzError {
@@ -392,10 +470,10 @@ mod tests {
     #[test]
     fn grey_and_deflated_images_become_rgb() {
         let gray: Vec<u8> = (0..24).collect();
-        for shape in [vec![4, 2, 3], vec![4, 2, 3, 1]] {
+        for shape in [vec![6, 2, 2], vec![6, 2, 2, 1]] {
             let mut reader = open(deflated::<u8>("train_images", &shape, &gray)).unwrap();
             let batch = reader.read(1..3).unwrap();
-            assert_eq!(batch.data()[..6], [6, 6, 6, 7, 7, 7]);
+            assert_eq!(batch.data()[..6], [4, 4, 4, 5, 5, 5]);
             assert_eq!(batch.len(), 2);
         }
     }
@@ -406,6 +484,7 @@ mod tests {
             deflated::<f64>("images", &[1, 1, 1, 3], &[0; 24]),
             deflated::<u8>("images", &[1, 2, 2, 4], &[0; 16]),
             deflated::<u8>("images", &[12], &[0; 12]),
+            deflated::<u8>("images", &[2, 2, 3], &[0; 12]),
             deflated::<u8>("pictures", &[1, 2, 2, 3], &[0; 12]),
         ] {
             let error = open(archive).err().unwrap();

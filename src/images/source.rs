@@ -2,47 +2,36 @@
 //!
 //! Errors, counts and progress reports contain names and numbers of files, never pixels.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-
-use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::batch::ImageBatch;
-use super::clients::of_array;
-use super::crop::{center_crop, resize_shorter_side};
+use super::choose::choose;
+use super::clients::numbered;
+use super::container::Kinds;
 use super::data_config::{DataConfig, OnBadImage, UndeclaredClass, missing_classes};
-use super::decode::{DecodeOptions, Rgb, decode};
 use super::error::ImagesError;
-use super::filter::Filter;
-use super::folder::{class_of, list};
-use super::samples::SamplesReader;
+use super::layout::{Format, Labels};
+use super::name::{normal, shown_text};
+use super::reader::Reader;
 
-/// Largest accepted file in bytes; an image within the pixel limit is smaller.
-const MAX_FILE: u64 = 1 << 31;
-
-/// A skipped file, and the reason.
-pub type Skipped = (PathBuf, String);
+/// The name of a skipped image, and the reason.
+pub type Skipped = (String, String);
 
 /// Source of images that reads one batch at a time, so that memory does not grow with their number.
 pub struct ImageSource {
     config: DataConfig,
-    kind: SourceKind,
+    container: Kinds,
+    /// The number in the container of each image.
+    places: Vec<usize>,
     labels: Vec<Option<u32>>,
     /// The client of each image, if the configuration names clients.
     clients: Option<Vec<u32>>,
     classes: Vec<String>,
-    ignored: usize,
-}
-
-enum SourceKind {
-    Folder(Vec<PathBuf>),
-    Npz(Box<SamplesReader<std::io::BufReader<File>>>),
+    remarks: Vec<String>,
 }
 
 impl ImageSource {
-    /// Lists a folder or opens an `.npz` file; reads names and labels, but no images. The classes
+    /// Lists a folder or opens a file of images; reads names and labels, but no images. The classes
     /// are those of the configuration, whatever the names of the files are.
     ///
     /// # Errors
@@ -50,80 +39,45 @@ impl ImageSource {
     /// declared, or, under [`UndeclaredClass::Error`], if an image has no declared class.
     pub fn open(config: &DataConfig) -> Result<Self, ImagesError> {
         config.validate()?;
-        let metadata = std::fs::metadata(&config.path).map_err(|source| ImagesError::Read {
-            path: config.path.clone(),
-            cause: source,
-        })?;
-        if metadata.is_dir() {
-            Self::open_folder(config)
-        } else if config.is_npz() {
-            Self::open_npz(config)
-        } else {
-            Err(ImagesError::Kind {
-                path: config.path.clone(),
-            })
-        }
-    }
-
-    fn open_folder(config: &DataConfig) -> Result<Self, ImagesError> {
-        let listing = list(&config.path)?;
-        let mut files = listing.files;
-        files.truncate(config.num_samples.unwrap_or(usize::MAX));
-        if files.is_empty() {
+        let mut container = Kinds::open(config)?;
+        if container.get().len() == 0 {
             return Err(ImagesError::Empty {
                 path: config.path.clone(),
-                expected: "files named `<class>_<rest>.<jpg|jpeg|png|gif>`",
+                expected: expected_images(config, &container),
+                passed_over: instead_of_images(&container),
             });
         }
         let classes = Classes::of(config)?;
-        let labels = files.iter().map(|path| classes.of_file(path));
-        let labels = labels.collect::<Result<_, _>>()?;
-        let clients = config.clients.as_ref();
-        let clients = clients.map(|clients| clients.of_files(&config.path, &files));
-        Ok(Self {
-            config: config.clone(),
-            kind: SourceKind::Folder(files),
-            labels,
-            clients: clients.transpose()?,
-            classes: classes.names,
-            ignored: listing.ignored,
-        })
-    }
-
-    fn open_npz(config: &DataConfig) -> Result<Self, ImagesError> {
-        let failed = |source| npz_error(&config.path, source);
-        let mut reader = SamplesReader::open(&config.path).map_err(failed)?;
-        let count = reader.len().min(config.num_samples.unwrap_or(usize::MAX));
-        if count == 0 {
-            return Err(ImagesError::Empty {
-                path: config.path.clone(),
-                expected: "at least one image",
-            });
-        }
-        let classes = Classes::of(config)?;
-        let labels = if config.class_conditional {
-            let numbers = reader.labels().map_err(failed)?;
-            let numbers = numbers.iter().take(count).enumerate();
-            numbers
-                .map(|(index, number)| classes.of_number(&config.path, index, *number))
-                .collect::<Result<_, _>>()?
-        } else {
-            vec![Some(0); count]
-        };
-        let clients = match config.clients {
-            Some(_) => {
-                let numbers = reader.clients().map_err(failed)?;
-                Some(of_array(numbers.get(..count).unwrap_or_default()))
+        let labels = classes.labels(&mut container)?;
+        let container_ref = container.get();
+        let places: Vec<usize> = match config.choice() {
+            None => (0..labels.len()).collect(),
+            Some((count, choice)) => {
+                let key = |index| {
+                    container_ref
+                        .key(index)
+                        .unwrap_or_else(|| index.to_string())
+                };
+                let (number, seed) = (classes.names.len(), config.choose_seed);
+                choose(&labels, number, count, choice, seed, key)
             }
-            None => None,
+        };
+        let clients = clients_of(config, &mut container)?;
+        let select = |all: &[u32]| {
+            let selected = places.iter().filter_map(|place| all.get(*place));
+            selected.copied().collect()
         };
         Ok(Self {
+            remarks: remarks(config, &container),
+            labels: places
+                .iter()
+                .map(|place| labels.get(*place).copied().flatten())
+                .collect(),
+            clients: clients.as_deref().map(select),
+            places,
             config: config.clone(),
-            kind: SourceKind::Npz(Box::new(reader)),
-            labels,
-            clients,
+            container,
             classes: classes.names,
-            ignored: 0,
         })
     }
 
@@ -164,10 +118,11 @@ impl ImageSource {
         self.config.on_bad_image == OnBadImage::Skip
     }
 
-    /// Returns the number of entries of the folder whose names are not those of images.
+    /// Returns lines for the owner of the images: files that were passed over, and settings that
+    /// may not be meant. They tell of the images, so they are as private.
     #[must_use]
-    pub fn ignored(&self) -> usize {
-        self.ignored
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     /// Reads all images once, in order, in batches `uint8[batch, image_size, image_size, 3]`. A
@@ -179,32 +134,20 @@ impl ImageSource {
     pub fn check<E: From<ImagesError>>(
         &mut self,
         batch_size: usize,
-        mut visit: impl FnMut(ImageBatch) -> Result<(), E>,
+        visit: impl FnMut(ImageBatch) -> Result<(), E>,
     ) -> Result<Vec<Skipped>, E> {
-        let SourceKind::Folder(files) = &self.kind else {
-            self.for_each_batch(batch_size, visit)?;
-            return Ok(Vec::new());
-        };
+        let skips = self.skips_bad_images();
         let mut bad = BTreeMap::new();
-        let skip = self.skips_bad_images();
-        for (chunk, files) in files.chunks(batch_size.max(1)).enumerate() {
-            let mut pixels = Vec::new();
-            for (index, image) in
-                read_all(files, self.config.image_size, &self.config.decode_options())
-                    .into_iter()
-                    .enumerate()
-            {
-                match image {
-                    Ok(image) => pixels.extend_from_slice(&image),
-                    Err(error) if skip && error.is_of_the_image() => {
-                        bad.insert(chunk * batch_size.max(1) + index, reason(&error));
-                    }
-                    Err(error) => return Err(error.into()),
-                }
+        let mut reader = Reader::new(&self.config, self.container.get_mut());
+        reader.pass(&self.places, batch_size, visit, |index, error| {
+            if skips && error.is_of_the_image() {
+                bad.insert(index, error.reason());
+                return Ok(());
             }
-            visit(square(pixels, self.config.image_size)?)?;
-        }
-        Ok(self.leave_out(bad)?)
+            Err(error)
+        })?;
+        self.remarks.extend(reader.remark());
+        Ok(self.leave_out(&bad)?)
     }
 
     /// Reads all images like [`ImageSource::check`], except that an unreadable file is always an
@@ -215,84 +158,106 @@ impl ImageSource {
     pub fn for_each_batch<E: From<ImagesError>>(
         &mut self,
         batch_size: usize,
-        mut visit: impl FnMut(ImageBatch) -> Result<(), E>,
+        visit: impl FnMut(ImageBatch) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (size, path) = (self.config.image_size, &self.config.path);
-        let options = self.config.decode_options();
-        match &mut self.kind {
-            SourceKind::Folder(files) => {
-                for files in files.chunks(batch_size.max(1)) {
-                    let images: Vec<Vec<u8>> = read_all(files, size, &options)
-                        .into_iter()
-                        .collect::<Result<_, _>>()?;
-                    visit(square(images.concat(), size)?)?;
-                }
-                Ok(())
-            }
-            SourceKind::Npz(reader) => reader.for_each_batch(
-                self.labels.len(),
-                batch_size,
-                |source| npz_error(path, source).into(),
-                |batch| {
-                    let (height, width) = (batch.height(), batch.width());
-                    let images: Vec<&[u8]> = batch.iter().collect();
-                    let images: Vec<Vec<u8>> = images
-                        .into_par_iter()
-                        .map(|pixels| {
-                            let image = Rgb {
-                                pixels: pixels.to_vec(),
-                                height,
-                                width,
-                            };
-                            fit(path, image, size)
-                        })
-                        .collect::<Result<_, _>>()?;
-                    visit(square(images.concat(), size)?)
-                },
-            ),
-        }
+        let mut reader = Reader::new(&self.config, self.container.get_mut());
+        reader.pass(&self.places, batch_size, visit, |_, error| Err(error))
     }
 
     /// Removes unreadable files. A class without files stays, because it is declared.
-    fn leave_out(&mut self, bad: BTreeMap<usize, String>) -> Result<Vec<Skipped>, ImagesError> {
-        let SourceKind::Folder(files) = &mut self.kind else {
-            return Ok(Vec::new());
-        };
-        let mut skipped = Vec::with_capacity(bad.len());
-        let mut good = Vec::with_capacity(files.len());
-        let mut labels = Vec::with_capacity(files.len());
-        for (index, (file, label)) in files.drain(..).zip(&self.labels).enumerate() {
-            match bad.get(&index) {
-                Some(reason) => skipped.push((file, reason.clone())),
-                None => {
-                    good.push(file);
-                    labels.push(*label);
-                }
-            }
-        }
-        *files = good;
-        self.labels = labels;
+    fn leave_out(&mut self, bad: &BTreeMap<usize, String>) -> Result<Vec<Skipped>, ImagesError> {
+        let container = self.container.get();
+        let skipped = bad.iter().filter_map(|(index, reason)| {
+            let place = self.places.get(*index)?;
+            Some((container.name(*place), reason.clone()))
+        });
+        let skipped = skipped.collect();
+        retain(&mut self.places, bad);
+        retain(&mut self.labels, bad);
         if let Some(clients) = &mut self.clients {
-            let mut index = 0..;
-            clients.retain(|_| index.next().is_some_and(|index| !bad.contains_key(&index)));
+            retain(clients, bad);
         }
         if self.labels.is_empty() {
             return Err(ImagesError::Empty {
                 path: self.config.path.clone(),
-                expected: "at least one readable image",
+                expected: "at least one readable image".to_owned(),
+                passed_over: None,
             });
         }
         Ok(skipped)
     }
 }
 
+/// Removes the elements whose indices are in `bad`.
+fn retain<T>(values: &mut Vec<T>, bad: &BTreeMap<usize, String>) {
+    let mut index = 0..;
+    values.retain(|_| index.next().is_some_and(|index| !bad.contains_key(&index)));
+}
+
+/// Describes what a source without images should have.
+fn expected_images(config: &DataConfig, container: &Kinds) -> String {
+    match container {
+        Kinds::Folder(_) if config.labels() != Labels::Csv => {
+            let endings = super::EXTENSIONS.join(", .");
+            format!("image files (.{endings})")
+        }
+        _ => "at least one image".to_owned(),
+    }
+}
+
+/// Says what a folder without images has instead.
+fn instead_of_images(container: &Kinds) -> Option<String> {
+    let Kinds::Folder(folder) = container else {
+        return None;
+    };
+    let what = folder.passed_over()?;
+    Some(format!(
+        "; it has {what}; files of many images need data.format (idx, parquet or webdataset) or \
+         their own path as data.path"
+    ))
+}
+
+fn clients_of(config: &DataConfig, container: &mut Kinds) -> Result<Option<Vec<u32>>, ImagesError> {
+    let Some(clients) = &config.clients else {
+        return Ok(None);
+    };
+    match container {
+        Kinds::Folder(folder) if !folder.has_clients() => {
+            let numbers = clients.of_files(folder.root(), folder.files());
+            numbers.map(Some)
+        }
+        other => Ok(Some(numbered(&other.get_mut().clients()?))),
+    }
+}
+
+/// Returns lines for the owner about a container.
+fn remarks(config: &DataConfig, container: &Kinds) -> Vec<String> {
+    let mut lines = Vec::new();
+    let Kinds::Folder(folder) = container else {
+        return lines;
+    };
+    lines.extend(folder.passed_over().map(|what| format!("left out: {what}")));
+    if config.class_conditional {
+        let classes = folder.classes_over_folders().into_iter();
+        lines.extend(classes.map(|(class, folders)| {
+            let class = shown_text(&class);
+            format!(
+                "warning: class `{class}` is in {folders} folders that have no other class: if the \
+                 folders are the classes, set data.labels = \"folder\""
+            )
+        }));
+    }
+    lines
+}
+
 /// The declared classes of a source.
 struct Classes {
     names: Vec<String>,
-    /// Index of each name; empty in an unconditional run.
-    places: BTreeMap<String, u32>,
+    /// Index of each name in its normal form; empty in an unconditional run.
+    places: HashMap<String, u32>,
     conditional: bool,
     undeclared: UndeclaredClass,
+    expected: &'static str,
 }
 
 impl Classes {
@@ -305,50 +270,77 @@ impl Classes {
             return Err(missing_classes().into());
         }
         let names = config.class_names();
+        let normal_names = names.iter().map(|name| normal(name).into_owned());
         Ok(Self {
-            places: names.iter().cloned().zip(0..).collect(),
+            places: normal_names.zip(0..).collect(),
             names,
             conditional: config.class_conditional,
             undeclared: config.undeclared_class,
+            expected: match config.format() {
+                Format::Images => config.labels().expected(),
+                _ => "a label of each image in the file",
+            },
         })
     }
 
-    /// Returns the label of a file, by its name.
-    fn of_file(&self, path: &Path) -> Result<Option<u32>, ImagesError> {
+    /// Returns the label of each image.
+    fn labels(&self, container: &mut Kinds) -> Result<Vec<Option<u32>>, ImagesError> {
         if !self.conditional {
-            return Ok(Some(0));
+            return Ok(vec![Some(0); container.get().len()]);
         }
-        let label = class_of(path).and_then(|class| {
-            let label = self.places.get(class).copied();
-            label.ok_or_else(|| ImagesError::Undeclared {
-                image: path.display().to_string(),
-                class: class.to_owned(),
-            })
-        });
-        self.or_leave_out(label)
+        let mut labels = Vec::with_capacity(container.get().len());
+        // The first image without a declared class.
+        let mut refused: Option<(usize, Option<String>)> = None;
+        container.get_mut().labels(&mut |class| {
+            let place = class.and_then(|class| self.places.get(normal(class).as_ref()));
+            if place.is_none() && refused.is_none() {
+                refused = Some((labels.len(), class.map(str::to_owned)));
+            }
+            labels.push(place.copied());
+        })?;
+        match refused {
+            Some((index, class)) if self.undeclared == UndeclaredClass::Error => {
+                Err(self.refusal(container, index, class.as_deref()))
+            }
+            _ => Ok(labels),
+        }
     }
 
-    /// Returns the label of image `index` of an `.npz` file, by its number there.
-    fn of_number(
-        &self,
-        path: &Path,
-        index: usize,
-        number: i64,
-    ) -> Result<Option<u32>, ImagesError> {
-        let class = number.to_string();
-        let label = self.places.get(&class).copied();
-        self.or_leave_out(label.ok_or_else(|| ImagesError::Undeclared {
-            image: format!("{}: image {index}", path.display()),
-            class,
-        }))
+    fn refusal(&self, container: &Kinds, index: usize, class: Option<&str>) -> ImagesError {
+        let image = container.get().name(index);
+        let Some(class) = class else {
+            let expected = match container {
+                Kinds::Folder(folder) if !folder.is_utf8(index) => {
+                    "a path in UTF-8: rename the file or the folder, or set \
+                     data.undeclared_class = \"leave-out\""
+                }
+                _ => self.expected,
+            };
+            return ImagesError::Class { image, expected };
+        };
+        ImagesError::Undeclared {
+            image,
+            class: shown_text(class),
+            hint: self.hint(container, index),
+        }
     }
 
-    fn or_leave_out(&self, label: Result<u32, ImagesError>) -> Result<Option<u32>, ImagesError> {
-        match (label, self.undeclared) {
-            (Ok(label), _) => Ok(Some(label)),
-            (Err(_), UndeclaredClass::LeaveOut) => Ok(None),
-            (Err(error), UndeclaredClass::Error) => Err(error),
-        }
+    /// Returns a hint if an image lies in a folder that is named like a declared class.
+    fn hint(&self, container: &Kinds, index: usize) -> String {
+        let Kinds::Folder(folder) = container else {
+            return String::new();
+        };
+        let folders = folder.folders_of(index);
+        let declared = |name: &&&str| self.places.contains_key(normal(name).as_ref());
+        let labels = match (
+            folders.first().filter(declared),
+            folders.last().filter(declared),
+        ) {
+            (Some(_), _) => "folder",
+            (None, Some(_)) => "leaf-folder",
+            (None, None) => return String::new(),
+        };
+        format!("its folder is named like a class (data.labels = \"{labels}\" takes that), or ")
     }
 }
 
@@ -357,48 +349,53 @@ impl Classes {
 /// They are as private as the images. They serve their owner, who decides what to declare, and
 /// evaluations; no run reads them.
 pub struct OccurringClasses {
-    /// Name and number of images of each class: those of a folder sorted by name, those of an
-    /// `.npz` file by number.
+    /// Name and number of images of each class: sorted by number, if all names in a file of many
+    /// images are numbers, and by name otherwise.
     pub counts: Vec<(String, usize)>,
-    /// Number of images whose names have no class.
+    /// Number of images without a class.
     pub unnamed: usize,
+    /// Lines for the owner, as [`ImageSource::remarks`].
+    pub remarks: Vec<String>,
 }
 
 impl OccurringClasses {
-    /// Reads the names of the files in a folder, or the labels of an `.npz` file; no image.
+    /// Reads the names of the files in a folder, or the labels in a file of many images; no image.
+    /// Of the configuration, only the layout counts.
     ///
     /// # Errors
     /// [`ImagesError`] if the source cannot be read or has no images.
-    pub fn of(path: &Path) -> Result<Self, ImagesError> {
-        let config = DataConfig::new(path, 1);
-        let mut source = ImageSource::open(&config)?;
-        match &mut source.kind {
-            SourceKind::Folder(files) => {
-                let mut counts = BTreeMap::new();
-                let mut unnamed = 0;
-                for file in files {
-                    match class_of(file) {
-                        Ok(class) => *counts.entry(class.to_owned()).or_default() += 1,
-                        Err(_) => unnamed += 1,
+    pub fn of(config: &DataConfig) -> Result<Self, ImagesError> {
+        let everything = DataConfig::with_layout(&config.path, 1, &config.layout());
+        let mut source = ImageSource::open(&everything)?;
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut unnamed = 0;
+        source
+            .container
+            .get_mut()
+            .labels(&mut |label| match label {
+                Some(class) => match counts.get_mut(class) {
+                    Some(count) => *count += 1,
+                    None => {
+                        counts.insert(class.to_owned(), 1);
                     }
-                }
-                let counts = counts.into_iter().collect();
-                Ok(Self { counts, unnamed })
-            }
-            SourceKind::Npz(reader) => {
-                let mut counts: BTreeMap<i64, usize> = BTreeMap::new();
-                for number in reader.labels().map_err(|cause| npz_error(path, cause))? {
-                    *counts.entry(number).or_default() += 1;
-                }
-                let counts = counts.into_iter();
-                Ok(Self {
-                    counts: counts
-                        .map(|(name, count)| (name.to_string(), count))
-                        .collect(),
-                    unnamed: 0,
-                })
-            }
+                },
+                None => unnamed += 1,
+            })?;
+        let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
+        let numbers: Option<BTreeSet<i64>> =
+            counts.iter().map(|(name, _)| name.parse().ok()).collect();
+        if config.format() != Format::Images && numbers.is_some() {
+            counts.sort_by_key(|(name, _)| name.parse::<i64>().unwrap_or_default());
         }
+        let with_classes = DataConfig {
+            class_conditional: true,
+            ..everything
+        };
+        Ok(Self {
+            counts,
+            unnamed,
+            remarks: remarks(&with_classes, &source.container),
+        })
     }
 
     /// Returns the names of the classes.
@@ -406,67 +403,6 @@ impl OccurringClasses {
     pub fn names(&self) -> Vec<String> {
         self.counts.iter().map(|(name, _)| name.clone()).collect()
     }
-}
-
-/// Reads files as `[size, size, 3]` in parallel; the result is in order.
-fn read_all(
-    files: &[PathBuf],
-    size: usize,
-    options: &DecodeOptions,
-) -> Vec<Result<Vec<u8>, ImagesError>> {
-    files
-        .par_iter()
-        .map(|path| read_one(path, size, options))
-        .collect()
-}
-
-/// Creates a batch of square images.
-fn square(pixels: Vec<u8>, size: usize) -> Result<ImageBatch, ImagesError> {
-    let count = pixels.len() / (size * size * 3);
-    Ok(ImageBatch::new(pixels, count, size, size)?)
-}
-
-fn npz_error(path: &Path, source: super::npz::NpzError) -> ImagesError {
-    ImagesError::Npz {
-        path: path.to_owned(),
-        cause: source,
-    }
-}
-
-/// Formats an error without the path.
-fn reason(error: &ImagesError) -> String {
-    match error {
-        ImagesError::Decode { cause: source, .. } => source.to_string(),
-        ImagesError::Resize { cause: source, .. } => source.to_string(),
-        other => other.to_string(),
-    }
-}
-
-/// Reads one file as `[size, size, 3]`.
-fn read_one(path: &Path, size: usize, options: &DecodeOptions) -> Result<Vec<u8>, ImagesError> {
-    let read_error = |source| ImagesError::Read {
-        path: path.to_owned(),
-        cause: source,
-    };
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
-        .map_err(read_error)?;
-    let decoded = decode(&bytes, options).map_err(|source| ImagesError::Decode {
-        path: path.to_owned(),
-        cause: source,
-    })?;
-    fit(path, decoded.image, size)
-}
-
-/// Applies `T.Resize(size)` and `T.CenterCrop(size)`.
-fn fit(path: &Path, image: Rgb, size: usize) -> Result<Vec<u8>, ImagesError> {
-    resize_shorter_side(image, size, Filter::Bilinear)
-        .and_then(|image| center_crop(&image, size))
-        .map_err(|source| ImagesError::Resize {
-            path: path.to_owned(),
-            cause: source,
-        })
 }
 
 #[cfg(test)]

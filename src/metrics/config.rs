@@ -10,6 +10,7 @@ use super::inception_score::SPLITS;
 use super::kid::KidOptions;
 use super::{FeatureSet, MetricKind};
 use crate::embedders::EmbedderConfig;
+use crate::images::Layout;
 use crate::sections::InvalidKey;
 
 /// The value of `reference` that means the run's own private images.
@@ -40,6 +41,9 @@ pub struct EvaluationConfig {
     /// [`PRIVATE`], a folder, an `.npz` of images, or an `.npz` with `mu` and `sigma`.
     #[serde(default = "default_reference")]
     pub reference: String,
+    /// Layout of the reference, if its path does not imply it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference_layout: Option<Layout>,
     /// Declaration by the user that the reference at that path is public. Without it, the reference
     /// counts as private.
     #[serde(default)]
@@ -99,6 +103,7 @@ impl EvaluationConfig {
             kid_subsets: default_subsets(),
             kid_subset_size: default_subset_size(),
             reference: default_reference(),
+            reference_layout: None,
             reference_is_public: false,
             seed: 0,
             downstream: DownstreamOptions::default(),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{EvolutionConfig, PopulationSpec};
 use crate::artifacts::ClassLayout;
 use crate::generators::{Generator, GeneratorError, Operation, PlannedWork};
-use crate::images::DataConfig;
+use crate::images::{DataConfig, LARGEST_IMAGE_MEMORY, MAX_PIXELS, READING_MEMORY};
 use crate::privacy::{
     Adjacency, MOST_BINS_OF_CLIENTS, PrivacyError, ResolvedPrivacy, Unit, round_up,
 };
@@ -305,9 +305,19 @@ impl Plan {
         let _ = writeln!(text, "disk: at most {}{disk}", bytes(cost.disk_bytes));
         let _ = write!(
             text,
-            "memory: embeddings {}{memory}, plus the model and one batch",
-            bytes(cost.memory_bytes)
+            "memory: embeddings {}{memory}, plus the model and one batch; at most {} to read \
+             private images, or {} for one at the limit of {} million pixels",
+            bytes(cost.memory_bytes),
+            bytes(READING_MEMORY),
+            bytes(LARGEST_IMAGE_MEMORY),
+            (MAX_PIXELS + 500_000) / 1_000_000,
         );
+        if self.classes.len() > 1 {
+            let _ = write!(
+                text,
+                "\nsamples.npz: sorted by class, as declared; shuffle it before training on it"
+            );
+        }
         text
     }
 }

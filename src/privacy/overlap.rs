@@ -36,6 +36,18 @@ impl ImageDigests {
         Self(selected.map(|(digest, _)| *digest).collect())
     }
 
+    /// Returns the digest of an image.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        self.0.get(index).map(<[u8; 32]>::as_slice)
+    }
+
+    /// Returns the bytes of all digests, in order.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_flattened()
+    }
+
     /// Returns the digests in order, each as bytes.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.0.iter().map(<[u8; 32]>::as_slice)

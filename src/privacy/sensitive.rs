@@ -171,6 +171,15 @@ impl<T> Sensitive<T> {
     }
 }
 
+impl<T, U> Sensitive<(T, U)> {
+    /// Returns the parts of a pair; each is sensitive.
+    #[must_use]
+    pub(crate) fn unzip(self) -> (Sensitive<T>, Sensitive<U>) {
+        let (first, second) = self.value;
+        (Sensitive::new(first), Sensitive::new(second))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

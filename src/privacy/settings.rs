@@ -141,6 +141,7 @@ impl PrivacyConfig {
             delta: self.delta,
             adjacency: self.adjacency,
             unit: self.unit,
+            replaced_images: 1,
             noise: NoiseOrigin::from_environment()?,
             earlier: Vec::new(),
         })
@@ -209,6 +210,8 @@ pub struct ResolvedPrivacy {
     pub(super) delta: f64,
     pub(super) adjacency: Adjacency,
     pub(super) unit: Unit,
+    /// Number of images of the selection that differ when one image of the source is replaced.
+    pub(super) replaced_images: u32,
     pub(super) noise: NoiseOrigin,
     /// Charges of other runs on the same images that the claim includes.
     pub(super) earlier: Vec<EarlierRun>,
@@ -228,10 +231,21 @@ impl ResolvedPrivacy {
         self.nearest_neighbors
     }
 
-    /// Returns the largest squared L2 norm of the votes of one unit.
+    /// Accounts for a selection of images of which up to `images` are replaced when one image of
+    /// the source is replaced: two, if images are chosen class by class, because the replacement
+    /// may be of another class. The noise grows by √`images`, so that the noise multiplier and every
+    /// ε mean what they mean without a selection.
+    #[must_use]
+    pub fn with_replaced_images(mut self, images: u32) -> Self {
+        self.replaced_images = images.max(1);
+        self
+    }
+
+    /// Returns the largest squared L2 norm of the votes of one unit, or of the images that change
+    /// their place in the selection with it.
     #[must_use]
     pub fn squared_votes(&self) -> u32 {
-        self.unit.squared_votes(self.nearest_neighbors)
+        self.unit.squared_votes(self.nearest_neighbors) * self.replaced_images
     }
 
     /// Returns the standard deviation of the noise on each count in votes.
@@ -341,6 +355,8 @@ impl ResolvedPrivacy {
             return 0.0;
         }
         let (sigma, k) = (self.noise_multiplier, self.nearest_neighbors);
+        // `replaced_images` n multiplies the changed bins by n and s⁴ by n², so the bound of n = 1
+        // holds.
         deviation(sigma, self.unit, k, self.releases)
     }
 

@@ -535,7 +535,7 @@ fn impossible_evaluations_are_refused_before_anything_is_charged() {
     refused(
         3,
         &[METRICS, "evaluation.reference=run.toml"],
-        &["run.toml", "neither a folder"],
+        &["run.toml", "a file of no known kind"],
     );
     std::fs::create_dir(fixture.path("broken")).unwrap();
     std::fs::write(fixture.path("broken/a_1.png"), "no image").unwrap();

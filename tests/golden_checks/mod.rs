@@ -5,10 +5,12 @@ mod clip_preprocess;
 mod clip_text;
 mod clip_vision;
 mod compare;
+mod containers;
 mod dinov2;
 mod fid;
 mod formats;
 mod histogram;
+mod image_cases;
 mod inception;
 mod loader;
 mod logistic;
@@ -42,11 +44,13 @@ const CHECKS: &[(&str, Check)] = &[
     ("clip_preprocess", clip_preprocess::check),
     ("clip_text", clip_text::check),
     ("clip_vision", clip_vision::check),
+    ("containers", containers::check),
     ("dinov2", dinov2::check),
     ("dinov2_preprocess", dinov2::preprocess),
     ("fid", fid::check),
     ("formats", formats::check),
     ("histogram", histogram::check),
+    ("image_cases", image_cases::check),
     ("inception", inception::check),
     ("loader", loader::check),
     ("logistic", logistic::check),

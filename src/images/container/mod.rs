@@ -3,10 +3,30 @@
 //! A [`Container`] lists its images, names their labels, and gives their contents in increasing
 //! order. It neither decodes nor resizes; [`ImageSource`](super::ImageSource) does.
 
+mod files;
+mod folder;
+pub(crate) mod fuzzing;
+mod idx;
+mod npz;
+#[cfg(feature = "parquet")]
+mod parquet;
+#[cfg(not(feature = "parquet"))]
+#[path = "parquet_absent.rs"]
+mod parquet;
+mod tar;
+
 use std::path::PathBuf;
 
+pub(super) use folder::FolderImages;
+use idx::IdxImages;
+use npz::NpzImages;
+use parquet::ParquetImages;
+use tar::WebDataset;
+
+use super::data_config::DataConfig;
 use super::decode::Rgb;
 use super::error::ImagesError;
+use super::layout::{Format, Labels};
 
 /// The content of one image, before it is decoded.
 pub(super) enum Stored {
@@ -38,11 +58,12 @@ pub(super) trait Container: Send {
         None
     }
 
-    /// Returns the label of each image; `None` for an image without one.
+    /// Passes the label of each image to `take`, in order; `None` for an image without one. Not as
+    /// a list, which would take more memory than small images do.
     ///
     /// # Errors
     /// [`ImagesError`] if the container has no labels, or they cannot be read.
-    fn labels(&mut self) -> Result<Vec<Option<String>>, ImagesError>;
+    fn labels(&mut self, take: &mut dyn FnMut(Option<&str>)) -> Result<(), ImagesError>;
 
     /// Returns the client of each image.
     ///
@@ -67,4 +88,82 @@ pub(super) trait Container: Send {
     fn end(&mut self) -> Result<(), ImagesError> {
         Ok(())
     }
+}
+
+/// The containers: one that has more to say of its files than the trait, and the others.
+pub(super) enum Kinds {
+    /// Image files.
+    Folder(FolderImages),
+    /// A file of many images, or several of them.
+    Other(Box<dyn Container>),
+}
+
+impl Kinds {
+    /// Opens the container of a configuration.
+    ///
+    /// # Errors
+    /// [`ImagesError`] if it cannot be read, or is of another kind.
+    pub(super) fn open(config: &DataConfig) -> Result<Self, ImagesError> {
+        let (path, split) = (config.path.as_path(), config.split.as_deref());
+        let metadata = std::fs::metadata(path).map_err(|cause| ImagesError::Read {
+            path: path.to_owned(),
+            cause,
+        })?;
+        let refuse = |found, expected| {
+            let path = path.to_owned();
+            Err(ImagesError::Kind {
+                path,
+                found,
+                expected,
+            })
+        };
+        Ok(match config.format() {
+            Format::Images if config.labels() == Labels::Csv => {
+                let clients = config.clients.as_ref();
+                let column = config.label_column.as_deref();
+                Self::Folder(FolderImages::of_table(path, column, clients)?)
+            }
+            Format::Images if metadata.is_dir() => {
+                Self::Folder(FolderImages::open(path, config.labels())?)
+            }
+            Format::Images => {
+                return refuse(
+                    "a file of no known kind",
+                    "a folder of images, or a file whose name ends with .npz, .parquet, .tar, \
+                     .csv or idx3-ubyte",
+                );
+            }
+            Format::Npz if metadata.is_dir() => {
+                return refuse("a folder", "an .npz file (data.format = \"npz\")");
+            }
+            Format::Npz => Self::Other(Box::new(NpzImages::open(path, split)?)),
+            Format::Idx => Self::Other(Box::new(IdxImages::open(path, split)?)),
+            Format::Parquet => Self::Other(Box::new(ParquetImages::open(path, split)?)),
+            Format::Webdataset => Self::Other(Box::new(WebDataset::open(path, split)?)),
+        })
+    }
+
+    /// Returns the container.
+    pub(super) fn get(&self) -> &dyn Container {
+        match self {
+            Self::Folder(folder) => folder,
+            Self::Other(other) => other.as_ref(),
+        }
+    }
+
+    /// Returns the container, for reading.
+    pub(super) fn get_mut(&mut self) -> &mut dyn Container {
+        match self {
+            Self::Folder(folder) => folder,
+            Self::Other(other) => other.as_mut(),
+        }
+    }
+}
+
+/// Returns the labels of all images.
+#[cfg(test)]
+fn all_labels(container: &mut dyn Container) -> Result<Vec<Option<String>>, ImagesError> {
+    let mut labels = Vec::new();
+    container.labels(&mut |label| labels.push(label.map(str::to_owned)))?;
+    Ok(labels)
 }

@@ -1,8 +1,9 @@
 //! Decodes image files to 8-bit RGB.
 //!
-//! Colors are those of Pillow. JPEGs are decoded byte for byte as by libjpeg-turbo. CMYK follows
-//! Adobe's inverted convention. Three cases differ from the loader of the reference implementation,
-//! which returns wrong planes for them (palette indices, a fourth channel, wrapped integers):
+//! Colors are those of Pillow. JPEGs are decoded byte for byte as by libjpeg-turbo, by a decoder of
+//! our own ([`jpeg`], which has the reason). CMYK follows Adobe's inverted convention. Three cases
+//! differ from the loader of the reference implementation, which returns wrong planes for them
+//! (palette indices, a fourth channel, wrapped integers):
 //!
 //! * palette, grayscale and bilevel images become RGB;
 //! * alpha is composited over one color, by default black ([`DecodeOptions::alpha`]), whereas
@@ -39,7 +40,7 @@ pub use sixteen_bit::{SixteenBit, sixteen_bit_to_eight};
 /// bombs.
 pub const MAX_PIXELS: u64 = 2 * 89_478_485;
 /// Largest allocation of a decoder in bytes: 16-bit RGBA of [`MAX_PIXELS`].
-const MAX_ALLOCATION: u64 = 8 * MAX_PIXELS;
+pub const MAX_ALLOCATION: u64 = 8 * MAX_PIXELS;
 /// Longest side of a JPEG in pixels.
 const MAX_SIDE: u32 = 65_535;
 

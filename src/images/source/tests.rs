@@ -1,7 +1,9 @@
 use std::fs;
 use std::io::Cursor;
+use std::path::Path;
 
 use super::super::grid::png;
+use super::super::layout::Choose;
 use super::super::samples::SamplesWriter;
 use super::*;
 
@@ -46,7 +48,7 @@ struct Loaded {
     images: ImageBatch,
     labels: Vec<Option<u32>>,
     classes: Vec<String>,
-    ignored: usize,
+    remarks: Vec<String>,
     skipped: Vec<Skipped>,
 }
 
@@ -63,7 +65,7 @@ fn read(config: &DataConfig) -> Result<Loaded, ImagesError> {
         images,
         labels: source.labels().to_vec(),
         classes: source.classes().to_vec(),
-        ignored: source.ignored(),
+        remarks: source.remarks().to_vec(),
         skipped,
     })
 }
@@ -81,7 +83,7 @@ fn a_folder_is_read_in_order_with_the_declared_classes() {
     assert_eq!(firsts(&loaded), [3, 2, 1, 4]);
     assert_eq!(loaded.labels, [1, 3, 0, 2].map(Some));
     assert_eq!((loaded.images.height(), loaded.images.width()), (4, 4));
-    assert_eq!(loaded.ignored, 1);
+    assert_eq!(loaded.remarks, ["left out: 1 .txt"]);
 }
 
 #[test]
@@ -89,6 +91,7 @@ fn the_first_n_are_taken() {
     let root = folder();
     let config = DataConfig {
         num_samples: Some(2),
+        choose: Some(Choose::First),
         ..config(root.path())
     };
     let loaded = read(&config).unwrap();
@@ -127,10 +130,10 @@ fn a_bad_file_is_named_or_skipped() {
     let loaded = read(&config).unwrap();
     assert_eq!(firsts(&loaded), [3, 2, 1, 4]);
     assert_eq!(loaded.labels, [1, 3, 0, 2].map(Some));
-    let [(path, reason)] = &loaded.skipped[..] else {
+    let [(image, reason)] = &loaded.skipped[..] else {
         panic!("{:?}", loaded.skipped);
     };
-    assert_eq!(path, &bad);
+    assert_eq!(image, bad.to_str().unwrap());
     assert_eq!(
         reason,
         "not a JPEG, PNG, GIF, WebP, BMP, TIFF or DICOM file"
@@ -181,6 +184,8 @@ fn a_visitor_can_stop_the_reading() {
         seen += 1;
         Err(ImagesError::Kind {
             path: "stop".into(),
+            found: "found",
+            expected: "expected",
         })
     });
     assert!(matches!(stopped, Err(ImagesError::Kind { .. })));
@@ -237,7 +242,7 @@ fn occurring_classes_are_counted_for_their_owner() {
     let root = folder();
     fs::write(root.path().join("plain.png"), "").unwrap();
     fs::write(root.path().join("ant_8.png"), "").unwrap();
-    let found = OccurringClasses::of(root.path()).unwrap();
+    let found = OccurringClasses::of(&DataConfig::new(root.path(), 1)).unwrap();
     let counts = [("Cat", 1), ("ant", 2), ("cat", 1), ("dog", 1)];
     assert_eq!(
         found.counts,
@@ -263,13 +268,19 @@ fn the_labels_of_an_npz_are_numbers() {
     let loaded = read(&config).unwrap();
     assert_eq!(loaded.labels, [0, 2, 0, 1].map(Some));
     let counts = [("2", 1), ("9", 1), ("10", 2)].map(|(name, count)| (name.to_owned(), count));
-    assert_eq!(OccurringClasses::of(&path).unwrap().counts, counts);
+    assert_eq!(
+        OccurringClasses::of(&DataConfig::new(&path, 1))
+            .unwrap()
+            .counts,
+        counts
+    );
     assert_eq!(firsts(&loaded), [1, 2, 3, 4]);
     assert_eq!(loaded.images.height(), 4);
     config.num_samples = Some(2);
+    config.choose = Some(Choose::First);
     assert_eq!(firsts(&read(&config).unwrap()), [1, 2]);
     assert_eq!(read(&config).unwrap().classes.len(), 4);
-    config.num_samples = None;
+    (config.num_samples, config.choose) = (None, None);
     config.classes = names(&["10", "2"]);
     let error = read(&config).err().unwrap().to_string();
     assert!(
@@ -282,4 +293,20 @@ fn the_labels_of_an_npz_are_numbers() {
     fs::write(&path, b"PK nonsense").unwrap();
     let error = read(&config).err().unwrap().to_string();
     assert!(error.contains("data.npz"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_not_utf8_is_shown_and_explained() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let root = folder();
+    let name = OsStr::from_bytes(b"caf\xe9_1.png");
+    fs::write(root.path().join(name), png(&flat(9, 4, 4)).unwrap()).unwrap();
+    let error = read(&config(root.path())).err().unwrap().to_string();
+    for part in ["caf\\xe9_1.png has no class", "a path in UTF-8"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let unconditional = DataConfig::new(root.path(), 4);
+    assert_eq!(read(&unconditional).unwrap().labels.len(), 5);
 }
