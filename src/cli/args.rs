@@ -377,7 +377,7 @@ pub struct LayoutArguments {
     /// Split of a data set that has several, such as train or test
     #[arg(long, value_name = "NAME")]
     pub split: Option<String>,
-    /// Where the class of an image file is: prefix (default), folder, leaf-folder or csv
+    /// Place of the class of an image file: prefix (default), folder, leaf-folder or csv
     #[arg(long, value_parser = named::<Labels>)]
     pub labels: Option<Labels>,
     /// Column of the class in the CSV file [default: label]

@@ -12,8 +12,8 @@ type Table<'a> = (&'static str, Vec<&'a str>);
 /// Returns the declared classes in the order of labels; `None` in an unconditional run.
 ///
 /// They are those of `data.classes`. Without that key, they are the keys of the first table by
-/// class, sorted: by number if they are numbers in a file of many images, and by name otherwise. No image is read, so the
-/// classes cannot depend on one.
+/// class, sorted: by number if they are numbers in a file of many images, and by name otherwise. No
+/// image is read, so the classes cannot depend on one.
 ///
 /// # Errors
 /// Returns [`ConfigError::Value`] if there is no declaration, or if a table lacks a class or has

@@ -142,7 +142,7 @@ impl ClientsConfig {
     }
 }
 
-/// Where the client of each image is.
+/// Place of the client of each image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClientPlace {
     /// In its path, or in a CSV file that names the path.

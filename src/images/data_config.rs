@@ -33,7 +33,7 @@ pub struct DataConfig {
     /// Part of a data set that has several, such as `train` or `test`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
-    /// Where the class of an image file is.
+    /// Place of the class of an image file.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: Labels,
     /// Name of the column of the class in the CSV file; `label` if absent.
@@ -56,7 +56,7 @@ pub struct DataConfig {
     /// Number of images to use at most; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_samples: Option<usize>,
-    /// Which images to use, if their number is limited; random if absent.
+    /// Rule by which images are chosen, if their number is limited; random if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choose: Option<Choose>,
     /// Seed of the choice.
@@ -343,8 +343,8 @@ impl DataConfig {
         }
     }
 
-    /// Returns the largest number of chosen images that are replaced when one image of the source is
-    /// replaced by another one: one in each of two classes, if each class has its own number.
+    /// Returns the largest number of chosen images that are replaced when one image of the source
+    /// is replaced by another one: one in each of two classes, if each class has its own number.
     #[must_use]
     pub fn replaced_images(&self) -> u32 {
         match self.choice() {

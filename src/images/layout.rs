@@ -1,4 +1,4 @@
-//! How private images lie on disk: the keys of `[data]` that name the layout.
+//! The keys of `[data]` that name the layout of private images on disk.
 
 use std::path::Path;
 
@@ -44,7 +44,7 @@ impl Format {
     }
 }
 
-/// `data.labels`: where the class of an image file is.
+/// `data.labels`: the place of the class of an image file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Labels {
@@ -74,7 +74,7 @@ impl Labels {
     }
 }
 
-/// `data.choose`: which images take part, if `data.num_samples` limits their number.
+/// `data.choose`: the rule by which images are chosen, if `data.num_samples` limits their number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Choose {
@@ -87,7 +87,8 @@ pub enum Choose {
     First,
 }
 
-/// The keys that describe a layout, apart from the path, for images that `[data]` does not describe.
+/// The keys that describe a layout, apart from the path, for images that `[data]` does not
+/// describe.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layout {

@@ -43,7 +43,7 @@ struct Fitted {
 /// The result of reading one image.
 type Attempt = Result<Fitted, Fault>;
 
-/// Why an image cannot be used, before it is known which one it is.
+/// Reason for which an image cannot be used, before it is known which one it is.
 enum Fault {
     Read(PathBuf, io::Error),
     Decode(DecodeError),
@@ -117,7 +117,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Returns a line for the owner if the images that were read use little of the range of 16 bits.
+    /// Returns a line for the owner if the images that were read use little of the range of 16
+    /// bits.
     pub(super) fn remark(&self) -> Option<String> {
         let largest = self.sixteen_bit_max?;
         let is_dark = largest < SIXTEEN_BIT_WARNING;

@@ -233,8 +233,8 @@ impl ResolvedPrivacy {
 
     /// Accounts for a selection of images of which up to `images` are replaced when one image of
     /// the source is replaced: two, if images are chosen class by class, because the replacement
-    /// may be of another class. The noise grows by √`images`, so that the noise multiplier and every
-    /// ε mean what they mean without a selection.
+    /// may be of another class. The noise grows by √`images`, so that the noise multiplier and
+    /// every ε mean what they mean without a selection.
     #[must_use]
     pub fn with_replaced_images(mut self, images: u32) -> Self {
         self.replaced_images = images.max(1);

@@ -77,7 +77,9 @@ fn time(name: &str, files: &[&str]) {
 }
 
 fn dpsyn(bytes: &[u8]) -> Decoded {
-    let image = dpsyn::internals::images::decode(bytes).map_err(|error| error.to_string())?;
+    use dpsyn::internals::images::{DecodeOptions, decode};
+    let decoded = decode(bytes, &DecodeOptions::default()).map_err(|error| error.to_string())?;
+    let image = decoded.image;
     Ok((image.height, image.width, image.pixels))
 }
 

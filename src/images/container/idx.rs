@@ -127,7 +127,9 @@ impl Container for IdxImages {
     fn clients(&mut self) -> Result<Vec<String>, ImagesError> {
         Err(fault(
             &self.path,
-            "IDX files name no clients: name them in a CSV file".to_owned(),
+            "IDX files name no clients: expected images in a folder, Parquet files, tar shards or \
+             an .npz file, or no data.clients"
+                .to_owned(),
         ))
     }
 
@@ -143,7 +145,11 @@ impl Container for IdxImages {
             let mut pixels = Vec::new();
             self.images.read_to(&mut pixels, len)?;
             if self.channels == 1 {
-                pixels = pixels.iter().flat_map(|value| [*value; 3]).collect();
+                let mut rgb = Vec::with_capacity(3 * pixels.len());
+                for value in pixels {
+                    rgb.extend_from_slice(&[value; 3]);
+                }
+                pixels = rgb;
             }
             images.push(Stored::Pixels(Rgb {
                 pixels,

@@ -32,7 +32,7 @@ impl Container for ParquetImages {
         match self.0 {}
     }
 
-    fn labels(&mut self) -> Result<Vec<Option<String>>, ImagesError> {
+    fn labels(&mut self, _take: &mut dyn FnMut(Option<&str>)) -> Result<(), ImagesError> {
         match self.0 {}
     }
 

@@ -15,7 +15,6 @@ mod markers;
 mod pixels;
 mod transform;
 
-#[allow(unused_imports)]
 pub(super) use self::markers::{dimensions, exif};
 use super::{DecodeError, Rgb};
 

@@ -67,27 +67,10 @@ fn le16(bytes: &[u8]) -> u64 {
 
 /// Planes, the coefficients of all blocks (progressive files) and the result.
 fn jpeg(bytes: &[u8]) -> Option<u64> {
-    let mut at = 2;
-    loop {
-        while *bytes.get(at)? != 0xff || *bytes.get(at + 1)? == 0xff {
-            at += 1;
-        }
-        let marker = *bytes.get(at + 1)?;
-        // Markers without a length.
-        if matches!(marker, 0 | 1 | 0xd0..=0xd8) {
-            at += 2;
-            continue;
-        }
-        let len = be32(bytes.get(at + 2..at + 4)?) as usize;
-        if matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) {
-            let height = be32(bytes.get(at + 5..at + 7)?).next_multiple_of(64);
-            let width = be32(bytes.get(at + 7..at + 9)?).next_multiple_of(64);
-            let components = u64::from(*bytes.get(at + 9)?);
-            let samples = product(&[width, height, components]);
-            return Some(4 * samples + product(&[width, height, 3]) + (1 << 20));
-        }
-        at = at.checked_add(2 + len)?;
-    }
+    let (width, height, components) = super::jpeg::dimensions(bytes)?;
+    let [width, height] = [width, height].map(|side| u64::from(side).next_multiple_of(64));
+    let samples = product(&[width, height, components.into()]);
+    Some(4 * samples + product(&[width, height, 3]) + (1 << 20))
 }
 
 /// Returns the pixels of a GIF's first frame.

@@ -270,7 +270,7 @@ fn jpeg(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, DecodeError> {
         image: jpeg::decode_jpeg(bytes)?,
         sixteen_bit_max: None,
     };
-    Ok(match orientation::jpeg_exif(bytes) {
+    Ok(match jpeg::exif(bytes) {
         Some(exif) => orientation::orient_exif(decoded, exif, options),
         None => decoded,
     })

@@ -27,31 +27,6 @@ pub(super) fn orient_exif(decoded: Decoded, exif: &[u8], options: &DecodeOptions
     }
 }
 
-/// Returns the Exif data of a JPEG: the segment APP1 that begins with `Exif`, without this prefix.
-pub(super) fn jpeg_exif(bytes: &[u8]) -> Option<&[u8]> {
-    let mut rest = bytes.strip_prefix(&[0xff, 0xd8])?;
-    loop {
-        let [0xff, marker, high, low, ..] = *rest else {
-            return None;
-        };
-        // Fill bytes may stand before a marker.
-        if marker == 0xff {
-            rest = rest.get(1..)?;
-            continue;
-        }
-        // The pixels begin.
-        if marker == 0xda {
-            return None;
-        }
-        let len = usize::from(u16::from_be_bytes([high, low]));
-        let segment = rest.get(4..2 + len)?;
-        if let (0xe1, Some(exif)) = (marker, segment.strip_prefix(b"Exif\0\0")) {
-            return Some(exif);
-        }
-        rest = rest.get(2 + len..)?;
-    }
-}
-
 /// Turns an image by the value of the tag `Orientation`, 1 to 8, if the options ask for it; other
 /// values turn nothing.
 #[cfg(any(test, feature = "tiff"))]
@@ -108,6 +83,7 @@ fn turned(image: &Rgb, turn: Turn) -> Rgb {
 
 #[cfg(test)]
 mod tests {
+    use super::super::jpeg;
     use super::*;
 
     /// Two rows of three pixels, numbered from 0.
@@ -169,11 +145,11 @@ mod tests {
         let app1 = segment(0xe1, &[b"Exif\0\0".to_vec(), exif(6)].concat());
         let scan = segment(0xda, b"");
         let file = [b"\xff\xd8", &app0[..], b"\xff\xff", &app1, &scan].concat();
-        assert_eq!(jpeg_exif(&file), Some(&exif(6)[..]));
+        assert_eq!(jpeg::exif(&file), Some(&exif(6)[..]));
         let late = [b"\xff\xd8", &app0[..], &scan, &app1].concat();
-        assert_eq!(jpeg_exif(&late), None);
+        assert_eq!(jpeg::exif(&late), None);
         for end in 0..file.len() - scan.len() {
-            assert_eq!(jpeg_exif(&file[..end]), None, "{end}");
+            assert_eq!(jpeg::exif(&file[..end]), None, "{end}");
         }
     }
 

@@ -7,7 +7,7 @@ use super::huffman::{self, Table};
 use super::markers::{DAC, DHT, DQT, DRI, Markers, SOS, be16, split_at_restarts};
 use super::pixels::Plane;
 use super::transform::transform;
-use super::{arithmetic, damaged, unsupported};
+use super::{arithmetic, damaged};
 
 /// One component as it is read.
 struct Channel {
@@ -112,11 +112,7 @@ fn allocate(frame: &Frame) -> Result<Vec<Channel>, DecodeError> {
     let kept = if frame.progressive { 3 } else { 1 };
     let needed = (kept * samples + 3 * frame.width * frame.height) as u64;
     if needed > MAX_ALLOCATION {
-        return Err(unsupported(format!(
-            "it takes {} MB to decode, more than the limit of {} MB",
-            needed / 1_000_000,
-            MAX_ALLOCATION / 1_000_000
-        )));
+        return Err(DecodeError::Memory("JPEG"));
     }
     let channel = |component: &Component| Channel {
         plane: Plane::new(frame, component),

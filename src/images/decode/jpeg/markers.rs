@@ -171,7 +171,6 @@ pub(super) fn split_at_restarts(data: &[u8], count: usize) -> Option<Vec<&[u8]>>
 }
 
 /// Returns the TIFF block of the first EXIF segment before the pixels.
-#[allow(dead_code)]
 pub(in super::super) fn exif(bytes: &[u8]) -> Option<&[u8]> {
     Markers::new(bytes)
         .map_while(Result::ok)
@@ -181,7 +180,6 @@ pub(in super::super) fn exif(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 /// Returns width, height and number of components, as the frame header says.
-#[allow(dead_code)]
 pub(in super::super) fn dimensions(bytes: &[u8]) -> Option<(u32, u32, u8)> {
     let frame = Markers::new(bytes)
         .map_while(Result::ok)
