@@ -6,12 +6,14 @@ use image::codecs::gif::GifDecoder;
 use image::error::UnsupportedErrorKind;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 
-#[cfg(feature = "bmp")]
-use super::MAX_SIDE;
 use super::composer::{Composer, Layout};
 #[cfg(feature = "webp")]
 use super::orientation::orient_exif;
 use super::{DecodeError, DecodeOptions, Decoded, MAX_ALLOCATION, check_pixels};
+
+/// Longest side of a BMP in pixels that the decoder accepts.
+#[cfg(feature = "bmp")]
+const MAX_SIDE: u32 = 65_535;
 
 /// Decodes the first frame of a GIF on a canvas of the color `options.alpha`.
 ///
