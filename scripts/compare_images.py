@@ -6,9 +6,10 @@
     python scripts/compare_images.py DIR...
 
 Every file of the folders is read that Pillow or dpsyn takes for an image. Per format, and for JPEG per
-decoder, the counts are of files with pixels equal to Pillow's convert("RGB"), with at most one level of
-difference, with more (the most in parentheses), refused by the decoder alone, accepted though Pillow
-refuses, and refused by both. Files that are not equal are listed below the tables, those that both refuse
+decoder, the counts are of files with pixels equal to Pillow's convert("RGB"), changed by the rules of
+docs/images.md that differ from it (alpha, 16-bit gray, orientation of TIFF), with at most one level of
+difference, with more (the most in parentheses), refused by the decoder alone, accepted though Pillow refuses,
+and refused by both. Files that are not equal are listed below the tables, those that both refuse
 with --all. The corpora of docs/images.md:
 
     git clone --depth 1 https://github.com/python-pillow/Pillow
@@ -66,13 +67,31 @@ class Decoders:
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
+def by_our_rules(image):
+    """Returns the pixels of an image of Pillow by the rules of docs/images.md that differ from its own.
+
+    Alpha is composited over black, 16-bit gray keeps its high byte, and rows and columns are used as stored.
+    """
+    if image.format == "TIFF":
+        # Pillow turns a TIFF as it loads it.
+        image.getexif().pop(0x0112, None)
+    image.load()
+    if image.mode.startswith("I"):
+        gray = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    if image.format != "JPEG" and (image.has_transparency_data or image.mode in ("LA", "PA", "RGBA", "La", "RGBa")):
+        pixels = np.asarray(image.convert("RGBA")).astype(np.uint32)
+        return ((pixels[..., :3] * pixels[..., 3:] + 127) // 255).astype(np.uint8)
+    return np.asarray(image.convert("RGB"))
+
+
 def pillow(path):
     """Returns Pillow's pixels or refusal, and the format."""
     kind = None
     try:
         with Image.open(path) as image:
             kind = image.format
-            return np.asarray(image.convert("RGB")), kind
+            return by_our_rules(image), kind
     except Exception as error:  # Pillow's plugins raise many kinds
         return f"{type(error).__name__}: {error}", kind
 
