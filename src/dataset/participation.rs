@@ -90,6 +90,16 @@ impl Participation {
         }
     }
 
+    /// Returns the labels and the clients of the images that take part, as `u32`, little-endian.
+    pub(super) fn to_bytes(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let bytes = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+        let clients = self.clients.as_ref();
+        (
+            bytes(&self.labels),
+            clients.map(|clients| bytes(&clients.of_image)),
+        )
+    }
+
     /// Returns the number of protected units: images, or clients with an image that takes part.
     pub(super) fn units(&self) -> usize {
         match &self.clients {
@@ -251,7 +261,12 @@ mod tests {
         assert_eq!(once.kept, [true, true, true, false, false, false, false]);
         assert_eq!(once.labels, [0, 1, 0]);
         assert_eq!((once.undeclared, once.copies), (2, 2));
-        assert_eq!(digests.select(&once.kept), self::digests(&[7, 7, 8]));
+        let kept: Vec<&[u8]> = digests
+            .iter()
+            .zip(&once.kept)
+            .filter_map(|(digest, kept)| kept.then_some(digest))
+            .collect();
+        assert!(kept.into_iter().eq(self::digests(&[7, 7, 8]).iter()));
         let keep = select(&labels, &digests, Duplicates::Keep);
         assert_eq!(keep.kept, [true, true, true, false, true, true, false]);
         assert_eq!(keep.labels, [0, 1, 0, 0, 1]);

@@ -14,7 +14,8 @@ use crate::images::{DataConfig, ImageBatch, ImageSource, ImagesError, OccurringC
 use crate::metrics::FeatureSet;
 use crate::metrics::features::{FeatureAccumulator, Features};
 use crate::privacy::{
-    Fingerprint, ImageDigests, PrivacyError, PrivateFolder, Sensitive, contains_private, same_data,
+    Fingerprint, FingerprintHasher, ImageDigests, PrivacyError, PrivateFolder, Sensitive,
+    contains_private, same_data,
 };
 use crate::progress::{Observer, Unit};
 use crate::voting::PrivateEmbeddings;
@@ -128,7 +129,7 @@ impl PrivateImages {
     pub fn check(&mut self, observer: &dyn Observer) -> Result<CheckedImages, DatasetError> {
         let (total, batch_size) = (self.total(), self.batch_size);
         observer.begin_private("checking private images", Some(total as u64), Unit::Steps);
-        let mut digests = Sensitive::new(ImageDigests::none());
+        let mut digests = Sensitive::new(ImageDigests::with_capacity(total));
         let mut done = 0;
         let checked = self.source.check(batch_size, |batch| {
             done += batch.len();
@@ -145,7 +146,12 @@ impl PrivateImages {
         let examined = images.zip(digests, |images, digests| {
             (Participation::new(&images, &digests, selection), digests)
         });
-        let taking_part = examined.map_ref(|(images, digests)| digests.select(&images.kept));
+        let classes = self.classes().join("\n");
+        let taking_part = examined.map_ref(|(images, digests)| {
+            let kept = digests.iter().zip(&images.kept);
+            let kept = kept.filter_map(|(digest, kept)| kept.then_some(digest));
+            fingerprint(&classes, &images.to_bytes(), images.labels.len(), kept)
+        });
         (self.participation, self.digests) = examined.unzip();
         let left_out = self
             .participation
@@ -157,7 +163,7 @@ impl PrivateImages {
             remarks.into_iter().chain(skipped).chain(left_out).collect()
         });
         Ok(CheckedImages {
-            fingerprint: self.fingerprint(taking_part),
+            fingerprint: taking_part,
             notes,
         })
     }
@@ -173,33 +179,12 @@ impl PrivateImages {
     }
 
     /// Fingerprints the class names, and the label, the client and the bytes of each image that
-    /// takes part.
+    /// takes part, whose `digests` these are.
     fn fingerprint(&self, digests: Sensitive<ImageDigests>) -> Sensitive<Fingerprint> {
-        let labels = self.participation.map_ref(|images| {
-            let labels = images.labels.iter();
-            labels
-                .flat_map(|label| label.to_le_bytes())
-                .collect::<Vec<u8>>()
-        });
         let classes = self.classes().join("\n");
-        let clients = self.participation.map_ref(|images| {
-            let clients = images
-                .clients
-                .as_ref()
-                .map(|clients| clients.of_image.iter());
-            clients.map(|clients| {
-                clients
-                    .flat_map(|client| client.to_le_bytes())
-                    .collect::<Vec<u8>>()
-            })
-        });
-        let images = labels.zip(digests, |labels, digests| (labels, digests));
-        images.zip(clients, |(labels, digests), clients| {
-            let (labels, digests) = (labels.as_slice(), digests.as_bytes());
-            match clients {
-                None => Fingerprint::of([classes.as_bytes(), labels, digests]),
-                Some(clients) => Fingerprint::of([classes.as_bytes(), labels, digests, &clients]),
-            }
+        let of_images = self.participation.map_ref(Participation::to_bytes);
+        of_images.zip(digests, |of_images, digests| {
+            fingerprint(&classes, &of_images, digests.len(), digests.iter())
         })
     }
 
@@ -343,7 +328,7 @@ impl PrivateImages {
     ) -> Result<(), E> {
         let (total, batch_size) = (self.total(), self.batch_size);
         observer.begin_private(stage, Some(total as u64), Unit::Steps);
-        let mut digests = Sensitive::new(ImageDigests::none());
+        let mut digests = Sensitive::new(ImageDigests::with_capacity(total));
         let (mut done, mut begin) = (0, 0);
         let participation = &self.participation;
         let read = self.source.for_each_batch(batch_size, |batch| {
@@ -373,6 +358,24 @@ impl PrivateImages {
         }
         Ok(())
     }
+}
+
+/// Fingerprints images: the class names, labels and clients, and the digests of the images, which
+/// are not copied, because there may be millions.
+fn fingerprint<'a>(
+    classes: &str,
+    (labels, clients): &(Vec<u8>, Option<Vec<u8>>),
+    count: usize,
+    digests: impl Iterator<Item = &'a [u8]>,
+) -> Fingerprint {
+    let mut hasher = FingerprintHasher::default();
+    hasher.part(classes.as_bytes());
+    hasher.part(labels);
+    hasher.chunks(count * ImageDigests::DIGEST, digests);
+    if let Some(clients) = clients {
+        hasher.part(clients);
+    }
+    hasher.finish()
 }
 
 /// Returns what the source knows of each image without reading it.

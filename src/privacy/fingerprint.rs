@@ -14,12 +14,32 @@ impl Fingerprint {
     /// Hashes `parts` in order, each preceded by its length (8 bytes, little-endian), so that
     /// moving a boundary between two parts changes the fingerprint.
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut hasher = Sha256::new();
-        for part in parts {
-            hasher.update((part.len() as u64).to_le_bytes());
-            hasher.update(part);
-        }
-        Self(hasher.finalize().into())
+        let mut hasher = FingerprintHasher::default();
+        parts.into_iter().for_each(|part| hasher.part(part));
+        hasher.finish()
+    }
+}
+
+/// Computes a fingerprint like [`Fingerprint::of`], part by part.
+#[derive(Default)]
+pub struct FingerprintHasher(Sha256);
+
+impl FingerprintHasher {
+    /// Adds a part.
+    pub fn part(&mut self, part: &[u8]) {
+        self.chunks(part.len(), [part]);
+    }
+
+    /// Adds one part of `len` bytes, which are in `chunks`.
+    pub fn chunks<'a>(&mut self, len: usize, chunks: impl IntoIterator<Item = &'a [u8]>) {
+        self.0.update((len as u64).to_le_bytes());
+        chunks.into_iter().for_each(|chunk| self.0.update(chunk));
+    }
+
+    /// Returns the fingerprint of all parts.
+    #[must_use]
+    pub fn finish(self) -> Fingerprint {
+        Fingerprint(self.0.finalize().into())
     }
 }
 

@@ -86,7 +86,7 @@ pub use charge::Charge;
 pub use earlier::{EarlierRun, check_carried, merge as merge_earlier, run_of_samples};
 pub use error::PrivacyError;
 pub use evaluation::{PrivateEvaluationConsent, print_marked_private};
-pub use fingerprint::{Fingerprint, same_data, sha256_hex};
+pub use fingerprint::{Fingerprint, FingerprintHasher, same_data, sha256_hex};
 pub use histogram::NoisyHistogram;
 pub use ledger::Ledger;
 pub use mechanism::{UnpublishedHistogram, release};

@@ -18,6 +18,21 @@ impl ImageDigests {
         Self(Vec::new())
     }
 
+    /// Bytes of a digest.
+    pub const DIGEST: usize = 32;
+
+    /// Creates a set without images, with memory for `count`.
+    #[must_use]
+    pub fn with_capacity(count: usize) -> Self {
+        Self(Vec::with_capacity(count))
+    }
+
+    /// Returns the number of images.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Adds an image by its pixels.
     pub fn push(&mut self, pixels: &[u8]) {
         self.0.push(Sha256::digest(pixels).into());
@@ -28,24 +43,10 @@ impl ImageDigests {
         self.0.extend(other.0);
     }
 
-    /// Returns the digests of the images that are `kept`, in order.
-    #[must_use]
-    pub fn select(&self, kept: &[bool]) -> Self {
-        let images = self.0.iter().zip(kept);
-        let selected = images.filter(|(_, kept)| **kept);
-        Self(selected.map(|(digest, _)| *digest).collect())
-    }
-
     /// Returns the digest of an image.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&[u8]> {
         self.0.get(index).map(<[u8; 32]>::as_slice)
-    }
-
-    /// Returns the bytes of all digests, in order.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_flattened()
     }
 
     /// Returns the digests in order, each as bytes.

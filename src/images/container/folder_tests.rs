@@ -220,3 +220,12 @@ fn one_file_under_two_names_is_refused() {
         "{error}"
     );
 }
+
+#[cfg(unix)]
+#[test]
+fn hard_links_are_equal_images_and_no_duplicates_of_a_path() {
+    let root = folder(&["a_1.png"]);
+    fs::hard_link(root.path().join("a_1.png"), root.path().join("a_2.png")).unwrap();
+    // `data.duplicates` treats them as it treats copies.
+    assert_eq!(names(&list(root.path()).unwrap()), ["a_1.png", "a_2.png"]);
+}

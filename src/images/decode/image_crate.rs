@@ -6,12 +6,14 @@ use image::codecs::gif::GifDecoder;
 use image::error::UnsupportedErrorKind;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 
-#[cfg(feature = "bmp")]
-use super::MAX_SIDE;
 use super::composer::{Composer, Layout};
 #[cfg(feature = "webp")]
 use super::orientation::orient_exif;
 use super::{DecodeError, DecodeOptions, Decoded, MAX_ALLOCATION, check_pixels};
+
+/// Longest side of a BMP in pixels that the decoder accepts.
+#[cfg(feature = "bmp")]
+const MAX_SIDE: u32 = 65_535;
 
 /// Decodes the first frame of a GIF on a canvas of the color `options.alpha`.
 ///
@@ -29,6 +31,14 @@ pub(super) fn decode_gif(bytes: &[u8], options: &DecodeOptions) -> Result<Decode
 #[cfg(feature = "webp")]
 pub(super) fn decode_webp(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, DecodeError> {
     use image::codecs::webp::WebPDecoder;
+    // The decoder would accept an animation whose later frames are cut off.
+    let stated = bytes
+        .get(4..8)
+        .and_then(|size| size.try_into().ok())
+        .map(u32::from_le_bytes);
+    if stated.is_none_or(|size| (bytes.len() as u64) < 8 + u64::from(size)) {
+        return Err(DecodeError::Damaged("WebP"));
+    }
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| refusal("WebP", error))?;
     let decoded = read("WebP", decoder, options)?;
     // The decoder would take memory for as many Exif data as the file claims to have.
@@ -97,7 +107,8 @@ fn read(
 }
 
 /// Refuses what the decoder misunderstands: a side above its limit, which it calls invalid; pixels
-/// that begin within the palette; and compressed pixels that end early, which it fills up.
+/// that begin within the palette; and compressed pixels that end early or are left out, which it
+/// invents.
 #[cfg(feature = "bmp")]
 fn check_bmp(bytes: &[u8]) -> Result<(), DecodeError> {
     let number = |at: usize, len: usize| {
@@ -132,24 +143,52 @@ fn check_bmp(bytes: &[u8]) -> Result<(), DecodeError> {
     match (compression, bits) {
         (1, 8) | (2, 4) => {
             let pixels = bytes.get(start..).ok_or_else(damaged)?;
-            check_run_lengths(pixels, bits as usize).ok_or_else(damaged)
+            match run_lengths_fill(pixels, bits as usize, (width, height)) {
+                Some(true) => Ok(()),
+                Some(false) => Err(DecodeError::Unsupported {
+                    format: "BMP",
+                    what: "pixels that are left out: convert the image to PNG".to_owned(),
+                }),
+                None => Err(damaged()),
+            }
         }
         _ => Ok(()),
     }
 }
 
-/// Returns `Some` if run-length coded pixels have an end.
+/// Returns true if run-length coded pixels fill the image, and `None` if they have no end.
 #[cfg(feature = "bmp")]
-fn check_run_lengths(pixels: &[u8], bits: usize) -> Option<()> {
+fn run_lengths_fill(pixels: &[u8], bits: usize, (width, height): (u32, u32)) -> Option<bool> {
+    let (width, height) = (u64::from(width), u64::from(height));
     let mut at = 0;
+    // Pixels of the current row, and rows that are complete.
+    let (mut x, mut y) = (0u64, 0u64);
+    let mut full = true;
     loop {
         match (*pixels.get(at)?, *pixels.get(at + 1)?) {
-            (0, 0) => at += 2,
-            (0, 1) => return Some(()),
-            (0, 2) => at += 4,
+            (0, 0) => {
+                full &= x >= width;
+                (x, y) = (0, y + 1);
+                at += 2;
+            }
+            (0, 1) => {
+                let rows = y + u64::from(x >= width);
+                return Some(full && (x == 0 || x >= width) && rows >= height);
+            }
+            // Pixels are skipped.
+            (0, 2) => {
+                full = false;
+                at += 4;
+            }
             // So many pixels follow as they are, to the next even byte.
-            (0, count) => at += 2 + (usize::from(count) * bits).div_ceil(8).next_multiple_of(2),
-            _ => at += 2,
+            (0, count) => {
+                x += u64::from(count);
+                at += 2 + (usize::from(count) * bits).div_ceil(8).next_multiple_of(2);
+            }
+            (count, _) => {
+                x += u64::from(count);
+                at += 2;
+            }
         }
     }
 }

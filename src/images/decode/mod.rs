@@ -41,8 +41,6 @@ pub use sixteen_bit::{SixteenBit, sixteen_bit_to_eight};
 pub const MAX_PIXELS: u64 = 2 * 89_478_485;
 /// Largest allocation of a decoder in bytes: 16-bit RGBA of [`MAX_PIXELS`].
 pub const MAX_ALLOCATION: u64 = 8 * MAX_PIXELS;
-/// Longest side of a JPEG in pixels.
-const MAX_SIDE: u32 = 65_535;
 
 /// Endings of the names of image files, compared without case: those of the formats that this build
 /// reads. DICOM files often have no ending; a folder's are used only with one.

@@ -107,8 +107,9 @@ fn check_chunks(bytes: &[u8]) -> Result<(), DecodeError> {
     loop {
         let (len, after) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
         let len = u32::from_be_bytes(*len) as usize;
-        let content = after.get(..4 + len).ok_or_else(damaged)?;
-        let (sum, next) = after[4 + len..].split_first_chunk().ok_or_else(damaged)?;
+        // The name of the chunk, and its data.
+        let (content, after) = after.split_at_checked(4 + len).ok_or_else(damaged)?;
+        let (sum, next) = after.split_first_chunk().ok_or_else(damaged)?;
         let mut crc = flate2::Crc::new();
         crc.update(content);
         if crc.sum() != u32::from_be_bytes(*sum) {

@@ -79,6 +79,19 @@ mod bmp {
     }
 
     #[test]
+    fn pixels_that_are_left_out_are_not_invented() {
+        let full = [3, 1, 0, 0, 3, 1, 0, 0, 0, 1];
+        assert!(decoded(&bmp(3, 2, (8, 1), &full)).is_ok());
+        let skipped = [1, 1, 0, 2, 1, 0, 1, 1, 0, 0, 3, 1, 0, 1];
+        let short_row = [2, 1, 0, 0, 3, 1, 0, 1];
+        let short_image = [3, 1, 0, 1];
+        for pixels in [&skipped[..], &short_row, &short_image] {
+            let error = decoded(&bmp(3, 2, (8, 1), pixels)).unwrap_err();
+            assert!(error.to_string().contains("left out"), "{error}");
+        }
+    }
+
+    #[test]
     fn rows_stand_upside_down_unless_the_height_is_negative() {
         let rows = [0x40, 0, 0, 0, 0x80, 0, 0, 0];
         let up = decoded(&bmp(2, 2, (1, 0), &rows)).unwrap();
