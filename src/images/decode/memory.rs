@@ -127,8 +127,9 @@ mod tests {
         png[28] = 1;
         assert_eq!(decoding_memory(&png), Some(10 * 20 * 8 + 600 + (1 << 20)));
         // Side by side: marker, length, precision, height, width, components.
-        let jpeg = b"\xff\xd8\xff\xe0\0\x04ab\xff\xff\xc2\0\x11\x08\0\x09\0\x08\x03".as_slice();
-        assert_eq!(decoding_memory(jpeg), Some(64 * 64 * 15 + (1 << 20)));
+        let head = b"\xff\xd8\xff\xe0\0\x04ab\xff\xff\xc2\0\x11\x08\0\x09\0\x08\x03".as_slice();
+        let jpeg = [head, &[1; 9]].concat();
+        assert_eq!(decoding_memory(&jpeg), Some(64 * 64 * 15 + (1 << 20)));
         let gif = b"GIF89a\x0a\0\x14\0\0\0\0\x21\xfe\x02ab\0\x2c\0\0\0\0\x05\0\x06\0".as_slice();
         assert_eq!(decoding_memory(gif), Some(7 * 200 + 4 * 30 + (1 << 20)));
         let webp = b"RIFF____WEBPVP8X________\x09\0\0\x13\0\0".as_slice();
