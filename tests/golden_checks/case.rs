@@ -92,3 +92,32 @@ impl Case {
 pub fn fail(message: impl Into<String>) -> Outcome {
     Err(message.into().into())
 }
+
+/// Checks each of the `entries` of a case, which have a `file` and maybe `options`; the message
+/// names all files that diverge.
+pub fn check_files(case: &Case, check: fn(&Case, &Value, &str) -> Outcome) -> Outcome {
+    let entries = case.value("/entries")?.as_array().ok_or("no entries")?;
+    let mut diverged = Vec::new();
+    for entry in entries {
+        let file = entry["file"].as_str().ok_or("an entry names no file")?;
+        if let Err(error) = check(case, entry, file) {
+            let options = entry.get("options").map(Value::to_string);
+            let options = options.unwrap_or_default();
+            diverged.push(format!("{file} {options}: {error}"));
+        }
+    }
+    if diverged.is_empty() {
+        Ok(())
+    } else {
+        fail(diverged.join("; "))
+    }
+}
+
+/// Checks that a file was refused with these words.
+pub fn refused<T, E: std::fmt::Display>(found: Result<T, E>, words: &str) -> Outcome {
+    match found {
+        Ok(_) => fail("read, and a refusal was expected"),
+        Err(error) if error.to_string().contains(words) => Ok(()),
+        Err(error) => fail(format!("the message is `{error}`, expected `{words}`")),
+    }
+}

@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
-use super::super::all_labels;
+use super::super::{all_labels, folder_of};
 use super::*;
 
 /// An IDX file of these dimensions and values.
@@ -23,14 +23,6 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
-}
-
-fn folder(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, bytes) in files {
-        fs::write(folder.path().join(name), bytes).unwrap();
-    }
-    folder
 }
 
 /// Five images of 2x3 pixels, the values of which count.
@@ -58,7 +50,7 @@ fn gray(index: u8) -> Vec<u8> {
 }
 
 fn error_of(files: &[(&str, Vec<u8>)]) -> String {
-    let folder = folder(files);
+    let folder = folder_of(files);
     let opened = IdxImages::open(folder.path(), Some("train"));
     let read = opened.and_then(|mut images| {
         let all: Vec<usize> = (0..images.len()).collect();
@@ -76,7 +68,7 @@ fn plain_and_gzipped_files_are_read_in_any_order() {
         // Unpacked by a browser, with its old name.
         ("train-images.idx3-ubyte.gz", images()),
     ] {
-        let folder = folder(&[(name, bytes)]);
+        let folder = folder_of(&[(name, bytes)]);
         let mut images = IdxImages::open(folder.path(), Some("train")).unwrap();
         assert_eq!((images.len(), images.stored_len(0)), (5, 18));
         assert!(images.name(3).ends_with(&format!("{name}: image 3")));
@@ -91,7 +83,7 @@ fn plain_and_gzipped_files_are_read_in_any_order() {
 #[test]
 fn color_is_a_fourth_dimension() {
     let values: Vec<u8> = (0..12).collect();
-    let folder = folder(&[("train-images-idx4-ubyte", idx(&[2, 1, 2, 3], &values))]);
+    let folder = folder_of(&[("train-images-idx4-ubyte", idx(&[2, 1, 2, 3], &values))]);
     let mut images = IdxImages::open(folder.path(), None).unwrap();
     assert_eq!(pixels(&mut images, &[1]), [&values[6..]]);
 }
@@ -99,7 +91,7 @@ fn color_is_a_fourth_dimension() {
 #[test]
 fn a_split_selects_the_file_and_its_labels() {
     let one = |value: u8| idx(&[1, 1, 1], &[value]);
-    let folder = folder(&[
+    let folder = folder_of(&[
         ("train-images-idx3-ubyte.gz", gzip(&one(1))),
         ("train-labels-idx1-ubyte", idx(&[1], &[7])),
         ("t10k-images-idx3-ubyte", one(2)),
@@ -122,7 +114,7 @@ fn a_split_selects_the_file_and_its_labels() {
 #[test]
 fn labels_must_be_there_and_fit() {
     let labels = |files: &[(&str, Vec<u8>)]| {
-        let folder = folder(files);
+        let folder = folder_of(files);
         let mut images = IdxImages::open(folder.path(), None).unwrap();
         all_labels(&mut images).map_err(|error| error.to_string())
     };
@@ -189,7 +181,7 @@ proptest! {
             bytes.truncate(cut.index(bytes.len()));
         }
         let same = bytes == whole;
-        let folder = folder(&[("train-images-idx3-ubyte", bytes)]);
+        let folder = folder_of(&[("train-images-idx3-ubyte", bytes)]);
         let Ok(mut container) = IdxImages::open(folder.path(), None) else {
             prop_assert!(!same);
             return Ok(());

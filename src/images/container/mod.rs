@@ -167,3 +167,15 @@ fn all_labels(container: &mut dyn Container) -> Result<Vec<Option<String>>, Imag
     container.labels(&mut |label| labels.push(label.map(str::to_owned)))?;
     Ok(labels)
 }
+
+/// Creates a folder with these files.
+#[cfg(test)]
+fn folder_of(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    folder
+}

@@ -9,7 +9,7 @@ use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::SchemaDescriptor;
 use proptest::prelude::*;
 
-use super::super::all_labels;
+use super::super::{all_labels, folder_of};
 use super::*;
 
 const HUB: &str = "message schema {
@@ -118,16 +118,6 @@ impl Columns {
     }
 }
 
-fn folder(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, bytes) in files {
-        let path = folder.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-    folder
-}
-
 fn bytes(container: &mut ParquetImages, indices: &[usize]) -> Vec<String> {
     let stored = container.read(indices).unwrap();
     let bytes = stored.into_iter().map(|stored| match stored {
@@ -139,7 +129,7 @@ fn bytes(container: &mut ParquetImages, indices: &[usize]) -> Vec<String> {
 
 /// Opens a file in a folder that must outlive it.
 fn open(file: Vec<u8>) -> (tempfile::TempDir, Result<ParquetImages, String>) {
-    let folder = folder(&[("train.parquet", file)]);
+    let folder = folder_of(&[("train.parquet", file)]);
     let images = ParquetImages::open(folder.path(), Some("train"));
     (folder, images.map_err(|error| error.to_string()))
 }
@@ -189,7 +179,7 @@ fn files_and_row_groups_follow_each_other() {
         };
         columns.write()
     };
-    let folder = folder(&[
+    let folder = folder_of(&[
         ("data/train-1.parquet", named("b", &[])),
         ("data/train-2.parquet", named("c", &[1, 0, 2])),
         ("data/train-0.parquet", named("a", &[2, 1])),
@@ -250,7 +240,7 @@ fn integers_become_the_names_of_classes() {
     let error = all_labels(&mut images.unwrap()).unwrap_err().to_string();
     assert!(error.contains("huggingface"), "{error}");
     let other = metadata.replace("cat", "cow");
-    let folder = folder(&[
+    let folder = folder_of(&[
         ("0.parquet", Columns::with_metadata(metadata).write()),
         ("1.parquet", Columns::with_metadata(&other).write()),
     ]);

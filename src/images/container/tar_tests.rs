@@ -3,7 +3,7 @@ use std::fs;
 use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 
-use super::super::all_labels;
+use super::super::{all_labels, folder_of};
 use super::*;
 
 /// A tar file with these files.
@@ -17,16 +17,6 @@ fn shard(files: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn folder(shards: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, bytes) in shards {
-        let path = folder.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-    folder
-}
-
 fn bytes(container: &mut WebDataset, indices: &[usize]) -> Vec<Vec<u8>> {
     let stored = container.read(indices).unwrap();
     let bytes = stored.into_iter().map(|stored| match stored {
@@ -37,7 +27,7 @@ fn bytes(container: &mut WebDataset, indices: &[usize]) -> Vec<Vec<u8>> {
 }
 
 fn refused(bytes: Vec<u8>) -> String {
-    let folder = folder(&[("a.tar", bytes)]);
+    let folder = folder_of(&[("a.tar", bytes)]);
     let error = WebDataset::open(folder.path(), None).err();
     error.expect("it was accepted").to_string()
 }
@@ -75,7 +65,7 @@ fn samples_are_grouped_by_key_and_read_in_any_order() {
         ("b/README", b"x"),
         ("b/Thumbs.db", b"x"),
     ]);
-    let folder = folder(&[("a.tar", shard)]);
+    let folder = folder_of(&[("a.tar", shard)]);
     let mut dataset = WebDataset::open(&folder.path().join("a.tar"), None).unwrap();
     assert_eq!(dataset.len(), 3);
     assert!(
@@ -108,7 +98,7 @@ fn files_of_a_sample_need_not_follow_each_other() {
         ("1.cls", b"a"),
         ("2.cls", b"b"),
     ]);
-    let folder = folder(&[("a.tar", shard)]);
+    let folder = folder_of(&[("a.tar", shard)]);
     let mut dataset = WebDataset::open(folder.path(), None).unwrap();
     assert_eq!(
         all_labels(&mut dataset).unwrap(),
@@ -119,7 +109,7 @@ fn files_of_a_sample_need_not_follow_each_other() {
 #[test]
 fn shards_are_sorted_and_chosen_by_the_split() {
     let one = |text: &'static [u8]| shard(&[("0.png", text)]);
-    let folder = folder(&[
+    let folder = folder_of(&[
         ("train-1.tar", one(b"b")),
         ("train-0.tar", one(b"a")),
         ("val/0.tar", one(b"c")),
@@ -169,7 +159,7 @@ fn labels_that_are_no_names_are_refused() {
         ("1.cls", b" \n", ".cls"),
         ("1.cls", b"\xff", ".cls"),
     ] {
-        let folder = folder(&[("a.tar", shard(&[("1.png", b"x"), (name, text)]))]);
+        let folder = folder_of(&[("a.tar", shard(&[("1.png", b"x"), (name, text)]))]);
         let mut dataset = WebDataset::open(folder.path(), None).unwrap();
         let error = all_labels(&mut dataset).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
@@ -198,7 +188,7 @@ fn other_files_than_whole_tar_files_are_refused() {
         let error = refused(bytes);
         assert!(error.contains(expected), "{error}: {expected}");
     }
-    let folder = folder(&[("train-0.tar.gz", b"x".to_vec())]);
+    let folder = folder_of(&[("train-0.tar.gz", b"x".to_vec())]);
     let error = WebDataset::open(folder.path(), Some("train")).err();
     assert!(error.unwrap().to_string().contains("decompress"));
 }
@@ -253,7 +243,7 @@ proptest! {
             damaged.truncate(cut.index(damaged.len()));
         }
         let same = damaged == whole;
-        let folder = folder(&[("a.tar", damaged)]);
+        let folder = folder_of(&[("a.tar", damaged)]);
         let Ok(mut dataset) = WebDataset::open(folder.path(), None) else {
             prop_assert!(!same);
             return Ok(());
