@@ -114,7 +114,7 @@ pub fn check_files(case: &Case, check: fn(&Case, &Value, &str) -> Outcome) -> Ou
 }
 
 /// Checks that a file was refused with these words.
-pub fn refused<T, E: std::fmt::Display>(found: Result<T, E>, words: &str) -> Outcome {
+pub fn refused<T, E: std::fmt::Display>(found: std::result::Result<T, E>, words: &str) -> Outcome {
     match found {
         Ok(_) => fail("read, and a refusal was expected"),
         Err(error) if error.to_string().contains(words) => Ok(()),

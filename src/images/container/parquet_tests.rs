@@ -1,5 +1,3 @@
-use std::fs;
-
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::data_type::{Int32Type, Int64Type};
 use parquet::file::metadata::KeyValue;

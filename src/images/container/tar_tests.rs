@@ -1,5 +1,3 @@
-use std::fs;
-
 use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 
