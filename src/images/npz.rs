@@ -234,7 +234,7 @@ impl<R: Read + Seek> NpzReader<R> {
         if !known || encrypted {
             let how = match encrypted {
                 true => "encrypted".to_owned(),
-                false => format!("compressed with {}", compression_name(compression)),
+                false => format!("compressed with {compression}"),
             };
             return Err(NpzError::Array {
                 key: key.to_owned(),
@@ -402,17 +402,6 @@ impl<W: Write + Seek> NpzWriter<W> {
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), NpzError> {
         Ok(self.zip.write_all(bytes)?)
-    }
-}
-
-/// Returns the name of a compression method that this program does not read.
-fn compression_name(method: CompressionMethod) -> String {
-    let name = method.to_string();
-    match name.as_str() {
-        "Unsupported(12)" => "bzip2".to_owned(),
-        "Unsupported(14)" => "LZMA".to_owned(),
-        "Unsupported(93)" => "Zstandard".to_owned(),
-        _ => name,
     }
 }
 

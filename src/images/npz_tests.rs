@@ -165,7 +165,7 @@ fn other_compressions_are_named() {
     bytes[central + 10] = 12;
     let error = opened(bytes).f64s("a").unwrap_err().to_string();
     assert!(
-        error.contains("array `a` is compressed with") && error.contains("np.savez"),
+        error.contains("array `a` is compressed with Bzip2") && error.contains("np.savez"),
         "{error}"
     );
 }

@@ -189,9 +189,10 @@ fn fitted(
                 Err(error) => return Ok(Err(Fault::Decode(error))),
             }
         }
-        Stored::Path(path) => match read_file(&path) {
-            Ok(bytes) if needed(&bytes) > memory => return Err(Stored::Path(path)),
-            Ok(bytes) => match decode(&bytes, options) {
+        Stored::Path(path) => match read_file(&path, memory) {
+            Ok(None) => return Err(Stored::Path(path)),
+            Ok(Some(bytes)) if needed(&bytes) > memory => return Err(Stored::Path(path)),
+            Ok(Some(bytes)) => match decode(&bytes, options) {
                 Ok(decoded) => decoded,
                 Err(error) => return Ok(Err(Fault::Decode(error))),
             },
@@ -205,18 +206,27 @@ fn fitted(
     }))
 }
 
-/// Reads a file, without taking memory for what is not an image anyway.
-fn read_file(path: &Path) -> Result<Vec<u8>, Fault> {
+/// Reads a file; returns `None` if it has more than `memory` bytes.
+fn read_file(path: &Path, memory: u64) -> Result<Option<Vec<u8>>, Fault> {
     let failed = |cause| Fault::Read(path.to_owned(), cause);
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
-    file.take(MAX_FILE + 1)
+    let mut file = File::open(path).map_err(failed)?;
+    let len = file.metadata().map_err(failed)?.len();
+    if len > MAX_FILE {
+        return Err(Fault::Decode(DecodeError::Unsupported {
+            format: "file",
+            what: format!("it has more than {MAX_FILE} bytes"),
+        }));
+    }
+    if len > memory {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+    // A file that grows meanwhile is read no further.
+    Read::by_ref(&mut file)
+        .take(len)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
-    match bytes.len() as u64 > MAX_FILE {
-        true => Err(Fault::Decode(DecodeError::TooLarge)),
-        false => Ok(bytes),
-    }
+    Ok(Some(bytes))
 }
 
 /// Applies `T.Resize(size)` and `T.CenterCrop(size)`.
