@@ -24,6 +24,9 @@ fn check_entry(case: &Case, entry: &Value, file: &str) -> Outcome {
     let config: DataConfig = serde_json::from_value(section)?;
     config.validate()?;
     let found = decode(&bytes, &config.decode_options());
+    if let Some(feature) = missing_feature(file) {
+        return refused(found, &format!("build dpsyn with the feature `{feature}`"));
+    }
     if let Some(words) = entry["refused"].as_str() {
         return refused(found, words);
     }
@@ -56,4 +59,17 @@ fn check_entry(case: &Case, entry: &Value, file: &str) -> Outcome {
         .as_str()
         .ok_or("neither tensor nor digest")?;
     check_bytes("pixels", &found.pixels, &case.u8s(tensor)?.0, 0.0)
+}
+
+/// Returns the feature that reads a file, if this build lacks it.
+fn missing_feature(file: &str) -> Option<&'static str> {
+    let (_, ending) = file.rsplit_once('.')?;
+    let (feature, present) = match ending {
+        "webp" => ("webp", cfg!(feature = "webp")),
+        "bmp" => ("bmp", cfg!(feature = "bmp")),
+        "tif" => ("tiff", cfg!(feature = "tiff")),
+        "dcm" => ("dicom", cfg!(feature = "dicom")),
+        _ => return None,
+    };
+    (!present).then_some(feature)
 }
