@@ -273,10 +273,7 @@ impl DirScan {
         let mut entries = fs::read_dir(folder)
             .and_then(|entries| entries.collect::<io::Result<Vec<_>>>())
             .map_err(failed)?;
-        entries.sort_by(|a, b| {
-            let name = |entry: &fs::DirEntry| entry.file_name().into_encoded_bytes();
-            name(a).cmp(&name(b))
-        });
+        entries.sort_by_cached_key(|entry| entry.file_name().into_encoded_bytes());
         for entry in entries {
             let (path, name) = (entry.path(), entry.file_name());
             // Also `._*`, which macOS writes beside each file.
