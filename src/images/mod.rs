@@ -5,7 +5,7 @@
 //! * pixels: [`ImageBatch`], [`Resampler`] (weights in `filter`), `shorter_side_to` and
 //!   [`center_crop`];
 //! * files: [`decode`](fn@decode), the `.npy` header, [`NpzReader`] and [`NpzWriter`],
-//!   [`SamplesReader`] and [`SamplesWriter`], [`png`] and [`grid`](fn@grid);
+//!   [`SamplesReader`] and [`SamplesWriter`], [`png`](fn@png) and [`grid`](fn@grid);
 //! * the private data: [`DataConfig`] declares, a `container` lists, `choose` limits, and
 //!   [`ImageSource`] reads.
 

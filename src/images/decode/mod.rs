@@ -1,7 +1,7 @@
 //! Decodes image files to 8-bit RGB.
 //!
 //! Colors are those of Pillow. JPEGs are decoded byte for byte as by libjpeg-turbo, by a decoder of
-//! our own ([`jpeg`], which has the reason). CMYK follows Adobe's inverted convention. Three cases
+//! our own (`docs/images.md` has the reason). CMYK follows Adobe's inverted convention. Three cases
 //! differ from the loader of the reference implementation, which returns wrong planes for them
 //! (palette indices, a fourth channel, wrapped integers):
 //!
