@@ -121,7 +121,7 @@ pub(super) fn refuse_split(file: &Path, split: Option<&str>) -> Result<(), Image
 }
 
 /// Refuses a file that links reach twice: each of its images would count twice.
-fn refuse_duplicates(files: &[PathBuf]) -> Result<(), ImagesError> {
+pub(super) fn refuse_duplicates(files: &[PathBuf]) -> Result<(), ImagesError> {
     let mut seen = HashMap::with_capacity(files.len());
     for path in files {
         let real = path.canonicalize().map_err(read_error(path))?;

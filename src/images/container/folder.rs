@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::files::{read_error, refuse_duplicates};
 use super::{Container, Stored};
 use crate::images::EXTENSIONS;
 use crate::images::clients::{ClientsConfig, relative};
@@ -265,8 +266,8 @@ struct DirScan {
 
 impl DirScan {
     fn folder(&mut self, folder: &Path) -> Result<(), ImagesError> {
-        let failed = |source| read_error(folder, source);
-        if !self.visited.insert(folder.canonicalize().map_err(failed)?) {
+        let failed = read_error(folder);
+        if !self.visited.insert(folder.canonicalize().map_err(&failed)?) {
             self.pass_over("links to folders that were read".to_owned());
             return Ok(());
         }
@@ -285,8 +286,8 @@ impl DirScan {
                 self.pass_over("folders of other programs".to_owned());
                 continue;
             }
-            let failed = |source| read_error(&path, source);
-            let mut kind = entry.file_type().map_err(failed)?;
+            let failed = |cause| read_error(&path)(cause);
+            let mut kind = entry.file_type().map_err(&failed)?;
             if kind.is_symlink() {
                 self.links = true;
                 kind = match fs::metadata(&path) {
@@ -330,29 +331,6 @@ fn ending(path: &Path) -> String {
         format!(".{extension}")
     });
     extension.unwrap_or_else(|| "without an ending".to_owned())
-}
-
-fn refuse_duplicates(files: &[PathBuf]) -> Result<(), ImagesError> {
-    let mut seen = HashMap::with_capacity(files.len());
-    for path in files {
-        let real = path
-            .canonicalize()
-            .map_err(|source| read_error(path, source))?;
-        if let Some(first) = seen.insert(real, path) {
-            return Err(ImagesError::Duplicate {
-                first: first.clone(),
-                second: path.clone(),
-            });
-        }
-    }
-    Ok(())
-}
-
-fn read_error(path: &Path, source: io::Error) -> ImagesError {
-    ImagesError::Read {
-        path: path.to_owned(),
-        cause: source,
-    }
 }
 
 #[cfg(test)]

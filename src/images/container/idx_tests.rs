@@ -5,7 +5,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
-use super::super::{all_labels, folder_of};
+use super::super::{all_labels, damaged_copy, folder_of};
 use super::*;
 
 /// An IDX file of these dimensions and values.
@@ -173,12 +173,7 @@ proptest! {
         zipped: bool,
     ) {
         let whole = if zipped { gzip(&images()) } else { images() };
-        let mut bytes = whole.clone();
-        let at = at.index(bytes.len());
-        bytes[at] = value;
-        if let Some(cut) = cut {
-            bytes.truncate(cut.index(bytes.len()));
-        }
+        let bytes = damaged_copy(&whole, vec![(at, value)], cut);
         let same = bytes == whole;
         let folder = folder_of(&[("train-images-idx3-ubyte", bytes)]);
         let Ok(mut container) = IdxImages::open(folder.path(), None) else {

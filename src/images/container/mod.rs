@@ -30,7 +30,7 @@ use super::layout::{Format, Labels};
 
 /// The content of one image, before it is decoded.
 pub(super) enum Stored {
-    /// An image file, to be read by whoever decodes it.
+    /// An image file, which is read only when it is decoded.
     Path(PathBuf),
     /// The bytes of an image file.
     Encoded(Vec<u8>),
@@ -105,10 +105,7 @@ impl Kinds {
     /// [`ImagesError`] if it cannot be read, or is of another kind.
     pub(super) fn open(config: &DataConfig) -> Result<Self, ImagesError> {
         let (path, split) = (config.path.as_path(), config.split.as_deref());
-        let metadata = std::fs::metadata(path).map_err(|cause| ImagesError::Read {
-            path: path.to_owned(),
-            cause,
-        })?;
+        let metadata = std::fs::metadata(path).map_err(files::read_error(path))?;
         let refuse = |found, expected| {
             let path = path.to_owned();
             Err(ImagesError::Kind {
@@ -166,6 +163,24 @@ fn all_labels(container: &mut dyn Container) -> Result<Vec<Option<String>>, Imag
     let mut labels = Vec::new();
     container.labels(&mut |label| labels.push(label.map(str::to_owned)))?;
     Ok(labels)
+}
+
+/// Returns the bytes with some of them changed, and cut off at a place.
+#[cfg(test)]
+fn damaged_copy(
+    whole: &[u8],
+    changes: Vec<(proptest::sample::Index, u8)>,
+    cut: Option<proptest::sample::Index>,
+) -> Vec<u8> {
+    let mut damaged = whole.to_vec();
+    for (at, value) in changes {
+        let at = at.index(damaged.len());
+        damaged[at] = value;
+    }
+    if let Some(cut) = cut {
+        damaged.truncate(cut.index(damaged.len()));
+    }
+    damaged
 }
 
 /// Creates a folder with these files.

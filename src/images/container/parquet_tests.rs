@@ -7,7 +7,7 @@ use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::SchemaDescriptor;
 use proptest::prelude::*;
 
-use super::super::{all_labels, folder_of};
+use super::super::{all_labels, damaged_copy, folder_of};
 use super::*;
 
 const HUB: &str = "message schema {
@@ -379,14 +379,7 @@ proptest! {
     ) {
         let compression = if snappy { Compression::SNAPPY } else { Compression::UNCOMPRESSED };
         let whole = Columns::compressed(compression, WriterVersion::PARQUET_1_0).write();
-        let mut damaged = whole.clone();
-        for (at, value) in changes {
-            let at = at.index(damaged.len());
-            damaged[at] = value;
-        }
-        if let Some(cut) = cut {
-            damaged.truncate(cut.index(damaged.len()));
-        }
+        let damaged = damaged_copy(&whole, changes, cut);
         let same = damaged == whole;
         let (_folder, images) = open(damaged);
         let Ok(mut images) = images else {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 
-use super::super::{all_labels, folder_of};
+use super::super::{all_labels, damaged_copy, folder_of};
 use super::*;
 
 /// A tar file with these files.
@@ -232,14 +232,7 @@ proptest! {
         cut in prop::option::weighted(0.3, any::<prop::sample::Index>()),
     ) {
         let whole = shard(&[("1.png", &[1; 700]), ("1.cls", b"0"), ("2.png", b"2"), ("2.cls", b"1")]);
-        let mut damaged = whole.clone();
-        for (at, value) in changes {
-            let at = at.index(damaged.len());
-            damaged[at] = value;
-        }
-        if let Some(cut) = cut {
-            damaged.truncate(cut.index(damaged.len()));
-        }
+        let damaged = damaged_copy(&whole, changes, cut);
         let same = damaged == whole;
         let folder = folder_of(&[("a.tar", damaged)]);
         let Ok(mut dataset) = WebDataset::open(folder.path(), None) else {
