@@ -47,7 +47,7 @@ pub mod images {
         DataConfig, DecodeError, DecodeOptions, Decoded, Duplicates, Filter, Format, ImageBatch,
         ImageSource, ImagesError, NpzReader, NpzWriter, OnBadImage, Orientation, Resampler, Rgb,
         SamplesReader, SamplesWriter, SixteenBit, UndeclaredClass, center_crop, decode,
-        decoding_memory, png, resize_bicubic_float, resize_shorter_side,
+        decoding_memory, png, resize_bicubic_float, resize_to_cover,
     };
 }
 pub mod kernels {

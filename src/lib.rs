@@ -42,6 +42,7 @@
 //! | [`streams`] | counter-based random numbers of everything but the privacy noise |
 //! | [`net`] | HTTP client: proxies, retries, offline mode, resumable downloads |
 //! | [`progress`] | progress reports and cancellation |
+//! | [`schedule`] | values of the configuration that change from iteration to iteration |
 //! | [`sections`] | building blocks of configuration sections: invalid keys, the key `type` |
 //! | [`locking`] | exclusive locks on files |
 //! | [`logging`] | events of a command, and the files to which they are written |
@@ -83,6 +84,7 @@ mod net;
 mod pe;
 mod privacy;
 mod progress;
+mod schedule;
 mod sections;
 mod streams;
 mod voting;
@@ -93,8 +95,8 @@ pub use embedders::{
     PixelsEmbedder,
 };
 pub use generators::{
-    Condition, ConditionRequest, Generator, GeneratorError, Operation, PlannedWork, RunPaths,
-    SampleRequest,
+    Condition, ConditionRequest, Generated, Generator, GeneratorError, Operation, Parameters,
+    PlannedWork, RunPaths, SampleRequest, Variation,
 };
 pub use images::{
     Choose, ClientsConfig, DataConfig, Duplicates, Format, ImageBatch, ImageSource, ImagesError,

@@ -129,7 +129,7 @@ fn configured(path: &Path, set: &[String]) -> Result<Plan, CliError> {
         metric: settings.evolution.metric,
         threshold: settings.evolution.threshold,
         classes,
-        image_size: settings.data.image_size.min(LARGEST_IMAGE_SIZE),
+        image_size: settings.data.image_size.height.min(LARGEST_IMAGE_SIZE),
         embedder: settings.embedder.embedder,
     })
 }

@@ -22,7 +22,7 @@ use crate::evaluation::{
 use crate::exit_code;
 use crate::fetch::Catalogue;
 use crate::hub::Requirement;
-use crate::images::{ImageBatch, ImagesError, NpzError, SamplesReader};
+use crate::images::{ImageBatch, ImageSize, ImagesError, NpzError, SamplesReader};
 use crate::metrics::downstream::{ClassifierKind, DownstreamOptions, match_classes};
 use crate::metrics::features::{Features, SampleFeatures, fid_subsample};
 use crate::metrics::{EvaluationConfig, MetricKind, MetricsError, PRIVATE, SetSizes};
@@ -192,26 +192,19 @@ fn check_paths(arguments: &EvalArguments) -> Result<(), CliError> {
     Ok(check(&Catalogue::built_in()?, &required)?)
 }
 
-/// Returns the resolution at which samples and reference are compared.
+/// Returns the size at which samples and reference are compared: `--resolution`, or that of the
+/// samples.
 fn resolution(
     arguments: &EvalArguments,
     config: &EvaluationConfig,
     samples: &SampleFile,
-) -> Result<usize, CliError> {
-    let (height, width) = samples.image_size();
-    let resolution = match arguments.resolution {
-        Some(resolution) => resolution,
-        None if height == width => height,
-        None => {
-            let message = format!("missing: the samples have {height}x{width} pixels");
-            return Err(refuse("--resolution", message));
-        }
-    };
+) -> Result<ImageSize, CliError> {
+    let own = ImageSize::from(samples.image_size());
+    let resolution = arguments.resolution.map_or(own, ImageSize::square);
     // The network is trained on the samples in their own size, and tested on reference images.
-    if trains_on_pixels(config) && (height, width) != (resolution, resolution) {
+    if trains_on_pixels(config) && own != resolution {
         let message = format!(
-            "`cnn` is trained on samples of {height}x{width} pixels and cannot be tested on images of \
-             {resolution}x{resolution}"
+            "`cnn` is trained on samples of {own} pixels and cannot be tested on images of {resolution}"
         );
         return Err(refuse("--classifier", message));
     }
@@ -307,8 +300,15 @@ fn config(arguments: &EvalArguments) -> Result<EvaluationConfig, CliError> {
     Ok(config)
 }
 
-fn embedder(arguments: &EvalArguments, resolution: usize) -> Result<EmbedderConfig, CliError> {
+fn embedder(arguments: &EvalArguments, size: ImageSize) -> Result<EmbedderConfig, CliError> {
     let weights = arguments.weights.clone();
+    let is_network = arguments.embedder != "pixels";
+    if is_network && !size.is_square() {
+        let message =
+            format!("missing: the samples have {size} pixels, and a network takes squares");
+        return Err(refuse("--resolution", message));
+    }
+    let resolution = size.height;
     match (arguments.embedder.as_str(), weights) {
         ("inception", Some(weights)) => Ok(EmbedderConfig::Inception(InceptionConfig {
             resolution,
@@ -335,7 +335,7 @@ fn embedder(arguments: &EvalArguments, resolution: usize) -> Result<EmbedderConf
             "missing: `clip` needs its weights (or --embedder pixels)".to_owned(),
         )),
         ("pixels", None) => Ok(EmbedderConfig::Pixels(PixelsConfig {
-            size: Some(resolution),
+            size: size.is_square().then_some(resolution),
             grayscale: arguments.grayscale,
         })),
         ("pixels", Some(_)) => Err(refuse(

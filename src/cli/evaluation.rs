@@ -9,7 +9,7 @@ use crate::dataset::PrivateImages;
 use crate::embedders::{Embedder, EmbedderConfig, EmbedderError};
 use crate::evaluation::{CHUNK, EvaluationError, ReferenceSource};
 use crate::hub::{Checkpoint, sha256_file};
-use crate::images::{DataConfig, ImageSource, OccurringClasses};
+use crate::images::{DataConfig, ImageSize, ImageSource, OccurringClasses};
 use crate::metrics::frechet::Frechet;
 use crate::metrics::inception_score::Classifier;
 use crate::metrics::table::FeatureSpace;
@@ -32,7 +32,7 @@ pub(super) fn digest(path: &Path) -> Result<String, ArtifactsError> {
 pub(super) fn feature_space(
     config: &EmbedderConfig,
     weights: Option<&str>,
-    image_size: usize,
+    image_size: ImageSize,
 ) -> Result<FeatureSpace, CliError> {
     let section = config.section();
     let mut settings = serde_json::to_value(config).map_err(EvaluationError::Settings)?;
@@ -41,7 +41,7 @@ pub(super) fn feature_space(
             table.remove(*key);
         }
     }
-    let resolution = section.resolution().unwrap_or(image_size);
+    let resolution = section.resolution().map_or(image_size, ImageSize::square);
     let identity = serde_json::json!([settings, weights, resolution]);
     let embedder = match weights {
         Some(digest) => {
@@ -52,7 +52,7 @@ pub(super) fn feature_space(
     };
     Ok(FeatureSpace {
         embedder,
-        resolution,
+        resolution: resolution.height,
         dtype: section.dtype().name(),
         digest: sha256_hex(identity.to_string().as_bytes()),
     })
@@ -90,7 +90,7 @@ pub(super) fn overlap(reference: &Path, private: &Path) -> String {
 /// reference: nothing of an evaluation is published.
 pub(super) fn open_reference(
     config: &EvaluationConfig,
-    image_size: usize,
+    image_size: ImageSize,
     embedder: &dyn Embedder,
     space: &FeatureSpace,
     observer: &dyn Observer,

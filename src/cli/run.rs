@@ -21,7 +21,9 @@ use crate::dataset::{CheckedImages, PrivateImages, content_fingerprint};
 use crate::embedders::{Embedder, EmbedderError, OpenedEmbedder, PrivateEmbedder};
 use crate::evaluation::Evaluation;
 use crate::fetch::Catalogue;
-use crate::generators::{ConditionRequest, Generator, GeneratorError, OpenedGenerator, Operation};
+use crate::generators::{
+    ConditionRequest, Generator, GeneratorError, OpenedGenerator, Operation, Variation,
+};
 use crate::hub::FilesError;
 use crate::images::DataConfig;
 use crate::logging;
@@ -444,10 +446,10 @@ fn open_private_embedder(
         let opened = config.embedder.open(image_size, &[Device::Cpu])?;
         Ok(opened.embedder)
     };
-    let private_size = loaded.settings.data.image_size;
+    let private_size = loaded.settings.data.image_size.pair();
     let chosen = config
         .private_device
-        .choose(shared, (private_size, private_size), on_cpu)
+        .choose(shared, private_size, on_cpu)
         .map_err(|error| match error {
             EmbedderError::Config(error) => loaded.locations.invalid("embedder", error).into(),
             other => CliError::from(other),
@@ -497,8 +499,8 @@ fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result
     }
     // The first degree is used only for variations of the initial population.
     let unused = usize::from(loaded.settings.evolution.initial_variations == 0);
-    for generation in plan.populations.iter().skip(unused) {
-        let vary = Operation::Vary(generation.variation_degree);
+    for (generation, number) in plan.populations.iter().zip(0..).skip(unused) {
+        let vary = Operation::Vary(Variation::new(generation.variation_degree, number));
         generator.evaluations(vary).map_err(|error| {
             let key = "evolution.variation_degree";
             loaded.locations.error(key, error.to_string())

@@ -12,8 +12,8 @@ use super::error::ConfigError;
 use super::sources::ConfigSources;
 use crate::embedders::{EmbedderConfig, VoteEmbedderConfig};
 use crate::fetch::Mirrors;
-use crate::generators::{GeneratorError, ModelConfig, Operation};
-use crate::images::DataConfig;
+use crate::generators::{GeneratorError, ModelConfig, Operation, Variation};
+use crate::images::{DataConfig, ImageSize};
 use crate::metrics::{EvaluationConfig, MetricKind};
 use crate::pe::{EvolutionConfig, OutputConfig, PopulationSpec};
 use crate::privacy::{Adjacency, PrivacyConfig, Unit};
@@ -140,13 +140,14 @@ impl Settings {
             config
                 .validate()
                 .map_err(|error| locations.invalid(section, error))?;
-            if config.resolution().is_none() && self.data.image_size != model_size {
+            if config.resolution().is_none() && self.data.image_size.pair() != model_size {
                 return Err(locations.error(
                     &format!("{section}.size"),
                     format!(
                         "missing: expected the common size for private images of {} pixels and \
                          samples of {} pixels",
-                        self.data.image_size, model_size
+                        self.data.image_size,
+                        ImageSize::from(model_size)
                     ),
                 ));
             }
@@ -172,8 +173,8 @@ impl Settings {
         let populations = self.evolution.populations().map_err(invalid)?;
         // The first degree is used only for variations of the initial population.
         let unused = usize::from(self.evolution.initial_variations == 0);
-        for population in populations.iter().skip(unused) {
-            let vary = Operation::Vary(population.variation_degree);
+        for (population, number) in populations.iter().zip(0..).skip(unused) {
+            let vary = Operation::Vary(Variation::new(population.variation_degree, number));
             model.check_operation(vary).map_err(|error| match error {
                 GeneratorError::Config(error) => locations.invalid("model", error),
                 error => locations.error("evolution.variation_degree", error.to_string()),

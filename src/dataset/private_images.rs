@@ -60,7 +60,7 @@ impl PrivateImages {
         let opened = ImageSource::open(config);
         let source = opened.map_err(|error| DatasetError::of_source(error, &config.path))?;
         let listed = Sensitive::new(listed(&source));
-        let image_bytes = config.image_size.pow(2) * 3;
+        let image_bytes = config.image_size.height * config.image_size.width * 3;
         Ok(Self {
             participation: listed.map(|images| Participation::of_declared(&images)),
             path: config.path.clone(),

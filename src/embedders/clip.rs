@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::network::{NetworkInput, at_least_one, normalized};
 use super::{BoxedEmbedder, Embedder, EmbedderError, EmbedderSection, Embeddings};
-use crate::images::{Filter, ImageBatch, ResizeError, Rgb, center_crop, resize_shorter_side};
+use crate::images::{
+    Filter, ImageBatch, ImageSize, ResizeError, Rgb, center_crop, resize_to_cover,
+};
 use crate::models::clip::{ClipVision, HiddenAct};
 use crate::sections::{InvalidKey, Section};
 
@@ -139,7 +141,8 @@ impl ClipEmbedder {
     /// [`ResizeError`] when a side is zero or an image becomes too large.
     pub fn cut_out(images: &ImageBatch, side: usize) -> Result<ImageBatch, ResizeError> {
         let (height, width) = (images.height(), images.width());
-        if (height, width) == (side, side) {
+        let size = ImageSize::square(side);
+        if (height, width) == size.pair() {
             return Ok(images.clone());
         }
         let cut = (0..images.len())
@@ -150,7 +153,7 @@ impl ClipEmbedder {
                     height,
                     width,
                 };
-                center_crop(&resize_shorter_side(image, side, Filter::Bicubic)?, side)
+                center_crop(&resize_to_cover(image, size, Filter::Bicubic)?, size)
             })
             .collect::<Result<Vec<_>, ResizeError>>()?;
         Ok(ImageBatch::new(cut.concat(), images.len(), side, side)?)

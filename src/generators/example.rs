@@ -6,11 +6,11 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Condition, ConditionRequest, Generator, GeneratorError, GeneratorSection, OpenedGenerator,
-    Operation, SampleRequest, check_pairs, open_on_all,
+    Condition, ConditionRequest, Generated, Generator, GeneratorError, GeneratorSection,
+    OpenedGenerator, Operation, SampleRequest, Variation, check_pairs, open_on_all,
 };
 use crate::hub::{Requirement, weights_digest};
-use crate::images::ImageBatch;
+use crate::images::{ImageBatch, ImageSize};
 use crate::progress::Progress;
 use crate::sections::{InvalidKey, Section};
 
@@ -20,16 +20,16 @@ use crate::sections::{InvalidKey, Section};
 pub struct Config {
     /// File of the colors, three bytes each.
     pub colors: PathBuf,
-    /// Height and width of the images in pixels.
+    /// Height and width of the images in pixels: a number, or `[height, width]`.
     #[serde(default = "default_image_size")]
-    pub image_size: usize,
+    pub image_size: ImageSize,
     /// Images per batch. Results do not depend on it.
     #[serde(default = "default_batch_size")]
     pub batch_size: usize,
 }
 
-fn default_image_size() -> usize {
-    32
+fn default_image_size() -> ImageSize {
+    ImageSize::square(32)
 }
 
 fn default_batch_size() -> usize {
@@ -45,19 +45,19 @@ impl GeneratorSection for Config {
         if self.colors.as_os_str().is_empty() {
             return Err(InvalidKey::new("colors", "is empty: expected a file"));
         }
-        for (key, value) in [
-            ("image_size", self.image_size),
-            ("batch_size", self.batch_size),
+        for (key, positive) in [
+            ("image_size", self.image_size.all(|side| side > 0)),
+            ("batch_size", self.batch_size > 0),
         ] {
-            if value == 0 {
+            if !positive {
                 return Err(InvalidKey::new(key, "is 0: expected at least 1"));
             }
         }
         Ok(())
     }
 
-    fn image_size(&self) -> usize {
-        self.image_size
+    fn image_size(&self) -> (usize, usize) {
+        self.image_size.pair()
     }
 
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
@@ -88,10 +88,12 @@ impl GeneratorSection for Config {
 fn evaluations(operation: Operation) -> Result<u64, GeneratorError> {
     match operation {
         // The comparison is false for NaN.
-        Operation::Vary(degree) if !(0.0..=1.0).contains(&degree) => Err(GeneratorError::Degree {
-            degree,
-            expected: "a share from 0 (least change) to 1 (most change)".to_owned(),
-        }),
+        Operation::Vary(Variation { degree, .. }) if !(0.0..=1.0).contains(&degree) => {
+            Err(GeneratorError::Degree {
+                degree,
+                expected: "a share from 0 (least change) to 1 (most change)".to_owned(),
+            })
+        }
         Operation::Random | Operation::Vary(_) => Ok(1),
     }
 }
@@ -135,7 +137,7 @@ impl Colors {
 
 impl Generator for Colors {
     fn image_size(&self) -> (usize, usize) {
-        (self.config.image_size, self.config.image_size)
+        self.config.image_size.pair()
     }
 
     fn batch_size(&self) -> usize {
@@ -149,46 +151,44 @@ impl Generator for Colors {
         Ok(vec![Condition::UNCONDITIONAL; requests.len()])
     }
 
-    fn supports_condition(&self, condition: Condition) -> bool {
-        condition == Condition::UNCONDITIONAL
+    fn num_conditions(&self) -> u32 {
+        1
     }
 
     fn describe_conditions(&self, _: Option<&str>) -> Vec<String> {
         vec!["none: the model is unconditional".to_owned()]
     }
 
-    fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
+    fn random(&self, requests: &[SampleRequest]) -> Result<Generated, GeneratorError> {
         let (height, width) = self.image_size();
         let mut data = Vec::with_capacity(requests.len() * height * width * 3);
         for request in requests {
             let color = self.choose(request);
             data.extend((0..height * width).flat_map(|_| color));
         }
-        Ok(ImageBatch::new(data, requests.len(), height, width)?)
+        Ok(ImageBatch::new(data, requests.len(), height, width)?.into())
     }
 
     fn vary(
         &self,
-        images: &ImageBatch,
+        parents: &Generated,
         requests: &[SampleRequest],
-        degree: f64,
-    ) -> Result<ImageBatch, GeneratorError> {
-        self.evaluations(Operation::Vary(degree))?;
-        check_pairs(images, requests)?;
+        variation: Variation,
+    ) -> Result<Generated, GeneratorError> {
+        self.evaluations(Operation::Vary(variation))?;
+        check_pairs(parents, requests)?;
+        let images = &parents.images;
         let mut data = Vec::with_capacity(images.data().len());
         for (image, request) in images.iter().zip(requests) {
             let color = self.choose(request).into_iter().cycle();
             let blend = |(old, new): (&u8, u8)| {
+                let degree = variation.degree;
                 ((1.0 - degree) * f64::from(*old) + degree * f64::from(new)).round() as u8
             };
             data.extend(image.iter().zip(color).map(blend));
         }
-        Ok(ImageBatch::new(
-            data,
-            images.len(),
-            images.height(),
-            images.width(),
-        )?)
+        let made = ImageBatch::new(data, images.len(), images.height(), images.width())?;
+        Ok(made.into())
     }
 
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
@@ -207,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = Config {
             colors: folder.path().join("colors.bin"),
-            image_size: 2,
+            image_size: ImageSize::square(2),
             batch_size: 1,
         };
         std::fs::write(&config.colors, [255, 0, 0, 0, 0, 255]).unwrap();
@@ -225,8 +225,11 @@ mod tests {
         let requests: Vec<SampleRequest> = (0..9).map(request).collect();
         let images = opened.generator.random(&requests).unwrap();
         let known = |color: &[u8]| color == [255, 0, 0] || color == [0, 0, 255];
-        assert!(images.iter().all(|image| image.chunks(3).all(known)));
-        let vary = |degree| opened.generator.vary(&images, &requests, degree);
+        assert!(images.images.iter().all(|image| image.chunks(3).all(known)));
+        let vary = |degree| {
+            let variation = Variation::new(degree, 1);
+            opened.generator.vary(&images, &requests, variation)
+        };
         assert!(vary(0.0).unwrap() == images);
         assert!(vary(1.5).is_err());
     }

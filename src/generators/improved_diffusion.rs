@@ -20,8 +20,9 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 use super::{
-    BatchNoise, Batches, Condition, ConditionRequest, Generator, GeneratorError, GeneratorSection,
-    OpenedGenerator, Operation, PlannedWork, SampleRequest, check_pairs, open_on_all,
+    BatchNoise, Batches, Condition, ConditionRequest, Generated, Generator, GeneratorError,
+    GeneratorSection, OpenedGenerator, Operation, PlannedWork, SampleRequest, Variation,
+    check_pairs, open_on_all,
 };
 use crate::diffusion::Sampler;
 use crate::hub::{Checkpoint, Requirement, weights_digest};
@@ -183,8 +184,8 @@ impl GeneratorSection for Config {
         Self::validate(self)
     }
 
-    fn image_size(&self) -> usize {
-        self.image_size
+    fn image_size(&self) -> (usize, usize) {
+        (self.image_size, self.image_size)
     }
 
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
@@ -237,11 +238,9 @@ impl Generator for ImprovedDiffusion {
             .collect()
     }
 
-    fn supports_condition(&self, condition: Condition) -> bool {
-        match self.unet.config().num_classes {
-            Some(classes) => (condition.0 as usize) < classes,
-            None => condition.0 == 0,
-        }
+    fn num_conditions(&self) -> u32 {
+        let classes = self.unet.config().num_classes.unwrap_or(1);
+        u32::try_from(classes).unwrap_or(u32::MAX)
     }
 
     fn describe_conditions(&self, class: Option<&str>) -> Vec<String> {
@@ -270,17 +269,18 @@ impl Generator for ImprovedDiffusion {
         self.batches.drain_warnings()
     }
 
-    fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
-        self.batches(None, requests, 0)
+    fn random(&self, requests: &[SampleRequest]) -> Result<Generated, GeneratorError> {
+        Ok(self.batches(None, requests, 0)?.into())
     }
 
     fn vary(
         &self,
-        images: &ImageBatch,
+        parents: &Generated,
         requests: &[SampleRequest],
-        degree: f64,
-    ) -> Result<ImageBatch, GeneratorError> {
-        check_pairs(images, requests)?;
+        variation: Variation,
+    ) -> Result<Generated, GeneratorError> {
+        check_pairs(parents, requests)?;
+        let images = &parents.images;
         if (images.height(), images.width()) != self.image_size() {
             return Err(GeneratorError::Input(format!(
                 "images of {}x{} for a model of {size}x{size}",
@@ -289,8 +289,9 @@ impl Generator for ImprovedDiffusion {
                 size = self.image_size
             )));
         }
-        let skipped = skipped_steps(self.sampler.diffusion().num_timesteps(), degree)?;
-        self.batches(Some(images), requests, skipped)
+        let steps = self.sampler.diffusion().num_timesteps();
+        let skipped = skipped_steps(steps, variation.degree)?;
+        Ok(self.batches(Some(images), requests, skipped)?.into())
     }
 
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {

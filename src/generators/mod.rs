@@ -6,6 +6,7 @@
 mod batches;
 #[cfg(test)]
 mod example;
+mod generated;
 pub mod improved_diffusion;
 mod noise;
 mod open;
@@ -17,6 +18,7 @@ pub mod stable_diffusion;
 
 pub use crate::models::Precision;
 pub use batches::Batches;
+pub use generated::{Generated, Parameters};
 pub use noise::BatchNoise;
 pub use open::ModelConfig;
 pub use openai_images::OpenAiImages;
@@ -31,7 +33,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::exit_code::{self, ExitCode};
-use crate::images::{BatchError, ImageBatch};
+use crate::images::BatchError;
 use crate::sections::InvalidKey;
 use crate::streams::RngKey;
 
@@ -67,13 +69,32 @@ pub struct ConditionRequest<'a> {
     pub rng_key: RngKey,
 }
 
+/// The settings of a variation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Variation {
+    /// The strength, whose meaning depends on the model.
+    pub degree: f64,
+    /// The number of the population that the variation is made for, from which a model takes the
+    /// values of its schedules: 0 for variations of random images, t for the lookahead of
+    /// iteration t and for population t.
+    pub population: u32,
+}
+
+impl Variation {
+    /// Creates the settings of a variation of this degree for a population.
+    #[must_use]
+    pub const fn new(degree: f64, population: u32) -> Self {
+        Self { degree, population }
+    }
+}
+
 /// An operation of a generator, for cost estimates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Operation {
     /// Generation of a new image.
     Random,
-    /// A variation of an image, of this degree.
-    Vary(f64),
+    /// A variation of an image.
+    Vary(Variation),
 }
 
 /// A number of equal operations that a run is going to request, for cost estimates.
@@ -95,8 +116,9 @@ pub struct RunPaths {
     /// The folder for unfinished work. Its subfolder `<iteration>/` is deleted when the iteration
     /// is complete.
     pub work: PathBuf,
-    /// Number of lookahead variations of each sample. They are requested one repeat at a time.
-    pub lookahead_degree: u32,
+    /// Number of lookahead variations of each sample in each iteration, beginning with the first.
+    /// They are requested one repeat at a time.
+    pub lookahead_degrees: Vec<u32>,
 }
 
 /// An error of a generator.
@@ -142,7 +164,7 @@ impl From<candle_core::Error> for GeneratorError {
 }
 
 /// Returns an error unless there is one request for each image.
-fn check_pairs(images: &ImageBatch, requests: &[SampleRequest]) -> Result<(), GeneratorError> {
+fn check_pairs(images: &Generated, requests: &[SampleRequest]) -> Result<(), GeneratorError> {
     if images.len() == requests.len() {
         return Ok(());
     }
@@ -181,8 +203,8 @@ pub trait Generator {
         requests: &[ConditionRequest<'_>],
     ) -> Result<Vec<Condition>, GeneratorError>;
 
-    /// Returns true if the model knows this condition.
-    fn supports_condition(&self, condition: Condition) -> bool;
+    /// Returns the number of conditions: those that exist are 0 to one less.
+    fn num_conditions(&self) -> u32;
 
     /// Describes the conditions that represent a private class (`None`: the whole unconditional
     /// run), for the privacy statement.
@@ -226,25 +248,26 @@ pub trait Generator {
         Vec::new()
     }
 
-    /// Generates one image for each request: `uint8 [requests, height, width, 3]`.
+    /// Generates one image for each request: `uint8 [requests, height, width, 3]`, with parameters
+    /// if the model has any.
     ///
     /// # Errors
     /// [`GeneratorError::Input`] if a request has an unknown condition; [`GeneratorError::Network`]
     /// or [`GeneratorError::Service`] if the model fails.
-    fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError>;
+    fn random(&self, requests: &[SampleRequest]) -> Result<Generated, GeneratorError>;
 
-    /// Generates one variation of each image. The meaning of `degree`, and whether a larger degree
-    /// changes the image more or less, depends on the model.
+    /// Generates one variation of each of `parents`. The meaning of the degree, and whether a
+    /// larger degree changes the image more or less, depends on the model.
     ///
     /// # Errors
-    /// [`GeneratorError::Degree`] if the model does not support `degree`, and those of
+    /// [`GeneratorError::Degree`] if the model does not support the degree, and those of
     /// [`Generator::random`].
     fn vary(
         &self,
-        images: &ImageBatch,
+        parents: &Generated,
         requests: &[SampleRequest],
-        degree: f64,
-    ) -> Result<ImageBatch, GeneratorError>;
+        variation: Variation,
+    ) -> Result<Generated, GeneratorError>;
 
     /// Returns the number of network evaluations (or HTTP requests) that one image costs.
     ///

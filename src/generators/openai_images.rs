@@ -49,7 +49,7 @@ mod picture;
 mod response_cache;
 
 pub use config::Config;
-use config::Variation;
+use config::Endpoint;
 pub use error::ServiceError;
 
 use std::sync::{Mutex, OnceLock};
@@ -65,8 +65,9 @@ use self::key::ApiKey;
 use self::picture::{Sides, upload};
 use self::response_cache::{CacheKey, ResponseCache};
 use super::{
-    Condition, ConditionRequest, Generator, GeneratorError, GeneratorSection, OpenedGenerator,
-    Operation, PlannedWork, Prompts, RunPaths, SampleRequest, check_pairs,
+    Condition, ConditionRequest, Generated, Generator, GeneratorError, GeneratorSection,
+    OpenedGenerator, Operation, PlannedWork, Prompts, RunPaths, SampleRequest, Variation,
+    check_pairs,
 };
 use crate::hub::Requirement;
 use crate::images::ImageBatch;
@@ -89,7 +90,16 @@ struct Attached {
     client: Client,
     cache: ResponseCache,
     journal: Mutex<Journal>,
-    lookahead_degree: u32,
+    lookahead_degrees: Vec<u32>,
+}
+
+impl Attached {
+    /// Returns the number of lookahead variations of each sample in an iteration.
+    fn lookahead_degree(&self, iteration: u32) -> u32 {
+        let index = (iteration as usize).checked_sub(1);
+        let degree = index.and_then(|index| self.lookahead_degrees.get(index));
+        degree.copied().unwrap_or(0)
+    }
 }
 
 impl OpenAiImages {
@@ -198,8 +208,9 @@ impl GeneratorSection for Config {
         Self::validate(self)
     }
 
-    fn image_size(&self) -> usize {
-        Self::image_size(self)
+    fn image_size(&self) -> (usize, usize) {
+        let side = Self::image_size(self);
+        (side, side)
     }
 
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
@@ -243,8 +254,8 @@ impl Generator for OpenAiImages {
         Ok(self.prompts.assign(requests)?)
     }
 
-    fn supports_condition(&self, condition: Condition) -> bool {
-        self.prompts.text(condition).is_some()
+    fn num_conditions(&self) -> u32 {
+        self.prompts.count()
     }
 
     fn describe_conditions(&self, class: Option<&str>) -> Vec<String> {
@@ -279,7 +290,7 @@ impl Generator for OpenAiImages {
             client: Client::new(self.address.clone(), key, timeout)?,
             cache: ResponseCache::new(paths.work.clone()),
             journal: Mutex::new(journal),
-            lookahead_degree: paths.lookahead_degree,
+            lookahead_degrees: paths.lookahead_degrees.clone(),
         };
         self.executor(&attached).recover()?;
         self.attached
@@ -287,7 +298,7 @@ impl Generator for OpenAiImages {
             .map_err(|_| GeneratorError::Input("begin_run was called twice".to_owned()))
     }
 
-    fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
+    fn random(&self, requests: &[SampleRequest]) -> Result<Generated, GeneratorError> {
         let cache = &self.attached()?.cache;
         let mut batcher = RequestBatcher::default();
         let mut keys = Vec::with_capacity(requests.len());
@@ -301,17 +312,18 @@ impl Generator for OpenAiImages {
             keys.push(key);
         }
         let calls = batcher.into_requests(self.config.max_images_per_call);
-        self.execute(&calls, &keys)
+        Ok(self.execute(&calls, &keys)?.into())
     }
 
     fn vary(
         &self,
-        images: &ImageBatch,
+        parents: &Generated,
         requests: &[SampleRequest],
-        degree: f64,
-    ) -> Result<ImageBatch, GeneratorError> {
-        self.evaluations(Operation::Vary(degree))?;
-        check_pairs(images, requests)?;
+        variation: Variation,
+    ) -> Result<Generated, GeneratorError> {
+        self.evaluations(Operation::Vary(variation))?;
+        check_pairs(parents, requests)?;
+        let images = &parents.images;
         if (images.height(), images.width()) != self.image_size() {
             return Err(GeneratorError::Input(format!(
                 "images of {}x{} pixels, expected {side}x{side}",
@@ -327,15 +339,18 @@ impl Generator for OpenAiImages {
             let pixels = images.get(index).unwrap_or_default();
             // `/images/variations` has no prompt.
             let prompt = match self.config.variation {
-                Variation::Variations => String::new(),
-                Variation::Edits => self.edit_prompt(self.prompt(request.condition)?),
+                Endpoint::Variations => String::new(),
+                Endpoint::Edits => self.edit_prompt(self.prompt(request.condition)?),
             };
             let input = self.input_digest(&prompt, pixels);
             let rng_key = request.rng_key;
             // The lookahead requests further variations of this image later: one call gets all.
             let repeats = match rng_key.phase {
                 Phase::Lookahead => {
-                    rng_key.repeat..attached.lookahead_degree.max(rng_key.repeat + 1)
+                    rng_key.repeat
+                        ..attached
+                            .lookahead_degree(rng_key.iteration)
+                            .max(rng_key.repeat + 1)
                 }
                 _ => rng_key.repeat..rng_key.repeat + 1,
             };
@@ -353,7 +368,7 @@ impl Generator for OpenAiImages {
             keys.push(CacheKey::new(&rng_key, &input));
         }
         let calls = batcher.into_requests(self.config.max_images_per_call);
-        self.execute(&calls, &keys)
+        Ok(self.execute(&calls, &keys)?.into())
     }
 
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {

@@ -128,6 +128,12 @@ impl Prompts {
         &self.texts
     }
 
+    /// Returns the number of prompts, which conditions index.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.texts.len()).unwrap_or(u32::MAX)
+    }
+
     /// Returns the prompt of a condition; `None` for an index without a prompt.
     #[must_use]
     pub fn text(&self, condition: Condition) -> Option<&str> {

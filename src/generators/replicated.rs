@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::{
-    Condition, ConditionRequest, Generator, GeneratorError, Operation, PlannedWork, RunPaths,
-    SampleRequest, check_pairs,
+    Condition, ConditionRequest, Generated, Generator, GeneratorError, Operation, PlannedWork,
+    RunPaths, SampleRequest, Variation, check_pairs,
 };
 use crate::device_pool::{DevicePoolError, Replicated};
 use crate::images::ImageBatch;
@@ -34,11 +34,11 @@ impl ReplicatedGenerator {
             &(dyn Generator + Send + Sync),
             &[SampleRequest],
             Range<usize>,
-        ) -> Result<ImageBatch, GeneratorError>
+        ) -> Result<Generated, GeneratorError>
         + Send
         + Sync
         + 'static,
-    ) -> Result<ImageBatch, GeneratorError> {
+    ) -> Result<Generated, GeneratorError> {
         let parts = self.run_batches(
             requests.len(),
             self.first()
@@ -51,11 +51,11 @@ impl ReplicatedGenerator {
             move |copy, (requests, range)| work(copy, &requests, range),
         )?;
         let (height, width) = self.image_size();
-        let mut images = ImageBatch::empty(height, width);
+        let mut generated = Generated::from(ImageBatch::empty(height, width));
         for part in parts {
-            images.extend(&part)?;
+            generated.extend(&part)?;
         }
-        Ok(images)
+        Ok(generated)
     }
 }
 
@@ -75,8 +75,8 @@ impl Generator for ReplicatedGenerator {
         self.first().initial_conditions(requests)
     }
 
-    fn supports_condition(&self, condition: Condition) -> bool {
-        self.first().supports_condition(condition)
+    fn num_conditions(&self) -> u32 {
+        self.first().num_conditions()
     }
 
     fn describe_conditions(&self, class: Option<&str>) -> Vec<String> {
@@ -103,20 +103,20 @@ impl Generator for ReplicatedGenerator {
         self.copies().flat_map(Generator::drain_warnings).collect()
     }
 
-    fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
+    fn random(&self, requests: &[SampleRequest]) -> Result<Generated, GeneratorError> {
         self.generate(requests, |copy, requests, _| copy.random(requests))
     }
 
     fn vary(
         &self,
-        images: &ImageBatch,
+        parents: &Generated,
         requests: &[SampleRequest],
-        degree: f64,
-    ) -> Result<ImageBatch, GeneratorError> {
-        check_pairs(images, requests)?;
-        let images = images.clone();
+        variation: Variation,
+    ) -> Result<Generated, GeneratorError> {
+        check_pairs(parents, requests)?;
+        let parents = parents.clone();
         self.generate(requests, move |copy, requests, range| {
-            copy.vary(&images.slice(range), requests, degree)
+            copy.vary(&parents.slice(range), requests, variation)
         })
     }
 

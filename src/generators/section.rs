@@ -16,8 +16,14 @@ pub trait GeneratorSection {
     /// The first key that is out of range.
     fn validate(&self) -> Result<(), InvalidKey>;
 
-    /// Returns the height and width of the generated images, in pixels.
-    fn image_size(&self) -> usize;
+    /// Returns the (height, width) of the generated images, in pixels.
+    fn image_size(&self) -> (usize, usize);
+
+    /// Returns the keys that are lists with one value for each population, with the lengths of the
+    /// lists.
+    fn schedules(&self) -> Vec<(&'static str, usize)> {
+        Vec::new()
+    }
 
     /// Checks `operation` as far as this is possible without the model's files.
     ///

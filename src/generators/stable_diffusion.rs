@@ -34,8 +34,9 @@ use candle_core::{Device, Tensor};
 
 use super::improved_diffusion::{bytes_on_device, to_signed};
 use super::{
-    BatchNoise, Batches, Condition, ConditionRequest, Generator, GeneratorError, GeneratorSection,
-    OpenedGenerator, Operation, PlannedWork, Prompts, SampleRequest, check_pairs, open_on_all,
+    BatchNoise, Batches, Condition, ConditionRequest, Generated, Generator, GeneratorError,
+    GeneratorSection, OpenedGenerator, Operation, PlannedWork, Prompts, SampleRequest, Variation,
+    check_pairs, open_on_all,
 };
 use crate::diffusion::{DiffusionError, Scheduler};
 use crate::hub::Requirement;
@@ -285,16 +286,16 @@ impl GeneratorSection for Config {
         Self::validate(self)
     }
 
-    fn image_size(&self) -> usize {
-        self.image_size
+    fn image_size(&self) -> (usize, usize) {
+        (self.image_size, self.image_size)
     }
 
     // The scheduler of the checkpoint may allow fewer degrees.
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
         match operation {
             Operation::Random => Ok(()),
-            Operation::Vary(degree) => {
-                skipped(self.variation_num_inference_steps, degree).map(drop)
+            Operation::Vary(variation) => {
+                skipped(self.variation_num_inference_steps, variation.degree).map(drop)
             }
         }
     }
@@ -357,8 +358,8 @@ impl Generator for StableDiffusion {
         Ok(self.prompts.assign(requests)?)
     }
 
-    fn supports_condition(&self, condition: Condition) -> bool {
-        self.prompts.text(condition).is_some()
+    fn num_conditions(&self) -> u32 {
+        self.prompts.count()
     }
 
     fn describe_conditions(&self, class: Option<&str>) -> Vec<String> {
@@ -384,24 +385,25 @@ impl Generator for StableDiffusion {
             .collect()
     }
 
-    fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
+    fn random(&self, requests: &[SampleRequest]) -> Result<Generated, GeneratorError> {
         let mut made = ImageBatch::empty(self.config.image_size, self.config.image_size);
         let [batches, _] = &self.batches;
         batches.cover(requests.len(), |range| {
             let requests = requests.get(range).unwrap_or_default();
             Ok(made.extend(&self.batch(None, requests)?)?)
         })?;
-        Ok(made)
+        Ok(made.into())
     }
 
     fn vary(
         &self,
-        images: &ImageBatch,
+        parents: &Generated,
         requests: &[SampleRequest],
-        degree: f64,
-    ) -> Result<ImageBatch, GeneratorError> {
-        check_pairs(images, requests)?;
-        let skipped = self.skipped(degree)?;
+        variation: Variation,
+    ) -> Result<Generated, GeneratorError> {
+        check_pairs(parents, requests)?;
+        let images = &parents.images;
+        let skipped = self.skipped(variation.degree)?;
         let [_, batches] = &self.batches;
         let mut made = ImageBatch::empty(self.config.image_size, self.config.image_size);
         batches.cover(requests.len(), |range| {
@@ -409,7 +411,7 @@ impl Generator for StableDiffusion {
             let requests = requests.get(range).unwrap_or_default();
             Ok(made.extend(&self.batch(Some((&images, skipped)), requests)?)?)
         })?;
-        Ok(made)
+        Ok(made.into())
     }
 
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
@@ -420,9 +422,9 @@ impl Generator for StableDiffusion {
                 0,
                 config.random_sampling_guidance_scale,
             ),
-            Operation::Vary(degree) => (
+            Operation::Vary(variation) => (
                 config.variation_num_inference_steps,
-                self.skipped(degree)?,
+                self.skipped(variation.degree)?,
                 config.variation_guidance_scale,
             ),
         };

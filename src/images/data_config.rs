@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::clients::{ClientPlace, ClientsConfig};
 use super::decode::{DecodeOptions, Orientation, SixteenBit};
 use super::layout::{Choose, Format, Labels, Layout};
+use super::size::ImageSize;
 use crate::sections::{InvalidKey, Section};
 
 /// Largest accepted `image_size`.
@@ -39,8 +40,8 @@ pub struct DataConfig {
     /// Name of the column of the class in the CSV file; `label` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
-    /// Rows and columns of every image after resizing and cropping.
-    pub image_size: usize,
+    /// Rows and columns of every image after resizing and cropping: a number, or `[height, width]`.
+    pub image_size: ImageSize,
     /// Generates separate samples for each class; otherwise all images form one class.
     #[serde(default)]
     pub class_conditional: bool,
@@ -150,14 +151,14 @@ impl DataConfig {
     /// Creates the section for all images at `path`, as one class, with the defaults of the other
     /// keys.
     #[must_use]
-    pub fn new(path: impl Into<PathBuf>, image_size: usize) -> Self {
+    pub fn new(path: impl Into<PathBuf>, image_size: impl Into<ImageSize>) -> Self {
         Self {
             path: path.into(),
             format: None,
             split: None,
             labels: Labels::default(),
             label_column: None,
-            image_size,
+            image_size: image_size.into(),
             class_conditional: false,
             classes: None,
             undeclared_class: UndeclaredClass::default(),
@@ -177,7 +178,11 @@ impl DataConfig {
 
     /// Creates the section like [`DataConfig::new`], with a layout.
     #[must_use]
-    pub fn with_layout(path: impl Into<PathBuf>, image_size: usize, layout: &Layout) -> Self {
+    pub fn with_layout(
+        path: impl Into<PathBuf>,
+        image_size: impl Into<ImageSize>,
+        layout: &Layout,
+    ) -> Self {
         Self {
             format: layout.format,
             split: layout.split.clone(),
@@ -203,8 +208,14 @@ impl DataConfig {
     /// # Errors
     /// The first key that is out of range.
     pub fn validate(&self) -> Result<(), InvalidKey> {
-        if !(1..=MAX_IMAGE_SIZE).contains(&self.image_size) {
-            let message = format!("is {}: expected 1 to {MAX_IMAGE_SIZE}", self.image_size);
+        let range = 1..=MAX_IMAGE_SIZE;
+        if !self.image_size.all(|side| range.contains(&side)) {
+            let message = match self.image_size {
+                ImageSize { height, width } if height == width => {
+                    format!("is {height}: expected 1 to {MAX_IMAGE_SIZE}")
+                }
+                size => format!("is {size}: expected sides of 1 to {MAX_IMAGE_SIZE}"),
+            };
             return Err(InvalidKey::new("image_size", message));
         }
         for (key, number) in [
@@ -450,7 +461,7 @@ mod tests {
 
     #[test]
     fn values_out_of_range_name_their_key() {
-        assert!(refusal(|config| config.image_size = 0).starts_with("image_size: "));
+        assert!(refusal(|config| config.image_size = 0.into()).starts_with("image_size: "));
         assert!(refusal(|config| config.num_samples = Some(0)).starts_with("num_samples: "));
         assert!(refusal(|config| config.declared_size = Some(0)).starts_with("declared_size: "));
         let window = refusal(|config| config.sixteen_bit = SixteenBit::Window(7, 7));

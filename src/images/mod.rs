@@ -2,7 +2,7 @@
 //!
 //! Three layers, each using only those before it:
 //!
-//! * pixels: [`ImageBatch`], [`Resampler`] (weights in `filter`), `shorter_side_to` and
+//! * pixels: [`ImageBatch`], [`Resampler`] (weights in `filter`), `covering` and
 //!   [`center_crop`];
 //! * files: [`decode`](fn@decode), the `.npy` header, [`NpzReader`] and [`NpzWriter`],
 //!   [`SamplesReader`] and [`SamplesWriter`], [`png`](fn@png) and [`grid`](fn@grid);
@@ -27,6 +27,7 @@ mod npz;
 mod reader;
 mod resize;
 mod samples;
+mod size;
 mod source;
 mod table;
 
@@ -34,7 +35,7 @@ pub use batch::{BatchError, ImageBatch};
 pub use clients::ClientsConfig;
 pub(crate) use container::fuzzing;
 pub use content::content_digests;
-pub use crop::{center_crop, resize_shorter_side};
+pub use crop::{center_crop, resize_to_cover};
 pub use data_config::{DataConfig, Duplicates, OnBadImage, UndeclaredClass, missing_classes};
 pub use decode::{
     DecodeError, DecodeOptions, Decoded, EXTENSIONS, Format as FileFormat, MAX_PIXELS, Orientation,
@@ -49,4 +50,5 @@ pub use npz::{NpzError, NpzReader, NpzWriter};
 pub use reader::{LARGEST_IMAGE_MEMORY, READING_MEMORY};
 pub use resize::{Resampler, ResizeError, resize_bicubic_float};
 pub use samples::{SamplesReader, SamplesWriter};
+pub use size::ImageSize;
 pub use source::{ImageSource, OccurringClasses};

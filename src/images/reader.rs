@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::batch::ImageBatch;
 use super::container::{Container, Stored};
-use super::crop::{center_crop, resize_shorter_side};
+use super::crop::{center_crop, resize_to_cover};
 use super::data_config::DataConfig;
 use super::decode::{
     DecodeError, DecodeOptions, Decoded, MAX_ALLOCATION, MAX_PIXELS, Rgb, SixteenBit, decode,
@@ -17,6 +17,7 @@ use super::decode::{
 use super::error::ImagesError;
 use super::filter::Filter;
 use super::resize::ResizeError;
+use super::size::ImageSize;
 
 /// Most bytes of images in a container that are read at a time, unless one image has more.
 const MAX_STORED: u64 = 1 << 26;
@@ -62,7 +63,7 @@ impl Fault {
 
 /// Reads the images of a container in one or several passes.
 pub(super) struct Reader<'a> {
-    size: usize,
+    size: ImageSize,
     options: DecodeOptions,
     container: &'a mut dyn Container,
     /// Largest stored sample of all files with samples of 16 bits.
@@ -92,7 +93,7 @@ impl<'a> Reader<'a> {
     ) -> Result<(), E> {
         let batch_size = batch_size.max(1);
         for (batch, places) in places.chunks(batch_size).enumerate() {
-            let mut pixels = Vec::with_capacity(places.len() * self.size * self.size * 3);
+            let mut pixels = Vec::with_capacity(places.len() * self.image_len());
             let mut index = batch * batch_size;
             let mut left = places;
             while !left.is_empty() {
@@ -149,10 +150,15 @@ impl<'a> Reader<'a> {
         Ok(images.collect())
     }
 
-    /// Creates a batch of square images.
+    /// Returns the number of bytes of an image.
+    fn image_len(&self) -> usize {
+        self.size.height * self.size.width * 3
+    }
+
     fn batch(&self, pixels: Vec<u8>) -> Result<ImageBatch, ImagesError> {
-        let count = pixels.len() / (self.size * self.size * 3);
-        Ok(ImageBatch::new(pixels, count, self.size, self.size)?)
+        let count = pixels.len() / self.image_len().max(1);
+        let (height, width) = self.size.pair();
+        Ok(ImageBatch::new(pixels, count, height, width)?)
     }
 }
 
@@ -170,7 +176,7 @@ pub(super) fn fitting(container: &dyn Container, places: &[usize]) -> usize {
 /// Decodes and fits an image. Gives it back (`Err`) if that takes more than `memory` bytes.
 fn fitted(
     stored: Stored,
-    size: usize,
+    size: ImageSize,
     options: &DecodeOptions,
     memory: u64,
 ) -> Result<Attempt, Stored> {
@@ -229,8 +235,8 @@ fn read_file(path: &Path, memory: u64) -> Result<Option<Vec<u8>>, Fault> {
     Ok(Some(bytes))
 }
 
-/// Applies `T.Resize(size)` and `T.CenterCrop(size)`.
-fn fit(image: Rgb, size: usize) -> Result<Vec<u8>, ResizeError> {
-    let image = resize_shorter_side(image, size, Filter::Bilinear)?;
+/// Scales and crops an image; for squares, this is `T.Resize(size)` and `T.CenterCrop(size)`.
+fn fit(image: Rgb, size: ImageSize) -> Result<Vec<u8>, ResizeError> {
+    let image = resize_to_cover(image, size, Filter::Bilinear)?;
     center_crop(&image, size)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Schedule;
+use crate::schedule::Schedule;
 use crate::sections::{InvalidKey, Section};
 use crate::voting::{Metric, SelectionMode};
 
@@ -190,8 +190,8 @@ impl EvolutionConfig {
         }
         let mut count = self.iterations.map(|t| t as usize + 1);
         for (key, length) in [
-            ("num_samples", self.num_samples.populations()),
-            ("variation_degree", self.variation_degree.populations()),
+            ("num_samples", self.num_samples.len()),
+            ("variation_degree", self.variation_degree.len()),
         ] {
             match (count, length) {
                 (Some(expected), Some(found)) if expected != found => {

@@ -175,7 +175,7 @@ impl<'a> Disclosure<'a> {
         PublicInputs {
             declared_size: plan.declared_size,
             declared_clients: plan.declared_clients,
-            image_size: [run.data.image_size; 2],
+            image_size: [run.data.image_size.height, run.data.image_size.width],
             samples: total as usize,
             class_names: if run.data.class_conditional {
                 plan.classes.clone()

@@ -156,7 +156,7 @@ impl InitialSamples {
             let supported: Vec<Condition> = numbers
                 .iter()
                 .filter_map(|number| u32::try_from(*number).ok().map(Condition))
-                .filter(|condition| generator.supports_condition(*condition))
+                .filter(|condition| condition.0 < generator.num_conditions())
                 .collect();
             if supported.len() as u64 != layout.total() || supported.len() != numbers.len() {
                 return Err(InitialSamplesError::Conditions { path: path() });

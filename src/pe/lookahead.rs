@@ -10,7 +10,7 @@ use std::thread;
 use super::{PeError, Run};
 use crate::artifacts::{PartialMean, Population, ShardStore};
 use crate::embedders::{EmbedPipeline, EmbedderError, Embeddings};
-use crate::generators::SampleRequest;
+use crate::generators::{Generated, SampleRequest};
 use crate::images::ImageBatch;
 use crate::kill_point::{KillPoint, reach};
 use crate::progress::Unit;
@@ -154,8 +154,10 @@ impl<'a> Lookahead<'a> {
             },
         };
         let requests: Vec<SampleRequest> = range.clone().map(request).collect();
-        let degree = self.run.plan.variation_degree(self.iteration);
-        Ok(self.run.generator.vary(images, &requests, degree)?)
+        let variation = self.run.plan.variation(self.iteration);
+        let parents = Generated::from(images.clone());
+        let varied = self.run.generator.vary(&parents, &requests, variation)?;
+        Ok(varied.images)
     }
 }
 

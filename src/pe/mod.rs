@@ -12,7 +12,7 @@
 //! | `offspring` | images of the next population, shard by shard |
 //! | `disclosure` | `privacy.json` and `log.txt`: what is said about a run |
 //! | `plan` | populations, classes and cost of a run, before anything is charged |
-//! | `config`, `schedule` | the `[evolution]` and `[output]` sections |
+//! | `config` | the `[evolution]` and `[output]` sections |
 
 mod algorithm;
 mod config;
@@ -24,11 +24,9 @@ mod lookahead;
 mod offspring;
 mod plan;
 mod run;
-mod schedule;
 
 pub use config::{EvolutionConfig, OutputConfig, PopulationSpec};
 pub use context::{Run, RunIdentity};
 pub use error::PeError;
 pub use initial::InitialSamples;
 pub use plan::Plan;
-pub use schedule::Schedule;

@@ -5,7 +5,7 @@ use std::thread;
 
 use super::{PeError, Run};
 use crate::artifacts::{GeneratedImages, Population, ShardStore, ShardWriter};
-use crate::generators::{Condition, GeneratorError, SampleRequest};
+use crate::generators::{Condition, Generated, GeneratorError, SampleRequest};
 use crate::images::ImageBatch;
 use crate::kill_point::{KillPoint, reach};
 use crate::progress::Unit;
@@ -84,7 +84,7 @@ pub(super) fn generate_random(
         };
         let conditions = conditions.get(range.clone()).unwrap_or_default();
         let requests: Vec<_> = range.zip(conditions).map(request).collect();
-        Ok(run.generator.random(&requests)?)
+        Ok(run.generator.random(&requests)?.images)
     })?;
     Ok(GeneratedImages { shards, conditions })
 }
@@ -147,8 +147,12 @@ impl Offspring<'_> {
             ImageBatch::empty(height, width)
         } else {
             let images = parents.gather(&varied_parents)?;
-            let degree = self.run.plan.variation_degree(self.iteration);
-            self.run.generator.vary(&images, &requests, degree)?
+            let variation = self.run.plan.variation(self.iteration);
+            let parents = Generated::from(images);
+            self.run
+                .generator
+                .vary(&parents, &requests, variation)?
+                .images
         };
         let elite = parents.gather(&elite)?;
         // The two kinds were batched separately and now return to the order of the samples.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{EvolutionConfig, PopulationSpec};
 use crate::artifacts::ClassLayout;
-use crate::generators::{Generator, GeneratorError, Operation, PlannedWork};
+use crate::generators::{Generator, GeneratorError, Operation, PlannedWork, Variation};
 use crate::images::{DataConfig, LARGEST_IMAGE_MEMORY, MAX_PIXELS, READING_MEMORY};
 use crate::privacy::{
     Adjacency, MOST_BINS_OF_CLIENTS, PrivacyError, ResolvedPrivacy, Unit, round_up,
@@ -130,11 +130,12 @@ impl Plan {
         (self.populations.len() as u32).saturating_sub(1)
     }
 
-    /// Returns the degree of the variations from which a population is made.
+    /// Returns the settings of the variations from which a population is made.
     #[must_use]
-    pub fn variation_degree(&self, population: u32) -> f64 {
+    pub fn variation(&self, population: u32) -> Variation {
         let spec = self.populations.get(population as usize);
-        spec.map_or(0.0, |spec| spec.variation_degree)
+        let degree = spec.map_or(0.0, |spec| spec.variation_degree);
+        Variation::new(degree, population)
     }
 
     /// Returns all work of the generator, in order.
@@ -146,7 +147,7 @@ impl Plan {
         for (index, population) in self.populations.iter().enumerate() {
             let n = population.num_samples;
             let vary = |images, each| PlannedWork {
-                operation: Operation::Vary(population.variation_degree),
+                operation: Operation::Vary(self.variation(index as u32)),
                 images,
                 each,
             };

@@ -44,7 +44,10 @@ impl Run<'_> {
         self.generator.begin_run(&RunPaths {
             root: dir.root().to_owned(),
             work: dir.work(),
-            lookahead_degree: self.plan.evolution.lookahead_degree,
+            lookahead_degrees: vec![
+                self.plan.evolution.lookahead_degree;
+                self.plan.iterations() as usize
+            ],
         })?;
         atomic::write(&dir.config(), self.config_text().as_bytes())
             .map_err(ArtifactsError::io(&dir.config()))?;

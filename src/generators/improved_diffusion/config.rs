@@ -319,7 +319,7 @@ fn key_of(error: &DiffusionError, respacing: &Respacing) -> &'static str {
 pub(super) fn evaluations(steps: usize, operation: Operation) -> Result<u64, GeneratorError> {
     let skipped = match operation {
         Operation::Random => 0,
-        Operation::Vary(degree) => skipped_steps(steps, degree)?,
+        Operation::Vary(variation) => skipped_steps(steps, variation.degree)?,
     };
     Ok((steps - skipped) as u64)
 }
@@ -371,7 +371,9 @@ mod tests {
         assert_eq!(config.evaluations(Operation::Random).unwrap(), 100);
         assert_eq!(config.evaluations(Operation::Vary(98.0)).unwrap(), 2);
         for degree in [-1.0, 100.0, 1.5, f64::NAN, f64::INFINITY] {
-            let error = config.evaluations(Operation::Vary(degree)).unwrap_err();
+            let error = config
+                .evaluations(Operation::Vary(Variation::new(degree, 1)))
+                .unwrap_err();
             assert!(
                 error.to_string().contains("from 0 (most change) to 99"),
                 "{error}"

@@ -30,7 +30,7 @@ pub struct Config {
     pub image_size: Option<usize>,
     /// The endpoint for variations.
     #[serde(default)]
-    pub variation: Variation,
+    pub variation: Endpoint,
     /// With `variation = "edits"`, the prompt of an edit; `{prompt}` is replaced by the prompt of
     /// the image.
     #[serde(default = "defaults::edit_prompt")]
@@ -81,7 +81,7 @@ pub struct Config {
 /// The endpoint that varies images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Variation {
+pub enum Endpoint {
     /// `POST /images/variations`, which takes the image alone (DALL-E 2).
     #[default]
     Variations,
@@ -223,7 +223,7 @@ impl Config {
                 return Err(InvalidKey::new("prompts", message));
             }
         }
-        if self.variation == Variation::Edits && self.edit_prompt.trim().is_empty() {
+        if self.variation == Endpoint::Edits && self.edit_prompt.trim().is_empty() {
             return Err(InvalidKey::new(
                 "edit_prompt",
                 "is empty: expected a prompt",
@@ -275,7 +275,7 @@ impl Config {
             return Err(InvalidKey::new("size", message));
         }
         match (family, self.variation) {
-            (Family::DallE2, Variation::Edits) => Err(InvalidKey::new(
+            (Family::DallE2, Endpoint::Edits) => Err(InvalidKey::new(
                 "variation",
                 "is \"edits\", for which dall-e-2 needs a mask: expected \"variations\"",
             )),
@@ -283,7 +283,7 @@ impl Config {
                 "model",
                 "is \"dall-e-3\", which supports neither variations nor edits of an image",
             )),
-            (Family::GptImage, Variation::Variations) => Err(InvalidKey::new(
+            (Family::GptImage, Endpoint::Variations) => Err(InvalidKey::new(
                 "variation",
                 format!("is \"variations\", which {model} does not support: expected \"edits\""),
             )),
@@ -386,8 +386,8 @@ impl Config {
     pub(super) fn max_upload(&self) -> usize {
         match (self.family(), self.variation) {
             (Family::GptImage, _) => 25_000_000,
-            (_, Variation::Variations) => 4_000_000,
-            (_, Variation::Edits) => 50_000_000,
+            (_, Endpoint::Variations) => 4_000_000,
+            (_, Endpoint::Edits) => 50_000_000,
         }
     }
 
@@ -397,10 +397,12 @@ impl Config {
     /// [`GeneratorError::Degree`] for a degree that is not finite.
     pub fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
         match operation {
-            Operation::Vary(degree) if !degree.is_finite() => Err(GeneratorError::Degree {
-                degree,
-                expected: "a finite number, which a hosted model ignores".to_owned(),
-            }),
+            Operation::Vary(variation) if !variation.degree.is_finite() => {
+                Err(GeneratorError::Degree {
+                    degree: variation.degree,
+                    expected: "a finite number, which a hosted model ignores".to_owned(),
+                })
+            }
             Operation::Random | Operation::Vary(_) => Ok(1),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::answer::{Item, images};
 use super::batching::BatchedRequest;
 use super::client::{CallError, Client};
-use super::config::{Config, Variation};
+use super::config::{Config, Endpoint};
 use super::error::ServiceError;
 use super::journal::{Journal, Outcome};
 use super::multipart::Form;
@@ -217,13 +217,13 @@ impl RequestExecutor<'_> {
         };
         let mut form = Form::new().text("model", &config.model);
         form = match config.variation {
-            Variation::Variations => form.png("image", png),
-            Variation::Edits => form.text("prompt", &request.prompt).png("image", png),
+            Endpoint::Variations => form.png("image", png),
+            Endpoint::Edits => form.text("prompt", &request.prompt).png("image", png),
         };
         form = form.text("n", &n).text("size", &config.size);
         for (key, value) in self.options(format) {
             // `/images/variations` has no parameter `quality`.
-            if config.variation == Variation::Edits || key != "quality" {
+            if config.variation == Endpoint::Edits || key != "quality" {
                 form = form.text(key, value);
             }
         }
@@ -342,11 +342,11 @@ impl RequestExecutor<'_> {
 }
 
 /// Returns the endpoint below the base address, and its description for messages.
-fn endpoint(request: &BatchedRequest, variation: Variation) -> (&'static str, &'static str) {
+fn endpoint(request: &BatchedRequest, variation: Endpoint) -> (&'static str, &'static str) {
     match (&request.upload, variation) {
         (None, _) => ("images/generations", "a random image"),
-        (Some(_), Variation::Variations) => ("images/variations", "a variation"),
-        (Some(_), Variation::Edits) => ("images/edits", "an edit"),
+        (Some(_), Endpoint::Variations) => ("images/variations", "a variation"),
+        (Some(_), Endpoint::Edits) => ("images/edits", "an edit"),
     }
 }
 

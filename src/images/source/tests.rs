@@ -5,6 +5,7 @@ use std::path::Path;
 use super::super::grid::png;
 use super::super::layout::Choose;
 use super::super::samples::SamplesWriter;
+use super::super::size::ImageSize;
 use super::*;
 
 fn names(names: &[&str]) -> Option<Vec<String>> {
@@ -55,9 +56,9 @@ struct Loaded {
 /// Checks, then reads again: the two must agree. Three at a time, to have several batches.
 fn read(config: &DataConfig) -> Result<Loaded, ImagesError> {
     let mut source = ImageSource::open(config)?;
-    let mut checked = ImageBatch::empty(config.image_size, config.image_size);
+    let mut checked = ImageBatch::empty(config.image_size.height, config.image_size.width);
     let skipped = source.check(3, |batch| Ok::<_, ImagesError>(checked.extend(&batch)?))?;
-    let mut images = ImageBatch::empty(config.image_size, config.image_size);
+    let mut images = ImageBatch::empty(config.image_size.height, config.image_size.width);
     source.for_each_batch(3, |batch| Ok::<_, ImagesError>(images.extend(&batch)?))?;
     assert!(images == checked);
     assert_eq!(images.len(), source.len());
@@ -166,7 +167,7 @@ fn sizes_out_of_range_name_their_key() {
     let root = folder();
     for (image_size, num_samples, key) in [(0, None, "image_size"), (4, Some(0), "num_samples")] {
         let config = DataConfig {
-            image_size,
+            image_size: ImageSize::square(image_size),
             num_samples,
             ..config(root.path())
         };
