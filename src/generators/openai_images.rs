@@ -13,16 +13,14 @@
 //!
 //! Requests contain prompts, which are public, and images of a population, which the model itself
 //! generated (or which the user supplied as `initial_samples`). They cannot contain private images:
-//! [`Generator`] takes an [`ImageBatch`], and everything derived from private images is
+//! [`Generator`] takes [`Generated`] images, and everything derived from private images is
 //! [`Sensitive`](crate::privacy::Sensitive), which does not convert to it.
 //!
 //! ```compile_fail,E0308
-//! use dpsyn::{SampleRequest, Generator};
-//! use dpsyn::ImageBatch;
-//! use dpsyn::Sensitive;
+//! use dpsyn::{Generated, Generator, SampleRequest, Sensitive, Variation};
 //!
-//! fn send(model: &dyn Generator, private: &Sensitive<ImageBatch>, draws: &[SampleRequest]) {
-//!     let _ = model.vary(private, draws, 0.0);
+//! fn send(model: &dyn Generator, private: &Sensitive<Generated>, draws: &[SampleRequest]) {
+//!     let _ = model.vary(private, draws, Variation::new(0.0, 1));
 //! }
 //! ```
 //!

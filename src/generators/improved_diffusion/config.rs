@@ -343,6 +343,7 @@ pub(super) fn skipped_steps(steps: usize, degree: f64) -> Result<usize, Generato
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generators::Variation;
 
     fn parse(text: &str) -> Result<Config, toml::de::Error> {
         toml::from_str(&format!("checkpoint = \"model.pt\"\n{text}"))
@@ -369,7 +370,12 @@ mod tests {
         config.validate().unwrap();
         assert_eq!(config.attention_resolutions, [16, 8]);
         assert_eq!(config.evaluations(Operation::Random).unwrap(), 100);
-        assert_eq!(config.evaluations(Operation::Vary(98.0)).unwrap(), 2);
+        assert_eq!(
+            config
+                .evaluations(Operation::Vary(Variation::new(98.0, 1)))
+                .unwrap(),
+            2
+        );
         for degree in [-1.0, 100.0, 1.5, f64::NAN, f64::INFINITY] {
             let error = config
                 .evaluations(Operation::Vary(Variation::new(degree, 1)))

@@ -219,9 +219,19 @@ fn the_size_of_the_batches_does_not_matter() {
             generator
         });
         assert!(two.random(&requests).unwrap() == five.random(&requests).unwrap());
-        let varied = two.vary(&images(5), &requests, 2.0).unwrap();
-        assert!(varied == five.vary(&images(5), &requests, 2.0).unwrap());
-        assert_eq!((varied.len(), varied.height(), varied.width()), (5, 8, 8));
+        let varied = two
+            .vary(&images(5).into(), &requests, Variation::new(2.0, 1))
+            .unwrap();
+        assert!(
+            varied
+                == five
+                    .vary(&images(5).into(), &requests, Variation::new(2.0, 1))
+                    .unwrap()
+        );
+        assert_eq!(
+            (varied.len(), varied.images.height(), varied.images.width()),
+            (5, 8, 8)
+        );
     }
     assert!(generator("").random(&[]).unwrap().is_empty());
 }
@@ -233,7 +243,9 @@ fn the_number_of_devices_does_not_matter() {
     let alone = generator(more);
     let (random, varied) = (
         alone.random(&requests).unwrap(),
-        alone.vary(&images(9), &requests, 2.0).unwrap(),
+        alone
+            .vary(&images(9).into(), &requests, Variation::new(2.0, 1))
+            .unwrap(),
     );
     for copies in [1, 2, 3] {
         let factory = |_| -> WorkerFactory<BoxedGenerator, GeneratorError> {
@@ -242,7 +254,12 @@ fn the_number_of_devices_does_not_matter() {
         let replicated = ReplicatedGenerator::start((0..copies).map(factory).collect()).unwrap();
         assert_eq!(replicated.batch_size(), 2 * copies);
         assert!(replicated.random(&requests).unwrap() == random);
-        assert!(replicated.vary(&images(9), &requests, 2.0).unwrap() == varied);
+        assert!(
+            replicated
+                .vary(&images(9).into(), &requests, Variation::new(2.0, 1))
+                .unwrap()
+                == varied
+        );
         assert!(replicated.random(&[]).unwrap().is_empty());
         // An error of one copy is the error of the call.
         let mut wrong = requests.clone();
@@ -251,7 +268,7 @@ fn the_number_of_devices_does_not_matter() {
             replicated.random(&wrong),
             Err(GeneratorError::Input(_))
         ));
-        let degree = replicated.vary(&images(9), &requests, 7.5);
+        let degree = replicated.vary(&images(9).into(), &requests, Variation::new(7.5, 1));
         assert!(matches!(degree, Err(GeneratorError::Degree { .. })));
     }
 }
@@ -273,8 +290,10 @@ fn images_depend_on_the_key_the_condition_and_the_parent() {
         };
         assert!(first != generator.random(&[other_class]).unwrap());
 
-        let vary =
-            |images: &ImageBatch, request, degree| generator.vary(images, &[request], degree);
+        let vary = |images: &ImageBatch, request, degree: f64| {
+            let parents = Generated::from(images.clone());
+            generator.vary(&parents, &[request], Variation::new(degree, 1))
+        };
         let image = images(2).slice(0..1);
         let varied = vary(&image, request(0), 3.0).unwrap();
         assert!(varied != vary(&images(2).slice(1..2), request(0), 3.0).unwrap());
@@ -289,7 +308,9 @@ fn a_larger_degree_stays_closer() {
     let generator = generator("use_ddim = true");
     let image = images(1);
     let distance = |degree: f64| -> u64 {
-        let varied = generator.vary(&image, &[request(0)], degree).unwrap();
+        let variation = Variation::new(degree, 1);
+        let varied = generator.vary(&image.clone().into(), &[request(0)], variation);
+        let varied = varied.unwrap().images;
         let pairs = varied.data().iter().zip(image.data());
         pairs.map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum()
     };
@@ -301,17 +322,33 @@ fn a_larger_degree_stays_closer() {
 fn wrong_requests_are_refused() {
     let generator = generator("");
     for degree in [-1.0, 5.0, 0.5, f64::NAN] {
-        let varied = generator.vary(&images(1), &[request(0)], degree);
+        let varied = generator.vary(&images(1).into(), &[request(0)], Variation::new(degree, 1));
         assert!(matches!(varied, Err(GeneratorError::Degree { .. })));
-        assert!(generator.evaluations(Operation::Vary(degree)).is_err());
+        assert!(
+            generator
+                .evaluations(Operation::Vary(Variation::new(degree, 1)))
+                .is_err()
+        );
     }
-    assert_eq!(generator.evaluations(Operation::Vary(4.0)).unwrap(), 1);
+    assert_eq!(
+        generator
+            .evaluations(Operation::Vary(Variation::new(4.0, 1)))
+            .unwrap(),
+        1
+    );
     assert_eq!(generator.evaluations(Operation::Random).unwrap(), 5);
-    let refused = |result: Result<ImageBatch, GeneratorError>| {
-        matches!(result, Err(GeneratorError::Input(_)))
-    };
-    assert!(refused(generator.vary(&images(2), &[request(0)], 0.0)));
-    assert!(refused(generator.vary(&ImageBatch::empty(8, 4), &[], 0.0)));
+    let refused =
+        |result: Result<Generated, GeneratorError>| matches!(result, Err(GeneratorError::Input(_)));
+    assert!(refused(generator.vary(
+        &images(2).into(),
+        &[request(0)],
+        Variation::new(0.0, 1)
+    )));
+    assert!(refused(generator.vary(
+        &ImageBatch::empty(8, 4).into(),
+        &[],
+        Variation::new(0.0, 1)
+    )));
     let out_of_range = SampleRequest {
         condition: Condition(10),
         ..request(0)

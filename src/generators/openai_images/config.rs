@@ -416,6 +416,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generators::Variation;
 
     fn parse(text: &str) -> Result<Config, toml::de::Error> {
         toml::from_str(&format!("prompts = \"a cat\"\n{text}"))
@@ -507,7 +508,16 @@ mod tests {
     fn any_degree_is_accepted_if_it_is_a_number() {
         let config = parse("model = \"m\"").unwrap();
         assert_eq!(config.evaluations(Operation::Random).unwrap(), 1);
-        assert_eq!(config.evaluations(Operation::Vary(0.98)).unwrap(), 1);
-        assert!(config.evaluations(Operation::Vary(f64::NAN)).is_err());
+        assert_eq!(
+            config
+                .evaluations(Operation::Vary(Variation::new(0.98, 1)))
+                .unwrap(),
+            1
+        );
+        assert!(
+            config
+                .evaluations(Operation::Vary(Variation::new(f64::NAN, 1)))
+                .is_err()
+        );
     }
 }

@@ -102,6 +102,7 @@ impl Config {
 mod tests {
     use super::*;
     use crate::generators::PromptsConfig;
+    use crate::generators::Variation;
 
     #[test]
     fn the_estimate_counts_images_and_bounds_requests() {
@@ -112,12 +113,12 @@ mod tests {
                 each: 1,
             },
             PlannedWork {
-                operation: Operation::Vary(1.0),
+                operation: Operation::Vary(Variation::new(1.0, 1)),
                 images: 100,
                 each: 8,
             },
             PlannedWork {
-                operation: Operation::Vary(1.0),
+                operation: Operation::Vary(Variation::new(1.0, 1)),
                 images: 100,
                 each: 1,
             },

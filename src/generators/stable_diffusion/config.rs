@@ -197,6 +197,7 @@ pub(super) fn skipped(steps: usize, degree: f64) -> Result<usize, GeneratorError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generators::Variation;
     use crate::generators::{GeneratorSection, Operation};
 
     fn parse(text: &str) -> Result<Config, toml::de::Error> {
@@ -265,10 +266,14 @@ mod tests {
     fn degrees_are_strengths() {
         let config = parse("").unwrap();
         for degree in [0.0, 0.4, 1.0] {
-            config.check_operation(Operation::Vary(degree)).unwrap();
+            config
+                .check_operation(Operation::Vary(Variation::new(degree, 1)))
+                .unwrap();
         }
         for degree in [-0.1, 1.1, f64::NAN] {
-            let error = config.check_operation(Operation::Vary(degree)).unwrap_err();
+            let error = config
+                .check_operation(Operation::Vary(Variation::new(degree, 1)))
+                .unwrap_err();
             assert!(error.to_string().contains("from 0"), "{error}");
         }
     }
