@@ -109,7 +109,9 @@ batch_size = 2
 "#;
 
 fn generator(more: &str) -> ImprovedDiffusion {
-    let config: Config = toml::from_str(&format!("{TINY}{more}")).unwrap();
+    let mut table: toml::Table = TINY.parse().unwrap();
+    table.extend(more.parse::<toml::Table>().unwrap());
+    let config: Config = table.try_into().unwrap();
     let vb = VarBuilder::from_backend(Box::new(RandomWeights), DType::F32, Device::Cpu);
     let unet = UNet::new(&config.unet().unwrap(), &vb).unwrap();
     ImprovedDiffusion::new(&config, unet, &Device::Cpu).unwrap()
@@ -148,16 +150,14 @@ fn a_batch_of_three_equals_three_single_images_to_the_bit() {
     for method in METHODS {
         let generator = generator(method);
         for (start, skipped) in [(None, 0), (Some(images(3)), 0), (Some(images(3)), 3)] {
-            let together = bits(
-                &generator
-                    .samples(start.as_ref(), &requests, skipped)
-                    .unwrap(),
-            );
+            let from = (generator.samplers.of(0).unwrap(), skipped);
+            let together = generator.samples(start.as_ref(), &requests, from);
+            let together = bits(&together.unwrap());
             let single: Vec<_> = (0..3)
                 .flat_map(|index| {
                     let image = start.as_ref().map(|images| images.slice(index..index + 1));
                     let request = &requests[index..index + 1];
-                    bits(&generator.samples(image.as_ref(), request, skipped).unwrap())
+                    bits(&generator.samples(image.as_ref(), request, from).unwrap())
                 })
                 .collect();
             assert!(together == single, "{method}, {skipped} steps skipped");
@@ -300,6 +300,45 @@ fn images_depend_on_the_key_the_condition_and_the_parent() {
         assert!(varied != vary(&image, other_key, 3.0).unwrap());
         assert!(varied != vary(&image, request(0), 2.0).unwrap());
     }
+}
+
+/// The value of `timestep_respacing` for a population is that of a model with this value alone.
+#[test]
+fn each_population_has_its_respacing() {
+    let schedule = generator("timestep_respacing = [\"5\", \"ddim4\", \"10\"]");
+    let vary = |generator: &ImprovedDiffusion, population| {
+        let variation = Variation::new(2.0, population);
+        generator.vary(&images(1).into(), &[request(0)], variation)
+    };
+    let mut found = Vec::new();
+    for (respacing, population) in [("5", 0), ("ddim4", 1), ("10", 2)] {
+        let one = generator(&format!("timestep_respacing = \"{respacing}\""));
+        let varied = vary(&schedule, population).unwrap();
+        assert!(varied == vary(&one, population).unwrap());
+        found.push(varied.images.data().to_vec());
+    }
+    assert!(found[0] != found[1] && found[1] != found[2]);
+    let operation = |population| Operation::Vary(Variation::new(2.0, population));
+    let evaluations = [0, 1, 2].map(|at| schedule.evaluations(operation(at)).unwrap());
+    assert_eq!(evaluations, [3, 2, 8]);
+    assert_eq!(schedule.evaluations(Operation::Random).unwrap(), 5);
+    let error = vary(&schedule, 3).err().unwrap().to_string();
+    assert!(error.contains("no value for population 3"), "{error}");
+}
+
+#[test]
+fn height_and_width_may_differ() {
+    let generator = generator("image_size = [8, 16]");
+    let random = generator.random(&[request(0), request(1)]).unwrap();
+    assert_eq!((random.images.height(), random.images.width()), (8, 16));
+    let varied = generator.vary(&random, &[request(0), request(1)], Variation::new(1.0, 1));
+    assert!(varied.unwrap() != random);
+    let square = images(1).into();
+    assert!(
+        generator
+            .vary(&square, &[request(0)], Variation::new(1.0, 1))
+            .is_err()
+    );
 }
 
 /// With random weights, only an image with little noise added stays close to its parent.
