@@ -14,6 +14,7 @@ pub mod openai_images;
 mod prompts;
 mod replicated;
 mod section;
+pub mod sprites;
 pub mod stable_diffusion;
 pub mod text;
 
