@@ -80,7 +80,7 @@ fn a_run_of_sprites_keeps_the_parts_of_each_class() {
         let path = fixture.path("out").join(iteration).join("samples.npz");
         let mut reader = SamplesReader::open(&path).unwrap();
         assert_eq!((reader.len(), reader.height(), reader.width()), (16, 8, 6));
-        let pixels = reader.read(16).unwrap();
+        let pixels = reader.read(0..16).unwrap();
         for (index, image) in pixels.iter().enumerate() {
             // The middle columns show the wall, the outer ones a spot or the wall.
             let at = |y: usize, x: usize| image[3 * (6 * y + x)];

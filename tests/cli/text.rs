@@ -64,21 +64,10 @@ fn fixture() -> RunFixture {
 
 fn parameters(samples: &Path) -> Vec<serde_json::Value> {
     let mut reader = SamplesReader::open(samples).unwrap();
-    let (_, conditions) = reader.arrays().i64s("conditions").unwrap();
-    assert_eq!(conditions.len(), 16);
-    let file = std::fs::File::open(samples).unwrap();
-    let mut archive = zip::ZipArchive::new(file).unwrap();
-    let mut bytes = Vec::new();
-    let mut entry = archive.by_name("parameters.npy").unwrap();
-    std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
-    // Fixed-width texts, padded with zeros, follow the header.
-    let start = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-    let width = (bytes.len() - start) / 16;
-    let texts = bytes[start..].chunks(width).map(|text| {
-        let text = std::str::from_utf8(text).unwrap();
-        serde_json::from_str(text.trim_end_matches('\0')).unwrap()
-    });
-    texts.collect()
+    let texts = reader.arrays().texts("parameters").unwrap();
+    assert_eq!(texts.len(), 16);
+    let read = |text: &String| serde_json::from_str(text).unwrap();
+    texts.iter().map(read).collect()
 }
 
 #[test]
