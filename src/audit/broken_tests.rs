@@ -17,6 +17,7 @@ use crate::privacy::{
     with_repeated_noise,
 };
 use crate::progress::Silent;
+use crate::schedule::Schedule;
 use crate::voting::Metric;
 
 const CLAIM: f64 = 4.0;
@@ -40,7 +41,7 @@ fn terms(adjacency: Adjacency) -> ResolvedPrivacy {
 
 fn resolve(adjacency: Adjacency, noise_multiplier: Option<f64>) -> ResolvedPrivacy {
     let config = PrivacyConfig {
-        noise_multiplier,
+        noise_multiplier: noise_multiplier.map(Schedule::from),
         epsilon: noise_multiplier.is_none().then_some(CLAIM),
         delta: DELTA,
         adjacency,
@@ -147,7 +148,7 @@ fn the_noise_is_that_of_the_claim_under_add_remove_adjacency() {
 
 #[test]
 fn half_the_noise_is_found() {
-    let claimed = terms(Adjacency::ReplaceOne).noise_multiplier();
+    let claimed = terms(Adjacency::ReplaceOne).noise_multiplier_of(1).unwrap();
     let privacy = resolve(Adjacency::ReplaceOne, Some(claimed / 2.0));
     found(Method::Gaussian, |world, trial| {
         correct(world, trial, &privacy)

@@ -11,7 +11,7 @@ use super::output::{print, report};
 use super::progress::{TerminalProgress, catch_interrupts};
 use crate::artifacts::ArtifactsError;
 use crate::atomic;
-use crate::audit::{AuditOptions, Subject, audit};
+use crate::audit::{AuditOptions, Subject, audit, votes_of_an_image};
 use crate::config::Settings;
 use crate::embedders::{EmbedderConfig, PixelsConfig};
 use crate::exit_code;
@@ -63,6 +63,7 @@ pub(super) fn run(arguments: &AuditArguments) -> Result<(), CliError> {
     let privacy = plan
         .privacy
         .resolve(plan.releases, plan.nearest_neighbors, None, None)?;
+    votes_of_an_image(&privacy)?;
     let weights = plan.embedder.requirements().into_iter();
     let needed: Vec<_> = weights.map(|file| (file, exit_code::WEIGHTS)).collect();
     missing::check(&Catalogue::built_in()?, &needed)?;

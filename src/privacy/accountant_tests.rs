@@ -62,12 +62,12 @@ fn nonsense_is_refused() {
 
 #[test]
 fn zcdp_is_the_closed_form() {
-    let rho = zcdp_rho(2.0, 20, ADD_REMOVE);
+    let rho = zcdp_rho(&2.0.into(), 20, ADD_REMOVE);
     assert!((2.5..2.5 + 1e-12).contains(&rho), "{rho}");
-    let rho = zcdp_rho(2.0, 20, REPLACE_ONE);
+    let rho = zcdp_rho(&2.0.into(), 20, REPLACE_ONE);
     assert!((5.0..5.0 + 1e-12).contains(&rho), "{rho}");
-    assert_eq!(zcdp_rho(0.0, 0, ADD_REMOVE), 0.0);
-    assert_eq!(zcdp_rho(0.0, 1, ADD_REMOVE), f64::INFINITY);
+    assert_eq!(zcdp_rho(&0.0.into(), 0, ADD_REMOVE), 0.0);
+    assert_eq!(zcdp_rho(&0.0.into(), 1, ADD_REMOVE), f64::INFINITY);
 }
 
 /// zCDP's well-known conversion ε = ρ + 2√(ρ ln(1/δ)) is looser than the exact formula: another
@@ -75,7 +75,7 @@ fn zcdp_is_the_closed_form() {
 #[test]
 fn the_exact_formula_is_below_the_zcdp_conversion() {
     for (sigma, releases, delta) in [(1.0, 1, 1e-5_f64), (7.07, 20, 1e-5), (0.3, 5, 1e-9)] {
-        let rho = zcdp_rho(sigma, releases, ADD_REMOVE);
+        let rho = zcdp_rho(&sigma.into(), releases, ADD_REMOVE);
         let converted = rho + 2.0 * (rho * (1.0 / delta).ln()).sqrt();
         let exact = epsilon(sigma, releases, delta, ADD_REMOVE).unwrap();
         assert!(

@@ -153,8 +153,8 @@ fn carried_charges_count_once() {
     let first = owner.ledger("first", &terms(4.0, 2));
     let earlier = EarlierRun {
         run_id: first.run_id().to_owned(),
-        noise_multiplier: 4.0,
-        nearest_neighbors: 1,
+        noise_multiplier: 4.0.into(),
+        nearest_neighbors: 1.into(),
         releases: 2,
         unit: Unit::Image,
         adjacency: Adjacency::AddRemove,
@@ -175,8 +175,8 @@ fn an_earlier_run_under_replace_one_counts_twice_under_add_remove() {
     let owner = Owner::new();
     let earlier = EarlierRun {
         run_id: "0".repeat(32),
-        noise_multiplier: 4.0,
-        nearest_neighbors: 1,
+        noise_multiplier: 4.0.into(),
+        nearest_neighbors: 1.into(),
         releases: 2,
         unit: Unit::Image,
         adjacency: Adjacency::ReplaceOne,
@@ -285,8 +285,8 @@ fn a_run_is_closed_with_its_own_charges_also_if_it_has_none() {
     let _charge = first.charge(1, &"0".repeat(64)).unwrap();
     let earlier = EarlierRun {
         run_id: first.run_id().to_owned(),
-        noise_multiplier: 4.0,
-        nearest_neighbors: 1,
+        noise_multiplier: 4.0.into(),
+        nearest_neighbors: 1.into(),
         releases: 1,
         unit: Unit::Image,
         adjacency: Adjacency::AddRemove,

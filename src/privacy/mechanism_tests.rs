@@ -5,7 +5,7 @@ use crate::privacy::{Adjacency, ClientVotes, NonPrivateConsent, PrivacyConfig, U
 
 fn config(noise_multiplier: f64) -> PrivacyConfig {
     PrivacyConfig {
-        noise_multiplier: Some(noise_multiplier),
+        noise_multiplier: Some(noise_multiplier.into()),
         epsilon: None,
         delta: 1e-5,
         adjacency: Adjacency::AddRemove,
@@ -20,7 +20,7 @@ fn charge(noise_multiplier: f64, nearest_neighbors: u32) -> Charge {
     let privacy = config(noise_multiplier)
         .resolve(1, nearest_neighbors, None, consent)
         .unwrap();
-    let noise = match privacy.lattice_sigma() {
+    let noise = match privacy.lattice_sigma(1).unwrap() {
         None => Noise::Nothing,
         Some(sigma) => Noise::DiscreteGaussian {
             sigma,

@@ -70,7 +70,7 @@ fn written_with(
 
 fn config(noise_multiplier: f64, adjacency: Adjacency) -> PrivacyConfig {
     PrivacyConfig {
-        noise_multiplier: Some(noise_multiplier),
+        noise_multiplier: Some(noise_multiplier.into()),
         epsilon: None,
         delta: 1e-5,
         adjacency,

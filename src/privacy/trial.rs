@@ -45,13 +45,13 @@ impl<'a> Trial<'a> {
     /// Adds the noise of `iteration` to the counts by [`release`], as a run does.
     ///
     /// # Errors
-    /// Those of [`release`].
+    /// Those of [`release`], and [`PrivacyError::Order`] for an iteration that is not planned.
     pub fn release(
         &self,
         counts: &Sensitive<VoteCounts>,
         iteration: u32,
     ) -> Result<NoisyHistogram, PrivacyError> {
-        let noise = match self.privacy.lattice_sigma() {
+        let noise = match self.privacy.lattice_sigma(iteration)? {
             None => Noise::Nothing,
             Some(sigma) => Noise::DiscreteGaussian {
                 sigma,
