@@ -137,7 +137,7 @@ pub(super) fn lattice_sigma(noise_multiplier: f64, squared_votes: u32) -> BigUin
 }
 
 /// Decomposes a finite positive number into mantissa·2^exponent, exactly.
-fn dyadic(value: f64) -> (u64, i32) {
+pub(super) fn dyadic(value: f64) -> (u64, i32) {
     let bits = value.to_bits();
     let fraction = bits & ((1 << 52) - 1);
     let exponent = ((bits >> 52) & 0x7ff) as i32;

@@ -579,3 +579,5 @@ fn a_test_seed_is_stamped() {
 
 #[path = "ledger_release_tests.rs"]
 mod releases;
+#[path = "ledger_schedule_tests.rs"]
+mod schedules;

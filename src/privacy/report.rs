@@ -207,13 +207,37 @@ mod tests {
         assert!(text.contains("        1               0.497 "), "{text}");
         // 2.59438… and 3.84827…
         let last = text.lines().last().unwrap();
-        let words: Vec<&str> = last.split_whitespace().collect();
-        assert_eq!(words, ["20", "2.595", "3.849"]);
+        assert_eq!(words(last), ["20", "2.595", "3.849"]);
         assert!(text.contains("unit image"), "{text}");
         let truncated = report.for_truncated_source().to_string();
         let last = truncated.lines().last().unwrap();
-        let words: Vec<&str> = last.split_whitespace().collect();
-        assert_eq!(words, ["20", "-", "3.849"]);
+        assert_eq!(words(last), ["20", "-", "3.849"]);
+    }
+
+    #[test]
+    fn a_list_has_a_column() {
+        let list = PrivacyConfig {
+            noise_multiplier: Some(Schedule::List(vec![4.0, 2.5])),
+            ..config(None, None)
+        };
+        let report = Report::new(&list, 2).unwrap();
+        let text = report.to_string();
+        let rows: Vec<Vec<&str>> = text.lines().rev().take(2).map(words).collect();
+        assert_eq!(rows[0][..2], ["2", "2.5"]);
+        assert_eq!(rows[1][..2], ["1", "4"]);
+        // 1/16 + 4/25
+        let one = accountant::epsilon(0.2225f64.powf(-0.5), 1, 1e-5, Adjacency::AddRemove);
+        assert!((report.rows[1].add_remove / one.unwrap() - 1.0).abs() < 1e-12);
+        assert!(
+            text.contains("iteration  noise multiplier  epsilon add-remove"),
+            "{text}"
+        );
+        let error = Report::new(&list, 3).unwrap_err().to_string();
+        assert!(error.contains("2 entries where 3 were expected"), "{error}");
+    }
+
+    fn words(line: &str) -> Vec<&str> {
+        line.split_whitespace().collect()
     }
 
     #[test]
