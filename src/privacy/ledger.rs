@@ -218,6 +218,7 @@ impl Ledger {
         resumed: bool,
         candidates: &str,
     ) -> Result<Charge, PrivacyError> {
+        let (_, nearest_neighbors) = self.privacy.terms_of(iteration)?;
         let noise = match (self.privacy.lattice_sigma(iteration)?, &self.key) {
             (None, _) => Noise::Nothing,
             (Some(sigma), Some(key)) => Noise::DiscreteGaussian {
@@ -227,7 +228,14 @@ impl Ledger {
             (Some(_), None) => return Err(self.key_is_missing()),
         };
         let unit = self.privacy.unit;
-        Ok(Charge::new(iteration, resumed, noise, unit, candidates))
+        Ok(Charge::new(
+            iteration,
+            resumed,
+            noise,
+            unit,
+            nearest_neighbors,
+            candidates,
+        ))
     }
 
     /// Records the digest of a drawn histogram, before it is published; or, if one is recorded

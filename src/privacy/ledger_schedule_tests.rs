@@ -125,8 +125,8 @@ fn the_charge_of_each_iteration_has_its_noise() {
 fn released_noise_has_the_size_of_its_iteration() {
     let folder = Folder::new();
     let mut ledger = open(&folder, &schedule()).unwrap();
-    for (t, size) in [(1, 2.0), (2, 16.0), (3, 12.0)] {
-        let counts = Sensitive::new(VoteCounts::of_images(&[1000; 40_000]));
+    for (t, k, size) in [(1, 1, 2.0), (2, 4, 16.0), (3, 9, 12.0)] {
+        let counts = Sensitive::new(VoteCounts::of_images(&[1000; 40_000], k));
         let charge = ledger.charge(t, &candidates(t)).unwrap();
         let path = folder.path().join(t.to_string());
         let drawn = release(counts, charge).unwrap();
@@ -138,6 +138,23 @@ fn released_noise_has_the_size_of_its_iteration() {
         let off = variance.sqrt() - size;
         assert!(off.abs() < 6.0 * size / 80_000f64.sqrt(), "{t}: {variance}");
     }
+}
+
+/// Votes for the neighbors of another iteration are not covered by the noise of this one.
+#[test]
+fn votes_of_another_iteration_are_not_released() {
+    let folder = Folder::new();
+    let mut ledger = open(&folder, &schedule()).unwrap();
+    let counts = |k| Sensitive::new(VoteCounts::of_images(&[5, 5], k));
+    let charge = ledger.charge(1, &candidates(1)).unwrap();
+    let error = error_of(release(counts(4), charge));
+    assert!(
+        error.contains("up to 4 votes, but 1 are charged"),
+        "{error}"
+    );
+    ledger.record_drawn(1, &histogram(1)).unwrap();
+    let charge = ledger.charge(2, &candidates(2)).unwrap();
+    assert!(release(counts(4), charge).is_ok());
 }
 
 /// Other values, another order (which costs the same in the end, but not before), a constant and a

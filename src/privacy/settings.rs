@@ -313,19 +313,22 @@ impl ResolvedPrivacy {
     /// # Errors
     /// Returns [`PrivacyError::Order`] for an iteration beyond the end of a list.
     pub(super) fn lattice_sigma(&self, iteration: u32) -> Result<Option<BigUint>, PrivacyError> {
-        if !self.has_noise() {
-            return Ok(None);
-        }
-        match (
-            self.noise_multiplier_of(iteration),
-            self.nearest_neighbors_of(iteration),
-        ) {
-            (Some(sigma), Some(k)) => Ok(Some(lattice_sigma(sigma, self.squared_votes(k)))),
-            _ => Err(PrivacyError::Order {
-                iteration,
-                message: format!("only {} releases are planned", self.releases),
-            }),
-        }
+        let (sigma, k) = self.terms_of(iteration)?;
+        let of_noise = || lattice_sigma(sigma, self.squared_votes(k));
+        Ok(self.has_noise().then(of_noise))
+    }
+
+    /// Returns σ and k of one release.
+    ///
+    /// # Errors
+    /// Returns [`PrivacyError::Order`] for an iteration beyond the end of a list.
+    pub(super) fn terms_of(&self, iteration: u32) -> Result<(f64, u32), PrivacyError> {
+        let sigma = self.noise_multiplier_of(iteration);
+        let terms = sigma.zip(self.nearest_neighbors_of(iteration));
+        terms.ok_or_else(|| PrivacyError::Order {
+            iteration,
+            message: format!("only {} releases are planned", self.releases),
+        })
     }
 
     /// Returns a value of each release that follows from its σ and k: one if neither changes.

@@ -58,7 +58,8 @@ impl<'a> Trial<'a> {
                 key: self.key.clone(),
             },
         };
-        let charge = Charge::of_audit(iteration, noise, self.privacy.unit);
+        let (_, nearest_neighbors) = self.privacy.terms_of(iteration)?;
+        let charge = Charge::of_audit(iteration, noise, self.privacy.unit, nearest_neighbors);
         Ok(release(counts.map_ref(VoteCounts::clone), charge)?.of_audit())
     }
 }
@@ -83,7 +84,7 @@ mod tests {
     fn every_trial_has_its_own_noise() {
         let config: PrivacyConfig = toml::from_str("noise_multiplier = 1.0\ndelta = 1e-5").unwrap();
         let privacy = config.resolve(2, 1, None, None).unwrap();
-        let counts = Sensitive::new(VoteCounts::of_images(&[5; 64]));
+        let counts = Sensitive::new(VoteCounts::of_images(&[5; 64], 1));
         let release = |privacy, iteration| {
             let trial = Trial::new(privacy, PublicCanaries::declared()).unwrap();
             trial.release(&counts, iteration).unwrap()
