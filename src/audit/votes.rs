@@ -192,8 +192,8 @@ impl Worlds {
     }
 }
 
-/// Returns k, the same in all releases: the images of an audit are voted once, and each release adds
-/// its noise to these counts.
+/// Returns k, the same in all releases: the images of an audit are voted once, and each release
+/// adds its noise to these counts.
 ///
 /// # Errors
 /// Returns [`InvalidKey`] if k changes.
@@ -210,8 +210,8 @@ pub fn votes_of_an_image(privacy: &ResolvedPrivacy) -> Result<u32, InvalidKey> {
     }
 }
 
-/// Returns the factors of the most powerful score, 1/σ_t² as a multiple of the largest; none if σ is
-/// the same in all releases.
+/// Returns the factors of the most powerful score, 1/σ_t² as a multiple of the largest; none if σ
+/// is the same in all releases.
 fn factors(privacy: &ResolvedPrivacy) -> Arc<[f64]> {
     let sigmas = privacy.noise_multiplier().values();
     let smallest = sigmas.iter().copied().fold(f64::INFINITY, f64::min);

@@ -1,7 +1,8 @@
 //! `dpsyn extend`: more iterations on a finished run, as a run of its own.
 //!
 //! The new run begins with the last population of the finished one and has its configuration and
-//! its noise multiplier, of a list the last one. Its claim includes all charges of the finished run.
+//! its noise multiplier, of a list the last one. Its claim includes all charges of the finished
+//! run.
 
 use std::ffi::OsString;
 use std::fs;

@@ -4,11 +4,11 @@
 //! that one record changes by at most s·√k_t in L2 norm. It is μ_t-GDP with μ_t = s/σ_t, whatever
 //! k_t is. T releases, each of which may depend on the results of the earlier ones, are together
 //! μ-GDP with μ² = Σ μ_t² = s²·Σ 1/σ_t² (Dong, Roth, Su 2019, "Gaussian Differential Privacy",
-//! arXiv 1905.02383, Corollary 2), which is s²·T/σ² if all σ_t are σ: to distinguish two neighboring
-//! data sets is at least as hard as to distinguish N(0, 1) from N(μ, 1) by one sample. The δ(ε) of
-//! that problem is known exactly (Balle, Wang 2018; see [`delta_upper_bound`]), and ε is its
-//! inverse at the given δ. No composition theorem with slack is involved. The σ_t are fixed before
-//! the first release; the statement after t of T releases has the first t terms of the sum.
+//! arXiv 1905.02383, Corollary 2), which is s²·T/σ² if all σ_t are σ: to distinguish two
+//! neighboring data sets is at least as hard as to distinguish N(0, 1) from N(μ, 1) by one sample.
+//! The δ(ε) of that problem is known exactly (Balle, Wang 2018; see [`delta_upper_bound`]), and ε
+//! is its inverse at the given δ. No composition theorem with slack is involved. The σ_t are fixed
+//! before the first release; the statement after t of T releases has the first t terms of the sum.
 //!
 //! **Rounding.** μ is rounded up, δ(ε) is bounded from above, and a solution is always the upper
 //! end of its bracket, at which the bound was evaluated and found to hold. The returned ε is

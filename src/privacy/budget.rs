@@ -5,9 +5,9 @@
 //! run that would exceed the total is refused before anything is charged.
 //!
 //! **Composition.** Releases of all runs are Gaussian mechanisms on the same images, so their μ
-//! compose exactly: μ² is the sum of s²/σ² over all releases of all runs, each with its own σ (Dong,
-//! Roth, Su 2019, Corollary 2), and the total ε follows from μ at the δ of the budget. Values of ε
-//! are never added.
+//! compose exactly: μ² is the sum of s²/σ² over all releases of all runs, each with its own σ
+//! (Dong, Roth, Su 2019, Corollary 2), and the total ε follows from μ at the δ of the budget.
+//! Values of ε are never added.
 //!
 //! **Reservation.** A run counts with all of its planned releases from its beginning on, also if it
 //! is interrupted, because it may be resumed. [`Budget::close_abandoned`] reduces an abandoned run

@@ -124,8 +124,8 @@ fn a_run_that_exceeds_the_limit_is_refused_and_leaves_the_file_as_it_is() {
     assert!(owner.total() > used);
 }
 
-/// Runs with one noise and with a schedule share a budget. A schedule is reserved as a whole, and an
-/// abandoned run counts with its first releases.
+/// Runs with one noise and with a schedule share a budget. A schedule is reserved as a whole, and
+/// an abandoned run counts with its first releases.
 #[test]
 fn runs_with_unequal_noise_compose() {
     let owner = Owner::new();

@@ -77,8 +77,9 @@ pub(super) const LARGEST_NOISE_MULTIPLIER: f64 = 1_048_576.0;
 /// The largest permitted h, which the reserve of the accountant covers.
 pub(super) const LARGEST_DEVIATION: f64 = 1e-11;
 
-/// Returns h of the proof above for the first `releases` releases, a bound of the difference between
-/// the discrete and the continuous mechanism; infinite for releases beyond the end of a list.
+/// Returns h of the proof above for the first `releases` releases, a bound of the difference
+/// between the discrete and the continuous mechanism; infinite for releases beyond the end of a
+/// list.
 ///
 /// The constant exceeds that of the proof by more than 1 %, and the rounding errors of a sum of at
 /// most 2³² terms are below 2⁻²⁰ of it.

@@ -11,8 +11,9 @@
 //! (in votes) on the lattice of multiples of 2⁻²⁰. One release is therefore (1/2σ²)-zCDP under
 //! add-remove adjacency and (1/σ²)-zCDP under replace-one adjacency, without any approximation
 //! (Canonne, Kamath, Steinke 2020, Theorem 4). T releases are (ε, δ)-DP with the ε that
-//! [`epsilon`](super::epsilon) returns, or the module `accountant` for unequal σ. The module `lattice` proves the step from the discrete to
-//! the continuous Gaussian, and the module `accountant` covers the composition.
+//! [`epsilon`](super::epsilon) returns, or the module `accountant` for unequal σ. The module
+//! `lattice` proves the step from the discrete to the continuous Gaussian, and the module
+//! `accountant` covers the composition.
 //!
 //! The classes need no composition theorem: one release is the concatenation of the bins of all
 //! classes, and an image votes only for samples of its own class.

@@ -76,8 +76,8 @@ impl RecordedRun {
         Ok(Some(run))
     }
 
-    /// Returns σ of the last planned release, also where the configuration has ε instead; 0 in a run
-    /// without noise.
+    /// Returns σ of the last planned release, also where the configuration has ε instead; 0 in a
+    /// run without noise.
     #[must_use]
     pub fn noise_multiplier(&self) -> f64 {
         self.noise_multiplier

@@ -194,7 +194,8 @@ fn check_delta_against(delta: f64, units: usize, unit: Unit) -> Result<(), Priva
 fn check_neighbors(neighbors: u32, consent: bool, place: &str) -> Result<(), PrivacyError> {
     let expected = match neighbors {
         0 => "at least 1",
-        // The proofs of the module `lattice` cover no more; without noise, there is nothing to prove.
+        // The proofs of the module `lattice` cover no more; without noise, there is nothing to
+        // prove.
         65_537.. if !consent => "at most 65536",
         _ => return Ok(()),
     };
@@ -294,7 +295,8 @@ impl ResolvedPrivacy {
         self.unit.squared_votes(nearest_neighbors) * self.replaced_images
     }
 
-    /// Returns the standard deviation of the noise on each count in votes, for each planned release.
+    /// Returns the standard deviation of the noise on each count in votes, for each planned
+    /// release.
     #[must_use]
     pub fn noise_votes(&self) -> Schedule<f64> {
         self.each_release(|sigma, k| sigma * f64::from(self.squared_votes(k)).sqrt())
@@ -307,8 +309,8 @@ impl ResolvedPrivacy {
         self.has_noise().then(|| self.each_release(of))
     }
 
-    /// Returns the parameter of the discrete Gaussian on the lattice for one release, or `None` in a
-    /// run without noise.
+    /// Returns the parameter of the discrete Gaussian on the lattice for one release, or `None` in
+    /// a run without noise.
     ///
     /// # Errors
     /// Returns [`PrivacyError::Order`] for an iteration beyond the end of a list.
