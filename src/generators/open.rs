@@ -1,6 +1,6 @@
 //! The types of the `[model]` section. `docs/adding-a-model.md` shows how to add one.
 
-use super::{GeneratorSection, improved_diffusion, openai_images, stable_diffusion};
+use super::{GeneratorSection, improved_diffusion, openai_images, stable_diffusion, text};
 use crate::sections::tagged_sections;
 
 tagged_sections! {
@@ -9,5 +9,6 @@ tagged_sections! {
         "improved-diffusion" => ImprovedDiffusion(improved_diffusion::Config),
         "openai-images" => OpenAiImages(openai_images::Config),
         "stable-diffusion" => StableDiffusion(stable_diffusion::Config),
+        "text" => Text(text::Config),
     }
 }
