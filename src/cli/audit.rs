@@ -17,6 +17,7 @@ use crate::embedders::{EmbedderConfig, PixelsConfig};
 use crate::exit_code;
 use crate::fetch::Catalogue;
 use crate::privacy::{PrivacyConfig, round_up};
+use crate::progress::Silent;
 use crate::schedule::Schedule;
 use crate::voting::Metric;
 
@@ -70,7 +71,7 @@ pub(super) fn run(arguments: &AuditArguments) -> Result<(), CliError> {
     missing::check(&Catalogue::built_in()?, &needed)?;
     catch_interrupts()?;
     let size = (plan.image_size, plan.image_size);
-    let opened = plan.embedder.open(size, &[Device::Cpu])?;
+    let opened = plan.embedder.open(size, &[Device::Cpu], &Silent)?;
     let subject = Subject {
         privacy,
         embedder: &*opened.embedder,
