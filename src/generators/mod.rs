@@ -11,6 +11,7 @@ pub mod improved_diffusion;
 mod noise;
 mod open;
 pub mod openai_images;
+pub mod program;
 mod prompts;
 mod replicated;
 mod section;
@@ -148,6 +149,9 @@ pub enum GeneratorError {
     /// A hosted model failed, or a limit of its cost is reached.
     #[error(transparent)]
     Service(#[from] openai_images::ServiceError),
+    /// A program of the user's failed.
+    #[error(transparent)]
+    Program(#[from] program::ProgramError),
     /// The network failed.
     #[error("network evaluation failed: {0}")]
     Network(candle_core::Error),
@@ -181,7 +185,9 @@ impl ExitCode for GeneratorError {
             Self::Config { .. } | Self::Degree { .. } => exit_code::USAGE,
             Self::Checkpoint(_) | Self::Files(_) => exit_code::WEIGHTS,
             Self::Service(_) => exit_code::SERVICE,
-            Self::Input(_) | Self::Network(_) | Self::Batch(_) => exit_code::COMPUTE,
+            Self::Input(_) | Self::Program(_) | Self::Network(_) | Self::Batch(_) => {
+                exit_code::COMPUTE
+            }
         }
     }
 }
