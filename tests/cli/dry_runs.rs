@@ -1,0 +1,216 @@
+//! Every shipped configuration, up to the first private vote: `dpsyn run CONFIG --dry-run` with
+//! made-up images and models in the places that the configuration names.
+//!
+//! A dry run opens everything that a run opens, so a configuration fails here if it has an unknown
+//! key, a schedule of the wrong length, a degree that the model refuses, classes that do not fit,
+//! or the wrong layout of images. What is not checked is whether the published weights fit, because
+//! they are not in the repository.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use candle_core::DType;
+use dpsyn::internals::config::Settings;
+use dpsyn::internals::images::{ImageBatch, png};
+use dpsyn::internals::models::improved_diffusion::{UNet, UNetConfig};
+
+use crate::support::stable_diffusion::{tiny, write_model};
+use crate::support::{made_up, write_inception};
+
+const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
+const CIFAR10: [&str; 10] = [
+    "plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+];
+const IMAGENET64: &str = "weights/imagenet64_cond_270M_250K.pt";
+const INCEPTION: &str = "weights/pt_inception-2015-12-05-6726825d.pth";
+const STABLE_DIFFUSION: &str = "CompVis/stable-diffusion-v1-4";
+
+/// The options that make the network of [`write_imagenet64`] of that of the published weights,
+/// which are too large for a test.
+const SMALL_IMAGENET64: [&str; 2] = ["model.num_channels=32", "model.num_res_blocks=1"];
+
+/// The folder in which the configurations run, with stand-ins in the places that they name.
+struct World(tempfile::TempDir);
+
+impl World {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+
+    /// Writes a PNG of `size` × `size` pixels at each of `names`, each of another gray.
+    fn images<'a>(&self, size: usize, names: impl IntoIterator<Item = &'a str>) {
+        for (index, name) in names.into_iter().enumerate() {
+            let pixels = vec![(40 * index + 10) as u8; size * size * 3];
+            let image = ImageBatch::new(pixels, 1, size, size).unwrap();
+            std::fs::write(self.path(name), png(&image).unwrap()).unwrap();
+        }
+    }
+
+    /// Copies a file of the repository to the same place.
+    fn copy(&self, name: &str) {
+        std::fs::copy(Path::new(REPOSITORY).join(name), self.path(name)).unwrap();
+    }
+
+    /// Writes what `write` writes to `name`, unless another configuration has needed it.
+    fn once(&self, name: &str, write: impl FnOnce(&Path)) {
+        let path = self.path(name);
+        if !path.exists() {
+            write(&path);
+        }
+    }
+
+    fn inception(&self) {
+        self.once(INCEPTION, |path| write_inception(path, None));
+    }
+
+    /// Makes everything that the configuration `name` reads and returns the keys to override;
+    /// `None` for a configuration that is not known here.
+    fn prepare(&self, name: &str) -> Option<Vec<&'static str>> {
+        Some(match name {
+            "quickstart.toml" => {
+                self.copy("data/digits.npz");
+                self.copy("weights/glyphs32.pt");
+                vec![]
+            }
+            "cifar10.toml" | "cifar10_unconditional.toml" => {
+                let names = CIFAR10.map(|class| format!("data/cifar10_train/{class}_00000.png"));
+                self.images(32, names.iter().map(String::as_str));
+                self.once(IMAGENET64, write_imagenet64);
+                self.inception();
+                SMALL_IMAGENET64.to_vec()
+            }
+            "camelyon17.toml" | "camelyon17_29.toml" => {
+                let names =
+                    ["0_0.png", "1_1.png"].map(|name| format!("data/camelyon17_train/{name}"));
+                self.images(96, names.iter().map(String::as_str));
+                self.once(IMAGENET64, write_imagenet64);
+                self.inception();
+                SMALL_IMAGENET64.to_vec()
+            }
+            "cookie.toml" | "doudou.toml" | "cookie_openai.toml" | "cats.toml" => {
+                self.images(512, ["data/cookie/IMG_1.png", "data/doudou/IMG_1.png"]);
+                self.images(
+                    512,
+                    ["data/cats/cookie/IMG_1.png", "data/cats/doudou/IMG_1.png"],
+                );
+                self.once(&format!("{STABLE_DIFFUSION}/unet/config.json"), |_| {
+                    write_model(&self.path(STABLE_DIFFUSION), &tiny(), DType::F32);
+                });
+                self.inception();
+                vec![]
+            }
+            _ => return None,
+        })
+    }
+
+    /// `dpsyn run … --dry-run` on the CPU, without network.
+    fn dry_run(&self, config: &Path, overrides: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dpsyn"));
+        command
+            .current_dir(self.0.path())
+            .arg("run")
+            .arg(config)
+            .args(["--dry-run", "--offline", "--device", "cpu"])
+            .env("HF_HUB_CACHE", self.path("hub"))
+            .env_remove("OPENAI_API_KEY");
+        for setting in overrides {
+            command.args(["--set", setting]);
+        }
+        command.output().unwrap()
+    }
+}
+
+/// The network of imagenet64_cond_270M_250K.pt with [`SMALL_IMAGENET64`].
+fn write_imagenet64(path: &Path) {
+    let config = UNetConfig {
+        image_size: 64,
+        in_channels: 3,
+        model_channels: 32,
+        learn_sigma: true,
+        num_res_blocks: 1,
+        channel_mult: None,
+        attention_resolutions: vec![16, 8],
+        num_heads: 4,
+        num_heads_upsample: None,
+        use_scale_shift_norm: true,
+        num_classes: Some(1000),
+    };
+    let made = made_up(99, DType::F32, |vb| UNet::new(&config, &vb));
+    candle_core::safetensors::save(&made, path).unwrap();
+}
+
+/// Returns the names of the shipped configurations, sorted.
+fn shipped() -> Vec<String> {
+    let entries = std::fs::read_dir(Path::new(REPOSITORY).join("configs")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".toml")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_shipped_configuration_has_a_plan() {
+    let world = World::new();
+    let mut failures = Vec::new();
+    for name in shipped() {
+        let Some(overrides) = world.prepare(&name) else {
+            failures.push(format!(
+                "configs/{name} has no stand-ins: add what it reads (images in its layout, tiny \
+                 weights, fonts, …) to `World::prepare` in tests/cli/dry_runs.rs"
+            ));
+            continue;
+        };
+        let config = Path::new(REPOSITORY).join("configs").join(&name);
+        let output = world.dry_run(&config, &overrides);
+        let plan = String::from_utf8(output.stdout).unwrap();
+        if !output.status.success() {
+            let error = String::from_utf8(output.stderr).unwrap();
+            failures.push(format!("configs/{name}: {error}"));
+            continue;
+        }
+        // A line for each population, with its number first.
+        let loaded = Settings::load(&config, &[]).unwrap();
+        let numbers = plan
+            .lines()
+            .filter_map(|line| line.split_whitespace().next());
+        let numbers = numbers.filter_map(|word| word.parse::<usize>().ok());
+        let expected: Vec<usize> = (0..loaded.populations.len()).collect();
+        assert_eq!(numbers.collect::<Vec<_>>(), expected, "{name}: {plan}");
+        assert!(!world.0.path().join("results").exists(), "{name}");
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Without this, a dry run that checks nothing would pass the test above.
+#[test]
+fn mistakes_in_a_configuration_are_found() {
+    let world = World::new();
+    let overrides = world.prepare("camelyon17.toml").unwrap();
+    let shipped = Path::new(REPOSITORY).join("configs/camelyon17.toml");
+    let shipped = std::fs::read_to_string(shipped).unwrap();
+    for (right, wrong, message) in [
+        ("lookahead_degree", "lookahead_degrees", "unknown key"),
+        ("3, 3, 3, 3, 3]", "3, 3, 3, 3, 10]", "variation_degree"),
+        ("classes = [\"0\", \"1\"]", "classes = [\"0\"]", "1_1.png"),
+        ("cond = true", "cond = false", "label_emb.weight"),
+        (
+            "data/camelyon17_train\"",
+            "data/camelyon\"",
+            "data/camelyon",
+        ),
+    ] {
+        assert!(shipped.contains(right), "{right}");
+        let config = world.path("wrong.toml");
+        std::fs::write(&config, shipped.replace(right, wrong)).unwrap();
+        let output = world.dry_run(&config, &overrides);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{wrong}: {text}");
+        assert!(text.contains(message), "{wrong}: {text}");
+    }
+}
