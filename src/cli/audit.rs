@@ -125,9 +125,14 @@ fn configured(path: &Path, set: &[String]) -> Result<Plan, CliError> {
     Ok(Plan {
         privacy: settings.privacy,
         releases,
-        nearest_neighbors: settings.evolution.nearest_neighbors,
+        nearest_neighbors: settings
+            .evolution
+            .nearest_neighbors
+            .last()
+            .copied()
+            .unwrap_or(1),
         metric: settings.evolution.metric,
-        threshold: settings.evolution.threshold,
+        threshold: settings.evolution.threshold.last().copied().unwrap_or(0.0),
         classes,
         image_size: settings.data.image_size.height.min(LARGEST_IMAGE_SIZE),
         embedder: settings.embedder.embedder,

@@ -372,7 +372,7 @@ fn resolve_privacy(
         .privacy
         .resolve(
             releases,
-            evolution.nearest_neighbors,
+            evolution.nearest_neighbors.last().copied().unwrap_or(1),
             None,
             non_private.then(NonPrivateConsent::given),
         )

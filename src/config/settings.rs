@@ -171,6 +171,17 @@ impl Settings {
         let invalid = |error| locations.invalid("evolution", error);
         self.evolution.validate().map_err(invalid)?;
         let populations = self.evolution.populations().map_err(invalid)?;
+        for (key, found) in model.schedules() {
+            let expected = populations.len();
+            if found != expected {
+                let message = format!(
+                    "{found} entries where {expected} were expected: one for the initial population \
+                     and one for each of {} iterations",
+                    expected.saturating_sub(1)
+                );
+                return Err(locations.error(&format!("model.{key}"), message));
+            }
+        }
         // The first degree is used only for variations of the initial population.
         let unused = usize::from(self.evolution.initial_variations == 0);
         for (population, number) in populations.iter().zip(0..).skip(unused) {
