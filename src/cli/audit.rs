@@ -17,6 +17,7 @@ use crate::embedders::{EmbedderConfig, PixelsConfig};
 use crate::exit_code;
 use crate::fetch::Catalogue;
 use crate::privacy::{PrivacyConfig, round_up};
+use crate::progress::Silent;
 use crate::voting::Metric;
 
 /// ε, δ and number of releases without a configuration and without options.
@@ -68,7 +69,7 @@ pub(super) fn run(arguments: &AuditArguments) -> Result<(), CliError> {
     missing::check(&Catalogue::built_in()?, &needed)?;
     catch_interrupts()?;
     let size = (plan.image_size, plan.image_size);
-    let opened = plan.embedder.open(size, &[Device::Cpu])?;
+    let opened = plan.embedder.open(size, &[Device::Cpu], &Silent)?;
     let subject = Subject {
         privacy,
         embedder: &*opened.embedder,

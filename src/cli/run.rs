@@ -1,6 +1,7 @@
 //! `dpsyn run`: opens and checks all inputs, then runs the plan. `dpsyn extend` shares it.
 
 mod evaluation;
+mod overlap;
 
 use std::path::{Path, PathBuf};
 
@@ -232,12 +233,13 @@ impl Inputs {
         check_plan(loaded, &*generator.generator, &plan)?;
         let image_size = generator.generator.image_size();
         let config = &loaded.settings.embedder.embedder;
-        let embedder = config.open(image_size, &devices.all())?;
+        let embedder = config.open(image_size, &devices.all(), progress)?;
         progress.message(&format!("device: {}", devices.chosen));
         let (private_embedder, private_device) =
             open_private_embedder(loaded, &embedder, image_size, devices, progress)?;
         let CheckedImages { fingerprint, notes } = images.check(progress)?;
         show_private(&notes, progress);
+        overlap::refuse(loaded, &generator, &embedder, &images, progress)?;
         let units = images.units();
         show_private(&units.map(|units| plan.compare_units(units)), progress);
         let evaluation = evaluation::open(
@@ -443,7 +445,7 @@ fn open_private_embedder(
     let config = &loaded.settings.embedder;
     let shared = &*embedder.embedder;
     let on_cpu = || {
-        let opened = config.embedder.open(image_size, &[Device::Cpu])?;
+        let opened = config.embedder.open(image_size, &[Device::Cpu], progress)?;
         Ok(opened.embedder)
     };
     let private_size = loaded.settings.data.image_size.pair();
