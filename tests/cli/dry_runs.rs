@@ -6,6 +6,8 @@
 //! or the wrong layout of images. What is not checked is whether the published weights fit, because
 //! they are not in the repository.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -13,6 +15,8 @@ use candle_core::DType;
 use dpsyn::internals::config::Settings;
 use dpsyn::internals::images::{ImageBatch, png};
 use dpsyn::internals::models::improved_diffusion::{UNet, UNetConfig};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use crate::support::stable_diffusion::{tiny, write_model};
 use crate::support::{made_up, write_inception};
@@ -43,12 +47,28 @@ impl World {
         path
     }
 
-    /// Writes a PNG of `size` × `size` pixels at each of `names`, each of another gray.
-    fn images<'a>(&self, size: usize, names: impl IntoIterator<Item = &'a str>) {
-        for (index, name) in names.into_iter().enumerate() {
-            let pixels = vec![(40 * index + 10) as u8; size * size * 3];
-            let image = ImageBatch::new(pixels, 1, size, size).unwrap();
-            std::fs::write(self.path(name), png(&image).unwrap()).unwrap();
+    /// Writes a PNG of `height` × `width` pixels at each of `names`, each of other colors.
+    fn images<S: AsRef<str>>(&self, (height, width): (usize, usize), names: &[S]) {
+        for (index, name) in names.iter().enumerate() {
+            let pixels = pattern(index, height * width * 3);
+            let image = ImageBatch::new(pixels, 1, height, width).unwrap();
+            std::fs::write(self.path(name.as_ref()), png(&image).unwrap()).unwrap();
+        }
+    }
+
+    /// Writes `count` images of 28 × 28 pixels and labels 0 to 9, beginning with the pattern of
+    /// number `first`, as MNIST and Fashion-MNIST are published.
+    fn idx(&self, folder: &str, first: usize, count: usize) {
+        let number = |n: usize| u32::try_from(n).unwrap().to_be_bytes();
+        let mut images = [[0, 0, 8, 3], number(count), number(28), number(28)].concat();
+        images.extend((0..count).flat_map(|index| pattern(first + index, 28 * 28)));
+        let mut labels = [[0, 0, 8, 1], number(count)].concat();
+        labels.extend((0..count).map(|index| (index % 10) as u8));
+        for (name, bytes) in [("images-idx3", images), ("labels-idx1", labels)] {
+            let path = self.path(&format!("{folder}/train-{name}-ubyte.gz"));
+            let mut file = GzEncoder::new(File::create(path).unwrap(), Compression::fast());
+            file.write_all(&bytes).unwrap();
+            file.finish().unwrap();
         }
     }
 
@@ -63,6 +83,17 @@ impl World {
         if !path.exists() {
             write(&path);
         }
+    }
+
+    /// Writes two images of CelebA and the list of them that the configurations describe.
+    fn celeba(&self) {
+        let names = ["img_align_celeba/000001.jpg", "img_align_celeba/000002.jpg"];
+        self.images((218, 178), &names.map(|name| format!("data/celeba/{name}")));
+        let list = format!(
+            "file,label,client\n{},Male_0,7\n{},Male_1,8\n",
+            names[0], names[1]
+        );
+        std::fs::write(self.path("data/celeba/train.csv"), list).unwrap();
     }
 
     fn inception(&self) {
@@ -80,30 +111,43 @@ impl World {
             }
             "cifar10.toml" | "cifar10_unconditional.toml" => {
                 let names = CIFAR10.map(|class| format!("data/cifar10_train/{class}_00000.png"));
-                self.images(32, names.iter().map(String::as_str));
+                self.images((32, 32), &names);
                 self.once(IMAGENET64, write_imagenet64);
                 self.inception();
                 SMALL_IMAGENET64.to_vec()
             }
             "camelyon17.toml" | "camelyon17_29.toml" => {
-                let names =
-                    ["0_0.png", "1_1.png"].map(|name| format!("data/camelyon17_train/{name}"));
-                self.images(96, names.iter().map(String::as_str));
+                let names = ["0_0", "1_1"].map(|name| format!("data/camelyon17_train/{name}.png"));
+                self.images((96, 96), &names);
                 self.once(IMAGENET64, write_imagenet64);
                 self.inception();
                 SMALL_IMAGENET64.to_vec()
             }
             "cookie.toml" | "doudou.toml" | "cookie_openai.toml" | "cats.toml" => {
-                self.images(512, ["data/cookie/IMG_1.png", "data/doudou/IMG_1.png"]);
+                let names = ["cookie", "doudou", "cats/cookie", "cats/doudou"];
                 self.images(
-                    512,
-                    ["data/cats/cookie/IMG_1.png", "data/cats/doudou/IMG_1.png"],
+                    (512, 512),
+                    &names.map(|name| format!("data/{name}/IMG_1.png")),
                 );
                 self.once(&format!("{STABLE_DIFFUSION}/unet/config.json"), |_| {
                     write_model(&self.path(STABLE_DIFFUSION), &tiny(), DType::F32);
                 });
                 self.inception();
                 vec![]
+            }
+            "fashion_mnist_pool.toml" => {
+                // As many images as the largest degree.
+                self.idx("data/fashion-mnist/public", 0, 1000);
+                self.idx("data/fashion-mnist/private", 1000, 10);
+                vec![]
+            }
+            "nearest_images.toml" => {
+                self.celeba();
+                let names = [0, 1, 2].map(|subject| format!("data/digiface1m/{subject}/0.png"));
+                self.images((112, 112), &names);
+                self.inception();
+                // Inception would take a minute for a pool of 1,000 images.
+                vec!["evolution.variation_degree=[3, 3, 3, 2, 2, 1, 1]"]
             }
             _ => return None,
         })
@@ -118,12 +162,19 @@ impl World {
             .arg(config)
             .args(["--dry-run", "--offline", "--device", "cpu"])
             .env("HF_HUB_CACHE", self.path("hub"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .env_remove("OPENAI_API_KEY");
         for setting in overrides {
             command.args(["--set", setting]);
         }
         command.output().unwrap()
     }
+}
+
+/// Returns `count` values that differ between indices.
+fn pattern(index: usize, count: usize) -> Vec<u8> {
+    let value = |at: usize| (index * 37 + at * (1 + index % 7)) as u8 ^ (index >> 8) as u8;
+    (0..count).map(value).collect()
 }
 
 /// The network of imagenet64_cond_270M_250K.pt with [`SMALL_IMAGENET64`].
