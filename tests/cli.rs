@@ -38,6 +38,8 @@ mod hosted;
 mod hosted_faults;
 #[path = "cli/identities.rs"]
 mod identities;
+#[path = "cli/image_pool.rs"]
+mod image_pool;
 #[path = "cli/kill.rs"]
 mod kill;
 #[path = "cli/layouts.rs"]

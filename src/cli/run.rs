@@ -233,7 +233,9 @@ impl Inputs {
         check_plan(loaded, &*generator.generator, &plan)?;
         let image_size = generator.generator.image_size();
         let config = &loaded.settings.embedder.embedder;
-        let embedder = config.open(image_size, &devices.all(), progress)?;
+        let embedder = config
+            .open(image_size, &devices.all(), progress)
+            .map_err(|error| embedder_error(loaded, "embedder", error))?;
         progress.message(&format!("device: {}", devices.chosen));
         let (private_embedder, private_device) =
             open_private_embedder(loaded, &embedder, image_size, devices, progress)?;
@@ -452,10 +454,7 @@ fn open_private_embedder(
     let chosen = config
         .private_device
         .choose(shared, private_size, on_cpu)
-        .map_err(|error| match error {
-            EmbedderError::Config(error) => loaded.locations.invalid("embedder", error).into(),
-            other => CliError::from(other),
-        })?;
+        .map_err(|error| embedder_error(loaded, "embedder", error))?;
     Ok(match chosen {
         PrivateEmbedder::Shared if shared.overlaps_host_work() => (None, devices.chosen.clone()),
         PrivateEmbedder::Shared => (None, CPU.to_owned()),
@@ -470,6 +469,14 @@ fn open_private_embedder(
             (Some(copy), CPU.to_owned())
         }
     })
+}
+
+/// Adds the position of the key in an embedder's section to an error about it.
+fn embedder_error(loaded: &Loaded, section: &str, error: EmbedderError) -> CliError {
+    match error {
+        EmbedderError::Config(error) => loaded.locations.invalid(section, error).into(),
+        other => other.into(),
+    }
 }
 
 /// Adds the position of the key in `[model]` to an error about it.

@@ -281,6 +281,14 @@ impl Settings {
         if self.privacy.budget.is_some() {
             left_out.push("privacy.budget");
         }
+        // A folder of the user's for what is computed once.
+        let caches = [
+            "model.cache",
+            "model.embedder.public.cache",
+            "embedder.public.cache",
+            "evaluation.embedder.public.cache",
+        ];
+        left_out.extend(caches.iter().filter(|key| has(&table, key)));
         // The path of a reference is private unless the reference is declared public.
         let evaluation = self.evaluation.as_ref();
         if evaluation.is_some_and(|config| config.path().is_some() && !config.reference_is_public) {
@@ -344,6 +352,17 @@ impl Settings {
             table.remove("evaluation");
         }
         Ok(value)
+    }
+}
+
+/// Returns true if a table has a key with dots.
+fn has(table: &toml::Table, key: &str) -> bool {
+    match key.split_once('.') {
+        Some((section, key)) => {
+            let section = table.get(section).and_then(toml::Value::as_table);
+            section.is_some_and(|section| has(section, key))
+        }
+        None => table.contains_key(key),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Opening the evaluation of a run: its embedder, its reference and its classifier.
 
+use super::embedder_error;
 use super::overlap::refuse_public;
 use crate::cli::device::Devices;
 use crate::cli::error::CliError;
@@ -46,7 +47,8 @@ pub(super) fn open(
     let chosen = config.embedder.as_ref();
     let own = chosen
         .map(|config| config.open(image_size, &devices.all(), observer))
-        .transpose()?;
+        .transpose()
+        .map_err(|error| embedder_error(loaded, "evaluation.embedder", error))?;
     let embedder = chosen.unwrap_or(&loaded.settings.embedder.embedder);
     let opened = own.as_ref().unwrap_or(vote);
     let weights = opened.weights_digest.as_deref();

@@ -31,7 +31,7 @@ pub struct PcaConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
     /// Replaces the three channels by their mean.
-    #[serde(default)]
+    #[serde(default, alias = "greyscale")]
     pub grayscale: bool,
     /// Divides each number of a vector by its standard deviation over the public images.
     #[serde(default)]

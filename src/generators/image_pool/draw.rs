@@ -128,13 +128,38 @@ impl Search<'_> {
     ) -> Result<Vec<usize>, PublicImagesError> {
         let mut drawn = Vec::with_capacity(keys.len());
         let mut deferred = Vec::new();
-        for range in within_memory(wanted) {
-            let parents: Vec<usize> = range.clone().collect();
-            let wanted = wanted.get(range).unwrap_or_default();
-            let lists = self.nearest(&parents, wanted, |_| true)?;
-            for (parent, nearest) in parents.into_iter().zip(lists) {
+        // The lists of those for whom all images of their group are wanted need no search.
+        let everything: Vec<Option<&[u32]>> = wanted
+            .iter()
+            .zip(self.group_of)
+            .map(|(wanted, group)| {
+                let images = self.groups.images(*group);
+                (self.keep_labels && *wanted >= images.len()).then_some(images)
+            })
+            .collect();
+        let listed = wanted.iter().zip(&everything);
+        let listed: Vec<usize> = listed
+            .map(|(wanted, everything)| everything.map_or(*wanted, |_| 0))
+            .collect();
+        for range in within_memory(&listed) {
+            let searched: Vec<usize> = range
+                .clone()
+                .filter(|parent| listed.get(*parent).is_some_and(|wanted| *wanted > 0))
+                .collect();
+            let wanted: Vec<usize> = searched
+                .iter()
+                .filter_map(|parent| listed.get(*parent).copied())
+                .collect();
+            let mut lists = self.nearest(&searched, &wanted, |_| true)?.into_iter();
+            for (parent, everything) in range.clone().zip(everything.get(range).unwrap_or_default())
+            {
+                let nearest = match everything {
+                    Some(_) => None,
+                    None => lists.next(),
+                };
+                let images = everything.or(nearest.as_deref()).unwrap_or_default();
                 let key = keys.get(parent);
-                let image = key.and_then(|key| draws.one_of(&nearest, &mut key.rng()));
+                let image = key.and_then(|key| draws.one_of(images, &mut key.rng()));
                 if image.is_none() {
                     deferred.push(parent);
                 }
