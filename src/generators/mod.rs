@@ -16,6 +16,7 @@ mod prompts;
 mod replicated;
 mod section;
 pub mod stable_diffusion;
+pub mod text;
 
 pub use crate::models::Precision;
 pub use batches::Batches;
