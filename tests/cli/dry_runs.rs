@@ -18,12 +18,30 @@ use dpsyn::internals::models::improved_diffusion::{UNet, UNetConfig};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use self::made_fonts::{font, rectangle};
 use crate::support::stable_diffusion::{tiny, write_model};
 use crate::support::{made_up, write_inception};
+
+/// The makers of fonts of the tests of the generator.
+#[path = "../../src/generators/text/testing.rs"]
+#[allow(dead_code)]
+mod made_fonts;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 const CIFAR10: [&str; 10] = [
     "plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+];
+const CIFAR10_HUB: [&str; 10] = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
 ];
 const IMAGENET64: &str = "weights/imagenet64_cond_270M_250K.pt";
 const INCEPTION: &str = "weights/pt_inception-2015-12-05-6726825d.pth";
@@ -85,6 +103,21 @@ impl World {
         }
     }
 
+    /// Writes a font whose digits are steps of different heights into a folder.
+    fn font(&self, folder: &str) {
+        let letter = |(index, character): (usize, char)| {
+            let top = 300 + 40 * index as i16;
+            let contours = vec![
+                rectangle(100, 0, 350, top),
+                rectangle(350, 0, 600, 900 - top),
+            ];
+            (character, contours)
+        };
+        let letters: Vec<_> = "0123456789I".chars().enumerate().map(letter).collect();
+        let path = self.path(&format!("{folder}/steps.ttf"));
+        std::fs::write(path, font(700, &letters)).unwrap();
+    }
+
     /// Writes two images of CelebA and the list of them that the configurations describe.
     fn celeba(&self) {
         let names = ["img_align_celeba/000001.jpg", "img_align_celeba/000002.jpg"];
@@ -135,11 +168,33 @@ impl World {
                 self.inception();
                 vec![]
             }
+            "mnist_text.toml" => {
+                self.idx("data/mnist", 0, 10);
+                self.font("fonts");
+                vec!["model.fonts=[\"fonts\"]"]
+            }
+            "mnist_text_library.toml" => {
+                self.idx("data/mnist", 0, 10);
+                self.font("data/fonts-main/ofl");
+                self.inception();
+                vec![]
+            }
             "fashion_mnist_pool.toml" => {
                 // As many images as the largest degree.
                 self.idx("data/fashion-mnist/public", 0, 1000);
                 self.idx("data/fashion-mnist/private", 1000, 10);
                 vec![]
+            }
+            "cifar10_pool.toml" => {
+                let names = CIFAR10_HUB.map(|class| format!("data/cifar10_private/{class}/0.png"));
+                self.images((32, 32), &names);
+                // As many images as the largest degree, of another size so that none is private.
+                let names: Vec<String> = (0..1000)
+                    .map(|index| format!("data/cifar10_public/{index}.png"))
+                    .collect();
+                self.images((33, 33), &names);
+                // The components of 32 × 32 pixels would take several seconds.
+                vec!["model.embedder.size=8", "embedder.size=8"]
             }
             "nearest_images.toml" => {
                 self.celeba();
