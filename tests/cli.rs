@@ -13,6 +13,8 @@ mod configs;
 #[path = "cli/core_dumps.rs"]
 #[cfg(target_os = "linux")]
 mod core_dumps;
+#[path = "cli/dry_runs.rs"]
+mod dry_runs;
 #[path = "cli/eval.rs"]
 mod eval;
 #[path = "cli/evaluation.rs"]
