@@ -32,7 +32,7 @@ use super::{
 };
 use crate::hub::Requirement;
 use crate::images::ImageBatch;
-use crate::progress::Progress;
+use crate::progress::Observer;
 use crate::sections::{InvalidKey, Section};
 use crate::streams::KeyedRng;
 use config::{Shares, evaluations};
@@ -74,7 +74,7 @@ impl GeneratorSection for Config {
         self.fonts.iter().map(Requirement::path).collect()
     }
 
-    fn open(&self, _: &[Device], _: &dyn Progress) -> Result<OpenedGenerator, GeneratorError> {
+    fn open(&self, _: &[Device], _: &dyn Observer) -> Result<OpenedGenerator, GeneratorError> {
         // All CPU cores draw, whatever the devices of the networks are.
         let (model, warnings) = TextModel::open(self)?;
         Ok(OpenedGenerator {
