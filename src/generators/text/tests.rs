@@ -235,8 +235,8 @@ fn a_bar_is_drawn_where_its_parameters_say() {
     // Thicker strokes stay within the same box; thinner ones lose area.
     let thick = image("texts = \"a\"\nweight = 0.4");
     assert_eq!((thick[20][1], thick[20][18]), (0, 0));
-    // 16 x 6 pixels without the corners, which are round.
-    near(sum(&thick), 16.0 * 6.04 - 4.6);
+    // 16 x 6 pixels without the corners, which are beveled.
+    near(sum(&thick), 16.0 * 6.04 - 11.5);
     assert!(sum(&image("texts = \"a\"\nweight = 0.05")) < 20.0);
     // Moved to the lower right.
     let moved = image("texts = \"a\"\nx = 0.1\ny = 0.25");
