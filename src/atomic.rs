@@ -87,8 +87,19 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Returns the error of the file system.
 pub fn write_elsewhere(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_elsewhere_via(path, |file| file.write_all(bytes))
+}
+
+/// Writes a file like [`write_elsewhere`] through `fill`.
+///
+/// # Errors
+/// Returns the error of `fill` or of the file system; the temporary file is then removed.
+pub fn write_elsewhere_via(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
+) -> io::Result<()> {
     let temporary = with_ordinary_mode().tempfile_in(parent(path))?;
-    write_and_rename(temporary, path, |file| file.write_all(bytes), |_| Ok(()))
+    write_and_rename(temporary, path, fill, |_| Ok(()))
 }
 
 /// Sets the times of an open file of a result folder to the constant: modification and access, and

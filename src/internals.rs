@@ -17,6 +17,7 @@ pub mod diffusion {
     };
 }
 pub mod embedders {
+    pub use crate::embedders::pca::{Covariance, PcaEmbedder};
     pub use crate::embedders::{
         ClipEmbedder, Dinov2Embedder, Embedder, Embeddings, InceptionEmbedder,
     };

@@ -31,6 +31,7 @@
 //! | [`generators`] | foundation models: random images and variations |
 //! | [`voting`] | exact nearest neighbors and the vote histogram |
 //! | [`embedders`] | images to vectors |
+//! | [`public_images`] | images that are declared public: reading, digests, a cache on disk |
 //! | [`privacy`] | the `Sensitive` wrapper, the noise mechanism, the accountant, the ledger |
 //! | [`diffusion`] | noise schedules, respacing, samplers: mathematics without networks |
 //! | [`models`] | the networks, with the tensor names of the original checkpoints |
@@ -84,6 +85,7 @@ mod net;
 mod pe;
 mod privacy;
 mod progress;
+mod public_images;
 mod schedule;
 mod sections;
 mod streams;

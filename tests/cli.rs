@@ -13,6 +13,8 @@ mod configs;
 #[path = "cli/core_dumps.rs"]
 #[cfg(target_os = "linux")]
 mod core_dumps;
+#[path = "cli/dry_runs.rs"]
+mod dry_runs;
 #[path = "cli/eval.rs"]
 mod eval;
 #[path = "cli/evaluation.rs"]
@@ -36,6 +38,8 @@ mod hosted;
 mod hosted_faults;
 #[path = "cli/identities.rs"]
 mod identities;
+#[path = "cli/image_pool.rs"]
+mod image_pool;
 #[path = "cli/kill.rs"]
 mod kill;
 #[path = "cli/layouts.rs"]
@@ -45,6 +49,8 @@ mod leaks;
 #[path = "cli/memory.rs"]
 #[cfg(target_os = "linux")]
 mod memory;
+#[path = "cli/noise_schedule.rs"]
+mod noise_schedule;
 #[path = "cli/refusals.rs"]
 mod refusals;
 #[path = "cli/resume.rs"]

@@ -50,7 +50,8 @@ pub(super) fn run(arguments: &EvalArguments) -> Result<(), CliError> {
     let OpenedEmbedder {
         embedder,
         weights_digest,
-    } = embedder_config.open(samples.image_size(), &devices.all())?;
+        public_images: _,
+    } = embedder_config.open(samples.image_size(), &devices.all(), &progress)?;
     let space = feature_space(&embedder_config, weights_digest.as_deref(), resolution)?;
     let classifier = classifier(&config.metrics, &embedder_config)?;
     let reference = open_reference(&config, resolution, &*embedder, &space, &progress, |_| ())?
@@ -341,6 +342,11 @@ fn embedder(arguments: &EvalArguments, size: ImageSize) -> Result<EmbedderConfig
         ("pixels", Some(_)) => Err(refuse(
             "--weights",
             "the embedder `pixels` has no weights".to_owned(),
+        )),
+        ("pca", _) => Err(refuse(
+            "--embedder",
+            "`pca` is fitted to the public images of a configuration: expected another one"
+                .to_owned(),
         )),
         (other, _) => Err(refuse(
             "--embedder",

@@ -64,18 +64,23 @@ pub(super) fn check_public(config: &EvaluationConfig, private: &Path) -> Result<
     let Some(reference) = config.path().filter(|_| config.reference_is_public) else {
         return Ok(());
     };
+    check_paths(reference, private)
+}
+
+/// Refuses a path of public images that contains the path of the private images, or is in it.
+/// Symbolic links are resolved first.
+pub(super) fn check_paths(public: &Path, private: &Path) -> Result<(), String> {
     // A path that does not exist is reported when it is opened.
-    let (Ok(public), Ok(own)) = (reference.canonicalize(), private.canonicalize()) else {
+    let (Ok(resolved), Ok(own)) = (public.canonicalize(), private.canonicalize()) else {
         return Ok(());
     };
-    if public.starts_with(&own) || own.starts_with(&public) {
-        return Err(overlap(reference, private));
+    if resolved.starts_with(&own) || own.starts_with(&resolved) {
+        return Err(overlap(public, private));
     }
     Ok(())
 }
 
-/// Returns the message of a reference that is declared public and overlaps the private images: the
-/// same, whether a path or the pixels of some or all images show it.
+/// Returns the message of images that are declared public and overlap the private images: the same, whether a path or the pixels of some or all images show it.
 pub(super) fn overlap(reference: &Path, private: &Path) -> String {
     format!(
         "{} and the private images of {} overlap, which cannot be declared public",

@@ -1,6 +1,7 @@
 //! `dpsyn run`: opens and checks all inputs, then runs the plan. `dpsyn extend` shares it.
 
 mod evaluation;
+mod overlap;
 
 use std::path::{Path, PathBuf};
 
@@ -232,12 +233,15 @@ impl Inputs {
         check_plan(loaded, &*generator.generator, &plan)?;
         let image_size = generator.generator.image_size();
         let config = &loaded.settings.embedder.embedder;
-        let embedder = config.open(image_size, &devices.all())?;
+        let embedder = config
+            .open(image_size, &devices.all(), progress)
+            .map_err(|error| embedder_error(loaded, "embedder", error))?;
         progress.message(&format!("device: {}", devices.chosen));
         let (private_embedder, private_device) =
             open_private_embedder(loaded, &embedder, image_size, devices, progress)?;
         let CheckedImages { fingerprint, notes } = images.check(progress)?;
         show_private(&notes, progress);
+        overlap::refuse(loaded, &generator, &embedder, &images, progress)?;
         let units = images.units();
         show_private(&units.map(|units| plan.compare_units(units)), progress);
         let evaluation = evaluation::open(
@@ -372,7 +376,7 @@ fn resolve_privacy(
         .privacy
         .resolve(
             releases,
-            evolution.nearest_neighbors.last().copied().unwrap_or(1),
+            evolution.nearest_neighbors.clone(),
             None,
             non_private.then(NonPrivateConsent::given),
         )
@@ -443,17 +447,14 @@ fn open_private_embedder(
     let config = &loaded.settings.embedder;
     let shared = &*embedder.embedder;
     let on_cpu = || {
-        let opened = config.embedder.open(image_size, &[Device::Cpu])?;
+        let opened = config.embedder.open(image_size, &[Device::Cpu], progress)?;
         Ok(opened.embedder)
     };
     let private_size = loaded.settings.data.image_size.pair();
     let chosen = config
         .private_device
         .choose(shared, private_size, on_cpu)
-        .map_err(|error| match error {
-            EmbedderError::Config(error) => loaded.locations.invalid("embedder", error).into(),
-            other => CliError::from(other),
-        })?;
+        .map_err(|error| embedder_error(loaded, "embedder", error))?;
     Ok(match chosen {
         PrivateEmbedder::Shared if shared.overlaps_host_work() => (None, devices.chosen.clone()),
         PrivateEmbedder::Shared => (None, CPU.to_owned()),
@@ -468,6 +469,14 @@ fn open_private_embedder(
             (Some(copy), CPU.to_owned())
         }
     })
+}
+
+/// Adds the position of the key in an embedder's section to an error about it.
+fn embedder_error(loaded: &Loaded, section: &str, error: EmbedderError) -> CliError {
+    match error {
+        EmbedderError::Config(error) => loaded.locations.invalid(section, error).into(),
+        other => other.into(),
+    }
 }
 
 /// Adds the position of the key in `[model]` to an error about it.

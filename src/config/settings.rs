@@ -87,13 +87,23 @@ impl Settings {
         document.only_sections(SECTIONS)?;
         let locations = document.locations().clone();
         document.refuse_secrets()?;
-        let model = model(&mut document)?;
+        let model = model(&mut document, "model")?;
+        let pool = model.section().pool();
+        let fitted = |mut embedder: EmbedderConfig| {
+            if let Some(pool) = &pool {
+                embedder.fit_to_pool(pool);
+            }
+            embedder
+        };
         let private_device = document.take_value("embedder", VoteEmbedderConfig::PRIVATE_DEVICE)?;
         let embedder = VoteEmbedderConfig {
-            embedder: embedder(&mut document, "embedder")?,
+            embedder: fitted(embedder(&mut document, "embedder")?),
             private_device: private_device.unwrap_or_default(),
         };
-        let evaluation = evaluation(&mut document)?;
+        let mut evaluation = evaluation(&mut document)?;
+        if let Some(evaluation) = &mut evaluation {
+            evaluation.embedder = evaluation.embedder.take().map(fitted);
+        }
         let settings = Self {
             data: document.section("data")?,
             model,
@@ -273,6 +283,14 @@ impl Settings {
         if self.privacy.budget.is_some() {
             left_out.push("privacy.budget");
         }
+        // A folder of the user's for what is computed once.
+        let caches = [
+            "model.cache",
+            "model.embedder.public.cache",
+            "embedder.public.cache",
+            "evaluation.embedder.public.cache",
+        ];
+        left_out.extend(caches.iter().filter(|key| has(&table, key)));
         // The path of a reference is private unless the reference is declared public.
         let evaluation = self.evaluation.as_ref();
         if evaluation.is_some_and(|config| config.path().is_some() && !config.reference_is_public) {
@@ -315,6 +333,17 @@ impl Settings {
                 }
             }
         }
+        // The digest of the model includes what its embedder depends on.
+        if let (Some(embedder), Some(table)) = (
+            self.model.embedder(),
+            value
+                .pointer_mut("/model/embedder")
+                .and_then(|v| v.as_object_mut()),
+        ) {
+            for key in embedder.non_identity_keys() {
+                table.remove(*key);
+            }
+        }
         if let Some(table) = value.as_object_mut() {
             table.remove("output");
             if let Some(table) = table.get_mut("embedder").and_then(|v| v.as_object_mut()) {
@@ -325,6 +354,17 @@ impl Settings {
             table.remove("evaluation");
         }
         Ok(value)
+    }
+}
+
+/// Returns true if a table has a key with dots.
+fn has(table: &toml::Table, key: &str) -> bool {
+    match key.split_once('.') {
+        Some((section, key)) => {
+            let section = table.get(section).and_then(toml::Value::as_table);
+            section.is_some_and(|section| has(section, key))
+        }
+        None => table.contains_key(key),
     }
 }
 
@@ -364,12 +404,25 @@ impl ReadSection for SectionOf<'_, '_> {
     }
 }
 
-/// Reads `[model]`.
-fn model(document: &mut Document<'_>) -> Result<ModelConfig, ConfigError> {
-    const SECTION: &str = "model";
-    let tag = document.take_type(SECTION, ModelConfig::TYPES)?;
-    ModelConfig::read(&tag, SectionOf(document, SECTION))
-        .unwrap_or_else(|| Err(document.locations().error("model.type", "is not known")))
+/// Reads a model's section, with the table `embedder` of a type that has one.
+fn model(document: &mut Document<'_>, section: &str) -> Result<ModelConfig, ConfigError> {
+    let tag = document.take_type(section, ModelConfig::TYPES)?;
+    let nested = format!("{section}.embedder");
+    let own = if ModelConfig::WITH_EMBEDDER.contains(&tag.as_str())
+        && document.promote_table(section, "embedder")?
+    {
+        Some(embedder(document, &nested)?)
+    } else {
+        None
+    };
+    let mut model = ModelConfig::read(&tag, SectionOf(document, section)).unwrap_or_else(|| {
+        let key = format!("{section}.type");
+        Err(document.locations().error(&key, "is not known"))
+    })?;
+    if let Some(place) = model.embedder_mut() {
+        *place = own;
+    }
+    Ok(model)
 }
 
 /// Reads an embedder's section.

@@ -9,6 +9,7 @@ mod example;
 mod inception;
 mod network;
 mod open;
+pub mod pca;
 mod pipeline;
 mod pixels;
 mod position_check;
@@ -22,11 +23,12 @@ pub use dinov2::{Dinov2Embedder, Dinov2EmbedderConfig};
 pub use embeddings::Embeddings;
 pub use inception::{InceptionConfig, InceptionEmbedder};
 pub use open::{EmbedderConfig, OpenedEmbedder};
+pub use pca::PcaConfig;
 pub use pipeline::EmbedPipeline;
 pub use pixels::{PixelsConfig, PixelsEmbedder};
 pub use private_device::{PrivateEmbedder, VoteEmbedderConfig};
 pub use replicated::{BoxedEmbedder, ReplicatedEmbedder};
-pub use section::EmbedderSection;
+pub use section::{EmbedderSection, FittedEmbedder};
 
 use thiserror::Error;
 
@@ -55,6 +57,12 @@ pub enum EmbedderError {
     /// The embedder returned vectors of another dimension than it declared.
     #[error("the embedder returned vectors of another dimension than it declared")]
     Dimension,
+    /// Public images that the embedder is fitted to could not be read.
+    #[error(transparent)]
+    Public(#[from] crate::public_images::PublicImagesError),
+    /// The principal components of the public images could not be computed.
+    #[error("the principal components of the public images could not be computed")]
+    Components,
     /// The pipeline has no images to embed, or its thread ended.
     #[error("the embedding pipeline stopped: {0}")]
     Pipeline(&'static str),
@@ -65,7 +73,9 @@ impl ExitCode for EmbedderError {
         match self {
             Self::Config { .. } => exit_code::USAGE,
             Self::Checkpoint(_) => exit_code::WEIGHTS,
+            Self::Public(error) => error.exit_code(),
             Self::Network(_)
+            | Self::Components
             | Self::Resize(_)
             | Self::Batch(_)
             | Self::Dimension

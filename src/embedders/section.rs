@@ -1,11 +1,14 @@
 //! The configuration of an embedder: what every type of `[embedder]` section can do.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use candle_core::Device;
 
 use super::{BoxedEmbedder, EmbedderError};
 use crate::models::Precision;
+use crate::progress::Observer;
+use crate::public_images::PublicImages;
 use crate::sections::InvalidKey;
 
 /// The configuration of one type of embedder.
@@ -41,4 +44,29 @@ pub trait EmbedderSection {
         image_size: (usize, usize),
         device: &Device,
     ) -> Result<BoxedEmbedder, EmbedderError>;
+
+    /// Opens an embedder that is fitted to public images, on the CPU, with progress on `observer`;
+    /// `None` for every other embedder, which [`EmbedderSection::open_on`] opens.
+    ///
+    /// # Errors
+    /// [`EmbedderError::Public`] if the images cannot be read; [`EmbedderError::Config`] for a key
+    /// that does not fit them.
+    fn open_fitted(
+        &self,
+        image_size: (usize, usize),
+        observer: &dyn Observer,
+    ) -> Result<Option<FittedEmbedder>, EmbedderError> {
+        let _ = (image_size, observer);
+        Ok(None)
+    }
+}
+
+/// An embedder that was fitted to public images.
+pub struct FittedEmbedder {
+    /// The embedder.
+    pub embedder: BoxedEmbedder,
+    /// A digest of the images that decided the fit, in hexadecimal.
+    pub digest: String,
+    /// The images.
+    pub images: Arc<PublicImages>,
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::hub::{Requirement, weights_digest};
 use crate::images::{ImageBatch, ImageSize};
-use crate::progress::Progress;
+use crate::progress::Observer;
 use crate::sections::{InvalidKey, Section};
 
 /// A model of random colors.
@@ -71,7 +71,7 @@ impl GeneratorSection for Config {
     fn open(
         &self,
         devices: &[Device],
-        _: &dyn Progress,
+        _: &dyn Observer,
     ) -> Result<OpenedGenerator, GeneratorError> {
         let config = self.clone();
         // One copy per device. A model on a GPU must be loaded by the thread that uses it.

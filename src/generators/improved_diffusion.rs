@@ -28,7 +28,7 @@ use crate::diffusion::Sampler;
 use crate::hub::{Checkpoint, Requirement, weights_digest};
 use crate::images::{ImageBatch, ImageSize};
 use crate::models::improved_diffusion::UNet;
-use crate::progress::Progress;
+use crate::progress::Observer;
 use crate::sections::{InvalidKey, Section};
 use config::Samplers;
 
@@ -210,7 +210,7 @@ impl GeneratorSection for Config {
     fn open(
         &self,
         devices: &[Device],
-        _: &dyn Progress,
+        _: &dyn Observer,
     ) -> Result<OpenedGenerator, GeneratorError> {
         let config = self.clone();
         let generator = open_on_all(devices, move |device| {

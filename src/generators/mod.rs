@@ -7,6 +7,7 @@ mod batches;
 #[cfg(test)]
 mod example;
 mod generated;
+pub mod image_pool;
 pub mod improved_diffusion;
 mod noise;
 mod open;
@@ -16,6 +17,7 @@ mod prompts;
 mod replicated;
 mod section;
 pub mod stable_diffusion;
+pub mod text;
 
 pub use crate::models::Precision;
 pub use batches::Batches;
@@ -30,11 +32,14 @@ pub use section::{GeneratorSection, OpenedGenerator};
 pub use stable_diffusion::StableDiffusion;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::embedders::EmbedderError;
 use crate::exit_code::{self, ExitCode};
 use crate::images::BatchError;
+use crate::public_images::{PublicImages, PublicImagesError};
 use crate::sections::InvalidKey;
 use crate::streams::RngKey;
 
@@ -149,6 +154,12 @@ pub enum GeneratorError {
     /// A hosted model failed, or a limit of its cost is reached.
     #[error(transparent)]
     Service(#[from] openai_images::ServiceError),
+    /// Public images that the model draws from could not be read.
+    #[error(transparent)]
+    Public(#[from] PublicImagesError),
+    /// The embedder of a model that compares images failed.
+    #[error("model.embedder: {0}")]
+    Embedder(EmbedderError),
     /// A program of the user's failed.
     #[error(transparent)]
     Program(#[from] program::ProgramError),
@@ -158,6 +169,16 @@ pub enum GeneratorError {
     /// The generated images do not have the expected shape.
     #[error(transparent)]
     Batch(#[from] BatchError),
+}
+
+// The cause that a run can end with by Ctrl-C keeps its place.
+impl From<EmbedderError> for GeneratorError {
+    fn from(error: EmbedderError) -> Self {
+        match error {
+            EmbedderError::Public(error) => Self::Public(error),
+            other => Self::Embedder(other),
+        }
+    }
 }
 
 // Not `#[from]`, which would also make the error the `source()`: its text is in the message.
@@ -185,6 +206,8 @@ impl ExitCode for GeneratorError {
             Self::Config { .. } | Self::Degree { .. } => exit_code::USAGE,
             Self::Checkpoint(_) | Self::Files(_) => exit_code::WEIGHTS,
             Self::Service(_) => exit_code::SERVICE,
+            Self::Public(error) => error.exit_code(),
+            Self::Embedder(error) => error.exit_code(),
             Self::Input(_) | Self::Program(_) | Self::Network(_) | Self::Batch(_) => {
                 exit_code::COMPUTE
             }
@@ -220,6 +243,12 @@ pub trait Generator {
     /// public inputs and are listed in the privacy statement.
     fn prompts(&self) -> &[String] {
         &[]
+    }
+
+    /// Returns the images, declared public, that samples are made from. A run is refused if private
+    /// images are among them.
+    fn public_images(&self) -> Vec<Arc<PublicImages>> {
+        Vec::new()
     }
 
     /// Returns messages for the user about a run that requests `work`, such as an estimate of its

@@ -70,7 +70,7 @@ use super::{
 use crate::hub::Requirement;
 use crate::images::ImageBatch;
 use crate::privacy::sha256_hex;
-use crate::progress::Progress;
+use crate::progress::Observer;
 use crate::sections::{InvalidKey, Section};
 use crate::streams::{Phase, RngKey};
 
@@ -225,7 +225,7 @@ impl GeneratorSection for Config {
         true
     }
 
-    fn open(&self, _: &[Device], _: &dyn Progress) -> Result<OpenedGenerator, GeneratorError> {
+    fn open(&self, _: &[Device], _: &dyn Observer) -> Result<OpenedGenerator, GeneratorError> {
         Ok(OpenedGenerator {
             generator: Box::new(OpenAiImages::new(self)?),
             weights_digest: None,

@@ -5,7 +5,8 @@ use candle_core::Device;
 use super::{BoxedGenerator, Generator, GeneratorError, Operation, ReplicatedGenerator};
 use crate::device_pool::WorkerFactory;
 use crate::hub::Requirement;
-use crate::progress::Progress;
+use crate::progress::Observer;
+use crate::public_images::PublicImagesConfig;
 use crate::sections::InvalidKey;
 
 /// The configuration of one type of foundation model.
@@ -56,6 +57,11 @@ pub trait GeneratorSection {
         None
     }
 
+    /// Returns the public images that the model draws from, to which an embedder may be fitted.
+    fn pool(&self) -> Option<PublicImagesConfig> {
+        None
+    }
+
     /// Returns the files and repositories that [`GeneratorSection::open`] reads.
     fn requirements(&self) -> Vec<Requirement>;
 
@@ -66,7 +72,7 @@ pub trait GeneratorSection {
     }
 
     /// Opens the model with one copy on each of `devices`. Files of the hub that are not in its
-    /// cache are downloaded, with progress on `progress`.
+    /// cache are downloaded, with progress on `observer`.
     ///
     /// # Errors
     /// [`GeneratorError::Checkpoint`] or [`GeneratorError::Files`] if a file cannot be read or
@@ -74,7 +80,7 @@ pub trait GeneratorSection {
     fn open(
         &self,
         devices: &[Device],
-        progress: &dyn Progress,
+        observer: &dyn Observer,
     ) -> Result<OpenedGenerator, GeneratorError>;
 }
 

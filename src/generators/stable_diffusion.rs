@@ -41,7 +41,7 @@ use super::{
 use crate::diffusion::{DiffusionError, Scheduler};
 use crate::hub::Requirement;
 use crate::images::{Filter, ImageBatch, Resampler};
-use crate::progress::{Progress, Silent};
+use crate::progress::{Observer, Progress, Silent};
 use crate::sections::{InvalidKey, Section};
 use config::skipped;
 use files::{Files, Networks};
@@ -349,10 +349,10 @@ impl GeneratorSection for Config {
     fn open(
         &self,
         devices: &[Device],
-        progress: &dyn Progress,
+        observer: &dyn Observer,
     ) -> Result<OpenedGenerator, GeneratorError> {
         // Downloads once; the copies then find every file in the cache.
-        StableDiffusion::download(self, progress)?;
+        StableDiffusion::download(self, observer)?;
         // All copies report the same warnings and the same digest.
         let (config, report) = (self.clone(), Arc::new(OnceLock::new()));
         let sender = Arc::clone(&report);

@@ -15,18 +15,33 @@ use super::reader::fitting;
 /// Most images that are read at a time.
 const BATCH: usize = 4096;
 
-/// Returns the SHA-256 of each image of a source, in no particular order: of the bytes of an image
-/// file, wherever it is stored, or of rows, columns and pixels. Neither names nor places of files
-/// matter, so the digests are the same for a copy and after a renaming. All images count, also
-/// those that a configuration does not choose.
+/// Returns the SHA-256 of each image of a source, in the order of the source: of the bytes of an
+/// image file, wherever it is stored, or of rows, columns and pixels. Neither names nor places of
+/// files matter, so the digests are the same for a copy and after a renaming, up to their order.
+/// All images count, also those that a configuration does not choose.
 ///
 /// # Errors
 /// [`ImagesError`] if a file cannot be read; files that are no readable images are not noticed.
 pub fn content_digests(config: &DataConfig) -> Result<Vec<[u8; 32]>, ImagesError> {
+    let mut digests = Vec::new();
+    content_digests_with(config, |of_batch| {
+        digests.extend_from_slice(of_batch);
+        Ok::<(), ImagesError>(())
+    })?;
+    Ok(digests)
+}
+
+/// Passes the digests of [`content_digests`] to `visit`, batch by batch.
+///
+/// # Errors
+/// Those of [`content_digests`], and those of `visit`.
+pub fn content_digests_with<E: From<ImagesError>>(
+    config: &DataConfig,
+    mut visit: impl FnMut(&[[u8; 32]]) -> Result<(), E>,
+) -> Result<(), E> {
     let mut container = Kinds::open(config)?;
     let container = container.get_mut();
     let places: Vec<usize> = (0..container.len()).collect();
-    let mut digests = Vec::with_capacity(places.len());
     let mut left = places.as_slice();
     while !left.is_empty() {
         let (now, later) = left.split_at(fitting(container, left).min(BATCH));
@@ -35,11 +50,11 @@ pub fn content_digests(config: &DataConfig) -> Result<Vec<[u8; 32]>, ImagesError
             .par_iter()
             .map(digest)
             .collect::<Result<_, ImagesError>>()?;
-        digests.extend(now);
+        visit(&now)?;
         left = later;
     }
     container.end()?;
-    Ok(digests)
+    Ok(())
 }
 
 fn digest(stored: &Stored) -> Result<[u8; 32], ImagesError> {

@@ -34,7 +34,7 @@ mod table;
 pub use batch::{BatchError, ImageBatch};
 pub use clients::ClientsConfig;
 pub(crate) use container::fuzzing;
-pub use content::content_digests;
+pub use content::{content_digests, content_digests_with};
 pub use crop::{center_crop, resize_to_cover};
 pub use data_config::{DataConfig, Duplicates, OnBadImage, UndeclaredClass, missing_classes};
 pub use decode::{

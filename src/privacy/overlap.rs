@@ -27,6 +27,12 @@ impl ImageDigests {
         Self(Vec::with_capacity(count))
     }
 
+    /// Creates a set from the SHA-256 of the pixels of each image.
+    #[must_use]
+    pub fn of_digests(digests: Vec<[u8; Self::DIGEST]>) -> Self {
+        Self(digests)
+    }
+
     /// Returns the number of images.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -84,7 +90,7 @@ pub fn contains_private(
         let consent = PrivateEvaluationConsent::given_by_owner();
         let lines = |common: &usize| {
             vec![format!(
-                "{common} private images are in the reference that is declared public"
+                "{common} private images are among the images that are declared public"
             )]
         };
         print_marked_private(&consent, &common, lines, print);

@@ -327,7 +327,7 @@ fn copies_of_private_images_are_not_declared_public() {
         assert!(!fixture.path("out").exists(), "something was left: {text}");
         let (marked, others): (Vec<&str>, Vec<&str>) =
             text.lines().partition(|line| line.contains(MARK));
-        let number = format!("{MARK} {images} private images are in the reference");
+        let number = format!("{MARK} {images} private images are among");
         assert!(
             marked.len() == 1 && marked[0].starts_with(&number),
             "{text}"

@@ -14,6 +14,7 @@ mod image_cases;
 mod inception;
 mod loader;
 mod logistic;
+mod pca;
 mod place;
 mod precision_recall;
 mod privacy;
@@ -54,6 +55,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("inception", inception::check),
     ("loader", loader::check),
     ("logistic", logistic::check),
+    ("pca", pca::check),
     ("precision_recall", precision_recall::check),
     ("privacy", privacy::check),
     ("pt_layouts", pt_layouts::check),

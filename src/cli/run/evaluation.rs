@@ -1,5 +1,7 @@
 //! Opening the evaluation of a run: its embedder, its reference and its classifier.
 
+use super::embedder_error;
+use super::overlap::refuse_public;
 use crate::cli::device::Devices;
 use crate::cli::error::CliError;
 use crate::cli::evaluation::{check_public, classifier, feature_space, open_reference, overlap};
@@ -44,12 +46,17 @@ pub(super) fn open(
     let size = loaded.settings.data.image_size;
     let chosen = config.embedder.as_ref();
     let own = chosen
-        .map(|config| config.open(image_size, &devices.all()))
-        .transpose()?;
+        .map(|config| config.open(image_size, &devices.all(), observer))
+        .transpose()
+        .map_err(|error| embedder_error(loaded, "evaluation.embedder", error))?;
     let embedder = chosen.unwrap_or(&loaded.settings.embedder.embedder);
     let opened = own.as_ref().unwrap_or(vote);
     let weights = opened.weights_digest.as_deref();
     let space = feature_space(embedder, weights, size)?;
+    if let Some(declared) = own.as_ref().and_then(|own| own.public_images.as_deref()) {
+        let key = "evaluation.embedder.public";
+        refuse_public(loaded, key, declared, images, observer)?;
+    }
     check_public(config, &loaded.settings.data.path).map_err(|message| {
         loaded
             .locations

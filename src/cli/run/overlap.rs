@@ -1,0 +1,57 @@
+//! The check that images which a run declares public are not its private images.
+
+use std::sync::Arc;
+
+use crate::cli::error::CliError;
+use crate::cli::evaluation::{check_paths, overlap};
+use crate::config::Loaded;
+use crate::dataset::PrivateImages;
+use crate::embedders::OpenedEmbedder;
+use crate::generators::{GeneratorError, OpenedGenerator};
+use crate::progress::Observer;
+use crate::public_images::PublicImages;
+
+/// Refuses a model or an embedder whose public images overlap the private ones, which have been
+/// checked. Nothing has been written, charged or sent at this point.
+pub(super) fn refuse(
+    loaded: &Loaded,
+    generator: &OpenedGenerator,
+    embedder: &OpenedEmbedder,
+    images: &PrivateImages,
+    observer: &dyn Observer,
+) -> Result<(), CliError> {
+    let of_model = generator.generator.public_images();
+    for declared in &of_model {
+        refuse_public(loaded, "model.public", declared, images, observer)?;
+    }
+    match &embedder.public_images {
+        // An embedder that is fitted to a pool shares its images.
+        Some(fit) if !of_model.iter().any(|declared| Arc::ptr_eq(declared, fit)) => {
+            refuse_public(loaded, "embedder.public", fit, images, observer)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses images that are declared public by `key` if they overlap the private ones: by their
+/// paths, or because one of them has the pixels of a private image. The message is the same for
+/// one common image and for all.
+pub(super) fn refuse_public(
+    loaded: &Loaded,
+    key: &str,
+    declared: &PublicImages,
+    images: &PrivateImages,
+    observer: &dyn Observer,
+) -> Result<(), CliError> {
+    let private = &loaded.settings.data;
+    check_paths(declared.path(), &private.path)
+        .map_err(|message| loaded.locations.error(key, message))?;
+    let digests = declared
+        .digests_as(private, observer)
+        .map_err(GeneratorError::from)?;
+    if images.are_in(&digests, observer) {
+        let message = overlap(declared.path(), &private.path);
+        return Err(loaded.locations.error(key, message).into());
+    }
+    Ok(())
+}
