@@ -115,7 +115,8 @@ impl Settings {
             mirrors: document.section("mirrors")?,
         };
         let populations = settings.validate(&locations)?;
-        passed_on::check(&settings, &locations)?;
+        let texts = settings.model.section().passed_on();
+        passed_on::check(&texts, &settings.private_paths(), &locations)?;
         let data = DataConfig {
             classes: declared_classes(
                 &settings.data,
@@ -131,6 +132,30 @@ impl Settings {
             populations,
             locations,
         })
+    }
+
+    /// Returns the paths of private files and of the result folder, with their keys.
+    fn private_paths(&self) -> Vec<(&'static str, &Path)> {
+        let clients = self.data.clients.as_ref();
+        let evaluation = self.evaluation.as_ref();
+        let reference = evaluation.filter(|config| !config.reference_is_public);
+        let paths = [
+            ("data.path", Some(self.data.path.as_path())),
+            (
+                "data.clients.csv",
+                clients.and_then(|clients| clients.csv.as_deref()),
+            ),
+            ("privacy.budget", self.privacy.budget.as_deref()),
+            (
+                "evaluation.reference",
+                reference.and_then(EvaluationConfig::path),
+            ),
+            ("output.folder", Some(self.output.folder.as_path())),
+        ];
+        let given = paths
+            .into_iter()
+            .filter_map(|(key, path)| Some((key, path?)));
+        given.collect()
     }
 
     /// Performs every check that needs neither data nor weights.

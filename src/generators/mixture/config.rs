@@ -194,7 +194,17 @@ impl Config {
 
     /// Returns the rule by which requests are divided.
     pub(super) fn rule(&self) -> Rule {
-        Rule::new(self)
+        let index_of = |name: &String| self.members.iter().position(|m| m.name == *name);
+        Rule::new(
+            self.members.iter().map(|member| member.share).collect(),
+            self.sections()
+                .map(|(_, _, section)| section.varies_pixels())
+                .collect(),
+            match &self.variations {
+                Schedule::Constant(name) => Schedule::Constant(index_of(name)),
+                Schedule::List(names) => Schedule::List(names.iter().map(index_of).collect()),
+            },
+        )
     }
 }
 

@@ -1,6 +1,5 @@
 //! The division of requests among the members of a mixture.
 
-use super::config::Config;
 use crate::generators::{Operation, Variation};
 use crate::schedule::Schedule;
 use crate::streams::{Phase, RngKey};
@@ -20,20 +19,19 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    /// Reads the rule of a checked configuration.
-    pub(super) fn new(config: &Config) -> Self {
-        let sum: f64 = config.members.iter().map(|member| member.share).sum();
-        let members = config.members.iter();
-        let index_of = |name: &String| config.members.iter().position(|m| m.name == *name);
+    /// Creates a rule. `shares`: those of the random images, of a sum above 0; `vary_pixels`: the
+    /// members that can vary an image of another one; `variations`: the member that varies all
+    /// images, or `None` for the parent's.
+    pub(super) fn new(
+        shares: Vec<f64>,
+        vary_pixels: Vec<bool>,
+        variations: Schedule<Option<usize>>,
+    ) -> Self {
+        let sum: f64 = shares.iter().sum();
         Self {
-            shares: members.clone().map(|member| member.share / sum).collect(),
-            vary_pixels: members
-                .map(|member| member.model.section().varies_pixels())
-                .collect(),
-            variations: match &config.variations {
-                Schedule::Constant(name) => Schedule::Constant(index_of(name)),
-                Schedule::List(names) => Schedule::List(names.iter().map(index_of).collect()),
-            },
+            shares: shares.iter().map(|share| share / sum).collect(),
+            vary_pixels,
+            variations,
         }
     }
 

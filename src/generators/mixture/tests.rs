@@ -319,6 +319,7 @@ fn costs_are_those_of_the_expected_shares() {
 
 #[test]
 fn a_wrong_configuration_names_the_member_and_the_key() {
+    // Long because it lists the cases.
     let error = |config: &Config| -> InvalidKey { config.validate().unwrap_err() };
     let two = |change: fn(&mut Config)| {
         let mut both = config(
