@@ -23,7 +23,7 @@ use super::{
 };
 use crate::hub::Requirement;
 use crate::images::{Filter, ImageBatch, Resampler};
-use crate::progress::Progress;
+use crate::progress::Observer;
 use crate::sections::{InvalidKey, Section};
 use config::evaluations;
 use parts::{Choice, Parts};
@@ -55,7 +55,7 @@ impl GeneratorSection for Config {
         vec![Requirement::path(&self.parts)]
     }
 
-    fn open(&self, _: &[Device], _: &dyn Progress) -> Result<OpenedGenerator, GeneratorError> {
+    fn open(&self, _: &[Device], _: &dyn Observer) -> Result<OpenedGenerator, GeneratorError> {
         let model = Sprites::open(self)?;
         Ok(OpenedGenerator {
             weights_digest: Some(model.parts.digest.clone()),
