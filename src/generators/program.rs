@@ -32,7 +32,7 @@ use super::{
 use crate::hex;
 use crate::hub::{Requirement, weights_digest};
 use crate::images::ImageBatch;
-use crate::progress::Progress;
+use crate::progress::Observer;
 use crate::sections::{InvalidKey, Section};
 use protocol::{Answer, Parent, Request};
 use workers::Workers;
@@ -69,12 +69,29 @@ impl GeneratorSection for Config {
         ))
     }
 
+    fn varies_pixels(&self) -> bool {
+        self.pixels
+    }
+
+    fn passed_on(&self) -> Vec<(String, &str)> {
+        let keys = [
+            ("command", &self.command),
+            ("environment", &self.environment),
+        ];
+        let mut texts = Vec::new();
+        for (key, list) in keys {
+            let entries = list.iter().enumerate();
+            texts.extend(entries.map(|(index, text)| (format!("{key}[{index}]"), text.as_str())));
+        }
+        texts
+    }
+
     fn requirements(&self) -> Vec<Requirement> {
         let files = self.identity_files();
         files.iter().map(Requirement::path).collect()
     }
 
-    fn open(&self, _: &[Device], _: &dyn Progress) -> Result<OpenedGenerator, GeneratorError> {
+    fn open(&self, _: &[Device], _: &dyn Observer) -> Result<OpenedGenerator, GeneratorError> {
         let mut warnings = Vec::new();
         let files = self.identity_files();
         if files.is_empty() && self.version.is_none() {

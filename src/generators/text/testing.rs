@@ -70,30 +70,6 @@ pub(super) fn font(advance: u16, letters: &[Letter]) -> Vec<u8> {
     ])
 }
 
-/// Returns the bytes of a collection of fonts.
-pub(super) fn collection(fonts: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = [b"ttcf".as_slice(), &be32(0x0001_0000), &be32(fonts.len())].concat();
-    let mut offset = 12 + 4 * fonts.len();
-    for font in fonts {
-        bytes.extend(be32(offset));
-        offset += font.len();
-    }
-    let mut offset = 12 + 4 * fonts.len();
-    for font in fonts {
-        // Offsets of tables count from the beginning of the file.
-        let tables = usize::from(u16::from_be_bytes([font[4], font[5]]));
-        let mut moved = font.clone();
-        for table in 0..tables {
-            let at = 12 + 16 * table + 8;
-            let old = u32::from_be_bytes(font[at..at + 4].try_into().unwrap());
-            moved[at..at + 4].copy_from_slice(&be32(old as usize + offset));
-        }
-        offset += moved.len();
-        bytes.extend(moved);
-    }
-    bytes
-}
-
 /// Writes a file of a font into `folder`.
 pub(super) fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.join(name);
@@ -105,7 +81,7 @@ fn be16(value: u16) -> [u8; 2] {
     value.to_be_bytes()
 }
 
-fn be32(value: usize) -> [u8; 4] {
+pub(super) fn be32(value: usize) -> [u8; 4] {
     (value as u32).to_be_bytes()
 }
 
