@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 const EM: u16 = 1000;
 
 /// A character and its contours, in units of the font, y up, clockwise.
-pub(super) type Letter = (char, Vec<Vec<(i16, i16)>>);
+pub type Letter = (char, Vec<Vec<(i16, i16)>>);
 
 /// Returns a filled rectangle.
-pub(super) fn rectangle(left: i16, bottom: i16, right: i16, top: i16) -> Vec<(i16, i16)> {
+pub fn rectangle(left: i16, bottom: i16, right: i16, top: i16) -> Vec<(i16, i16)> {
     vec![(left, bottom), (left, top), (right, top), (right, bottom)]
 }
 
 /// Returns the bytes of a font whose characters all have an advance width of `advance`. Glyph 0,
 /// which stands for missing characters, is a square.
-pub(super) fn font(advance: u16, letters: &[Letter]) -> Vec<u8> {
+pub fn font(advance: u16, letters: &[Letter]) -> Vec<u8> {
     let mut letters = letters.to_vec();
     letters.sort_by_key(|(character, _)| *character);
     let missing = [vec![rectangle(100, 0, 600, 500)]];
@@ -71,7 +71,7 @@ pub(super) fn font(advance: u16, letters: &[Letter]) -> Vec<u8> {
 }
 
 /// Writes a file of a font into `folder`.
-pub(super) fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, bytes).unwrap();
     path
@@ -81,7 +81,8 @@ fn be16(value: u16) -> [u8; 2] {
     value.to_be_bytes()
 }
 
-pub(super) fn be32(value: usize) -> [u8; 4] {
+/// Returns four bytes, the most significant one first.
+pub fn be32(value: usize) -> [u8; 4] {
     (value as u32).to_be_bytes()
 }
 
