@@ -37,7 +37,7 @@ num_samples = 16
 variation_degree = [0, 0.5, 0.25]
 
 [privacy]
-noise_multiplier = 1.5
+epsilon = 4
 delta = 1e-3
 
 [output]

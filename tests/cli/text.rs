@@ -40,7 +40,7 @@ num_samples = 16
 variation_degree = [0, 0.5, 0.25]
 
 [privacy]
-epsilon = 4
+noise_multiplier = 1.5
 delta = 1e-3
 
 [output]
