@@ -18,6 +18,7 @@ pub mod program;
 mod prompts;
 mod replicated;
 mod section;
+pub mod sprites;
 pub mod stable_diffusion;
 pub mod text;
 
