@@ -11,9 +11,9 @@ use std::error::Error;
 use std::f64::consts::TAU;
 use std::path::PathBuf;
 
-use dpsyn::{Condition, ConditionRequest, Generator, GeneratorError, Operation, SampleRequest};
+use dpsyn::{Condition, ConditionRequest, Generated, Generator, GeneratorError, Operation};
 use dpsyn::{ImageBatch, grid, write_png};
-use dpsyn::{Phase, RngKey};
+use dpsyn::{Phase, RngKey, SampleRequest, Variation};
 
 /// Rows and columns of an image.
 const SIZE: usize = 32;
@@ -60,26 +60,27 @@ impl Generator for Plaids {
         Ok(vec![Condition::UNCONDITIONAL; requests.len()])
     }
 
-    fn supports_condition(&self, condition: Condition) -> bool {
-        condition == Condition::UNCONDITIONAL
+    fn num_conditions(&self) -> u32 {
+        1
     }
 
     fn describe_conditions(&self, _: Option<&str>) -> Vec<String> {
         vec!["none".to_owned()]
     }
 
-    fn random(&self, requests: &[SampleRequest]) -> Result<ImageBatch, GeneratorError> {
+    fn random(&self, requests: &[SampleRequest]) -> Result<Generated, GeneratorError> {
         let pixels: Vec<u8> = requests.iter().flat_map(Self::render).collect();
-        Ok(ImageBatch::new(pixels, requests.len(), SIZE, SIZE)?)
+        Ok(ImageBatch::new(pixels, requests.len(), SIZE, SIZE)?.into())
     }
 
-    /// Blends each image with a new plaid; `degree` is the share of the new plaid, 0 to 1.
+    /// Blends each image with a new plaid; the degree is the share of the new plaid, 0 to 1.
     fn vary(
         &self,
-        images: &ImageBatch,
+        parents: &Generated,
         requests: &[SampleRequest],
-        degree: f64,
-    ) -> Result<ImageBatch, GeneratorError> {
+        variation: Variation,
+    ) -> Result<Generated, GeneratorError> {
+        let (images, degree) = (&parents.images, variation.degree);
         if !(0.0..=1.0).contains(&degree) {
             return Err(GeneratorError::Degree {
                 degree,
@@ -98,7 +99,7 @@ impl Generator for Plaids {
             .zip(requests)
             .flat_map(|(image, request)| image.iter().zip(Self::render(request)).map(blend))
             .collect();
-        Ok(ImageBatch::new(pixels, requests.len(), SIZE, SIZE)?)
+        Ok(ImageBatch::new(pixels, requests.len(), SIZE, SIZE)?.into())
     }
 
     fn evaluations(&self, _: Operation) -> Result<u64, GeneratorError> {
@@ -123,13 +124,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             })
             .collect()
     };
-    let mut picture = Plaids.random(&requests(Phase::Random, 8))?;
+    let originals = Plaids.random(&requests(Phase::Random, 8))?;
     // Rows of the picture: random images, then variations of them with a growing degree.
-    let originals = picture.clone();
+    let mut picture = originals.clone();
     for degree in [0.1, 0.3, 0.6] {
-        picture.extend(&Plaids.vary(&originals, &requests(Phase::Vary, 8), degree)?)?;
+        let variation = Variation::new(degree, 1);
+        picture.extend(&Plaids.vary(&originals, &requests(Phase::Vary, 8), variation)?)?;
     }
-    write_png(&out, &grid(&picture, 8, 2)?)?;
+    write_png(&out, &grid(&picture.images, 8, 2)?)?;
     println!("{}", out.display());
     Ok(())
 }

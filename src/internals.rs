@@ -27,8 +27,8 @@ pub mod fetch {
 }
 pub mod generators {
     pub use crate::generators::{
-        Condition, Generator, GeneratorError, OpenAiImages, Operation, RunPaths, SampleRequest,
-        StableDiffusion,
+        Condition, Generated, Generator, GeneratorError, OpenAiImages, Operation, Parameters,
+        RunPaths, SampleRequest, StableDiffusion, Variation,
     };
     pub mod improved_diffusion {
         pub use crate::generators::improved_diffusion::{Config, to_bytes, to_signed};
@@ -46,9 +46,9 @@ pub mod hub {
 pub mod images {
     pub use crate::images::{
         DataConfig, DecodeError, DecodeOptions, Decoded, Duplicates, Filter, Format, ImageBatch,
-        ImageSource, ImagesError, NpzReader, NpzWriter, OnBadImage, Orientation, Resampler, Rgb,
-        SamplesReader, SamplesWriter, SixteenBit, UndeclaredClass, center_crop, decode,
-        decoding_memory, png, resize_bicubic_float, resize_to_cover,
+        ImageSize, ImageSource, ImagesError, NpzReader, NpzWriter, OnBadImage, Orientation,
+        Resampler, Rgb, SamplesReader, SamplesWriter, SixteenBit, UndeclaredClass, center_crop,
+        decode, decoding_memory, png, resize_bicubic_float, resize_to_cover,
     };
 }
 pub mod kernels {

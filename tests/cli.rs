@@ -13,6 +13,8 @@ mod configs;
 #[path = "cli/core_dumps.rs"]
 #[cfg(target_os = "linux")]
 mod core_dumps;
+#[path = "cli/dry_runs.rs"]
+mod dry_runs;
 #[path = "cli/eval.rs"]
 mod eval;
 #[path = "cli/evaluation.rs"]
@@ -47,6 +49,11 @@ mod leaks;
 #[path = "cli/memory.rs"]
 #[cfg(target_os = "linux")]
 mod memory;
+#[path = "cli/noise_schedule.rs"]
+mod noise_schedule;
+#[cfg(unix)]
+#[path = "cli/program.rs"]
+mod program;
 #[path = "cli/refusals.rs"]
 mod refusals;
 #[path = "cli/resume.rs"]
@@ -58,11 +65,15 @@ mod snapshots;
 #[path = "cli/sockets.rs"]
 #[cfg(target_os = "linux")]
 mod sockets;
+#[path = "cli/sprites.rs"]
+mod sprites;
 #[path = "cli/stable_diffusion.rs"]
 mod stable_diffusion;
 #[path = "cli/stable_diffusion_memory.rs"]
 #[cfg(target_os = "linux")]
 mod stable_diffusion_memory;
+#[path = "cli/text.rs"]
+mod text;
 #[path = "cli/timestamps.rs"]
 mod timestamps;
 #[path = "cli/vote_memory.rs"]

@@ -1,4 +1,5 @@
-//! The tests that `docs/` names exist, so that a page does not promise what nothing checks.
+//! The tests, keys and files that pages name exist, so that a page does not promise what nothing
+//! checks.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -114,4 +115,97 @@ fn names_are_found_and_others_are_not() {
     }
     let page = "`a::b`, a::c and `Sensitive::new`, `module::test`, `x::*` and `d`";
     assert_eq!(named_tests(page), ["a::b", "x::*"]);
+}
+
+/// Returns the pieces of code of a page.
+fn code(page: &str) -> impl Iterator<Item = &str> {
+    page.split('`').skip(1).step_by(2)
+}
+
+fn page(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Returns the keys that a page names, such as `data.path` in `data.path = "x"`.
+fn named_keys(page: &str) -> Vec<&str> {
+    const SECTIONS: [&str; 7] = [
+        "data",
+        "model",
+        "embedder",
+        "evolution",
+        "privacy",
+        "output",
+        "evaluation",
+    ];
+    let keys = code(page).filter_map(|piece| {
+        let end = piece.find(|c: char| !c.is_ascii_alphanumeric() && !"._".contains(c));
+        let key = piece.get(..end.unwrap_or(piece.len()))?;
+        let (section, name) = key.split_once('.')?;
+        let is_key = SECTIONS.contains(&section) && !name.is_empty() && name != "json";
+        is_key.then_some(key)
+    });
+    keys.collect()
+}
+
+#[test]
+fn keys_and_configurations_of_the_page_about_dpsda_exist() {
+    let text = page("docs/from-dpsda.md");
+    let reference = page("configs/README.md");
+    let rows: Vec<&str> = reference.lines().filter(|l| l.starts_with("| `")).collect();
+    let keys = named_keys(&text);
+    assert!(keys.len() > 50, "{}", keys.len());
+    let known = |key: &&str| {
+        let cell = format!("`{key}`");
+        let mut names = rows.iter().filter_map(|row| row.split(" | ").next());
+        names.any(|name| name.contains(&cell))
+    };
+    let unknown: Vec<&str> = keys.into_iter().filter(|key| !known(key)).collect();
+    assert!(
+        unknown.is_empty(),
+        "configs/README.md has no rows for {unknown:?}"
+    );
+    let configs = code(&text).filter(|p| p.starts_with("configs/") && p.ends_with(".toml"));
+    let missing: Vec<&str> = configs.filter(|p| !root().join(p).exists()).collect();
+    assert!(missing.is_empty(), "no such files: {missing:?}");
+}
+
+#[test]
+fn the_reference_lists_every_configuration() {
+    let reference = page("configs/README.md");
+    for entry in fs::read_dir(root().join("configs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let listed = reference.contains(&format!("`{name}`"));
+        assert!(
+            listed || !name.ends_with(".toml"),
+            "configs/README.md does not list {name}"
+        );
+    }
+}
+
+#[test]
+fn relative_links_of_pages_lead_to_files() {
+    let mut pages = vec!["README.md".to_owned(), "configs/README.md".to_owned()];
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        pages.push(format!(
+            "docs/{}",
+            entry.unwrap().file_name().to_str().unwrap()
+        ));
+    }
+    let mut links = 0;
+    let mut dead = Vec::new();
+    for name in pages.iter().filter(|name| name.ends_with(".md")) {
+        let text = page(name);
+        let folder = root().join(name).parent().unwrap().to_owned();
+        for target in text.split("](").skip(1).filter_map(|s| s.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            if !target.contains("://") && !file.is_empty() {
+                links += 1;
+                if !folder.join(file).exists() {
+                    dead.push(format!("{target} in {name}"));
+                }
+            }
+        }
+    }
+    assert!(links > 30, "{links}");
+    assert!(dead.is_empty(), "no such files: {dead:#?}");
 }

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use dpsyn::internals::images::{
-    DecodeOptions, Filter, ImageBatch, Resampler, center_crop, decode, png, resize_shorter_side,
+    DecodeOptions, Filter, ImageBatch, Resampler, center_crop, decode, png, resize_to_cover,
 };
 use rayon::prelude::*;
 
@@ -39,8 +39,8 @@ pub fn decode_and_crop(n: usize, from: usize, to: usize) -> Work {
     Box::new(move || {
         files.par_iter().for_each(|file| {
             let image = decode(file, &DecodeOptions::default()).unwrap().image;
-            let image = resize_shorter_side(image, to, Filter::Bilinear).unwrap();
-            black_box(center_crop(&image, to).unwrap());
+            let image = resize_to_cover(image, to.into(), Filter::Bilinear).unwrap();
+            black_box(center_crop(&image, to.into()).unwrap());
         });
     })
 }

@@ -103,6 +103,23 @@ pub enum ArtifactsError {
         /// The file.
         path: PathBuf,
     },
+    /// A samples file does not give the derivation of its samples.
+    #[error(
+        "{}: `parent`, `fold`, `origin` and `ancestor` do not give the derivation of each sample",
+        path.display()
+    )]
+    Lineage {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The parameters of images are damaged.
+    #[error("{}: {message}", path.display())]
+    Parameters {
+        /// The file.
+        path: PathBuf,
+        /// Description of the damage.
+        message: String,
+    },
     /// A votes file is of another population.
     #[error("{}: `lattice` has {found} values where {expected} were expected", path.display())]
     VotesLength {

@@ -6,6 +6,7 @@
 
 mod error;
 mod layout;
+mod lineage;
 mod lock;
 mod partial_mean;
 mod pictures;
@@ -18,9 +19,10 @@ mod votes;
 
 pub use error::ArtifactsError;
 pub use layout::ClassLayout;
+pub use lineage::{Lineage, Origin, distinct_ancestors, effective_parents};
 pub(crate) use lock::MetricsLock;
 pub use partial_mean::PartialMean;
-pub use population::{GeneratedImages, Population};
+pub use population::{GeneratedImages, Population, read_parameters};
 pub use run_dir::{Existing, RunDir};
 pub use shard_writer::ShardWriter;
 pub use shards::ShardStore;

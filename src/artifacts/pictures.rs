@@ -78,8 +78,8 @@ fn arrange(population: &Population, rows: Vec<Vec<usize>>) -> Result<ImageBatch,
     let longest = rows.iter().map(Vec::len).max().unwrap_or(1);
     let columns = longest.clamp(1, COLUMNS);
     let samples: Vec<usize> = rows.into_iter().flatten().collect();
-    let images = population.gather(&samples)?;
-    grid(&images, columns, PADDING).map_err(ArtifactsError::batch(population.path()))
+    let samples = population.gather(&samples)?;
+    grid(&samples.images, columns, PADDING).map_err(ArtifactsError::batch(population.path()))
 }
 
 /// Writes a batch of one image as PNG, in a red frame if it is not private.

@@ -8,7 +8,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use super::ArtifactsError;
 use super::shards::ShardStore;
-use crate::images::ImageBatch;
+use crate::generators::Generated;
 
 /// Writes shards, at most one at a time.
 pub struct ShardWriter<'scope, 'env> {
@@ -34,7 +34,7 @@ impl<'scope, 'env> ShardWriter<'scope, 'env> {
         }
     }
 
-    /// Writes `images`, or begins to. Returns the number of images that reached the disk since the
+    /// Writes images, or begins to. Returns the number of images that reached the disk since the
     /// last call.
     ///
     /// # Errors
@@ -42,12 +42,12 @@ impl<'scope, 'env> ShardWriter<'scope, 'env> {
     pub fn write(
         &mut self,
         range: Range<usize>,
-        images: ImageBatch,
+        generated: Generated,
     ) -> Result<usize, ArtifactsError> {
         let before = self.finish()?;
         let shards = self.shards;
         let write = move || {
-            shards.write(&range, images.data())?;
+            shards.write_images(&range, &generated)?;
             Ok(range.len())
         };
         if self.in_background {
@@ -76,9 +76,11 @@ impl<'scope, 'env> ShardWriter<'scope, 'env> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::ImageBatch;
 
-    fn images(count: usize, value: u8) -> ImageBatch {
-        ImageBatch::new(vec![value; count * 3], count, 1, 1).unwrap()
+    fn images(count: usize, value: u8) -> Generated {
+        let images = ImageBatch::new(vec![value; count * 3], count, 1, 1);
+        images.unwrap().into()
     }
 
     #[test]

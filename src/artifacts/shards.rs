@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::ArtifactsError;
 use crate::atomic;
+use crate::generators::{Generated, Parameters};
+use crate::images::ImageBatch;
 
 /// The finished shards of one phase of one iteration.
 pub struct ShardStore {
@@ -122,16 +124,76 @@ impl ShardStore {
     /// # Errors
     /// [`ArtifactsError::Io`]; [`ArtifactsError::ShardSize`] for another length.
     pub fn read(&self, range: &Range<usize>, len: usize) -> Result<Vec<u8>, ArtifactsError> {
-        let path = self.path(range);
-        let bytes = fs::read(&path).map_err(ArtifactsError::io(&path))?;
+        let bytes = self.read_all(range)?;
         if bytes.len() != len {
-            return Err(ArtifactsError::ShardSize {
-                path,
-                found: bytes.len(),
-                expected: len,
-            });
+            return Err(self.wrong_size(range, bytes.len(), len));
         }
         Ok(bytes)
+    }
+
+    /// Stores a finished shard of images: their pixels, and then the parameters of each in a line,
+    /// if any has parameters.
+    ///
+    /// # Errors
+    /// [`ArtifactsError::Io`].
+    pub fn write_images(
+        &self,
+        range: &Range<usize>,
+        generated: &Generated,
+    ) -> Result<(), ArtifactsError> {
+        if !generated.has_parameters() {
+            return self.write(range, generated.images.data());
+        }
+        let mut bytes = generated.images.data().to_vec();
+        for index in 0..generated.len() {
+            bytes.extend_from_slice(generated.parameters(index).text().as_bytes());
+            bytes.push(b'\n');
+        }
+        self.write(range, &bytes)
+    }
+
+    /// Reads a finished shard of images back.
+    ///
+    /// # Errors
+    /// [`ArtifactsError::Io`]; [`ArtifactsError::ShardSize`] if pixels are missing;
+    /// [`ArtifactsError::Parameters`] if the parameters are damaged.
+    pub fn read_images(
+        &self,
+        range: &Range<usize>,
+        (height, width): (usize, usize),
+    ) -> Result<Generated, ArtifactsError> {
+        let mut pixels = self.read_all(range)?;
+        let len = range.len() * height * width * 3;
+        if pixels.len() < len {
+            return Err(self.wrong_size(range, pixels.len(), len));
+        }
+        let lines = pixels.split_off(len);
+        let path = self.path(range);
+        let images = ImageBatch::new(pixels, range.len(), height, width);
+        let images = images.map_err(ArtifactsError::batch(&path))?;
+        if lines.is_empty() {
+            return Ok(images.into());
+        }
+        let text = std::str::from_utf8(&lines).unwrap_or_default();
+        let parameters: Result<Vec<_>, _> = text.lines().map(Parameters::from_text).collect();
+        let generated = parameters.and_then(|parameters| Generated::new(images, parameters));
+        generated.map_err(|error| ArtifactsError::Parameters {
+            path,
+            message: error.to_string(),
+        })
+    }
+
+    fn read_all(&self, range: &Range<usize>) -> Result<Vec<u8>, ArtifactsError> {
+        let path = self.path(range);
+        fs::read(&path).map_err(ArtifactsError::io(&path))
+    }
+
+    fn wrong_size(&self, range: &Range<usize>, found: usize, expected: usize) -> ArtifactsError {
+        ArtifactsError::ShardSize {
+            path: self.path(range),
+            found,
+            expected,
+        }
     }
 }
 
@@ -191,5 +253,33 @@ mod tests {
         assert!(shards.complete(9).is_err() && shards.complete(2).is_ok());
         assert_eq!(shards.read(&(0..2), 2).unwrap(), [1, 2]);
         assert!(shards.read(&(0..2), 3).is_err());
+    }
+
+    #[test]
+    fn parameters_follow_the_pixels() {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = ShardStore::open(folder.path().to_owned(), "u8").unwrap();
+        let images = ImageBatch::new(vec![9; 12], 2, 1, 2).unwrap();
+        let plain = Generated::from(images.clone());
+        let parameters = vec![
+            Parameters::NONE,
+            Parameters::from_text("{\"a\":1}").unwrap(),
+        ];
+        let with = Generated::new(images, parameters).unwrap();
+        for generated in [plain, with] {
+            shards.write_images(&(0..2), &generated).unwrap();
+            assert!(shards.read_images(&(0..2), (1, 2)).unwrap() == generated);
+        }
+        // A line is missing, is no JSON, or pixels are missing.
+        let path = folder.path().join("0-2.u8");
+        let pixels = vec![9; 12];
+        for lines in ["{}\n", "{}\n{\n", "\u{1}\n"] {
+            fs::write(&path, [&pixels, lines.as_bytes()].concat()).unwrap();
+            let error = shards.read_images(&(0..2), (1, 2));
+            assert!(matches!(error, Err(ArtifactsError::Parameters { .. })));
+        }
+        fs::write(&path, [1]).unwrap();
+        let error = shards.read_images(&(0..2), (1, 2));
+        assert!(matches!(error, Err(ArtifactsError::ShardSize { .. })));
     }
 }

@@ -54,8 +54,8 @@ pub struct RunStore<'a> {
     pub layouts: &'a [ClassLayout],
     /// Rows and columns of each sample.
     pub image_size: (usize, usize),
-    /// Threshold H of the votes.
-    pub threshold: f64,
+    /// Threshold H of the votes of each iteration, beginning with the first.
+    pub thresholds: Vec<f64>,
     /// Marks samples, votes and pictures as non-private.
     pub non_private: bool,
 }
@@ -68,6 +68,15 @@ impl RunStore<'_> {
     pub fn layout(&self, number: u32) -> Result<&ClassLayout, ArtifactsError> {
         let layout = self.layouts.get(number as usize);
         layout.ok_or(ArtifactsError::Unplanned(number))
+    }
+
+    /// Returns the threshold H of an iteration.
+    fn threshold(&self, iteration: u32) -> Result<f64, ArtifactsError> {
+        let index = (iteration as usize).checked_sub(1);
+        let threshold = index.and_then(|index| self.thresholds.get(index));
+        threshold
+            .copied()
+            .ok_or(ArtifactsError::Unplanned(iteration))
     }
 
     /// Opens the shards of a phase.
@@ -145,6 +154,7 @@ impl RunStore<'_> {
         draw: impl FnOnce(&mut Ledger) -> Result<UnpublishedHistogram, E>,
     ) -> Result<ReleasedVotes, E> {
         let path = self.dir.votes(iteration);
+        let threshold = self.threshold(iteration)?;
         if let Some(released) = self.stored_votes(iteration)? {
             ledger.confirm_published(iteration, released.histogram())?;
             return Ok(released);
@@ -156,11 +166,11 @@ impl RunStore<'_> {
         let drawn = draw(ledger)?;
         reach(KillPoint::HistogramDrawn);
         let noisy = drawn.store(ledger, private, &path, |noisy, file| {
-            let votes = ReleasedVotes::new(noisy.clone(), self.threshold, false);
+            let votes = ReleasedVotes::new(noisy.clone(), threshold, false);
             votes.write(self.non_private, file)
         })?;
         reach(KillPoint::HistogramStored);
-        Ok(ReleasedVotes::new(noisy, self.threshold, false))
+        Ok(ReleasedVotes::new(noisy, threshold, false))
     }
 
     /// Publishes the histogram of a process that ended between recording and publishing it. Returns
@@ -183,9 +193,9 @@ impl RunStore<'_> {
         if ledger.confirm_published(iteration, &noisy).is_err() {
             return Ok(None);
         }
-        let path = self.dir.votes(iteration);
+        let (path, threshold) = (self.dir.votes(iteration), self.threshold(iteration)?);
         atomic::publish(&drawn, &path).map_err(ArtifactsError::io(&path))?;
-        Ok(Some(ReleasedVotes::new(noisy, self.threshold, true)))
+        Ok(Some(ReleasedVotes::new(noisy, threshold, true)))
     }
 
     /// Returns the votes of `iteration` if they were released, not compared with the ledger.
@@ -199,7 +209,11 @@ impl RunStore<'_> {
         }
         let samples = self.layout(iteration.saturating_sub(1))?.total() as usize;
         let noisy = read_lattice(&path, samples, self.non_private)?;
-        Ok(Some(ReleasedVotes::new(noisy, self.threshold, true)))
+        Ok(Some(ReleasedVotes::new(
+            noisy,
+            self.threshold(iteration)?,
+            true,
+        )))
     }
 
     /// Compares the ledger with everything in the folder that depends on a release, before anything

@@ -9,7 +9,8 @@ use candle_core::Device;
 
 use super::*;
 use crate::artifacts::{
-    ArtifactsError, ClassLayout, Existing, GeneratedImages, RunDir, RunStore, WorkPhase,
+    ArtifactsError, ClassLayout, Existing, GeneratedImages, Lineage, Origin, RunDir, RunStore,
+    WorkPhase,
 };
 use crate::dataset::PrivateImages;
 use crate::embedders::{Embedder, EmbedderError, Embeddings};
@@ -118,7 +119,7 @@ fn evaluate(metrics: &[MetricKind], levels: &[u8], public: bool) -> Outcome {
         dir: &dir,
         layouts: &layouts,
         image_size: (2, 2),
-        threshold: 0.0,
+        thresholds: Vec::new(),
         non_private: false,
     };
     let generate = || {
@@ -128,6 +129,9 @@ fn evaluate(metrics: &[MetricKind], levels: &[u8], public: bool) -> Outcome {
         Ok::<_, EvaluationError>(GeneratedImages {
             shards,
             conditions: vec![Condition(0); 8],
+            lineages: (0..8)
+                .map(|index| Lineage::first(Origin::Random, index))
+                .collect(),
         })
     };
     let population = store.population(0, generate).unwrap();

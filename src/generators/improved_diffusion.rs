@@ -26,18 +26,18 @@ use super::{
 };
 use crate::diffusion::Sampler;
 use crate::hub::{Checkpoint, Requirement, weights_digest};
-use crate::images::ImageBatch;
+use crate::images::{ImageBatch, ImageSize};
 use crate::models::improved_diffusion::UNet;
 use crate::progress::Observer;
 use crate::sections::{InvalidKey, Section};
-use config::{evaluations, skipped_steps};
+use config::Samplers;
 
 /// A loaded model.
 pub struct ImprovedDiffusion {
     unet: UNet,
-    sampler: Sampler,
+    samplers: Samplers,
     device: Device,
-    image_size: usize,
+    image_size: ImageSize,
     batches: Batches,
     class_labels: Option<BTreeMap<String, Vec<u32>>>,
 }
@@ -75,7 +75,7 @@ impl ImprovedDiffusion {
         config.validate()?;
         Ok(Self {
             unet,
-            sampler: config.sampler()?,
+            samplers: config.samplers()?,
             device: device.clone(),
             image_size: config.image_size,
             batches: Batches::new("batch_size", config.batch_size, device),
@@ -102,31 +102,29 @@ impl ImprovedDiffusion {
         Ok(classes.map(|_| requests.iter().map(|request| request.condition.0).collect()))
     }
 
-    /// Denoises one batch without the `skipped` noisiest steps, from pure noise or from `images`
-    /// with noise: `float32 [requests, 3, height, width]`.
+    /// Denoises one batch by `sampler` without the `skipped` noisiest steps, from pure noise or
+    /// from `images` with noise: `float32 [requests, 3, height, width]`.
     fn samples(
         &self,
         images: Option<&ImageBatch>,
         requests: &[SampleRequest],
-        skipped: usize,
+        (sampler, skipped): (&Sampler, usize),
     ) -> Result<Tensor, GeneratorError> {
         let labels = self.labels(requests)?;
         // The order of the random numbers of each image: the initial noise, then the noise of each
         // step. Changing it changes all images.
-        let shape = (3, self.image_size, self.image_size);
+        let shape = (3, self.image_size.height, self.image_size.width);
         let mut noise = BatchNoise::new(requests, shape, &self.device);
         let mut x = noise.sample()?;
         if let Some(images) = images {
             let images = to_signed(images, &self.device)?;
-            x = self.sampler.noised(&images, &x, skipped)?;
+            x = sampler.noised(&images, &x, skipped)?;
         }
         let network = |x: &Tensor, time: f32| {
             let times = vec![time; requests.len()];
             self.unet.forward(x, &times, labels.as_deref())
         };
-        let trajectory = self
-            .sampler
-            .trajectory(x, skipped, network, |_| noise.sample())?;
+        let trajectory = sampler.trajectory(x, skipped, network, |_| noise.sample())?;
         Ok(trajectory.finish()?)
     }
 
@@ -135,13 +133,13 @@ impl ImprovedDiffusion {
         &self,
         images: Option<&ImageBatch>,
         requests: &[SampleRequest],
-        skipped: usize,
+        start: (&Sampler, usize),
     ) -> Result<ImageBatch, GeneratorError> {
-        let mut made = ImageBatch::empty(self.image_size, self.image_size);
+        let mut made = ImageBatch::empty(self.image_size.height, self.image_size.width);
         self.batches.cover(requests.len(), |range| {
             let images = images.map(|images| images.slice(range.clone()));
             let requests = requests.get(range).unwrap_or_default();
-            let samples = self.samples(images.as_ref(), requests, skipped)?;
+            let samples = self.samples(images.as_ref(), requests, start)?;
             made.extend(&to_bytes(&samples)?)?;
             Ok(())
         })?;
@@ -185,7 +183,14 @@ impl GeneratorSection for Config {
     }
 
     fn image_size(&self) -> (usize, usize) {
-        (self.image_size, self.image_size)
+        self.image_size.pair()
+    }
+
+    fn schedules(&self) -> Vec<(&'static str, usize)> {
+        let list = self.timestep_respacing.len();
+        list.map(|length| ("timestep_respacing", length))
+            .into_iter()
+            .collect()
     }
 
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
@@ -221,7 +226,7 @@ impl GeneratorSection for Config {
 
 impl Generator for ImprovedDiffusion {
     fn image_size(&self) -> (usize, usize) {
-        (self.image_size, self.image_size)
+        self.image_size.pair()
     }
 
     fn batch_size(&self) -> usize {
@@ -270,7 +275,8 @@ impl Generator for ImprovedDiffusion {
     }
 
     fn random(&self, requests: &[SampleRequest]) -> Result<Generated, GeneratorError> {
-        Ok(self.batches(None, requests, 0)?.into())
+        let start = self.samplers.start(Operation::Random)?;
+        Ok(self.batches(None, requests, start)?.into())
     }
 
     fn vary(
@@ -283,18 +289,17 @@ impl Generator for ImprovedDiffusion {
         let images = &parents.images;
         if (images.height(), images.width()) != self.image_size() {
             return Err(GeneratorError::Input(format!(
-                "images of {}x{} for a model of {size}x{size}",
+                "images of {}x{} for a model of {}",
                 images.height(),
                 images.width(),
-                size = self.image_size
+                self.image_size
             )));
         }
-        let steps = self.sampler.diffusion().num_timesteps();
-        let skipped = skipped_steps(steps, variation.degree)?;
-        Ok(self.batches(Some(images), requests, skipped)?.into())
+        let start = self.samplers.start(Operation::Vary(variation))?;
+        Ok(self.batches(Some(images), requests, start)?.into())
     }
 
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
-        evaluations(self.sampler.diffusion().num_timesteps(), operation)
+        self.samplers.evaluations(operation)
     }
 }

@@ -9,17 +9,23 @@ mod example;
 mod generated;
 pub mod image_pool;
 pub mod improved_diffusion;
+pub mod mixture;
+mod model_section;
 mod noise;
 mod open;
 pub mod openai_images;
+pub mod program;
 mod prompts;
 mod replicated;
 mod section;
+pub mod sprites;
 pub mod stable_diffusion;
+pub mod text;
 
 pub use crate::models::Precision;
 pub use batches::Batches;
 pub use generated::{Generated, Parameters};
+pub use model_section::{MixtureConfig, ModelSection};
 pub use noise::BatchNoise;
 pub use open::ModelConfig;
 pub use openai_images::OpenAiImages;
@@ -158,6 +164,9 @@ pub enum GeneratorError {
     /// The embedder of a model that compares images failed.
     #[error("model.embedder: {0}")]
     Embedder(EmbedderError),
+    /// A program of the user's failed.
+    #[error(transparent)]
+    Program(#[from] program::ProgramError),
     /// The network failed.
     #[error("network evaluation failed: {0}")]
     Network(candle_core::Error),
@@ -203,7 +212,9 @@ impl ExitCode for GeneratorError {
             Self::Service(_) => exit_code::SERVICE,
             Self::Public(error) => error.exit_code(),
             Self::Embedder(error) => error.exit_code(),
-            Self::Input(_) | Self::Network(_) | Self::Batch(_) => exit_code::COMPUTE,
+            Self::Input(_) | Self::Program(_) | Self::Network(_) | Self::Batch(_) => {
+                exit_code::COMPUTE
+            }
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The types of the `[model]` section. `docs/adding-a-model.md` shows how to add one.
 
-use super::{GeneratorSection, image_pool, improved_diffusion, openai_images, stable_diffusion};
+use super::{
+    GeneratorSection, image_pool, improved_diffusion, openai_images, program, sprites,
+    stable_diffusion, text,
+};
 use crate::embedders::EmbedderConfig;
 use crate::sections::tagged_sections;
 
@@ -10,7 +13,10 @@ tagged_sections! {
         "improved-diffusion" => ImprovedDiffusion(improved_diffusion::Config),
         "image-pool" => ImagePool(image_pool::Config),
         "openai-images" => OpenAiImages(openai_images::Config),
+        "program" => Program(program::Config),
+        "sprites" => Sprites(sprites::Config),
         "stable-diffusion" => StableDiffusion(stable_diffusion::Config),
+        "text" => Text(text::Config),
     }
 }
 
@@ -23,6 +29,20 @@ impl ModelConfig {
         match self {
             Self::ImagePool(config) => Some(&mut config.embedder),
             _ => None,
+        }
+    }
+
+    /// Removes the keys on which no generated sample depends from the section, as JSON.
+    pub fn remove_non_identity_keys(&self, section: &mut serde_json::Value) {
+        let remove = |table: Option<&mut serde_json::Value>, keys: &[&str]| {
+            if let Some(table) = table.and_then(|table| table.as_object_mut()) {
+                keys.iter().for_each(|key| drop(table.remove(*key)));
+            }
+        };
+        remove(Some(&mut *section), self.non_identity_keys());
+        // The digest of the model includes what its embedder depends on.
+        if let Some(embedder) = self.embedder() {
+            remove(section.get_mut("embedder"), embedder.non_identity_keys());
         }
     }
 

@@ -13,16 +13,14 @@
 //!
 //! Requests contain prompts, which are public, and images of a population, which the model itself
 //! generated (or which the user supplied as `initial_samples`). They cannot contain private images:
-//! [`Generator`] takes an [`ImageBatch`], and everything derived from private images is
+//! [`Generator`] takes [`Generated`] images, and everything derived from private images is
 //! [`Sensitive`](crate::privacy::Sensitive), which does not convert to it.
 //!
 //! ```compile_fail,E0308
-//! use dpsyn::{SampleRequest, Generator};
-//! use dpsyn::ImageBatch;
-//! use dpsyn::Sensitive;
+//! use dpsyn::{Generated, Generator, SampleRequest, Sensitive, Variation};
 //!
-//! fn send(model: &dyn Generator, private: &Sensitive<ImageBatch>, draws: &[SampleRequest]) {
-//!     let _ = model.vary(private, draws, 0.0);
+//! fn send(model: &dyn Generator, private: &Sensitive<Generated>, draws: &[SampleRequest]) {
+//!     let _ = model.vary(private, draws, Variation::new(0.0, 1));
 //! }
 //! ```
 //!
@@ -62,7 +60,7 @@ use self::client::Client;
 use self::executor::RequestExecutor;
 use self::journal::{Journal, SpendingLimits};
 use self::key::ApiKey;
-use self::picture::{Sides, upload};
+use self::picture::{Sizes, upload};
 use self::response_cache::{CacheKey, ResponseCache};
 use super::{
     Condition, ConditionRequest, Generated, Generator, GeneratorError, GeneratorSection,
@@ -81,7 +79,7 @@ pub struct OpenAiImages {
     config: Config,
     prompts: Prompts,
     address: Address,
-    sides: Sides,
+    sizes: Sizes,
     attached: OnceLock<Attached>,
 }
 
@@ -113,8 +111,8 @@ impl OpenAiImages {
         Ok(Self {
             prompts: Prompts::new(&config.prompts)?,
             address: config.address()?,
-            sides: Sides {
-                requested: config.side()?,
+            sizes: Sizes {
+                requested: config.requested()?,
                 resized: config.image_size(),
             },
             config: config.clone(),
@@ -132,7 +130,7 @@ impl OpenAiImages {
             client: &attached.client,
             cache: &attached.cache,
             journal: &attached.journal,
-            sides: self.sides,
+            sizes: self.sizes,
         }
     }
 
@@ -150,15 +148,14 @@ impl OpenAiImages {
     /// used for another input.
     fn input_digest(&self, prompt: &str, image: &[u8]) -> String {
         let config = &self.config;
+        // Squares have one number, as in caches of earlier versions.
+        let resized = match self.sizes.resized {
+            size if size.is_square() => format!("{:?}", size.height),
+            size => format!("{:?}", size.pair()),
+        };
         let head = format!(
-            "{:?}",
-            (
-                &config.model,
-                &config.size,
-                &config.quality,
-                self.sides.resized,
-                prompt
-            )
+            "({:?}, {:?}, {:?}, {resized}, {prompt:?})",
+            config.model, config.size, config.quality
         );
         sha256_hex(&[head.as_bytes(), image].concat())
     }
@@ -171,10 +168,10 @@ impl OpenAiImages {
     ) -> Result<ImageBatch, GeneratorError> {
         let attached = self.attached()?;
         self.executor(attached).execute_all(requests)?;
-        let side = self.sides.resized;
-        let mut images = ImageBatch::empty(side, side);
+        let size = self.sizes.resized;
+        let mut images = ImageBatch::empty(size.height, size.width);
         for key in keys {
-            images.extend(&attached.cache.read_image(key, side)?)?;
+            images.extend(&attached.cache.read_image(key, size)?)?;
         }
         Ok(images)
     }
@@ -209,8 +206,7 @@ impl GeneratorSection for Config {
     }
 
     fn image_size(&self) -> (usize, usize) {
-        let side = Self::image_size(self);
-        (side, side)
+        Self::image_size(self).pair()
     }
 
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
@@ -240,7 +236,7 @@ impl GeneratorSection for Config {
 
 impl Generator for OpenAiImages {
     fn image_size(&self) -> (usize, usize) {
-        (self.sides.resized, self.sides.resized)
+        self.sizes.resized.pair()
     }
 
     fn batch_size(&self) -> usize {
@@ -326,10 +322,10 @@ impl Generator for OpenAiImages {
         let images = &parents.images;
         if (images.height(), images.width()) != self.image_size() {
             return Err(GeneratorError::Input(format!(
-                "images of {}x{} pixels, expected {side}x{side}",
+                "images of {}x{} pixels, expected {}",
                 images.height(),
                 images.width(),
-                side = self.sides.resized
+                self.sizes.resized
             )));
         }
         let attached = self.attached()?;

@@ -62,6 +62,16 @@ pub struct StableDiffusion {
     warnings: Vec<String>,
 }
 
+/// The settings of one random image or variation.
+#[derive(Debug, Clone, Copy)]
+struct Denoising {
+    /// Number of steps, including those that are skipped.
+    steps: usize,
+    /// Number of noisiest steps to skip.
+    skipped: usize,
+    guidance_scale: f64,
+}
+
 impl StableDiffusion {
     /// Loads the model onto `device` and returns it with the digest of the checkpoint. A relative
     /// folder [`Config::checkpoint`] is relative to the folder `base`, or to the working directory
@@ -125,29 +135,41 @@ impl StableDiffusion {
 
     /// Returns an error for numbers of steps that the scheduler does not support.
     fn check_steps(&self) -> Result<(), GeneratorError> {
-        for (key, steps) in [
-            (
-                "random_sampling_num_inference_steps",
-                self.config.random_sampling_num_inference_steps,
-            ),
-            (
-                "variation_num_inference_steps",
-                self.config.variation_num_inference_steps,
-            ),
-        ] {
-            self.scheduler
-                .timesteps(steps, 0)
-                .map_err(|error| InvalidKey::new(key, error.to_string()))?;
+        let check = |key: &str, steps| match self.scheduler.timesteps(steps, 0) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(InvalidKey::new(key, error.to_string())),
+        };
+        check(
+            "random_sampling_num_inference_steps",
+            self.config.random_sampling_num_inference_steps,
+        )?;
+        for steps in self.config.variation_num_inference_steps.values() {
+            check("variation_num_inference_steps", *steps as usize)?;
         }
         Ok(())
     }
 
-    /// Returns the number of skipped steps of a variation.
-    fn skipped(&self, degree: f64) -> Result<usize, GeneratorError> {
-        let steps = self.config.variation_num_inference_steps;
+    /// Returns the settings of an operation.
+    fn denoising(&self, operation: Operation) -> Result<Denoising, GeneratorError> {
+        let variation = match operation {
+            Operation::Random => {
+                return Ok(Denoising {
+                    steps: self.config.random_sampling_num_inference_steps,
+                    skipped: 0,
+                    guidance_scale: self.config.random_sampling_guidance_scale,
+                });
+            }
+            Operation::Vary(variation) => variation,
+        };
+        let (steps, guidance_scale) = self.config.variation(variation.population)?;
+        let degree = variation.degree;
         let skipped = skipped(steps, degree)?;
         match self.scheduler.timesteps(steps, skipped) {
-            Ok(_) => Ok(skipped),
+            Ok(_) => Ok(Denoising {
+                steps,
+                skipped,
+                guidance_scale,
+            }),
             Err(DiffusionError::NoStepLeft { .. }) => Err(GeneratorError::Degree {
                 degree,
                 expected: format!(
@@ -177,44 +199,33 @@ impl StableDiffusion {
         })
     }
 
-    /// Generates one batch of random images, or of variations of the given images without the given
-    /// number of noisiest steps.
+    /// Generates one batch of random images, or of variations of the given images.
     fn batch(
         &self,
-        images: Option<(&ImageBatch, usize)>,
+        images: Option<&ImageBatch>,
         requests: &[SampleRequest],
+        denoising: Denoising,
     ) -> Result<ImageBatch, GeneratorError> {
         let vae = self.pipeline.vae.config();
-        let side = self.config.image_size / vae.downsampling();
+        let (height, width) = self.image_size();
+        let factor = vae.downsampling();
         // The order of the random numbers of each image: those of the encoder, if there is an
         // image, then the initial noise. Changing it changes all images.
-        let shape = (vae.latent_channels, side, side);
+        let shape = (vae.latent_channels, height / factor, width / factor);
         let mut noise = BatchNoise::new(requests, shape, &self.device);
-        let (steps, skipped, scale) = match images {
-            None => (
-                self.config.random_sampling_num_inference_steps,
-                0,
-                self.config.random_sampling_guidance_scale,
-            ),
-            Some((_, skipped)) => (
-                self.config.variation_num_inference_steps,
-                skipped,
-                self.config.variation_guidance_scale,
-            ),
-        };
         let denoise_loop = self
             .scheduler
-            .start(steps, skipped)
+            .start(denoising.steps, denoising.skipped)
             .map_err(|error| GeneratorError::Input(error.to_string()))?;
         let start = match images {
             None => denoise_loop.initial(&noise.sample()?)?,
-            Some((images, _)) => {
+            Some(images) => {
                 let images = to_signed(images, &self.device)?;
                 let latents = self.pipeline.encode(&images, &noise.sample()?)?;
                 denoise_loop.noised(&latents, &noise.sample()?)?
             }
         };
-        let guidance = self.guidance(requests, scale)?;
+        let guidance = self.guidance(requests, denoising.guidance_scale)?;
         let latents = self
             .pipeline
             .denoise(denoise_loop, start, &guidance, |_, _| Ok(()))?;
@@ -287,7 +298,24 @@ impl GeneratorSection for Config {
     }
 
     fn image_size(&self) -> (usize, usize) {
-        (self.image_size, self.image_size)
+        self.image_size.pair()
+    }
+
+    fn schedules(&self) -> Vec<(&'static str, usize)> {
+        let lists = [
+            (
+                "variation_num_inference_steps",
+                self.variation_num_inference_steps.len(),
+            ),
+            (
+                "variation_guidance_scale",
+                self.variation_guidance_scale.len(),
+            ),
+        ];
+        let lists = lists.into_iter();
+        lists
+            .filter_map(|(key, length)| Some((key, length?)))
+            .collect()
     }
 
     // The scheduler of the checkpoint may allow fewer degrees.
@@ -295,7 +323,8 @@ impl GeneratorSection for Config {
         match operation {
             Operation::Random => Ok(()),
             Operation::Vary(variation) => {
-                skipped(self.variation_num_inference_steps, variation.degree).map(drop)
+                let (steps, _) = self.variation(variation.population)?;
+                skipped(steps, variation.degree).map(drop)
             }
         }
     }
@@ -343,7 +372,7 @@ impl GeneratorSection for Config {
 
 impl Generator for StableDiffusion {
     fn image_size(&self) -> (usize, usize) {
-        (self.config.image_size, self.config.image_size)
+        self.config.image_size.pair()
     }
 
     fn batch_size(&self) -> usize {
@@ -386,11 +415,13 @@ impl Generator for StableDiffusion {
     }
 
     fn random(&self, requests: &[SampleRequest]) -> Result<Generated, GeneratorError> {
-        let mut made = ImageBatch::empty(self.config.image_size, self.config.image_size);
+        let (height, width) = self.image_size();
+        let mut made = ImageBatch::empty(height, width);
+        let denoising = self.denoising(Operation::Random)?;
         let [batches, _] = &self.batches;
         batches.cover(requests.len(), |range| {
             let requests = requests.get(range).unwrap_or_default();
-            Ok(made.extend(&self.batch(None, requests)?)?)
+            Ok(made.extend(&self.batch(None, requests, denoising)?)?)
         })?;
         Ok(made.into())
     }
@@ -403,36 +434,25 @@ impl Generator for StableDiffusion {
     ) -> Result<Generated, GeneratorError> {
         check_pairs(parents, requests)?;
         let images = &parents.images;
-        let skipped = self.skipped(variation.degree)?;
+        let denoising = self.denoising(Operation::Vary(variation))?;
         let [_, batches] = &self.batches;
-        let mut made = ImageBatch::empty(self.config.image_size, self.config.image_size);
+        let (height, width) = self.image_size();
+        let mut made = ImageBatch::empty(height, width);
         batches.cover(requests.len(), |range| {
             let images = self.resized(&images.slice(range.clone()))?;
             let requests = requests.get(range).unwrap_or_default();
-            Ok(made.extend(&self.batch(Some((&images, skipped)), requests)?)?)
+            Ok(made.extend(&self.batch(Some(&images), requests, denoising)?)?)
         })?;
         Ok(made.into())
     }
 
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
-        let config = &self.config;
-        let (steps, skipped, scale) = match operation {
-            Operation::Random => (
-                config.random_sampling_num_inference_steps,
-                0,
-                config.random_sampling_guidance_scale,
-            ),
-            Operation::Vary(variation) => (
-                config.variation_num_inference_steps,
-                self.skipped(variation.degree)?,
-                config.variation_guidance_scale,
-            ),
-        };
+        let denoising = self.denoising(operation)?;
         let timesteps = self
             .scheduler
-            .timesteps(steps, skipped)
+            .timesteps(denoising.steps, denoising.skipped)
             .map_err(|error| GeneratorError::Input(error.to_string()))?;
-        Ok(timesteps.len() as u64 * Guidance::predictions(scale))
+        Ok(timesteps.len() as u64 * Guidance::predictions(denoising.guidance_scale))
     }
 }
 

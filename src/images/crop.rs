@@ -143,6 +143,6 @@ mod tests {
             width: 2,
         };
         assert!(center_crop(&image, 3.into()).is_err());
-        assert!(center_crop(&image, 0).is_err());
+        assert!(center_crop(&image, 0.into()).is_err());
     }
 }

@@ -31,8 +31,8 @@ pub enum NpyError {
     /// The header is malformed.
     #[error("malformed .npy header: {0}")]
     Header(String),
-    /// The element type is not a plain number.
-    #[error("dtype `{0}` is not supported: expected a boolean, integer or float dtype")]
+    /// The element type is neither a plain number nor bytes.
+    #[error("dtype `{0}` is not supported: expected a boolean, integer, float or bytes dtype")]
     Dtype(String),
 }
 
@@ -42,13 +42,15 @@ impl From<io::Error> for NpyError {
     }
 }
 
-/// Kind of number of an element.
+/// Kind of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Bool,
     Unsigned,
     Signed,
     Float,
+    /// Bytes of a fixed number, padded with zeros (numpy's `S`).
+    Bytes,
 }
 
 /// Element type: kind, width in bytes, byte order.
@@ -80,7 +82,10 @@ impl Dtype {
             "i8" => (Kind::Signed, 8),
             "f4" => (Kind::Float, 4),
             "f8" => (Kind::Float, 8),
-            _ => return Err(unsupported()),
+            text => match text.strip_prefix('S').map(str::parse) {
+                Some(Ok(bytes)) => (Kind::Bytes, bytes),
+                _ => return Err(unsupported()),
+            },
         };
         Ok(Self {
             kind,
@@ -91,16 +96,17 @@ impl Dtype {
 
     /// Returns numpy's name of the type.
     pub(super) fn name(self) -> String {
-        let order = match (self.bytes, self.big_endian) {
-            (1, _) => '|',
-            (_, false) => '<',
-            (_, true) => '>',
+        let order = match (self.kind, self.bytes, self.big_endian) {
+            (Kind::Bytes, ..) | (_, 1, _) => '|',
+            (_, _, false) => '<',
+            (_, _, true) => '>',
         };
         let kind = match self.kind {
             Kind::Bool => 'b',
             Kind::Unsigned => 'u',
             Kind::Signed => 'i',
             Kind::Float => 'f',
+            Kind::Bytes => 'S',
         };
         format!("{order}{kind}{}", self.bytes)
     }
@@ -131,6 +137,24 @@ impl Header {
             .to_bytes()
             .map_err(|error| NpyError::Header(error.to_string()))?;
         Self::convert(header, bytes)
+    }
+
+    /// Creates the header of `count` texts of `width` bytes each.
+    ///
+    /// # Errors
+    /// Never in practice: the parser of headers reads what is written here.
+    pub(super) fn of_bytes(width: usize, count: usize) -> Result<Self, NpyError> {
+        let mut text =
+            format!("{{'descr': '|S{width}', 'fortran_order': False, 'shape': ({count},), }}");
+        // Magic bytes, version, length, text and line feed are a multiple of 64.
+        let before = MAGIC.len() + 4;
+        let len = (before + text.len() + 1).next_multiple_of(64) - before;
+        text.push_str(&" ".repeat(len - text.len() - 1));
+        let mut bytes = [MAGIC, &[1, 0]].concat();
+        bytes.extend((len as u16).to_le_bytes());
+        bytes.extend(text.as_bytes());
+        bytes.push(b'\n');
+        Self::read(&mut bytes.as_slice())
     }
 
     /// Returns the number of elements; `None` on overflow.
@@ -233,6 +257,8 @@ mod tests {
             Header::of::<u8>(&[3, 4, 5, 3]).unwrap(),
             Header::of::<i64>(&[7]).unwrap(),
             Header::of::<f64>(&[]).unwrap(),
+            Header::of_bytes(1, 0).unwrap(),
+            Header::of_bytes(4096, 1_000_000_000).unwrap(),
         ] {
             assert_eq!(header.bytes().len() % 64, 0);
             assert_eq!(Header::read(&mut header.bytes()).unwrap(), header);
@@ -241,10 +267,12 @@ mod tests {
 
     #[test]
     fn types_have_a_kind_and_a_width() {
-        for name in ["|b1", "|u1", "<u2", ">u4", "<i8", ">f4", "<f8"] {
+        for name in ["|b1", "|u1", "<u2", ">u4", "<i8", ">f4", "<f8", "|S12"] {
             assert_eq!(Dtype::parse(name).unwrap().name(), name);
         }
-        for bad in ["<f2", "|O", "<U3", "<c8", "", "<i", "<i3", "|b8"] {
+        for bad in [
+            "<f2", "|O", "<U3", "<c8", "", "<i", "<i3", "|b8", "|S", "|Sx",
+        ] {
             assert!(Dtype::parse(bad).is_err(), "{bad}");
         }
     }

@@ -177,7 +177,7 @@ impl<R: Read + Seek> NpzReader<R> {
                 .into_iter()
                 .map(|value| i64::try_from(value).map_err(|_| too_large()))
                 .collect(),
-            (Kind::Float, _) => Err(too_large()),
+            (Kind::Float | Kind::Bytes, _) => Err(too_large()),
         }?;
         Ok((header.shape, values))
     }
@@ -201,8 +201,33 @@ impl<R: Read + Seek> NpzReader<R> {
             (Kind::Unsigned, 2) => elements(key, &header, &data, f64::from as fn(u16) -> f64),
             (Kind::Unsigned, 4) => elements(key, &header, &data, f64::from as fn(u32) -> f64),
             (Kind::Unsigned, _) => elements(key, &header, &data, |value: u64| value as f64),
+            (Kind::Bytes, _) => Err(unexpected(key, &header, "numbers")),
         }?;
         Ok((header.shape, values))
+    }
+
+    /// Reads an array of texts, `S` of numpy, without the zeros at the end of each.
+    ///
+    /// # Errors
+    /// [`NpzError`] if the array is missing or damaged, has another type, or is not UTF-8.
+    pub fn texts(&mut self, key: &str) -> Result<Vec<String>, NpzError> {
+        let (header, data) = self.read_all(key)?;
+        let wrong = || unexpected(key, &header, "texts in UTF-8 (numpy's dtype S)");
+        let (Kind::Bytes, [count]) = (header.dtype.kind, header.shape.as_slice()) else {
+            return Err(wrong());
+        };
+        let width = header.dtype.bytes;
+        let texts = (0..*count).map(|index| {
+            let bytes = data.get(index * width..(index + 1) * width);
+            let bytes = bytes.unwrap_or_default();
+            let len = bytes
+                .iter()
+                .rposition(|byte| *byte != 0)
+                .map_or(0, |last| last + 1);
+            let text = std::str::from_utf8(bytes.get(..len).unwrap_or_default());
+            text.map(str::to_owned).map_err(|_| wrong())
+        });
+        texts.collect()
     }
 
     /// Reads the header and the bytes of an array.
@@ -338,6 +363,29 @@ impl<W: Write + Seek> NpzWriter<W> {
         self.array(key, shape, values)
     }
 
+    /// Writes texts as `S` of numpy: UTF-8, padded with zeros to the longest.
+    ///
+    /// # Errors
+    /// [`NpzError::Zip`] or [`NpzError::Io`].
+    pub fn texts(&mut self, key: &str, texts: &[&str]) -> Result<(), NpzError> {
+        // An element of numpy has at least one byte.
+        let longest = texts.iter().map(|text| text.len()).max();
+        let width = longest.unwrap_or(0).max(1);
+        let header = Header::of_bytes(width, texts.len()).map_err(invalid(key))?;
+        self.begin(key, &header)?;
+        self.write(header.bytes())?;
+        let mut element = vec![0; width];
+        for text in texts {
+            element.fill(0);
+            element
+                .iter_mut()
+                .zip(text.bytes())
+                .for_each(|(to, from)| *to = from);
+            self.write(&element)?;
+        }
+        Ok(())
+    }
+
     fn array<T: WritableElement>(
         &mut self,
         key: &str,
@@ -388,6 +436,12 @@ impl<W: Write + Seek> NpzWriter<W> {
         shape: &[usize],
     ) -> Result<Header, NpzError> {
         let header = Header::of::<T>(shape).map_err(invalid(key))?;
+        self.begin(key, &header)?;
+        Ok(header)
+    }
+
+    /// Starts the entry of an array.
+    fn begin(&mut self, key: &str, header: &Header) -> Result<(), NpzError> {
         let len = header.data_len().ok_or_else(|| size_mismatch(key))?;
         // The default time would be the current one if the `time` feature of the crate were
         // enabled.
@@ -397,7 +451,7 @@ impl<W: Write + Seek> NpzWriter<W> {
             .unix_permissions(0o644)
             .large_file(len as u64 + header.bytes().len() as u64 >= u64::from(u32::MAX));
         self.zip.start_file(file_name(key), options)?;
-        Ok(header)
+        Ok(())
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), NpzError> {

@@ -389,6 +389,15 @@ impl<W: Write + Seek> SamplesWriter<W> {
         self.npz.f64s(key, shape, values)
     }
 
+    /// Writes a text for each image beside the images, once they are complete.
+    ///
+    /// # Errors
+    /// [`NpzError::Sequence`] when images are still to come; [`NpzError`] when writing fails.
+    pub fn texts(&mut self, key: &str, texts: &[&str]) -> Result<(), NpzError> {
+        self.check_complete()?;
+        self.npz.texts(key, texts)
+    }
+
     /// Ends the archive and gives back what it was written to, not yet flushed.
     ///
     /// # Errors

@@ -16,7 +16,7 @@
 use super::disclosure::Disclosure;
 use super::initial::random_images;
 use super::lookahead::Lookahead;
-use super::offspring::{Offspring, lineages};
+use super::offspring::{Offspring, derivations};
 use super::{PeError, Run};
 use crate::artifacts::{GeneratedImages, Population, ReleasedVotes, RunStore, WorkPhase};
 use crate::dataset::PrivateData;
@@ -82,7 +82,7 @@ fn dp_nn_histogram(
     t: u32,
     samples: &Population,
 ) -> Result<ReleasedVotes, PeError> {
-    let evolution = &run.plan.evolution;
+    let rules = run.plan.rules(t)?;
     let classes = store.layout(t - 1)?.ranges();
     let folder = data.folder();
     let clock = SystemClock::start();
@@ -97,7 +97,7 @@ fn dp_nn_histogram(
         }
 
         // E(z_j) for z_j ∈ S: the mean over the variations of z_j.
-        let lookahead = Lookahead::new(run, t);
+        let lookahead = Lookahead::new(run, t, rules.lookahead_degree);
         let embedded = lookahead.embed(samples, store.shards(t, WorkPhase::Lookahead)?)?;
 
         // for x ∈ S_priv: i ← argmin_j d(x, z_j); histogram[i] ← histogram[i] + 1
@@ -106,8 +106,8 @@ fn dp_nn_histogram(
             class_ranges: &classes,
         };
         let options = SearchOptions {
-            k: evolution.nearest_neighbors as usize,
-            metric: evolution.metric,
+            k: rules.nearest_neighbors as usize,
+            metric: run.plan.evolution.metric,
             device: run.device,
             cancellation: run.observer,
         };
@@ -140,7 +140,9 @@ fn select_parents(
     votes: &[f64],
 ) -> Result<Vec<Vec<usize>>, PeError> {
     let evolution = &run.plan.evolution;
+    let rules = run.plan.rules(t)?;
     let (before, after) = (store.layout(t - 1)?, store.layout(t)?);
+    let most = evolution.max_selections(&rules);
     let classes = before.ranges().into_iter().zip(after.counts());
     let select_in_class = |(class, (range, count)): (usize, (std::ops::Range<usize>, &u64))| {
         let mut rng = RngKey {
@@ -153,8 +155,9 @@ fn select_parents(
         .rng();
         let selected = select(
             votes.get(range.clone()).unwrap_or_default(),
-            (count / evolution.next_fold()) as usize,
-            evolution.selection,
+            (count / rules.next_fold()) as usize,
+            rules.selection,
+            most,
             &mut rng,
         );
         // Indices within the class become indices into the population.
@@ -172,11 +175,11 @@ fn variations(
     samples: &Population,
     parents: &[Vec<usize>],
 ) -> Result<GeneratedImages, PeError> {
-    let evolution = &run.plan.evolution;
+    let rules = run.plan.rules(t)?;
     let offspring = Offspring {
         run,
         iteration: t,
-        lineages: lineages(parents, evolution.next_variations, evolution.keep_selected),
+        derivations: derivations(parents, rules.next_variations, rules.keep_selected),
     };
     let stage = format!("population {t}");
     offspring.vary(samples, store.shards(t, WorkPhase::Vary)?, &stage)
@@ -194,7 +197,7 @@ fn report(
     samples: &Population,
 ) -> Result<(), PeError> {
     if store.finish(t, samples, run.plot_images)? {
-        disclosure.log(&format!("population {t}: {} samples", samples.len()))?;
+        disclosure.population(t, samples)?;
     }
     if let (Some(evaluator), Some(evaluation)) = (evaluator, run.evaluation)
         && evaluation.config.is_due(t, run.plan.iterations())

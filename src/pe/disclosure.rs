@@ -2,8 +2,12 @@
 //!
 //! Both are published, so only public facts come here: the plan, the ledger, released histograms.
 
+use std::fmt::Write as _;
+
 use super::{PeError, Run};
-use crate::artifacts::{ClassLayout, ReleasedVotes, RunStore};
+use crate::artifacts::{
+    ClassLayout, Population, ReleasedVotes, RunStore, distinct_ancestors, effective_parents,
+};
 use crate::privacy::{
     ClassConditions, EmbeddingDevice, Ledger, PublicInputs, Statement, UniformFallback, round_up,
 };
@@ -125,6 +129,35 @@ impl<'a> Disclosure<'a> {
             ))?;
         }
         Ok(())
+    }
+
+    /// Discloses a finished population: its size and the diversity of its parents, which follow
+    /// from the released histogram.
+    pub(super) fn population(&self, t: u32, samples: &Population) -> Result<(), PeError> {
+        let mut line = format!("population {t}: {} samples", samples.len());
+        if t > 0 {
+            let lineages = samples.lineages();
+            // Writing to a String cannot fail.
+            let _ = write!(
+                line,
+                "; {:.1} effective parents, {} ancestors in population 0",
+                effective_parents(lineages),
+                distinct_ancestors(lineages)
+            );
+        }
+        if t > 0
+            && let Some(released) = self.store.stored_votes(t)?
+        {
+            let votes = released.votes();
+            let above = votes.iter().filter(|votes| **votes > 0.0).count();
+            let share = 100.0 * above as f64 / votes.len().max(1) as f64;
+            let _ = write!(
+                line,
+                "; {share:.1} % of population {} above the threshold",
+                t - 1
+            );
+        }
+        self.log(&line)
     }
 
     /// Discloses the guarantee of the finished run.

@@ -161,4 +161,10 @@ pub enum InitialSamplesError {
         /// The file.
         path: PathBuf,
     },
+    /// The parameters of the samples are damaged.
+    #[error("{message}")]
+    Parameters {
+        /// The file, and what is wrong with it.
+        message: String,
+    },
 }

@@ -5,10 +5,13 @@ use std::io::BufReader;
 use std::path::Path;
 
 use super::error::InitialSamplesError;
-use super::offspring::{Offspring, generate_random, initial_lineages};
+use super::offspring::{Offspring, generate_random, initial_derivations};
 use super::{PeError, Run};
-use crate::artifacts::{ArtifactsError, ClassLayout, GeneratedImages, RunStore, WorkPhase};
-use crate::generators::{Condition, ConditionRequest, Generator};
+use crate::artifacts::{
+    ArtifactsError, ClassLayout, GeneratedImages, Lineage, Origin, RunStore, WorkPhase,
+    read_parameters,
+};
+use crate::generators::{Condition, ConditionRequest, Generated, Generator, Parameters};
 use crate::images::SamplesReader;
 use crate::streams::{self, RngKey};
 
@@ -47,7 +50,7 @@ pub(super) fn random_images(
     let offspring = Offspring {
         run,
         iteration: 0,
-        lineages: initial_lineages(&everyone, evolution.initial_variations),
+        derivations: initial_derivations(&everyone, evolution.initial_variations),
     };
     offspring.vary(
         &base,
@@ -66,16 +69,24 @@ fn import(
     let InitialSamples {
         mut reader,
         conditions,
+        parameters,
     } = InitialSamples::open(path, layout, run.generator, store.non_private)?;
     let shards = store.shards(0, WorkPhase::Import)?;
     let step = run.generator.batch_size().max(1);
     for start in (0..reader.len()).step_by(step) {
         let range = start..(start + step).min(reader.len());
         let images = reader.read(range.clone());
-        shards.write(&range, images.map_err(ArtifactsError::npz(path))?.data())?;
+        let images = images.map_err(ArtifactsError::npz(path))?;
+        let samples = match parameters.get(range.clone()) {
+            Some(parameters) => Generated::new(images, parameters.to_vec())?,
+            None => images.into(),
+        };
+        shards.write_images(&range, &samples)?;
     }
+    let lineage = |index| Lineage::first(Origin::Initial, index);
     Ok(GeneratedImages {
         shards,
+        lineages: (0..reader.len()).map(lineage).collect(),
         conditions: match conditions {
             Some(conditions) => conditions,
             None => initial_conditions(run, layout)?,
@@ -110,6 +121,8 @@ pub struct InitialSamples {
     reader: SamplesReader<BufReader<File>>,
     /// The condition of each sample, if the file has them.
     conditions: Option<Vec<Condition>>,
+    /// The parameters of each sample, or nothing if the file has none.
+    parameters: Vec<Parameters>,
 }
 
 impl InitialSamples {
@@ -163,6 +176,14 @@ impl InitialSamples {
             }
             conditions = Some(supported);
         }
-        Ok(Self { reader, conditions })
+        let parameters = read_parameters(&path(), &mut reader);
+        let parameters = parameters.map_err(|error| InitialSamplesError::Parameters {
+            message: error.to_string(),
+        })?;
+        Ok(Self {
+            reader,
+            conditions,
+            parameters,
+        })
     }
 }

@@ -27,9 +27,8 @@ pub(super) struct Lookahead<'a> {
 }
 
 impl<'a> Lookahead<'a> {
-    /// Creates the lookahead for the vote of `iteration`.
-    pub(super) fn new(run: &'a Run<'a>, iteration: u32) -> Self {
-        let degree = run.plan.evolution.lookahead_degree;
+    /// Creates the lookahead of `degree` variations for the vote of `iteration`.
+    pub(super) fn new(run: &'a Run<'a>, iteration: u32, degree: u32) -> Self {
         Self {
             run,
             iteration,
@@ -96,7 +95,7 @@ impl<'a> Lookahead<'a> {
         done: &mut u64,
     ) -> Result<Vec<f64>, PeError> {
         let observer = self.run.observer;
-        let images = population.images(range.clone())?;
+        let samples = population.samples(range.clone())?;
         let dimension = self.run.embedder.dimension();
         let (mut repeat, mut sums) = partial.read(range.len() * dimension)?;
         *done += u64::from(repeat) * range.len() as u64;
@@ -105,9 +104,9 @@ impl<'a> Lookahead<'a> {
             if repeat + in_flight < self.repeats {
                 observer.end_if_cancelled()?;
                 let batch = if self.degree == 0 {
-                    images.clone()
+                    samples.images.clone()
                 } else {
-                    self.vary(population, &images, range, repeat + in_flight)?
+                    self.vary(population, &samples, range, repeat + in_flight)?
                 };
                 for warning in self.run.generator.drain_warnings() {
                     observer.message(&warning);
@@ -139,7 +138,7 @@ impl<'a> Lookahead<'a> {
     fn vary(
         &self,
         population: &Population,
-        images: &ImageBatch,
+        samples: &Generated,
         range: &Range<usize>,
         repeat: u32,
     ) -> Result<ImageBatch, PeError> {
@@ -155,8 +154,7 @@ impl<'a> Lookahead<'a> {
         };
         let requests: Vec<SampleRequest> = range.clone().map(request).collect();
         let variation = self.run.plan.variation(self.iteration);
-        let parents = Generated::from(images.clone());
-        let varied = self.run.generator.vary(&parents, &requests, variation)?;
+        let varied = self.run.generator.vary(samples, &requests, variation)?;
         Ok(varied.images)
     }
 }

@@ -25,7 +25,7 @@ mod offspring;
 mod plan;
 mod run;
 
-pub use config::{EvolutionConfig, OutputConfig, PopulationSpec};
+pub use config::{EvolutionConfig, IterationRules, OutputConfig, PopulationSpec};
 pub use context::{Run, RunIdentity};
 pub use error::PeError;
 pub use initial::InitialSamples;

@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::{EvolutionConfig, PopulationSpec};
-use crate::artifacts::ClassLayout;
+use super::{EvolutionConfig, IterationRules, PopulationSpec};
+use crate::artifacts::{ArtifactsError, ClassLayout};
 use crate::generators::{Generator, GeneratorError, Operation, PlannedWork, Variation};
 use crate::images::{DataConfig, LARGEST_IMAGE_MEMORY, MAX_PIXELS, READING_MEMORY};
 use crate::privacy::{
     Adjacency, MOST_BINS_OF_CLIENTS, PrivacyError, ResolvedPrivacy, Unit, round_up,
 };
+use crate::schedule::Schedule;
 use crate::sections::InvalidKey;
 
 /// The populations, classes and privacy parameters of a run.
@@ -18,6 +19,8 @@ pub struct Plan {
     pub evolution: EvolutionConfig,
     /// The `1 + T` populations.
     pub populations: Vec<PopulationSpec>,
+    /// The rules of the T iterations.
+    pub rules: Vec<IterationRules>,
     /// The classes of each population.
     pub layouts: Vec<ClassLayout>,
     /// Names of the classes in the order of labels.
@@ -77,14 +80,17 @@ impl Plan {
             Unit::Image => declared_size,
             Unit::Client => declared_clients,
         };
+        let rules = evolution.rules()?;
         if let Some(units) = units {
             check_delta(units, &privacy)?;
-            check_threshold(evolution, units, &privacy)?;
+            check_threshold(&rules, units, &privacy)?;
         }
         let populations = evolution.populations()?;
         check_bins(&populations, &privacy)?;
-        let layouts = layouts(evolution, &populations, &classes)?;
+        let layouts = layouts(evolution, &rules, &populations, &classes)?;
+        check_children(evolution, &rules, &layouts)?;
         Ok(Self {
+            rules,
             evolution: evolution.clone(),
             populations,
             layouts,
@@ -117,7 +123,7 @@ impl Plan {
         }
         let refused = [
             check_delta(count, &self.privacy),
-            check_threshold(&self.evolution, count, &self.privacy),
+            check_threshold(&self.rules, count, &self.privacy),
         ];
         let refused = refused.into_iter().filter_map(Result::err);
         lines.extend(refused.map(|error| format!("warning: {error}")));
@@ -128,6 +134,22 @@ impl Plan {
     #[must_use]
     pub fn iterations(&self) -> u32 {
         (self.populations.len() as u32).saturating_sub(1)
+    }
+
+    /// Returns the rules of an iteration, counted from 1.
+    ///
+    /// # Errors
+    /// [`ArtifactsError::Unplanned`] beyond the last one.
+    pub fn rules(&self, iteration: u32) -> Result<IterationRules, ArtifactsError> {
+        let index = (iteration as usize).checked_sub(1);
+        let rules = index.and_then(|index| self.rules.get(index));
+        rules.copied().ok_or(ArtifactsError::Unplanned(iteration))
+    }
+
+    /// Returns a value of the rules of each iteration.
+    #[must_use]
+    pub fn each<T>(&self, of: impl Fn(&IterationRules) -> T) -> Vec<T> {
+        self.rules.iter().map(of).collect()
     }
 
     /// Returns the settings of the variations from which a population is made.
@@ -161,10 +183,10 @@ impl Plan {
                     });
                     work.push(vary(n - random, 1));
                 }
-            } else {
-                work.push(vary(before, evolution.lookahead_degree));
-                let parents = n / evolution.next_fold();
-                work.push(vary(parents * u64::from(evolution.next_variations), 1));
+            } else if let Some(rules) = self.rules.get(index - 1) {
+                work.push(vary(before, rules.lookahead_degree));
+                let parents = n / rules.next_fold().max(1);
+                work.push(vary(parents * u64::from(rules.next_variations), 1));
             }
             before = n;
         }
@@ -196,8 +218,8 @@ impl Plan {
             images += n;
             largest = largest.max(n);
             // The last population is not voted on.
-            if index + 1 < self.populations.len() {
-                embeddings += n * u64::from(self.evolution.lookahead_degree.max(1));
+            if let Some(rules) = self.rules.get(index) {
+                embeddings += n * u64::from(rules.lookahead_degree.max(1));
             }
         }
         let image_bytes = (height * width * 3) as u64;
@@ -268,20 +290,35 @@ impl Plan {
     pub fn describe(&self, cost: &Cost) -> String {
         let mut text = self.describe_inputs();
         let privacy = &self.privacy;
+        // A column where σ changes; the initial population has none.
+        let sigma = |value: Option<String>| match privacy.noise_multiplier() {
+            Schedule::Constant(_) => String::new(),
+            Schedule::List(_) => format!(" {:>10}", value.unwrap_or("-".to_owned())),
+        };
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{:>10} {:>10} {:>10} {:>22} {:>22}",
-            "population", "samples", "degree", "epsilon (add-remove)", "epsilon (replace-one)"
+            "{:>10} {:>10} {:>10}{} {:>22} {:>22}",
+            "population",
+            "samples",
+            "degree",
+            sigma(Some("sigma".to_owned())),
+            "epsilon (add-remove)",
+            "epsilon (replace-one)"
         );
         for (index, population) in self.populations.iter().enumerate() {
             let epsilon = |adjacency| round_up(privacy.epsilon_after(index as u32, adjacency), 3);
             let _ = writeln!(
                 text,
-                "{:>10} {:>10} {:>10} {:>22} {:>22}",
+                "{:>10} {:>10} {:>10}{} {:>22} {:>22}",
                 index,
                 population.num_samples,
                 population.variation_degree,
+                sigma(
+                    privacy
+                        .noise_multiplier_of(index as u32)
+                        .map(|sigma| sigma.to_string())
+                ),
                 match self.is_truncated {
                     true => "-".to_owned(),
                     false => epsilon(Adjacency::AddRemove),
@@ -336,19 +373,22 @@ fn check_delta(units: usize, privacy: &ResolvedPrivacy) -> Result<(), InvalidKey
 
 /// Fails if no possible number of votes exceeds the threshold.
 fn check_threshold(
-    evolution: &EvolutionConfig,
+    rules: &[IterationRules],
     units: usize,
     privacy: &ResolvedPrivacy,
 ) -> Result<(), InvalidKey> {
     // Each unit has at most one vote for a sample, and noise beyond six standard deviations has a
     // probability of 10⁻⁹.
-    if evolution.threshold < units as f64 + 6.0 * privacy.noise_votes() {
+    let noise = privacy.noise_votes();
+    let reachable = |t| units as f64 + 6.0 * noise.get(t).copied().unwrap_or(0.0);
+    let mut rules = rules.iter().enumerate();
+    let Some((_, out_of_reach)) = rules.find(|(t, rules)| rules.threshold >= reachable(*t)) else {
         return Ok(());
-    }
+    };
     let message = format!(
-        "is {}, which no votes of {units} {}s reach: every iteration would be charged and then draw \
+        "is {}, which no votes of {units} {}s reach: the iteration would be charged and then draw \
          its parents uniformly",
-        evolution.threshold,
+        out_of_reach.threshold,
         privacy.unit()
     );
     Err(InvalidKey::new("evolution.threshold", message))
@@ -368,9 +408,36 @@ fn check_bins(populations: &[PopulationSpec], privacy: &ResolvedPrivacy) -> Resu
     Err(InvalidKey::new("evolution.num_samples", message))
 }
 
+/// Fails if a class has too few samples for the next one, none of which may have more than
+/// `evolution.max_children`.
+fn check_children(
+    evolution: &EvolutionConfig,
+    rules: &[IterationRules],
+    layouts: &[ClassLayout],
+) -> Result<(), InvalidKey> {
+    let Some(most) = evolution.max_children else {
+        return Ok(());
+    };
+    for ((pair, rules), iteration) in layouts.windows(2).zip(rules).zip(1..) {
+        let [before, after] = pair else { continue };
+        let selections = evolution.max_selections(rules) as u64;
+        for (before, after) in before.counts().iter().zip(after.counts()) {
+            if before.saturating_mul(selections) < after / rules.next_fold().max(1) {
+                let message = format!(
+                    "is {most}: iteration {iteration} needs {after} children of {before} samples \
+                     in a class"
+                );
+                return Err(InvalidKey::new("evolution.max_children", message));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Splits each population into classes.
 fn layouts(
     evolution: &EvolutionConfig,
+    rules: &[IterationRules],
     populations: &[PopulationSpec],
     classes: &[String],
 ) -> Result<Vec<ClassLayout>, InvalidKey> {
@@ -382,20 +449,17 @@ fn layouts(
     };
     let mut layouts = Vec::with_capacity(populations.len());
     for (index, population) in populations.iter().enumerate() {
-        let fold = if index == 0 {
-            evolution.initial_fold()
-        } else {
-            evolution.next_fold()
-        };
+        let made_by = index.checked_sub(1).and_then(|before| rules.get(before));
+        let fold = made_by.map_or(evolution.initial_fold(), IterationRules::next_fold);
         let layout = ClassLayout::new(population.num_samples, classes, shares, fold)
             .map_err(|message| InvalidKey::new(key, format!("population {index}: {message}")))?;
         let smallest = layout.counts().iter().copied().min().unwrap_or(0);
         // The last population is not voted on.
-        let voted_on = index + 1 < populations.len();
-        if voted_on && u64::from(evolution.nearest_neighbors) > smallest {
+        let neighbors = rules.get(index).map_or(0, |rules| rules.nearest_neighbors);
+        if u64::from(neighbors) > smallest {
             let message = format!(
-                "{} neighbors in population {index}, where a class has only {smallest} samples",
-                evolution.nearest_neighbors
+                "{neighbors} neighbors in population {index}, where a class has only {smallest} \
+                 samples"
             );
             return Err(InvalidKey::new("evolution.nearest_neighbors", message));
         }

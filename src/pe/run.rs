@@ -44,10 +44,7 @@ impl Run<'_> {
         self.generator.begin_run(&RunPaths {
             root: dir.root().to_owned(),
             work: dir.work(),
-            lookahead_degrees: vec![
-                self.plan.evolution.lookahead_degree;
-                self.plan.iterations() as usize
-            ],
+            lookahead_degrees: self.plan.each(|rules| rules.lookahead_degree),
         })?;
         atomic::write(&dir.config(), self.config_text().as_bytes())
             .map_err(ArtifactsError::io(&dir.config()))?;
@@ -62,7 +59,7 @@ impl Run<'_> {
             dir,
             layouts: &self.plan.layouts,
             image_size: self.generator.image_size(),
-            threshold: self.plan.evolution.threshold,
+            thresholds: self.plan.each(|rules| rules.threshold),
             non_private: self.plan.privacy.non_private().is_some(),
         };
         store.check_releases::<PeError>(&ledger)?;

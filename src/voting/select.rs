@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::{Scalar, Scheduled};
 use crate::streams::KeyedRng;
 
 /// Rule that selects parents within a class.
@@ -13,6 +14,17 @@ pub enum SelectionMode {
     Sample,
     /// The samples with the most votes, each once.
     Rank,
+}
+
+impl Scheduled for SelectionMode {
+    const EXPECTED: &'static str = "\"sample\" or \"rank\"";
+    fn from_scalar(scalar: &Scalar) -> Option<Self> {
+        match scalar {
+            Scalar::Text(text) if text == "sample" => Some(Self::Sample),
+            Scalar::Text(text) if text == "rank" => Some(Self::Rank),
+            _ => None,
+        }
+    }
 }
 
 /// Parents selected in one class.
@@ -32,31 +44,38 @@ pub fn threshold(votes: &[f64], threshold: f64) -> Vec<f64> {
     votes.iter().map(|v| v.max(threshold) - threshold).collect()
 }
 
-/// Selects `count` parents in one class by its thresholded votes.
+/// Selects `count` parents in one class by its thresholded votes, none more than `most` times.
+///
+/// Samples that were selected `most` times are left out of the further draws. If no other sample
+/// has votes, the others are sampled uniformly. Fewer than `count` are selected where there are
+/// fewer than `count / most` samples.
 ///
 /// If every vote is zero (where the authors' implementation divides by zero), parents are sampled
 /// uniformly and [`Selection::uniform_fallback`] is set. [`SelectionMode::Rank`] breaks ties
 /// towards the lower index and, if `count` exceeds the number of samples, starts over with the
 /// best.
 #[must_use]
-pub fn select(votes: &[f64], count: usize, mode: SelectionMode, rng: &mut KeyedRng) -> Selection {
+pub fn select(
+    votes: &[f64],
+    count: usize,
+    mode: SelectionMode,
+    most: usize,
+    rng: &mut KeyedRng,
+) -> Selection {
     let total: f64 = votes.iter().sum();
-    if votes.is_empty() {
-        return Selection {
-            indices: Vec::new(),
-            uniform_fallback: false,
-        };
-    }
-    if total <= 0.0 {
-        return Selection {
-            indices: (0..count)
-                .map(|_| rng.below(votes.len() as u64) as usize)
-                .collect(),
-            uniform_fallback: true,
-        };
-    }
+    let count = count.min(votes.len().saturating_mul(most));
+    let is_bounded = most < count;
+    let uniform_fallback = total <= 0.0 && !votes.is_empty();
     let indices = match mode {
+        _ if votes.is_empty() => Vec::new(),
+        _ if is_bounded && (uniform_fallback || mode == SelectionMode::Sample) => {
+            sample_bounded(votes, count, most, rng)
+        }
+        _ if uniform_fallback => (0..count)
+            .map(|_| rng.below(votes.len() as u64) as usize)
+            .collect(),
         SelectionMode::Sample => sample(votes, total, count, rng),
+        // No sample is selected again before all others were, so the bound holds.
         SelectionMode::Rank => {
             let mut order: Vec<usize> = (0..votes.len()).collect();
             order.sort_by(|a, b| votes[*b].total_cmp(&votes[*a]).then(a.cmp(b)));
@@ -65,8 +84,45 @@ pub fn select(votes: &[f64], count: usize, mode: SelectionMode, rng: &mut KeyedR
     };
     Selection {
         indices,
-        uniform_fallback: false,
+        uniform_fallback,
     }
+}
+
+/// Samples like [`sample`], none of the indices more than `most` times; `count` is at most `most`
+/// for each.
+fn sample_bounded(votes: &[f64], count: usize, most: usize, rng: &mut KeyedRng) -> Vec<usize> {
+    // A draw of an index that is full is repeated. The weights of full indices are removed after
+    // this many repetitions, so that the work stays in proportion to `count`.
+    const REPETITIONS: usize = 64;
+    let mut drawn = vec![0_usize; votes.len()];
+    let mut indices = Vec::with_capacity(count);
+    while indices.len() < count {
+        let open = |index: usize| drawn.get(index).is_some_and(|times| *times < most);
+        let weigh = |(index, vote): (usize, &f64)| if open(index) { *vote } else { 0.0 };
+        let mut weights: Vec<f64> = votes.iter().enumerate().map(weigh).collect();
+        if weights.iter().sum::<f64>() <= 0.0 {
+            let uniform = (0..votes.len()).map(|index| f64::from(u8::from(open(index))));
+            weights = uniform.collect();
+        }
+        let total = weights.iter().sum();
+        let draws = (count - indices.len()).max(REPETITIONS);
+        let mut repeated = 0;
+        for index in sample(&weights, total, draws, rng) {
+            let times = drawn.get_mut(index).filter(|times| **times < most);
+            match times {
+                _ if indices.len() == count => break,
+                Some(times) => {
+                    *times += 1;
+                    indices.push(index);
+                }
+                None => repeated += 1,
+            }
+            if repeated == REPETITIONS {
+                break;
+            }
+        }
+    }
+    indices
 }
 
 /// Samples indices in proportion to `votes` with replacement, by inverse transform sampling.
@@ -114,7 +170,7 @@ mod tests {
         // Chi-square with 2 degrees of freedom; 20 is exceeded by chance once in 22,000 times.
         let votes = [0.0, 1.0, 0.0, 3.0, 6.0, 0.0];
         let n = 20_000;
-        let chosen = select(&votes, n, SelectionMode::Sample, &mut rng());
+        let chosen = select(&votes, n, SelectionMode::Sample, usize::MAX, &mut rng());
         let mut counts = [0usize; 6];
         for index in chosen.indices {
             counts[index] += 1;
@@ -132,16 +188,48 @@ mod tests {
 
     #[test]
     fn rank_selects_the_best_once_and_starts_over() {
-        let chosen = select(&[1.0, 5.0, 5.0, 0.0], 6, SelectionMode::Rank, &mut rng());
-        assert_eq!(chosen.indices, [1, 2, 0, 3, 1, 2]);
+        for most in [2, usize::MAX] {
+            let votes = [1.0, 5.0, 5.0, 0.0];
+            let chosen = select(&votes, 6, SelectionMode::Rank, most, &mut rng());
+            assert_eq!(chosen.indices, [1, 2, 0, 3, 1, 2]);
+        }
     }
 
     #[test]
     fn without_votes_parents_are_uniform() {
         for mode in [SelectionMode::Sample, SelectionMode::Rank] {
-            let chosen = select(&[0.0; 4], 400, mode, &mut rng());
+            let chosen = select(&[0.0; 4], 400, mode, usize::MAX, &mut rng());
             assert!(chosen.uniform_fallback);
             assert!((0..4).all(|i| chosen.indices.contains(&i)));
+            let bounded = select(&[0.0; 4], 8, mode, 2, &mut rng());
+            assert!(bounded.uniform_fallback);
+            assert_eq!(counts(&bounded, 4), [2; 4]);
         }
+    }
+
+    fn counts(selection: &Selection, samples: usize) -> Vec<usize> {
+        let mut counts = vec![0; samples];
+        for index in &selection.indices {
+            counts[*index] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn no_parent_is_selected_more_often_than_the_bound() {
+        let mode = SelectionMode::Sample;
+        let votes = [1000.0, 1.0, 1.0, 1.0, 0.0];
+        let bounded = select(&votes, 40, mode, 20, &mut rng());
+        let found = counts(&bounded, 5);
+        assert_eq!((found[0], found[4], bounded.indices.len()), (20, 0, 40));
+        // Without other votes, the others are drawn uniformly; all are full at the end.
+        let bounded = select(&[3.0, 0.0, 0.0, 0.0], 400, mode, 100, &mut rng());
+        assert_eq!(counts(&bounded, 4), [100; 4]);
+        assert!(!bounded.uniform_fallback);
+        // A bound that does not bind changes nothing, and an impossible one selects all it can.
+        let free = select(&votes, 40, mode, usize::MAX, &mut rng());
+        assert_eq!(select(&votes, 40, mode, 40, &mut rng()), free);
+        let impossible = select(&votes, 40, mode, 2, &mut rng());
+        assert_eq!(counts(&impossible, 5), [2; 5]);
     }
 }

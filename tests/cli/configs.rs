@@ -6,6 +6,7 @@ use std::process::Command;
 use dpsyn::internals::config::{Loaded, Settings};
 use dpsyn::internals::images::{Duplicates, UndeclaredClass};
 use dpsyn::internals::metrics::{EvaluationConfig, MetricKind};
+use serde_json::json;
 
 fn repository(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -23,7 +24,7 @@ fn degrees(loaded: &Loaded) -> Vec<f64> {
         .collect()
 }
 
-fn json(loaded: &Loaded) -> serde_json::Value {
+fn values(loaded: &Loaded) -> serde_json::Value {
     serde_json::to_value(&loaded.settings).unwrap()
 }
 
@@ -56,7 +57,7 @@ fn cifar10_is_the_original_s() {
     let expected: Vec<f64> = (0..=20).map(|t| f64::from(2 * t)).collect();
     assert_eq!(degrees(&loaded), expected);
     assert!(loaded.populations.iter().all(|g| g.num_samples == 50_000));
-    let settings = json(&loaded);
+    let settings = values(&loaded);
     assert_eq!(settings["evolution"]["lookahead_degree"], 8);
     assert_eq!(settings["evolution"]["threshold"], 10.0);
     assert_eq!(settings["privacy"]["noise_multiplier"], 50f64.sqrt());
@@ -69,7 +70,7 @@ fn cifar10_is_the_original_s() {
     assert_eq!(settings["model"]["diffusion_steps"], 4000);
     assert_eq!(settings["model"]["num_classes"], 1000);
     assert_eq!(settings["embedder"]["type"], "inception");
-    let mut unconditional = json(&shipped("cifar10_unconditional.toml"));
+    let mut unconditional = values(&shipped("cifar10_unconditional.toml"));
     assert_eq!(unconditional["data"]["class_conditional"], false);
     unconditional["data"]["class_conditional"] = true.into();
     unconditional["data"]["classes"] = settings["data"]["classes"].clone();
@@ -83,7 +84,7 @@ fn camelyon17_is_the_original_s() {
     let expected: Vec<f64> = (0..20).map(|t| f64::from(t / 5)).collect();
     assert_eq!(degrees(&loaded), expected);
     assert!(loaded.populations.iter().all(|g| g.num_samples == 302_436));
-    let settings = json(&loaded);
+    let settings = values(&loaded);
     assert_eq!(settings["evolution"]["threshold"], 4.0);
     assert_eq!(settings["privacy"]["noise_multiplier"], 2.1793);
     assert_eq!(settings["privacy"]["delta"], 3e-6);
@@ -91,6 +92,49 @@ fn camelyon17_is_the_original_s() {
     assert_eq!(settings["data"]["declared_size"], 302_436);
     assert_eq!(loaded.data.class_names(), ["0", "1"]);
     assert_eq!(settings["model"]["timestep_respacing"], "ddim10");
+}
+
+#[test]
+fn camelyon17_with_two_respacings_is_the_library_s() {
+    let loaded = shipped("camelyon17_29.toml");
+    let mut expected: Vec<f64> = (0..19).map(|t| f64::from(t / 5)).collect();
+    expected.extend((20..=30).map(f64::from));
+    assert_eq!(degrees(&loaded), expected);
+    assert_eq!(loaded.populations.len(), 1 + 29);
+    let settings = values(&loaded);
+    let respacing = [vec!["ddim10"; 19], vec!["40"; 11]].concat();
+    assert_eq!(settings["model"]["timestep_respacing"], json!(respacing));
+    assert_eq!(settings["privacy"]["noise_multiplier"], 8f64.sqrt());
+    // Everything else is as in the original script.
+    let mut script = values(&shipped("camelyon17.toml"));
+    script["model"]["timestep_respacing"] = json!(respacing);
+    script["evolution"]["variation_degree"] = json!(expected);
+    script["privacy"]["noise_multiplier"] = settings["privacy"]["noise_multiplier"].clone();
+    script["output"] = settings["output"].clone();
+    assert_eq!(settings, script);
+    // The ε of the paper.
+    let table = privacy(&["configs/camelyon17_29.toml"]);
+    let last = table.lines().rfind(|l| l.trim_start().starts_with("29"));
+    assert!(last.unwrap().contains("9.922"), "{table}");
+}
+
+#[test]
+fn both_cats_in_one_run_are_the_library_s() {
+    let loaded = shipped("cats.toml");
+    assert_eq!(loaded.data.class_names(), ["cookie", "doudou"]);
+    let settings = values(&loaded);
+    let prompt = "A photo of ragdoll cat";
+    let prompts = json!({ "cookie": prompt, "doudou": prompt });
+    assert_eq!(settings["model"]["prompts"], prompts);
+    assert_eq!(settings["evolution"]["num_samples"], 200);
+    // Everything else is as in the original script for one cat.
+    let mut one = values(&shipped("cookie.toml"));
+    one["model"]["prompts"] = prompts;
+    one["evolution"]["num_samples"] = 200.into();
+    for section in ["data", "output"] {
+        one[section] = settings[section].clone();
+    }
+    assert_eq!(settings, one);
 }
 
 #[test]
@@ -102,7 +146,7 @@ fn the_cats_are_the_original_s() {
         assert_eq!(degrees(&loaded), expected);
         assert_eq!(loaded.populations.len(), 1 + 17);
         assert!(loaded.populations.iter().all(|g| g.num_samples == 100));
-        let settings = json(&loaded);
+        let settings = values(&loaded);
         assert_eq!(settings["data"]["declared_size"], 100);
         assert_eq!(settings["data"]["image_size"], 512);
         let model = &settings["model"];
@@ -138,7 +182,7 @@ fn cookie_openai_is_the_original_s() {
     let loaded = shipped("cookie_openai.toml");
     assert_eq!(loaded.populations.len(), 18);
     assert!(loaded.populations.iter().all(|g| g.num_samples == 100));
-    let settings = json(&loaded);
+    let settings = values(&loaded);
     assert_eq!(settings["evolution"]["lookahead_degree"], 8);
     assert_eq!(settings["evolution"]["threshold"], 2.0);
     assert_eq!(settings["privacy"]["noise_multiplier"], 2.0);
@@ -168,7 +212,7 @@ fn every_key_is_in_the_reference_table() {
         loaded.settings.data.duplicates = Duplicates::Once;
         loaded.settings.data.num_samples = Some(1);
         loaded.settings.evaluation = Some(evaluation.clone());
-        let settings = json(&loaded);
+        let settings = values(&loaded);
         for (section, keys) in settings.as_object().unwrap() {
             for key in keys.as_object().unwrap().keys() {
                 let row = format!("| `{section}.{key}`");

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use dpsyn::internals::generators::openai_images::{Config, ServiceError};
 use dpsyn::internals::generators::{
-    Condition, Generator, GeneratorError, OpenAiImages, RunPaths, SampleRequest,
+    Condition, Generated, Generator, GeneratorError, OpenAiImages, RunPaths, SampleRequest,
+    Variation,
 };
 use dpsyn::internals::images::ImageBatch;
 use dpsyn::internals::streams::{Phase, RngKey};
@@ -26,7 +27,7 @@ fn model(server: &ImageServer, folder: &Path, extra: &str) -> OpenAiImages {
     let paths = RunPaths {
         root: folder.to_owned(),
         work: folder.join(".work"),
-        lookahead_degree: 0,
+        lookahead_degrees: vec![0],
     };
     model.begin_run(&paths).unwrap();
     model
@@ -57,6 +58,7 @@ fn three(
     let folder = tempfile::tempdir().unwrap();
     let model = model(&server, folder.path(), extra);
     let result = model.random(&requests(Phase::Random, 3));
+    let result = result.map(|generated| generated.images);
     server.assert_no_problems();
     (result, server)
 }
@@ -305,9 +307,11 @@ fn a_fifth_of_a_thousand_requests_fails() {
     let parent = |index: usize| 500_000 + index as u32;
     let pixels = (0..COUNT).flat_map(|index| picture(SIDE, parent(index), 0, 0));
     let parents = ImageBatch::new(pixels.collect(), COUNT, SIDE, SIDE).unwrap();
+    let (parents, variation) = (Generated::from(parents), Variation::new(0.5, 1));
     let images = model
-        .vary(&parents, &requests(Phase::Vary, COUNT), 0.5)
-        .unwrap();
+        .vary(&parents, &requests(Phase::Vary, COUNT), variation)
+        .unwrap()
+        .images;
     server.assert_no_problems();
     let (seen, made) = (server.seen(), server.made());
     let faults = seen
@@ -335,8 +339,9 @@ fn a_fifth_of_a_thousand_requests_fails() {
     // A repeated call reads all images from the cache.
     let before = server.seen().len();
     let again = model
-        .vary(&parents, &requests(Phase::Vary, COUNT), 0.5)
-        .unwrap();
+        .vary(&parents, &requests(Phase::Vary, COUNT), variation)
+        .unwrap()
+        .images;
     assert!(again.data() == images.data());
     assert_eq!(server.seen().len(), before);
     let journal = std::fs::read_to_string(folder.path().join("requests.jsonl")).unwrap();

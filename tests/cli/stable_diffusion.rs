@@ -6,7 +6,7 @@ use std::process::Stdio;
 use candle_core::{Device, Tensor};
 use dpsyn::internals::generators::stable_diffusion::Config;
 use dpsyn::internals::generators::{
-    Condition, Generator, Operation, SampleRequest, StableDiffusion,
+    Condition, Generated, Generator, Operation, SampleRequest, StableDiffusion, Variation,
 };
 use dpsyn::internals::images::{ImageBatch, SamplesReader};
 use dpsyn::internals::streams::{Phase, RngKey};
@@ -325,7 +325,7 @@ fn draws(count: usize, phase: Phase) -> Vec<SampleRequest> {
 fn images_do_not_depend_on_the_batch() {
     let fixture = run_fixture();
     let images: Vec<u8> = (0..5).flat_map(|index| private_image(0, index)).collect();
-    let images = ImageBatch::new(images, 5, 8, 8).unwrap();
+    let images = Generated::from(ImageBatch::new(images, 5, 8, 8).unwrap());
     for scheduler in ["checkpoint", "ddim", "euler", "dpm-solver++"] {
         let with = |batch: usize| {
             let options = format!(
@@ -334,8 +334,9 @@ fn images_do_not_depend_on_the_batch() {
             );
             let model = model(&fixture, &options);
             let random = model.random(&draws(5, Phase::Random)).unwrap();
-            let varied = model.vary(&images, &draws(5, Phase::Vary), 0.6).unwrap();
-            (random.data().to_vec(), varied.data().to_vec())
+            let varied = model.vary(&images, &draws(5, Phase::Vary), Variation::new(0.6, 1));
+            let varied = varied.unwrap().images.data().to_vec();
+            (random.images.data().to_vec(), varied)
         };
         let one = with(1);
         assert!(one == with(3), "{scheduler}");
@@ -352,7 +353,7 @@ fn prompts_guidance_and_degrees_matter() {
     let plain = model(&fixture, "");
     let mut other = draws(2, Phase::Random);
     let random = |model: &StableDiffusion, draws: &[SampleRequest]| {
-        model.random(draws).unwrap().data().to_vec()
+        model.random(draws).unwrap().images.data().to_vec()
     };
     let first = random(&plain, &other);
     for options in [
@@ -379,25 +380,27 @@ fn prompts_guidance_and_degrees_matter() {
     assert!(first[..192] != second[..192] && first[192..] == second[192..]);
     other[0].condition = Condition(2);
     assert!(plain.random(&other).is_err());
-    assert!(plain.supports_condition(Condition(1)) && !plain.supports_condition(Condition(2)));
+    assert_eq!(plain.num_conditions(), 2);
 
-    let image = ImageBatch::new(private_image(0, 1), 1, 8, 8).unwrap();
-    let vary = |degree: f64| plain.vary(&image, &draws(1, Phase::Vary), degree);
+    let image = Generated::from(ImageBatch::new(private_image(0, 1), 1, 8, 8).unwrap());
+    let of = |degree: f64| Variation::new(degree, 1);
+    let vary = |degree: f64| plain.vary(&image, &draws(1, Phase::Vary), of(degree));
     assert!(vary(0.5).unwrap() != vary(1.0).unwrap());
     // The correction changes every slice that skips two steps or more.
     let corrected = model(&fixture, "pndm_exact_slicing = false");
     let draw = draws(1, Phase::Vary);
-    assert!(corrected.vary(&image, &draw, 0.5).unwrap() != vary(0.5).unwrap());
-    assert!(corrected.vary(&image, &draw, 1.0).unwrap() == vary(1.0).unwrap());
+    assert!(corrected.vary(&image, &draw, of(0.5)).unwrap() != vary(0.5).unwrap());
+    assert!(corrected.vary(&image, &draw, of(1.0)).unwrap() == vary(1.0).unwrap());
     assert!(vary(1.1).is_err());
     // Images of another size are resized to that of the model.
     let large = ImageBatch::new(private_image(0, 1).repeat(4), 1, 16, 16).unwrap();
-    let varied = plain.vary(&large, &draw, 0.5).unwrap();
-    assert_eq!((varied.height(), varied.width()), (8, 8));
-    assert!(plain.vary(&large, &[], 0.5).is_err());
+    let large = Generated::from(large);
+    let varied = plain.vary(&large, &draw, of(0.5)).unwrap();
+    assert_eq!((varied.images.height(), varied.images.width()), (8, 8));
+    assert!(plain.vary(&large, &[], of(0.5)).is_err());
 
     assert_eq!(plain.evaluations(Operation::Random).unwrap(), 10);
-    assert_eq!(plain.evaluations(Operation::Vary(0.5)).unwrap(), 6);
+    assert_eq!(plain.evaluations(Operation::Vary(of(0.5))).unwrap(), 6);
     let unguided = model(&fixture, "variation_guidance_scale = 0.5");
-    assert_eq!(unguided.evaluations(Operation::Vary(0.5)).unwrap(), 3);
+    assert_eq!(unguided.evaluations(Operation::Vary(of(0.5))).unwrap(), 3);
 }

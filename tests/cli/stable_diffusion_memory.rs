@@ -2,7 +2,9 @@
 
 use candle_core::{DType, Device};
 use dpsyn::internals::generators::stable_diffusion::Config;
-use dpsyn::internals::generators::{Condition, Generator, SampleRequest, StableDiffusion};
+use dpsyn::internals::generators::{
+    Condition, Generator, SampleRequest, StableDiffusion, Variation,
+};
 use dpsyn::internals::streams::{Phase, RngKey};
 use serde_json::json;
 
@@ -66,12 +68,12 @@ fn memory_at_512() {
             begun.elapsed()
         );
         let begun = std::time::Instant::now();
-        let varied = model.vary(&images, &draws, 1.0).unwrap();
+        let varied = model.vary(&images, &draws, Variation::new(1.0, 1)).unwrap();
         println!(
             "variation, batch {count}: peak {} MB ({:?})",
             memory().0,
             begun.elapsed()
         );
-        assert_eq!((varied.len(), varied.height()), (count, 512));
+        assert_eq!((varied.len(), varied.images.height()), (count, 512));
     }
 }

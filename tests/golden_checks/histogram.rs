@@ -178,7 +178,13 @@ fn check_key(
                 sample: 0,
             }
             .rng();
-            let chosen = select(&votes, expected.len(), SelectionMode::Rank, &mut stream);
+            let chosen = select(
+                &votes,
+                expected.len(),
+                SelectionMode::Rank,
+                usize::MAX,
+                &mut stream,
+            );
             let chosen: Vec<f64> = chosen.indices.iter().map(|i| *i as f64).collect();
             EXACT.check(name, &chosen, &expected)
         }

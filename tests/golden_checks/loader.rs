@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dpsyn::internals::images::{
     DataConfig, DecodeOptions, Filter, ImageBatch, ImageSource, ImagesError, Rgb, center_crop,
-    decode, resize_shorter_side,
+    decode, resize_to_cover,
 };
 use serde_json::Value;
 
@@ -67,7 +67,7 @@ fn check_steps(case: &Case, path: &Path, size: usize) -> Outcome {
     let resized = format!("{name}.resized");
     if case.has(&resized) {
         let (expected, shape) = case.u8s(&resized)?;
-        let found = resize_shorter_side(image, size, Filter::Bilinear)?;
+        let found = resize_to_cover(image, size.into(), Filter::Bilinear)?;
         if shape != [found.height, found.width, 3] {
             return fail(format!(
                 "{resized}: {}x{} where {shape:?} was expected",
@@ -84,8 +84,8 @@ fn check_special(case: &Case, entry: &Value, size: usize) -> Outcome {
     let path = file(case, entry)?;
     let name = name(&path)?;
     let fitted = |image: Rgb| {
-        let image = resize_shorter_side(image, size, Filter::Bilinear)?;
-        center_crop(&image, size)
+        let image = resize_to_cover(image, size.into(), Filter::Bilinear)?;
+        center_crop(&image, size.into())
     };
     let found = fitted(decode(&std::fs::read(&path)?, &DecodeOptions::default())?.image)?;
     let (expected, _) = case.u8s(&format!("special.{name}.if_converted_to_rgb_first"))?;

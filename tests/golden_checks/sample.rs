@@ -221,7 +221,8 @@ fn sampler(case: &Case) -> Result<Sampler> {
         "use_ddim": run["use_ddim"],
         "clip_denoised": run["clip_denoised"],
     }))?;
-    let sampler = config.sampler()?;
+    let samplers = config.samplers()?;
+    let sampler = samplers.of(0)?;
     // The generator knows eta 0 only.
     let method = match sampler.options().method {
         Method::Ddim { .. } => Method::Ddim {

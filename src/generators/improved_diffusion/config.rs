@@ -11,7 +11,9 @@ use crate::diffusion::{
     SamplerOptions, Variance,
 };
 use crate::generators::{GeneratorError, Operation, Precision};
+use crate::images::ImageSize;
 use crate::models::improved_diffusion::UNetConfig;
+use crate::schedule::Schedule;
 use crate::sections::InvalidKey;
 
 /// An unconditional or class-conditional diffusion model of openai/improved-diffusion.
@@ -23,9 +25,10 @@ use crate::sections::InvalidKey;
 pub struct Config {
     /// File of the weights, `.pt` or `.safetensors`.
     pub checkpoint: PathBuf,
-    /// Height and width of the images in pixels.
+    /// Height and width of the images in pixels: a number, or `[height, width]`. The defaults of
+    /// other keys and `attention_resolutions` refer to the height.
     #[serde(default = "defaults::image_size")]
-    pub image_size: usize,
+    pub image_size: ImageSize,
     /// Channels of the first level of the network; a multiple of 32.
     #[serde(default = "defaults::num_channels")]
     pub num_channels: usize,
@@ -69,9 +72,9 @@ pub struct Config {
     #[serde(default)]
     pub noise_schedule: NoiseSchedule,
     /// Selection of sampling steps: `""` (all), `"100"`, `"ddim25"`, `"quad20"`, `"10,20,30"`; see
-    /// [`Respacing`].
+    /// [`Respacing`]. A list has one value for each population.
     #[serde(default)]
-    pub timestep_respacing: String,
+    pub timestep_respacing: Schedule<String>,
     /// Scales the time input of the network to 0…1000 for any `diffusion_steps`.
     #[serde(default = "defaults::yes")]
     pub rescale_timesteps: bool,
@@ -121,8 +124,8 @@ pub enum SamplerKind {
 
 /// Defaults of the command line of improved-diffusion.
 mod defaults {
-    pub(super) fn image_size() -> usize {
-        64
+    pub(super) fn image_size() -> crate::images::ImageSize {
+        crate::images::ImageSize::square(64)
     }
     pub(super) fn num_channels() -> usize {
         128
@@ -192,7 +195,7 @@ impl Config {
         if self.batch_size == Some(0) {
             return Err(InvalidKey::new("batch_size", "is 0: expected at least 1"));
         }
-        self.sampler().map(drop)
+        self.samplers().map(drop)
     }
 
     fn validate_classes(&self) -> Result<(), InvalidKey> {
@@ -235,7 +238,7 @@ impl Config {
             })?),
         };
         let config = UNetConfig {
-            image_size: self.image_size,
+            image_size: self.image_size.height,
             in_channels: 3,
             model_channels: self.num_channels,
             learn_sigma: self.learn_sigma,
@@ -248,7 +251,17 @@ impl Config {
             num_classes: self.class_cond.then_some(self.num_classes as usize),
         };
         match config.validate() {
-            Ok(()) => Ok(config),
+            Ok(()) => {
+                let (width, multiple) = (self.image_size.width, config.size_multiple());
+                if width == 0 || width > 1 << 16 || !width.is_multiple_of(multiple) {
+                    let message = format!(
+                        "has width {width}: expected a multiple of {multiple} from {multiple} to \
+                         65536 for this channel_mult"
+                    );
+                    return Err(InvalidKey::new("image_size", message));
+                }
+                Ok(config)
+            }
             // The network's name of this key differs from that of the command line.
             Err(error) if error.key == "model_channels" => {
                 Err(InvalidKey::new("num_channels", error.message))
@@ -257,22 +270,34 @@ impl Config {
         }
     }
 
-    /// Creates the sampler that the configuration describes.
+    /// Creates the samplers that the configuration describes.
     ///
     /// # Errors
     /// [`InvalidKey`] naming `timestep_respacing` or `diffusion_steps`.
-    pub fn sampler(&self) -> Result<Sampler, InvalidKey> {
+    pub fn samplers(&self) -> Result<Samplers, InvalidKey> {
+        let mut samplers = Samplers {
+            distinct: Vec::new(),
+            schedule: self.timestep_respacing.clone(),
+        };
+        for respacing in self.timestep_respacing.values() {
+            if samplers.named(respacing).is_none() {
+                let sampler = self.sampler(respacing)?;
+                samplers.distinct.push((respacing.clone(), sampler));
+            }
+        }
+        Ok(samplers)
+    }
+
+    /// Creates the sampler with a value of `timestep_respacing`.
+    fn sampler(&self, respacing: &str) -> Result<Sampler, InvalidKey> {
         let steps = self.diffusion_steps;
         if steps > MAX_DIFFUSION_STEPS {
             let message = format!("is {steps}: expected at most {MAX_DIFFUSION_STEPS}");
             return Err(InvalidKey::new("diffusion_steps", message));
         }
-        let respacing: Respacing =
-            self.timestep_respacing
-                .parse()
-                .map_err(|error: DiffusionError| {
-                    InvalidKey::new("timestep_respacing", error.to_string())
-                })?;
+        let respacing: Respacing = respacing.parse().map_err(|error: DiffusionError| {
+            InvalidKey::new("timestep_respacing", error.to_string())
+        })?;
         let diffusion = GaussianDiffusion::new(self.noise_schedule, steps, &respacing)
             .map_err(|error| InvalidKey::new(key_of(&error, &respacing), error.to_string()))?;
         let options = SamplerOptions {
@@ -300,9 +325,61 @@ impl Config {
     /// Returns the number of network evaluations of one image.
     ///
     /// # Errors
-    /// [`GeneratorError::Degree`] for an unsupported degree, or the errors of [`Config::sampler`].
+    /// [`GeneratorError::Degree`] for an unsupported degree, or the errors of [`Config::samplers`].
     pub fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
-        evaluations(self.sampler()?.diffusion().num_timesteps(), operation)
+        self.samplers()?.evaluations(operation)
+    }
+}
+
+/// The samplers of a model, one for each value of `timestep_respacing`.
+#[derive(Debug, Clone)]
+pub struct Samplers {
+    /// Each value once, with its sampler.
+    distinct: Vec<(String, Sampler)>,
+    schedule: Schedule<String>,
+}
+
+impl Samplers {
+    fn named(&self, respacing: &str) -> Option<&Sampler> {
+        let named = self.distinct.iter().find(|(name, _)| name == respacing);
+        named.map(|(_, sampler)| sampler)
+    }
+
+    /// Returns the sampler for images of a population.
+    ///
+    /// # Errors
+    /// [`InvalidKey`] naming `timestep_respacing` if its list has no value for the population.
+    pub fn of(&self, population: u32) -> Result<&Sampler, InvalidKey> {
+        let respacing = self.schedule.get(population as usize);
+        let sampler = respacing.and_then(|respacing| self.named(respacing));
+        sampler.ok_or_else(|| {
+            let message = format!("has no value for population {population}");
+            InvalidKey::new("timestep_respacing", message)
+        })
+    }
+
+    /// Returns the sampler of an operation and the number of (noisiest) steps that it skips.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Degree`] for an unsupported degree, and the error of [`Samplers::of`].
+    pub(super) fn start(&self, operation: Operation) -> Result<(&Sampler, usize), GeneratorError> {
+        match operation {
+            Operation::Random => Ok((self.of(0)?, 0)),
+            Operation::Vary(variation) => {
+                let sampler = self.of(variation.population)?;
+                let steps = sampler.diffusion().num_timesteps();
+                Ok((sampler, skipped_steps(steps, variation.degree)?))
+            }
+        }
+    }
+
+    /// Returns the number of network evaluations of one image.
+    ///
+    /// # Errors
+    /// Those of [`Samplers::start`].
+    pub(super) fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
+        let (sampler, skipped) = self.start(operation)?;
+        Ok((sampler.diffusion().num_timesteps() - skipped) as u64)
     }
 }
 
@@ -315,17 +392,8 @@ fn key_of(error: &DiffusionError, respacing: &Respacing) -> &'static str {
     }
 }
 
-/// Returns the number of network evaluations of `operation` with `steps` respaced steps.
-pub(super) fn evaluations(steps: usize, operation: Operation) -> Result<u64, GeneratorError> {
-    let skipped = match operation {
-        Operation::Random => 0,
-        Operation::Vary(variation) => skipped_steps(steps, variation.degree)?,
-    };
-    Ok((steps - skipped) as u64)
-}
-
 /// Converts the variation degree to the number of (noisiest) steps to skip, below `steps`.
-pub(super) fn skipped_steps(steps: usize, degree: f64) -> Result<usize, GeneratorError> {
+fn skipped_steps(steps: usize, degree: f64) -> Result<usize, GeneratorError> {
     // The comparisons are false for NaN.
     if degree.fract() == 0.0 && degree >= 0.0 && degree < steps as f64 {
         return Ok(degree as usize);
@@ -343,6 +411,7 @@ pub(super) fn skipped_steps(steps: usize, degree: f64) -> Result<usize, Generato
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generators::Variation;
 
     fn parse(text: &str) -> Result<Config, toml::de::Error> {
         toml::from_str(&format!("checkpoint = \"model.pt\"\n{text}"))
@@ -369,7 +438,12 @@ mod tests {
         config.validate().unwrap();
         assert_eq!(config.attention_resolutions, [16, 8]);
         assert_eq!(config.evaluations(Operation::Random).unwrap(), 100);
-        assert_eq!(config.evaluations(Operation::Vary(98.0)).unwrap(), 2);
+        assert_eq!(
+            config
+                .evaluations(Operation::Vary(Variation::new(98.0, 1)))
+                .unwrap(),
+            2
+        );
         for degree in [-1.0, 100.0, 1.5, f64::NAN, f64::INFINITY] {
             let error = config
                 .evaluations(Operation::Vary(Variation::new(degree, 1)))
@@ -383,7 +457,10 @@ mod tests {
 
     #[test]
     fn the_sampler_is_the_original_s_unless_another_is_named() {
-        let method = |text: &str| parse(text).unwrap().sampler().unwrap().options().method;
+        let method = |text: &str| {
+            let samplers = parse(text).unwrap().samplers().unwrap();
+            samplers.of(0).unwrap().options().method
+        };
         assert_eq!(method(""), Method::Ddpm);
         assert_eq!(method("use_ddim = true"), Method::Ddim { eta: 0.0 });
         for use_ddim in ["", "use_ddim = true\n"] {

@@ -109,7 +109,9 @@ batch_size = 2
 "#;
 
 fn generator(more: &str) -> ImprovedDiffusion {
-    let config: Config = toml::from_str(&format!("{TINY}{more}")).unwrap();
+    let mut table: toml::Table = TINY.parse().unwrap();
+    table.extend(more.parse::<toml::Table>().unwrap());
+    let config: Config = table.try_into().unwrap();
     let vb = VarBuilder::from_backend(Box::new(RandomWeights), DType::F32, Device::Cpu);
     let unet = UNet::new(&config.unet().unwrap(), &vb).unwrap();
     ImprovedDiffusion::new(&config, unet, &Device::Cpu).unwrap()
@@ -148,16 +150,14 @@ fn a_batch_of_three_equals_three_single_images_to_the_bit() {
     for method in METHODS {
         let generator = generator(method);
         for (start, skipped) in [(None, 0), (Some(images(3)), 0), (Some(images(3)), 3)] {
-            let together = bits(
-                &generator
-                    .samples(start.as_ref(), &requests, skipped)
-                    .unwrap(),
-            );
+            let from = (generator.samplers.of(0).unwrap(), skipped);
+            let together = generator.samples(start.as_ref(), &requests, from);
+            let together = bits(&together.unwrap());
             let single: Vec<_> = (0..3)
                 .flat_map(|index| {
                     let image = start.as_ref().map(|images| images.slice(index..index + 1));
                     let request = &requests[index..index + 1];
-                    bits(&generator.samples(image.as_ref(), request, skipped).unwrap())
+                    bits(&generator.samples(image.as_ref(), request, from).unwrap())
                 })
                 .collect();
             assert!(together == single, "{method}, {skipped} steps skipped");
@@ -219,9 +219,19 @@ fn the_size_of_the_batches_does_not_matter() {
             generator
         });
         assert!(two.random(&requests).unwrap() == five.random(&requests).unwrap());
-        let varied = two.vary(&images(5), &requests, 2.0).unwrap();
-        assert!(varied == five.vary(&images(5), &requests, 2.0).unwrap());
-        assert_eq!((varied.len(), varied.height(), varied.width()), (5, 8, 8));
+        let varied = two
+            .vary(&images(5).into(), &requests, Variation::new(2.0, 1))
+            .unwrap();
+        assert!(
+            varied
+                == five
+                    .vary(&images(5).into(), &requests, Variation::new(2.0, 1))
+                    .unwrap()
+        );
+        assert_eq!(
+            (varied.len(), varied.images.height(), varied.images.width()),
+            (5, 8, 8)
+        );
     }
     assert!(generator("").random(&[]).unwrap().is_empty());
 }
@@ -233,7 +243,9 @@ fn the_number_of_devices_does_not_matter() {
     let alone = generator(more);
     let (random, varied) = (
         alone.random(&requests).unwrap(),
-        alone.vary(&images(9), &requests, 2.0).unwrap(),
+        alone
+            .vary(&images(9).into(), &requests, Variation::new(2.0, 1))
+            .unwrap(),
     );
     for copies in [1, 2, 3] {
         let factory = |_| -> WorkerFactory<BoxedGenerator, GeneratorError> {
@@ -242,7 +254,12 @@ fn the_number_of_devices_does_not_matter() {
         let replicated = ReplicatedGenerator::start((0..copies).map(factory).collect()).unwrap();
         assert_eq!(replicated.batch_size(), 2 * copies);
         assert!(replicated.random(&requests).unwrap() == random);
-        assert!(replicated.vary(&images(9), &requests, 2.0).unwrap() == varied);
+        assert!(
+            replicated
+                .vary(&images(9).into(), &requests, Variation::new(2.0, 1))
+                .unwrap()
+                == varied
+        );
         assert!(replicated.random(&[]).unwrap().is_empty());
         // An error of one copy is the error of the call.
         let mut wrong = requests.clone();
@@ -251,7 +268,7 @@ fn the_number_of_devices_does_not_matter() {
             replicated.random(&wrong),
             Err(GeneratorError::Input(_))
         ));
-        let degree = replicated.vary(&images(9), &requests, 7.5);
+        let degree = replicated.vary(&images(9).into(), &requests, Variation::new(7.5, 1));
         assert!(matches!(degree, Err(GeneratorError::Degree { .. })));
     }
 }
@@ -273,8 +290,10 @@ fn images_depend_on_the_key_the_condition_and_the_parent() {
         };
         assert!(first != generator.random(&[other_class]).unwrap());
 
-        let vary =
-            |images: &ImageBatch, request, degree| generator.vary(images, &[request], degree);
+        let vary = |images: &ImageBatch, request, degree: f64| {
+            let parents = Generated::from(images.clone());
+            generator.vary(&parents, &[request], Variation::new(degree, 1))
+        };
         let image = images(2).slice(0..1);
         let varied = vary(&image, request(0), 3.0).unwrap();
         assert!(varied != vary(&images(2).slice(1..2), request(0), 3.0).unwrap());
@@ -283,13 +302,54 @@ fn images_depend_on_the_key_the_condition_and_the_parent() {
     }
 }
 
+/// The value of `timestep_respacing` for a population is that of a model with this value alone.
+#[test]
+fn each_population_has_its_respacing() {
+    let schedule = generator("timestep_respacing = [\"5\", \"ddim4\", \"10\"]");
+    let vary = |generator: &ImprovedDiffusion, population| {
+        let variation = Variation::new(2.0, population);
+        generator.vary(&images(1).into(), &[request(0)], variation)
+    };
+    let mut found = Vec::new();
+    for (respacing, population) in [("5", 0), ("ddim4", 1), ("10", 2)] {
+        let one = generator(&format!("timestep_respacing = \"{respacing}\""));
+        let varied = vary(&schedule, population).unwrap();
+        assert!(varied == vary(&one, population).unwrap());
+        found.push(varied.images.data().to_vec());
+    }
+    assert!(found[0] != found[1] && found[1] != found[2]);
+    let operation = |population| Operation::Vary(Variation::new(2.0, population));
+    let evaluations = [0, 1, 2].map(|at| schedule.evaluations(operation(at)).unwrap());
+    assert_eq!(evaluations, [3, 2, 8]);
+    assert_eq!(schedule.evaluations(Operation::Random).unwrap(), 5);
+    let error = vary(&schedule, 3).err().unwrap().to_string();
+    assert!(error.contains("no value for population 3"), "{error}");
+}
+
+#[test]
+fn height_and_width_may_differ() {
+    let generator = generator("image_size = [8, 16]");
+    let random = generator.random(&[request(0), request(1)]).unwrap();
+    assert_eq!((random.images.height(), random.images.width()), (8, 16));
+    let varied = generator.vary(&random, &[request(0), request(1)], Variation::new(1.0, 1));
+    assert!(varied.unwrap() != random);
+    let square = images(1).into();
+    assert!(
+        generator
+            .vary(&square, &[request(0)], Variation::new(1.0, 1))
+            .is_err()
+    );
+}
+
 /// With random weights, only an image with little noise added stays close to its parent.
 #[test]
 fn a_larger_degree_stays_closer() {
     let generator = generator("use_ddim = true");
     let image = images(1);
     let distance = |degree: f64| -> u64 {
-        let varied = generator.vary(&image, &[request(0)], degree).unwrap();
+        let variation = Variation::new(degree, 1);
+        let varied = generator.vary(&image.clone().into(), &[request(0)], variation);
+        let varied = varied.unwrap().images;
         let pairs = varied.data().iter().zip(image.data());
         pairs.map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum()
     };
@@ -301,17 +361,33 @@ fn a_larger_degree_stays_closer() {
 fn wrong_requests_are_refused() {
     let generator = generator("");
     for degree in [-1.0, 5.0, 0.5, f64::NAN] {
-        let varied = generator.vary(&images(1), &[request(0)], degree);
+        let varied = generator.vary(&images(1).into(), &[request(0)], Variation::new(degree, 1));
         assert!(matches!(varied, Err(GeneratorError::Degree { .. })));
-        assert!(generator.evaluations(Operation::Vary(degree)).is_err());
+        assert!(
+            generator
+                .evaluations(Operation::Vary(Variation::new(degree, 1)))
+                .is_err()
+        );
     }
-    assert_eq!(generator.evaluations(Operation::Vary(4.0)).unwrap(), 1);
+    assert_eq!(
+        generator
+            .evaluations(Operation::Vary(Variation::new(4.0, 1)))
+            .unwrap(),
+        1
+    );
     assert_eq!(generator.evaluations(Operation::Random).unwrap(), 5);
-    let refused = |result: Result<ImageBatch, GeneratorError>| {
-        matches!(result, Err(GeneratorError::Input(_)))
-    };
-    assert!(refused(generator.vary(&images(2), &[request(0)], 0.0)));
-    assert!(refused(generator.vary(&ImageBatch::empty(8, 4), &[], 0.0)));
+    let refused =
+        |result: Result<Generated, GeneratorError>| matches!(result, Err(GeneratorError::Input(_)));
+    assert!(refused(generator.vary(
+        &images(2).into(),
+        &[request(0)],
+        Variation::new(0.0, 1)
+    )));
+    assert!(refused(generator.vary(
+        &ImageBatch::empty(8, 4).into(),
+        &[],
+        Variation::new(0.0, 1)
+    )));
     let out_of_range = SampleRequest {
         condition: Condition(10),
         ..request(0)

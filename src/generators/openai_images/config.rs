@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use crate::generators::{GeneratorError, Operation, PromptsConfig};
+use crate::images::ImageSize;
 use crate::sections::InvalidKey;
 
 /// A model behind the OpenAI images protocol, hosted by the vendor or by another server.
@@ -22,12 +23,13 @@ pub struct Config {
     /// The environment variable that holds the access key; `""` for a server without keys.
     #[serde(default = "defaults::api_key_env")]
     pub api_key_env: String,
-    /// Width and height of the requested images, two equal numbers: `"512x512"`.
+    /// Width and height of the requested images, in the order of the protocol: `"512x512"`.
     #[serde(default = "defaults::size")]
     pub size: String,
-    /// Height and width to which received images are resized; by default that of `size`.
+    /// Size to which received images are resized, a number or `[height, width]` in the aspect ratio
+    /// of `size`; by default that of `size`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_size: Option<usize>,
+    pub image_size: Option<ImageSize>,
     /// The endpoint for variations.
     #[serde(default)]
     pub variation: Endpoint,
@@ -246,11 +248,23 @@ impl Config {
     }
 
     fn validate_sizes(&self) -> Result<(), InvalidKey> {
-        let side = self.side()?;
-        if let Some(size) = self.image_size
-            && !(1..=side).contains(&size)
-        {
-            let message = format!("is {size}: expected 1 to {side}, the side of `size`");
+        let requested = self.requested()?;
+        let Some(size) = self.image_size else {
+            return Ok(());
+        };
+        let fits = (1..=requested.height).contains(&size.height)
+            && (1..=requested.width).contains(&size.width);
+        if !fits {
+            let message = format!(
+                "is {size}: expected at least 1 and at most {requested}, the height and width of \
+                 `size`"
+            );
+            return Err(InvalidKey::new("image_size", message));
+        }
+        // Both sides are scaled by one factor, up to a pixel of rounding.
+        let scaled = (size.height * requested.width).abs_diff(size.width * requested.height);
+        if scaled > requested.height.max(requested.width) {
+            let message = format!("is {size}: expected the aspect ratio of `size`, {requested}");
             return Err(InvalidKey::new("image_size", message));
         }
         Ok(())
@@ -264,8 +278,9 @@ impl Config {
             Family::DallE3 => &[1024],
             Family::GptImage | Family::Other => &[],
         };
-        let side = self.side()?;
-        if !sides.is_empty() && !sides.contains(&side) {
+        let requested = self.requested()?;
+        let known = requested.is_square() && sides.contains(&requested.height);
+        if !sides.is_empty() && !known {
             let sizes: Vec<String> = sides.iter().map(|side| format!("{side}x{side}")).collect();
             let message = format!(
                 "is \"{}\": {model} supports {}",
@@ -338,24 +353,28 @@ impl Config {
         Ok(())
     }
 
-    /// Returns the side of the requested images, in pixels.
+    /// Returns the size of the requested images.
     ///
     /// # Errors
     /// [`InvalidKey`] naming `size`.
-    pub(super) fn side(&self) -> Result<usize, InvalidKey> {
+    pub(super) fn requested(&self) -> Result<ImageSize, InvalidKey> {
         let parsed = self.size.split_once('x').and_then(|(width, height)| {
             let digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
             let side = |text: &str| digits(text).then(|| text.parse::<usize>().ok()).flatten();
             Some((side(width)?, side(height)?))
         });
         match parsed {
-            Some((width, height)) if width == height && (1..=MAX_SIDE).contains(&width) => {
-                Ok(width)
+            Some((width, height))
+                if [width, height]
+                    .iter()
+                    .all(|side| (1..=MAX_SIDE).contains(side)) =>
+            {
+                Ok(ImageSize { height, width })
             }
             _ => Err(InvalidKey::new(
                 "size",
                 format!(
-                    "is \"{}\": expected two equal numbers such as \"512x512\" (the private images are square)",
+                    "is \"{}\": expected width and height such as \"512x512\"",
                     self.size
                 ),
             )),
@@ -365,8 +384,9 @@ impl Config {
     /// Returns the height and width of the generated images; 0 if [`Config::validate`] refuses
     /// `size`.
     #[must_use]
-    pub fn image_size(&self) -> usize {
-        self.image_size.unwrap_or(self.side().unwrap_or(0))
+    pub fn image_size(&self) -> ImageSize {
+        let requested = || self.requested().unwrap_or(ImageSize::square(0));
+        self.image_size.unwrap_or_else(requested)
     }
 
     /// Returns the `response_format` to send; `None` for models without this parameter.
@@ -416,6 +436,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generators::Variation;
 
     fn parse(text: &str) -> Result<Config, toml::de::Error> {
         toml::from_str(&format!("prompts = \"a cat\"\n{text}"))
@@ -427,7 +448,7 @@ mod tests {
         config.validate().unwrap();
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
-        assert_eq!(config.image_size(), 1024);
+        assert_eq!(config.image_size(), ImageSize::square(1024));
         assert_eq!(config.sent_format(), Some(ResponseFormat::B64Json));
         assert_eq!(config.output_format(), None);
     }
@@ -448,7 +469,11 @@ mod tests {
             ("model = \"dall-e-3\"", "model"),
             ("model = \"dall-e-2\"\nsize = \"640x640\"", "size"),
             ("model = \"m\"\nsize = \"512\"", "size"),
-            ("model = \"m\"\nsize = \"512x256\"", "size"),
+            ("model = \"m\"\nsize = \"512x\"", "size"),
+            (
+                "model = \"m\"\nsize = \"512x256\"\nimage_size = 64",
+                "image_size",
+            ),
             ("model = \"m\"\nsize = \"+12x+12\"", "size"),
             ("model = \"m\"\nsize = \"0x0\"", "size"),
             ("model = \"m\"\nsize = \"99999x99999\"", "size"),
@@ -507,7 +532,16 @@ mod tests {
     fn any_degree_is_accepted_if_it_is_a_number() {
         let config = parse("model = \"m\"").unwrap();
         assert_eq!(config.evaluations(Operation::Random).unwrap(), 1);
-        assert_eq!(config.evaluations(Operation::Vary(0.98)).unwrap(), 1);
-        assert!(config.evaluations(Operation::Vary(f64::NAN)).is_err());
+        assert_eq!(
+            config
+                .evaluations(Operation::Vary(Variation::new(0.98, 1)))
+                .unwrap(),
+            1
+        );
+        assert!(
+            config
+                .evaluations(Operation::Vary(Variation::new(f64::NAN, 1)))
+                .is_err()
+        );
     }
 }

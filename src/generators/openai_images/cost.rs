@@ -93,8 +93,8 @@ impl Config {
         let images = |part: &PlannedWork| part.images * u64::from(part.each);
         let pairs = work.windows(2).map(|pair| pair.iter().map(images).sum());
         let most: u64 = pairs.chain(work.iter().map(images)).max().unwrap_or(0);
-        let side = self.image_size() as u64;
-        most * (side * side * 3 + PNG_OVERHEAD)
+        let (height, width) = self.image_size().pair();
+        most * ((height * width * 3) as u64 + PNG_OVERHEAD)
     }
 }
 
@@ -102,6 +102,7 @@ impl Config {
 mod tests {
     use super::*;
     use crate::generators::PromptsConfig;
+    use crate::generators::Variation;
 
     #[test]
     fn the_estimate_counts_images_and_bounds_requests() {
@@ -112,12 +113,12 @@ mod tests {
                 each: 1,
             },
             PlannedWork {
-                operation: Operation::Vary(1.0),
+                operation: Operation::Vary(Variation::new(1.0, 1)),
                 images: 100,
                 each: 8,
             },
             PlannedWork {
-                operation: Operation::Vary(1.0),
+                operation: Operation::Vary(Variation::new(1.0, 1)),
                 images: 100,
                 each: 1,
             },

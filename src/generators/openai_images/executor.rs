@@ -11,7 +11,7 @@ use super::config::{Config, Endpoint};
 use super::error::ServiceError;
 use super::journal::{Journal, Outcome};
 use super::multipart::Form;
-use super::picture::Sides;
+use super::picture::Sizes;
 use super::response_cache::{CacheKey, PendingResponse, ResponseCache};
 use crate::net::{Backoff, jitter};
 
@@ -35,7 +35,7 @@ pub(super) struct RequestExecutor<'a> {
     pub(super) client: &'a Client,
     pub(super) cache: &'a ResponseCache,
     pub(super) journal: &'a Mutex<Journal>,
-    pub(super) sides: Sides,
+    pub(super) sizes: Sizes,
 }
 
 impl RequestExecutor<'_> {
@@ -198,7 +198,7 @@ impl RequestExecutor<'_> {
     fn send(&self, request: &BatchedRequest, path: &str, n: usize) -> Result<Vec<u8>, CallError> {
         let config = self.config;
         // Base64 is 4/3 of the file; 4 KiB of JSON around each image, 1 MiB around all.
-        let limit = (1 << 20) + n as u64 * (self.sides.max_file() * 4 / 3 + 4096);
+        let limit = (1 << 20) + n as u64 * (self.sizes.max_file() * 4 / 3 + 4096);
         let format = config.sent_format().map(|format| format.name());
         let n = n.to_string();
         let Some(png) = &request.upload else {
@@ -280,7 +280,7 @@ impl RequestExecutor<'_> {
                         },
                         Err(problem) => Err(problem),
                     };
-                    match file.and_then(|file| self.sides.open(&file)) {
+                    match file.and_then(|file| self.sizes.open(&file)) {
                         Ok(image) => {
                             self.cache.store_image(key, &image)?;
                             usable += 1;
@@ -303,7 +303,7 @@ impl RequestExecutor<'_> {
     fn download(&self, url: &str, stop: &AtomicBool) -> Result<Delivery<Vec<u8>>, ServiceError> {
         let mut failures = 0;
         loop {
-            match self.client.get(url, self.sides.max_file()) {
+            match self.client.get(url, self.sizes.max_file()) {
                 Ok(bytes) => return Ok(Delivery::Usable(bytes)),
                 Err(CallError::Unusable(message)) => {
                     let reason = format!("an image's address returned {message}");

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ServiceError;
 use crate::atomic;
-use crate::images::{DecodeOptions, ImageBatch, decode, png};
+use crate::images::{DecodeOptions, ImageBatch, ImageSize, decode, png};
 use crate::privacy::sha256_hex;
 use crate::streams::{Phase, RngKey};
 
@@ -36,6 +36,7 @@ impl CacheKey {
             Phase::Downstream => "downstream",
             Phase::Evaluate => "evaluate",
             Phase::Audit => "audit",
+            Phase::Member => "member",
         };
         let input = input.get(..16).unwrap_or(input);
         Self {
@@ -105,7 +106,7 @@ impl ResponseCache {
     pub(super) fn read_image(
         &self,
         key: &CacheKey,
-        side: usize,
+        size: ImageSize,
     ) -> Result<ImageBatch, ServiceError> {
         let path = self.path(key);
         let bytes = fs::read(&path).map_err(ServiceError::io(&path))?;
@@ -118,13 +119,14 @@ impl ResponseCache {
         let image = decode(&bytes, &DecodeOptions::default())
             .map_err(|error| broken(error.to_string()))?
             .image;
-        if (image.height, image.width) != (side, side) {
+        if (image.height, image.width) != size.pair() {
             return Err(broken(format!(
-                "{}x{} pixels, expected {side}x{side}",
-                image.width, image.height
+                "{}x{} pixels, expected {}x{}",
+                image.width, image.height, size.width, size.height
             )));
         }
-        ImageBatch::new(image.pixels, 1, side, side).map_err(|error| broken(error.to_string()))
+        ImageBatch::new(image.pixels, 1, size.height, size.width)
+            .map_err(|error| broken(error.to_string()))
     }
 
     /// Stores a response as received. Its images belong to `keys`, all of one iteration.
@@ -263,10 +265,17 @@ mod tests {
         assert!(!cache.contains(&key(0)));
         cache.store_image(&key(0), &image).unwrap();
         assert!(cache.contains(&key(0)) && !cache.contains(&key(1)));
-        assert_eq!(cache.read_image(&key(0), 2).unwrap().data(), image.data());
-        let error = cache.read_image(&key(0), 3).err().unwrap().to_string();
+        assert_eq!(
+            cache.read_image(&key(0), 2.into()).unwrap().data(),
+            image.data()
+        );
+        let error = cache
+            .read_image(&key(0), 3.into())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("2x2 pixels, expected 3x3"), "{error}");
-        assert!(cache.read_image(&key(1), 2).is_err());
+        assert!(cache.read_image(&key(1), 2.into()).is_err());
     }
 
     #[test]

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::diffusion::{SchedulerKind, skipped_steps};
 use crate::generators::{GeneratorError, Precision, PromptsConfig};
+use crate::images::ImageSize;
+use crate::schedule::Schedule;
 use crate::sections::InvalidKey;
 
 /// The checkpoint of the experiments in the PE paper, and its revision.
@@ -22,9 +24,10 @@ pub struct Config {
     /// checkpoint has a default revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Height and width of the images in pixels, for v1-4 a multiple of 64.
+    /// Height and width of the images in pixels, for v1-4 multiples of 64: a number, or
+    /// `[height, width]`.
     #[serde(default = "defaults::image_size")]
-    pub image_size: usize,
+    pub image_size: ImageSize,
     /// Prompt that guidance moves the images away from.
     #[serde(default)]
     pub negative_prompt: String,
@@ -43,12 +46,13 @@ pub struct Config {
     /// Random images per batch. On a CPU, results do not depend on it.
     #[serde(default = "defaults::batch_size")]
     pub random_sampling_batch_size: usize,
-    /// Number of denoising steps of a variation, including those that its strength skips.
-    #[serde(default = "defaults::steps")]
-    pub variation_num_inference_steps: usize,
-    /// Guidance scale of variations; no guidance up to 1.
-    #[serde(default = "defaults::guidance")]
-    pub variation_guidance_scale: f64,
+    /// Number of denoising steps of a variation, including those that its strength skips. A list
+    /// has one value for each population.
+    #[serde(default = "defaults::variation_steps")]
+    pub variation_num_inference_steps: Schedule<u32>,
+    /// Guidance scale of variations; no guidance up to 1. A list has one value for each population.
+    #[serde(default = "defaults::variation_guidance")]
+    pub variation_guidance_scale: Schedule<f64>,
     /// Variations per batch. On a CPU, results do not depend on it.
     #[serde(default = "defaults::batch_size")]
     pub variation_batch_size: usize,
@@ -96,8 +100,17 @@ mod defaults {
     pub(super) fn checkpoint() -> String {
         super::CHECKPOINT.to_owned()
     }
-    pub(super) fn image_size() -> usize {
-        512
+    use crate::images::ImageSize;
+    use crate::schedule::Schedule;
+
+    pub(super) fn image_size() -> ImageSize {
+        ImageSize::square(512)
+    }
+    pub(super) fn variation_steps() -> Schedule<u32> {
+        Schedule::Constant(50)
+    }
+    pub(super) fn variation_guidance() -> Schedule<f64> {
+        Schedule::Constant(guidance())
     }
     pub(super) fn steps() -> usize {
         50
@@ -129,33 +142,35 @@ impl Config {
             return Err(InvalidKey::new("revision", "is empty: expected a commit"));
         }
         let size = self.image_size;
-        if !(8..=MAX_IMAGE_SIZE).contains(&size) {
+        if !size.all(|side| (8..=MAX_IMAGE_SIZE).contains(&side)) {
             let message = format!("is {size}: expected 8 to {MAX_IMAGE_SIZE}");
             return Err(InvalidKey::new("image_size", message));
         }
-        for (key, steps) in [
+        for (key, is_zero) in [
             (
                 "random_sampling_num_inference_steps",
-                self.random_sampling_num_inference_steps,
+                self.random_sampling_num_inference_steps == 0,
             ),
             (
                 "variation_num_inference_steps",
-                self.variation_num_inference_steps,
+                self.variation_num_inference_steps.values().contains(&0),
             ),
         ] {
             // The scheduler of the checkpoint defines the maximum.
-            if steps == 0 {
+            if is_zero {
                 return Err(InvalidKey::new(key, "is 0: expected at least 1"));
             }
         }
-        for (key, scale) in [
+        let random = [self.random_sampling_guidance_scale];
+        for (key, scales) in [
+            ("random_sampling_guidance_scale", &random[..]),
             (
-                "random_sampling_guidance_scale",
-                self.random_sampling_guidance_scale,
+                "variation_guidance_scale",
+                self.variation_guidance_scale.values(),
             ),
-            ("variation_guidance_scale", self.variation_guidance_scale),
         ] {
-            if !(scale.is_finite() && scale >= 0.0) {
+            let valid = |scale: &f64| scale.is_finite() && *scale >= 0.0;
+            if let Some(scale) = scales.iter().find(|scale| !valid(scale)) {
                 let message = format!("is {scale}: expected a number of at least 0");
                 return Err(InvalidKey::new(key, message));
             }
@@ -172,6 +187,21 @@ impl Config {
             }
         }
         self.prompts.validate()
+    }
+
+    /// Returns the number of steps and the guidance scale of variations for a population.
+    ///
+    /// # Errors
+    /// [`InvalidKey`] naming the key whose list has no value for the population.
+    pub(super) fn variation(&self, population: u32) -> Result<(usize, f64), InvalidKey> {
+        let index = population as usize;
+        let missing =
+            |key| move || InvalidKey::new(key, format!("has no value for population {population}"));
+        let steps = self.variation_num_inference_steps.get(index);
+        let steps = steps.ok_or_else(missing("variation_num_inference_steps"))?;
+        let scale = self.variation_guidance_scale.get(index);
+        let scale = scale.ok_or_else(missing("variation_guidance_scale"))?;
+        Ok((*steps as usize, *scale))
     }
 
     /// Returns the revision of the repository.
@@ -197,6 +227,7 @@ pub(super) fn skipped(steps: usize, degree: f64) -> Result<usize, GeneratorError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generators::Variation;
     use crate::generators::{GeneratorSection, Operation};
 
     fn parse(text: &str) -> Result<Config, toml::de::Error> {
@@ -265,10 +296,14 @@ mod tests {
     fn degrees_are_strengths() {
         let config = parse("").unwrap();
         for degree in [0.0, 0.4, 1.0] {
-            config.check_operation(Operation::Vary(degree)).unwrap();
+            config
+                .check_operation(Operation::Vary(Variation::new(degree, 1)))
+                .unwrap();
         }
         for degree in [-0.1, 1.1, f64::NAN] {
-            let error = config.check_operation(Operation::Vary(degree)).unwrap_err();
+            let error = config
+                .check_operation(Operation::Vary(Variation::new(degree, 1)))
+                .unwrap_err();
             assert!(error.to_string().contains("from 0"), "{error}");
         }
     }

@@ -147,17 +147,18 @@ impl Files {
         let vae_config = read(&self.vae_config, AutoencoderKlConfig::from_json)?;
         let mut unet_config = read(&self.unet_config, UNet2DConditionConfig::from_json)?;
         let multiple = vae_config.downsampling() * unet_config.size_multiple();
-        if !config.image_size.is_multiple_of(multiple) {
+        if !config.image_size.all(|side| side.is_multiple_of(multiple)) {
             return Err(InvalidKey::new(
                 "image_size",
                 format!(
-                    "is {}: expected a multiple of {multiple} for this model",
+                    "is {}: expected multiples of {multiple} for this model",
                     config.image_size
                 ),
             )
             .into());
         }
-        unet_config.sample_size = config.image_size / vae_config.downsampling();
+        // Only a hint for the preparation of weights.
+        unet_config.sample_size = config.image_size.height / vae_config.downsampling();
         let prompts = Prompts::new(&config.prompts)?;
         let encoded = self.encode_prompts(config, &prompts, (dtype, device), &unet_config)?;
         let unet = Checkpoint::open(&self.unet)?.load(dtype, device, &[], |vb| {

@@ -83,8 +83,9 @@ impl UNetConfig {
         4 * self.model_channels
     }
 
-    /// The divisor of the sides of every image: the network halves them between its levels.
-    pub(super) fn size_multiple(&self) -> usize {
+    /// Returns the divisor of the sides of every image: the network halves them between its levels.
+    #[must_use]
+    pub fn size_multiple(&self) -> usize {
         let levels = match &self.channel_mult {
             Some(mult) => mult.len(),
             None => default_channel_mult(self.image_size).map_or(1, <[usize]>::len),
