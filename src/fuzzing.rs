@@ -214,7 +214,7 @@ struct LedgerRun {
 impl LedgerRun {
     fn begin() -> Result<Self, Box<dyn Error>> {
         let config = PrivacyConfig {
-            noise_multiplier: Some(5.0),
+            noise_multiplier: Some(5.0.into()),
             epsilon: None,
             delta: 1e-5,
             adjacency: Adjacency::AddRemove,

@@ -59,6 +59,43 @@ impl<T: Clone> Schedule<T> {
     pub fn last(&self) -> Option<&T> {
         self.values().last()
     }
+
+    /// Returns the schedule of the first `count` values.
+    #[must_use]
+    pub fn first(&self, count: usize) -> Self {
+        match self {
+            Self::Constant(value) => Self::Constant(value.clone()),
+            Self::List(values) => Self::List(values.iter().take(count).cloned().collect()),
+        }
+    }
+
+    /// Returns the schedule of the converted values.
+    #[must_use]
+    pub fn map<U>(&self, convert: impl Fn(&T) -> U) -> Schedule<U> {
+        match self {
+            Self::Constant(value) => Schedule::Constant(convert(value)),
+            Self::List(values) => Schedule::List(values.iter().map(convert).collect()),
+        }
+    }
+}
+
+impl<T> From<T> for Schedule<T> {
+    fn from(value: T) -> Self {
+        Self::Constant(value)
+    }
+}
+
+/// Formats a constant as its value, and a list in brackets.
+impl<T: fmt::Display> fmt::Display for Schedule<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Constant(value) => value.fmt(f),
+            Self::List(values) => {
+                let texts: Vec<String> = values.iter().map(T::to_string).collect();
+                write!(f, "[{}]", texts.join(", "))
+            }
+        }
+    }
 }
 
 impl<T: Default> Default for Schedule<T> {
@@ -89,6 +126,11 @@ impl Scalar {
             Self::Text(value) => de::Unexpected::Str(value),
         }
     }
+}
+
+/// Returns an integer of JSON, which has unsigned ones, unlike TOML.
+fn unsigned(value: u64) -> Scalar {
+    i64::try_from(value).map_or(Scalar::Float(value as f64), Scalar::Integer)
 }
 
 /// A value that a schedule can hold.
@@ -197,6 +239,10 @@ impl<'de, T: Scheduled> Visitor<'de> for ElementVisitor<T> {
         self.once(&Scalar::Integer(value))
     }
 
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Self::Value, E> {
+        self.once(&unsigned(value))
+    }
+
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
         self.once(&Scalar::Float(value))
     }
@@ -259,6 +305,10 @@ impl<'de, T: Scheduled> Visitor<'de> for ScheduleVisitor<T> {
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
         Self::constant(&Scalar::Integer(value))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Self::Value, E> {
+        Self::constant(&unsigned(value))
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
@@ -363,6 +413,21 @@ mod tests {
         ] {
             assert!(parse::<u32>(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn json_and_text() {
+        let list = Schedule::List(vec![3u32, 4]);
+        let text = serde_json::to_string(&list).unwrap();
+        assert_eq!(text, "[3,4]");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(Schedule::<u32>::deserialize(&value).unwrap(), list);
+        let five = serde_json::json!(5);
+        assert_eq!(Schedule::<u32>::deserialize(&five).unwrap(), 5.into());
+        let large = serde_json::json!(u64::MAX);
+        assert!(Schedule::<u32>::deserialize(&large).is_err());
+        assert_eq!(list.map(|k| f64::from(*k) / 2.0).to_string(), "[1.5, 2]");
+        assert_eq!(Schedule::from(7.5).to_string(), "7.5");
     }
 
     #[test]

@@ -49,6 +49,8 @@ mod leaks;
 #[path = "cli/memory.rs"]
 #[cfg(target_os = "linux")]
 mod memory;
+#[path = "cli/noise_schedule.rs"]
+mod noise_schedule;
 #[path = "cli/refusals.rs"]
 mod refusals;
 #[path = "cli/resume.rs"]

@@ -10,13 +10,14 @@ use serde_json::json;
 use super::error::AuditError;
 use super::mechanism::{Mechanism, Observation, Transcript, World};
 use super::run::{AuditOptions, Findings, Knowledge, Method, run_trials};
-use super::votes::{Subject, VoteMechanism, Worlds};
+use super::votes::{Subject, VoteMechanism, Worlds, votes_of_an_image};
 use crate::embedders::{PixelsConfig, PixelsEmbedder};
 use crate::privacy::{
     Adjacency, PrivacyConfig, PublicCanaries, ResolvedPrivacy, Trial, Unit, VoteCounts,
     with_repeated_noise,
 };
 use crate::progress::Silent;
+use crate::schedule::Schedule;
 use crate::voting::Metric;
 
 const CLAIM: f64 = 4.0;
@@ -40,7 +41,7 @@ fn terms(adjacency: Adjacency) -> ResolvedPrivacy {
 
 fn resolve(adjacency: Adjacency, noise_multiplier: Option<f64>) -> ResolvedPrivacy {
     let config = PrivacyConfig {
-        noise_multiplier,
+        noise_multiplier: noise_multiplier.map(Schedule::from),
         epsilon: noise_multiplier.is_none().then_some(CLAIM),
         delta: DELTA,
         adjacency,
@@ -145,9 +146,29 @@ fn the_noise_is_that_of_the_claim_under_add_remove_adjacency() {
     assert!(findings.bound(Method::Gaussian).unwrap().epsilon > 0.6 * CLAIM);
 }
 
+/// The images of an audit are voted once, so k must be the same in all releases.
+#[test]
+fn neighbors_that_change_are_refused() {
+    let list = |neighbors: &[u32]| {
+        let config: PrivacyConfig = toml::from_str("noise_multiplier = 1\ndelta = 1e-5").unwrap();
+        let neighbors = Schedule::List(neighbors.to_vec());
+        config.resolve(2, neighbors, None, None).unwrap()
+    };
+    let embedder = embedder();
+    let mut subject = subject(&embedder, Adjacency::AddRemove);
+    subject.privacy = list(&[2, 3]);
+    let refused = Worlds::prepare(&subject, 0, 0, &Silent).err().unwrap();
+    let message = refused.to_string();
+    assert!(
+        message.starts_with("evolution.nearest_neighbors: changes"),
+        "{message}"
+    );
+    assert_eq!(votes_of_an_image(&list(&[3, 3])).unwrap(), 3);
+}
+
 #[test]
 fn half_the_noise_is_found() {
-    let claimed = terms(Adjacency::ReplaceOne).noise_multiplier();
+    let claimed = terms(Adjacency::ReplaceOne).noise_multiplier_of(1).unwrap();
     let privacy = resolve(Adjacency::ReplaceOne, Some(claimed / 2.0));
     found(Method::Gaussian, |world, trial| {
         correct(world, trial, &privacy)

@@ -80,16 +80,19 @@ fn compare(pointer: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
 pub type Votes = BTreeMap<usize, f64>;
 
 /// A linear score of an observation: the sum over releases of weight·(count − expected), over some
-/// bins.
+/// bins, where each release has a factor of its own.
 ///
-/// The noise of every bin is Gaussian with the same σ in both worlds, and the images are public,
-/// so the auditor knows by which votes v the expected histograms differ. The logarithm of the
-/// likelihood ratio of T histograms h is then Σ ⟨v, h_t⟩/σ² plus a constant: this score with the
-/// weights v is the most powerful one (Neyman, Pearson 1933).
+/// The noise of every bin of release t is Gaussian with the same σ_t in both worlds, and the images
+/// are public, so the auditor knows by which votes v the expected histograms differ. The logarithm
+/// of the likelihood ratio of T histograms h is then Σ ⟨v, h_t⟩/σ_t² plus a constant: this score
+/// with the weights v and factors in proportion to 1/σ_t² is the most powerful one (Neyman, Pearson
+/// 1933).
 #[derive(Debug, Clone, Default)]
 pub struct LinearScore {
     /// Bin, weight, and expected count.
     terms: Vec<(usize, f64, f64)>,
+    /// The factor of each release; empty if all have the factor 1.
+    factors: Arc<[f64]>,
 }
 
 impl LinearScore {
@@ -108,7 +111,15 @@ impl LinearScore {
                 .filter(|(_, weight)| *weight != 0.0)
                 .map(|(bin, weight)| (bin, weight, expected(bin)))
                 .collect(),
+            factors: Arc::default(),
         }
+    }
+
+    /// Multiplies each release by its factor; those beyond the end have the factor 1.
+    #[must_use]
+    pub fn with_factors(mut self, factors: Arc<[f64]>) -> Self {
+        self.factors = factors;
+        self
     }
 
     /// Returns the L2 distance of the expected histograms of the two worlds, in votes.
@@ -123,8 +134,9 @@ impl LinearScore {
     #[must_use]
     pub fn of(&self, observation: &Observation) -> f64 {
         let mut score = 0.0;
-        for histograms in &observation.releases {
-            let count = histograms.len() as f64;
+        for (release, histograms) in observation.releases.iter().enumerate() {
+            let factor = self.factors.get(release).copied().unwrap_or(1.0);
+            let count = histograms.len() as f64 / factor;
             for histogram in histograms {
                 let lattice = histogram.lattice();
                 for (bin, weight, expected) in &self.terms {
@@ -174,5 +186,8 @@ mod tests {
         // Bin 1 cancels, and there is no bin 7: (11 − 8) + (9 − 8) − (5 − 5) − (7 − 5)
         assert_eq!(score.of(&observation), 2.0);
         assert_eq!(score.distance(), 3f64.sqrt());
+        // 3 − 0 from the first release, 1 − 2 from the second.
+        let quarter = score.with_factors([1.0, 0.25].into());
+        assert_eq!(quarter.of(&observation), 2.75);
     }
 }

@@ -32,7 +32,7 @@ mod votes;
 pub use error::AuditError;
 pub use report::AuditReport;
 pub use run::AuditOptions;
-pub use votes::Subject;
+pub use votes::{Subject, votes_of_an_image};
 
 use crate::progress::Observer;
 use run::{Knowledge, run_trials};

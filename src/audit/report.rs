@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::run::{AuditOptions, EpsilonBound, Evidence, Findings};
 use super::votes::{Subject, Worlds};
 use crate::privacy::{Adjacency, Unit, round_up};
+use crate::schedule::Schedule;
 
 /// The version of the JSON report.
 const VERSION: u32 = 1;
@@ -40,8 +41,8 @@ struct Claim {
     mu: f64,
     adjacency: Adjacency,
     unit: &'static str,
-    noise_multiplier: f64,
-    nearest_neighbors: u32,
+    noise_multiplier: Schedule<f64>,
+    nearest_neighbors: Schedule<u32>,
     releases: u32,
     non_private: Option<&'static str>,
 }
@@ -72,10 +73,10 @@ impl AuditReport {
     ) -> Self {
         let privacy = &subject.privacy;
         let (releases, adjacency) = (privacy.releases(), privacy.adjacency());
-        let squares = f64::from(releases) * f64::from(adjacency.squared_sensitivity());
         let claimed = privacy.epsilon_after(releases, adjacency);
-        let sensitivity =
-            f64::from(adjacency.squared_sensitivity() * privacy.squared_votes()).sqrt();
+        let most_votes = privacy.nearest_neighbors().values().iter().max();
+        let squared_votes = privacy.squared_votes(most_votes.copied().unwrap_or_default());
+        let sensitivity = f64::from(adjacency.squared_sensitivity() * squared_votes).sqrt();
         let above = findings.epsilon() > claimed;
         Self {
             report: "dpsyn audit",
@@ -84,11 +85,11 @@ impl AuditReport {
             claim: Claim {
                 epsilon: claimed.is_finite().then_some(claimed),
                 delta: privacy.delta(),
-                mu: squares.sqrt() / privacy.noise_multiplier(),
+                mu: privacy.mu_after(releases, adjacency),
                 adjacency,
                 unit: privacy.unit().name(),
-                noise_multiplier: privacy.noise_multiplier(),
-                nearest_neighbors: privacy.nearest_neighbors(),
+                noise_multiplier: privacy.noise_multiplier().clone(),
+                nearest_neighbors: privacy.nearest_neighbors().clone(),
                 releases,
                 non_private: privacy.non_private(),
             },
@@ -204,7 +205,7 @@ impl fmt::Display for AuditReport {
             f,
             "mechanism: {} releases, noise multiplier {}, {} votes of each image, embedder {}",
             claim.releases,
-            round_up(claim.noise_multiplier, 4),
+            claim.noise_multiplier.map(|sigma| round_up(*sigma, 4)),
             claim.nearest_neighbors,
             worlds.embedder
         )?;

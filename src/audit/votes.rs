@@ -23,6 +23,7 @@ use crate::privacy::{
     sha256_hex,
 };
 use crate::progress::Observer;
+use crate::sections::InvalidKey;
 use crate::voting::{Metric, SampleEmbeddings, SearchOptions, nearest_neighbors, nn_histogram};
 
 /// The mechanism of a run, as far as an audit needs it.
@@ -96,7 +97,8 @@ impl Worlds {
     ) -> Result<Self, AuditError> {
         let exchanged = subject.privacy.adjacency() == Adjacency::ReplaceOne;
         let classes = subject.class_names().len();
-        let k = subject.privacy.nearest_neighbors() as usize;
+        let k = votes_of_an_image(&subject.privacy)? as usize;
+        let factors = factors(&subject.privacy);
         let clusters = Clusters {
             size: subject.image_size,
             seed,
@@ -128,7 +130,8 @@ impl Worlds {
             &population.votes(&canary)?,
             &population.votes(exchange.as_deref().unwrap_or_default())?,
             &Votes::new(),
-        );
+        )
+        .with_factors(Arc::clone(&factors));
         let world = |unit: Option<UnitImages>| background.iter().cloned().chain(unit).collect();
         let (with, without): (Vec<_>, Vec<_>) = (world(Some(canary)), world(exchange));
         let units = [with.len(), without.len()];
@@ -164,7 +167,8 @@ impl Worlds {
         let per_class = total.div_ceil(classes).max(2);
         let population = Population::new(subject, clusters, per_class)?;
         let unit = |cluster: usize| vec![(cluster / per_class, clusters.center(cluster))];
-        let k = subject.privacy.nearest_neighbors();
+        let factors = factors(&subject.privacy);
+        let k = population.k;
         let mut units: Vec<UnitImages> = (0..classes)
             .map(|class| vec![(class, clusters.member(class * per_class, k + 1))])
             .collect();
@@ -179,12 +183,45 @@ impl Worlds {
             let instead = exchanged.then(|| unit(canaries + canary));
             let votes = population.votes(instead.as_deref().unwrap_or_default())?;
             let score = LinearScore::new(&population.votes(&cast)?, &votes, &expected);
+            let score = score.with_factors(Arc::clone(&factors));
             self.canaries.push((score, coin));
             units.extend(if coin { Some(cast) } else { instead });
         }
         self.coins = Some(population.vote(&units, observer)?);
         Ok(())
     }
+}
+
+/// Returns k, the same in all releases: the images of an audit are voted once, and each release
+/// adds its noise to these counts.
+///
+/// # Errors
+/// Returns [`InvalidKey`] if k changes.
+pub fn votes_of_an_image(privacy: &ResolvedPrivacy) -> Result<u32, InvalidKey> {
+    let all = privacy.nearest_neighbors().values();
+    match all.first() {
+        Some(first) if all.iter().all(|k| k == first) => Ok(*first),
+        _ => {
+            let message = "changes from iteration to iteration, and an audit has one vote for all \
+                           of them: choose a number by --set evolution.nearest_neighbors=K (epsilon \
+                           does not depend on it)";
+            Err(InvalidKey::new("evolution.nearest_neighbors", message))
+        }
+    }
+}
+
+/// Returns the factors of the most powerful score, 1/σ_t² as a multiple of the largest; none if σ
+/// is the same in all releases.
+fn factors(privacy: &ResolvedPrivacy) -> Arc<[f64]> {
+    let sigmas = privacy.noise_multiplier().values();
+    let smallest = sigmas.iter().copied().fold(f64::INFINITY, f64::min);
+    if sigmas.iter().all(|sigma| *sigma == smallest) {
+        return Arc::default();
+    }
+    sigmas
+        .iter()
+        .map(|sigma| (smallest / sigma).powi(2))
+        .collect()
 }
 
 impl Subject<'_> {
@@ -205,6 +242,8 @@ struct Population<'a> {
     candidates: Embeddings,
     /// Bins of each class.
     per_class: usize,
+    /// Votes of each image.
+    k: u32,
 }
 
 impl<'a> Population<'a> {
@@ -215,7 +254,7 @@ impl<'a> Population<'a> {
         clusters_per_class: usize,
     ) -> Result<Self, AuditError> {
         let names = subject.class_names();
-        let k = subject.privacy.nearest_neighbors();
+        let k = votes_of_an_image(&subject.privacy)?;
         let mut pixels = Vec::new();
         for cluster in 0..names.len() * clusters_per_class {
             for member in 1..=k {
@@ -230,6 +269,7 @@ impl<'a> Population<'a> {
             candidates: embed_all(subject.embedder, &images)?,
             names,
             per_class,
+            k,
         })
     }
 
@@ -239,7 +279,7 @@ impl<'a> Population<'a> {
 
     fn options<'b>(&self, cancellation: &'b dyn Observer) -> SearchOptions<'b> {
         SearchOptions {
-            k: self.subject.privacy.nearest_neighbors() as usize,
+            k: self.k as usize,
             metric: self.subject.metric,
             device: &Device::Cpu,
             cancellation,

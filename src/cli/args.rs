@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::device::DeviceChoice;
@@ -11,6 +12,7 @@ use crate::logging::LogFormat;
 use crate::metrics::MetricKind;
 use crate::metrics::downstream::ClassifierKind;
 use crate::privacy::{Adjacency, Unit};
+use crate::schedule::Schedule;
 
 /// The exit codes in the help of every command.
 const EXIT_CODES: &str = "Exit codes: 0 success; 2 command line or configuration; 3 images or \
@@ -87,7 +89,7 @@ pub struct RunArguments {
 #[derive(Debug, Args)]
 #[command(
     after_help = "The new run has the configuration of the finished one (private/config.toml), its \
-        noise multiplier, and its last population as initial population. Epsilon covers the \
+        last noise multiplier, and its last population as initial population. Epsilon covers the \
         releases of both. Schedules continue with their last value, and evolution.seed is the next \
         one. The private images must be those of the finished run, whose folder is not changed. \
         Relative paths are relative to the folder in which the finished run was started."
@@ -294,9 +296,11 @@ pub struct PrivacyArguments {
     /// Override a key of the configuration
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     pub set: Vec<String>,
-    /// Noise multiplier sigma: the standard deviation of the noise in units of the sensitivity
-    #[arg(long, value_name = "SIGMA", requires_all = ["iterations", "delta"])]
-    pub noise_multiplier: Option<f64>,
+    /// Noise multiplier sigma: the standard deviation of the noise in units of the sensitivity; or
+    /// one for each iteration, such as [8, 4, 2]
+    #[arg(long, value_name = "SIGMA", value_parser = noise_multiplier)]
+    #[arg(requires_all = ["iterations", "delta"])]
+    pub noise_multiplier: Option<Schedule<f64>>,
     /// Target epsilon, for which the required noise multiplier is printed
     #[arg(long, requires_all = ["iterations", "delta"])]
     pub epsilon: Option<f64>,
@@ -408,6 +412,15 @@ fn unit(text: &str) -> Result<Unit, String> {
     let known = [Unit::Image, Unit::Client];
     let found = known.into_iter().find(|unit| unit.name() == text);
     found.ok_or_else(|| "expected image or client".to_owned())
+}
+
+/// Parses a number, or a list as in a configuration.
+fn noise_multiplier(text: &str) -> Result<Schedule<f64>, String> {
+    if let Ok(number) = text.parse::<f64>() {
+        return Ok(number.into());
+    }
+    let parsed = toml::de::ValueDeserializer::parse(text).and_then(Schedule::deserialize);
+    parsed.map_err(|error| format!("expected a number or a list: {}", error.message()))
 }
 
 fn adjacency(text: &str) -> Result<Adjacency, String> {

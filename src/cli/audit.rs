@@ -11,13 +11,14 @@ use super::output::{print, report};
 use super::progress::{TerminalProgress, catch_interrupts};
 use crate::artifacts::ArtifactsError;
 use crate::atomic;
-use crate::audit::{AuditOptions, Subject, audit};
+use crate::audit::{AuditOptions, Subject, audit, votes_of_an_image};
 use crate::config::Settings;
 use crate::embedders::{EmbedderConfig, PixelsConfig};
 use crate::exit_code;
 use crate::fetch::Catalogue;
 use crate::privacy::{PrivacyConfig, round_up};
 use crate::progress::Silent;
+use crate::schedule::Schedule;
 use crate::voting::Metric;
 
 /// ε, δ and number of releases without a configuration and without options.
@@ -32,7 +33,7 @@ const LARGEST_IMAGE_SIZE: usize = 32;
 struct Plan {
     privacy: PrivacyConfig,
     releases: u32,
-    nearest_neighbors: u32,
+    nearest_neighbors: Schedule<u32>,
     metric: Metric,
     threshold: f64,
     classes: Vec<String>,
@@ -64,6 +65,7 @@ pub(super) fn run(arguments: &AuditArguments) -> Result<(), CliError> {
     let privacy = plan
         .privacy
         .resolve(plan.releases, plan.nearest_neighbors, None, None)?;
+    votes_of_an_image(&privacy)?;
     let weights = plan.embedder.requirements().into_iter();
     let needed: Vec<_> = weights.map(|file| (file, exit_code::WEIGHTS)).collect();
     missing::check(&Catalogue::built_in()?, &needed)?;
@@ -108,7 +110,7 @@ fn default_plan() -> Plan {
             pad_release_to: None,
         },
         releases,
-        nearest_neighbors: 1,
+        nearest_neighbors: 1.into(),
         metric: Metric::default(),
         threshold: 0.0,
         classes: Vec::new(),
@@ -126,12 +128,7 @@ fn configured(path: &Path, set: &[String]) -> Result<Plan, CliError> {
     Ok(Plan {
         privacy: settings.privacy,
         releases,
-        nearest_neighbors: settings
-            .evolution
-            .nearest_neighbors
-            .last()
-            .copied()
-            .unwrap_or(1),
+        nearest_neighbors: settings.evolution.nearest_neighbors,
         metric: settings.evolution.metric,
         threshold: settings.evolution.threshold.last().copied().unwrap_or(0.0),
         classes,

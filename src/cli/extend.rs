@@ -1,7 +1,8 @@
 //! `dpsyn extend`: more iterations on a finished run, as a run of its own.
 //!
 //! The new run begins with the last population of the finished one and has its configuration and
-//! its noise multiplier. Its claim includes all charges of the finished run.
+//! its noise multiplier, of a list the last one. Its claim includes all charges of the finished
+//! run.
 
 use std::ffi::OsString;
 use std::fs;
@@ -115,7 +116,7 @@ fn extended(
         .evolution
         .extended(arguments.iterations, samples.clone());
     settings.evolution = evolution.map_err(|error| loaded.locations.invalid("evolution", error))?;
-    settings.privacy.noise_multiplier = Some(finished.noise_multiplier());
+    settings.privacy.noise_multiplier = Some(finished.noise_multiplier().into());
     settings.privacy.epsilon = None;
     settings.output.folder = beside(folder)?;
     // As text, so that overrides are merged, checked and reported as those of `dpsyn run`.

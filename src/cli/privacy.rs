@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &PrivacyArguments) -> Result<(), CliError> {
         }
         None => {
             let config = PrivacyConfig {
-                noise_multiplier: arguments.noise_multiplier,
+                noise_multiplier: arguments.noise_multiplier.clone(),
                 epsilon: arguments.epsilon,
                 // clap requires delta and iterations here; a missing one would be refused below.
                 delta: arguments.delta.unwrap_or(f64::NAN),

@@ -376,7 +376,7 @@ fn resolve_privacy(
         .privacy
         .resolve(
             releases,
-            evolution.nearest_neighbors.last().copied().unwrap_or(1),
+            evolution.nearest_neighbors.clone(),
             None,
             non_private.then(NonPrivateConsent::given),
         )

@@ -12,6 +12,7 @@ pub mod improved_diffusion;
 mod noise;
 mod open;
 pub mod openai_images;
+pub mod program;
 mod prompts;
 mod replicated;
 mod section;
@@ -159,6 +160,9 @@ pub enum GeneratorError {
     /// The embedder of a model that compares images failed.
     #[error("model.embedder: {0}")]
     Embedder(EmbedderError),
+    /// A program of the user's failed.
+    #[error(transparent)]
+    Program(#[from] program::ProgramError),
     /// The network failed.
     #[error("network evaluation failed: {0}")]
     Network(candle_core::Error),
@@ -204,7 +208,9 @@ impl ExitCode for GeneratorError {
             Self::Service(_) => exit_code::SERVICE,
             Self::Public(error) => error.exit_code(),
             Self::Embedder(error) => error.exit_code(),
-            Self::Input(_) | Self::Network(_) | Self::Batch(_) => exit_code::COMPUTE,
+            Self::Input(_) | Self::Program(_) | Self::Network(_) | Self::Batch(_) => {
+                exit_code::COMPUTE
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The types of the `[model]` section. `docs/adding-a-model.md` shows how to add one.
 
 use super::{
-    GeneratorSection, image_pool, improved_diffusion, openai_images, stable_diffusion, text,
+    GeneratorSection, image_pool, improved_diffusion, openai_images, program, stable_diffusion,
+    text,
 };
 use crate::embedders::EmbedderConfig;
 use crate::sections::tagged_sections;
@@ -12,6 +13,7 @@ tagged_sections! {
         "improved-diffusion" => ImprovedDiffusion(improved_diffusion::Config),
         "image-pool" => ImagePool(image_pool::Config),
         "openai-images" => OpenAiImages(openai_images::Config),
+        "program" => Program(program::Config),
         "stable-diffusion" => StableDiffusion(stable_diffusion::Config),
         "text" => Text(text::Config),
     }

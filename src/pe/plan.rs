@@ -9,6 +9,7 @@ use crate::images::{DataConfig, LARGEST_IMAGE_MEMORY, MAX_PIXELS, READING_MEMORY
 use crate::privacy::{
     Adjacency, MOST_BINS_OF_CLIENTS, PrivacyError, ResolvedPrivacy, Unit, round_up,
 };
+use crate::schedule::Schedule;
 use crate::sections::InvalidKey;
 
 /// The populations, classes and privacy parameters of a run.
@@ -289,20 +290,35 @@ impl Plan {
     pub fn describe(&self, cost: &Cost) -> String {
         let mut text = self.describe_inputs();
         let privacy = &self.privacy;
+        // A column where σ changes; the initial population has none.
+        let sigma = |value: Option<String>| match privacy.noise_multiplier() {
+            Schedule::Constant(_) => String::new(),
+            Schedule::List(_) => format!(" {:>10}", value.unwrap_or("-".to_owned())),
+        };
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{:>10} {:>10} {:>10} {:>22} {:>22}",
-            "population", "samples", "degree", "epsilon (add-remove)", "epsilon (replace-one)"
+            "{:>10} {:>10} {:>10}{} {:>22} {:>22}",
+            "population",
+            "samples",
+            "degree",
+            sigma(Some("sigma".to_owned())),
+            "epsilon (add-remove)",
+            "epsilon (replace-one)"
         );
         for (index, population) in self.populations.iter().enumerate() {
             let epsilon = |adjacency| round_up(privacy.epsilon_after(index as u32, adjacency), 3);
             let _ = writeln!(
                 text,
-                "{:>10} {:>10} {:>10} {:>22} {:>22}",
+                "{:>10} {:>10} {:>10}{} {:>22} {:>22}",
                 index,
                 population.num_samples,
                 population.variation_degree,
+                sigma(
+                    privacy
+                        .noise_multiplier_of(index as u32)
+                        .map(|sigma| sigma.to_string())
+                ),
                 match self.is_truncated {
                     true => "-".to_owned(),
                     false => epsilon(Adjacency::AddRemove),
@@ -363,8 +379,10 @@ fn check_threshold(
 ) -> Result<(), InvalidKey> {
     // Each unit has at most one vote for a sample, and noise beyond six standard deviations has a
     // probability of 10⁻⁹.
-    let reachable = units as f64 + 6.0 * privacy.noise_votes();
-    let Some(out_of_reach) = rules.iter().find(|rules| rules.threshold >= reachable) else {
+    let noise = privacy.noise_votes();
+    let reachable = |t| units as f64 + 6.0 * noise.get(t).copied().unwrap_or(0.0);
+    let mut rules = rules.iter().enumerate();
+    let Some((_, out_of_reach)) = rules.find(|(t, rules)| rules.threshold >= reachable(*t)) else {
         return Ok(());
     };
     let message = format!(

@@ -1,17 +1,20 @@
 //! The accountant: ε from (σ, T, δ) and σ from (ε, T, δ), never rounded in the unsafe direction.
 //!
-//! **Statement.** Let every release add Gaussian noise of standard deviation σ·√k to a histogram
-//! that one record changes by at most s·√k in L2 norm. T releases, each of which may depend on the
-//! results of the earlier ones, are together μ-GDP with μ = s·√T/σ (Dong, Roth, Su 2019,
-//! "Gaussian Differential Privacy", arXiv 1905.02383, Corollary 2): to distinguish two neighboring
-//! data sets is at least as hard as to distinguish N(0, 1) from N(μ, 1) by one sample. The δ(ε) of
-//! that problem is known exactly (Balle, Wang 2018; see [`delta_upper_bound`]), and ε is its
-//! inverse at the given δ. No composition theorem with slack is involved.
+//! **Statement.** Let release t add Gaussian noise of standard deviation σ_t·√k_t to a histogram
+//! that one record changes by at most s·√k_t in L2 norm. It is μ_t-GDP with μ_t = s/σ_t, whatever
+//! k_t is. T releases, each of which may depend on the results of the earlier ones, are together
+//! μ-GDP with μ² = Σ μ_t² = s²·Σ 1/σ_t² (Dong, Roth, Su 2019, "Gaussian Differential Privacy",
+//! arXiv 1905.02383, Corollary 2), which is s²·T/σ² if all σ_t are σ: to distinguish two
+//! neighboring data sets is at least as hard as to distinguish N(0, 1) from N(μ, 1) by one sample.
+//! The δ(ε) of that problem is known exactly (Balle, Wang 2018; see [`delta_upper_bound`]), and ε
+//! is its inverse at the given δ. No composition theorem with slack is involved. The σ_t are fixed
+//! before the first release; the statement after t of T releases has the first t terms of the sum.
 //!
 //! **Rounding.** μ is rounded up, δ(ε) is bounded from above, and a solution is always the upper
 //! end of its bracket, at which the bound was evaluated and found to hold. The returned ε is
 //! therefore at least the true one, and [`noise_multiplier`] returns a σ for which [`epsilon`] is
-//! at most the target.
+//! at most the target. The error of a sum of n unequal terms grows with n, and [`compose`] and
+//! [`sum_up`] add a bound of it.
 //!
 //! **Lattice.** The noise of the mechanism is the discrete Gaussian on a fine lattice. The
 //! equations are solved for δ·(1 − 10⁻⁹), and this reserve exceeds the difference between the
@@ -21,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::PrivacyError;
 use super::normal_tail::delta_upper_bound;
+use crate::schedule::Schedule;
 
 /// The neighboring relation between data sets, which defines the participation of one unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -150,17 +154,80 @@ pub fn noise_multiplier(
     Ok(smallest_satisfying(high, enough))
 }
 
-/// Returns ρ of zero-concentrated DP (Bun, Steinke 2016) after `releases` releases, rounded up:
-/// T·s²/(2σ²).
+/// Returns [`epsilon`] of the first `releases` releases with their own noise multipliers.
+///
+/// # Errors
+/// As [`epsilon`], for every noise multiplier.
+pub(super) fn epsilon_of(
+    noise: &Schedule<f64>,
+    releases: u32,
+    delta: f64,
+    adjacency: Adjacency,
+) -> Result<f64, PrivacyError> {
+    let mut values = noise.values().iter();
+    values.try_for_each(|sigma| check_noise_multiplier(*sigma))?;
+    check_delta(delta)?;
+    Ok(solve_epsilon_of(mu(noise, releases, adjacency), delta))
+}
+
+/// Returns ρ of zero-concentrated DP (Bun, Steinke 2016) of the first `releases` releases, rounded
+/// up: Σ s²/(2σ_t²).
 ///
 /// It holds for the discrete Gaussian itself, without a comparison with the continuous one
 /// (Canonne, Kamath, Steinke 2020, Theorem 4), and composes by addition.
-pub(super) fn zcdp_rho(noise_multiplier: f64, releases: u32, adjacency: Adjacency) -> f64 {
+pub(super) fn zcdp_rho(noise: &Schedule<f64>, releases: u32, adjacency: Adjacency) -> f64 {
+    let rho = |(sigma, count)| rho_of_equal(sigma, count, adjacency);
+    sum_up(groups(noise, releases).map(rho))
+}
+
+/// Returns ρ of `releases` releases with the same noise, rounded up: T·s²/(2σ²).
+fn rho_of_equal(noise_multiplier: f64, releases: u32, adjacency: Adjacency) -> f64 {
     if releases == 0 {
         return 0.0;
     }
+    if !is_noise(noise_multiplier) {
+        return f64::INFINITY;
+    }
     let squares = f64::from(releases) * f64::from(adjacency.squared_sensitivity());
+    // Three roundings of half a unit in the last place each are less than 4 units.
     (squares / noise_multiplier / noise_multiplier / 2.0) * (1.0 + 4.0 * f64::EPSILON)
+}
+
+/// Returns the sum of numbers of at least 0, rounded up. A single one is returned as it is.
+pub(super) fn sum_up(values: impl IntoIterator<Item = f64>) -> f64 {
+    let values: Vec<f64> = values.into_iter().collect();
+    match values.as_slice() {
+        [one] => *one,
+        // n − 1 additions, each with a relative error of half a unit in the last place, and that of
+        // the product: less than n units, as no term is negative.
+        all => all.iter().sum::<f64>() * (1.0 + all.len() as f64 * f64::EPSILON),
+    }
+}
+
+/// Returns the noise multipliers of the first `releases` releases in groups of equal ones that
+/// follow each other: σ and the number of releases. Releases beyond the end of a list count as
+/// releases without noise, so that nothing is free.
+fn groups(noise: &Schedule<f64>, releases: u32) -> impl Iterator<Item = (f64, u32)> {
+    let (known, beyond) = match noise {
+        Schedule::Constant(sigma) => (vec![(*sigma, releases)], 0),
+        Schedule::List(list) => {
+            let wanted = usize::try_from(releases).unwrap_or(usize::MAX);
+            let (first, _) = list.split_at(wanted.min(list.len()));
+            let groups = first.chunk_by(|one, next| one == next);
+            // A group is part of `releases`, so its number fits.
+            let counted = groups.filter_map(|group| Some((*group.first()?, group.len() as u32)));
+            (counted.collect(), releases - first.len() as u32)
+        }
+    };
+    known
+        .into_iter()
+        .chain((beyond > 0).then_some((0.0, beyond)))
+}
+
+/// Returns true if a release with this noise multiplier has noise: false for 0, which no noise is,
+/// and for what no configuration has.
+fn is_noise(noise_multiplier: f64) -> bool {
+    noise_multiplier > 0.0
 }
 
 pub(super) fn check_noise_multiplier(noise_multiplier: f64) -> Result<(), PrivacyError> {
@@ -184,19 +251,23 @@ pub(super) fn check_delta(delta: f64) -> Result<(), PrivacyError> {
 }
 
 /// Computes [`epsilon`] for arguments that were checked before.
-pub(super) fn solve_epsilon(
-    noise_multiplier: f64,
-    releases: u32,
-    delta: f64,
-    adjacency: Adjacency,
-) -> f64 {
-    solve_epsilon_of(mu(noise_multiplier, releases, adjacency), delta)
+fn solve_epsilon(noise_multiplier: f64, releases: u32, delta: f64, adjacency: Adjacency) -> f64 {
+    solve_epsilon_of(mu_of_equal(noise_multiplier, releases, adjacency), delta)
 }
 
-/// Returns μ of Gaussian DP of `releases` releases, rounded up.
-pub(super) fn mu(noise_multiplier: f64, releases: u32, adjacency: Adjacency) -> f64 {
+/// Returns μ of Gaussian DP of the first `releases` releases, rounded up: s·√(Σ 1/σ_t²).
+pub(super) fn mu(noise: &Schedule<f64>, releases: u32, adjacency: Adjacency) -> f64 {
+    let mu = |(sigma, count)| mu_of_equal(sigma, count, adjacency);
+    compose(groups(noise, releases).map(mu))
+}
+
+/// Returns μ of `releases` releases with the same noise, rounded up: s·√T/σ.
+fn mu_of_equal(noise_multiplier: f64, releases: u32, adjacency: Adjacency) -> f64 {
     if releases == 0 {
         return 0.0;
+    }
+    if !is_noise(noise_multiplier) {
+        return f64::INFINITY;
     }
     let squares = f64::from(releases) * f64::from(adjacency.squared_sensitivity());
     // Three roundings of half a unit in the last place each are less than 4 units. The lower bound
@@ -211,7 +282,11 @@ pub(super) fn compose(mus: impl IntoIterator<Item = f64>) -> f64 {
     match mus.as_slice() {
         [] => 0.0,
         [one] => *one,
-        // A sum of n products has a relative error below n units in the last place.
+        // With u half a unit in the last place: every product has a relative error of at most u,
+        // and the n − 1 additions of positive numbers add at most (n − 1)·u. The root halves the
+        // sum of both, n·u, and adds u of its own, and the last product adds u: (n/2 + 2)·u in all,
+        // while the factor adds (2n + 4)·u. Terms of second order are below n²·u², and n·u is at
+        // most 2⁻²¹, as there are at most 2³² releases.
         all => {
             let squares: f64 = all.iter().map(|mu| mu * mu).sum();
             libm::sqrt(squares) * (1.0 + (all.len() as f64 + 2.0) * f64::EPSILON)

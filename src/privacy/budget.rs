@@ -5,8 +5,9 @@
 //! run that would exceed the total is refused before anything is charged.
 //!
 //! **Composition.** Releases of all runs are Gaussian mechanisms on the same images, so their μ
-//! compose exactly: μ² is the sum of T·s²/σ² over the runs (Dong, Roth, Su 2019, Corollary 2), and
-//! the total ε follows from μ at the δ of the budget. Values of ε are never added.
+//! compose exactly: μ² is the sum of s²/σ² over all releases of all runs, each with its own σ
+//! (Dong, Roth, Su 2019, Corollary 2), and the total ε follows from μ at the δ of the budget.
+//! Values of ε are never added.
 //!
 //! **Reservation.** A run counts with all of its planned releases from its beginning on, also if it
 //! is interrupted, because it may be resumed. [`Budget::close_abandoned`] reduces an abandoned run
@@ -34,6 +35,7 @@ use super::rounding::round_up;
 use super::sensitive::Sensitive;
 use super::settings::ResolvedPrivacy;
 use super::unit::Unit;
+use crate::schedule::Schedule;
 use crate::{atomic, hex, locking};
 
 /// Longest wait for another process that changes the file, which takes milliseconds.
@@ -74,8 +76,9 @@ struct Content {
 #[serde(deny_unknown_fields)]
 struct Spent {
     run_id: String,
-    noise_multiplier: f64,
-    nearest_neighbors: u32,
+    /// σ; a list has one value for each planned release, and the first `releases` of them count.
+    noise_multiplier: Schedule<f64>,
+    nearest_neighbors: Schedule<u32>,
     /// Releases that count: all planned ones, or the charged ones of a closed run.
     releases: u32,
     /// Releases that are known to be charged, which no closing undercuts.
@@ -99,7 +102,7 @@ impl Spent {
 
     fn mu(&self, adjacency: Adjacency) -> f64 {
         let adjacency = self.adjacency.larger(adjacency);
-        accountant::mu(self.noise_multiplier, self.releases, adjacency)
+        accountant::mu(&self.noise_multiplier, self.releases, adjacency)
     }
 }
 
@@ -282,7 +285,7 @@ impl Budget {
                 "run {}: {} releases with noise multiplier {}, epsilon {} alone, {}",
                 run.run_id,
                 run.releases,
-                run.noise_multiplier,
+                run.noise_multiplier.first(run.releases as usize),
                 round_up(
                     accountant::solve_epsilon_of(run.mu(limit.adjacency), limit.delta),
                     3
@@ -338,8 +341,8 @@ impl Budget {
         }
         let own = EarlierRun {
             run_id: run_id.to_owned(),
-            noise_multiplier: privacy.noise_multiplier(),
-            nearest_neighbors: privacy.nearest_neighbors(),
+            noise_multiplier: privacy.noise_multiplier().clone(),
+            nearest_neighbors: privacy.nearest_neighbors().clone(),
             releases: privacy.releases(),
             unit: privacy.unit(),
             adjacency: privacy.adjacency(),
@@ -464,13 +467,18 @@ impl Content {
                 if closed {
                     known.charged = known.charged.max(run.releases);
                 }
-                // The ledger refuses another σ for the same run; the smaller one costs more.
-                known.noise_multiplier = known.noise_multiplier.min(run.noise_multiplier);
+                // The ledger refuses another σ for the same run; the smallest one costs most.
+                if known.noise_multiplier != run.noise_multiplier {
+                    let of_both = [&known.noise_multiplier, &run.noise_multiplier];
+                    let all = of_both.into_iter().flat_map(|noise| noise.values());
+                    let smallest = all.copied().fold(f64::INFINITY, f64::min);
+                    known.noise_multiplier = smallest.into();
+                }
             }
             None => self.run.push(Spent {
                 run_id: run.run_id.clone(),
-                noise_multiplier: run.noise_multiplier,
-                nearest_neighbors: run.nearest_neighbors,
+                noise_multiplier: run.noise_multiplier.clone(),
+                nearest_neighbors: run.nearest_neighbors.clone(),
                 releases: run.releases,
                 charged: if closed { run.releases } else { 0 },
                 adjacency: run.adjacency,

@@ -124,6 +124,89 @@ fn a_run_that_exceeds_the_limit_is_refused_and_leaves_the_file_as_it_is() {
     assert!(owner.total() > used);
 }
 
+/// Runs with one noise and with a schedule share a budget. A schedule is reserved as a whole, and
+/// an abandoned run counts with its first releases.
+#[test]
+fn runs_with_unequal_noise_compose() {
+    let owner = Owner::new();
+    let first = owner.ledger("first", &terms(8.0, 8));
+    owner.budget().admit(&first, &images(b"a")).unwrap();
+    let list = |list: &str| -> ResolvedPrivacy {
+        let text = format!("noise_multiplier = {list}\ndelta = 1e-6");
+        let config: PrivacyConfig = toml::from_str(&text).unwrap();
+        let releases = config.noise_multiplier.as_ref().unwrap().len().unwrap();
+        config.resolve(releases as u32, 1, None, None).unwrap()
+    };
+    let plan = list("[8, 4, 2]");
+    let mut second = owner.ledger("second", &plan);
+    owner.budget().admit(&second, &images(b"a")).unwrap();
+    let of = |precision: f64| epsilon(precision.powf(-0.5), 1, 1e-5, Adjacency::AddRemove);
+    let total = |precision: f64| {
+        let (found, expected) = (owner.total(), of(precision).unwrap());
+        assert!((found / expected - 1.0).abs() < 1e-12, "{found} {expected}");
+    };
+    // 8/64 + 1/64 + 1/16 + 1/4
+    total(29.0 / 64.0);
+    // Resumed, it is not counted again, and the file has the list.
+    owner.budget().admit(&second, &images(b"a")).unwrap();
+    total(29.0 / 64.0);
+    let text = fs::read_to_string(owner.file()).unwrap();
+    assert!(text.contains("noise_multiplier = 8.0\n"), "{text}");
+    assert!(
+        text.contains("noise_multiplier = [8.0, 4.0, 2.0]"),
+        "{text}"
+    );
+    // ε = 4 permits μ² = 0.85: a release with σ = 1.5 is one too many, also as the last of many.
+    let error = error_of(owner.budget().check(&list("[99, 99, 1.5]"), &images(b"a")));
+    assert!(error.contains("with the 3 releases of this run"), "{error}");
+    owner
+        .budget()
+        .check(&list("[99, 99, 2]"), &images(b"a"))
+        .unwrap();
+
+    let _charge = second.charge(1, &"0".repeat(64)).unwrap();
+    second
+        .record_drawn(1, &crate::privacy::NoisyHistogram::from_lattice(vec![1]))
+        .unwrap();
+    let _charge = second.charge(2, &"0".repeat(64)).unwrap();
+    let id = second.run_id().to_owned();
+    drop(second);
+    owner.close("second").unwrap();
+    assert_eq!(owner.counted(&id), 2);
+    total(13.0 / 64.0);
+    let lines = owner.budget().describe().unwrap().join("\n");
+    assert!(
+        lines.contains("2 releases with noise multiplier [8, 4], epsilon"),
+        "{lines}"
+    );
+
+    // A charge that the list does not have costs everything.
+    owner.budget().close_at(&id, 4).unwrap();
+    assert_eq!(owner.total(), f64::INFINITY);
+}
+
+/// No ledger has another noise for the same run; of two that differ, the smallest counts.
+#[test]
+fn of_two_noises_of_a_run_the_smallest_counts() {
+    let owner = Owner::new();
+    let mut content = owner.content();
+    let mut run = EarlierRun {
+        run_id: "0".repeat(32),
+        noise_multiplier: Schedule::List(vec![8.0, 4.0]),
+        nearest_neighbors: 1.into(),
+        releases: 2,
+        unit: Unit::Image,
+        adjacency: Adjacency::AddRemove,
+    };
+    content.count(&run, true);
+    content.count(&run, true);
+    assert_eq!(content.run[0].noise_multiplier, run.noise_multiplier);
+    run.noise_multiplier = Schedule::List(vec![4.0, 8.0]);
+    content.count(&run, true);
+    assert_eq!(content.run[0].noise_multiplier, 4.0.into());
+    assert_eq!(content.run.len(), 1);
+}
+
 #[test]
 fn what_no_budget_covers_is_refused() {
     let owner = Owner::new();
@@ -153,8 +236,8 @@ fn carried_charges_count_once() {
     let first = owner.ledger("first", &terms(4.0, 2));
     let earlier = EarlierRun {
         run_id: first.run_id().to_owned(),
-        noise_multiplier: 4.0,
-        nearest_neighbors: 1,
+        noise_multiplier: 4.0.into(),
+        nearest_neighbors: 1.into(),
         releases: 2,
         unit: Unit::Image,
         adjacency: Adjacency::AddRemove,
@@ -175,8 +258,8 @@ fn an_earlier_run_under_replace_one_counts_twice_under_add_remove() {
     let owner = Owner::new();
     let earlier = EarlierRun {
         run_id: "0".repeat(32),
-        noise_multiplier: 4.0,
-        nearest_neighbors: 1,
+        noise_multiplier: 4.0.into(),
+        nearest_neighbors: 1.into(),
         releases: 2,
         unit: Unit::Image,
         adjacency: Adjacency::ReplaceOne,
@@ -285,8 +368,8 @@ fn a_run_is_closed_with_its_own_charges_also_if_it_has_none() {
     let _charge = first.charge(1, &"0".repeat(64)).unwrap();
     let earlier = EarlierRun {
         run_id: first.run_id().to_owned(),
-        noise_multiplier: 4.0,
-        nearest_neighbors: 1,
+        noise_multiplier: 4.0.into(),
+        nearest_neighbors: 1.into(),
         releases: 1,
         unit: Unit::Image,
         adjacency: Adjacency::AddRemove,

@@ -23,11 +23,13 @@ pub struct Charge {
     pub(super) noise: Noise,
     /// The unit whose votes the noise covers.
     pub(super) unit: Unit,
+    /// k of the iteration: the largest number of votes of an image that the noise covers.
+    pub(super) nearest_neighbors: u32,
     /// SHA-256 of the population that was voted on.
     pub(super) candidates: String,
 }
 
-/// The noise that is added to each count.
+/// The noise of one iteration, which is added to each count.
 pub(super) enum Noise {
     /// No noise: every output of the run is marked as non-private.
     Nothing,
@@ -47,6 +49,7 @@ impl Charge {
         resumed: bool,
         noise: Noise,
         unit: Unit,
+        nearest_neighbors: u32,
         candidates: &str,
     ) -> Self {
         Self {
@@ -54,15 +57,21 @@ impl Charge {
             resumed,
             noise,
             unit,
+            nearest_neighbors,
             candidates: candidates.to_owned(),
         }
     }
 
     /// Creates a charge that is in no ledger, for one release of an audit's public images. Called
     /// by [`Trial`](super::Trial) only.
-    pub(super) fn of_audit(iteration: u32, noise: Noise, unit: Unit) -> Self {
+    pub(super) fn of_audit(
+        iteration: u32,
+        noise: Noise,
+        unit: Unit,
+        nearest_neighbors: u32,
+    ) -> Self {
         // No file holds the population of an audit.
-        Self::new(iteration, false, noise, unit, "")
+        Self::new(iteration, false, noise, unit, nearest_neighbors, "")
     }
 
     /// Returns the iteration that was charged, counted from 1.

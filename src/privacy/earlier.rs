@@ -13,6 +13,7 @@ use super::error::PrivacyError;
 use super::lattice::deviation;
 use super::unit::Unit;
 use crate::locking;
+use crate::schedule::{Schedule, Scheduled};
 
 /// File name of the ledger in a result folder.
 pub(super) const LEDGER: &str = "ledger.jsonl";
@@ -23,10 +24,10 @@ pub(super) const LEDGER: &str = "ledger.jsonl";
 pub struct EarlierRun {
     /// Id of the run.
     pub run_id: String,
-    /// σ.
-    pub noise_multiplier: f64,
-    /// k.
-    pub nearest_neighbors: u32,
+    /// σ; a list has one value for each planned release, and the first `releases` of them count.
+    pub noise_multiplier: Schedule<f64>,
+    /// k, in the same way.
+    pub nearest_neighbors: Schedule<u32>,
     /// Number of charged releases.
     pub releases: u32,
     /// The protected unit.
@@ -40,20 +41,20 @@ pub struct EarlierRun {
 impl EarlierRun {
     /// Returns the bound on the difference between the lattice and the continuous mechanism.
     pub(super) fn deviation(&self) -> f64 {
-        let (sigma, k) = (self.noise_multiplier, self.nearest_neighbors);
+        let (sigma, k) = (&self.noise_multiplier, &self.nearest_neighbors);
         deviation(sigma, self.unit, k, self.releases)
     }
 
     /// Returns μ of Gaussian DP of all releases of the run in a claim under `adjacency`.
     pub(super) fn mu(&self, adjacency: Adjacency) -> f64 {
         let adjacency = self.adjacency.larger(adjacency);
-        accountant::mu(self.noise_multiplier, self.releases, adjacency)
+        accountant::mu(&self.noise_multiplier, self.releases, adjacency)
     }
 
     /// Returns ρ of zero-concentrated DP of all releases of the run in a claim under `adjacency`.
     pub(super) fn rho(&self, adjacency: Adjacency) -> f64 {
         let adjacency = self.adjacency.larger(adjacency);
-        accountant::zcdp_rho(self.noise_multiplier, self.releases, adjacency)
+        accountant::zcdp_rho(&self.noise_multiplier, self.releases, adjacency)
     }
 
     /// Reads the charges of the run in `folder`, and those that it carried itself; empty if the
@@ -111,8 +112,8 @@ impl EarlierRun {
         let known: Option<Self> = (|| {
             Some(Self {
                 run_id: header.get("run_id")?.as_str()?.to_owned(),
-                noise_multiplier: header.get("noise_multiplier")?.as_f64()?,
-                nearest_neighbors: header.get("nearest_neighbors")?.as_u64()?.try_into().ok()?,
+                noise_multiplier: noise_of(&header)?,
+                nearest_neighbors: schedule_of(header.get("nearest_neighbors")?)?,
                 releases,
                 unit: serde_json::from_value(header.get("unit")?.clone()).ok()?,
                 adjacency: serde_json::from_value(header.get("adjacency")?.clone()).ok()?,
@@ -153,7 +154,8 @@ impl fmt::Display for EarlierRun {
         write!(
             f,
             "{} releases of an earlier run with noise multiplier {}",
-            self.releases, self.noise_multiplier
+            self.releases,
+            self.noise_multiplier.first(self.releases as usize)
         )
     }
 }
@@ -165,6 +167,22 @@ fn text_of(path: &Path) -> Result<Option<String>, PrivacyError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(PrivacyError::io("read", path)(error)),
     }
+}
+
+/// Returns σ in the header of a ledger, a number or a list; `None` if it is neither, or negative.
+pub(super) fn noise_of(header: &Value) -> Option<Schedule<f64>> {
+    let noise: Schedule<f64> = schedule_of(header.get("noise_multiplier")?)?;
+    let valid = noise.values().iter().all(|sigma| *sigma >= 0.0);
+    valid.then_some(noise)
+}
+
+/// Returns a number or a list of numbers, and not the other forms that a configuration may have.
+fn schedule_of<T: Scheduled>(value: &Value) -> Option<Schedule<T>> {
+    let numbers = match value {
+        Value::Array(list) => !list.is_empty() && list.iter().all(Value::is_number),
+        single => single.is_number(),
+    };
+    Schedule::deserialize(value).ok().filter(|_| numbers)
 }
 
 /// Returns the error about a file that does not begin with the header of a ledger.
@@ -242,11 +260,15 @@ mod tests {
     #[test]
     fn a_carried_run_is_written_again_with_the_same_bytes() {
         for step in 0..2000 {
+            // 16 or 17 digits, as a noise multiplier that was solved for ε has.
+            let sigma = 0.1 + f64::from(step) / 97.0;
             let run = EarlierRun {
                 run_id: "0".repeat(32),
-                // 16 or 17 digits, as a noise multiplier that was solved for ε has.
-                noise_multiplier: 0.1 + f64::from(step) / 97.0,
-                nearest_neighbors: 1,
+                noise_multiplier: match step % 2 {
+                    0 => sigma.into(),
+                    _ => Schedule::List(vec![sigma, 2.0, sigma / 3.0]),
+                },
+                nearest_neighbors: 1.into(),
                 releases: 3,
                 unit: Unit::Image,
                 adjacency: Adjacency::AddRemove,

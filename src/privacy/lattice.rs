@@ -21,10 +21,10 @@
 //! mechanism with σ. Let δ_c denote this function and δ_d that of the released histograms. Claim:
 //! after T releases,
 //!
-//! > δ_d(ε) ≤ e^h·δ_c(ε − 2h) + 10⁻²⁰⁰⁰, h = m·T·6.5·10⁴/s⁴,
+//! > δ_d(ε) ≤ e^h·δ_c(ε − 2h) + 10⁻²⁰⁰⁰, h = Σ m_t·6.5·10⁴/s_t⁴ over the releases t = 1, …, T,
 //!
-//! where m is the number of bins in which neighboring histograms may differ: 2k for an image, and
-//! all bins for a client, at most 2²⁰ ([`Unit::changed_bins`]). For an image and k = 1, h is
+//! where m_t is the number of bins in which neighboring histograms may differ: 2k_t for an image,
+//! and all bins for a client, at most 2²⁰ ([`Unit::changed_bins`]). For an image and k = 1, h is
 //! T·7·10⁻¹⁵ at the smallest σ allowed (1/16, so s > 2¹⁶) and T·10⁻¹⁹ at σ = 1; for a client, it is
 //! T·6·10⁻¹⁴ at σ = 1. A run with h > 10⁻¹¹ is refused ([`deviation`]). The accountant solves for
 //! δ·(1 − 10⁻⁹) instead of δ, which covers the difference: |d ln δ_c/dε| is at most about (b +
@@ -47,11 +47,12 @@
 //! with it the order is 1/c⁴.
 //!
 //! (3) Exclude all outputs in which some changed coordinate lies more than Y = 100 standard
-//! deviations from the count of the true data set: their probability is below 2mT·e^(−4900).
-//! Elsewhere, y is at most 100 from one center and 100 + 1/σ ≤ 116 from the other, where ψ ≤
-//! 6.4·10⁴. At most m coordinates change in a release, mT in all (the others have the same
-//! distribution under both data sets and cancel), so both probabilities of an output are within
-//! the factor e^(±h), h = mT·(6.4·10⁴ + 1/50)/c⁴, of those of the rounded mechanism.
+//! deviations from the count of the true data set: their probability is below 2·Σ m_t·e^(−4900).
+//! Elsewhere, y is at most 100 from one center and 100 + 1/σ_t ≤ 116 from the other, where ψ ≤
+//! 6.4·10⁴. At most m_t coordinates change in release t (the others have the same distribution
+//! under both data sets and cancel), and given the results of the earlier releases, (2) holds for
+//! each of them with its own c_t. So both probabilities of an output are within the factor e^(±h),
+//! h = Σ m_t·(6.4·10⁴ + 1/50)/c_t⁴, of those of the rounded mechanism.
 //! Together: P_d(S) ≤ e^h·P_r(S) + tail ≤ e^h·(e^(ε−2h)·Q_r(S) + δ_c(ε−2h)) + tail ≤ e^ε·Q_d(S) +
 //! e^h·δ_c(ε−2h) + tail. ∎
 //!
@@ -60,6 +61,7 @@
 use num_bigint::BigUint;
 
 use super::unit::Unit;
+use crate::schedule::Schedule;
 
 /// The exponent g: counts are multiplied by 2^g before integer noise is added.
 pub const LATTICE_BITS: u32 = 20;
@@ -75,20 +77,40 @@ pub(super) const LARGEST_NOISE_MULTIPLIER: f64 = 1_048_576.0;
 /// The largest permitted h, which the reserve of the accountant covers.
 pub(super) const LARGEST_DEVIATION: f64 = 1e-11;
 
-/// Returns h of the proof above, a bound of the difference between the discrete and the continuous
-/// mechanism.
+/// Returns h of the proof above for the first `releases` releases, a bound of the difference
+/// between the discrete and the continuous mechanism; infinite for releases beyond the end of a
+/// list.
+///
+/// The constant exceeds that of the proof by more than 1 %, and the rounding errors of a sum of at
+/// most 2³² terms are below 2⁻²⁰ of it.
 pub(super) fn deviation(
-    noise_multiplier: f64,
+    noise_multiplier: &Schedule<f64>,
     unit: Unit,
-    nearest_neighbors: u32,
+    nearest_neighbors: &Schedule<u32>,
     releases: u32,
 ) -> f64 {
+    match (noise_multiplier, nearest_neighbors) {
+        (Schedule::Constant(sigma), Schedule::Constant(k)) => {
+            f64::from(releases) * deviation_of_one(*sigma, unit, *k)
+        }
+        (sigmas, neighbors) => {
+            let of = |t: usize| match (sigmas.get(t), neighbors.get(t)) {
+                (Some(sigma), Some(k)) => deviation_of_one(*sigma, unit, *k),
+                _ => f64::INFINITY,
+            };
+            (0..releases as usize).map(of).sum()
+        }
+    }
+}
+
+/// Returns the term of one release.
+fn deviation_of_one(noise_multiplier: f64, unit: Unit, nearest_neighbors: u32) -> f64 {
     // s⁴ ≥ (σ·2^g)⁴·k², with 1 for k if the unit is a client.
     let scale = noise_multiplier * f64::from(1u32 << LATTICE_BITS);
     let squared_votes = f64::from(unit.squared_votes(nearest_neighbors));
     // Exact: at most 2²⁰.
     let bins = unit.changed_bins(nearest_neighbors) as f64;
-    f64::from(releases) * bins * 6.5e4 / squared_votes.powi(2) / scale.powi(4)
+    bins * 6.5e4 / squared_votes.powi(2) / scale.powi(4)
 }
 
 /// Returns s = ⌈σ·√k·2^g⌉ + 1 in exact integer arithmetic, for finite σ > 0, where k =
@@ -116,7 +138,7 @@ pub(super) fn lattice_sigma(noise_multiplier: f64, squared_votes: u32) -> BigUin
 }
 
 /// Decomposes a finite positive number into mantissa·2^exponent, exactly.
-fn dyadic(value: f64) -> (u64, i32) {
+pub(super) fn dyadic(value: f64) -> (u64, i32) {
     let bits = value.to_bits();
     let fraction = bits & ((1 << 52) - 1);
     let exponent = ((bits >> 52) & 0x7ff) as i32;
@@ -186,13 +208,32 @@ mod tests {
 
     #[test]
     fn deviation_is_as_documented() {
-        let image = |sigma, k| deviation(sigma, Unit::Image, k, 1);
+        let constant = |sigma: f64, unit, k: u32| deviation(&sigma.into(), unit, &k.into(), 1);
+        let image = |sigma, k| constant(sigma, Unit::Image, k);
         assert!((image(1.0, 1) / 1.3e5 * 2f64.powi(80) - 1.0).abs() < 1e-12);
         assert!(image(1.0 / 16.0, 1) < 7.1e-15);
         assert!((image(1.0, 4) / image(1.0, 1) - 0.25).abs() < 1e-12);
         // 2²⁰ bins instead of 2; k has no influence.
-        let client = deviation(1.0, Unit::Client, 9, 1);
+        let client = constant(1.0, Unit::Client, 9);
         assert!((client / image(1.0, 1) / 2f64.powi(19) - 1.0).abs() < 1e-12);
         assert!(client < 6e-14);
+        // Releases add up, each with its own σ and k; one without terms is not covered.
+        let (sigmas, neighbors) = (vec![1.0, 0.5, 2.0], Schedule::List(vec![1, 4, 9]));
+        let list = |count| {
+            deviation(
+                &Schedule::List(sigmas.clone()),
+                Unit::Image,
+                &neighbors,
+                count,
+            )
+        };
+        let sum = image(1.0, 1) + image(0.5, 4) + image(2.0, 9);
+        assert!((list(3) / sum - 1.0).abs() < 1e-12);
+        assert!((list(1) / image(1.0, 1) - 1.0).abs() < 1e-12);
+        assert_eq!((list(0), list(4)), (0.0, f64::INFINITY));
+        let five = deviation(&0.5.into(), Unit::Image, &4.into(), 5);
+        let equal = deviation(&Schedule::List(vec![0.5; 5]), Unit::Image, &4.into(), 5);
+        assert!((five / equal - 1.0).abs() < 1e-12);
+        assert!((five / image(0.5, 4) / 5.0 - 1.0).abs() < 1e-12);
     }
 }

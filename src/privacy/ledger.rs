@@ -3,9 +3,10 @@
 //! The file is public and append-only, with one JSON object per line:
 //!
 //! 1. the header: the terms of the run (mechanism, σ, k, T, δ, adjacency, unit, digest of the
-//!    public configuration, digest of the noise key, charges of earlier runs);
-//! 2. `charge`, before the noise of an iteration is drawn, with the ε so far and the SHA-256 of the
-//!    population that was voted on;
+//!    public configuration, digest of the noise key, charges of earlier runs); σ, k and the
+//!    parameter on the lattice are lists of T values if σ or k changes from release to release;
+//! 2. `charge`, before the noise of an iteration is drawn, with its σ and k if one of them changes,
+//!    the ε so far and the SHA-256 of the population that was voted on;
 //! 3. `drawn`, before the noisy histogram is published, with its SHA-256; then the next `charge`.
 //!
 //! **Checks on opening.** Every line must equal, byte for byte, the line that this program writes
@@ -35,6 +36,7 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use num_bigint::BigUint;
 use serde::Serialize;
 
 pub(super) use self::lines::VERSION;
@@ -112,9 +114,9 @@ impl Ledger {
         else {
             return Err(PrivacyError::LedgerLocked { path });
         };
-        let key = match privacy.lattice_sigma() {
-            Some(_) => NoiseKey::stored(private)?,
-            None => None,
+        let key = match privacy.has_noise() {
+            true => NoiseKey::stored(private)?,
+            false => None,
         };
         let mut ledger = Self {
             file,
@@ -137,7 +139,7 @@ impl Ledger {
             ledger.update_copy()?;
         }
         if !begun {
-            if privacy.lattice_sigma().is_some() {
+            if privacy.has_noise() {
                 let key = NoiseKey::open(privacy.noise, private)?;
                 ledger.key_sha256 = Some(key.commitment());
                 ledger.key = Some(key);
@@ -208,13 +210,16 @@ impl Ledger {
         self.hand_out(iteration, false, candidates)
     }
 
+    /// Returns the permission to draw the noise of an iteration, with the σ and the k of that
+    /// iteration.
     fn hand_out(
         &self,
         iteration: u32,
         resumed: bool,
         candidates: &str,
     ) -> Result<Charge, PrivacyError> {
-        let noise = match (self.privacy.lattice_sigma(), &self.key) {
+        let (_, nearest_neighbors) = self.privacy.terms_of(iteration)?;
+        let noise = match (self.privacy.lattice_sigma(iteration)?, &self.key) {
             (None, _) => Noise::Nothing,
             (Some(sigma), Some(key)) => Noise::DiscreteGaussian {
                 sigma,
@@ -223,7 +228,14 @@ impl Ledger {
             (Some(_), None) => return Err(self.key_is_missing()),
         };
         let unit = self.privacy.unit;
-        Ok(Charge::new(iteration, resumed, noise, unit, candidates))
+        Ok(Charge::new(
+            iteration,
+            resumed,
+            noise,
+            unit,
+            nearest_neighbors,
+            candidates,
+        ))
     }
 
     /// Records the digest of a drawn histogram, before it is published; or, if one is recorded
@@ -404,7 +416,7 @@ impl Ledger {
         data: &Sensitive<Fingerprint>,
     ) -> Result<(), PrivacyError> {
         let refuse = |message: String| Err(PrivacyError::PrivateData { message });
-        if begun && self.key.is_none() && self.privacy.lattice_sigma().is_some() {
+        if begun && self.key.is_none() && self.privacy.has_noise() {
             return Err(self.key_is_missing());
         }
         match (begun, private.fingerprint_matches(FINGERPRINT, data)?) {
@@ -455,10 +467,12 @@ impl Ledger {
             version: VERSION,
             run_id: &self.run_id,
             mechanism: "discrete gaussian on a histogram of votes",
-            noise_multiplier: privacy.noise_multiplier,
-            nearest_neighbors: privacy.nearest_neighbors,
+            noise_multiplier: &privacy.noise_multiplier,
+            nearest_neighbors: &privacy.nearest_neighbors,
             lattice_bits: LATTICE_BITS,
-            lattice_sigma: privacy.lattice_sigma().map(|sigma| sigma.to_string()),
+            lattice_sigma: privacy
+                .lattice_sigmas()
+                .map(|all| all.map(BigUint::to_string)),
             planned_releases: privacy.releases,
             delta: privacy.delta,
             adjacency: privacy.adjacency,
@@ -473,9 +487,12 @@ impl Ledger {
 
     fn charge_line(&self, iteration: u32, candidates: &str) -> Result<String, PrivacyError> {
         let privacy = &self.privacy;
+        let varying = Some(privacy).filter(|privacy| privacy.varies());
         self.render(&Record::Charge {
             iteration,
             release: "noisy histogram of votes",
+            noise_multiplier: varying.and_then(|all| all.noise_multiplier_of(iteration)),
+            nearest_neighbors: varying.and_then(|all| all.nearest_neighbors_of(iteration)),
             releases_so_far: iteration,
             epsilon_so_far: ShownEpsilon(privacy.epsilon_after(iteration, privacy.adjacency)),
             delta: privacy.delta,

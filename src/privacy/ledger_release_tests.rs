@@ -7,7 +7,7 @@ fn a_whole_release_and_its_resumption() {
     let folder = Folder::new();
     let path = folder.path().join("votes");
     let release_one = |ledger: &mut Ledger| {
-        let counts = Sensitive::new(VoteCounts::of_images(&[3, 0, 7]));
+        let counts = Sensitive::new(VoteCounts::of_images(&[3, 0, 7], 1));
         release(counts, ledger.charge(1, &candidates(1)).unwrap()).unwrap()
     };
     let fill = |histogram: &NoisyHistogram, file: &mut io::BufWriter<&mut File>| {
@@ -53,7 +53,7 @@ fn copies_draw_the_same_noise() {
     }
     let draw = |folder: &Folder, votes: &[u64], candidates: &str| {
         let mut ledger = folder.open().unwrap();
-        let counts = Sensitive::new(VoteCounts::of_images(votes));
+        let counts = Sensitive::new(VoteCounts::of_images(votes, 1));
         let charge = ledger.charge(1, candidates).unwrap();
         let path = folder.path().join("votes");
         let drawn = release(counts, charge).unwrap();

@@ -17,7 +17,7 @@ const RELEASES: u32 = 3;
 
 fn config() -> PrivacyConfig {
     PrivacyConfig {
-        noise_multiplier: Some(5.0 * 2f64.sqrt()),
+        noise_multiplier: Some((5.0 * 2f64.sqrt()).into()),
         epsilon: None,
         delta: 1e-5,
         adjacency: Adjacency::AddRemove,
@@ -331,7 +331,7 @@ fn other_terms_are_refused_by_name() {
     let cases = [
         (
             "noise_multiplier",
-            with(|c| c.noise_multiplier = Some(7.0), RELEASES, 1),
+            with(|c| c.noise_multiplier = Some(7.0.into()), RELEASES, 1),
         ),
         ("delta", with(|c| c.delta = 1e-6, RELEASES, 1)),
         (
@@ -350,7 +350,7 @@ fn other_terms_are_refused_by_name() {
     // The last digit of σ counts.
     let next = f64::from_bits((5.0 * 2f64.sqrt()).to_bits() + 1);
     let close = PrivacyConfig {
-        noise_multiplier: Some(next),
+        noise_multiplier: Some(next.into()),
         ..config()
     };
     let close = close.resolve(RELEASES, 1, None, None).unwrap();
@@ -542,7 +542,7 @@ fn after_a_failed_write_nothing_goes_on() {
 fn a_run_without_noise_is_stamped() {
     let folder = Folder::new();
     let config = PrivacyConfig {
-        noise_multiplier: Some(0.0),
+        noise_multiplier: Some(0.0.into()),
         ..config()
     };
     let terms = config
@@ -579,3 +579,5 @@ fn a_test_seed_is_stamped() {
 
 #[path = "ledger_release_tests.rs"]
 mod releases;
+#[path = "ledger_schedule_tests.rs"]
+mod schedules;

@@ -1,7 +1,8 @@
 //! The release mechanism: from sensitive vote counts to a noisy histogram that may be published.
 //!
 //! **Statement.** Let one private image (the unit) add 1 to each of k distinct bins, and let one
-//! histogram hold all bins of all classes. Two neighboring data sets then give histograms that
+//! histogram hold all bins of all classes. σ and k are those of the iteration; both may change from
+//! one to the next. Two neighboring data sets then give histograms that
 //! differ by at most √k in L2 norm under add-remove adjacency, and by at most √(2k) under
 //! replace-one adjacency, also if the replaced image and its replacement are of different classes.
 //! If the unit is a client, its votes are scaled down to a norm of at most 1, and the two bounds
@@ -10,8 +11,9 @@
 //! (in votes) on the lattice of multiples of 2⁻²⁰. One release is therefore (1/2σ²)-zCDP under
 //! add-remove adjacency and (1/σ²)-zCDP under replace-one adjacency, without any approximation
 //! (Canonne, Kamath, Steinke 2020, Theorem 4). T releases are (ε, δ)-DP with the ε that
-//! [`epsilon`](super::epsilon) returns. The module `lattice` proves the step from the discrete to
-//! the continuous Gaussian, and the module `accountant` covers the composition.
+//! [`epsilon`](super::epsilon) returns, or the module `accountant` for unequal σ. The module
+//! `lattice` proves the step from the discrete to the continuous Gaussian, and the module
+//! `accountant` covers the composition.
 //!
 //! The classes need no composition theorem: one release is the concatenation of the bins of all
 //! classes, and an image votes only for samples of its own class.
@@ -63,7 +65,7 @@ pub fn release(
     charge: Charge,
 ) -> Result<UnpublishedHistogram, PrivacyError> {
     let counts = counts.expose();
-    check_unit(counts, &charge)?;
+    check_covered(counts, &charge)?;
     let counts = counts.lattice();
     let lattice = match &charge.noise {
         Noise::Nothing => counts.iter().map(|count| clamp(&(*count).into())).collect(),
@@ -90,9 +92,10 @@ fn add_noise(
     counts.iter().map(noisy).collect()
 }
 
-/// Checks that the noise of the charge covers the unit that the counts obey: a defect of the
-/// program must not release votes of images as those of clients.
-fn check_unit(counts: &VoteCounts, charge: &Charge) -> Result<(), PrivacyError> {
+/// Checks that the noise of the charge covers the unit and the number of votes of each image: a
+/// defect of the program must not release votes of images as those of clients, or the votes of one
+/// iteration with the noise of another.
+fn check_covered(counts: &VoteCounts, charge: &Charge) -> Result<(), PrivacyError> {
     let refuse = |message: String| {
         Err(PrivacyError::Order {
             iteration: charge.iteration(),
@@ -103,6 +106,12 @@ fn check_unit(counts: &VoteCounts, charge: &Charge) -> Result<(), PrivacyError> 
     if counted != charged {
         return refuse(format!(
             "the votes are those of one {counted}, but one {charged} is charged"
+        ));
+    }
+    let (cast, covered) = (counts.nearest_neighbors(), charge.nearest_neighbors);
+    if counted == Unit::Image && cast > covered {
+        return refuse(format!(
+            "each image has up to {cast} votes, but {covered} are charged"
         ));
     }
     let bins = counts.lattice().len() as u64;

@@ -5,7 +5,7 @@ use crate::privacy::{Adjacency, ClientVotes, NonPrivateConsent, PrivacyConfig, U
 
 fn config(noise_multiplier: f64) -> PrivacyConfig {
     PrivacyConfig {
-        noise_multiplier: Some(noise_multiplier),
+        noise_multiplier: Some(noise_multiplier.into()),
         epsilon: None,
         delta: 1e-5,
         adjacency: Adjacency::AddRemove,
@@ -20,18 +20,18 @@ fn charge(noise_multiplier: f64, nearest_neighbors: u32) -> Charge {
     let privacy = config(noise_multiplier)
         .resolve(1, nearest_neighbors, None, consent)
         .unwrap();
-    let noise = match privacy.lattice_sigma() {
+    let noise = match privacy.lattice_sigma(1).unwrap() {
         None => Noise::Nothing,
         Some(sigma) => Noise::DiscreteGaussian {
             sigma,
             key: NoiseOrigin::OperatingSystem.new_key().unwrap(),
         },
     };
-    Charge::new(1, false, noise, Unit::Image, "0")
+    Charge::new(1, false, noise, Unit::Image, nearest_neighbors, "0")
 }
 
 fn votes(votes: &[u64]) -> Sensitive<VoteCounts> {
-    Sensitive::new(VoteCounts::of_images(votes))
+    Sensitive::new(VoteCounts::of_images(votes, 1))
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn noise_does_not_depend_on_the_counts() {
     // Neighboring histograms with the same random bits differ by exactly the votes.
     let sigma = BigUint::from(1u32 << LATTICE_BITS);
     let noisy = |votes: &[u64]| {
-        let counts = VoteCounts::of_images(votes);
+        let counts = VoteCounts::of_images(votes, 1);
         add_noise(counts.lattice(), &sigma, &mut TestNoise::new(7, 1)).unwrap()
     };
     let (with, without) = (noisy(&[3, 0, 5]), noisy(&[3, 0, 4]));
@@ -106,7 +106,7 @@ fn votes_of_another_unit_are_not_released() {
         of_clients(many),
         "1048577 samples: expected at most 1048576",
     );
-    let images = VoteCounts::of_images(&[3, 0]);
+    let images = VoteCounts::of_images(&[3, 0], 1);
     let mut charge = charge(1.0, 1);
     charge.unit = Unit::Client;
     assert!(release(Sensitive::new(images), charge).is_err());

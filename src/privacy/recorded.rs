@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::earlier::{EarlierRun, LEDGER, not_a_ledger};
+use super::earlier::{EarlierRun, LEDGER, noise_of, not_a_ledger};
 use super::error::PrivacyError;
 use super::fingerprint::Fingerprint;
 use super::ledger::{FINGERPRINT, VERSION};
@@ -61,7 +61,7 @@ impl RecordedRun {
             Some(Self {
                 path: path.clone(),
                 private: private.to_owned(),
-                noise_multiplier: header.get("noise_multiplier")?.as_f64()?,
+                noise_multiplier: *noise_of(&header)?.last()?,
                 planned: header.get("planned_releases")?.as_u64()?.try_into().ok()?,
                 released,
                 charges: Vec::new(),
@@ -76,7 +76,8 @@ impl RecordedRun {
         Ok(Some(run))
     }
 
-    /// Returns σ, also where the configuration has ε instead; 0 in a run without noise.
+    /// Returns σ of the last planned release, also where the configuration has ε instead; 0 in a
+    /// run without noise.
     #[must_use]
     pub fn noise_multiplier(&self) -> f64 {
         self.noise_multiplier

@@ -5,14 +5,17 @@ use std::fmt;
 use super::accountant::{self, Adjacency};
 use super::error::PrivacyError;
 use super::rounding::round_up;
-use super::settings::PrivacyConfig;
+use super::settings::{PrivacyConfig, check_length, value_of};
 use super::unit::Unit;
+use crate::schedule::Schedule;
 
-/// One row: ε after a number of iterations under both adjacencies, rounded up.
+/// One row: σ of an iteration, and ε after it under both adjacencies, rounded up.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReportRow {
     /// Number of iterations, each with one release.
     pub iteration: u32,
+    /// σ of the last of them, if it changes.
+    pub noise_multiplier: Option<f64>,
     /// ε under [`Adjacency::AddRemove`].
     pub add_remove: f64,
     /// ε under [`Adjacency::ReplaceOne`].
@@ -24,7 +27,7 @@ pub struct ReportRow {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// σ, as given, or as required by the target under the declared adjacency.
-    pub noise_multiplier: f64,
+    pub noise_multiplier: Schedule<f64>,
     /// δ.
     pub delta: f64,
     /// The declared adjacency.
@@ -49,7 +52,8 @@ impl Report {
     ///
     /// # Errors
     /// Returns [`PrivacyError::Config`] if both or neither of `noise_multiplier` and `epsilon` are
-    /// given, or if a value is out of range.
+    /// given, if a list has another number of entries than `iterations`, or if a value is out of
+    /// range.
     pub fn new(config: &PrivacyConfig, iterations: u32) -> Result<Self, PrivacyError> {
         if iterations > MAX_ITERATIONS {
             return Err(PrivacyError::config(
@@ -60,14 +64,17 @@ impl Report {
         let sigma = |target, adjacency| {
             accountant::noise_multiplier(target, iterations, config.delta, adjacency)
         };
-        let (noise_multiplier, target) = match (config.noise_multiplier, config.epsilon) {
-            (Some(noise_multiplier), None) => (noise_multiplier, None),
+        let (noise_multiplier, target) = match (&config.noise_multiplier, config.epsilon) {
+            (Some(noise_multiplier), None) => (noise_multiplier.clone(), None),
             (None, Some(target)) => {
                 let both = [
                     sigma(target, Adjacency::AddRemove)?,
                     sigma(target, Adjacency::ReplaceOne)?,
                 ];
-                (sigma(target, config.adjacency)?, Some((target, both)))
+                (
+                    sigma(target, config.adjacency)?.into(),
+                    Some((target, both)),
+                )
             }
             _ => {
                 return Err(PrivacyError::config(
@@ -76,13 +83,16 @@ impl Report {
                 ));
             }
         };
+        check_length("noise_multiplier", &noise_multiplier, iterations)?;
         let epsilon = |iteration, adjacency| {
-            accountant::epsilon(noise_multiplier, iteration, config.delta, adjacency)
+            accountant::epsilon_of(&noise_multiplier, iteration, config.delta, adjacency)
         };
+        let list = Some(&noise_multiplier).filter(|noise| noise.len().is_some());
         let rows = (1..=iterations)
             .map(|iteration| {
                 Ok(ReportRow {
                     iteration,
+                    noise_multiplier: list.and_then(|list| value_of(list, iteration)),
                     add_remove: epsilon(iteration, Adjacency::AddRemove)?,
                     replace_one: epsilon(iteration, Adjacency::ReplaceOne)?,
                 })
@@ -128,7 +138,10 @@ impl fmt::Display for Report {
             self.unit,
             self.adjacency,
             self.delta,
-            round_up(self.noise_multiplier, 4)
+            match &self.noise_multiplier {
+                Schedule::Constant(sigma) => round_up(*sigma, 4),
+                Schedule::List(_) => "of each iteration".to_owned(),
+            }
         )?;
         if let Some((target, [add_remove, replace_one])) = self.target {
             writeln!(
@@ -141,16 +154,27 @@ impl fmt::Display for Report {
             )?;
         }
         writeln!(f)?;
+        let sigma = |text: String| match &self.noise_multiplier {
+            Schedule::Constant(_) => String::new(),
+            Schedule::List(_) => format!("  {text:>16}"),
+        };
         writeln!(
             f,
-            "{:>9}  {:>18}  {:>19}",
-            "iteration", "epsilon add-remove", "epsilon replace-one"
+            "{:>9}{}  {:>18}  {:>19}",
+            "iteration",
+            sigma("noise multiplier".to_owned()),
+            "epsilon add-remove",
+            "epsilon replace-one"
         )?;
         for row in &self.rows {
             writeln!(
                 f,
-                "{:>9}  {:>18}  {:>19}",
+                "{:>9}{}  {:>18}  {:>19}",
                 row.iteration,
+                sigma(
+                    row.noise_multiplier
+                        .map_or(String::new(), |value| value.to_string())
+                ),
                 self.under_add_remove(row.add_remove, 3),
                 round_up(row.replace_one, 3)
             )?;
@@ -165,7 +189,7 @@ mod tests {
 
     fn config(noise_multiplier: Option<f64>, epsilon: Option<f64>) -> PrivacyConfig {
         PrivacyConfig {
-            noise_multiplier,
+            noise_multiplier: noise_multiplier.map(Schedule::from),
             epsilon,
             delta: 1e-5,
             adjacency: Adjacency::AddRemove,
@@ -183,13 +207,37 @@ mod tests {
         assert!(text.contains("        1               0.497 "), "{text}");
         // 2.59438… and 3.84827…
         let last = text.lines().last().unwrap();
-        let words: Vec<&str> = last.split_whitespace().collect();
-        assert_eq!(words, ["20", "2.595", "3.849"]);
+        assert_eq!(words(last), ["20", "2.595", "3.849"]);
         assert!(text.contains("unit image"), "{text}");
         let truncated = report.for_truncated_source().to_string();
         let last = truncated.lines().last().unwrap();
-        let words: Vec<&str> = last.split_whitespace().collect();
-        assert_eq!(words, ["20", "-", "3.849"]);
+        assert_eq!(words(last), ["20", "-", "3.849"]);
+    }
+
+    #[test]
+    fn a_list_has_a_column() {
+        let list = PrivacyConfig {
+            noise_multiplier: Some(Schedule::List(vec![4.0, 2.5])),
+            ..config(None, None)
+        };
+        let report = Report::new(&list, 2).unwrap();
+        let text = report.to_string();
+        let rows: Vec<Vec<&str>> = text.lines().rev().take(2).map(words).collect();
+        assert_eq!(rows[0][..2], ["2", "2.5"]);
+        assert_eq!(rows[1][..2], ["1", "4"]);
+        // 1/16 + 4/25
+        let one = accountant::epsilon(0.2225f64.powf(-0.5), 1, 1e-5, Adjacency::AddRemove);
+        assert!((report.rows[1].add_remove / one.unwrap() - 1.0).abs() < 1e-12);
+        assert!(
+            text.contains("iteration  noise multiplier  epsilon add-remove"),
+            "{text}"
+        );
+        let error = Report::new(&list, 3).unwrap_err().to_string();
+        assert!(error.contains("2 entries where 3 were expected"), "{error}");
+    }
+
+    fn words(line: &str) -> Vec<&str> {
+        line.split_whitespace().collect()
     }
 
     #[test]
@@ -197,7 +245,10 @@ mod tests {
         let report = Report::new(&config(None, Some(1.0)), 10).unwrap();
         assert!(report.rows[9].add_remove <= 1.0 && report.rows[9].add_remove > 0.999);
         let (target, [add_remove, replace_one]) = report.target.unwrap();
-        assert_eq!((target, add_remove), (1.0, report.noise_multiplier));
+        assert_eq!(
+            (target, add_remove),
+            (1.0, *report.noise_multiplier.last().unwrap())
+        );
         assert!((add_remove - 11.797_293_077_1).abs() < 1e-6);
         // The histogram changes by √2 times as much.
         assert!((replace_one / add_remove - 2f64.sqrt()).abs() < 1e-9);

@@ -15,6 +15,7 @@ use super::lattice::{
 use super::noise_source::NoiseOrigin;
 use super::padding::PadPeriod;
 use super::unit::Unit;
+use crate::schedule::Schedule;
 use crate::sections::Section;
 
 /// The `[privacy]` table: either `noise_multiplier` or `epsilon`, and `delta`.
@@ -23,11 +24,11 @@ use crate::sections::Section;
 pub struct PrivacyConfig {
     /// σ: the standard deviation of the noise on each count is σ·√k votes, where k is the number of
     /// nearest neighbors for which an image votes, and σ votes if the unit is a client. Between
-    /// 1/16 and 2²⁰, or 0 with `--non-private`.
+    /// 1/16 and 2²⁰, or 0 with `--non-private`. A list has one value for each iteration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub noise_multiplier: Option<f64>,
+    pub noise_multiplier: Option<Schedule<f64>>,
     /// Instead of `noise_multiplier`: the ε that all planned iterations together may cost. The run
-    /// uses the smallest σ that satisfies it.
+    /// uses the smallest σ that satisfies it, the same in all iterations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epsilon: Option<f64>,
     /// δ. It must be below 1/n, where n is the number of units: a mechanism that publishes one
@@ -68,17 +69,19 @@ impl NonPrivateConsent {
 
 impl PrivacyConfig {
     /// Validates the table and resolves every parameter, for `releases` planned iterations in which
-    /// each image votes for `nearest_neighbors` samples. `units`, the number of protected units, is
-    /// declared public and checked against δ if it is known already.
+    /// each image votes for `nearest_neighbors` samples: one number, or one for each iteration.
+    /// `units`, the number of protected units, is declared public and checked against δ if it is
+    /// known already.
     ///
     /// # Errors
     /// Returns [`PrivacyError::Config`] with the key if both or neither of `noise_multiplier` and
-    /// `epsilon` are given, if a value is out of range, if δ ≥ 1/n, if `nearest_neighbors` is 0,
-    /// if the noise multiplier is 0 without consent, or if there is consent and noise.
+    /// `epsilon` are given, if a list has another number of entries than `releases`, if a value is
+    /// out of range, if δ ≥ 1/n, if a number of neighbors is 0, if a noise multiplier is 0 without
+    /// consent, or if there is consent and noise.
     pub fn resolve(
         &self,
         releases: u32,
-        nearest_neighbors: u32,
+        nearest_neighbors: impl Into<Schedule<u32>>,
         units: Option<usize>,
         non_private: Option<NonPrivateConsent>,
     ) -> Result<ResolvedPrivacy, PrivacyError> {
@@ -86,18 +89,13 @@ impl PrivacyConfig {
         if let Some(n) = units {
             check_delta_against(self.delta, n, self.unit)?;
         }
-        if nearest_neighbors == 0 {
-            return Err(PrivacyError::config(
-                "nearest_neighbors",
-                "expected at least 1",
-            ));
-        }
-        let noise_multiplier = match (self.noise_multiplier, self.epsilon) {
-            (Some(noise_multiplier), None) => noise_multiplier,
-            (None, Some(f64::INFINITY)) if non_private.is_some() => 0.0,
+        let nearest_neighbors = nearest_neighbors.into();
+        let noise_multiplier = match (&self.noise_multiplier, self.epsilon) {
+            (Some(noise_multiplier), None) => noise_multiplier.clone(),
+            (None, Some(f64::INFINITY)) if non_private.is_some() => 0.0.into(),
             (None, Some(target)) => {
                 let delta = self.delta;
-                accountant::noise_multiplier(target, releases, delta, self.adjacency)?
+                accountant::noise_multiplier(target, releases, delta, self.adjacency)?.into()
             }
             (Some(_), Some(_)) => {
                 return Err(PrivacyError::config(
@@ -112,30 +110,18 @@ impl PrivacyConfig {
                 ));
             }
         };
-        check_noise_multiplier(noise_multiplier)?;
-        let without_noise = noise_multiplier == 0.0;
-        match (without_noise, non_private.is_some()) {
-            (true, false) => {
-                return Err(PrivacyError::config(
-                    "noise_multiplier",
-                    "0 gives no privacy: expected at least 0.0625, or the option --non-private",
-                ));
-            }
-            (false, true) => {
-                return Err(PrivacyError::config(
-                    "noise_multiplier",
-                    format!("expected 0 with --non-private, found {noise_multiplier}"),
-                ));
-            }
-            (true, true) => {}
-            (false, false) => {
-                check_neighbors(nearest_neighbors)?;
-                check_practical(noise_multiplier, self.unit, nearest_neighbors, releases)?;
-            }
+        check_length("nearest_neighbors", &nearest_neighbors, releases)?;
+        check_length("noise_multiplier", &noise_multiplier, releases)?;
+        let consent = non_private.is_some();
+        for (neighbors, place) in entries(&nearest_neighbors) {
+            check_neighbors(*neighbors, consent, &place)?;
         }
-        Ok(ResolvedPrivacy {
+        for (sigma, place) in entries(&noise_multiplier) {
+            check_sigma(*sigma, consent, &place)?;
+        }
+        let resolved = ResolvedPrivacy {
             // −0 has another text than 0, and the ledger compares text.
-            noise_multiplier: noise_multiplier.abs(),
+            noise_multiplier: noise_multiplier.map(|sigma| sigma.abs()),
             nearest_neighbors,
             releases,
             delta: self.delta,
@@ -144,8 +130,46 @@ impl PrivacyConfig {
             replaced_images: 1,
             noise: NoiseOrigin::from_environment()?,
             earlier: Vec::new(),
-        })
+        };
+        if resolved.deviation() > LARGEST_DEVIATION {
+            return Err(PrivacyError::config(
+                "noise_multiplier",
+                format!(
+                    "{} is too small for {releases} iterations: the accountant's reserve does not \
+                     cover them",
+                    resolved.noise_multiplier
+                ),
+            ));
+        }
+        Ok(resolved)
     }
+}
+
+/// Fails if a list does not have one entry for each release.
+pub(super) fn check_length<T: Clone>(
+    key: &'static str,
+    schedule: &Schedule<T>,
+    releases: u32,
+) -> Result<(), PrivacyError> {
+    match schedule.len() {
+        None => Ok(()),
+        Some(0) => Err(PrivacyError::config(key, "an empty list")),
+        Some(found) if found == releases as usize => Ok(()),
+        Some(found) => Err(PrivacyError::config(
+            key,
+            format!("{found} entries where {releases} were expected: one for each iteration"),
+        )),
+    }
+}
+
+/// Returns the values of a schedule, each with the words that name its place in a list.
+fn entries<T>(schedule: &Schedule<T>) -> impl Iterator<Item = (&T, String)> {
+    let (single, list) = match schedule {
+        Schedule::Constant(value) => (Some((value, String::new())), &[][..]),
+        Schedule::List(list) => (None, list.as_slice()),
+    };
+    let place = |(index, value)| (value, format!(" in iteration {}", index + 1));
+    single.into_iter().chain(list.iter().enumerate().map(place))
 }
 
 fn check_delta_against(delta: f64, units: usize, unit: Unit) -> Result<(), PrivacyError> {
@@ -166,46 +190,43 @@ fn check_delta_against(delta: f64, units: usize, unit: Unit) -> Result<(), Priva
     Ok(())
 }
 
-fn check_neighbors(nearest_neighbors: u32) -> Result<(), PrivacyError> {
-    if nearest_neighbors > 1 << 16 {
-        return Err(PrivacyError::config(
-            "nearest_neighbors",
-            format!("expected at most 65536, found {nearest_neighbors}"),
-        ));
-    }
-    Ok(())
+/// Checks k of one release.
+fn check_neighbors(neighbors: u32, consent: bool, place: &str) -> Result<(), PrivacyError> {
+    let expected = match neighbors {
+        0 => "at least 1",
+        // The proofs of the module `lattice` cover no more; without noise, there is nothing to
+        // prove.
+        65_537.. if !consent => "at most 65536",
+        _ => return Ok(()),
+    };
+    let message = format!("expected {expected}, found {neighbors}{place}");
+    Err(PrivacyError::config("nearest_neighbors", message))
 }
 
-fn check_practical(
-    noise_multiplier: f64,
-    unit: Unit,
-    nearest_neighbors: u32,
-    releases: u32,
-) -> Result<(), PrivacyError> {
+/// Checks σ of one release.
+fn check_sigma(sigma: f64, consent: bool, place: &str) -> Result<(), PrivacyError> {
+    check_noise_multiplier(sigma)?;
     let range = SMALLEST_NOISE_MULTIPLIER..=LARGEST_NOISE_MULTIPLIER;
-    if !range.contains(&noise_multiplier) {
-        return Err(PrivacyError::config(
-            "noise_multiplier",
-            format!("expected 0.0625 to 1048576, found {noise_multiplier}"),
-        ));
-    }
-    if deviation(noise_multiplier, unit, nearest_neighbors, releases) > LARGEST_DEVIATION {
-        return Err(PrivacyError::config(
-            "noise_multiplier",
-            format!(
-                "{noise_multiplier} is too small for {releases} iterations: the accountant's \
-                 reserve does not cover them"
-            ),
-        ));
-    }
-    Ok(())
+    let message = match (sigma == 0.0, consent) {
+        (true, true) => return Ok(()),
+        (false, false) if range.contains(&sigma) => return Ok(()),
+        (true, false) => format!(
+            "0{place} gives no privacy: expected at least 0.0625, or the option --non-private"
+        ),
+        (false, true) => format!("expected 0 with --non-private, found {sigma}{place}"),
+        (false, false) => format!("expected 0.0625 to 1048576, found {sigma}{place}"),
+    };
+    Err(PrivacyError::config("noise_multiplier", message))
 }
 
 /// The validated privacy parameters of a run, which only [`PrivacyConfig::resolve`] creates.
+///
+/// A list of noise multipliers or numbers of neighbors has one entry for each planned release.
+/// Iterations are counted from 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResolvedPrivacy {
-    pub(super) noise_multiplier: f64,
-    pub(super) nearest_neighbors: u32,
+    pub(super) noise_multiplier: Schedule<f64>,
+    pub(super) nearest_neighbors: Schedule<u32>,
     pub(super) releases: u32,
     pub(super) delta: f64,
     pub(super) adjacency: Adjacency,
@@ -221,14 +242,40 @@ impl ResolvedPrivacy {
     /// Returns σ, the standard deviation of the noise on each count in units of the largest L2 norm
     /// of the votes of one unit; 0 in a non-private run.
     #[must_use]
-    pub fn noise_multiplier(&self) -> f64 {
-        self.noise_multiplier
+    pub fn noise_multiplier(&self) -> &Schedule<f64> {
+        &self.noise_multiplier
+    }
+
+    /// Returns σ of an iteration; `None` for one beyond the end of a list.
+    #[must_use]
+    pub fn noise_multiplier_of(&self, iteration: u32) -> Option<f64> {
+        value_of(&self.noise_multiplier, iteration)
     }
 
     /// Returns k, the number of samples for which each private image votes.
     #[must_use]
-    pub fn nearest_neighbors(&self) -> u32 {
-        self.nearest_neighbors
+    pub fn nearest_neighbors(&self) -> &Schedule<u32> {
+        &self.nearest_neighbors
+    }
+
+    /// Returns k of an iteration; `None` for one beyond the end of a list.
+    #[must_use]
+    pub fn nearest_neighbors_of(&self, iteration: u32) -> Option<u32> {
+        value_of(&self.nearest_neighbors, iteration)
+    }
+
+    /// Returns true if σ or k changes from iteration to iteration.
+    #[must_use]
+    pub fn varies(&self) -> bool {
+        self.noise_multiplier.len().is_some() || self.nearest_neighbors.len().is_some()
+    }
+
+    /// Returns false for a run without noise, which requires [`NonPrivateConsent`].
+    pub(super) fn has_noise(&self) -> bool {
+        self.noise_multiplier
+            .values()
+            .iter()
+            .any(|sigma| *sigma > 0.0)
     }
 
     /// Accounts for a selection of images of which up to `images` are replaced when one image of
@@ -242,16 +289,60 @@ impl ResolvedPrivacy {
     }
 
     /// Returns the largest squared L2 norm of the votes of one unit, or of the images that change
-    /// their place in the selection with it.
+    /// their place in the selection with it, where images have `nearest_neighbors` votes each.
     #[must_use]
-    pub fn squared_votes(&self) -> u32 {
-        self.unit.squared_votes(self.nearest_neighbors) * self.replaced_images
+    pub fn squared_votes(&self, nearest_neighbors: u32) -> u32 {
+        self.unit.squared_votes(nearest_neighbors) * self.replaced_images
     }
 
-    /// Returns the standard deviation of the noise on each count in votes.
+    /// Returns the standard deviation of the noise on each count in votes, for each planned
+    /// release.
     #[must_use]
-    pub fn noise_votes(&self) -> f64 {
-        self.noise_multiplier * f64::from(self.squared_votes()).sqrt()
+    pub fn noise_votes(&self) -> Schedule<f64> {
+        self.each_release(|sigma, k| sigma * f64::from(self.squared_votes(k)).sqrt())
+    }
+
+    /// Returns the parameter of the discrete Gaussian on the lattice for each planned release, or
+    /// `None` in a run without noise.
+    pub(super) fn lattice_sigmas(&self) -> Option<Schedule<BigUint>> {
+        let of = |sigma, k| lattice_sigma(sigma, self.squared_votes(k));
+        self.has_noise().then(|| self.each_release(of))
+    }
+
+    /// Returns the parameter of the discrete Gaussian on the lattice for one release, or `None` in
+    /// a run without noise.
+    ///
+    /// # Errors
+    /// Returns [`PrivacyError::Order`] for an iteration beyond the end of a list.
+    pub(super) fn lattice_sigma(&self, iteration: u32) -> Result<Option<BigUint>, PrivacyError> {
+        let (sigma, k) = self.terms_of(iteration)?;
+        let of_noise = || lattice_sigma(sigma, self.squared_votes(k));
+        Ok(self.has_noise().then(of_noise))
+    }
+
+    /// Returns σ and k of one release.
+    ///
+    /// # Errors
+    /// Returns [`PrivacyError::Order`] for an iteration beyond the end of a list.
+    pub(super) fn terms_of(&self, iteration: u32) -> Result<(f64, u32), PrivacyError> {
+        let sigma = self.noise_multiplier_of(iteration);
+        let terms = sigma.zip(self.nearest_neighbors_of(iteration));
+        terms.ok_or_else(|| PrivacyError::Order {
+            iteration,
+            message: format!("only {} releases are planned", self.releases),
+        })
+    }
+
+    /// Returns a value of each release that follows from its σ and k: one if neither changes.
+    fn each_release<T>(&self, of: impl Fn(f64, u32) -> T) -> Schedule<T> {
+        match (&self.noise_multiplier, &self.nearest_neighbors) {
+            (Schedule::Constant(sigma), Schedule::Constant(k)) => of(*sigma, *k).into(),
+            (sigmas, neighbors) => {
+                let planned = 0..self.releases as usize;
+                let values = planned.map_while(|t| Some(of(*sigmas.get(t)?, *neighbors.get(t)?)));
+                Schedule::List(values.collect())
+            }
+        }
     }
 
     /// Returns T, the number of planned releases, one per iteration.
@@ -313,25 +404,28 @@ impl ResolvedPrivacy {
     /// under `adjacency`, rounded up; infinite without noise.
     #[must_use]
     pub fn epsilon_after(&self, releases: u32, adjacency: Adjacency) -> f64 {
-        let own = accountant::mu(self.noise_multiplier, releases, adjacency);
+        accountant::solve_epsilon_of(self.mu_after(releases, adjacency), self.delta)
+    }
+
+    /// Returns μ of Gaussian DP of the same releases, rounded up.
+    #[must_use]
+    pub fn mu_after(&self, releases: u32, adjacency: Adjacency) -> f64 {
+        let own = accountant::mu(&self.noise_multiplier, releases, adjacency);
         let earlier = self.earlier.iter().map(|run| run.mu(adjacency));
-        accountant::solve_epsilon_of(accountant::compose(earlier.chain([own])), self.delta)
+        accountant::compose(earlier.chain([own]))
     }
 
     /// Returns ρ of zero-concentrated DP of the same releases, rounded up.
     pub(super) fn rho_after(&self, releases: u32, adjacency: Adjacency) -> f64 {
-        let own = zcdp_rho(self.noise_multiplier, releases, adjacency);
+        let own = zcdp_rho(&self.noise_multiplier, releases, adjacency);
         let earlier = self.earlier.iter().map(|run| run.rho(adjacency));
-        match self.earlier.len() {
-            0 => own,
-            runs => (own + earlier.sum::<f64>()) * (1.0 + (runs as f64 + 1.0) * f64::EPSILON),
-        }
+        accountant::sum_up(earlier.chain([own]))
     }
 
     /// Returns the reason why no output of this run is private, or `None` for a private run.
     #[must_use]
     pub fn non_private(&self) -> Option<&'static str> {
-        if self.noise_multiplier == 0.0 {
+        if !self.has_noise() {
             Some("no noise was added, on request (--non-private)")
         } else if self.noise == NoiseOrigin::OperatingSystem {
             None
@@ -351,129 +445,22 @@ impl ResolvedPrivacy {
     /// Returns the bound on the difference between the lattice and the continuous mechanism; see
     /// [`deviation`].
     pub(super) fn deviation(&self) -> f64 {
-        if self.noise_multiplier == 0.0 {
+        if !self.has_noise() {
             return 0.0;
         }
-        let (sigma, k) = (self.noise_multiplier, self.nearest_neighbors);
+        let (sigma, k) = (&self.noise_multiplier, &self.nearest_neighbors);
         // `replaced_images` n multiplies the changed bins by n and s⁴ by n², so the bound of n = 1
         // holds.
         deviation(sigma, self.unit, k, self.releases)
     }
+}
 
-    /// Returns the parameter of the discrete Gaussian on the lattice, or `None` in a run without
-    /// noise, which requires [`NonPrivateConsent`].
-    pub(super) fn lattice_sigma(&self) -> Option<BigUint> {
-        if self.noise_multiplier == 0.0 {
-            None
-        } else {
-            Some(lattice_sigma(self.noise_multiplier, self.squared_votes()))
-        }
-    }
+/// Returns the value of an iteration, counted from 1.
+pub(super) fn value_of<T: Copy>(schedule: &Schedule<T>, iteration: u32) -> Option<T> {
+    let index = usize::try_from(iteration).ok()?.checked_sub(1)?;
+    schedule.get(index).copied()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<PrivacyConfig, toml::de::Error> {
-        toml::from_str(text)
-    }
-
-    fn refusal(text: &str, releases: u32, neighbors: u32, n: Option<usize>) -> String {
-        match parse(text).unwrap().resolve(releases, neighbors, n, None) {
-            Ok(resolved) => panic!("{text} resolved to {resolved:?}"),
-            Err(error) => error.to_string(),
-        }
-    }
-
-    #[test]
-    fn defaults_and_unknown_keys() {
-        let config = parse("noise_multiplier = 7.071\ndelta = 1e-5").unwrap();
-        assert_eq!(config.adjacency, Adjacency::AddRemove);
-        assert_eq!(config.unit, Unit::Image);
-        let all = "epsilon = 1.0\ndelta = 1e-5\nadjacency = \"replace-one\"\nunit = \"image\"";
-        assert_eq!(parse(all).unwrap().adjacency, Adjacency::ReplaceOne);
-        for (text, named) in [
-            ("epsilom = 1.0\ndelta = 1e-5", "epsilom"),
-            ("epsilon = 1.0", "delta"),
-            ("epsilon = 1.0\ndelta = 1e-5\nunit = \"person\"", "person"),
-            (
-                "epsilon = 1.0\ndelta = 1e-5\nadjacency = \"remove\"",
-                "remove",
-            ),
-        ] {
-            let error = parse(text).unwrap_err().to_string();
-            assert!(error.contains(named), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_table_survives_being_written_and_read() {
-        let text = "epsilon = 1.0\ndelta = 1e-5\nadjacency = \"replace-one\"";
-        let config = parse(text).unwrap();
-        let again = parse(&toml::to_string(&config).unwrap()).unwrap();
-        assert_eq!(config, again);
-    }
-
-    #[test]
-    fn a_target_epsilon_is_kept() {
-        let config = parse("epsilon = 1.0\ndelta = 1e-5").unwrap();
-        let resolved = config.resolve(10, 3, Some(50_000), None).unwrap();
-        assert!((resolved.noise_multiplier() - 11.797_293_077_1).abs() < 1e-6);
-        assert!(resolved.epsilon_after(10, Adjacency::AddRemove) <= 1.0);
-        assert_eq!(resolved.non_private(), None);
-    }
-
-    #[test]
-    fn what_cannot_be_private_is_refused() {
-        let sigma = |sigma: &str| format!("noise_multiplier = {sigma}\ndelta = 1e-5");
-        assert!(refusal("delta = 1e-5", 1, 1, None).contains("missing"));
-        let both = "noise_multiplier = 1.0\nepsilon = 1.0\ndelta = 1e-5";
-        assert!(refusal(both, 1, 1, None).contains("conflicts"));
-        for bad in ["-1.0", "nan", "inf", "0.01", "1e9"] {
-            let error = refusal(&sigma(bad), 1, 1, None);
-            assert!(error.starts_with("noise_multiplier: expected"), "{error}");
-        }
-        for zero in ["0.0", "-0.0"] {
-            assert!(refusal(&sigma(zero), 1, 1, None).contains("--non-private"));
-        }
-        for delta in ["0.0", "-1e-5", "1.0", "nan"] {
-            let text = format!("noise_multiplier = 1.0\ndelta = {delta}");
-            assert!(refusal(&text, 1, 1, None).starts_with("delta: "));
-        }
-        // δ = 1/n exactly is too large.
-        assert!(refusal(&sigma("1.0"), 1, 1, Some(100_000)).contains("1/n = 1/100000"));
-        // Also if n times the rounded 1/n is less than 1.
-        for n in [49, 98, 103, 107] {
-            let text = format!("noise_multiplier = 1.0\ndelta = {}", 1.0 / n as f64);
-            assert!(
-                refusal(&text, 1, 1, Some(n)).contains("less than 1/n"),
-                "{n}"
-            );
-        }
-        let config = parse(&sigma("1.0")).unwrap();
-        let resolved = config.resolve(1, 1, Some(99_999), None).unwrap();
-        assert!(resolved.check_units(100_000).is_err());
-        assert!(refusal(&sigma("1.0"), 1, 0, None).starts_with("nearest_neighbors"));
-        assert!(refusal(&sigma("1.0"), 1, 70_000, None).starts_with("nearest_neighbors"));
-        assert!(refusal(&sigma("0.07"), 1_000_000, 1, None).contains("too small"));
-        assert!(
-            refusal("epsilon = 1.0\ndelta = 1e-5", 0, 1, None)
-                .contains("at least one planned release")
-        );
-    }
-
-    #[test]
-    fn a_non_private_run_requires_consent_and_no_noise() {
-        let consent = || Some(NonPrivateConsent::given());
-        let config = parse("noise_multiplier = 0.0\ndelta = 1e-5").unwrap();
-        let resolved = config.resolve(1, 1, None, consent()).unwrap();
-        assert!(resolved.non_private().is_some());
-        assert_eq!(
-            resolved.epsilon_after(1, Adjacency::AddRemove),
-            f64::INFINITY
-        );
-        let config = parse("noise_multiplier = 1.0\ndelta = 1e-5").unwrap();
-        assert!(config.resolve(1, 1, None, consent()).is_err());
-    }
-}
+#[path = "settings_tests.rs"]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use num_bigint::BigUint;
 use serde::Serialize;
 
 use super::accountant::Adjacency;
@@ -14,6 +15,7 @@ use super::rounding::{ShownEpsilon, round_up};
 use super::settings::ResolvedPrivacy;
 use super::unit::Unit;
 use crate::atomic;
+use crate::schedule::Schedule;
 
 /// Everything that the run treats as public. The guarantee does not cover it, so none of it may
 /// have been chosen by looking at individual private images.
@@ -127,13 +129,14 @@ struct Guarantee {
 struct Mechanism {
     name: &'static str,
     noise: &'static str,
-    noise_multiplier: f64,
-    nearest_neighbors: u32,
+    /// A number, or a list with one for each planned release.
+    noise_multiplier: Schedule<f64>,
+    nearest_neighbors: Schedule<u32>,
     /// σ·√k, and σ if the unit is a client.
-    noise_parameter_votes: f64,
+    noise_parameter_votes: Schedule<f64>,
     l2_sensitivity_votes: Vec<Sensitivity>,
     lattice_spacing_votes: f64,
-    lattice_sigma: Option<String>,
+    lattice_sigma: Option<Schedule<String>>,
     lattice_deviation_bound: f64,
     accounting: &'static str,
     references: [&'static str; 3],
@@ -142,7 +145,7 @@ struct Mechanism {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Sensitivity {
     adjacency: Adjacency,
-    l2: f64,
+    l2: Schedule<f64>,
 }
 
 impl Statement {
@@ -264,24 +267,36 @@ fn guarantees(
 }
 
 fn mechanism(privacy: &ResolvedPrivacy, adjacencies: &[Adjacency]) -> Mechanism {
-    let squared_votes = privacy.squared_votes();
     let sensitivity = |adjacency: &Adjacency| Sensitivity {
         adjacency: *adjacency,
-        l2: f64::from(adjacency.squared_sensitivity() * squared_votes).sqrt(),
+        l2: privacy
+            .nearest_neighbors()
+            .map(|k| f64::from(adjacency.squared_sensitivity() * privacy.squared_votes(*k)).sqrt()),
     };
     Mechanism {
         name: "discrete gaussian on a histogram of votes",
         noise: privacy.noise.name(),
-        noise_multiplier: privacy.noise_multiplier(),
-        nearest_neighbors: privacy.nearest_neighbors(),
+        noise_multiplier: privacy.noise_multiplier().clone(),
+        nearest_neighbors: privacy.nearest_neighbors().clone(),
         noise_parameter_votes: privacy.noise_votes(),
         l2_sensitivity_votes: adjacencies.iter().map(sensitivity).collect(),
         lattice_spacing_votes: NoisyHistogram::spacing(),
-        lattice_sigma: privacy.lattice_sigma().map(|sigma| sigma.to_string()),
+        lattice_sigma: privacy
+            .lattice_sigmas()
+            .map(|all| all.map(BigUint::to_string)),
         lattice_deviation_bound: privacy.deviation(),
-        accounting: "exact epsilon(delta) of Gaussian DP, rounded up, with \
-                     mu = s*sqrt(releases)/noise_multiplier, \
-                     s = 1 (add-remove) or sqrt(2) (replace-one)",
+        accounting: match privacy.noise_multiplier() {
+            Schedule::Constant(_) => {
+                "exact epsilon(delta) of Gaussian DP, rounded up, with \
+                 mu = s*sqrt(releases)/noise_multiplier, \
+                 s = 1 (add-remove) or sqrt(2) (replace-one)"
+            }
+            Schedule::List(_) => {
+                "exact epsilon(delta) of Gaussian DP, rounded up, with mu^2 = the sum of \
+                 s^2/noise_multiplier^2 over the releases, s = 1 (add-remove) or sqrt(2) \
+                 (replace-one)"
+            }
+        },
         references: [
             "Canonne, Kamath, Steinke 2020, arXiv 2004.00010 (noise)",
             "Balle, Wang 2018, arXiv 1805.06530 (epsilon of delta)",
@@ -292,6 +307,7 @@ fn mechanism(privacy: &ResolvedPrivacy, adjacencies: &[Adjacency]) -> Mechanism 
 
 fn assumptions(privacy: &ResolvedPrivacy, device: EmbeddingDevice<'_>) -> Vec<String> {
     let spacing = LATTICE_BITS;
+    let most_neighbors = privacy.nearest_neighbors().values().iter().max();
     vec![
         "Everything under declared_public is public: the operator declared it, it was not chosen \
          by looking at individual private images, and the guarantee does not cover it. The program \
@@ -338,7 +354,7 @@ fn assumptions(privacy: &ResolvedPrivacy, device: EmbeddingDevice<'_>) -> Vec<St
             "Each private image casts its votes by itself, by comparison with public samples \
              only, one vote in each of at most {} bins; numerical error may change which, not how \
              many.{}",
-            privacy.nearest_neighbors(),
+            most_neighbors.copied().unwrap_or_default(),
             match privacy.unit() {
                 Unit::Image => "",
                 Unit::Client => " The votes of a client are scaled down together, in integers and \

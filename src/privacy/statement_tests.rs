@@ -45,17 +45,7 @@ fn written_with(
 ) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let privacy = config.resolve(20, 4, Some(50_000), non_private).unwrap();
-    let private = PrivateFolder::create(folder.path().join("private")).unwrap();
-    let data = Sensitive::new(Fingerprint::of([b"images".as_slice()]));
-    let digest = sha256_hex(b"config");
-    let mut ledger = Ledger::open(folder.path(), &privacy, &digest, &private, &data).unwrap();
-    for iteration in 1..=executed {
-        let _charge = ledger
-            .charge(iteration, &sha256_hex(b"population"))
-            .unwrap();
-        let histogram = NoisyHistogram::from_lattice(vec![1]);
-        ledger.record_drawn(iteration, &histogram).unwrap();
-    }
+    let ledger = ledger(folder.path(), &privacy, executed);
     let fallback = UniformFallback {
         iteration: 2,
         class: Some("dog".to_owned()),
@@ -68,9 +58,25 @@ fn written_with(
     serde_json::from_str(&text).unwrap()
 }
 
+/// Returns the ledger of a run after `executed` releases.
+fn ledger(folder: &Path, privacy: &ResolvedPrivacy, executed: u32) -> Ledger {
+    let private = PrivateFolder::create(folder.join("private")).unwrap();
+    let data = Sensitive::new(Fingerprint::of([b"images".as_slice()]));
+    let digest = sha256_hex(b"config");
+    let mut ledger = Ledger::open(folder, privacy, &digest, &private, &data).unwrap();
+    for iteration in 1..=executed {
+        let _charge = ledger
+            .charge(iteration, &sha256_hex(b"population"))
+            .unwrap();
+        let histogram = NoisyHistogram::from_lattice(vec![1]);
+        ledger.record_drawn(iteration, &histogram).unwrap();
+    }
+    ledger
+}
+
 fn config(noise_multiplier: f64, adjacency: Adjacency) -> PrivacyConfig {
     PrivacyConfig {
-        noise_multiplier: Some(noise_multiplier),
+        noise_multiplier: Some(noise_multiplier.into()),
         epsilon: None,
         delta: 1e-5,
         adjacency,
@@ -202,4 +208,51 @@ fn a_run_without_noise_claims_nothing() {
     assert!(json["non_private"].as_str().is_some());
     assert_eq!(json["guarantees"], Value::Array(Vec::new()));
     assert_eq!(json["mechanism"]["lattice_sigma"], Value::Null);
+}
+
+#[test]
+fn a_schedule_is_stated_as_lists_with_epsilon_after_each_iteration() {
+    let config = PrivacyConfig {
+        noise_multiplier: Some(Schedule::List(vec![2.0, 8.0, 4.0])),
+        ..config(1.0, Adjacency::AddRemove)
+    };
+    let neighbors = Schedule::List(vec![1, 4, 9]);
+    let privacy = config.resolve(3, neighbors, None, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(folder.path(), &privacy, 2);
+    let statement = Statement::new(&ledger, inputs(), Vec::new(), CPU);
+    let json = serde_json::to_value(&statement).unwrap();
+    let mechanism = &json["mechanism"];
+    let list = |values: [f64; 3]| serde_json::json!(values);
+    assert_eq!(mechanism["noise_multiplier"], list([2.0, 8.0, 4.0]));
+    assert_eq!(mechanism["nearest_neighbors"], serde_json::json!([1, 4, 9]));
+    assert_eq!(mechanism["noise_parameter_votes"], list([2.0, 16.0, 12.0]));
+    let l2 = &mechanism["l2_sensitivity_votes"][0]["l2"];
+    assert_eq!(*l2, list([1.0, 2.0, 3.0]));
+    assert_eq!(
+        mechanism["lattice_sigma"][1],
+        ((16u32 << 20) + 1).to_string()
+    );
+    let accounting = mechanism["accounting"].as_str().unwrap();
+    assert!(accounting.contains("the sum of s^2/noise_multiplier^2 over the releases"));
+    // 1/4, and 1/4 + 1/64 under both adjacencies.
+    let guarantees = json["guarantees"].as_array().unwrap();
+    assert_eq!(guarantees.len(), 4);
+    for (row, precision) in [(0, 0.25), (1, 0.5), (2, 17.0 / 64.0), (3, 17.0 / 32.0)] {
+        let row = &guarantees[row];
+        let one =
+            crate::privacy::epsilon(f64::powf(precision, -0.5), 1, 1e-5, Adjacency::AddRemove);
+        let above = row["epsilon"].as_f64().unwrap() - one.unwrap();
+        assert!((-1e-9..1.1e-6).contains(&above), "{row}");
+        let above = row["zcdp_rho"].as_f64().unwrap() - precision / 2.0;
+        assert!((0.0..1.1e-6).contains(&above), "{row}");
+    }
+    let votes = json["assumptions"].as_array().unwrap().iter();
+    let mut votes = votes.filter_map(Value::as_str);
+    assert!(votes.any(|text| text.contains("one vote in each of at most 9 bins")));
+    assert!(
+        statement
+            .summary()
+            .contains("After 2 of 3 planned releases")
+    );
 }

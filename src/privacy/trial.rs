@@ -45,20 +45,21 @@ impl<'a> Trial<'a> {
     /// Adds the noise of `iteration` to the counts by [`release`], as a run does.
     ///
     /// # Errors
-    /// Those of [`release`].
+    /// Those of [`release`], and [`PrivacyError::Order`] for an iteration that is not planned.
     pub fn release(
         &self,
         counts: &Sensitive<VoteCounts>,
         iteration: u32,
     ) -> Result<NoisyHistogram, PrivacyError> {
-        let noise = match self.privacy.lattice_sigma() {
+        let noise = match self.privacy.lattice_sigma(iteration)? {
             None => Noise::Nothing,
             Some(sigma) => Noise::DiscreteGaussian {
                 sigma,
                 key: self.key.clone(),
             },
         };
-        let charge = Charge::of_audit(iteration, noise, self.privacy.unit);
+        let (_, nearest_neighbors) = self.privacy.terms_of(iteration)?;
+        let charge = Charge::of_audit(iteration, noise, self.privacy.unit, nearest_neighbors);
         Ok(release(counts.map_ref(VoteCounts::clone), charge)?.of_audit())
     }
 }
@@ -83,7 +84,7 @@ mod tests {
     fn every_trial_has_its_own_noise() {
         let config: PrivacyConfig = toml::from_str("noise_multiplier = 1.0\ndelta = 1e-5").unwrap();
         let privacy = config.resolve(2, 1, None, None).unwrap();
-        let counts = Sensitive::new(VoteCounts::of_images(&[5; 64]));
+        let counts = Sensitive::new(VoteCounts::of_images(&[5; 64], 1));
         let release = |privacy, iteration| {
             let trial = Trial::new(privacy, PublicCanaries::declared()).unwrap();
             trial.release(&counts, iteration).unwrap()

@@ -12,6 +12,8 @@ use super::unit::Unit;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VoteCounts {
     unit: Unit,
+    /// k, the largest number of votes of an image; 1 for clients, whose bound has no k.
+    nearest_neighbors: u32,
     lattice: Vec<u64>,
 }
 
@@ -19,17 +21,19 @@ pub struct VoteCounts {
 pub type ClientVotes = BTreeMap<u32, u32>;
 
 impl VoteCounts {
-    /// Counts whole votes: the unit is an image, which adds 1 to each of at most k distinct bins.
-    /// Adding or removing one changes the counts by at most √k votes in L2 norm.
+    /// Counts whole votes: the unit is an image, which adds 1 to each of at most k =
+    /// `nearest_neighbors` distinct bins. Adding or removing one changes the counts by at most √k
+    /// votes in L2 norm.
     ///
     /// A count of 2⁴⁴ votes or more saturates. Saturation never increases the distance between two
     /// histograms.
     #[must_use]
-    pub fn of_images(votes: &[u64]) -> Self {
+    pub fn of_images(votes: &[u64], nearest_neighbors: u32) -> Self {
         let scale = 1u64 << LATTICE_BITS;
         let lattice = votes.iter().map(|votes| votes.saturating_mul(scale));
         Self {
             unit: Unit::Image,
+            nearest_neighbors,
             lattice: lattice.collect(),
         }
     }
@@ -58,6 +62,7 @@ impl VoteCounts {
         }
         Self {
             unit: Unit::Client,
+            nearest_neighbors: 1,
             lattice,
         }
     }
@@ -68,11 +73,18 @@ impl VoteCounts {
         self.unit
     }
 
+    /// Returns the largest number of votes of an image, if the unit is an image.
+    #[must_use]
+    pub fn nearest_neighbors(&self) -> u32 {
+        self.nearest_neighbors
+    }
+
     /// Returns the votes of a defective mechanism, which counts each vote twice.
     #[cfg(test)]
     pub fn counted_twice(&self) -> Self {
         Self {
             unit: self.unit,
+            nearest_neighbors: self.nearest_neighbors,
             lattice: self.lattice.iter().map(|count| 2 * count).collect(),
         }
     }
@@ -113,7 +125,7 @@ mod tests {
 
     #[test]
     fn images_count_in_whole_votes() {
-        let counts = VoteCounts::of_images(&[0, 3, u64::MAX]);
+        let counts = VoteCounts::of_images(&[0, 3, u64::MAX], 1);
         assert_eq!(counts.lattice(), [0, 3 * ONE, u64::MAX]);
     }
 

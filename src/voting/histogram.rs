@@ -236,7 +236,7 @@ pub fn nn_histogram(
         progress.advance(pass + 1);
     }
     progress.end();
-    Ok(tally.map(Tally::finish))
+    Ok(tally.map(|tally| tally.finish(options.k)))
 }
 
 #[cfg(test)]
@@ -334,7 +334,7 @@ mod tests {
         let images = [(1.0, 1), (9.0, 0), (8.0, 0), (2.0, 0), (3.0, 1), (0.0, 1)];
         let votes = histogram(&images, &Recorder::default()).unwrap();
         // The comparison happens inside `Sensitive`; only a failed assertion shows its result.
-        let expected = VoteCounts::of_images(&[1, 2, 3, 0]);
+        let expected = VoteCounts::of_images(&[1, 2, 3, 0], 1);
         let _checked = votes.map(|votes| assert_eq!(votes, expected));
     }
 

@@ -55,10 +55,12 @@ impl Tally {
         }
     }
 
-    /// Returns the counts with the bound that one unit obeys.
-    pub(super) fn finish(self) -> VoteCounts {
+    /// Returns the counts with the bound that one unit obeys, where each image had `k` votes.
+    pub(super) fn finish(self, k: usize) -> VoteCounts {
         match self {
-            Self::Images(counts) => VoteCounts::of_images(&counts),
+            Self::Images(counts) => {
+                VoteCounts::of_images(&counts, u32::try_from(k).unwrap_or(u32::MAX))
+            }
             Self::Clients { samples, votes } => VoteCounts::of_clients(samples, &votes),
         }
     }

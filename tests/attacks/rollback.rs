@@ -125,3 +125,51 @@ fn another_population_cannot_be_voted_on_under_a_charge() {
     assert!(text.contains("is not the one that was charged"), "{text}");
     assert!(!folder.join("2/votes.npz").exists());
 }
+
+/// The same noise in another order costs the same after all iterations, but what was released under
+/// more noise would be stated with less: a list is bound to its order, also in an edited ledger.
+#[test]
+fn a_reordered_noise_schedule_is_refused() {
+    let fixture = RunFixture::new();
+    let with = |list: &str| format!("privacy.noise_multiplier={list}");
+    let (list, reordered) = (with("[6, 3, 1.5]"), with("[1.5, 3, 6]"));
+    fixture.succeed(&["--set", &list]);
+    let out = fixture.path("out");
+    let first = histograms(&out);
+    for lines in [1, 2, 3, 4, 5] {
+        let name = format!("copy{lines}");
+        let folder = fixture.path(&name);
+        copy_folder(&out, &folder);
+        restore(&folder, lines, true);
+        let resume = ["--resume", "--out", &name, "--set"];
+        for other in [&reordered, &with("1.5"), &with("[6, 3, 1.6]")] {
+            let text = fixture.fail(PRIVACY, &[&resume[..], &[other]].concat());
+            assert!(
+                text.contains("`noise_multiplier` was [6.0,3.0,1.5]"),
+                "{text}"
+            );
+        }
+        // The original order draws the same noise.
+        fixture.succeed(&[&resume[..], &[&list]].concat());
+        assert_eq!(histograms(&folder), first, "{lines} lines");
+    }
+    // Edited everywhere: the digest of the configuration, the parameters on the lattice and the
+    // charges of the first iterations are still those of the original order.
+    let folder = fixture.path("edited");
+    copy_folder(&out, &folder);
+    restore(&folder, 3, true);
+    for name in ["ledger.jsonl", "private/ledger.jsonl"] {
+        let path = folder.join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("\"noise_multiplier\":[6.0,3.0,1.5]"));
+        fs::write(&path, text.replacen("[6.0,3.0,1.5]", "[1.5,3.0,6.0]", 1)).unwrap();
+    }
+    let resume = ["--resume", "--out", "edited", "--set"];
+    let text = fixture.fail(PRIVACY, &[&resume[..], &[&reordered]].concat());
+    assert!(text.contains("`lattice_sigma` was"), "{text}");
+    let text = fixture.fail(PRIVACY, &[&resume[..], &[&list]].concat());
+    assert!(
+        text.contains("`noise_multiplier` was [1.5,3.0,6.0]"),
+        "{text}"
+    );
+}

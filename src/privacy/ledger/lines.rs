@@ -7,6 +7,7 @@ use crate::privacy::accountant::Adjacency;
 use crate::privacy::earlier::EarlierRun;
 use crate::privacy::rounding::ShownEpsilon;
 use crate::privacy::unit::Unit;
+use crate::schedule::Schedule;
 
 /// The bytes with which every header begins.
 pub(super) const TITLE: &str = "{\"ledger\":\"dpsyn privacy ledger\",\"version\":2,";
@@ -24,10 +25,12 @@ pub(super) struct Header<'a> {
     pub version: u32,
     pub run_id: &'a str,
     pub mechanism: &'static str,
-    pub noise_multiplier: f64,
-    pub nearest_neighbors: u32,
+    /// A number, or a list with one for each planned release.
+    pub noise_multiplier: &'a Schedule<f64>,
+    pub nearest_neighbors: &'a Schedule<u32>,
     pub lattice_bits: u32,
-    pub lattice_sigma: Option<String>,
+    /// Decimal digits; null without noise.
+    pub lattice_sigma: Option<Schedule<String>>,
     pub planned_releases: u32,
     pub delta: f64,
     pub adjacency: Adjacency,
@@ -49,6 +52,12 @@ pub(super) enum Record<'a> {
     Charge {
         iteration: u32,
         release: &'static str,
+        /// σ of this release, in a run in which σ or k changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        noise_multiplier: Option<f64>,
+        /// k of this release, in such a run.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        nearest_neighbors: Option<u32>,
         releases_so_far: u32,
         epsilon_so_far: ShownEpsilon,
         delta: f64,

@@ -75,7 +75,7 @@ impl Ledger {
                 path: self.path.clone(),
             });
         }
-        if self.key.is_none() && self.privacy.lattice_sigma().is_some() {
+        if self.key.is_none() && self.privacy.has_noise() {
             // Nothing can be drawn without the key. Opening the ledger reports that it is missing.
             let key = found.get("noise_key_sha256").and_then(Value::as_str);
             self.key_sha256 = key.map(str::to_owned);
