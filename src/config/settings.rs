@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::classes::declared_classes;
 use super::document::{Document, Locations};
 use super::error::ConfigError;
+use super::passed_on;
 use super::sources::ConfigSources;
 use crate::embedders::{EmbedderConfig, VoteEmbedderConfig};
 use crate::fetch::Mirrors;
@@ -114,6 +115,7 @@ impl Settings {
             mirrors: document.section("mirrors")?,
         };
         let populations = settings.validate(&locations)?;
+        passed_on::check(&settings, &locations)?;
         let data = DataConfig {
             classes: declared_classes(
                 &settings.data,
@@ -181,7 +183,7 @@ impl Settings {
         let invalid = |error| locations.invalid("evolution", error);
         self.evolution.validate().map_err(invalid)?;
         let populations = self.evolution.populations().map_err(invalid)?;
-        for (key, found) in model.schedules() {
+        for (key, found) in model.schedules_by_key() {
             let expected = populations.len();
             if found != expected {
                 let message = format!(

@@ -69,6 +69,23 @@ impl GeneratorSection for Config {
         ))
     }
 
+    fn varies_pixels(&self) -> bool {
+        self.pixels
+    }
+
+    fn passed_on(&self) -> Vec<(String, &str)> {
+        let keys = [
+            ("command", &self.command),
+            ("environment", &self.environment),
+        ];
+        let mut texts = Vec::new();
+        for (key, list) in keys {
+            let entries = list.iter().enumerate();
+            texts.extend(entries.map(|(index, text)| (format!("{key}[{index}]"), text.as_str())));
+        }
+        texts
+    }
+
     fn requirements(&self) -> Vec<Requirement> {
         let files = self.identity_files();
         files.iter().map(Requirement::path).collect()

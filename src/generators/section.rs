@@ -26,6 +26,25 @@ pub trait GeneratorSection {
         Vec::new()
     }
 
+    /// Returns [`GeneratorSection::schedules`] with the keys below the section, such as
+    /// `members[0].variation_degree` of a section with parts.
+    fn schedules_by_key(&self) -> Vec<(String, usize)> {
+        let schedules = self.schedules().into_iter();
+        schedules.map(|(key, len)| (key.to_owned(), len)).collect()
+    }
+
+    /// Returns true if the model varies the pixels of an image, so that it can vary an image of
+    /// another model. A model that varies the parameters of its own images cannot.
+    fn varies_pixels(&self) -> bool {
+        true
+    }
+
+    /// Returns the texts that the model passes to a program, with their keys. None of them may name
+    /// private files.
+    fn passed_on(&self) -> Vec<(String, &str)> {
+        Vec::new()
+    }
+
     /// Checks `operation` as far as this is possible without the model's files.
     ///
     /// # Errors
