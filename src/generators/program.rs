@@ -32,7 +32,7 @@ use super::{
 use crate::hex;
 use crate::hub::{Requirement, weights_digest};
 use crate::images::ImageBatch;
-use crate::progress::Progress;
+use crate::progress::Observer;
 use crate::sections::{InvalidKey, Section};
 use protocol::{Answer, Parent, Request};
 use workers::Workers;
@@ -91,7 +91,7 @@ impl GeneratorSection for Config {
         files.iter().map(Requirement::path).collect()
     }
 
-    fn open(&self, _: &[Device], _: &dyn Progress) -> Result<OpenedGenerator, GeneratorError> {
+    fn open(&self, _: &[Device], _: &dyn Observer) -> Result<OpenedGenerator, GeneratorError> {
         let mut warnings = Vec::new();
         let files = self.identity_files();
         if files.is_empty() && self.version.is_none() {

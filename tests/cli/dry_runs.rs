@@ -168,6 +168,11 @@ impl World {
                 self.inception();
                 vec![]
             }
+            "program.toml" => {
+                self.copy("data/digits.npz");
+                self.copy("examples/generator.py");
+                vec![]
+            }
             "mnist_text.toml" => {
                 self.idx("data/mnist", 0, 10);
                 self.font("fonts");
@@ -265,6 +270,11 @@ fn every_shipped_configuration_has_a_plan() {
     let world = World::new();
     let mut failures = Vec::new();
     for name in shipped() {
+        let has_python = || Command::new("python3").arg("--version").output().is_ok();
+        if name == "program.toml" && !has_python() {
+            eprintln!("NOT CHECKED on this machine: configs/{name} needs python3");
+            continue;
+        }
         let Some(overrides) = world.prepare(&name) else {
             failures.push(format!(
                 "configs/{name} has no stand-ins: add what it reads (images in its layout, tiny \
