@@ -16,6 +16,7 @@ pub mod program;
 mod prompts;
 mod replicated;
 mod section;
+pub mod sprites;
 pub mod stable_diffusion;
 pub mod text;
 

@@ -1,8 +1,8 @@
 //! The types of the `[model]` section. `docs/adding-a-model.md` shows how to add one.
 
 use super::{
-    GeneratorSection, image_pool, improved_diffusion, openai_images, program, stable_diffusion,
-    text,
+    GeneratorSection, image_pool, improved_diffusion, openai_images, program, sprites,
+    stable_diffusion, text,
 };
 use crate::embedders::EmbedderConfig;
 use crate::sections::tagged_sections;
@@ -14,6 +14,7 @@ tagged_sections! {
         "image-pool" => ImagePool(image_pool::Config),
         "openai-images" => OpenAiImages(openai_images::Config),
         "program" => Program(program::Config),
+        "sprites" => Sprites(sprites::Config),
         "stable-diffusion" => StableDiffusion(stable_diffusion::Config),
         "text" => Text(text::Config),
     }
