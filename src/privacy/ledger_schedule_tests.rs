@@ -70,6 +70,58 @@ fn each_charge_says_its_own_noise() {
     );
 }
 
+/// The ledger of a run with `epsilon = 5` after its second charge, of a version that knew one number
+/// only (commit bde8224).
+const EARLIER_VERSION: &str = "{\"ledger\":\"dpsyn privacy ledger\",\"version\":2,\
+     \"run_id\":\"f15e1bc7767a69171b28964637d765a9\",\
+     \"mechanism\":\"discrete gaussian on a histogram of votes\",\
+     \"noise_multiplier\":1.2612921962009869,\"nearest_neighbors\":1,\"lattice_bits\":20,\
+     \"lattice_sigma\":\"1322562\",\"planned_releases\":2,\"delta\":0.00001,\
+     \"adjacency\":\"add-remove\",\"unit\":\"image\",\
+     \"noise\":\"HMAC-SHA-256 and ChaCha20, keyed once per run by the operating system\",\
+     \"noise_key_sha256\":\"9a49df51105fb407cec43c4b726099dcd4cde4e1c7930a4eabf995a1cad78b34\",\
+     \"non_private\":null,\
+     \"config_sha256\":\"7bae2575730401280f2e0b67c91557f9b7b1dc98325604b9949526ea9bb646cd\",\
+     \"earlier_runs\":[]}\n\
+     {\"record\":\"charge\",\"iteration\":1,\"release\":\"noisy histogram of votes\",\
+     \"releases_so_far\":1,\"epsilon_so_far\":3.35235,\"delta\":0.00001,\
+     \"adjacency\":\"add-remove\",\"unit\":\"image\",\
+     \"candidates_sha256\":\"5cf75ad6de49a328562e95679e8f06beccad49d08c81e505a111aa97d377b07f\"}\n\
+     {\"record\":\"drawn\",\"iteration\":1,\
+     \"sha256\":\"9a8cbe6e0acd27594382fce330e138101717f6e5ebf69eee7028dc5cde26434b\"}\n\
+     {\"record\":\"charge\",\"iteration\":2,\"release\":\"noisy histogram of votes\",\
+     \"releases_so_far\":2,\"epsilon_so_far\":5.0,\"delta\":0.00001,\
+     \"adjacency\":\"add-remove\",\"unit\":\"image\",\
+     \"candidates_sha256\":\"d8ae1df6b242610de57873f9da228ae0e1d85e60fd1c805ec3fd64037b407736\"}\n";
+
+#[test]
+fn the_lines_of_an_earlier_version_are_accepted() {
+    let config = PrivacyConfig {
+        noise_multiplier: None,
+        epsilon: Some(5.0),
+        ..config()
+    };
+    let terms = config.resolve(2, 1, None, None).unwrap();
+    let folder = Folder::new();
+    fs::write(folder.path().join(LEDGER), EARLIER_VERSION).unwrap();
+    let digest = "7bae2575730401280f2e0b67c91557f9b7b1dc98325604b9949526ea9bb646cd";
+    // Every line is accepted: what is missing is the key of that run, which is nowhere.
+    let error = error_of(folder.open_as(&terms, digest));
+    assert!(error.contains("noise-key is missing"), "{error}");
+    assert_eq!(folder.text(), EARLIER_VERSION);
+    let edited = EARLIER_VERSION.replace("\"epsilon_so_far\":5.0", "\"epsilon_so_far\":4.0");
+    fs::write(folder.path().join(LEDGER), edited).unwrap();
+    let error = error_of(folder.open_as(&terms, digest));
+    assert!(error.contains("line 4: expected"), "{error}");
+    // Its charges are carried on as before.
+    fs::write(folder.path().join(LEDGER), EARLIER_VERSION).unwrap();
+    let earlier = EarlierRun::read(folder.path()).unwrap();
+    assert_eq!(earlier[0].noise_multiplier, terms.noise_multiplier);
+    assert_eq!((earlier[0].releases, earlier.len()), (2, 1));
+    let epsilon = terms.epsilon_after(2, Adjacency::AddRemove);
+    assert!(epsilon <= 5.0 && epsilon > 4.999_999, "{epsilon}");
+}
+
 /// Killed at the end of each line, within it and just before its end, a run goes on to the same
 /// ledger.
 #[test]

@@ -2,18 +2,16 @@
 //!
 //! **Statement.** Let one private image (the unit) add 1 to each of k distinct bins, and let one
 //! histogram hold all bins of all classes. σ and k are those of the iteration; both may change from
-//! one to the next. Two neighboring data sets then give histograms that
-//! differ by at most √k in L2 norm under add-remove adjacency, and by at most √(2k) under
-//! replace-one adjacency, also if the replaced image and its replacement are of different classes.
-//! If the unit is a client, its votes are scaled down to a norm of at most 1, and the two bounds
-//! are 1 and √2 ([`VoteCounts::of_clients`]); then read 1 for k below.
-//! [`release`] adds to every bin independent discrete Gaussian noise of parameter at least σ·√k
-//! (in votes) on the lattice of multiples of 2⁻²⁰. One release is therefore (1/2σ²)-zCDP under
-//! add-remove adjacency and (1/σ²)-zCDP under replace-one adjacency, without any approximation
-//! (Canonne, Kamath, Steinke 2020, Theorem 4). T releases are (ε, δ)-DP with the ε that
-//! [`epsilon`](super::epsilon) returns, or the module `accountant` for unequal σ. The module
-//! `lattice` proves the step from the discrete to the continuous Gaussian, and the module
-//! `accountant` covers the composition.
+//! one to the next. Two neighboring data sets then give histograms that differ by at most √k in L2
+//! norm under add-remove adjacency, and by at most √(2k) under replace-one adjacency, also if the
+//! replaced image and its replacement are of different classes. If the unit is a client, its votes
+//! are scaled down to a norm of at most 1, and the two bounds are 1 and √2
+//! ([`VoteCounts::of_clients`]); then read 1 for k below. [`release`] adds to every bin independent
+//! discrete Gaussian noise of parameter at least σ·√k (in votes) on the lattice of multiples of
+//! 2⁻²⁰. One release is therefore (1/2σ²)-zCDP under add-remove adjacency and (1/σ²)-zCDP under
+//! replace-one adjacency, without any approximation (Canonne, Kamath, Steinke 2020, Theorem 4). The
+//! module `lattice` proves the step from the discrete to the continuous Gaussian, and the module
+//! `accountant` computes the ε with which T releases, each with its own σ, are (ε, δ)-DP.
 //!
 //! The classes need no composition theorem: one release is the concatenation of the bins of all
 //! classes, and an image votes only for samples of its own class.
@@ -26,10 +24,11 @@
 //!
 //! **Drawing again.** A process that was killed on the way, a copy of the result folder or a
 //! restored snapshot draws again under the same charge. The noise is a function of the run's secret
-//! key, the iteration, the counts and the candidates (module `noise_source`), so all of them obtain
-//! the same histogram: one release. If the counts are not the same, for example because another
-//! machine rounds embeddings in another way, the digest in the ledger refuses the second histogram.
-//! The charge is bound to the candidates, so another population cannot be voted on under it.
+//! key, the iteration, the counts and the candidates (module `noise_source`), and of σ of the
+//! iteration, to which the header of the ledger is bound, so all of them obtain the same histogram:
+//! one release. If the counts are not the same, for example because another machine rounds
+//! embeddings in another way, the digest in the ledger refuses the second histogram. The charge is
+//! bound to the candidates, so another population cannot be voted on under it.
 
 use std::fs::File;
 use std::io::{self, BufWriter};

@@ -32,7 +32,7 @@
 //! | `histogram` | counts with noise |
 //! | `mechanism` | `release`: its guarantee, and the reason why it holds |
 //! | `normal_tail` | δ(ε) of the Gaussian mechanism (Balle, Wang 2018) with an error bound |
-//! | `accountant` | ε from (σ, T, δ) and σ from (ε, T, δ), rounded in the safe direction |
+//! | `accountant` | ε from σ of each release and δ, σ from (ε, T, δ), rounded in the safe direction |
 //! | `unit` | the unit of privacy |
 //! | `settings` | the `[privacy]` table of the configuration, validated |
 //! | `ledger` | the charges, on disk before noise is sampled |

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::support::RunFixture;
+use crate::support::{NOISELESS, RunFixture, lattice};
 
 const LIST: [&str; 2] = ["--set", "privacy.noise_multiplier=[6, 3, 1.5]"];
 
@@ -170,6 +170,54 @@ fn an_extension_goes_on_with_the_last_noise_and_a_budget_counts_both() {
     assert_eq!(
         ledger(&fixture, "third")[0]["noise_multiplier"],
         json!([1.5, 9.0])
+    );
+}
+
+/// Votes, noise and charge of an iteration have the k of that iteration.
+#[test]
+fn each_iteration_votes_with_its_own_neighbors() {
+    let fixture = RunFixture::new();
+    let neighbors = ["--set", "evolution.nearest_neighbors=[1, 3, 2]"];
+    fixture.succeed(&[&NOISELESS[..], &neighbors, &["--out", "plain"]].concat());
+    let votes = |t| -> i64 { lattice(&fixture.path("plain"), t).unwrap().iter().sum() };
+    assert!(votes(1) > 0);
+    assert_eq!([votes(2), votes(3)], [3 * votes(1), 2 * votes(1)]);
+
+    let plan = fixture.succeed(&[&neighbors[..], &["--dry-run"]].concat());
+    assert!(
+        plan.contains("noise multiplier 1.5, [1, 3, 2] nearest neighbor(s)"),
+        "{plan}"
+    );
+    fixture.succeed(&neighbors);
+    let lines = ledger(&fixture, "out");
+    assert_eq!(lines[0]["noise_multiplier"], 1.5);
+    assert_eq!(lines[0]["nearest_neighbors"], json!([1, 3, 2]));
+    for (t, k) in [(1, 1u32), (2, 3), (3, 2)] {
+        assert_eq!(lines[2 * t - 1]["noise_multiplier"], 1.5);
+        assert_eq!(lines[2 * t - 1]["nearest_neighbors"], k);
+        // ⌈1.5·√k·2²⁰⌉ + 1
+        let sigma = (1.5 * f64::from(k).sqrt() * f64::from(1u32 << 20)).ceil() + 1.0;
+        assert_eq!(lines[0]["lattice_sigma"][t - 1], format!("{sigma}"));
+    }
+    // ε does not depend on k.
+    fixture.succeed(&["--out", "one"]);
+    assert_eq!(epsilons(&fixture, "out"), epsilons(&fixture, "one"));
+    let text = fixture.fail(
+        5,
+        &["--resume", "--set", "evolution.nearest_neighbors=[3, 1, 2]"],
+    );
+    assert!(text.contains("`nearest_neighbors` was [1,3,2]"), "{text}");
+    let audit = [
+        "audit",
+        "run.toml",
+        "--set=evolution.nearest_neighbors=[1, 3, 2]",
+    ];
+    let output = dpsyn(&fixture, &audit);
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        error.contains("evolution.nearest_neighbors: changes from iteration"),
+        "{error}"
     );
 }
 
