@@ -181,6 +181,7 @@ fn the_cats_are_the_original_s() {
 fn simulators_have_the_settings_of_the_library() {
     for (name, size, iterations, images) in [
         ("mnist_text_library.toml", 28, 4, 60_000),
+        ("celeba_sprites.toml", 32, 7, 145_064),
         ("nearest_images.toml", 32, 6, 145_064),
     ] {
         let loaded = shipped(name);
@@ -205,6 +206,9 @@ fn simulators_have_the_settings_of_the_library() {
     let pool = shipped("nearest_images.toml");
     let expected = [1000.0, 1000.0, 500.0, 200.0, 100.0, 50.0, 20.0];
     assert_eq!(degrees(&pool), expected);
+    let sprites = shipped("celeba_sprites.toml");
+    let expected = [1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.08, 0.06];
+    assert_eq!(degrees(&sprites), expected);
     let steps = values(&shipped("mnist_text_library.toml"))["model"]["steps"].clone();
     assert_eq!(steps["font"], json!([1.0, 0.8, 0.4, 0.2, 0.0]));
     let close = |key: &str, steps_of_range: [f64; 5], range: f64| {

@@ -201,6 +201,16 @@ impl World {
                 // The components of 32 × 32 pixels would take several seconds.
                 vec!["model.embedder.size=8", "embedder.size=8"]
             }
+            "celeba_sprites.toml" => {
+                self.celeba();
+                let names = ["hair/long", "hair/short", "eyes/open", "eyes/closed"];
+                self.images(
+                    (64, 64),
+                    &names.map(|name| format!("data/avatars/{name}.png")),
+                );
+                self.inception();
+                vec![]
+            }
             "nearest_images.toml" => {
                 self.celeba();
                 let names = [0, 1, 2].map(|subject| format!("data/digiface1m/{subject}/0.png"));
