@@ -62,11 +62,15 @@ mod snapshots;
 #[path = "cli/sockets.rs"]
 #[cfg(target_os = "linux")]
 mod sockets;
+#[path = "cli/sprites.rs"]
+mod sprites;
 #[path = "cli/stable_diffusion.rs"]
 mod stable_diffusion;
 #[path = "cli/stable_diffusion_memory.rs"]
 #[cfg(target_os = "linux")]
 mod stable_diffusion_memory;
+#[path = "cli/text.rs"]
+mod text;
 #[path = "cli/timestamps.rs"]
 mod timestamps;
 #[path = "cli/vote_memory.rs"]
