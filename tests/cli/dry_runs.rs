@@ -20,7 +20,7 @@ use flate2::write::GzEncoder;
 
 use self::made_fonts::{font, rectangle};
 use crate::support::stable_diffusion::{tiny, write_model};
-use crate::support::{made_up, write_inception};
+use crate::support::{copy_folder, made_up, write_inception};
 
 /// The makers of fonts of the tests of the generator.
 #[path = "../../src/generators/text/testing.rs"]
@@ -201,13 +201,12 @@ impl World {
                 // The components of 32 × 32 pixels would take several seconds.
                 vec!["model.embedder.size=8", "embedder.size=8"]
             }
-            "celeba_sprites.toml" => {
+            "celeba_sprites.toml" | "sprites.toml" => {
                 self.celeba();
-                let names = ["hair/long", "hair/short", "eyes/open", "eyes/closed"];
-                self.images(
-                    (64, 64),
-                    &names.map(|name| format!("data/avatars/{name}.png")),
-                );
+                let names = ["smiling", "serious"].map(|class| format!("data/faces/{class}/0.png"));
+                self.images((218, 178), &names);
+                let parts = self.path("examples/sprites");
+                copy_folder(&Path::new(REPOSITORY).join("examples/sprites"), &parts);
                 self.inception();
                 vec![]
             }
