@@ -28,6 +28,8 @@ pub enum Phase {
     Vary = 5,
     /// Variations of the initial population (`initial_variations`).
     InitialVary = 6,
+    /// Choice of the member of a mixture that makes an image.
+    Member = 8,
     /// Training of classifiers for downstream metrics.
     Downstream = 7,
     /// Subsets for metrics. No generated sample depends on it.

@@ -51,6 +51,9 @@ mod leaks;
 mod memory;
 #[path = "cli/noise_schedule.rs"]
 mod noise_schedule;
+#[cfg(unix)]
+#[path = "cli/program.rs"]
+mod program;
 #[path = "cli/refusals.rs"]
 mod refusals;
 #[path = "cli/resume.rs"]

@@ -2,7 +2,7 @@
 
 use super::document::Locations;
 use super::error::ConfigError;
-use crate::generators::ModelConfig;
+use crate::generators::ModelSection;
 use crate::images::{DataConfig, Format, missing_classes};
 use crate::pe::EvolutionConfig;
 
@@ -21,7 +21,7 @@ type Table<'a> = (&'static str, Vec<&'a str>);
 pub(super) fn declared_classes(
     data: &DataConfig,
     evolution: &EvolutionConfig,
-    model: &ModelConfig,
+    model: &ModelSection,
     locations: &Locations,
 ) -> Result<Option<Vec<String>>, ConfigError> {
     if !data.class_conditional {
@@ -59,7 +59,7 @@ pub(super) fn declared_classes(
 }
 
 /// Returns the tables by class of a configuration, in the order of precedence.
-fn tables<'a>(evolution: &'a EvolutionConfig, model: &'a ModelConfig) -> Vec<Table<'a>> {
+fn tables<'a>(evolution: &'a EvolutionConfig, model: &'a ModelSection) -> Vec<Table<'a>> {
     let shares = evolution.class_shares.as_ref();
     let shares = shares.map(|shares| {
         let names = shares.keys().map(String::as_str).collect();

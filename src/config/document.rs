@@ -37,7 +37,7 @@ impl Locations {
             if let Some(place) = self.places.get(path) {
                 break place.clone();
             }
-            match path.rsplit_once('.') {
+            match path.rsplit_once(['.', '[']) {
                 Some((parent, _)) => path = parent,
                 None => break self.file.clone(),
             }
@@ -196,6 +196,49 @@ impl<'a> Document<'a> {
                 },
             }),
         }
+    }
+
+    /// Makes each table of a list of tables a section of its own: `[[model.members]]` becomes
+    /// `model.members[0]`, `model.members[1]` and so on. Returns their names; none if there is no
+    /// such key.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Text`] if the value is not a list of tables.
+    pub fn promote_tables(&mut self, section: &str, key: &str) -> Result<Vec<String>, ConfigError> {
+        let Some(DeValue::Table(table)) = self.root.get_mut(section).map(Spanned::get_mut) else {
+            return Ok(Vec::new());
+        };
+        let Some(list) = table.remove(key) else {
+            return Ok(Vec::new());
+        };
+        let refuse = |span: Range<usize>| ConfigError::Text {
+            place: self.sources.place(&span),
+            message: format!("`{section}.{key}` must be sections: [[{section}.{key}]]"),
+        };
+        let span = list.span();
+        let DeValue::Array(tables) = list.into_inner() else {
+            return Err(refuse(span));
+        };
+        let mut names = Vec::new();
+        for (index, value) in tables.into_iter().enumerate() {
+            if !value.get_ref().is_table() {
+                return Err(refuse(value.span()));
+            }
+            let name = format!("{section}.{key}[{index}]");
+            let span = value.span();
+            self.root
+                .insert(Spanned::new(span, name.clone().into()), value);
+            names.push(name);
+        }
+        Ok(names)
+    }
+
+    /// Returns true if the key `type` of a section has this value.
+    #[must_use]
+    pub fn has_type(&self, section: &str, tag: &str) -> bool {
+        let table = self.root.get(section).and_then(|v| v.get_ref().as_table());
+        let value = table.and_then(|table| table.get("type"));
+        value.and_then(|value| value.get_ref().as_str()) == Some(tag)
     }
 
     /// Removes a key from a section and deserializes its value; `None` if there is no such key.
@@ -360,11 +403,26 @@ fn locate(table: &DeTable<'_>, prefix: &str, found: &mut impl FnMut(String, Rang
         } else {
             format!("{prefix}.{}", key.get_ref())
         };
-        if let Some(inner) = value.get_ref().as_table() {
-            locate(inner, &path, found);
-        }
-        found(path, value.span());
+        locate_value(value, path, found);
     }
+}
+
+/// Calls `found` for the values within a value, and for the value itself.
+fn locate_value(
+    value: &Spanned<DeValue<'_>>,
+    path: String,
+    found: &mut impl FnMut(String, Range<usize>),
+) {
+    match value.get_ref() {
+        DeValue::Table(inner) => locate(inner, &path, found),
+        DeValue::Array(values) => {
+            for (index, value) in values.iter().enumerate() {
+                locate_value(value, format!("{path}[{index}]"), found);
+            }
+        }
+        _ => {}
+    }
+    found(path, value.span());
 }
 
 #[cfg(test)]

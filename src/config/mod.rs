@@ -12,6 +12,7 @@
 mod classes;
 mod document;
 mod error;
+mod model;
 mod passed_on;
 mod secrets;
 mod settings;

@@ -5,23 +5,26 @@ use std::path::{Path, PathBuf};
 
 use super::document::Locations;
 use super::error::ConfigError;
-use super::settings::Settings;
 
-/// Refuses texts of the model that name private files, and a current folder with private images.
+/// Refuses texts that a model passes to a program and that name private files, and a current folder
+/// with private images. `texts` and `private` have their keys, those of `texts` below `[model]`.
 ///
 /// # Errors
 /// Returns [`ConfigError::Value`] for the first such text.
-pub(super) fn check(settings: &Settings, locations: &Locations) -> Result<(), ConfigError> {
-    let texts = settings.model.section().passed_on();
+pub(super) fn check(
+    texts: &[(String, &str)],
+    private: &[(&str, &Path)],
+    locations: &Locations,
+) -> Result<(), ConfigError> {
     if texts.is_empty() {
         return Ok(());
     }
-    let private: Vec<(&str, PathBuf)> = private_paths(settings)
-        .into_iter()
+    let private: Vec<(&str, PathBuf)> = private
+        .iter()
         .filter(|(_, path)| !path.as_os_str().is_empty())
-        .map(|(key, path)| (key, real(path)))
+        .map(|(key, path)| (*key, real(path)))
         .collect();
-    for (key, text) in &texts {
+    for (key, text) in texts {
         // An option may have its path after an equal sign.
         let parts = [Some(*text), text.split_once('=').map(|(_, value)| value)];
         for part in parts.into_iter().flatten().filter(|part| !part.is_empty()) {
@@ -47,25 +50,6 @@ pub(super) fn check(settings: &Settings, locations: &Locations) -> Result<(), Co
         return Err(locations.error(&format!("model.{key}"), message));
     }
     Ok(())
-}
-
-/// Returns the paths that are not public, with their keys.
-fn private_paths(settings: &Settings) -> Vec<(&'static str, &Path)> {
-    let mut paths = vec![("data.path", settings.data.path.as_path())];
-    let clients = settings.data.clients.as_ref();
-    if let Some(csv) = clients.and_then(|clients| clients.csv.as_deref()) {
-        paths.push(("data.clients.csv", csv));
-    }
-    if let Some(budget) = settings.privacy.budget.as_deref() {
-        paths.push(("privacy.budget", budget));
-    }
-    if let Some(evaluation) = &settings.evaluation
-        && let (Some(reference), false) = (evaluation.path(), evaluation.reference_is_public)
-    {
-        paths.push(("evaluation.reference", reference));
-    }
-    paths.push(("output.folder", &settings.output.folder));
-    paths
 }
 
 /// Returns the absolute path, without symbolic links if it exists.

@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::classes::declared_classes;
 use super::document::{Document, Locations};
 use super::error::ConfigError;
+use super::model;
 use super::passed_on;
 use super::sources::ConfigSources;
 use crate::embedders::{EmbedderConfig, VoteEmbedderConfig};
 use crate::fetch::Mirrors;
-use crate::generators::{GeneratorError, ModelConfig, Operation, Variation};
+use crate::generators::{GeneratorError, ModelSection, Operation, Variation};
 use crate::images::{DataConfig, ImageSize};
 use crate::metrics::{EvaluationConfig, MetricKind};
 use crate::pe::{EvolutionConfig, OutputConfig, PopulationSpec};
 use crate::privacy::{Adjacency, PrivacyConfig, Unit};
-use crate::sections::{ReadSection, Section};
+use crate::sections::Section;
 
 /// A configuration with all defaults filled in.
 #[derive(Debug, Clone, Serialize)]
@@ -26,7 +26,7 @@ pub struct Settings {
     /// `[data]`: the private images.
     pub data: DataConfig,
     /// `[model]`: the foundation model.
-    pub model: ModelConfig,
+    pub model: ModelSection,
     /// `[embedder]`: the space of the vote.
     pub embedder: VoteEmbedderConfig,
     /// `[evolution]`: the PE loop.
@@ -87,7 +87,7 @@ impl Settings {
         document.only_sections(SECTIONS)?;
         let locations = document.locations().clone();
         document.refuse_secrets()?;
-        let model = model(&mut document, "model")?;
+        let model = model::read(&mut document)?;
         let pool = model.section().pool();
         let fitted = |mut embedder: EmbedderConfig| {
             if let Some(pool) = &pool {
@@ -97,7 +97,7 @@ impl Settings {
         };
         let private_device = document.take_value("embedder", VoteEmbedderConfig::PRIVATE_DEVICE)?;
         let embedder = VoteEmbedderConfig {
-            embedder: fitted(embedder(&mut document, "embedder")?),
+            embedder: fitted(model::embedder(&mut document, "embedder")?),
             private_device: private_device.unwrap_or_default(),
         };
         let mut evaluation = evaluation(&mut document)?;
@@ -115,7 +115,8 @@ impl Settings {
             mirrors: document.section("mirrors")?,
         };
         let populations = settings.validate(&locations)?;
-        passed_on::check(&settings, &locations)?;
+        let texts = settings.model.section().passed_on();
+        passed_on::check(&texts, &settings.private_paths(), &locations)?;
         let data = DataConfig {
             classes: declared_classes(
                 &settings.data,
@@ -131,6 +132,30 @@ impl Settings {
             populations,
             locations,
         })
+    }
+
+    /// Returns the paths of private files and of the result folder, with their keys.
+    fn private_paths(&self) -> Vec<(&'static str, &Path)> {
+        let clients = self.data.clients.as_ref();
+        let evaluation = self.evaluation.as_ref();
+        let reference = evaluation.filter(|config| !config.reference_is_public);
+        let paths = [
+            ("data.path", Some(self.data.path.as_path())),
+            (
+                "data.clients.csv",
+                clients.and_then(|clients| clients.csv.as_deref()),
+            ),
+            ("privacy.budget", self.privacy.budget.as_deref()),
+            (
+                "evaluation.reference",
+                reference.and_then(EvaluationConfig::path),
+            ),
+            ("output.folder", Some(self.output.folder.as_path())),
+        ];
+        let given = paths
+            .into_iter()
+            .filter_map(|(key, path)| Some((key, path?)));
+        given.collect()
     }
 
     /// Performs every check that needs neither data nor weights.
@@ -322,7 +347,6 @@ impl Settings {
         })?;
         for (section, keys) in [
             ("data", DataConfig::NON_IDENTITY_KEYS),
-            ("model", self.model.non_identity_keys()),
             ("embedder", self.embedder.embedder.non_identity_keys()),
             ("evolution", EvolutionConfig::NON_IDENTITY_KEYS),
             ("privacy", PrivacyConfig::NON_IDENTITY_KEYS),
@@ -333,16 +357,8 @@ impl Settings {
                 }
             }
         }
-        // The digest of the model includes what its embedder depends on.
-        if let (Some(embedder), Some(table)) = (
-            self.model.embedder(),
-            value
-                .pointer_mut("/model/embedder")
-                .and_then(|v| v.as_object_mut()),
-        ) {
-            for key in embedder.non_identity_keys() {
-                table.remove(*key);
-            }
+        if let Some(model) = value.get_mut("model") {
+            self.model.remove_non_identity_keys(model);
         }
         if let Some(table) = value.as_object_mut() {
             table.remove("output");
@@ -393,47 +409,6 @@ fn unwritable(error: &toml::ser::Error) -> ConfigError {
     }
 }
 
-/// One section of a document whose `type` has been taken out.
-struct SectionOf<'a, 'd>(&'a mut Document<'d>, &'a str);
-
-impl ReadSection for SectionOf<'_, '_> {
-    type Error = ConfigError;
-
-    fn read<T: DeserializeOwned>(self) -> Result<T, ConfigError> {
-        self.0.section(self.1)
-    }
-}
-
-/// Reads a model's section, with the table `embedder` of a type that has one.
-fn model(document: &mut Document<'_>, section: &str) -> Result<ModelConfig, ConfigError> {
-    let tag = document.take_type(section, ModelConfig::TYPES)?;
-    let nested = format!("{section}.embedder");
-    let own = if ModelConfig::WITH_EMBEDDER.contains(&tag.as_str())
-        && document.promote_table(section, "embedder")?
-    {
-        Some(embedder(document, &nested)?)
-    } else {
-        None
-    };
-    let mut model = ModelConfig::read(&tag, SectionOf(document, section)).unwrap_or_else(|| {
-        let key = format!("{section}.type");
-        Err(document.locations().error(&key, "is not known"))
-    })?;
-    if let Some(place) = model.embedder_mut() {
-        *place = own;
-    }
-    Ok(model)
-}
-
-/// Reads an embedder's section.
-fn embedder(document: &mut Document<'_>, section: &str) -> Result<EmbedderConfig, ConfigError> {
-    let tag = document.take_type(section, EmbedderConfig::TYPES)?;
-    EmbedderConfig::read(&tag, SectionOf(document, section)).unwrap_or_else(|| {
-        let key = format!("{section}.type");
-        Err(document.locations().error(&key, "is not known"))
-    })
-}
-
 /// Reads `[evaluation]` with `[evaluation.embedder]`. An empty list of metrics turns evaluation
 /// off.
 fn evaluation(document: &mut Document<'_>) -> Result<Option<EvaluationConfig>, ConfigError> {
@@ -442,7 +417,7 @@ fn evaluation(document: &mut Document<'_>) -> Result<Option<EvaluationConfig>, C
         return Ok(None);
     }
     let own = if document.promote_table(SECTION, "embedder")? {
-        Some(embedder(document, "evaluation.embedder")?)
+        Some(model::embedder(document, "evaluation.embedder")?)
     } else {
         None
     };

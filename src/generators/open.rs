@@ -32,6 +32,20 @@ impl ModelConfig {
         }
     }
 
+    /// Removes the keys on which no generated sample depends from the section, as JSON.
+    pub fn remove_non_identity_keys(&self, section: &mut serde_json::Value) {
+        let remove = |table: Option<&mut serde_json::Value>, keys: &[&str]| {
+            if let Some(table) = table.and_then(|table| table.as_object_mut()) {
+                keys.iter().for_each(|key| drop(table.remove(*key)));
+            }
+        };
+        remove(Some(&mut *section), self.non_identity_keys());
+        // The digest of the model includes what its embedder depends on.
+        if let Some(embedder) = self.embedder() {
+            remove(section.get_mut("embedder"), embedder.non_identity_keys());
+        }
+    }
+
     /// Returns the table `embedder`, if there is one.
     #[must_use]
     pub fn embedder(&self) -> Option<&EmbedderConfig> {

@@ -36,6 +36,7 @@ impl CacheKey {
             Phase::Downstream => "downstream",
             Phase::Evaluate => "evaluate",
             Phase::Audit => "audit",
+            Phase::Member => "member",
         };
         let input = input.get(..16).unwrap_or(input);
         Self {

@@ -95,6 +95,7 @@ fn messages_of_both_forms_are_read() {
 
 #[test]
 fn violations_name_what_was_expected() {
+    // Long because it lists the violations.
     let png = encoded(&[0; 12], 2, 2);
     let cut = encoded(&[7; 18], 2, 3);
     let cut = &cut[..cut.len() - 16];
