@@ -117,7 +117,7 @@ pub enum ArtifactsError {
     Parameters {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// Description of the damage.
         message: String,
     },
     /// A votes file is of another population.

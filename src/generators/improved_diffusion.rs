@@ -102,8 +102,8 @@ impl ImprovedDiffusion {
         Ok(classes.map(|_| requests.iter().map(|request| request.condition.0).collect()))
     }
 
-    /// Denoises one batch by `sampler` without the `skipped` noisiest steps, from pure noise or from
-    /// `images` with noise: `float32 [requests, 3, height, width]`.
+    /// Denoises one batch by `sampler` without the `skipped` noisiest steps, from pure noise or
+    /// from `images` with noise: `float32 [requests, 3, height, width]`.
     fn samples(
         &self,
         images: Option<&ImageBatch>,

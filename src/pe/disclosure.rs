@@ -131,8 +131,8 @@ impl<'a> Disclosure<'a> {
         Ok(())
     }
 
-    /// Discloses a finished population: its size and the diversity of its parents, which follow from
-    /// the released histogram.
+    /// Discloses a finished population: its size and the diversity of its parents, which follow
+    /// from the released histogram.
     pub(super) fn population(&self, t: u32, samples: &Population) -> Result<(), PeError> {
         let mut line = format!("population {t}: {} samples", samples.len());
         if t > 0 {
