@@ -18,14 +18,9 @@ use dpsyn::internals::models::improved_diffusion::{UNet, UNetConfig};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use self::made_fonts::{font, rectangle};
+use crate::support::fonts::{font, rectangle};
 use crate::support::stable_diffusion::{tiny, write_model};
 use crate::support::{copy_folder, made_up, write_inception};
-
-/// The makers of fonts of the tests of the generator.
-#[path = "../../src/generators/text/testing.rs"]
-#[allow(dead_code)]
-mod made_fonts;
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 const CIFAR10: [&str; 10] = [
