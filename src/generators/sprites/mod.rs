@@ -46,10 +46,6 @@ impl GeneratorSection for Config {
         self.image_size.pair()
     }
 
-    fn varies_pixels(&self) -> bool {
-        false
-    }
-
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
         evaluations(operation).map(drop)
     }

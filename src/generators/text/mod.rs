@@ -67,10 +67,6 @@ impl GeneratorSection for Config {
             .collect()
     }
 
-    fn varies_pixels(&self) -> bool {
-        false
-    }
-
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
         evaluations(operation).map(drop)
     }
