@@ -36,6 +36,9 @@ const EXCLUDED: [(&str, &[&str]); 4] = [
     ("evolution", &["initial_samples"]),
 ];
 
+/// The types of models of version 0.1.0.
+const TYPES: [&str; 3] = ["improved-diffusion", "openai-images", "stable-diffusion"];
+
 fn identity_of_0_1_0(settings: &Settings) -> Value {
     let mut value = serde_json::to_value(settings).unwrap();
     for (section, keys) in EXCLUDED {
@@ -60,6 +63,9 @@ fn shipped_configurations_have_the_identities_of_version_0_1_0() {
         for overrides in [vec![], vec!["evolution.initial_samples='s.npz'".to_owned()]] {
             let settings = Settings::load(&path, &overrides).unwrap().settings;
             let identity = settings.identity().unwrap();
+            if !TYPES.contains(&identity["model"]["type"].as_str().unwrap()) {
+                continue;
+            }
             let expected = identity_of_0_1_0(&settings);
             assert_eq!(
                 identity.to_string(),
@@ -72,8 +78,5 @@ fn shipped_configurations_have_the_identities_of_version_0_1_0() {
     }
     types.sort();
     types.dedup();
-    assert_eq!(
-        types,
-        ["improved-diffusion", "openai-images", "stable-diffusion"]
-    );
+    assert_eq!(types, TYPES);
 }

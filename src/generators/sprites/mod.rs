@@ -37,8 +37,17 @@ impl GeneratorSection for Config {
         Self::validate(self)
     }
 
+    /// Returns false: an image of another model has no parameters that could be varied.
+    fn varies_pixels(&self) -> bool {
+        false
+    }
+
     fn image_size(&self) -> (usize, usize) {
         self.image_size.pair()
+    }
+
+    fn varies_pixels(&self) -> bool {
+        false
     }
 
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {

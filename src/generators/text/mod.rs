@@ -51,6 +51,11 @@ impl GeneratorSection for Config {
         Self::validate(self)
     }
 
+    /// Returns false: an image of another model has no parameters that could be varied.
+    fn varies_pixels(&self) -> bool {
+        false
+    }
+
     fn image_size(&self) -> (usize, usize) {
         self.image_size.pair()
     }
@@ -60,6 +65,10 @@ impl GeneratorSection for Config {
         schedules
             .filter_map(|(key, schedule)| Some((key, schedule.len()?)))
             .collect()
+    }
+
+    fn varies_pixels(&self) -> bool {
+        false
     }
 
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
