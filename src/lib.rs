@@ -1,15 +1,15 @@
 //! Differentially private synthetic images by Private Evolution (PE), in one static binary.
 //!
-//! PE (Lin et al., ICLR 2024, arXiv 2305.15560) trains no network. It generates images with a
-//! public foundation model, lets every private image vote for its nearest synthetic image in an
-//! embedding space, adds Gaussian noise to the histogram of votes, resamples the images by their
-//! noisy votes, generates variations of the selected images, and repeats.
+//! PE (Lin et al., ICLR 2024, arXiv 2305.15560) trains no network. It makes images with a public
+//! generator, lets every private image vote for its nearest synthetic image in an embedding space,
+//! adds Gaussian noise to the histogram of votes, resamples the images by their noisy votes, makes
+//! variations of the selected images, and repeats.
 //!
 //! # Interface
 //!
 //! The product is the program. The library serves its binary, tests, benchmarks, fuzz targets and
 //! examples, and offers a small interface besides: the accountant ([`epsilon`],
-//! [`noise_multiplier`]), embeddings of images ([`Embedder`], [`ImageSource`]), foundation models
+//! [`noise_multiplier`]), embeddings of images ([`Embedder`], [`ImageSource`]), generators
 //! ([`Generator`]) and the wrapper of private data ([`Sensitive`]). `examples/` shows each of them.
 //!
 //! # Map
@@ -28,7 +28,7 @@
 //! | [`artifacts`] | the result folder, and reading it back when a run resumes |
 //! | [`dataset`] | the private images, wrapped in `Sensitive` as they are read |
 //! | [`metrics`] | FID, KID, Inception Score, precision and recall, memorization, accuracy |
-//! | [`generators`] | foundation models: random images and variations |
+//! | [`generators`] | random images and variations: foundation models, renderers, pools, programs |
 //! | [`voting`] | exact nearest neighbors and the vote histogram |
 //! | [`embedders`] | images to vectors |
 //! | [`public_images`] | images that are declared public: reading, digests, a cache on disk |

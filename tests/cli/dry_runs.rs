@@ -181,16 +181,16 @@ impl World {
                 vec![]
             }
             "fashion_mnist_pool.toml" => {
-                // As many images as the largest degree.
-                self.idx("data/fashion-mnist/public", 0, 1000);
-                self.idx("data/fashion-mnist/private", 1000, 10);
+                // As many images as samples, because each is drawn once.
+                self.idx("data/fashion-mnist/public", 0, 2000);
+                self.idx("data/fashion-mnist/private", 2000, 10);
                 vec![]
             }
             "cifar10_pool.toml" => {
                 let names = CIFAR10_HUB.map(|class| format!("data/cifar10_private/{class}/0.png"));
                 self.images((32, 32), &names);
-                // As many images as the largest degree, of another size so that none is private.
-                let names: Vec<String> = (0..1000)
+                // As many images as samples, of another size so that none is private.
+                let names: Vec<String> = (0..2000)
                     .map(|index| format!("data/cifar10_public/{index}.png"))
                     .collect();
                 self.images((33, 33), &names);
