@@ -93,14 +93,19 @@ fn a_run_with_a_program_is_reproducible_and_keeps_its_parameters() {
             samples(&fixture, "other", population)
         );
     }
-    // Another program does not continue the run.
+    // It can be resumed with other processes, but not with another program.
+    let processes = ["--resume", "--set", "model.processes=5"];
+    fixture.succeed(&[&NOISELESS[..], &processes].concat());
     std::fs::write(
         fixture.path("generator.sh"),
         format!("{GENERATOR}\n# changed"),
     )
     .unwrap();
     let text = fixture.fail_with_any(&[&NOISELESS[..], &["--resume"]].concat());
-    assert!(text.contains("weights"), "{text}");
+    assert!(
+        text.contains("restore the value to resume the run"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -118,15 +123,14 @@ fn a_program_that_dies_is_an_error_with_its_last_lines() {
     ] {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
-    let text = fixture.fail(2, &["--set", "model.command=['no-such-program-of-dpsyn']"]);
+    let absent = "model.command=['no-such-program-of-dpsyn']";
+    let text = fixture.fail(2, &["--out", "other", "--set", absent]);
     assert!(
         text.contains("model.command: \"no-such-program-of-dpsyn\" cannot be started"),
         "{text}"
     );
-    let text = fixture.fail(
-        2,
-        &["--set", "model.command=['/bin/sh', 'generator.sh', 'data']"],
-    );
+    let private = "model.command=['/bin/sh', 'generator.sh', 'data']";
+    let text = fixture.fail(2, &["--out", "other", "--set", private]);
     assert!(text.contains("which is data.path or lies in it"), "{text}");
 }
 
