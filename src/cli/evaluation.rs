@@ -80,7 +80,8 @@ pub(super) fn check_paths(public: &Path, private: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the message of images that are declared public and overlap the private images: the same, whether a path or the pixels of some or all images show it.
+/// Returns the message of images that are declared public and overlap the private images: the same,
+/// whether a path or the pixels of some or all images show it.
 pub(super) fn overlap(reference: &Path, private: &Path) -> String {
     format!(
         "{} and the private images of {} overlap, which cannot be declared public",

@@ -518,7 +518,10 @@ fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result
     let initial = &loaded.settings.evolution.initial_samples;
     if let (Some(path), Some(layout)) = (initial, plan.layouts.first()) {
         let non_private = plan.privacy.non_private().is_some();
-        InitialSamples::open(path, layout, generator, non_private).map_err(|error| {
+        let needs_parameters = !loaded.settings.model.section().varies_pixels();
+        let opened = InitialSamples::open(path, layout, generator, non_private);
+        let checked = opened.and_then(|samples| samples.check_parameters(path, needs_parameters));
+        checked.map_err(|error| {
             let key = "evolution.initial_samples";
             loaded.locations.error(key, error.to_string())
         })?;

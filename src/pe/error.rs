@@ -161,6 +161,16 @@ pub enum InitialSamplesError {
         /// The file.
         path: PathBuf,
     },
+    /// The model varies parameters only, and not all samples have them.
+    #[error(
+        "{}: `parameters` does not have those of each sample, which this model varies instead of \
+         pixels: expected samples that it generated",
+        path.display()
+    )]
+    NoParameters {
+        /// The file.
+        path: PathBuf,
+    },
     /// The parameters of the samples are damaged.
     #[error("{message}")]
     Parameters {

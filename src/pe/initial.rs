@@ -186,4 +186,23 @@ impl InitialSamples {
             parameters,
         })
     }
+
+    /// Refuses samples without parameters if the model varies parameters only.
+    ///
+    /// # Errors
+    /// [`InitialSamplesError::NoParameters`].
+    pub fn check_parameters(
+        &self,
+        path: &Path,
+        needs_parameters: bool,
+    ) -> Result<(), InitialSamplesError> {
+        let lacks = |parameters: &Parameters| parameters.is_none();
+        let is_missing = self.parameters.is_empty() || self.parameters.iter().any(lacks);
+        if needs_parameters && is_missing {
+            return Err(InitialSamplesError::NoParameters {
+                path: path.to_owned(),
+            });
+        }
+        Ok(())
+    }
 }

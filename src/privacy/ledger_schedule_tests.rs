@@ -70,8 +70,8 @@ fn each_charge_says_its_own_noise() {
     );
 }
 
-/// The ledger of a run with `epsilon = 5` after its second charge, of a version that knew one number
-/// only (commit bde8224).
+/// The ledger of a run with `epsilon = 5` after its second charge, of a version that knew one
+/// number only (commit bde8224).
 const EARLIER_VERSION: &str = "{\"ledger\":\"dpsyn privacy ledger\",\"version\":2,\
      \"run_id\":\"f15e1bc7767a69171b28964637d765a9\",\
      \"mechanism\":\"discrete gaussian on a histogram of votes\",\

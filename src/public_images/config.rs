@@ -1,11 +1,11 @@
 //! The keys that declare a set of public images.
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use super::PublicImages;
 use crate::images::{DataConfig, Format, ImageSize, Labels, Layout, Orientation, SixteenBit};
 use crate::sections::InvalidKey;
 
@@ -50,8 +50,10 @@ pub struct PublicImagesConfig {
 
 /// The sets that were opened from a configuration, so that parts of a run that name the same set
 /// read it once. It does not count for equality.
+///
+/// The type of a set is not named here, because a set contains its configuration.
 #[derive(Debug, Clone, Default)]
-pub struct OpenedSets(pub(super) Arc<Mutex<Vec<Arc<PublicImages>>>>);
+pub struct OpenedSets(pub(super) Arc<Mutex<Vec<Arc<dyn Any + Send + Sync>>>>);
 
 impl PartialEq for OpenedSets {
     fn eq(&self, _: &Self) -> bool {

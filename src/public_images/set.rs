@@ -45,11 +45,13 @@ impl PublicImages {
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(set) = opened.iter().find(|set| set.size == size) {
-            return Ok(Arc::clone(set));
+        let sets = opened.iter().cloned();
+        let sets = sets.filter_map(|set| set.downcast::<Self>().ok());
+        if let Some(set) = { sets }.find(|set| set.size == size) {
+            return Ok(set);
         }
         let set = Arc::new(Self::read(config, size, observer)?);
-        opened.push(Arc::clone(&set));
+        opened.push(Arc::<Self>::clone(&set));
         Ok(set)
     }
 

@@ -178,6 +178,51 @@ fn the_cats_are_the_original_s() {
 }
 
 #[test]
+fn simulators_have_the_settings_of_the_library() {
+    for (name, size, iterations, images) in [
+        ("mnist_text_library.toml", 28, 4, 60_000),
+        ("celeba_sprites.toml", 32, 7, 145_064),
+        ("nearest_images.toml", 32, 6, 145_064),
+    ] {
+        let loaded = shipped(name);
+        assert_eq!(loaded.populations.len(), 1 + iterations, "{name}");
+        assert!(loaded.populations.iter().all(|g| g.num_samples == 60_000));
+        let settings = values(&loaded);
+        assert_eq!(settings["data"]["image_size"], size);
+        assert_eq!(settings["data"]["class_conditional"], true);
+        assert_eq!(settings["model"]["image_size"], size);
+        assert_eq!(settings["embedder"]["type"], "inception");
+        assert_eq!(settings["embedder"]["resolution"], size);
+        assert_eq!(settings["evolution"]["lookahead_degree"], 8);
+        assert_eq!(settings["evolution"]["threshold"], 1.0);
+        assert_eq!(settings["privacy"]["epsilon"], 10.0);
+        // δ is 1/(n ln n), rounded down to two digits.
+        assert_eq!(settings["data"]["declared_size"], images);
+        let n = f64::from(images);
+        let delta = settings["privacy"]["delta"].as_f64().unwrap();
+        let share = delta * n * n.ln();
+        assert!(share <= 1.0 && share > 0.98, "{name}: {share}");
+    }
+    let pool = shipped("nearest_images.toml");
+    let expected = [1000.0, 1000.0, 500.0, 200.0, 100.0, 50.0, 20.0];
+    assert_eq!(degrees(&pool), expected);
+    let sprites = shipped("celeba_sprites.toml");
+    let expected = [1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.08, 0.06];
+    assert_eq!(degrees(&sprites), expected);
+    let steps = values(&shipped("mnist_text_library.toml"))["model"]["steps"].clone();
+    assert_eq!(steps["font"], json!([1.0, 0.8, 0.4, 0.2, 0.0]));
+    let close = |key: &str, steps_of_range: [f64; 5], range: f64| {
+        for (index, step) in steps_of_range.into_iter().enumerate() {
+            let share = steps[key][index].as_f64().unwrap();
+            assert!((share - step / range).abs() < 1e-3, "{key} {index}");
+        }
+    };
+    close("size", [6.0, 5.0, 4.0, 3.0, 2.0], 19.0);
+    close("rotation", [11.0, 9.0, 7.0, 5.0, 3.0], 60.0);
+    close("weight", [1.0, 1.0, 1.0, 0.0, 0.0], 2.0);
+}
+
+#[test]
 fn cookie_openai_is_the_original_s() {
     let loaded = shipped("cookie_openai.toml");
     assert_eq!(loaded.populations.len(), 18);

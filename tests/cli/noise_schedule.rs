@@ -26,6 +26,13 @@ fn printed(fixture: &RunFixture, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Returns the plan that `dpsyn run --dry-run` prints.
+fn planned(fixture: &RunFixture, arguments: &[&str]) -> String {
+    let output = fixture.run(&[arguments, &["--dry-run"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 fn ledger(fixture: &RunFixture, folder: &str) -> Vec<Value> {
     let text = fs::read_to_string(fixture.path(folder).join("ledger.jsonl")).unwrap();
     let lines = text.lines().map(serde_json::from_str);
@@ -54,7 +61,7 @@ fn table(text: &str) -> Vec<Vec<String>> {
 #[test]
 fn plan_statement_ledger_and_accountant_agree() {
     let fixture = RunFixture::new();
-    let plan = fixture.succeed(&[&LIST[..], &["--dry-run"]].concat());
+    let plan = planned(&fixture, &LIST);
     fixture.succeed(&LIST);
     let epsilons = epsilons(&fixture, "out");
     assert_eq!(epsilons.len(), 3);
@@ -183,7 +190,7 @@ fn each_iteration_votes_with_its_own_neighbors() {
     assert!(votes(1) > 0);
     assert_eq!([votes(2), votes(3)], [3 * votes(1), 2 * votes(1)]);
 
-    let plan = fixture.succeed(&[&neighbors[..], &["--dry-run"]].concat());
+    let plan = planned(&fixture, &neighbors);
     assert!(
         plan.contains("noise multiplier 1.5, [1, 3, 2] nearest neighbor(s)"),
         "{plan}"
@@ -229,7 +236,7 @@ fn an_audit_weighs_each_release_by_its_noise() {
         "audit",
         "run.toml",
         "--set=privacy.noise_multiplier=[30, 1.5, 6]",
-        "--trials=4000",
+        "--trials=20000",
         "--canaries=50",
         "--confidence=0.999999",
         "--json=audit.json",

@@ -1,13 +1,10 @@
 //! Runs of texts drawn with fonts.
 
-#[path = "../../src/generators/text/testing.rs"]
-mod testing;
-
 use std::path::Path;
 
 use dpsyn::internals::images::SamplesReader;
-use testing::{Letter, font, rectangle, write};
 
+use crate::support::fonts::{Letter, font, rectangle, write};
 use crate::support::{NOISELESS, RunFixture};
 
 /// A horizontal bar as `-` and a vertical one as `I`, of this thickness.

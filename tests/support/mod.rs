@@ -2,6 +2,9 @@
 
 pub mod fetch_fixture;
 pub mod file_server;
+/// The makers of fonts of the unit tests of the generator of text.
+#[path = "../../src/generators/text/testing.rs"]
+pub mod fonts;
 pub mod image_server;
 #[cfg(target_os = "linux")]
 pub mod seccomp;

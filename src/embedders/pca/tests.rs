@@ -115,7 +115,7 @@ fn components_are_cached_and_a_damaged_file_is_replaced() {
     let in_memory = covariance(&images, false).components(4).unwrap();
     let expected = PcaEmbedder::new(pixels(false), &in_memory, false).unwrap();
     assert!(first == expected.embed(&images).unwrap());
-    let file = walk(&folder.path().join("cache"), "components-");
+    let file = file_of(&folder.path().join("cache"), "components-");
     let whole = std::fs::read(&file).unwrap();
     std::fs::write(&file, &whole[1..]).unwrap();
     assert!(open(&config).embedder.embed(&images).unwrap() == first);
@@ -124,7 +124,7 @@ fn components_are_cached_and_a_damaged_file_is_replaced() {
 }
 
 /// The file in a folder below `folder` whose name begins with `name`.
-fn walk(folder: &std::path::Path, name: &str) -> std::path::PathBuf {
+fn file_of(folder: &std::path::Path, name: &str) -> std::path::PathBuf {
     let set = std::fs::read_dir(folder)
         .unwrap()
         .next()

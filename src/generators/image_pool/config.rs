@@ -110,7 +110,7 @@ fn label_names<'de, D: Deserializer<'de>>(
     Ok(Some(lists.collect()))
 }
 
-/// How many of the nearest images a variation is drawn from.
+/// Number of the nearest images that a variation is drawn from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Degree(f64);
 

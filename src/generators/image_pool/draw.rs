@@ -16,7 +16,7 @@ const TRIES: usize = 16;
 /// The draws of one population, in the order of its samples.
 pub(super) struct Draws<'a> {
     groups: &'a Groups,
-    /// Whether each image was drawn; `None` if an image may be drawn repeatedly.
+    /// True for each image that was drawn; `None` if an image may be drawn repeatedly.
     taken: Option<Vec<bool>>,
 }
 
@@ -108,7 +108,7 @@ impl<'a> Draws<'a> {
 pub(super) struct Search<'a> {
     pub(super) vectors: &'a Vectors,
     pub(super) groups: &'a Groups,
-    /// Whether neighbors must be of the group of the parent.
+    /// True if neighbors must be of the group of the parent.
     pub(super) keep_labels: bool,
     /// `f32 [parents, dimension]`.
     pub(super) parents: &'a [f32],

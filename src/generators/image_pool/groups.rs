@@ -25,7 +25,8 @@ struct Group {
     labels: Vec<String>,
     /// Numbers of the images, in order.
     images: Vec<u32>,
-    /// Whether an image belongs to the group, by its number; empty for a group of all images.
+    /// True for each image that belongs to the group, by its number; empty for a group of all
+    /// images.
     members: Vec<bool>,
 }
 

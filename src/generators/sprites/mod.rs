@@ -46,6 +46,10 @@ impl GeneratorSection for Config {
         self.image_size.pair()
     }
 
+    fn varies_pixels(&self) -> bool {
+        false
+    }
+
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
         evaluations(operation).map(drop)
     }

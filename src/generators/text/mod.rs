@@ -67,6 +67,10 @@ impl GeneratorSection for Config {
             .collect()
     }
 
+    fn varies_pixels(&self) -> bool {
+        false
+    }
+
     fn check_operation(&self, operation: Operation) -> Result<(), GeneratorError> {
         evaluations(operation).map(drop)
     }

@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 const EM: u16 = 1000;
 
 /// A character and its contours, in units of the font, y up, clockwise.
-pub(super) type Letter = (char, Vec<Vec<(i16, i16)>>);
+pub type Letter = (char, Vec<Vec<(i16, i16)>>);
 
 /// Returns a filled rectangle.
-pub(super) fn rectangle(left: i16, bottom: i16, right: i16, top: i16) -> Vec<(i16, i16)> {
+pub fn rectangle(left: i16, bottom: i16, right: i16, top: i16) -> Vec<(i16, i16)> {
     vec![(left, bottom), (left, top), (right, top), (right, bottom)]
 }
 
 /// Returns the bytes of a font whose characters all have an advance width of `advance`. Glyph 0,
 /// which stands for missing characters, is a square.
-pub(super) fn font(advance: u16, letters: &[Letter]) -> Vec<u8> {
+pub fn font(advance: u16, letters: &[Letter]) -> Vec<u8> {
     let mut letters = letters.to_vec();
     letters.sort_by_key(|(character, _)| *character);
     let missing = [vec![rectangle(100, 0, 600, 500)]];
@@ -70,32 +70,8 @@ pub(super) fn font(advance: u16, letters: &[Letter]) -> Vec<u8> {
     ])
 }
 
-/// Returns the bytes of a collection of fonts.
-pub(super) fn collection(fonts: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = [b"ttcf".as_slice(), &be32(0x0001_0000), &be32(fonts.len())].concat();
-    let mut offset = 12 + 4 * fonts.len();
-    for font in fonts {
-        bytes.extend(be32(offset));
-        offset += font.len();
-    }
-    let mut offset = 12 + 4 * fonts.len();
-    for font in fonts {
-        // Offsets of tables count from the beginning of the file.
-        let tables = usize::from(u16::from_be_bytes([font[4], font[5]]));
-        let mut moved = font.clone();
-        for table in 0..tables {
-            let at = 12 + 16 * table + 8;
-            let old = u32::from_be_bytes(font[at..at + 4].try_into().unwrap());
-            moved[at..at + 4].copy_from_slice(&be32(old as usize + offset));
-        }
-        offset += moved.len();
-        bytes.extend(moved);
-    }
-    bytes
-}
-
 /// Writes a file of a font into `folder`.
-pub(super) fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, bytes).unwrap();
     path
@@ -105,7 +81,8 @@ fn be16(value: u16) -> [u8; 2] {
     value.to_be_bytes()
 }
 
-fn be32(value: usize) -> [u8; 4] {
+/// Returns four bytes, the most significant one first.
+pub fn be32(value: usize) -> [u8; 4] {
     (value as u32).to_be_bytes()
 }
 
