@@ -236,7 +236,7 @@ mod tests {
         let dimension = 19;
         let images = vectors(3000, dimension, 1);
         let queries = [vectors(70, dimension, 2), images[..dimension].to_vec()].concat();
-        let allowed = |query: usize, image: usize| (query + image) % 3 != 0;
+        let allowed = |query: usize, image: usize| !(query + image).is_multiple_of(3);
         for wanted in [1, 8, 1500, 5000] {
             let expected: Vec<Vec<u32>> = queries
                 .chunks(dimension)
