@@ -136,8 +136,8 @@ impl Program {
     /// Starts the first process and exchanges the first messages.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] if the command names no program, [`GeneratorError::Program`] if it
-    /// does not answer as the protocol requires.
+    /// [`GeneratorError::Config`] if the command names no program, [`GeneratorError::Program`] if
+    /// it does not answer as the protocol requires.
     pub fn start(config: &Config) -> Result<Self, GeneratorError> {
         config.check()?;
         let workers = Workers::start(

@@ -66,7 +66,7 @@ mod tests {
     fn every_combination_has_its_number() {
         let conditions = Conditions::new(vec![3, 1, 4]).unwrap();
         assert_eq!(conditions.count(), 12);
-        let mut seen = vec![false; 12];
+        let mut seen = [false; 12];
         for first in 0..3 {
             for last in 0..4 {
                 let parts = [first, 0, last].map(Condition);

@@ -39,8 +39,8 @@ pub struct Member {
     pub name: String,
     /// Its share of the random images, in proportion to those of the others.
     pub share: f64,
-    /// The degrees of its variations in place of `evolution.variation_degree`, whose meaning differs
-    /// from model to model.
+    /// The degrees of its variations in place of `evolution.variation_degree`, whose meaning
+    /// differs from model to model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variation_degree: Option<Schedule<f64>>,
     /// The model.

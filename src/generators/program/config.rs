@@ -23,8 +23,8 @@ pub struct Config {
     /// A text that is changed with the program, so that a run is not resumed with another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Files of the program, whose digest is part of the identity of a run; defaults to the elements
-    /// of `command` that are files.
+    /// Files of the program, whose digest is part of the identity of a run; defaults to the
+    /// elements of `command` that are files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<PathBuf>>,
     /// Height and width of the images in pixels: a number, or `[height, width]`.
@@ -48,8 +48,8 @@ pub struct Config {
     /// those to pass on, or `NAME=value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub environment: Vec<String>,
-    /// The value that the program receives for each private class, by the name of the class. Without
-    /// it, the program receives none.
+    /// The value that the program receives for each private class, by the name of the class.
+    /// Without it, the program receives none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<BTreeMap<String, Value>>,
 }

@@ -56,8 +56,8 @@ impl Workers {
     /// Starts the first process.
     ///
     /// # Errors
-    /// [`GeneratorError::Config`] if it cannot be started, [`GeneratorError::Program`] if it does not
-    /// answer the first message as the protocol requires.
+    /// [`GeneratorError::Config`] if it cannot be started, [`GeneratorError::Program`] if it does
+    /// not answer the first message as the protocol requires.
     pub(super) fn start(
         launch: Launch,
         classes: Vec<Value>,
