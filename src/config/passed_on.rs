@@ -24,6 +24,14 @@ pub(super) fn check(
         .filter(|(_, path)| !path.as_os_str().is_empty())
         .map(|(key, path)| (*key, real(path)))
         .collect();
+    let folder = real(Path::new("."));
+    let data = private.iter().filter(|(key, _)| *key == "data.path");
+    let inside = data.into_iter().any(|(_, data)| folder.starts_with(data));
+    if let (true, Some((key, _))) = (inside, texts.first()) {
+        let message = "would run in the current folder, which is data.path or lies in it: expected \
+                       to be started from another folder, because a generator is public";
+        return Err(locations.error(&format!("model.{key}"), message));
+    }
     for (key, text) in texts {
         // An option may have its path after an equal sign.
         let parts = [Some(*text), text.split_once('=').map(|(_, value)| value)];
@@ -40,14 +48,6 @@ pub(super) fn check(
                 return Err(locations.error(&format!("model.{key}"), message));
             }
         }
-    }
-    let folder = real(Path::new("."));
-    let data = private.iter().filter(|(key, _)| *key == "data.path");
-    let inside = data.into_iter().any(|(_, data)| folder.starts_with(data));
-    if let (true, Some((key, _))) = (inside, texts.first()) {
-        let message = "would run in the current folder, which is data.path or lies in it: expected \
-                       to be started from another folder, because a generator is public";
-        return Err(locations.error(&format!("model.{key}"), message));
     }
     Ok(())
 }

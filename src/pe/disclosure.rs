@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use super::fit::few_samples;
 use super::{PeError, Run};
 use crate::artifacts::{
     ClassLayout, Population, ReleasedVotes, RunStore, distinct_ancestors, effective_parents,
@@ -156,8 +157,41 @@ impl<'a> Disclosure<'a> {
                 "; {share:.1} % of population {} above the threshold",
                 t - 1
             );
+            self.log(&line)?;
+            if t == self.run.plan.iterations() {
+                self.fit(t, &released)?;
+            }
+            return Ok(());
         }
         self.log(&line)
+    }
+
+    /// Warns of classes whose last votes fall on few samples.
+    fn fit(&self, t: u32, released: &ReleasedVotes) -> Result<(), PeError> {
+        let plan = self.run.plan;
+        let noise = plan.privacy.noise_votes();
+        let Some(noise) = noise.get(t.saturating_sub(1) as usize) else {
+            return Ok(());
+        };
+        let noisy = released.noisy();
+        let ranges = self.store.layout(t.saturating_sub(1))?.ranges();
+        for (range, class) in ranges.into_iter().zip(&plan.classes) {
+            let noisy = noisy.get(range).unwrap_or_default();
+            let Some(effective) = few_samples(noisy, *noise) else {
+                continue;
+            };
+            let of_class = match self.run.data.class_conditional {
+                true => format!(" of class {class}"),
+                false => String::new(),
+            };
+            self.log(&format!(
+                "warning: the votes{of_class} fall on few samples (effective number {effective:.1} \
+                 of {}, as the noisy histogram of iteration {t} shows): the generator may not draw \
+                 what the private images show",
+                noisy.len()
+            ))?;
+        }
+        Ok(())
     }
 
     /// Discloses the guarantee of the finished run.

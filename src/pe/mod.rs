@@ -11,6 +11,7 @@
 //! | `lookahead` | the mean embedding of variations, which represents a sample in the vote |
 //! | `offspring` | images of the next population, shard by shard |
 //! | `disclosure` | `privacy.json` and `log.txt`: what is said about a run |
+//! | `fit` | how many samples have votes, estimated from a released histogram |
 //! | `plan` | populations, classes and cost of a run, before anything is charged |
 //! | `config` | the `[evolution]` and `[output]` sections |
 
@@ -19,6 +20,7 @@ mod config;
 mod context;
 mod disclosure;
 mod error;
+mod fit;
 mod initial;
 mod lookahead;
 mod offspring;

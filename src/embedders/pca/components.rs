@@ -81,7 +81,7 @@ mod tests {
         let bytes = components.to_bytes();
         assert_eq!(bytes.len(), Components::file_len(1, 2));
         assert_eq!(Components::from_bytes(&bytes, 1, 2).unwrap(), components);
-        assert!(Components::from_bytes(&bytes, 2, 1).is_none());
+        assert!(Components::from_bytes(&bytes, 3, 1).is_none());
         assert!(Components::from_bytes(&bytes[8..], 1, 2).is_none());
         let nan = [f64::NAN.to_le_bytes().as_slice(), &bytes[8..]].concat();
         assert!(Components::from_bytes(&nan, 1, 2).is_none());

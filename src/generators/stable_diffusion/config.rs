@@ -272,7 +272,10 @@ mod tests {
                 "random_sampling_guidance_scale = -1",
                 "random_sampling_guidance_scale",
             ),
-            ("variation_guidance_scale = nan", "variation_guidance_scale"),
+            (
+                "variation_guidance_scale = [1, -1.5]",
+                "variation_guidance_scale",
+            ),
             (
                 "random_sampling_batch_size = 0",
                 "random_sampling_batch_size",
