@@ -160,10 +160,10 @@ pub struct EvalArguments {
     #[arg(long, value_name = "N")]
     pub kid_subset_size: Option<usize>,
     /// Classifier that downstream trains on labeled samples and tests on the labeled reference:
-    /// logistic (on embeddings) or cnn (on pixels) [default: logistic]
+    /// logistic or nearest-neighbor (on embeddings), or cnn (on pixels) [default: logistic]
     #[arg(long, value_name = "KIND")]
     pub classifier: Option<ClassifierKind>,
-    /// Number of trainings of the cnn, with seeds from --seed on; logistic has no seed [default: 3]
+    /// Number of trainings of the cnn, with seeds from --seed on; the others have no seed [default: 3]
     #[arg(long, value_name = "N")]
     pub seeds: Option<u32>,
     /// Seed of random subsets, and the first seed of the cnn

@@ -121,13 +121,46 @@ fn extended(
     settings.output.folder = beside(folder)?;
     // As text, so that overrides are merged, checked and reported as those of `dpsyn run`.
     let name = format!("the extension of {}", config.display());
-    let sources = ConfigSources::new(name, settings.to_toml()?, &arguments.set)?;
+    let lists = settings.model.section().schedules_by_key();
+    let keys = lists.iter().map(|(key, _)| key.as_str());
+    let text = with_last_values(settings.to_toml()?, keys)?;
+    let sources = ConfigSources::new(name, text, &arguments.set)?;
     let mut loaded = Settings::check(&sources)?;
     check_fixed(&loaded, arguments.iterations, &samples, last)?;
     if let Some(out) = &arguments.out {
         loaded.settings.output.folder.clone_from(out);
     }
     Ok(loaded)
+}
+
+/// Replaces lists of `[model]` by their last elements: a schedule goes on with its last value. `keys`
+/// are below the section, such as `members[1].variation_degree`.
+fn with_last_values<'a>(
+    text: String,
+    keys: impl Iterator<Item = &'a str>,
+) -> Result<String, ConfigError> {
+    let unreadable = |error: &dyn std::fmt::Display| ConfigError::Text {
+        origin: "the configuration of the finished run".to_owned(),
+        message: error.to_string(),
+    };
+    let mut table: toml::Table = text.parse().map_err(|error| unreadable(&error))?;
+    for key in keys {
+        let mut place = table.get_mut("model");
+        for part in key.split(['.', '[']) {
+            let index = part.strip_suffix(']').map(str::parse::<usize>);
+            place = match (place, index) {
+                (Some(value), Some(Ok(index))) => value.get_mut(index),
+                (Some(value), _) => value.get_mut(part),
+                (None, _) => None,
+            };
+        }
+        if let Some(value) = place
+            && let Some(last) = value.as_array().and_then(|list| list.last()).cloned()
+        {
+            *value = last;
+        }
+    }
+    toml::to_string(&table).map_err(|error| unreadable(&error))
 }
 
 /// Refuses overrides of the keys that make the run an extension. `last` is the number of samples
@@ -242,4 +275,27 @@ fn check_paths(settings: &Settings, config: &Path) -> Result<(), ExtendError> {
 /// Returns true if the path exists; one that cannot be examined is an error.
 fn exists(path: &Path) -> Result<bool, ArtifactsError> {
     path.try_exists().map_err(ArtifactsError::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_the_model_go_on_with_their_last_value() {
+        let text = "[model]\nrespacing = [\"1\", \"2\"]\nsizes = [8, 9]\n[model.steps]\nfont = [1, 3]\n\
+                    [[model.members]]\nname = \"a\"\n[[model.members]]\ndegree = [5, 6.5]\n";
+        let keys = [
+            "respacing",
+            "steps.font",
+            "members[1].degree",
+            "members[7].x",
+        ];
+        let extended = with_last_values(text.to_owned(), keys.into_iter()).unwrap();
+        let table: toml::Table = extended.parse().unwrap();
+        let expected = "[model]\nrespacing = \"2\"\nsizes = [8, 9]\n[model.steps]\nfont = 3\n\
+                        [[model.members]]\nname = \"a\"\n[[model.members]]\ndegree = 6.5\n";
+        assert_eq!(table, expected.parse().unwrap());
+        assert!(with_last_values("x".to_owned(), [].into_iter()).is_err());
+    }
 }

@@ -8,7 +8,7 @@ use crate::embedders::Embeddings;
 use crate::images::ImageBatch;
 use crate::metrics::downstream::{
     Accuracy, AccuracyCounter, ClassifierKind, Cnn, CnnConfig, DownstreamError, LabeledImages,
-    LogisticConfig, LogisticRegression,
+    LogisticConfig, LogisticRegression, predict_nearest,
 };
 use crate::metrics::{MetricKind, MetricOutput, MetricValue, MetricsError, missing_features};
 use crate::progress::Unit;
@@ -40,6 +40,7 @@ impl Evaluator<'_> {
         let predictions = match kind {
             ClassifierKind::Logistic => self.predict_by_regression(vectors, training)?,
             ClassifierKind::Cnn => self.predict_by_networks(training)?,
+            ClassifierKind::NearestNeighbor => self.predict_by_neighbors(vectors, training)?,
         };
         let source = self.labeled_source()?;
         let reference = source.count().into();
@@ -84,6 +85,21 @@ impl Evaluator<'_> {
         let predictions = self.reference(None)?.try_map_ref(|reference| {
             let vectors = reference.vectors().ok_or_else(unprepared)?;
             Ok::<_, MetricsError>(vec![model.predict(vectors)?])
+        })?;
+        Ok(predictions)
+    }
+
+    fn predict_by_neighbors(
+        &mut self,
+        vectors: Option<&Embeddings>,
+        training: &Training,
+    ) -> Result<Guarded<Predictions>, EvaluationError> {
+        let vectors = vectors.ok_or_else(unprepared)?;
+        let (device, observer) = (self.evaluation.device, self.evaluation.observer);
+        let predictions = self.reference(None)?.try_map_ref(|reference| {
+            let queries = reference.vectors().ok_or_else(unprepared)?;
+            let predicted = predict_nearest(vectors, &training.labels, queries, device, observer)?;
+            Ok::<_, MetricsError>(vec![predicted])
         })?;
         Ok(predictions)
     }
@@ -147,6 +163,9 @@ fn details(classifier: ClassifierKind, accuracy: &Accuracy) -> String {
     match (classifier, accuracy.standard_deviation()) {
         (ClassifierKind::Logistic, _) => {
             "logistic regression on the embeddings; the same for every seed".to_owned()
+        }
+        (ClassifierKind::NearestNeighbor, _) => {
+            "class of the nearest sample in the space of the embeddings".to_owned()
         }
         (ClassifierKind::Cnn, None) => "cnn on pixels; 1 seed".to_owned(),
         (ClassifierKind::Cnn, Some(deviation)) => format!(

@@ -1,8 +1,8 @@
 //! Downstream accuracy: classifiers that are trained on synthetic images and tested on real ones.
 //!
 //! In: synthetic images or their embeddings with labels, and a test set of real images that was not
-//! part of the run. Two classifiers: [`LogisticRegression`] on embeddings (seconds) and [`Cnn`], a
-//! small wide residual network on pixels (minutes). Their settings, the number of epochs included,
+//! part of the run. Three classifiers: [`LogisticRegression`] and the nearest neighbor on embeddings
+//! (seconds), and [`Cnn`], a small wide residual network on pixels (minutes). Their settings, the number of epochs included,
 //! are fixed in advance: nothing here selects a setting by the test set. Whoever selects settings
 //! by the accuracy makes the test set a part of the training.
 //!
@@ -15,12 +15,14 @@ mod cnn;
 mod layers;
 mod lbfgs;
 mod logistic;
+mod neighbor;
 mod options;
 mod unfold;
 
 pub(crate) use classes::match_classes;
 pub(crate) use cnn::{Cnn, CnnConfig, LabeledImages};
 pub use logistic::{LogisticConfig, LogisticRegression};
+pub use neighbor::predict_nearest;
 pub use options::{ClassifierKind, DownstreamOptions};
 
 use serde::Serialize;
@@ -69,6 +71,9 @@ pub enum DownstreamError {
         /// Shape of the training set.
         expected: String,
     },
+    /// The nearest sample could not be found.
+    #[error(transparent)]
+    Nearest(crate::voting::NearestError),
     /// A training vector holds a NaN or an infinity.
     #[error("training vector {index} is not finite")]
     NotFinite {

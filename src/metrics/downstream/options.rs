@@ -14,6 +14,8 @@ pub enum ClassifierKind {
     Logistic,
     /// Small wide residual network on pixels; the seed determines weights, order and augmentation.
     Cnn,
+    /// The class of the nearest sample in the space of the embeddings, by L2; it is deterministic.
+    NearestNeighbor,
 }
 
 impl ClassifierKind {
@@ -23,6 +25,7 @@ impl ClassifierKind {
         match self {
             Self::Logistic => "logistic",
             Self::Cnn => "cnn",
+            Self::NearestNeighbor => "nearest-neighbor",
         }
     }
 }
@@ -37,10 +40,10 @@ impl FromStr for ClassifierKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Logistic, Self::Cnn]
+        [Self::Logistic, Self::Cnn, Self::NearestNeighbor]
             .into_iter()
             .find(|kind| kind.name() == text)
-            .ok_or_else(|| "expected logistic or cnn".to_owned())
+            .ok_or_else(|| "expected logistic, cnn or nearest-neighbor".to_owned())
     }
 }
 
@@ -80,13 +83,13 @@ impl DownstreamOptions {
         };
         let seeds = match (classifier, seeds) {
             (_, Some(0)) => return refuse("is 0: expected at least 1"),
-            (ClassifierKind::Logistic, Some(2..)) => {
-                return refuse(
-                    "`logistic` is deterministic, so every seed gives the same result: omit it, or \
-                     choose `cnn`",
-                );
+            (ClassifierKind::Logistic | ClassifierKind::NearestNeighbor, Some(2..)) => {
+                return refuse(&format!(
+                    "`{classifier}` is deterministic, so every seed gives the same result: omit it, \
+                     or choose `cnn`"
+                ));
             }
-            (ClassifierKind::Logistic, _) => 1,
+            (ClassifierKind::Logistic | ClassifierKind::NearestNeighbor, _) => 1,
             (ClassifierKind::Cnn, seeds) => seeds.unwrap_or(Self::SEEDS),
         };
         Ok(Self { classifier, seeds })
@@ -109,6 +112,8 @@ mod tests {
         assert_eq!(seeds("logistic", None), Some(1));
         assert_eq!(seeds("logistic", Some(1)), Some(1));
         assert_eq!(seeds("logistic", Some(2)), None);
+        assert_eq!(seeds("nearest-neighbor", None), Some(1));
+        assert_eq!(seeds("nearest-neighbor", Some(2)), None);
         assert!("svm".parse::<ClassifierKind>().is_err());
     }
 }
