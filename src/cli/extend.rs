@@ -140,7 +140,7 @@ fn with_last_values<'a>(
     keys: impl Iterator<Item = &'a str>,
 ) -> Result<String, ConfigError> {
     let unreadable = |error: &dyn std::fmt::Display| ConfigError::Text {
-        origin: "the configuration of the finished run".to_owned(),
+        place: "the configuration of the finished run".to_owned(),
         message: error.to_string(),
     };
     let mut table: toml::Table = text.parse().map_err(|error| unreadable(&error))?;
