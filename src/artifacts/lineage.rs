@@ -54,19 +54,24 @@ impl Lineage {
     }
 }
 
+/// Names of the arrays of derivations.
+const COLUMNS: [&str; 4] = ["parent", "fold", "origin", "ancestor"];
+
 /// Returns the arrays of derivations: name and one number for each sample. The parent of a sample
 /// without one is −1.
 pub(super) fn columns(lineages: &[Lineage]) -> [(&'static str, Vec<i64>); 4] {
     let column = |of: fn(&Lineage) -> i64| lineages.iter().map(of).collect();
+    let [parent, fold, origin, ancestor] = COLUMNS;
     [
-        ("parent", column(|one| one.parent.map_or(-1, i64::from))),
-        ("fold", column(|one| i64::from(one.fold))),
-        ("origin", column(|one| one.origin as i64)),
-        ("ancestor", column(|one| i64::from(one.ancestor))),
+        (parent, column(|one| one.parent.map_or(-1, i64::from))),
+        (fold, column(|one| i64::from(one.fold))),
+        (origin, column(|one| one.origin as i64)),
+        (ancestor, column(|one| i64::from(one.ancestor))),
     ]
 }
 
-/// Reads the arrays that [`columns`] names; returns `None` if they are not `count` derivations.
+/// Reads the arrays that [`columns`] names; returns `None` if they are not `count` derivations. In a
+/// file without any of them, as version 0.1.0 wrote it, samples are their own ancestors.
 ///
 /// # Errors
 /// [`NpzError`] if an array is missing or damaged.
@@ -74,9 +79,14 @@ pub(super) fn read<R: std::io::Read + std::io::Seek>(
     arrays: &mut NpzReader<R>,
     count: usize,
 ) -> Result<Option<Vec<Lineage>>, NpzError> {
+    if !COLUMNS.iter().any(|name| arrays.has(name)) {
+        let own = |index| Lineage::first(Origin::Initial, index);
+        return Ok(Some((0..count).map(own).collect()));
+    }
     let mut column = |name| arrays.i64s(name).map(|(_, numbers)| numbers);
-    let (parents, folds) = (column("parent")?, column("fold")?);
-    let (origins, ancestors) = (column("origin")?, column("ancestor")?);
+    let [parent, fold, origin, ancestor] = COLUMNS;
+    let (parents, folds) = (column(parent)?, column(fold)?);
+    let (origins, ancestors) = (column(origin)?, column(ancestor)?);
     let rows = parents.iter().zip(&folds).zip(&origins).zip(&ancestors);
     let lineages: Option<Vec<Lineage>> = rows
         .map(|(((parent, fold), origin), ancestor)| {
@@ -122,7 +132,16 @@ pub fn effective_parents(lineages: &[Lineage]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
+    use crate::images::NpzWriter;
+
+    impl Lineage {
+        fn with_fold(self, fold: u32) -> Self {
+            Self { fold, ..self }
+        }
+    }
 
     fn child(parent: u32, ancestor: u32) -> Lineage {
         Lineage {
@@ -142,6 +161,25 @@ mod tests {
         let unequal = [child(5, 0), child(5, 0), child(5, 0), child(6, 1)];
         assert_eq!(effective_parents(&unequal), 1.6);
         assert_eq!(effective_parents(&[Lineage::first(Origin::Random, 3)]), 0.0);
+    }
+
+    #[test]
+    fn a_file_without_lineage_begins_one_and_a_part_of_it_is_an_error() {
+        let read_with = |keys: &[&str]| {
+            let mut writer = NpzWriter::new(Cursor::new(Vec::new()));
+            for key in ["labels"].iter().chain(keys) {
+                writer.i64s(key, &[2], &[0, 1]).unwrap();
+            }
+            let file = writer.finish().unwrap();
+            read(&mut NpzReader::new(file).unwrap(), 2)
+        };
+        let expected = [0, 1].map(|index| Lineage::first(Origin::Initial, index));
+        assert_eq!(read_with(&[]).unwrap().unwrap(), expected);
+        assert!(read_with(&["parent"]).is_err());
+        assert_eq!(
+            read_with(&COLUMNS).unwrap().unwrap()[1],
+            child(1, 1).with_fold(1)
+        );
     }
 
     #[test]
