@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use dpsyn::internals::images::NpzReader;
 use serde_json::{Map, Value};
 
+use super::figures::assert_figures_follow;
 use crate::support::{RunFixture, released};
 
 /// The prefix of lines on the terminal that are for the owner only.
@@ -62,17 +63,19 @@ fn ledger(bytes: &[u8]) -> Vec<Value> {
     lines.map(record).collect()
 }
 
-/// Removes the identity of the run and the messages about noisy counts below the threshold.
+/// Removes the identity of the run, and what follows from the noisy histogram: messages about counts
+/// below the threshold and about few samples with votes, and the figures of a population.
 fn log(text: &str) -> Vec<String> {
+    let noisy = ["exceeds the threshold", "fall on few samples"];
     let lines = text
         .lines()
-        .filter(|line| !line.contains("exceeds the threshold"));
-    lines
-        .map(|line| match line.split_once(": run ") {
-            Some((before, _)) => before.to_owned(),
-            None => line.to_owned(),
-        })
-        .collect()
+        .filter(|line| !noisy.iter().any(|words| line.contains(words)));
+    let fixed = |line: &str| {
+        let ends = [": run ", " samples; "];
+        let before = ends.iter().find_map(|end| line.split_once(end));
+        before.map_or(line, |(before, _)| before).to_owned()
+    };
+    lines.map(fixed).collect()
 }
 
 /// Returns the lines on standard error that are not marked as private.
@@ -208,7 +211,12 @@ pub fn assert_same_published(one: &Path, other: &Path) {
                 assert_eq!(ledger(bytes), ledger(others));
                 assert_eq!(bytes.len(), others.len(), "{name}");
             }
-            "log.txt" => assert_eq!(log(&text(bytes)), log(&text(others))),
+            "log.txt" => {
+                let logs = [text(bytes), text(others)];
+                assert_eq!(log(&logs[0]), log(&logs[1]));
+                assert_figures_follow(folders.0, &logs[0]);
+                assert_figures_follow(folders.1, &logs[1]);
+            }
             name if is_noisy(name) => {
                 assert_eq!(bytes.len(), others.len(), "{name}");
                 assert_same_noisy(name, folders.0, folders.1);

@@ -12,6 +12,7 @@ mod comparison;
 mod data_sets;
 mod declarations;
 mod duplicates;
+mod figures;
 mod hosted;
 #[cfg(feature = "insecure-test-noise")]
 mod known_noise;
