@@ -70,8 +70,8 @@ pub(super) fn columns(lineages: &[Lineage]) -> [(&'static str, Vec<i64>); 4] {
     ]
 }
 
-/// Reads the arrays that [`columns`] names; returns `None` if they are not `count` derivations. In a
-/// file without any of them, as version 0.1.0 wrote it, samples are their own ancestors.
+/// Reads the arrays that [`columns`] names; returns `None` if they are not `count` derivations. In
+/// a file without any of them, as version 0.1.0 wrote it, samples are their own ancestors.
 ///
 /// # Errors
 /// [`NpzError`] if an array is missing or damaged.

@@ -163,7 +163,8 @@ pub struct EvalArguments {
     /// logistic or nearest-neighbor (on embeddings), or cnn (on pixels) [default: logistic]
     #[arg(long, value_name = "KIND")]
     pub classifier: Option<ClassifierKind>,
-    /// Number of trainings of the cnn, with seeds from --seed on; the others have no seed [default: 3]
+    /// Number of trainings of the cnn, with seeds from --seed on; other classifiers have none
+    /// [default: 3]
     #[arg(long, value_name = "N")]
     pub seeds: Option<u32>,
     /// Seed of random subsets, and the first seed of the cnn

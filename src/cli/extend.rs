@@ -133,8 +133,8 @@ fn extended(
     Ok(loaded)
 }
 
-/// Replaces lists of `[model]` by their last elements: a schedule goes on with its last value. `keys`
-/// are below the section, such as `members[1].variation_degree`.
+/// Replaces lists of `[model]` by their last elements: a schedule goes on with its last value.
+/// `keys` are below the section, such as `members[1].variation_degree`.
 fn with_last_values<'a>(
     text: String,
     keys: impl Iterator<Item = &'a str>,

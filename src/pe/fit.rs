@@ -1,4 +1,5 @@
-//! How well a population covers the private images, as far as the released histogram shows it.
+//! Estimate, from a released histogram, of how many samples have votes: few of them where the
+//! generator does not draw what the private images show.
 
 /// Effective share of samples with votes below which a population is said not to fit. Measured at
 /// the last vote, ε = 1: pools and fonts that fit have 0.39 to 0.77 in every class, and a pool of

@@ -63,8 +63,8 @@ fn ledger(bytes: &[u8]) -> Vec<Value> {
     lines.map(record).collect()
 }
 
-/// Removes the identity of the run, and what follows from the noisy histogram: messages about counts
-/// below the threshold and about few samples with votes, and the figures of a population.
+/// Removes the identity of the run, and what follows from the noisy histogram: messages about
+/// counts below the threshold and about few samples with votes, and the figures of a population.
 fn log(text: &str) -> Vec<String> {
     let noisy = ["exceeds the threshold", "fall on few samples"];
     let lines = text

@@ -121,10 +121,8 @@ fn a_write_that_fails_is_reported_and_nothing_is_lost() {
                 Some(OUTPUT),
                 "{blocks} blocks: {text}"
             );
-            let error = text
-                .lines()
-                .find(|line| line.starts_with("error: "))
-                .unwrap();
+            let error = text.lines().find(|line| line.starts_with("error: "));
+            let error = error.unwrap_or_else(|| panic!("{blocks} blocks: {text}"));
             assert!(error.contains("too large"), "{blocks} blocks: {text}");
             faults.insert(error.replace(char::is_numeric, "#"));
         }

@@ -210,7 +210,7 @@ fn what_the_model_cannot_do_is_refused_before_anything_is_spent() {
         &fixture,
         USAGE,
         &["--set", "model.image_size=10", "--set", "embedder.size=8"],
-        &["model.image_size", "multiple of 4"],
+        &["model.image_size", "multiples of 4"],
     );
     set("model.scheduler=heun", &["heun", "dpm-solver++"]);
     set(

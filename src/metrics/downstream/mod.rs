@@ -1,10 +1,11 @@
 //! Downstream accuracy: classifiers that are trained on synthetic images and tested on real ones.
 //!
 //! In: synthetic images or their embeddings with labels, and a test set of real images that was not
-//! part of the run. Three classifiers: [`LogisticRegression`] and the nearest neighbor on embeddings
-//! (seconds), and [`Cnn`], a small wide residual network on pixels (minutes). Their settings, the number of epochs included,
-//! are fixed in advance: nothing here selects a setting by the test set. Whoever selects settings
-//! by the accuracy makes the test set a part of the training.
+//! part of the run. Three classifiers: [`LogisticRegression`] and the nearest neighbor on
+//! embeddings (seconds), and [`Cnn`], a small wide residual network on pixels (minutes). Their
+//! settings, the number of epochs included, are fixed in advance: nothing here selects a setting by
+//! the test set. Whoever selects settings by the accuracy makes the test set a part of the
+//! training.
 //!
 //! A classifier is trained on released images and so may be published; its accuracy on private test
 //! images may not.
