@@ -217,11 +217,11 @@ fn errors_name_the_key_and_leave_nothing() {
         &["model.embedder.components", "40 public images"],
     );
     refuse(
-        "evolution.variation_degree=[1, 1.5, 1]",
+        "evolution.variation_degree=[1, 1.5, 1, 1]",
         &["evolution.variation_degree", "1.5"],
     );
     refuse(
-        "evolution.variation_degree=[1, 41, 1]",
+        "evolution.variation_degree=[1, 41, 1, 1]",
         &["evolution.variation_degree", "the 40 images"],
     );
     refuse(
