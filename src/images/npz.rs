@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
+use std::mem::ManuallyDrop;
 use std::path::Path;
 
 use ndarray::{ArrayD, ArrayView, IxDyn};
@@ -336,14 +337,16 @@ fn elements<T: ReadableElement + Copy, U>(
 
 /// Writer of an `.npz` file, one array after the other.
 pub struct NpzWriter<W: Write + Seek> {
-    zip: ZipWriter<W>,
+    // Not dropped after a failed write: the crate would try to end the archive, fail again and write
+    // that to standard error. What remains in memory is one buffer, and the command ends.
+    zip: ManuallyDrop<ZipWriter<W>>,
 }
 
 impl<W: Write + Seek> NpzWriter<W> {
     /// Starts an archive.
     pub fn new(writer: W) -> Self {
         Self {
-            zip: ZipWriter::new(writer),
+            zip: ManuallyDrop::new(ZipWriter::new(writer)),
         }
     }
 
@@ -407,7 +410,7 @@ impl<W: Write + Seek> NpzWriter<W> {
         };
         self.start_entry::<T>(key, shape)?;
         array
-            .write_npy(&mut self.zip)
+            .write_npy(&mut *self.zip)
             .map_err(|error| invalid(key)(NpyError::Io(io::Error::other(error))))
     }
 
@@ -416,7 +419,7 @@ impl<W: Write + Seek> NpzWriter<W> {
     /// # Errors
     /// [`NpzError::Zip`].
     pub fn finish(self) -> Result<W, NpzError> {
-        Ok(self.zip.finish()?)
+        Ok(ManuallyDrop::into_inner(self.zip).finish()?)
     }
 
     /// Starts an array of `T` whose elements follow by [`NpzWriter::write`]: `ndarray-npy` writes

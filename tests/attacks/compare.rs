@@ -65,7 +65,7 @@ fn ledger(bytes: &[u8]) -> Vec<Value> {
 
 /// Removes the identity of the run, and what follows from the noisy histogram: messages about
 /// counts below the threshold and about few samples with votes, and the figures of a population.
-fn log(text: &str) -> Vec<String> {
+pub fn fixed_lines(text: &str) -> Vec<String> {
     let noisy = ["exceeds the threshold", "fall on few samples"];
     let lines = text
         .lines()
@@ -213,7 +213,7 @@ pub fn assert_same_published(one: &Path, other: &Path) {
             }
             "log.txt" => {
                 let logs = [text(bytes), text(others)];
-                assert_eq!(log(&logs[0]), log(&logs[1]));
+                assert_eq!(fixed_lines(&logs[0]), fixed_lines(&logs[1]));
                 assert_figures_follow(folders.0, &logs[0]);
                 assert_figures_follow(folders.1, &logs[1]);
             }
@@ -238,7 +238,7 @@ pub fn assert_same_output(one: &Output, other: &Output) {
     assert_eq!(one.status.code(), other.status.code(), "{one:?}\n{other:?}");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert_eq!(text(&one.stdout), text(&other.stdout));
-    assert_eq!(log(&unmarked(one)), log(&unmarked(other)));
+    assert_eq!(fixed_lines(&unmarked(one)), fixed_lines(&unmarked(other)));
 }
 
 /// Runs the same command on two data sets, first with `--dry-run`, and compares everything that is

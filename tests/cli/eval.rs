@@ -481,7 +481,7 @@ fn sets_that_cannot_be_trained_on_or_tested_are_refused() {
         "labeled.npz",
         "data",
         &["--classifier", "svm"],
-        "logistic or cnn",
+        "logistic, cnn or nearest-neighbor",
     );
     case(
         2,
