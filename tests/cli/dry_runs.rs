@@ -26,18 +26,6 @@ const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 const CIFAR10: [&str; 10] = [
     "plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 ];
-const CIFAR10_HUB: [&str; 10] = [
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-];
 const IMAGENET64: &str = "weights/imagenet64_cond_270M_250K.pt";
 const INCEPTION: &str = "weights/pt_inception-2015-12-05-6726825d.pth";
 const STABLE_DIFFUSION: &str = "CompVis/stable-diffusion-v1-4";
@@ -187,7 +175,7 @@ impl World {
                 vec![]
             }
             "cifar10_pool.toml" => {
-                let names = CIFAR10_HUB.map(|class| format!("data/cifar10_private/{class}/0.png"));
+                let names = CIFAR10.map(|class| format!("data/cifar10_private/{class}_0.png"));
                 self.images((32, 32), &names);
                 // As many images as samples, of another size so that none is private.
                 let names: Vec<String> = (0..2000)
