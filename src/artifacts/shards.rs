@@ -205,7 +205,7 @@ fn gaps(finished: &[Range<usize>], total: usize, size: usize) -> Vec<Range<usize
     let end = total..total;
     for range in finished.iter().chain(std::iter::once(&end)) {
         while at < range.start {
-            let stop = (at + size).min(range.start);
+            let stop = at.saturating_add(size).min(range.start);
             gaps.push(at..stop);
             at = stop;
         }

@@ -129,6 +129,7 @@ fn extended(
     check_fixed(&loaded, arguments.iterations, &samples, last)?;
     if let Some(out) = &arguments.out {
         loaded.settings.output.folder.clone_from(out);
+        loaded.check_passed_on()?;
     }
     Ok(loaded)
 }

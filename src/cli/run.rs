@@ -32,7 +32,7 @@ use crate::net::Offline;
 use crate::pe::{InitialSamples, PeError, Plan, Run, RunIdentity};
 use crate::privacy::{
     Budget, EarlierRun, Fingerprint, NonPrivateConsent, PrivacyError, PrivateFolder, RecordedRun,
-    ResolvedPrivacy, Sensitive, check_carried, merge_earlier, run_of_samples,
+    ResolvedPrivacy, Sensitive, check_carried, merge_earlier, run_above, run_of_samples,
 };
 use crate::progress::Progress as _;
 use crate::streams::{Phase, RngKey};
@@ -46,6 +46,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<(), CliError> {
     let mut loaded = Settings::load(&arguments.config, &arguments.set)?;
     if let Some(out) = &arguments.out {
         loaded.settings.output.folder.clone_from(out);
+        loaded.check_passed_on()?;
     }
     let existing = match (arguments.resume, arguments.fresh) {
         (true, _) => Existing::Resume,
@@ -229,6 +230,7 @@ impl Inputs {
         let plan = Plan::new(evolution, loaded.data.class_names(), &loaded.data, privacy)
             .map_err(|error| loaded.locations.error(&error.key, error.message))?;
         let mut images = PrivateImages::open(&loaded.data)?;
+        overlap::refuse_paths(loaded)?;
         let generator = open_generator(loaded, devices, progress)?;
         check_plan(loaded, &*generator.generator, &plan)?;
         let image_size = generator.generator.image_size();
@@ -395,8 +397,8 @@ fn resolve_privacy(
 }
 
 /// Returns the charges of earlier runs on the same images: those that the run in the folder carries
-/// if it is resumed, otherwise those of a run that is moved aside, of the run that is extended and
-/// of the run that made the initial samples.
+/// if it is resumed, otherwise those of a run that is moved aside, of the run that is extended, of
+/// the run that made the initial samples, and of runs whose samples are declared public images.
 fn earlier_runs(
     loaded: &Loaded,
     existing: Existing,
@@ -415,6 +417,11 @@ fn earlier_runs(
     runs.extend_from_slice(extends.map_or(&[], RecordedRun::charges));
     let initial = loaded.settings.evolution.initial_samples.as_deref();
     if let Some(folder) = initial.and_then(run_of_samples) {
+        runs.extend(EarlierRun::read(&folder)?);
+    }
+    // Samples of a run can be public images for another one.
+    let declared = loaded.settings.declared_public();
+    for folder in declared.into_iter().filter_map(|(_, path)| run_above(path)) {
         runs.extend(EarlierRun::read(&folder)?);
     }
     Ok(merge_earlier(runs))

@@ -33,9 +33,19 @@ pub(super) fn check(
         return Err(locations.error(&format!("model.{key}"), message));
     }
     for (key, text) in texts {
-        // An option may have its path after an equal sign.
-        let parts = [Some(*text), text.split_once('=').map(|(_, value)| value)];
-        for part in parts.into_iter().flatten().filter(|part| !part.is_empty()) {
+        // Paths stand in options (`--mount=src=PATH,dst=/d`, `-v PATH:/d`) and in the variables
+        // that are passed by name.
+        let variable = match key.contains("environment[") {
+            true => std::env::var(text).unwrap_or_default(),
+            false => String::new(),
+        };
+        let separators = ['=', ':', ',', ';', ' '];
+        let pieces = text.split(separators).chain(variable.split(separators));
+        for part in [*text]
+            .into_iter()
+            .chain(pieces)
+            .filter(|part| !part.is_empty())
+        {
             let path = real(Path::new(part));
             if let Some((origin, _)) = private
                 .iter()
@@ -92,6 +102,18 @@ mod tests {
                 "model.environment[0]",
             ),
             (["model.command=['x', 'o/private']"], "output.folder"),
+            (
+                ["model.command=['x', '-v', 'private/images:/d']"],
+                "model.command[2]",
+            ),
+            (
+                ["model.command=['x', '--mount=type=bind,src=private/images,dst=/d']"],
+                "model.command[1]",
+            ),
+            (
+                ["model.classes={all = ['x', 'private/images/a']}"],
+                "model.classes.all",
+            ),
             (["data.path=."], "would run in the current folder"),
         ] {
             let text = check(&overrides).unwrap_err();

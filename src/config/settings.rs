@@ -115,8 +115,6 @@ impl Settings {
             mirrors: document.section("mirrors")?,
         };
         let populations = settings.validate(&locations)?;
-        let texts = settings.model.section().passed_on();
-        passed_on::check(&texts, &settings.private_paths(), &locations)?;
         let data = DataConfig {
             classes: declared_classes(
                 &settings.data,
@@ -126,19 +124,47 @@ impl Settings {
             )?,
             ..settings.data.clone()
         };
-        Ok(Loaded {
+        let loaded = Loaded {
             settings,
             data,
             populations,
             locations,
-        })
+        };
+        loaded.check_passed_on()?;
+        Ok(loaded)
+    }
+
+    /// Returns the paths of images that are declared public for the model and the embedders, with
+    /// their keys.
+    #[must_use]
+    pub fn declared_public(&self) -> Vec<(String, &Path)> {
+        let of_model = self.model.section().declared_public().into_iter();
+        let of_model = of_model.map(|(key, path)| (format!("model.{key}"), path));
+        let own = self
+            .evaluation
+            .as_ref()
+            .and_then(|config| config.embedder.as_ref());
+        let embedders = [
+            ("embedder.public", Some(&self.embedder.embedder)),
+            ("evaluation.embedder.public", own),
+        ];
+        let of_embedders = embedders
+            .into_iter()
+            .filter_map(|(key, embedder)| Some((key.to_owned(), embedder?.declared_public()?)));
+        of_model.chain(of_embedders).collect()
+    }
+
+    /// Returns the path of a reference of metrics that is not declared public.
+    #[must_use]
+    pub fn private_reference(&self) -> Option<&Path> {
+        let evaluation = self.evaluation.as_ref();
+        let private = evaluation.filter(|config| !config.reference_is_public);
+        private.and_then(EvaluationConfig::path)
     }
 
     /// Returns the paths of private files and of the result folder, with their keys.
     fn private_paths(&self) -> Vec<(&'static str, &Path)> {
         let clients = self.data.clients.as_ref();
-        let evaluation = self.evaluation.as_ref();
-        let reference = evaluation.filter(|config| !config.reference_is_public);
         let paths = [
             ("data.path", Some(self.data.path.as_path())),
             (
@@ -146,10 +172,7 @@ impl Settings {
                 clients.and_then(|clients| clients.csv.as_deref()),
             ),
             ("privacy.budget", self.privacy.budget.as_deref()),
-            (
-                "evaluation.reference",
-                reference.and_then(EvaluationConfig::path),
-            ),
+            ("evaluation.reference", self.private_reference()),
             ("output.folder", Some(self.output.folder.as_path())),
         ];
         let given = paths
@@ -327,6 +350,22 @@ impl Settings {
         for key in &left_out {
             remove(&mut table, key);
         }
+        let mut left_out: Vec<String> = left_out.into_iter().map(str::to_owned).collect();
+        let members = table
+            .get_mut("model")
+            .and_then(|model| model.get_mut("members"));
+        let members = members.and_then(toml::Value::as_array_mut);
+        for (index, member) in members.into_iter().flatten().enumerate() {
+            let Some(member) = member.as_table_mut() else {
+                continue;
+            };
+            for key in ["cache", "embedder.public.cache"] {
+                if has(member, key) {
+                    remove(member, key);
+                    left_out.push(format!("model.members[{index}].{key}"));
+                }
+            }
+        }
         Ok(format!(
             "# Left out, because they are no public inputs: {} (see private/config.toml).\n{}",
             left_out.join(", "),
@@ -370,6 +409,18 @@ impl Settings {
             table.remove("evaluation");
         }
         Ok(value)
+    }
+}
+
+impl Loaded {
+    /// Refuses private paths among the texts that a model passes to a program. To be repeated after
+    /// the result folder was changed.
+    ///
+    /// # Errors
+    /// Returns [`ConfigError::Value`] for the first such text.
+    pub fn check_passed_on(&self) -> Result<(), ConfigError> {
+        let texts = self.settings.model.section().passed_on();
+        passed_on::check(&texts, &self.settings.private_paths(), &self.locations)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The `[embedder]` section: its types, and opening the embedder that it describes.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
@@ -44,6 +45,16 @@ impl EmbedderConfig {
     pub fn requirements(&self) -> Vec<Requirement> {
         let weights = self.section().weights().as_deref().map(Requirement::path);
         weights.into_iter().collect()
+    }
+
+    /// Returns the path of the images, declared public, that the embedder is fitted to, unless they
+    /// are those of the model.
+    #[must_use]
+    pub fn declared_public(&self) -> Option<&Path> {
+        match self {
+            Self::Pca(config) => Some(config.public.as_deref()?.path.as_path()),
+            _ => None,
+        }
     }
 
     /// Lets an embedder that is fitted to public images, but names none, take those of the model.

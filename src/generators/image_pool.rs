@@ -27,6 +27,7 @@ use super::{
 use crate::embedders::{Embedder, embed_all};
 use crate::hex;
 use crate::images::ImageBatch;
+use crate::privacy::sha256_hex;
 use crate::progress::Observer;
 use crate::public_images::{PublicImages, key_of};
 use crate::sections::InvalidKey;
@@ -44,6 +45,8 @@ pub struct ImagePool {
     groups: Groups,
     vectors: Vectors,
     embedder: Box<dyn Embedder>,
+    /// The public images that the embedder is fitted to, if it is.
+    fitted: Option<Arc<PublicImages>>,
     keep_labels: bool,
     unique: bool,
 }
@@ -80,23 +83,26 @@ impl ImagePool {
             .open(config.image_size.pair(), devices, observer)
             .map_err(below_embedder)?;
         let embedder = opened.embedder;
-        let key = key_of(&serde_json::json!({
+        let inputs = serde_json::json!({
             "vectors": section.identity(opened.weights_digest.as_deref())?,
             "images": images.digest(),
             "size": config.image_size,
-        }));
-        let vectors = Vectors::open(&images, &*embedder, key, observer)?;
-        let digest = key_of(&serde_json::json!([hex::encode(&key), groups.digest(),]));
+        });
+        let vectors = Vectors::open(&images, &*embedder, key_of(&inputs), observer)?;
+        // Unlike the key of the cache, the identity of a run does not depend on the version.
+        let identity = serde_json::json!([inputs, groups.digest()]);
+        let digest = sha256_hex(identity.to_string().as_bytes());
         Ok(OpenedGenerator {
             generator: Box::new(Self {
                 images,
                 groups,
                 vectors,
                 embedder,
+                fitted: opened.public_images,
                 keep_labels: config.keep_labels,
                 unique: config.unique,
             }),
-            weights_digest: Some(hex::encode(&digest)),
+            weights_digest: Some(digest),
             warnings: Vec::new(),
         })
     }
@@ -210,7 +216,9 @@ impl Generator for ImagePool {
     }
 
     fn public_images(&self) -> Vec<Arc<PublicImages>> {
-        vec![Arc::clone(&self.images)]
+        let fitted = self.fitted.as_ref();
+        let others = fitted.filter(|fitted| !Arc::ptr_eq(fitted, &self.images));
+        [&self.images].into_iter().chain(others).cloned().collect()
     }
 
     fn preflight(&self, work: &[PlannedWork]) -> Result<Vec<String>, GeneratorError> {

@@ -83,6 +83,10 @@ impl GeneratorSection for Config {
             let entries = list.iter().enumerate();
             texts.extend(entries.map(|(index, text)| (format!("{key}[{index}]"), text.as_str())));
         }
+        for (class, value) in self.classes.iter().flatten() {
+            let strings = strings_of(value).into_iter();
+            texts.extend(strings.map(|text| (format!("classes.{class}"), text)));
+        }
         texts
     }
 
@@ -163,6 +167,16 @@ impl Program {
         }
         let images = ImageBatch::new(data, parameters.len(), height, width)?;
         Generated::new(images, parameters)
+    }
+}
+
+/// Returns all strings in a JSON value.
+fn strings_of(value: &serde_json::Value) -> Vec<&str> {
+    match value {
+        serde_json::Value::String(text) => vec![text],
+        serde_json::Value::Array(values) => values.iter().flat_map(strings_of).collect(),
+        serde_json::Value::Object(table) => table.values().flat_map(strings_of).collect(),
+        _ => Vec::new(),
     }
 }
 

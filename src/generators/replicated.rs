@@ -1,6 +1,7 @@
 //! One foundation model replicated on several devices.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{
     Condition, ConditionRequest, Generated, Generator, GeneratorError, Operation, PlannedWork,
@@ -8,6 +9,7 @@ use super::{
 };
 use crate::device_pool::{DevicePoolError, Replicated};
 use crate::images::ImageBatch;
+use crate::public_images::PublicImages;
 
 /// A model that its device's thread can own.
 pub type BoxedGenerator = Box<dyn Generator + Send + Sync>;
@@ -85,6 +87,10 @@ impl Generator for ReplicatedGenerator {
 
     fn prompts(&self) -> &[String] {
         self.first().prompts()
+    }
+
+    fn public_images(&self) -> Vec<Arc<PublicImages>> {
+        self.first().public_images()
     }
 
     fn preflight(&self, work: &[PlannedWork]) -> Result<Vec<String>, GeneratorError> {

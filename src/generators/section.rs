@@ -1,5 +1,7 @@
 //! The configuration of a foundation model: what every type of `[model]` section can do.
 
+use std::path::Path;
+
 use candle_core::Device;
 
 use super::{BoxedGenerator, Generator, GeneratorError, Operation, ReplicatedGenerator};
@@ -16,6 +18,12 @@ pub trait GeneratorSection {
     /// # Errors
     /// The first key that is out of range.
     fn validate(&self) -> Result<(), InvalidKey>;
+
+    /// Returns the paths of images that the section declares public, with their keys. None of them
+    /// may be private.
+    fn declared_public(&self) -> Vec<(String, &Path)> {
+        Vec::new()
+    }
 
     /// Returns the (height, width) of the generated images, in pixels.
     fn image_size(&self) -> (usize, usize);

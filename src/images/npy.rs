@@ -83,7 +83,8 @@ impl Dtype {
             "f4" => (Kind::Float, 4),
             "f8" => (Kind::Float, 8),
             text => match text.strip_prefix('S').map(str::parse) {
-                Some(Ok(bytes)) => (Kind::Bytes, bytes),
+                // Without bytes, a header could claim any number of elements.
+                Some(Ok(bytes)) if bytes > 0 => (Kind::Bytes, bytes),
                 _ => return Err(unsupported()),
             },
         };

@@ -252,6 +252,16 @@ pub fn run_of_samples(samples: &Path) -> Option<PathBuf> {
     folder.join(LEDGER).exists().then(|| folder.to_owned())
 }
 
+/// Returns the result folder that a file or folder lies in, or is.
+#[must_use]
+pub fn run_above(path: &Path) -> Option<PathBuf> {
+    let absolute = fs::canonicalize(path).ok()?;
+    let mut folders = absolute.ancestors();
+    folders
+        .find(|folder| folder.join(LEDGER).exists())
+        .map(Path::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

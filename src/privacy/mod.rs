@@ -83,7 +83,7 @@ pub use abandoned::AbandonedRun;
 pub use accountant::{Adjacency, epsilon, noise_multiplier};
 pub use budget::{Budget, BudgetTerms};
 pub use charge::Charge;
-pub use earlier::{EarlierRun, check_carried, merge as merge_earlier, run_of_samples};
+pub use earlier::{EarlierRun, check_carried, merge as merge_earlier, run_above, run_of_samples};
 pub use error::PrivacyError;
 pub use evaluation::{PrivateEvaluationConsent, print_marked_private};
 pub use fingerprint::{Fingerprint, FingerprintHasher, same_data, sha256_hex};

@@ -106,7 +106,7 @@ impl BlockStore {
         if Some(body.len()) != rows.len().checked_mul(self.row_len) {
             return Err(failed(io::ErrorKind::InvalidInput.into()));
         }
-        fs::create_dir_all(&self.folder).map_err(PublicImagesError::cache(&self.folder))?;
+        create_owner_only(&self.folder).map_err(PublicImagesError::cache(&self.folder))?;
         let digests = self.digests(body);
         let fill = |file: &mut io::BufWriter<&mut File>| {
             file.write_all(&self.header(rows))?;
@@ -204,6 +204,19 @@ impl BlockStore {
 
 fn digest_of(digests: &[[u8; 32]]) -> [u8; 32] {
     Sha256::digest(digests.as_flattened()).into()
+}
+
+/// Creates folders that the owner alone can enter: whether images that are declared public are not
+/// private ones is known only after they were read.
+fn create_owner_only(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder.create(folder)
 }
 
 #[cfg(test)]

@@ -137,6 +137,17 @@ impl PublicImages {
         Ok(digests)
     }
 
+    /// Removes everything that was computed from these images from the cache.
+    ///
+    /// # Errors
+    /// [`PublicImagesError::Cache`].
+    pub fn discard(&self) -> Result<(), PublicImagesError> {
+        match std::fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(PublicImagesError::cache(&self.folder)),
+        }
+    }
+
     /// Returns the number of images.
     #[must_use]
     pub fn len(&self) -> usize {

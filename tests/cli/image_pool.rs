@@ -162,6 +162,25 @@ fn the_images_that_an_embedder_is_fitted_to_are_checked_as_well() {
         "{text}"
     );
     assert!(!fixture.path("other").exists());
+    // That of the space in which variations are near their parents, too, and nothing is left of it.
+    let own = "model.embedder={type = \"pca\", components = 3, public = {path = \"fit\", cache = \"own\"}}";
+    let text = fixture.fail(2, &["--set", own, "--out", "other"]);
+    assert!(
+        text.contains("model.public") && text.contains("overlap"),
+        "{text}"
+    );
+    let left = std::fs::read_dir(fixture.path("own")).unwrap().count();
+    assert_eq!(left, 0, "the cache holds private pixels");
+    // A path among the private images is refused before anything is read.
+    let path = own
+        .replace("\"fit\"", "\"data\"")
+        .replace("\"own\"", "\"none\"");
+    let text = fixture.fail(2, &["--set", &path, "--out", "other"]);
+    assert!(
+        text.contains("model.embedder.public") && text.contains("overlap"),
+        "{text}"
+    );
+    assert!(!fixture.path("none").exists());
     // The metrics' embedder, too.
     let metrics = [
         "--set",

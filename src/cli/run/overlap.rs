@@ -11,8 +11,26 @@ use crate::generators::{GeneratorError, OpenedGenerator};
 use crate::progress::Observer;
 use crate::public_images::PublicImages;
 
+/// Refuses a path of public images that contains private ones or lies among them, before anything
+/// is read.
+pub(super) fn refuse_paths(loaded: &Loaded) -> Result<(), CliError> {
+    let settings = &loaded.settings;
+    let private = [
+        Some(settings.data.path.as_path()),
+        settings.private_reference(),
+    ];
+    for (key, public) in settings.declared_public() {
+        for private in private.into_iter().flatten() {
+            check_paths(public, private)
+                .map_err(|message| loaded.locations.error(&key, message))?;
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a model or an embedder whose public images overlap the private ones, which have been
-/// checked. Nothing has been written, charged or sent at this point.
+/// checked. Nothing has been charged or sent at this point, and nothing has been written but the
+/// cache of the public images, which is removed.
 pub(super) fn refuse(
     loaded: &Loaded,
     generator: &OpenedGenerator,
@@ -50,6 +68,7 @@ pub(super) fn refuse_public(
         .digests_as(private, observer)
         .map_err(GeneratorError::from)?;
     if images.are_in(&digests, observer) {
+        declared.discard().map_err(GeneratorError::from)?;
         let message = overlap(declared.path(), &private.path);
         return Err(loaded.locations.error(key, message).into());
     }

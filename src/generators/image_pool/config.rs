@@ -1,7 +1,7 @@
 //! The `[model]` section of an image pool.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -223,6 +223,16 @@ impl GeneratorSection for Config {
             .section()
             .validate()
             .map_err(|error| InvalidKey::new(format!("embedder.{}", error.key), error.message))
+    }
+
+    fn declared_public(&self) -> Vec<(String, &Path)> {
+        let pool = ("public".to_owned(), self.path.as_path());
+        let fitted = self
+            .embedder
+            .as_ref()
+            .and_then(EmbedderConfig::declared_public);
+        let fitted = fitted.map(|path| ("embedder.public".to_owned(), path));
+        [pool].into_iter().chain(fitted).collect()
     }
 
     fn image_size(&self) -> (usize, usize) {

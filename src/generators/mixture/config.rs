@@ -1,5 +1,7 @@
 //! The `[model]` section of a mixture.
 
+use std::path::Path;
+
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
@@ -220,6 +222,15 @@ impl GeneratorSection for Config {
         self.validate_rules()
     }
 
+    fn declared_public(&self) -> Vec<(String, &Path)> {
+        let mut paths = Vec::new();
+        for (index, _, section) in self.sections() {
+            let own = section.declared_public().into_iter();
+            paths.extend(own.map(|(key, path)| (format!("members[{index}].{key}"), path)));
+        }
+        paths
+    }
+
     fn image_size(&self) -> (usize, usize) {
         let first = self.sections().next();
         first.map_or((0, 0), |(_, _, section)| section.image_size())
@@ -238,6 +249,12 @@ impl GeneratorSection for Config {
             schedules.extend(all.map(|(key, len)| (format!("members[{index}].{key}"), len)));
         }
         schedules
+    }
+
+    /// Returns true if a member does: only such a member varies an image that none of them made.
+    fn varies_pixels(&self) -> bool {
+        self.sections()
+            .any(|(_, _, section)| section.varies_pixels())
     }
 
     fn passed_on(&self) -> Vec<(String, &str)> {
