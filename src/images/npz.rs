@@ -337,8 +337,8 @@ fn elements<T: ReadableElement + Copy, U>(
 
 /// Writer of an `.npz` file, one array after the other.
 pub struct NpzWriter<W: Write + Seek> {
-    // Not dropped after a failed write: the crate would try to end the archive, fail again and write
-    // that to standard error. What remains in memory is one buffer, and the command ends.
+    // Not dropped after a failed write: the crate would try to end the archive, fail again and
+    // write that to standard error. What remains in memory is one buffer, and the command ends.
     zip: ManuallyDrop<ZipWriter<W>>,
 }
 
