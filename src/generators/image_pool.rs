@@ -193,10 +193,11 @@ impl Generator for ImagePool {
     /// the result not depend on interruptions.
     fn batch_size(&self) -> usize {
         if self.unique {
-            usize::MAX
-        } else {
-            config::BATCH_SIZE
+            return usize::MAX;
         }
+        let (height, width) = self.image_size();
+        let fitting = config::BATCH_BYTES / (height * width * 3).max(1);
+        fitting.clamp(1, config::BATCH_SIZE)
     }
 
     fn initial_conditions(

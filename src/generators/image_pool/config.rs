@@ -18,6 +18,8 @@ use crate::sections::{InvalidKey, Section};
 /// Samples of a batch, unless no image may occur twice: enough that one pass over the vectors
 /// serves many.
 pub(super) const BATCH_SIZE: usize = 4096;
+/// Most bytes of the pixels of one batch.
+pub(super) const BATCH_BYTES: usize = 1 << 28;
 /// Largest side of images of which the default embedder takes the pixels as they are.
 const PIXELS: usize = 32;
 
