@@ -527,7 +527,8 @@ fn check_plan(loaded: &Loaded, generator: &dyn Generator, plan: &Plan) -> Result
         let non_private = plan.privacy.non_private().is_some();
         let needs_parameters = !loaded.settings.model.section().varies_pixels();
         let opened = InitialSamples::open(path, layout, generator, non_private);
-        let checked = opened.and_then(|samples| samples.check_parameters(path, needs_parameters));
+        let checked =
+            opened.and_then(|samples| samples.check_parameters(path, generator, needs_parameters));
         checked.map_err(|error| {
             let key = "evolution.initial_samples";
             loaded.locations.error(key, error.to_string())

@@ -313,6 +313,23 @@ impl Generator for Mixture {
     }
 
     /// Returns the mean over the members by their expected shares, rounded up.
+    fn check_parent(
+        &self,
+        condition: Condition,
+        parameters: &Parameters,
+    ) -> Result<(), GeneratorError> {
+        let Some((member, own)) = self.origin(parameters)? else {
+            return Ok(());
+        };
+        let (Member { name, .. }, generator) = match self.members.get(member) {
+            Some(member) => member,
+            None => return Ok(()),
+        };
+        let condition = self.conditions.of(member, condition);
+        let checked = generator.check_parent(condition, &own);
+        checked.map_err(|error| GeneratorError::Input(prefixed(name, error.to_string())))
+    }
+
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
         let mut mean = 0.0;
         let shares = self.rule.shares(operation);

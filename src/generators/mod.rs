@@ -308,6 +308,19 @@ pub trait Generator {
         variation: Variation,
     ) -> Result<Generated, GeneratorError>;
 
+    /// Checks that the model can vary an image with these parameters, which come from a file.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Input`] if it cannot.
+    fn check_parent(
+        &self,
+        condition: Condition,
+        parameters: &Parameters,
+    ) -> Result<(), GeneratorError> {
+        let _ = (condition, parameters);
+        Ok(())
+    }
+
     /// Returns the number of network evaluations (or HTTP requests) that one image costs.
     ///
     /// # Errors

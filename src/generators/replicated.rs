@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{
-    Condition, ConditionRequest, Generated, Generator, GeneratorError, Operation, PlannedWork,
-    RunPaths, SampleRequest, Variation, check_pairs,
+    Condition, ConditionRequest, Generated, Generator, GeneratorError, Operation, Parameters,
+    PlannedWork, RunPaths, SampleRequest, Variation, check_pairs,
 };
 use crate::device_pool::{DevicePoolError, Replicated};
 use crate::images::ImageBatch;
@@ -91,6 +91,14 @@ impl Generator for ReplicatedGenerator {
 
     fn public_images(&self) -> Vec<Arc<PublicImages>> {
         self.first().public_images()
+    }
+
+    fn check_parent(
+        &self,
+        condition: Condition,
+        parameters: &Parameters,
+    ) -> Result<(), GeneratorError> {
+        self.first().check_parent(condition, parameters)
     }
 
     fn preflight(&self, work: &[PlannedWork]) -> Result<Vec<String>, GeneratorError> {

@@ -187,13 +187,15 @@ impl InitialSamples {
         })
     }
 
-    /// Refuses samples without parameters if the model varies parameters only.
+    /// Refuses samples that the model cannot vary: without parameters, if it varies parameters only,
+    /// or with parameters of fonts or parts that it does not have.
     ///
     /// # Errors
-    /// [`InitialSamplesError::NoParameters`].
+    /// [`InitialSamplesError::NoParameters`] or [`InitialSamplesError::Parameters`].
     pub fn check_parameters(
         &self,
         path: &Path,
+        generator: &dyn Generator,
         needs_parameters: bool,
     ) -> Result<(), InitialSamplesError> {
         let lacks = |parameters: &Parameters| parameters.is_none();
@@ -202,6 +204,15 @@ impl InitialSamples {
             return Err(InitialSamplesError::NoParameters {
                 path: path.to_owned(),
             });
+        }
+        let conditions = self.conditions.iter().flatten();
+        for (sample, (parameters, condition)) in self.parameters.iter().zip(conditions).enumerate()
+        {
+            generator
+                .check_parent(*condition, parameters)
+                .map_err(|error| InitialSamplesError::Parameters {
+                    message: format!("{}: sample {sample}: {error}", path.display()),
+                })?;
         }
         Ok(())
     }

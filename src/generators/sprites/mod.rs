@@ -290,6 +290,10 @@ impl Generator for Sprites {
         self.generate(requests, Some(parents), variation.degree)
     }
 
+    fn check_parent(&self, _: Condition, parameters: &Parameters) -> Result<(), GeneratorError> {
+        self.read(parameters).map(drop)
+    }
+
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
         evaluations(operation)
     }

@@ -142,9 +142,9 @@ impl TextModel {
         Ok((model, warnings))
     }
 
-    /// Returns the text of a request and the fonts that can draw it.
-    fn text(&self, request: &SampleRequest) -> Result<(&str, &Drawable), GeneratorError> {
-        let index = request.condition.0 as usize;
+    /// Returns the text of a condition and the fonts that can draw it.
+    fn text(&self, condition: Condition) -> Result<(&str, &Drawable), GeneratorError> {
+        let index = condition.0 as usize;
         match (self.texts.all().get(index), self.drawable.get(index)) {
             (Some(text), Some(drawable)) => Ok((text, drawable)),
             _ => Err(GeneratorError::Input(format!(
@@ -159,7 +159,7 @@ impl TextModel {
     }
 
     fn draw(&self, request: &SampleRequest) -> Result<TextParameters, GeneratorError> {
-        let (text, drawable) = self.text(request)?;
+        let (text, drawable) = self.text(request.condition)?;
         let mut rng = request.rng_key.rng();
         let chosen = rng.below(drawable.faces.len() as u64) as usize;
         let face = drawable.faces.get(chosen).copied().unwrap_or_default();
@@ -177,7 +177,7 @@ impl TextModel {
         request: &SampleRequest,
         shares: &Shares,
     ) -> Result<TextParameters, GeneratorError> {
-        let (text, drawable) = self.text(request)?;
+        let (text, drawable) = self.text(request.condition)?;
         let mut rng = request.rng_key.rng();
         let mut varied = parent.vary(&self.config, shares, &mut rng);
         if let Some(face) = self.other_font(drawable, &parent.font, shares.font, &mut rng)? {
@@ -196,16 +196,7 @@ impl TextModel {
         share: f64,
         rng: &mut KeyedRng,
     ) -> Result<Option<usize>, GeneratorError> {
-        let position = self.faces.position(font).and_then(|face| {
-            let found = drawable.faces.binary_search(&face);
-            found.ok()
-        });
-        let position = position.ok_or_else(|| {
-            GeneratorError::Input(format!(
-                "the font {font} of an image is not among the fonts of the model that have its \
-                 text: expected the fonts with which the image was drawn"
-            ))
-        })?;
+        let position = self.position(drawable, font)?;
         let (coin, others) = (rng.uniform(), drawable.faces.len() - 1);
         if coin >= share || others == 0 {
             return Ok(None);
@@ -214,6 +205,18 @@ impl TextModel {
         let near = drawable.likeness.nearest(position, count.clamp(1, others));
         let chosen = near.get(rng.below(near.len() as u64) as usize);
         Ok(chosen.and_then(|index| drawable.faces.get(*index)).copied())
+    }
+
+    /// Returns the place of a font among those that can draw a text.
+    fn position(&self, drawable: &Drawable, font: &str) -> Result<usize, GeneratorError> {
+        let face = self.faces.position(font);
+        let position = face.and_then(|face| drawable.faces.binary_search(&face).ok());
+        position.ok_or_else(|| {
+            GeneratorError::Input(format!(
+                "the font {font} of an image is not among the fonts of the model that have its \
+                 text: expected the fonts with which the image was drawn"
+            ))
+        })
     }
 
     /// Draws images of `[count, height, width, 3]` with their parameters.
@@ -329,10 +332,20 @@ impl Generator for TextModel {
         check_pairs(parents, requests)?;
         let shares = Shares::new(&self.config.steps, variation);
         let parameters = requests.par_iter().enumerate().map(|(index, request)| {
-            let parent: TextParameters = parents.parameters(index).read()?;
+            let parent = TextParameters::read(parents.parameters(index))?;
             self.varied(&parent, request, &shares)
         });
         self.render(parameters.collect::<Result<_, _>>()?)
+    }
+
+    fn check_parent(
+        &self,
+        condition: Condition,
+        parameters: &Parameters,
+    ) -> Result<(), GeneratorError> {
+        let (_, drawable) = self.text(condition)?;
+        let parent = TextParameters::read(parameters)?;
+        self.position(drawable, &parent.font).map(drop)
     }
 
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {

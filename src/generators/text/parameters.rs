@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Color, Config, Shares};
 use super::range::Range;
+use crate::generators::{GeneratorError, Parameters};
 use crate::streams::KeyedRng;
 
 /// The parameters of an image of a text, as `samples.npz` stores them.
@@ -40,6 +41,35 @@ pub struct TextParameters {
 }
 
 impl TextParameters {
+    /// Reads stored parameters.
+    ///
+    /// # Errors
+    /// [`GeneratorError::Input`] if they are not those of a text, or a number is beyond what a
+    /// configuration can have.
+    pub(super) fn read(parameters: &Parameters) -> Result<Self, GeneratorError> {
+        let read: Self = parameters.read()?;
+        let numbers = [
+            ("size", read.size, 0.05..=4.0),
+            ("weight", read.weight.unwrap_or(0.1), 0.001..=0.5),
+            ("rotation", read.rotation, -360.0..=360.0),
+            ("shear", read.shear, -60.0..=60.0),
+            ("stretch", read.stretch, 0.1..=10.0),
+            ("x", read.x, -1.0..=1.0),
+            ("y", read.y, -1.0..=1.0),
+            ("blur", read.blur, 0.0..=50.0),
+        ];
+        let warp = read.warp.iter().map(|value| ("warp", *value, -0.5..=0.5));
+        let mut all = numbers.into_iter().chain(warp);
+        match all.find(|(_, value, range)| !range.contains(value)) {
+            None => Ok(read),
+            Some((name, value, range)) => Err(GeneratorError::Input(format!(
+                "an image has {name} = {value} among its parameters: expected {} to {}",
+                range.start(),
+                range.end()
+            ))),
+        }
+    }
+
     /// Draws all parameters but the font from their ranges.
     pub(super) fn draw(config: &Config, text: &str, font: &str, rng: &mut KeyedRng) -> Self {
         let warp = (config.warp > 0.0).then(|| warp_range(config));

@@ -523,3 +523,30 @@ fn every_range_error_names_its_key() {
     );
     assert!(full.open(&[], &Silent).unwrap().weights_digest.is_some());
 }
+
+#[test]
+fn parents_of_other_fonts_and_numbers_out_of_range_are_refused() {
+    let folder = folder();
+    let model = open(&config(folder.path(), RANGES));
+    let images = model.random(&requests(Phase::Random, 2)).unwrap();
+    let check = |change: &dyn Fn(&mut TextParameters)| {
+        let mut parent: TextParameters = images.parameters(1).read().unwrap();
+        change(&mut parent);
+        let checked = model.check_parent(Condition(1), &Parameters::of(&parent).unwrap());
+        checked.map_err(|error| error.to_string())
+    };
+    check(&|_| ()).unwrap();
+    let font = check(&|parent| parent.font = "four.ttf".to_owned()).unwrap_err();
+    assert!(font.contains("the font four.ttf"), "{font}");
+    let blur = check(&|parent| parent.blur = 1e9).unwrap_err();
+    assert!(blur.contains("blur = 1000000000"), "{blur}");
+    let stretch = check(&|parent| parent.stretch = -1.0).unwrap_err();
+    assert!(stretch.contains("expected 0.1 to 10"), "{stretch}");
+    let none = model.check_parent(Condition(0), &Parameters::NONE);
+    assert!(none.err().unwrap().to_string().contains("no parameters"));
+    assert!(
+        model
+            .check_parent(Condition(2), images.parameters(0))
+            .is_err()
+    );
+}
