@@ -187,8 +187,8 @@ impl InitialSamples {
         })
     }
 
-    /// Refuses samples that the model cannot vary: without parameters, if it varies parameters only,
-    /// or with parameters of fonts or parts that it does not have.
+    /// Refuses samples that the model cannot vary: without parameters, if it varies parameters
+    /// only, or with parameters of fonts or parts that it does not have.
     ///
     /// # Errors
     /// [`InitialSamplesError::NoParameters`] or [`InitialSamplesError::Parameters`].
