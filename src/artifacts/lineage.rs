@@ -1,6 +1,6 @@
 //! The derivation of each sample: its parent, and the sample of population 0 that it comes from.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::images::{NpzError, NpzReader};
 
@@ -117,7 +117,7 @@ pub fn distinct_ancestors(lineages: &[Lineage]) -> usize {
 #[must_use]
 pub fn effective_parents(lineages: &[Lineage]) -> f64 {
     let parents = lineages.iter().filter_map(|lineage| lineage.parent);
-    let mut children = std::collections::HashMap::<u32, f64>::new();
+    let mut children = HashMap::<u32, f64>::new();
     for parent in parents {
         *children.entry(parent).or_default() += 1.0;
     }

@@ -31,8 +31,8 @@ pub use open::ModelConfig;
 pub use openai_images::OpenAiImages;
 pub use prompts::{Prompts, PromptsConfig};
 pub use replicated::{BoxedGenerator, ReplicatedGenerator};
-use section::open_on_all;
 pub use section::{GeneratorSection, OpenedGenerator};
+use section::{evaluations_of_share, open_on_all};
 pub use stable_diffusion::StableDiffusion;
 
 use std::path::PathBuf;

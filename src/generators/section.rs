@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use super::{BoxedGenerator, Generator, GeneratorError, Operation, ReplicatedGenerator};
+use super::{BoxedGenerator, Generator, GeneratorError, Operation, ReplicatedGenerator, Variation};
 use crate::device_pool::WorkerFactory;
 use crate::hub::Requirement;
 use crate::progress::Observer;
@@ -90,6 +90,27 @@ pub trait GeneratorSection {
         devices: &[Device],
         observer: &dyn Observer,
     ) -> Result<OpenedGenerator, GeneratorError>;
+}
+
+/// Returns the evaluations of a model whose images all cost one, and whose degrees are shares from
+/// 0 to 1; `expected` describes them.
+///
+/// # Errors
+/// [`GeneratorError::Degree`] for another degree.
+pub(super) fn evaluations_of_share(
+    operation: Operation,
+    expected: &str,
+) -> Result<u64, GeneratorError> {
+    match operation {
+        // The comparison is false for NaN.
+        Operation::Vary(Variation { degree, .. }) if !(0.0..=1.0).contains(&degree) => {
+            Err(GeneratorError::Degree {
+                degree,
+                expected: expected.to_owned(),
+            })
+        }
+        Operation::Random | Operation::Vary(_) => Ok(1),
+    }
 }
 
 /// A foundation model that is ready for use.

@@ -11,5 +11,5 @@ mod select;
 mod tally;
 
 pub use histogram::{Clients, PrivateEmbeddings, SampleEmbeddings, VotingError, nn_histogram};
-pub use nearest::{Metric, NearestError, SearchOptions, nearest_neighbors};
+pub use nearest::{Metric, NearestError, SearchOptions, nearest_neighbors, sum_over};
 pub use select::{SelectionMode, select, threshold};

@@ -40,6 +40,7 @@ use crate::progress::{Cancellation, Cancelled};
 use scorer::{CandidateScorer, Pass, ProductBackend};
 use shortlist::Shortlist;
 use transform::MetricTransform;
+pub use transform::sum_over;
 
 /// Similarity measure that defines which candidates are nearest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -51,9 +51,9 @@ pub(super) fn refuse(
     }
 }
 
-/// Refuses images that are declared public by `key` if they overlap the private ones: by their
-/// paths, or because one of them has the pixels of a private image. The message is the same for
-/// one common image and for all.
+/// Refuses images that are declared public by `key` if one of them has the pixels of a private
+/// image. The message is the same for one common image and for all. [`refuse_paths`] has compared
+/// the paths.
 pub(super) fn refuse_public(
     loaded: &Loaded,
     key: &str,
@@ -62,8 +62,6 @@ pub(super) fn refuse_public(
     observer: &dyn Observer,
 ) -> Result<(), CliError> {
     let private = &loaded.settings.data;
-    check_paths(declared.path(), &private.path)
-        .map_err(|message| loaded.locations.error(key, message))?;
     let digests = declared
         .digests_as(private, observer)
         .map_err(GeneratorError::from)?;

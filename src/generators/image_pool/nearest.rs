@@ -14,13 +14,12 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::shortlist::Shortlist;
+use crate::voting::sum_over;
 
 /// Images of a tile: the scores of a group of queries stay in a cache.
 const TILE: usize = 1024;
 /// Most queries of a group.
 const GROUP: usize = 32;
-/// Independent partial sums of a distance.
-const LANES: usize = 8;
 
 /// The queries of one pass over the vectors of a pool.
 pub(super) struct Queries {
@@ -173,21 +172,6 @@ fn slack(dimension: usize, query: f64, image: f64) -> f64 {
     }
     let flushed = dimension as f64 * f64::from(f32::MIN_POSITIVE);
     2.0 * (roundings / (1.0 - roundings) * scale + flushed) + 1e-12 * (query + image).powi(2)
-}
-
-/// Returns `Σ term(a[i], b[i])` in `f64`, summed in an order that depends on the length alone.
-fn sum_over(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
-    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
-    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0f64; LANES];
-    for (a, b) in a_blocks.iter().zip(b_blocks) {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += term(f64::from(*a), f64::from(*b));
-        }
-    }
-    let rest = a_rest.iter().zip(b_rest);
-    rest.map(|(a, b)| term(f64::from(*a), f64::from(*b)))
-        .fold(sums.iter().sum(), |sum: f64, v| sum + v)
 }
 
 #[cfg(test)]

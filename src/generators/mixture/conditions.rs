@@ -1,5 +1,5 @@
 //! One number for the conditions of all members: c = c₀ + n₀·(c₁ + n₁·(c₂ + …)) for member i with
-//! condition cᵢ of nᵢ. A member that takes over an image of another one so knows the class.
+//! condition cᵢ of nᵢ. It gives a member that takes over an image of another one the class.
 
 use crate::generators::{Condition, GeneratorError};
 use crate::sections::InvalidKey;

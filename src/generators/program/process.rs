@@ -13,7 +13,7 @@ use super::stderr::{Notes, Tail};
 
 /// Time for a process to end by itself once its standard input is closed.
 const GRACE: Duration = Duration::from_secs(2);
-/// Time for a process to end once it is killed, and for its last words to be read.
+/// Time for a process to end once it is killed, and for the rest of its output to be read.
 const AFTER_KILL: Duration = Duration::from_secs(1);
 /// Interval at which a process is looked at.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -320,8 +320,8 @@ fn write_on_thread(mut stdin: ChildStdin) -> Sender<Vec<u8>> {
     to
 }
 
-/// Reads and decodes on a thread of its own. The thread ends with the pipe, or when nobody receives
-/// its messages.
+/// Reads and decodes on a thread of its own. The thread ends with the pipe, or when the receiver is
+/// dropped.
 fn read_on_thread(stdout: ChildStdout, frame: Frame) -> Receiver<Result<Message, ReadFailure>> {
     let (messages, from): (SyncSender<Result<Message, ReadFailure>>, _) = sync_channel(READ_AHEAD);
     thread::spawn(move || {

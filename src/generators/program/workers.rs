@@ -297,7 +297,7 @@ fn unanswered<'a>(
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        // All of them are told to end before one is waited for.
+        // Closes all inputs before waiting for one process, so that they end at the same time.
         for slot in &self.slots {
             if let Some(process) = lock(slot).as_mut() {
                 process.close_input();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::generators::{GeneratorError, Operation, Variation};
+use crate::generators::{GeneratorError, Operation, evaluations_of_share};
 use crate::images::ImageSize;
 use crate::sections::InvalidKey;
 
@@ -154,15 +154,6 @@ impl Config {
 /// # Errors
 /// [`GeneratorError::Degree`] for a degree that is no probability.
 pub(super) fn evaluations(operation: Operation) -> Result<u64, GeneratorError> {
-    match operation {
-        // The comparison is false for NaN.
-        Operation::Vary(Variation { degree, .. }) if !(0.0..=1.0).contains(&degree) => {
-            Err(GeneratorError::Degree {
-                degree,
-                expected: "the probability, from 0 to 1, with which each attribute is drawn again"
-                    .to_owned(),
-            })
-        }
-        Operation::Random | Operation::Vary(_) => Ok(1),
-    }
+    let expected = "the probability, from 0 to 1, with which each attribute is drawn again";
+    evaluations_of_share(operation, expected)
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::range::Range;
 use super::texts::TextsConfig;
-use crate::generators::{GeneratorError, Operation, Variation};
+use crate::generators::{GeneratorError, Operation, Variation, evaluations_of_share};
 use crate::images::ImageSize;
 use crate::schedule::Schedule;
 use crate::sections::InvalidKey;
@@ -378,14 +378,6 @@ impl Config {
 /// # Errors
 /// [`GeneratorError::Degree`] for a degree that is no share.
 pub(super) fn evaluations(operation: Operation) -> Result<u64, GeneratorError> {
-    match operation {
-        // The comparison is false for NaN.
-        Operation::Vary(Variation { degree, .. }) if !(0.0..=1.0).contains(&degree) => {
-            Err(GeneratorError::Degree {
-                degree,
-                expected: "a share from 0 (no change) to 1 (most change)".to_owned(),
-            })
-        }
-        Operation::Random | Operation::Vary(_) => Ok(1),
-    }
+    let expected = "a share from 0 (no change) to 1 (most change)";
+    evaluations_of_share(operation, expected)
 }

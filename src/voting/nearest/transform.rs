@@ -198,7 +198,7 @@ const COLUMNS: usize = 128;
 const LANES: usize = 8;
 
 /// Returns `Σ term(a[i], b[i])` in `f64`, summed in an order that depends on the length alone.
-fn sum_over(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
+pub fn sum_over(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
     let (a_blocks, a_rest) = a.as_chunks::<LANES>();
     let (b_blocks, b_rest) = b.as_chunks::<LANES>();
     let mut sums = [0f64; LANES];
