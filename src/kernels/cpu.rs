@@ -19,6 +19,7 @@
 //! | `tensors` | candle's tensors as arguments |
 //! | `products` | rows times a packed matrix, for the nearest-neighbor search |
 //! | `scalar_loop` | loops of other modules, compiled as the kernels are |
+//! | `trained_conv`, `trained_norm`, `unfold` | layers of a network in training, with gradients |
 //!
 //! The other files have one operator each. No two files import each other, directly or not.
 //!
@@ -55,6 +56,9 @@ mod simd;
 mod tasks;
 mod tensors;
 mod tile;
+mod trained_conv;
+mod trained_norm;
+mod unfold;
 mod upsample;
 mod winograd;
 mod winograd_transform;
@@ -82,4 +86,6 @@ pub(crate) use scalar_loop::ScalarLoop;
 pub(super) use tasks::on_pool;
 pub use tensors::check_bf16_on_cpu;
 pub(super) use tensors::{channels_first, channels_last, supports, supports_all};
+pub(super) use trained_conv::TrainedConvOp;
+pub(super) use trained_norm::{Moments, TrainedNormOp};
 pub(super) use upsample::UpsampleOp;

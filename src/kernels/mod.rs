@@ -29,6 +29,7 @@ mod pool;
 #[cfg(any(test, feature = "cuda", feature = "metal"))]
 mod self_test;
 mod shapes;
+mod trained;
 mod upsample;
 
 #[cfg(test)]
@@ -60,4 +61,5 @@ pub use pool::{avg_pool, max_pool};
 #[cfg(any(feature = "cuda", feature = "metal"))]
 pub use self_test::self_test;
 pub use shapes::{Conv2dShape, Pool};
+pub use trained::{BatchMoments, batch_norm_relu, fixed_norm_relu, trained_conv2d};
 pub use upsample::upsample_nearest_2x;

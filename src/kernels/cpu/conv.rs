@@ -62,7 +62,7 @@ impl PackedConv {
         })
     }
 
-    fn run(
+    pub(super) fn run(
         &self,
         x: &CpuStorage,
         layout: &Layout,

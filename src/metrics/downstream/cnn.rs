@@ -9,7 +9,7 @@ use candle_nn::loss::cross_entropy;
 use candle_nn::{Linear, Module};
 
 use super::augment::Augment;
-use super::layers::{BatchNorm, Conv, Parameters, linear};
+use super::layers::{BatchNormRelu, Conv, Parameters, linear};
 use super::{DownstreamError, check_training, largest};
 use crate::images::ImageBatch;
 use crate::progress::Observer;
@@ -303,16 +303,16 @@ impl Pixels {
 struct Network {
     stem: Conv,
     blocks: Vec<Block>,
-    norm: BatchNorm,
+    norm: BatchNormRelu,
     head: Linear,
 }
 
 /// Residual block: two convolutions, each after norm and activation, and a shortcut.
 #[derive(Debug, Clone)]
 struct Block {
-    norm1: BatchNorm,
+    norm1: BatchNormRelu,
     conv1: Conv,
-    norm2: BatchNorm,
+    norm2: BatchNormRelu,
     conv2: Conv,
     /// Projection where the shape changes; its input is the first activation.
     shortcut: Option<Conv>,
@@ -344,9 +344,9 @@ impl Network {
                     Some(conv((channels, wide), 1, stride)?)
                 };
                 blocks.push(Block {
-                    norm1: BatchNorm::new(channels, parameters, device)?,
+                    norm1: BatchNormRelu::new(channels, parameters, device)?,
                     conv1,
-                    norm2: BatchNorm::new(wide, parameters, device)?,
+                    norm2: BatchNormRelu::new(wide, parameters, device)?,
                     conv2,
                     shortcut,
                 });
@@ -356,7 +356,7 @@ impl Network {
         Ok(Self {
             stem,
             blocks,
-            norm: BatchNorm::new(channels, parameters, device)?,
+            norm: BatchNormRelu::new(channels, parameters, device)?,
             head: linear((channels, classes), stream, parameters, device)?,
         })
     }
@@ -365,16 +365,16 @@ impl Network {
     fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         let mut h = self.stem.forward(x)?;
         for block in &self.blocks {
-            let inner = block.norm1.forward(&h, train)?.relu()?;
+            let inner = block.norm1.forward(&h, train)?;
             let y = block.conv1.forward(&inner)?;
-            let y = block.norm2.forward(&y, train)?.relu()?;
+            let y = block.norm2.forward(&y, train)?;
             let y = block.conv2.forward(&y)?;
             h = match &block.shortcut {
                 Some(conv) => (y + conv.forward(&inner)?)?,
                 None => (y + h)?,
             };
         }
-        let h = self.norm.forward(&h, train)?.relu()?;
+        let h = self.norm.forward(&h, train)?;
         let (n, height, width, channels) = h.dims4()?;
         let pooled = h.reshape((n, height * width, channels))?.mean(1)?;
         self.head.forward(&pooled)

@@ -1,13 +1,9 @@
-//! Trainable layers on feature maps `[n, h, w, channels]`, made of operators that candle can
-//! differentiate.
-//!
-//! Normalization and the fully connected layer are those of candle_nn. Its convolution has no place
-//! here: see [`Conv::forward`].
+//! Trainable layers on feature maps `[n, h, w, channels]`.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use candle_nn::{Linear, ModuleT};
+use candle_nn::Linear;
 
-use super::unfold::Windows;
+use crate::kernels::{BatchMoments, Conv2dShape, batch_norm_relu, fixed_norm_relu, trained_conv2d};
 use crate::streams::KeyedRng;
 
 /// Everything that is trained.
@@ -24,31 +20,30 @@ impl Parameters {
 
 /// Normal numbers of variance `2 / fan_in` (He et al. 2015, arXiv 1502.01852).
 fn he_normal(
-    shape: (usize, usize),
+    dims: &[usize],
     fan_in: usize,
     stream: &mut KeyedRng,
     device: &Device,
 ) -> Result<Tensor> {
-    let mut values = vec![0f32; shape.0 * shape.1];
+    let mut values = vec![0f32; dims.iter().product()];
     stream.fill_normal(&mut values);
     let scale = (2.0 / fan_in.max(1) as f32).sqrt();
     for value in &mut values {
         *value *= scale;
     }
-    Tensor::from_vec(values, shape, device)
+    Tensor::from_vec(values, dims, device)
 }
 
 /// A convolution without a bias.
 #[derive(Debug, Clone)]
 pub(super) struct Conv {
-    windows: Windows,
-    /// `[kernel · kernel · in, out]`.
+    shape: Conv2dShape,
+    /// `[out, in, kernel, kernel]`.
     weight: Var,
-    channels: (usize, usize),
 }
 
 impl Conv {
-    /// Keeps the size of the map but for the stride.
+    /// Creates a convolution that keeps the size of the map but for the stride.
     pub fn new(
         channels: (usize, usize),
         kernel: usize,
@@ -57,44 +52,17 @@ impl Conv {
         parameters: &mut Parameters,
         device: &Device,
     ) -> Result<Self> {
-        let depth = kernel * kernel * channels.0;
-        let weight = he_normal((depth, channels.1), depth, stream, device)?;
+        let dims = [channels.1, channels.0, kernel, kernel];
+        let weight = he_normal(&dims, kernel * kernel * channels.0, stream, device)?;
         Ok(Self {
-            windows: Windows {
-                kernel,
-                stride,
-                padding: kernel / 2,
-            },
+            shape: Conv2dShape::same(channels.0, channels.1, kernel).with_stride(stride),
             weight: parameters.add(&weight)?,
-            channels,
         })
     }
 
-    /// On the CPU as a product of unfolded patches, elsewhere by candle's convolution, whose
-    /// gradient is an error where rows and columns leave different rests under the stride: GPUs
-    /// train on square images.
+    /// Convolves `[n, h, w, in]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let Windows {
-            kernel,
-            stride,
-            padding,
-        } = self.windows;
-        let (inputs, outputs) = self.channels;
-        if x.device().is_cpu() {
-            let patches = if kernel == 1 && stride == 1 {
-                x.clone()
-            } else {
-                self.windows.unfold(x)?
-            };
-            let (n, height, width, depth) = patches.dims4()?;
-            let y = patches.reshape(((), depth))?.matmul(&self.weight)?;
-            return y.reshape((n, height, width, outputs));
-        }
-        let kernels = self.weight.reshape((kernel, kernel, inputs, outputs))?;
-        let kernels = kernels.permute((3, 2, 0, 1))?.contiguous()?;
-        let planes = x.permute((0, 3, 1, 2))?.contiguous()?;
-        let y = planes.conv2d(&kernels, padding, stride, 1, 1)?;
-        y.permute((0, 2, 3, 1))?.contiguous()
+        trained_conv2d(self.shape, x, &self.weight)
     }
 }
 
@@ -106,7 +74,7 @@ pub(super) fn linear(
     parameters: &mut Parameters,
     device: &Device,
 ) -> Result<Linear> {
-    let weight = he_normal(size, size.0, stream, device)?.t()?.contiguous()?;
+    let weight = he_normal(&[size.1, size.0], size.0, stream, device)?;
     let weight = parameters.add(&weight)?;
     let bias = parameters.add(&Tensor::zeros(size.1, DType::F32, device)?)?;
     Ok(Linear::new(
@@ -115,31 +83,53 @@ pub(super) fn linear(
     ))
 }
 
-/// Batch normalization (Ioffe & Szegedy 2015, arXiv 1502.03167) by candle_nn.
+/// Batch normalization (Ioffe & Szegedy 2015, arXiv 1502.03167) with ReLU.
 #[derive(Debug, Clone)]
-pub(super) struct BatchNorm(candle_nn::BatchNorm);
+pub(super) struct BatchNormRelu {
+    gain: Var,
+    bias: Var,
+    /// Exponential averages of the moments of all batches.
+    running: (Var, Var),
+}
 
-impl BatchNorm {
+impl BatchNormRelu {
     /// PyTorch's default.
     const EPS: f64 = 1e-5;
+    /// Weight of the last batch in the averages; PyTorch's default.
+    const MOMENTUM: f64 = 0.1;
 
     pub fn new(channels: usize, parameters: &mut Parameters, device: &Device) -> Result<Self> {
         let ones = Tensor::ones(channels, DType::F32, device)?;
         let zeros = ones.zeros_like()?;
-        let gain = parameters.add(&ones)?.as_tensor().clone();
-        let bias = parameters.add(&zeros)?.as_tensor().clone();
-        let norm = candle_nn::BatchNorm::new(channels, zeros, ones, gain, bias, Self::EPS)?;
-        Ok(Self(norm))
+        Ok(Self {
+            gain: parameters.add(&ones)?,
+            bias: parameters.add(&zeros)?,
+            running: (Var::from_tensor(&zeros)?, Var::from_tensor(&ones)?),
+        })
     }
 
-    /// Normalizes `[n, h, w, channels]` by the statistics of the batch, which also change the
-    /// running ones, or by the running ones. In training, n·h·w is at least 2: the variance of one
-    /// number is undefined.
+    /// Normalizes `[n, h, w, channels]` by the moments of the batch, which also change the running
+    /// ones, or by the running ones. In training, n·h·w is at least 2: the variance of one number
+    /// is undefined.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        // candle_nn has the channels in dimension 1, where those of a matrix of pixels are.
-        let (n, height, width, channels) = x.dims4()?;
-        let rows = x.reshape((n * height * width, channels))?;
-        self.0.forward_t(&rows, train)?.reshape(x.shape())
+        let (mean, variance) = &self.running;
+        if !train {
+            let moments = BatchMoments {
+                mean: mean.as_tensor().detach(),
+                variance: variance.as_tensor().detach(),
+            };
+            return fixed_norm_relu(x, &self.gain, &self.bias, &moments, Self::EPS);
+        }
+        let (y, moments) = batch_norm_relu(x, &self.gain, &self.bias, Self::EPS)?;
+        let (n, height, width, _) = x.dims4()?;
+        let count = (n * height * width) as f64;
+        // The averages are of the unbiased variance.
+        let unbiased = (moments.variance * (count / (count - 1.0)))?;
+        for (running, batch) in [(mean, moments.mean), (variance, unbiased)] {
+            let old = (running.as_tensor().detach() * (1.0 - Self::MOMENTUM))?;
+            running.set(&(old + (batch * Self::MOMENTUM)?)?)?;
+        }
+        Ok(y)
     }
 }
 
@@ -151,17 +141,18 @@ mod tests {
     #[test]
     fn a_batch_is_normalized_and_remembered() {
         let mut parameters = Parameters::default();
-        let norm = BatchNorm::new(3, &mut parameters, &Device::Cpu).unwrap();
+        let norm = BatchNormRelu::new(3, &mut parameters, &Device::Cpu).unwrap();
         let x = ((uniform(&[4, 5, 5, 3], 1) * 2.0).unwrap() + 7.0).unwrap();
         let mut y = norm.forward(&x, true).unwrap();
-        for channel in 0..3 {
-            let values = y.narrow(3, channel, 1).unwrap().flatten_all().unwrap();
-            let values: Vec<f32> = values.to_vec1().unwrap();
-            let mean = values.iter().sum::<f32>() / 100.0;
-            let variance = values.iter().map(|v| v * v).sum::<f32>() / 100.0;
-            assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-3);
-        }
-        // Often enough, the running statistics are the batch's.
+        let (mean, variance) = (&norm.running.0, &norm.running.1);
+        let of_batch = x.reshape((100, 3)).unwrap();
+        let expected = (of_batch.mean(0).unwrap() * 0.1).unwrap();
+        let apart = (mean.as_tensor() - expected).unwrap().abs().unwrap();
+        assert!(apart.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-5);
+        let expected = ((of_batch.var(0).unwrap() * 0.1).unwrap() + 0.9).unwrap();
+        let apart = (variance.as_tensor() - expected).unwrap().abs().unwrap();
+        assert!(apart.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-5);
+        // Often enough, the running moments are the batch's.
         for _ in 0..200 {
             y = norm.forward(&x, true).unwrap();
         }
@@ -169,37 +160,5 @@ mod tests {
         let apart = (tested - y).unwrap().abs().unwrap().max_all().unwrap();
         assert!(apart.to_scalar::<f32>().unwrap() < 0.02);
         assert_eq!(parameters.0.len(), 2);
-    }
-
-    #[test]
-    fn gradients_of_the_norm_are_the_differences() {
-        let mut parameters = Parameters::default();
-        let norm = BatchNorm::new(2, &mut parameters, &Device::Cpu).unwrap();
-        let start = uniform(&[2, 2, 2, 2], 1);
-        let pull = uniform(&[2, 2, 2, 2], 2);
-        let value = |x: &Tensor| (norm.forward(x, true)? * &pull)?.sum_all();
-        let x = Var::from_tensor(&start).unwrap();
-        let grads = value(&x).unwrap().backward().unwrap();
-        let gradient: Vec<f32> = grads
-            .get(&x)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
-        let numbers: Vec<f32> = start.flatten_all().unwrap().to_vec1().unwrap();
-        for (index, gradient) in gradient.iter().enumerate() {
-            let moved = |by: f32| {
-                let mut numbers = numbers.clone();
-                numbers[index] += by;
-                let x = Tensor::from_vec(numbers, (2, 2, 2, 2), &Device::Cpu).unwrap();
-                value(&x).unwrap().to_scalar::<f32>().unwrap()
-            };
-            let difference = (moved(1e-2) - moved(-1e-2)) / 2e-2;
-            assert!(
-                (gradient - difference).abs() < 2e-2,
-                "{gradient}, {difference}"
-            );
-        }
     }
 }

@@ -18,7 +18,6 @@ mod lbfgs;
 mod logistic;
 mod neighbor;
 mod options;
-mod unfold;
 
 pub(crate) use classes::match_classes;
 pub(crate) use cnn::{Cnn, CnnConfig, LabeledImages};
