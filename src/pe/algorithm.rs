@@ -9,10 +9,15 @@
 //!
 //! Differences from the two algorithms: classes vote and are resampled separately,
 //! which is one release for all of them (see [`crate::privacy::release`]); a sample is
-//! represented by the mean embedding of several variations (the paper's lookahead); an image may
+//! represented by the mean embedding of several variations (the paper's lookahead); votes may be
+//! weighed by the classes of near samples before the selection (class_agreement); an image may
 //! vote for its k nearest samples, with noise σ·√k; and the population sizes may change from
 //! iteration to iteration.
 
+use std::cell::OnceCell;
+
+use super::agreement::{Space, weigh};
+use super::config::IterationRules;
 use super::disclosure::Disclosure;
 use super::initial::random_images;
 use super::lookahead::Lookahead;
@@ -20,6 +25,7 @@ use super::offspring::{Offspring, derivations};
 use super::{PeError, Run};
 use crate::artifacts::{GeneratedImages, Population, ReleasedVotes, RunStore, WorkPhase};
 use crate::dataset::PrivateData;
+use crate::embedders::Embeddings;
 use crate::evaluation::{Evaluator, RunImages, VoteEmbeddings};
 use crate::kill_point::{KillPoint, reach};
 use crate::privacy::{Ledger, Padding, SystemClock, release};
@@ -45,15 +51,18 @@ pub(super) fn private_evolution(
     // for t ← 1, …, T
     for t in 1..=run.plan.iterations() {
         // histogram_t ← DP_NN_HISTOGRAM(S_priv, S_{t−1}, σ, H)
-        let histogram = dp_nn_histogram(run, store, data, ledger, disclosure, t, &samples)?;
+        let candidates = Candidates::new(run, store, t, &samples)?;
+        let histogram = dp_nn_histogram(run, store, data, ledger, disclosure, &candidates)?;
 
-        // P_t ← histogram_t / sum(histogram_t)
-        // S'_t ← N_syn draws with replacement from P_t
-        let parents = select_parents(run, store, t, histogram.votes())?;
         disclosure.fallbacks(t, &histogram, ledger)?;
 
-        // S_t ← VARIATION_API(S'_t)
-        let next = store.population(t, || variations(run, store, t, &samples, &parents))?;
+        let next = store.population(t, || {
+            // P_t ← histogram_t / sum(histogram_t)
+            // S'_t ← N_syn draws with replacement from P_t
+            let parents = select_parents(run, store, &candidates, &histogram)?;
+            // S_t ← VARIATION_API(S'_t)
+            variations(run, store, t, &samples, &parents)
+        })?;
 
         // Not in the paper: pictures and metrics, which nothing above reads.
         store.vote_pictures(t, &samples, &histogram)?;
@@ -63,6 +72,45 @@ pub(super) fn private_evolution(
     }
     // return S_T
     Ok(())
+}
+
+/// The samples that iteration `t` votes on, S_{t−1}.
+struct Candidates<'a> {
+    run: &'a Run<'a>,
+    store: &'a RunStore<'a>,
+    t: u32,
+    rules: IterationRules,
+    samples: &'a Population,
+    embeddings: OnceCell<Embeddings>,
+}
+
+impl<'a> Candidates<'a> {
+    fn new(
+        run: &'a Run<'a>,
+        store: &'a RunStore<'a>,
+        t: u32,
+        samples: &'a Population,
+    ) -> Result<Self, PeError> {
+        Ok(Self {
+            run,
+            store,
+            t,
+            rules: run.plan.rules(t)?,
+            samples,
+            embeddings: OnceCell::new(),
+        })
+    }
+
+    /// Returns E(z_j) for z_j ∈ S, the mean over the variations of z_j, which is computed once.
+    fn embeddings(&self) -> Result<&Embeddings, PeError> {
+        if let Some(embeddings) = self.embeddings.get() {
+            return Ok(embeddings);
+        }
+        let lookahead = Lookahead::new(self.run, self.t, self.rules.lookahead_degree);
+        let shards = self.store.shards(self.t, WorkPhase::Lookahead)?;
+        let embeddings = lookahead.embed(self.samples, shards)?;
+        Ok(self.embeddings.get_or_init(|| embeddings))
+    }
 }
 
 /// Algorithm 2: DP_NN_HISTOGRAM(S_priv, S, σ, H) with S = S_{t−1}.
@@ -79,10 +127,11 @@ fn dp_nn_histogram(
     data: &mut PrivateData<'_>,
     ledger: &mut Ledger,
     disclosure: &Disclosure<'_>,
-    t: u32,
-    samples: &Population,
+    candidates: &Candidates<'_>,
 ) -> Result<ReleasedVotes, PeError> {
-    let rules = run.plan.rules(t)?;
+    let Candidates {
+        t, rules, samples, ..
+    } = *candidates;
     let classes = store.layout(t - 1)?.ranges();
     let folder = data.folder();
     let clock = SystemClock::start();
@@ -96,13 +145,11 @@ fn dp_nn_histogram(
             span.end("reading the private images", run.observer)?;
         }
 
-        // E(z_j) for z_j ∈ S: the mean over the variations of z_j.
-        let lookahead = Lookahead::new(run, t, rules.lookahead_degree);
-        let embedded = lookahead.embed(samples, store.shards(t, WorkPhase::Lookahead)?)?;
+        let embedded = candidates.embeddings()?;
 
         // for x ∈ S_priv: i ← argmin_j d(x, z_j); histogram[i] ← histogram[i] + 1
-        let candidates = SampleEmbeddings {
-            embeddings: &embedded,
+        let voted_on = SampleEmbeddings {
+            embeddings: embedded,
             class_ranges: &classes,
         };
         let options = SearchOptions {
@@ -113,7 +160,7 @@ fn dp_nn_histogram(
         };
         let voting = padding.begin();
         let private = data.embeddings(run.private_embedder, run.observer)?;
-        let counts = nn_histogram(&candidates, private, &options, run.observer)?;
+        let counts = nn_histogram(&voted_on, private, &options, run.observer)?;
         // Before the charge, because the ledger is public, and its growth shows the time.
         voting.end("the vote", run.observer)?;
         reach(KillPoint::Counted);
@@ -136,12 +183,27 @@ fn dp_nn_histogram(
 fn select_parents(
     run: &Run<'_>,
     store: &RunStore<'_>,
-    t: u32,
-    votes: &[f64],
+    candidates: &Candidates<'_>,
+    released: &ReleasedVotes,
 ) -> Result<Vec<Vec<usize>>, PeError> {
     let evolution = &run.plan.evolution;
-    let rules = run.plan.rules(t)?;
+    let Candidates { t, rules, .. } = *candidates;
     let (before, after) = (store.layout(t - 1)?, store.layout(t)?);
+    let weighed = match rules.class_agreement {
+        0.0 => None,
+        exponent => {
+            let space = Space {
+                embeddings: candidates.embeddings()?,
+                classes: &before.ranges(),
+                metric: evolution.metric,
+                device: run.device,
+                cancellation: run.observer,
+            };
+            Some(weigh(released.votes(), exponent, space)?)
+        }
+    };
+    let votes = weighed.as_deref().unwrap_or(released.votes());
+    let noisy = released.noisy();
     let most = evolution.max_selections(&rules);
     let classes = before.ranges().into_iter().zip(after.counts());
     let select_in_class = |(class, (range, count)): (usize, (std::ops::Range<usize>, &u64))| {
@@ -155,6 +217,7 @@ fn select_parents(
         .rng();
         let selected = select(
             votes.get(range.clone()).unwrap_or_default(),
+            noisy.get(range.clone()).unwrap_or_default(),
             (count / rules.next_fold()) as usize,
             rules.selection,
             most,

@@ -33,6 +33,10 @@ pub struct EvolutionConfig {
     /// Threshold (H) that is subtracted from the noisy votes; less than it counts as no vote.
     #[serde(default)]
     pub threshold: Schedule<f64>,
+    /// Exponent of the share of a sample's nearest samples that have its class: the votes of each
+    /// sample are multiplied by that power before parents are selected. 0 leaves them as they are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub class_agreement: Schedule<f64>,
     /// Selection of parents by their votes.
     #[serde(default)]
     pub selection: Schedule<SelectionMode>,
@@ -61,6 +65,10 @@ pub struct EvolutionConfig {
 
 fn one() -> Schedule<u32> {
     Schedule::Constant(1)
+}
+
+fn is_zero(schedule: &Schedule<f64>) -> bool {
+    *schedule == Schedule::Constant(0.0)
 }
 
 /// `[output]`: the result folder.
@@ -93,6 +101,8 @@ pub struct IterationRules {
     pub nearest_neighbors: u32,
     /// Threshold (H) of the noisy votes.
     pub threshold: f64,
+    /// Exponent of the share of near samples that have the class of a sample.
+    pub class_agreement: f64,
     /// Selection of parents.
     pub selection: SelectionMode,
     /// Adds the parents to the next population.
@@ -145,10 +155,15 @@ impl EvolutionConfig {
             let key = "nearest_neighbors";
             return Err(InvalidKey::new(key, "expected at least 1"));
         }
-        let mut thresholds = self.threshold.values().iter();
-        if let Some(threshold) = thresholds.find(|h| !(h.is_finite() && **h >= 0.0)) {
-            let message = format!("is {threshold}: expected a number of at least 0");
-            return Err(InvalidKey::new("threshold", message));
+        for (key, schedule) in [
+            ("threshold", &self.threshold),
+            ("class_agreement", &self.class_agreement),
+        ] {
+            let mut values = schedule.values().iter();
+            if let Some(value) = values.find(|value| !(value.is_finite() && **value >= 0.0)) {
+                let message = format!("is {value}: expected a number of at least 0");
+                return Err(InvalidKey::new(key, message));
+            }
         }
         let rules = self.rules()?;
         // Without iterations, the constants are still those that a longer run would have.
@@ -216,6 +231,7 @@ impl EvolutionConfig {
         last(&mut extended.lookahead_degree);
         last(&mut extended.nearest_neighbors);
         last(&mut extended.threshold);
+        last(&mut extended.class_agreement);
         last(&mut extended.selection);
         last(&mut extended.keep_selected);
         last(&mut extended.next_variations);
@@ -259,6 +275,7 @@ impl EvolutionConfig {
                 lookahead_degree: *self.lookahead_degree.get(index)?,
                 nearest_neighbors: *self.nearest_neighbors.get(index)?,
                 threshold: *self.threshold.get(index)?,
+                class_agreement: *self.class_agreement.get(index)?,
                 selection: *self.selection.get(index)?,
                 keep_selected: *self.keep_selected.get(index)?,
                 next_variations: *self.next_variations.get(index)?,
@@ -282,6 +299,7 @@ impl EvolutionConfig {
             ("lookahead_degree", self.lookahead_degree.len(), 0),
             ("nearest_neighbors", self.nearest_neighbors.len(), 0),
             ("threshold", self.threshold.len(), 0),
+            ("class_agreement", self.class_agreement.len(), 0),
             ("selection", self.selection.len(), 0),
             ("keep_selected", self.keep_selected.len(), 0),
             ("next_variations", self.next_variations.len(), 0),
@@ -354,6 +372,7 @@ mod tests {
             lookahead_degree: 2,
             nearest_neighbors: 2,
             threshold: 1.5,
+            class_agreement: 0.0,
             selection: SelectionMode::Rank,
             keep_selected: true,
             next_variations: 3,

@@ -13,7 +13,7 @@ use crate::generators::GeneratorError;
 use crate::images::NpzError;
 use crate::privacy::PrivacyError;
 use crate::progress::Cancelled;
-use crate::voting::VotingError;
+use crate::voting::{NearestError, VotingError};
 
 /// A run ended early. Results that were finished by then are on disk.
 #[derive(Debug, Error)]
@@ -45,6 +45,9 @@ pub enum PeError {
     /// The vote failed.
     #[error(transparent)]
     Voting(VotingError),
+    /// The search for near samples failed.
+    #[error("the search for near samples (evolution.class_agreement) failed: {0}")]
+    Agreement(NearestError),
     /// An evaluation failed.
     #[error(transparent)]
     Evaluation(EvaluationError),
@@ -89,6 +92,15 @@ impl From<VotingError> for PeError {
     }
 }
 
+impl From<NearestError> for PeError {
+    fn from(error: NearestError) -> Self {
+        match error {
+            NearestError::Cancelled(_) => Self::Interrupted,
+            other => Self::Agreement(other),
+        }
+    }
+}
+
 impl ExitCode for PeError {
     fn exit_code(&self) -> u8 {
         match self {
@@ -97,7 +109,7 @@ impl ExitCode for PeError {
             Self::InitialSamples(_) => exit_code::OUTPUT,
             Self::Generator(error) => error.exit_code(),
             Self::Embedder(error) => error.exit_code(),
-            Self::NotFinite { .. } => exit_code::COMPUTE,
+            Self::NotFinite { .. } | Self::Agreement(_) => exit_code::COMPUTE,
             Self::Voting(error) => error.exit_code(),
             Self::Evaluation(error) => error.exit_code(),
             Self::Privacy(error) => error.exit_code(),

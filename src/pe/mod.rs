@@ -8,6 +8,7 @@
 //! | `run` | opens folder and ledger, calls the algorithm, closes |
 //! | `context` | the inputs of a run, which all files here share |
 //! | `initial` | the initial population: random images, or those of a file |
+//! | `agreement` | votes weighed by the classes of near samples |
 //! | `lookahead` | the mean embedding of variations, which represents a sample in the vote |
 //! | `offspring` | images of the next population, shard by shard |
 //! | `disclosure` | `privacy.json` and `log.txt`: what is said about a run |
@@ -15,6 +16,7 @@
 //! | `plan` | populations, classes and cost of a run, before anything is charged |
 //! | `config` | the `[evolution]` and `[output]` sections |
 
+mod agreement;
 mod algorithm;
 mod config;
 mod context;

@@ -89,6 +89,7 @@ impl Plan {
         check_bins(&populations, &privacy)?;
         let layouts = layouts(evolution, &rules, &populations, &classes)?;
         check_children(evolution, &rules, &layouts)?;
+        check_agreement(&rules, &classes)?;
         Ok(Self {
             rules,
             evolution: evolution.clone(),
@@ -432,6 +433,16 @@ fn check_children(
         }
     }
     Ok(())
+}
+
+/// Fails if near samples could have no other class.
+fn check_agreement(rules: &[IterationRules], classes: &[String]) -> Result<(), InvalidKey> {
+    if classes.len() > 1 || rules.iter().all(|rules| rules.class_agreement == 0.0) {
+        return Ok(());
+    }
+    let message = "compares the classes of samples, but there is one class only: remove it, or set \
+                   data.class_conditional = true";
+    Err(InvalidKey::new("evolution.class_agreement", message))
 }
 
 /// Splits each population into classes.

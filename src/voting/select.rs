@@ -12,15 +12,19 @@ pub enum SelectionMode {
     /// Sampling with replacement, in proportion to the thresholded votes (the paper's Algorithm 1).
     #[default]
     Sample,
+    /// Systematic sampling (Kitagawa 1996, doi 10.2307/1390750): each sample as often as
+    /// [`SelectionMode::Sample`] selects it on average, rounded down or up.
+    Systematic,
     /// The samples with the most votes, each once.
     Rank,
 }
 
 impl Scheduled for SelectionMode {
-    const EXPECTED: &'static str = "\"sample\" or \"rank\"";
+    const EXPECTED: &'static str = "\"sample\", \"systematic\" or \"rank\"";
     fn from_scalar(scalar: &Scalar) -> Option<Self> {
         match scalar {
             Scalar::Text(text) if text == "sample" => Some(Self::Sample),
+            Scalar::Text(text) if text == "systematic" => Some(Self::Systematic),
             Scalar::Text(text) if text == "rank" => Some(Self::Rank),
             _ => None,
         }
@@ -51,12 +55,13 @@ pub fn threshold(votes: &[f64], threshold: f64) -> Vec<f64> {
 /// fewer than `count / most` samples.
 ///
 /// If every vote is zero (where the authors' implementation divides by zero), parents are sampled
-/// uniformly and [`Selection::uniform_fallback`] is set. [`SelectionMode::Rank`] breaks ties
-/// towards the lower index and, if `count` exceeds the number of samples, starts over with the
-/// best.
+/// uniformly and [`Selection::uniform_fallback`] is set. [`SelectionMode::Rank`] orders samples of
+/// equal votes, such as those below the threshold, by `noisy`, their counts before the threshold,
+/// then by index; if `count` exceeds the number of samples, it starts over with the best.
 #[must_use]
 pub fn select(
     votes: &[f64],
+    noisy: &[f64],
     count: usize,
     mode: SelectionMode,
     most: usize,
@@ -75,10 +80,15 @@ pub fn select(
             .map(|_| rng.below(votes.len() as u64) as usize)
             .collect(),
         SelectionMode::Sample => sample(votes, total, count, rng),
+        SelectionMode::Systematic => systematic(votes, count, most, rng),
         // No sample is selected again before all others were, so the bound holds.
         SelectionMode::Rank => {
+            let noisy = |index: usize| noisy.get(index).copied().unwrap_or(f64::NEG_INFINITY);
             let mut order: Vec<usize> = (0..votes.len()).collect();
-            order.sort_by(|a, b| votes[*b].total_cmp(&votes[*a]).then(a.cmp(b)));
+            order.sort_by(|&a, &b| {
+                let by_noisy = noisy(b).total_cmp(&noisy(a));
+                votes[b].total_cmp(&votes[a]).then(by_noisy).then(a.cmp(&b))
+            });
             order.into_iter().cycle().take(count).collect()
         }
     };
@@ -86,6 +96,63 @@ pub fn select(
         indices,
         uniform_fallback,
     }
+}
+
+/// Samples systematically: point `i` of `count` is at `(i + u) / count` of the sum of the weights,
+/// with one uniform number `u`. Weights of which more than `most` points were expected are reduced
+/// to that; what is missing then is sampled from the others.
+fn systematic(votes: &[f64], count: usize, most: usize, rng: &mut KeyedRng) -> Vec<usize> {
+    // The expected numbers, at most `most` each.
+    let mut expected = vec![0f64; votes.len()];
+    let mut open: Vec<usize> = (0..votes.len()).filter(|i| votes[*i] > 0.0).collect();
+    let mut left = count as f64;
+    let bound = most as f64;
+    loop {
+        let total: f64 = open.iter().map(|i| votes[*i]).sum();
+        let (full, rest): (Vec<usize>, Vec<usize>) =
+            open.iter().partition(|i| votes[**i] * left / total > bound);
+        for i in &full {
+            expected[*i] = bound;
+            left -= bound;
+        }
+        if full.is_empty() {
+            for i in &rest {
+                expected[*i] = votes[*i] * left / total;
+            }
+            break;
+        }
+        open = rest;
+        if open.is_empty() {
+            // All that have votes are full: the others share the rest.
+            let others: Vec<usize> = (0..votes.len()).filter(|i| expected[*i] == 0.0).collect();
+            for i in &others {
+                expected[*i] = left.max(0.0) / others.len() as f64;
+            }
+            break;
+        }
+    }
+    let offset = rng.uniform();
+    let mut drawn = vec![0usize; votes.len()];
+    let mut sum = 0.0;
+    let mut point = 0;
+    for (index, expected) in expected.iter().enumerate() {
+        sum += expected;
+        while point < count && point as f64 + offset < sum && drawn[index] < most {
+            drawn[index] += 1;
+            point += 1;
+        }
+    }
+    // Rounding can leave the last sum slightly below `count`.
+    let can_take = |drawn: &[usize], index: usize| expected[index] > 0.0 && drawn[index] < most;
+    while point < count {
+        let Some(index) = (0..votes.len()).rfind(|index| can_take(&drawn, *index)) else {
+            break;
+        };
+        drawn[index] += 1;
+        point += 1;
+    }
+    let repeat = |(index, times): (usize, &usize)| std::iter::repeat_n(index, *times);
+    drawn.iter().enumerate().flat_map(repeat).collect()
 }
 
 /// Samples like [`sample`], none of the indices more than `most` times; `count` is at most `most`
@@ -170,7 +237,14 @@ mod tests {
         // Chi-square with 2 degrees of freedom; 20 is exceeded by chance once in 22,000 times.
         let votes = [0.0, 1.0, 0.0, 3.0, 6.0, 0.0];
         let n = 20_000;
-        let chosen = select(&votes, n, SelectionMode::Sample, usize::MAX, &mut rng());
+        let chosen = select(
+            &votes,
+            &votes,
+            n,
+            SelectionMode::Sample,
+            usize::MAX,
+            &mut rng(),
+        );
         let mut counts = [0usize; 6];
         for index in chosen.indices {
             counts[index] += 1;
@@ -187,21 +261,87 @@ mod tests {
     }
 
     #[test]
+    fn systematic_sampling_rounds_the_expected_numbers() {
+        let votes = [0.0, 1.0, 0.0, 3.0, 6.5, 0.0];
+        for count in [1, 7, 100] {
+            let chosen = select(
+                &votes,
+                &votes,
+                count,
+                SelectionMode::Systematic,
+                usize::MAX,
+                &mut rng(),
+            );
+            assert_eq!(chosen.indices.len(), count);
+            for (found, votes) in counts(&chosen, 6).iter().zip(votes) {
+                let expected = count as f64 * votes / 10.5;
+                assert!(
+                    (*found as f64 - expected).abs() < 1.0,
+                    "{found}, {expected}"
+                );
+            }
+        }
+        // The bound moves what is too much to the others in proportion.
+        let bounded = select(&votes, &votes, 21, SelectionMode::Systematic, 9, &mut rng());
+        assert_eq!(counts(&bounded, 6), [0, 3, 0, 9, 9, 0]);
+        // All that have votes are full.
+        let bounded = select(
+            &[4.0, 0.0, 0.0],
+            &[],
+            6,
+            SelectionMode::Systematic,
+            2,
+            &mut rng(),
+        );
+        assert_eq!(counts(&bounded, 3), [2; 3]);
+        // On average, the numbers are those of `Sample`: half of 10,000 offsets round up.
+        let mut rng = rng();
+        let drawn = (0..10_000).map(|_| {
+            let chosen = select(
+                &[1.0, 1.0],
+                &[],
+                1,
+                SelectionMode::Systematic,
+                usize::MAX,
+                &mut rng,
+            );
+            chosen.indices[0]
+        });
+        // Five standard deviations: false alarms 6 in 10 million.
+        assert!((drawn.sum::<usize>() as f64 - 5000.0).abs() < 250.0);
+    }
+
+    #[test]
     fn rank_selects_the_best_once_and_starts_over() {
         for most in [2, usize::MAX] {
             let votes = [1.0, 5.0, 5.0, 0.0];
-            let chosen = select(&votes, 6, SelectionMode::Rank, most, &mut rng());
+            let chosen = select(&votes, &votes, 6, SelectionMode::Rank, most, &mut rng());
             assert_eq!(chosen.indices, [1, 2, 0, 3, 1, 2]);
         }
+        // Of equal votes, such as those below the threshold, the larger noisy count is first.
+        let (votes, noisy) = ([0.0, 0.0, 3.0, 0.0], [-4.0, 1.0, 9.0, 5.0]);
+        let chosen = select(
+            &votes,
+            &noisy,
+            4,
+            SelectionMode::Rank,
+            usize::MAX,
+            &mut rng(),
+        );
+        assert_eq!(chosen.indices, [2, 3, 1, 0]);
     }
 
     #[test]
     fn without_votes_parents_are_uniform() {
-        for mode in [SelectionMode::Sample, SelectionMode::Rank] {
-            let chosen = select(&[0.0; 4], 400, mode, usize::MAX, &mut rng());
+        for mode in [
+            SelectionMode::Sample,
+            SelectionMode::Systematic,
+            SelectionMode::Rank,
+        ] {
+            let chosen = select(&[0.0; 4], &[0.0; 4], 400, mode, usize::MAX, &mut rng());
             assert!(chosen.uniform_fallback);
             assert!((0..4).all(|i| chosen.indices.contains(&i)));
-            let bounded = select(&[0.0; 4], 8, mode, 2, &mut rng());
+            let bounded = select(&[0.0; 4], &[0.0; 4], 8, mode, 2, &mut rng());
             assert!(bounded.uniform_fallback);
             assert_eq!(counts(&bounded, 4), [2; 4]);
         }
@@ -219,17 +359,17 @@ mod tests {
     fn no_parent_is_selected_more_often_than_the_bound() {
         let mode = SelectionMode::Sample;
         let votes = [1000.0, 1.0, 1.0, 1.0, 0.0];
-        let bounded = select(&votes, 40, mode, 20, &mut rng());
+        let bounded = select(&votes, &votes, 40, mode, 20, &mut rng());
         let found = counts(&bounded, 5);
         assert_eq!((found[0], found[4], bounded.indices.len()), (20, 0, 40));
         // Without other votes, the others are drawn uniformly; all are full at the end.
-        let bounded = select(&[3.0, 0.0, 0.0, 0.0], 400, mode, 100, &mut rng());
+        let bounded = select(&[3.0, 0.0, 0.0, 0.0], &[], 400, mode, 100, &mut rng());
         assert_eq!(counts(&bounded, 4), [100; 4]);
         assert!(!bounded.uniform_fallback);
         // A bound that does not bind changes nothing, and an impossible one selects all it can.
-        let free = select(&votes, 40, mode, usize::MAX, &mut rng());
-        assert_eq!(select(&votes, 40, mode, 40, &mut rng()), free);
-        let impossible = select(&votes, 40, mode, 2, &mut rng());
+        let free = select(&votes, &votes, 40, mode, usize::MAX, &mut rng());
+        assert_eq!(select(&votes, &votes, 40, mode, 40, &mut rng()), free);
+        let impossible = select(&votes, &votes, 40, mode, 2, &mut rng());
         assert_eq!(counts(&impossible, 5), [2; 5]);
     }
 }

@@ -180,6 +180,7 @@ fn check_key(
             .rng();
             let chosen = select(
                 &votes,
+                &votes,
                 expected.len(),
                 SelectionMode::Rank,
                 usize::MAX,
