@@ -229,6 +229,9 @@ impl Inputs {
         let evolution = &loaded.settings.evolution;
         let plan = Plan::new(evolution, loaded.data.class_names(), &loaded.data, privacy)
             .map_err(|error| loaded.locations.error(&error.key, error.message))?;
+        for warning in plan.warnings() {
+            progress.message(&format!("warning: {warning}"));
+        }
         let mut images = PrivateImages::open(&loaded.data)?;
         overlap::refuse_paths(loaded)?;
         let generator = open_generator(loaded, devices, progress)?;

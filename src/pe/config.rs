@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::threshold::{Threshold, VoteStrength};
+use crate::privacy::Unit;
 use crate::schedule::Schedule;
 use crate::sections::{InvalidKey, Section};
 use crate::voting::{Metric, SelectionMode};
@@ -31,8 +33,9 @@ pub struct EvolutionConfig {
     #[serde(default)]
     pub metric: Metric,
     /// Threshold (H) that is subtracted from the noisy votes; less than it counts as no vote.
+    /// `"auto"` follows from the declared number of private images, the samples and the noise.
     #[serde(default)]
-    pub threshold: Schedule<f64>,
+    pub threshold: Schedule<Threshold>,
     /// Exponent of the share of a sample's nearest samples that have its class: the votes of each
     /// sample are multiplied by that power before parents are selected. 0 leaves them as they are.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -100,7 +103,7 @@ pub struct IterationRules {
     /// Votes of each private image.
     pub nearest_neighbors: u32,
     /// Threshold (H) of the noisy votes.
-    pub threshold: f64,
+    pub threshold: Threshold,
     /// Exponent of the share of near samples that have the class of a sample.
     pub class_agreement: f64,
     /// Selection of parents.
@@ -155,12 +158,14 @@ impl EvolutionConfig {
             let key = "nearest_neighbors";
             return Err(InvalidKey::new(key, "expected at least 1"));
         }
-        for (key, schedule) in [
-            ("threshold", &self.threshold),
-            ("class_agreement", &self.class_agreement),
+        let thresholds = self.threshold.values().iter();
+        let votes = thresholds.filter_map(|threshold| threshold.votes());
+        for (key, values) in [
+            ("threshold", votes.collect()),
+            ("class_agreement", self.class_agreement.values().to_vec()),
         ] {
-            let mut values = schedule.values().iter();
-            if let Some(value) = values.find(|value| !(value.is_finite() && **value >= 0.0)) {
+            let mut values = values.into_iter();
+            if let Some(value) = values.find(|value| !(value.is_finite() && *value >= 0.0)) {
                 let message = format!("is {value}: expected a number of at least 0");
                 return Err(InvalidKey::new(key, message));
             }
@@ -286,6 +291,55 @@ impl EvolutionConfig {
         rules.ok_or_else(|| InvalidKey::new("iterations", "wrong number of entries"))
     }
 
+    /// Returns the votes of each iteration beside its noise, of `noise` votes: those of `units`
+    /// private images (or clients), whose classes are taken as equally large.
+    ///
+    /// # Errors
+    /// As [`EvolutionConfig::rules`].
+    pub fn strengths(
+        &self,
+        units: usize,
+        noise: &Schedule<f64>,
+        unit: Unit,
+    ) -> Result<Vec<VoteStrength>, InvalidKey> {
+        let populations = self.populations()?;
+        let rules = self.rules()?;
+        let strength =
+            |((index, rules), population): ((usize, &IterationRules), &PopulationSpec)| {
+                let votes = match unit {
+                    Unit::Image => units as f64 * f64::from(rules.nearest_neighbors),
+                    // The votes of a client have an L2 norm of 1.
+                    Unit::Client => units as f64,
+                };
+                let noise = noise.get(index).copied().unwrap_or(0.0);
+                VoteStrength::new(votes, population.num_samples, noise)
+            };
+        let voted_on = rules.iter().enumerate().zip(&populations);
+        Ok(voted_on.map(strength).collect())
+    }
+
+    /// Returns the threshold of each iteration in votes. `strengths` is `None` if the number of
+    /// private images (or clients) is not declared.
+    ///
+    /// # Errors
+    /// As [`EvolutionConfig::rules`]; `threshold` is `"auto"` without a declared number.
+    pub fn thresholds(&self, strengths: Option<&[VoteStrength]>) -> Result<Vec<f64>, InvalidKey> {
+        let rules = self.rules()?;
+        let thresholds = rules.iter().enumerate().map(|(index, rules)| {
+            let strength = strengths.and_then(|strengths| strengths.get(index));
+            match (rules.threshold, strength) {
+                (Threshold::Votes(votes), _) => Ok(votes),
+                (Threshold::Auto, Some(strength)) => Ok(strength.auto()),
+                (Threshold::Auto, None) => Err(InvalidKey::new(
+                    "threshold",
+                    "\"auto\" needs the declared number of private images (data.declared_size, or \
+                     data.clients.declared_size if the unit is a client)",
+                )),
+            }
+        });
+        thresholds.collect()
+    }
+
     /// Returns the number of populations, `1 + T`, on which `iterations` and the schedules agree.
     fn population_count(&self) -> Result<usize, InvalidKey> {
         if self.iterations.is_some_and(|t| t > MAX_ITERATIONS) {
@@ -371,7 +425,7 @@ mod tests {
         let expected = IterationRules {
             lookahead_degree: 2,
             nearest_neighbors: 2,
-            threshold: 1.5,
+            threshold: Threshold::Votes(1.5),
             class_agreement: 0.0,
             selection: SelectionMode::Rank,
             keep_selected: true,

@@ -14,6 +14,7 @@
 //! | `disclosure` | `privacy.json` and `log.txt`: what is said about a run |
 //! | `fit` | how many samples have votes, estimated from a released histogram |
 //! | `plan` | populations, classes and cost of a run, before anything is charged |
+//! | `threshold` | the threshold of the noisy votes: `"auto"`, and what it lets pass |
 //! | `config` | the `[evolution]` and `[output]` sections |
 
 mod agreement;
@@ -28,9 +29,10 @@ mod lookahead;
 mod offspring;
 mod plan;
 mod run;
+mod threshold;
 
 pub use config::{EvolutionConfig, IterationRules, OutputConfig, PopulationSpec};
 pub use context::{Run, RunIdentity};
 pub use error::PeError;
 pub use initial::InitialSamples;
-pub use plan::Plan;
+pub use plan::{Plan, declared_units};

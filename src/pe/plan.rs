@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::threshold::VoteStrength;
 use super::{EvolutionConfig, IterationRules, PopulationSpec};
 use crate::artifacts::{ArtifactsError, ClassLayout};
 use crate::generators::{Generator, GeneratorError, Operation, PlannedWork, Variation};
@@ -11,6 +12,7 @@ use crate::privacy::{
 };
 use crate::schedule::Schedule;
 use crate::sections::InvalidKey;
+use crate::voting::SelectionMode;
 
 /// The populations, classes and privacy parameters of a run.
 #[derive(Debug, Clone)]
@@ -21,6 +23,11 @@ pub struct Plan {
     pub populations: Vec<PopulationSpec>,
     /// The rules of the T iterations.
     pub rules: Vec<IterationRules>,
+    /// The threshold of each iteration in votes.
+    pub thresholds: Vec<f64>,
+    /// The votes of each iteration beside its noise, if the number of private images (or clients)
+    /// is declared.
+    pub strengths: Option<Vec<VoteStrength>>,
     /// The classes of each population.
     pub layouts: Vec<ClassLayout>,
     /// Names of the classes in the order of labels.
@@ -74,16 +81,20 @@ impl Plan {
         privacy: ResolvedPrivacy,
     ) -> Result<Self, InvalidKey> {
         let declared_size = data.declared_size;
-        let clients = data.clients.as_ref();
-        let declared_clients = clients.and_then(|clients| clients.declared_size);
-        let units = match privacy.unit() {
-            Unit::Image => declared_size,
-            Unit::Client => declared_clients,
-        };
+        let declared_clients = declared_units(data, Unit::Client);
+        let units = declared_units(data, privacy.unit());
         let rules = evolution.rules()?;
+        let noise = privacy.noise_votes();
+        let strengths = units.map(|units| evolution.strengths(units, &noise, privacy.unit()));
+        let strengths = strengths.transpose()?;
+        let thresholds = evolution.thresholds(strengths.as_deref());
+        let thresholds = thresholds.map_err(|error| {
+            let key = format!("evolution.{}", error.key);
+            InvalidKey::new(key, error.message)
+        })?;
         if let Some(units) = units {
             check_delta(units, &privacy)?;
-            check_threshold(&rules, units, &privacy)?;
+            check_threshold(&thresholds, units, &privacy)?;
         }
         let populations = evolution.populations()?;
         check_bins(&populations, &privacy)?;
@@ -92,6 +103,8 @@ impl Plan {
         check_agreement(&rules, &classes)?;
         Ok(Self {
             rules,
+            thresholds,
+            strengths,
             evolution: evolution.clone(),
             populations,
             layouts,
@@ -124,7 +137,7 @@ impl Plan {
         }
         let refused = [
             check_delta(count, &self.privacy),
-            check_threshold(&self.rules, count, &self.privacy),
+            check_threshold(&self.thresholds, count, &self.privacy),
         ];
         let refused = refused.into_iter().filter_map(Result::err);
         lines.extend(refused.map(|error| format!("warning: {error}")));
@@ -286,6 +299,79 @@ impl Plan {
         text
     }
 
+    /// Returns the columns of the vote from which a population is made, or their headings: nothing
+    /// if the number of private images is not declared, or without noise.
+    fn vote_columns(&self, population: Option<usize>) -> String {
+        let columns = |ratio: &str, threshold: &str, blind: &str| {
+            format!(" {ratio:>11} {threshold:>9} {blind:>13}")
+        };
+        let Some(strengths) = &self.strengths else {
+            return String::new();
+        };
+        if strengths.iter().all(|strength| strength.noise == 0.0) {
+            return String::new();
+        }
+        let Some(population) = population else {
+            return columns("votes/noise", "threshold", "blind parents");
+        };
+        let iteration = population.checked_sub(1);
+        let vote = iteration.and_then(|iteration| {
+            let (strength, threshold) =
+                (strengths.get(iteration)?, self.thresholds.get(iteration)?);
+            let blind = self.blind_share(iteration);
+            let blind = blind.map_or("-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
+            let ratio = format!("{:.2}", strength.ratio);
+            Some(columns(&ratio, &threshold.to_string(), &blind))
+        });
+        vote.unwrap_or_else(|| columns("-", "-", "-"))
+    }
+
+    /// Returns the expected share of the parents of an iteration, counted from 0, that are sampled
+    /// for their noise alone; `None` if parents are not sampled in proportion to votes, or if the
+    /// number of private images is not declared.
+    fn blind_share(&self, iteration: usize) -> Option<f64> {
+        let strength = self.strengths.as_ref()?.get(iteration)?;
+        let threshold = self.thresholds.get(iteration)?;
+        match self.rules.get(iteration)?.selection {
+            SelectionMode::Rank => None,
+            SelectionMode::Sample | SelectionMode::Systematic => {
+                Some(strength.blind_share(*threshold))
+            }
+        }
+    }
+
+    /// Returns warnings about votes that are weak beside their noise, from declared numbers alone.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        // Votes below this share of the noise were measured to improve nothing, or to do harm.
+        const WEAK: f64 = 0.25;
+        const MANY_BLIND: f64 = 1.0 / 3.0;
+        let mut warnings = Vec::new();
+        let strengths = self.strengths.iter().flatten().enumerate();
+        let weakest = strengths.min_by(|(_, a), (_, b)| a.ratio.total_cmp(&b.ratio));
+        if let Some((iteration, strength)) = weakest.filter(|(_, weak)| weak.ratio < WEAK) {
+            warnings.push(format!(
+                "iteration {}: the votes for each sample are {:.2} times the noise: below {WEAK}, \
+                 votes improve little (use fewer evolution.num_samples, fewer iterations, or a \
+                 larger epsilon)",
+                iteration + 1,
+                strength.ratio
+            ));
+        }
+        let blind = (0..self.rules.len()).filter_map(|t| Some((t, self.blind_share(t)?)));
+        let blindest = blind.max_by(|(_, a), (_, b)| a.total_cmp(b));
+        if let Some((iteration, share)) = blindest.filter(|(_, share)| *share > MANY_BLIND) {
+            warnings.push(format!(
+                "iteration {}: about {:.0} % of the parents are expected to be sampled for their \
+                 noise alone (evolution.threshold = \"auto\" or fewer evolution.num_samples lower \
+                 that)",
+                iteration + 1,
+                100.0 * share
+            ));
+        }
+        warnings
+    }
+
     /// Describes populations, ε after every iteration, and cost in a table for people.
     #[must_use]
     pub fn describe(&self, cost: &Cost) -> String {
@@ -299,19 +385,20 @@ impl Plan {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{:>10} {:>10} {:>10}{} {:>22} {:>22}",
+            "{:>10} {:>10} {:>10}{} {:>22} {:>22}{}",
             "population",
             "samples",
             "degree",
             sigma(Some("sigma".to_owned())),
             "epsilon (add-remove)",
-            "epsilon (replace-one)"
+            "epsilon (replace-one)",
+            self.vote_columns(None)
         );
         for (index, population) in self.populations.iter().enumerate() {
             let epsilon = |adjacency| round_up(privacy.epsilon_after(index as u32, adjacency), 3);
             let _ = writeln!(
                 text,
-                "{:>10} {:>10} {:>10}{} {:>22} {:>22}",
+                "{:>10} {:>10} {:>10}{} {:>22} {:>22}{}",
                 index,
                 population.num_samples,
                 population.variation_degree,
@@ -325,6 +412,7 @@ impl Plan {
                     false => epsilon(Adjacency::AddRemove),
                 },
                 epsilon(Adjacency::ReplaceOne),
+                self.vote_columns(Some(index)),
             );
         }
         let _ = writeln!(
@@ -361,6 +449,15 @@ impl Plan {
     }
 }
 
+/// Returns the declared number of private images or clients.
+#[must_use]
+pub fn declared_units(data: &DataConfig, unit: Unit) -> Option<usize> {
+    match unit {
+        Unit::Image => data.declared_size,
+        Unit::Client => data.clients.as_ref()?.declared_size,
+    }
+}
+
 /// Fails if δ is not below 1/n.
 fn check_delta(units: usize, privacy: &ResolvedPrivacy) -> Result<(), InvalidKey> {
     privacy.check_units(units).map_err(|error| {
@@ -374,7 +471,7 @@ fn check_delta(units: usize, privacy: &ResolvedPrivacy) -> Result<(), InvalidKey
 
 /// Fails if no possible number of votes exceeds the threshold.
 fn check_threshold(
-    rules: &[IterationRules],
+    thresholds: &[f64],
     units: usize,
     privacy: &ResolvedPrivacy,
 ) -> Result<(), InvalidKey> {
@@ -382,14 +479,14 @@ fn check_threshold(
     // probability of 10⁻⁹.
     let noise = privacy.noise_votes();
     let reachable = |t| units as f64 + 6.0 * noise.get(t).copied().unwrap_or(0.0);
-    let mut rules = rules.iter().enumerate();
-    let Some((_, out_of_reach)) = rules.find(|(t, rules)| rules.threshold >= reachable(*t)) else {
+    let mut thresholds = thresholds.iter().enumerate();
+    let Some((_, out_of_reach)) = thresholds.find(|(t, votes)| **votes >= reachable(*t)) else {
         return Ok(());
     };
     let message = format!(
         "is {}, which no votes of {units} {}s reach: the iteration would be charged and then draw \
          its parents uniformly",
-        out_of_reach.threshold,
+        out_of_reach,
         privacy.unit()
     );
     Err(InvalidKey::new("evolution.threshold", message))

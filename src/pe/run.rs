@@ -59,7 +59,7 @@ impl Run<'_> {
             dir,
             layouts: &self.plan.layouts,
             image_size: self.generator.image_size(),
-            thresholds: self.plan.each(|rules| rules.threshold),
+            thresholds: self.plan.thresholds.clone(),
             non_private: self.plan.privacy.non_private().is_some(),
         };
         store.check_releases::<PeError>(&ledger)?;

@@ -170,8 +170,8 @@ impl World {
             }
             "fashion_mnist_pool.toml" => {
                 // As many images as samples, because each is drawn once.
-                self.idx("data/fashion-mnist/public", 0, 2000);
-                self.idx("data/fashion-mnist/private", 2000, 10);
+                self.idx("data/fashion-mnist/public", 0, 10_000);
+                self.idx("data/fashion-mnist/private", 10_000, 10);
                 vec![]
             }
             "cifar10_pool.toml" => {
