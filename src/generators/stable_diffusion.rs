@@ -7,17 +7,6 @@
 //! One behavior differs from diffusers: it treats a batch of images in [−1, 1] without negative
 //! values as images in [0, 1] and rescales it, which would make an image depend on its batch.
 
-//! Stable Diffusion 1.x as a foundation model, the way DPSDA drives it
-//! (`apis/stable_diffusion_api.py`).
-//!
-//! A random image is noise taken all the way back under a prompt (txt2img). A variation is the
-//! image's latents noised part of the way and taken back from there under the prompt that the
-//! image keeps (img2img): its degree is diffusers' `strength`, so 1 changes most.
-//!
-//! One thing is not the original's: diffusers takes a batch of images without a value below the
-//! middle for images in [0, 1] and maps it once more. That would make an image depend on its
-//! batch.
-
 mod config;
 mod files;
 mod pipeline;

@@ -177,11 +177,23 @@ impl ComparedSets<'_> {
             return Ok(None);
         };
         let (used, count) = (self.samples.moment_count, self.samples.count);
-        let details = match used {
-            used if used == count => String::new(),
-            used if used < count => format!("{used} of {count} samples without replacement"),
-            used => format!("{used} of {count} samples with replacement"),
+        let drawn = match used {
+            used if used == count => None,
+            used if used < count => Some(format!("{used} of {count} samples without replacement")),
+            used => Some(format!("{used} of {count} samples with replacement")),
         };
+        // The covariance of fewer images than dimensions is singular, and the distance too large.
+        let dimension = gaussian.dimension();
+        let fewest = used
+            .min(count)
+            .min(self.reference_images.unwrap_or(usize::MAX));
+        let too_few = (fewest < dimension).then(|| {
+            format!(
+                "too large, because {fewest} images are fewer than {dimension} dimensions: see kid"
+            )
+        });
+        let details: Vec<String> = drawn.into_iter().chain(too_few).collect();
+        let details = details.join("; ");
         let value = MetricValue {
             samples: used,
             ..self.value("fid", frechet.distance(gaussian)?, details)
@@ -369,6 +381,25 @@ mod tests {
                 "distance-to-reference",
                 "distance-within-reference"
             ]
+        );
+        // Fewer images than dimensions.
+        let fid = |count| {
+            let samples = features(count, 1, MetricKind::Fid.sample_features());
+            let reference = features(50, 2, MetricKind::Fid.reference_features());
+            let sets = ComparedSets {
+                samples: &samples,
+                reference: &Reference::new(reference).unwrap(),
+                reference_images: Some(50),
+            };
+            measure(MetricKind::Fid, sets, &context).unwrap().values[0]
+                .details
+                .clone()
+        };
+        assert_eq!(fid(4), "");
+        assert!(
+            fid(3).contains("3 images are fewer than 4 dimensions"),
+            "{}",
+            fid(3)
         );
         let nothing = features(40, 1, FeatureSet::default());
         let reference = Reference::new(features(50, 2, FeatureSet::default())).unwrap();
