@@ -79,3 +79,5 @@ mod timestamps;
 #[path = "cli/vote_memory.rs"]
 #[cfg(target_os = "linux")]
 mod vote_memory;
+#[path = "cli/vote_rules.rs"]
+mod vote_rules;

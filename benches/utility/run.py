@@ -4,8 +4,8 @@
     python benches/utility/run.py benches/utility/matrix.toml --out results/utility [--only CASE]
 
 The matrix is a TOML file: see README.md beside it. Every figure that is measured becomes a row of
-OUT/results.csv at once; what is there is not run again, so an interrupted night goes on with the
-same command. OUT/table.md has mean and standard deviation over the repetitions, OUT/<case>.png the
+OUT/results.csv at once; what is there is not run again, so the same command continues after an
+interruption. OUT/table.md has mean and standard deviation over the repetitions, OUT/<case>.png the
 curves over epsilon (with matplotlib, see requirements.txt).
 """
 
@@ -21,7 +21,8 @@ import tomllib
 from pathlib import Path
 
 COLUMNS = ["case", "setting", "epsilon", "repetition", "figure", "value"]
-# `{0.5 sigma}` in a setting: that many standard deviations of the noise of one vote.
+# `{0.5 sigma}` in a setting: so many times the noise multiplier, which is the standard deviation of
+# the noise of a count where each image has one vote.
 SIGMA = re.compile(r"\{([0-9.]+) sigma\}")
 
 
@@ -36,6 +37,9 @@ def main():
     matrix = tomllib.loads(arguments.matrix.read_text())
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = Results(arguments.out / "results.csv")
+    unknown = set(arguments.only or []) - {case["name"] for case in matrix["case"]}
+    if unknown:
+        sys.exit(f"no such case: {', '.join(sorted(unknown))}")
     for case in matrix["case"]:
         if arguments.only and case["name"] not in arguments.only:
             continue
@@ -59,6 +63,19 @@ class Results:
 
     def has(self, cell, figure):
         return any(same_cell(row, cell) and row["figure"] == figure for row in self.rows)
+
+    def remove(self, cell):
+        """Removes the rows of a cell."""
+        kept = [row for row in self.rows if not same_cell(row, cell)]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = kept
+        unfinished = self.path.with_suffix(".tmp")
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+        unfinished.replace(self.path)
 
     def add(self, cell, figure, value):
         row = dict(zip(COLUMNS, [*cell.key, figure, value]))
@@ -96,8 +113,8 @@ def cells(case):
 
 def measure(cell, results, arguments):
     """Runs dpsyn and the evaluations of a cell, as far as they are missing."""
-    evaluations = {name: e for name, e in cell.case["evaluate"].items() if not done(results, cell, name, e)}
-    if not evaluations:
+    missing = {n: e for n, e in cell.case["evaluate"].items() if not done(results, cell, n, e)}
+    if not missing:
         return
     print("case {}, setting {}, epsilon {}, repetition {}".format(*cell.key), flush=True)
     folder = arguments.out / "runs" / "-".join(cell.key)
@@ -105,23 +122,32 @@ def measure(cell, results, arguments):
     for override in resolve(cell, config, arguments):
         config += ["--set", override]
     command = ["run", *config, "--set", f"output.folder={folder}"]
-    if folder.exists():
+    is_new = not folder.exists()
+    if is_new:
+        # All figures of a cell are of one run.
+        results.remove(cell)
+        missing = cell.case["evaluate"]
+    else:
         command.append("--resume")
     start = time.monotonic()
     dpsyn(arguments, command)
-    if not results.has(cell, "seconds"):
+    if is_new:
         results.add(cell, "seconds", round(time.monotonic() - start, 1))
     last = max((int(p.name) for p in folder.iterdir() if p.name.isdigit()))
     parents = re.findall(r"([0-9.]+) effective parents", (folder / "log.txt").read_text())
     if parents and not results.has(cell, "effective parents"):
         results.add(cell, "effective parents", parents[-1])
-    for name, evaluation in evaluations.items():
+    for name, evaluation in missing.items():
         samples = folder / str(evaluation.get("population", last)) / "samples.npz"
         out = folder / f"evaluation-{name}"
         dpsyn(arguments, ["eval", samples, *evaluation["arguments"], "--public", "--out", out])
         with (out / "metrics.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                results.add(cell, figure(name, row["figure"], evaluation), row["value"])
+            found = {row["figure"]: row["value"] for row in csv.DictReader(file)}
+        for wanted in evaluation["figures"]:
+            if wanted not in found:
+                sys.exit(f"evaluation {name}: no figure {wanted}, but {', '.join(found)}")
+            if not results.has(cell, figure(name, wanted, evaluation)):
+                results.add(cell, figure(name, wanted, evaluation), found[wanted])
     if not arguments.keep:
         shutil.rmtree(folder)
 
@@ -207,6 +233,8 @@ def plot(rows, out):
         mine = {key[1:]: figures for key, figures in all_groups.items() if key[0] == case}
         names = list(dict.fromkeys(name for figures in mine.values() for name in figures))
         names = [name for name in names if name != "seconds"]
+        if not names:
+            continue
         _, axes = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3.6), squeeze=False)
         for axis, name in zip(axes[0], names):
             for setting in dict.fromkeys(key[1] for key in mine):

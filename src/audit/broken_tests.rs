@@ -60,7 +60,7 @@ fn subject(embedder: &PixelsEmbedder, adjacency: Adjacency) -> Subject<'_> {
         metric: Metric::L2,
         classes: Vec::new(),
         image_size: SIZE,
-        threshold: 0.0,
+        threshold: Some(0.0),
     }
 }
 

@@ -55,7 +55,7 @@ struct PairOfWorlds {
     units: [usize; 2],
     bins: usize,
     embedder: String,
-    threshold: f64,
+    threshold: Option<f64>,
     /// The distance of the clean histograms of one release, and the largest that two neighboring
     /// data sets can have, in votes.
     l2_distance_votes: f64,

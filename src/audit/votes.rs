@@ -40,8 +40,9 @@ pub struct Subject<'a> {
     pub classes: Vec<String>,
     /// Rows and columns of all images.
     pub image_size: usize,
-    /// The threshold H of a run. The histogram before it is published, too, so it is reported only.
-    pub threshold: f64,
+    /// The threshold H of a run, `None` if it is automatic. The histogram before it is published,
+    /// too, so it is reported only.
+    pub threshold: Option<f64>,
 }
 
 /// The smallest number of bins.

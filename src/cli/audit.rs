@@ -16,9 +16,7 @@ use crate::config::Settings;
 use crate::embedders::{EmbedderConfig, PixelsConfig};
 use crate::exit_code;
 use crate::fetch::Catalogue;
-use crate::images::DataConfig;
-use crate::pe::{EvolutionConfig, declared_units};
-use crate::privacy::{PrivacyConfig, PrivacyError, ResolvedPrivacy, round_up};
+use crate::privacy::{PrivacyConfig, round_up};
 use crate::progress::Silent;
 use crate::schedule::Schedule;
 use crate::voting::Metric;
@@ -37,28 +35,10 @@ struct Plan {
     releases: u32,
     nearest_neighbors: Schedule<u32>,
     metric: Metric,
-    /// The sections of a configuration from which its threshold follows.
-    source: Option<(EvolutionConfig, DataConfig)>,
+    threshold: Option<f64>,
     classes: Vec<String>,
     image_size: usize,
     embedder: EmbedderConfig,
-}
-
-impl Plan {
-    /// Returns the threshold of the last iteration of the configuration, or 0.
-    fn threshold(&self, privacy: &ResolvedPrivacy) -> Result<f64, CliError> {
-        let Some((evolution, data)) = &self.source else {
-            return Ok(0.0);
-        };
-        let units = declared_units(data, privacy.unit());
-        // The noise of a list is that of the audited releases, which may be fewer.
-        let noise = Schedule::Constant(privacy.noise_votes().last().copied().unwrap_or(0.0));
-        let strengths = units.map(|units| evolution.strengths(units, &noise, privacy.unit()));
-        let strengths = strengths.transpose().map_err(PrivacyError::Config)?;
-        let thresholds = evolution.thresholds(strengths.as_deref());
-        let thresholds = thresholds.map_err(PrivacyError::Config)?;
-        Ok(thresholds.last().copied().unwrap_or(0.0))
-    }
 }
 
 /// Executes `dpsyn audit`.
@@ -82,11 +62,10 @@ pub(super) fn run(arguments: &AuditArguments) -> Result<(), CliError> {
     plan.privacy.adjacency = arguments.adjacency.unwrap_or(plan.privacy.adjacency);
     plan.privacy.unit = arguments.unit.unwrap_or(plan.privacy.unit);
     plan.releases = arguments.releases.unwrap_or(plan.releases);
-    let privacy =
-        plan.privacy
-            .resolve(plan.releases, plan.nearest_neighbors.clone(), None, None)?;
+    let privacy = plan
+        .privacy
+        .resolve(plan.releases, plan.nearest_neighbors, None, None)?;
     votes_of_an_image(&privacy)?;
-    let threshold = plan.threshold(&privacy)?;
     let weights = plan.embedder.requirements().into_iter();
     let needed: Vec<_> = weights.map(|file| (file, exit_code::WEIGHTS)).collect();
     missing::check(&Catalogue::built_in()?, &needed)?;
@@ -100,7 +79,7 @@ pub(super) fn run(arguments: &AuditArguments) -> Result<(), CliError> {
         metric: plan.metric,
         classes: plan.classes,
         image_size: plan.image_size,
-        threshold,
+        threshold: plan.threshold,
     };
     let result = audit(&subject, &options, &TerminalProgress::new())?;
     print(&result);
@@ -133,7 +112,7 @@ fn default_plan() -> Plan {
         releases,
         nearest_neighbors: 1.into(),
         metric: Metric::default(),
-        source: None,
+        threshold: Some(0.0),
         classes: Vec::new(),
         image_size: IMAGE_SIZE,
         embedder: EmbedderConfig::Pixels(PixelsConfig::default()),
@@ -145,18 +124,17 @@ fn configured(path: &Path, set: &[String]) -> Result<Plan, CliError> {
     let loaded = Settings::load(path, set)?;
     let releases = (loaded.populations.len() as u32).saturating_sub(1);
     let settings = loaded.settings;
-    let classes = loaded
-        .data
-        .classes
-        .clone()
-        .map(audited_classes)
-        .unwrap_or_default();
+    let classes = loaded.data.classes.map(audited_classes).unwrap_or_default();
     Ok(Plan {
         privacy: settings.privacy,
         releases,
-        nearest_neighbors: settings.evolution.nearest_neighbors.clone(),
+        nearest_neighbors: settings.evolution.nearest_neighbors,
         metric: settings.evolution.metric,
-        source: Some((settings.evolution, loaded.data)),
+        threshold: settings
+            .evolution
+            .threshold
+            .last()
+            .map_or(Some(0.0), |last| last.votes()),
         classes,
         image_size: settings.data.image_size.height.min(LARGEST_IMAGE_SIZE),
         embedder: settings.embedder.embedder,

@@ -125,6 +125,7 @@ pub(super) fn execute(job: Job<'_>) -> Result<(), CliError> {
         model_weights: inputs.generator.weights_digest.clone(),
         embedder_weights: inputs.embedder.weights_digest.clone(),
         initial_samples: initial.as_deref().map(digest).transpose()?,
+        plan: inputs.plan.identity(),
     };
     let folder = prepare_folder(
         &loaded.settings.output.folder,

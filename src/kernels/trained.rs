@@ -1,9 +1,14 @@
 //! Layers of a network in training: differentiable, on maps `[n, h, w, channels]`.
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::cpu;
 use super::shapes::Conv2dShape;
+
+/// Returns true if the operators of this project can take all of `parts`.
+fn is_own(parts: &[&Tensor]) -> bool {
+    parts.iter().all(|part| part.dtype() == DType::F32) && cpu::supports_all(parts)
+}
 
 /// Convolves `x [n, h, w, in]` by `weight [out, in, rows, columns]`, without a bias.
 ///
@@ -22,7 +27,7 @@ pub fn trained_conv2d(shape: Conv2dShape, x: &Tensor, weight: &Tensor) -> Result
             weight.dims()
         );
     }
-    if cpu::supports_all(&[x, weight]) {
+    if is_own(&[x, weight]) {
         let op = cpu::TrainedConvOp(shape);
         return x.contiguous()?.apply_op2(&weight.contiguous()?, op);
     }
@@ -56,7 +61,7 @@ pub fn batch_norm_relu(
     bias: &Tensor,
     eps: f64,
 ) -> Result<(Tensor, BatchMoments)> {
-    if cpu::supports_all(&[x, gain, bias]) {
+    if is_own(&[x, gain, bias]) {
         let x = x.contiguous()?;
         let moments = cpu::Moments::of(&x)?;
         let op = cpu::TrainedNormOp::new(&moments, eps as f32);
@@ -94,7 +99,7 @@ pub fn fixed_norm_relu(
     eps: f64,
 ) -> Result<Tensor> {
     let (gain, bias) = (gain.detach(), bias.detach());
-    if cpu::supports_all(&[x, &gain, &bias, &moments.mean]) {
+    if is_own(&[x, &gain, &bias, &moments.mean]) {
         let moments = cpu::Moments {
             mean: moments.mean.to_vec1()?,
             variance: moments.variance.to_vec1()?,

@@ -382,7 +382,27 @@ mod tests {
                 "distance-within-reference"
             ]
         );
-        // Fewer images than dimensions.
+        let nothing = features(40, 1, FeatureSet::default());
+        let reference = Reference::new(features(50, 2, FeatureSet::default())).unwrap();
+        let sets = ComparedSets {
+            samples: &nothing,
+            reference: &reference,
+            reference_images: None,
+        };
+        assert!(matches!(
+            measure(MetricKind::Kid, sets, &context),
+            Err(MetricsError::Config(_))
+        ));
+    }
+    #[test]
+    fn fid_of_too_few_images_says_so() {
+        let config = EvaluationConfig::with_metrics(vec![MetricKind::Fid]);
+        let context = MetricContext {
+            config: &config,
+            classifier: None,
+            device: &Device::Cpu,
+            cancellation: &Silent,
+        };
         let fid = |count| {
             let samples = features(count, 1, MetricKind::Fid.sample_features());
             let reference = features(50, 2, MetricKind::Fid.reference_features());
@@ -401,16 +421,5 @@ mod tests {
             "{}",
             fid(3)
         );
-        let nothing = features(40, 1, FeatureSet::default());
-        let reference = Reference::new(features(50, 2, FeatureSet::default())).unwrap();
-        let sets = ComparedSets {
-            samples: &nothing,
-            reference: &reference,
-            reference_images: None,
-        };
-        assert!(matches!(
-            measure(MetricKind::Kid, sets, &context),
-            Err(MetricsError::Config(_))
-        ));
     }
 }

@@ -51,15 +51,19 @@ pub(super) fn private_evolution(
     // for t ← 1, …, T
     for t in 1..=run.plan.iterations() {
         // histogram_t ← DP_NN_HISTOGRAM(S_priv, S_{t−1}, σ, H)
-        let candidates = Candidates::new(run, store, t, &samples)?;
+        let mut candidates = Candidates::new(run, store, t, &samples)?;
         let histogram = dp_nn_histogram(run, store, data, ledger, disclosure, &candidates)?;
-
+        if candidates.rules.class_agreement == 0.0 {
+            // Not needed again, and they may take gigabytes.
+            candidates.embeddings.take();
+        }
         disclosure.fallbacks(t, &histogram, ledger)?;
 
         let next = store.population(t, || {
             // P_t ← histogram_t / sum(histogram_t)
             // S'_t ← N_syn draws with replacement from P_t
             let parents = select_parents(run, store, &candidates, &histogram)?;
+            drop(candidates);
             // S_t ← VARIATION_API(S'_t)
             variations(run, store, t, &samples, &parents)
         })?;

@@ -292,7 +292,8 @@ impl EvolutionConfig {
     }
 
     /// Returns the votes of each iteration beside its noise, of `noise` votes: those of `units`
-    /// private images (or clients), whose classes are taken as equally large.
+    /// private images, whose classes are taken as equally large, or the fewest that as many clients
+    /// can have.
     ///
     /// # Errors
     /// As [`EvolutionConfig::rules`].
@@ -308,8 +309,8 @@ impl EvolutionConfig {
             |((index, rules), population): ((usize, &IterationRules), &PopulationSpec)| {
                 let votes = match unit {
                     Unit::Image => units as f64 * f64::from(rules.nearest_neighbors),
-                    // The votes of a client have an L2 norm of 1.
-                    Unit::Client => units as f64,
+                    // The votes of a client have an L2 norm of 1 over at least k samples.
+                    Unit::Client => units as f64 * f64::from(rules.nearest_neighbors).sqrt(),
                 };
                 let noise = noise.get(index).copied().unwrap_or(0.0);
                 VoteStrength::new(votes, population.num_samples, noise)
@@ -325,11 +326,18 @@ impl EvolutionConfig {
     /// As [`EvolutionConfig::rules`]; `threshold` is `"auto"` without a declared number.
     pub fn thresholds(&self, strengths: Option<&[VoteStrength]>) -> Result<Vec<f64>, InvalidKey> {
         let rules = self.rules()?;
+        // Many iterations have the same votes and noise.
+        let mut last: Option<(VoteStrength, f64)> = None;
         let thresholds = rules.iter().enumerate().map(|(index, rules)| {
             let strength = strengths.and_then(|strengths| strengths.get(index));
             match (rules.threshold, strength) {
                 (Threshold::Votes(votes), _) => Ok(votes),
-                (Threshold::Auto, Some(strength)) => Ok(strength.auto()),
+                (Threshold::Auto, Some(strength)) => {
+                    let known = last.filter(|(known, _)| known == strength);
+                    let votes = known.map_or_else(|| strength.auto(), |(_, votes)| votes);
+                    last = Some((*strength, votes));
+                    Ok(votes)
+                }
                 (Threshold::Auto, None) => Err(InvalidKey::new(
                     "threshold",
                     "\"auto\" needs the declared number of private images (data.declared_size, or \

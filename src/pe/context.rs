@@ -57,6 +57,8 @@ pub struct RunIdentity {
     pub embedder_weights: Option<String>,
     /// SHA-256 of the file of initial samples; `None` where the run starts from random images.
     pub initial_samples: Option<String>,
+    /// Rules that follow from other inputs, see [`Plan::identity`]; `None` if there are none.
+    pub plan: Option<serde_json::Value>,
 }
 
 impl RunIdentity {
@@ -66,13 +68,16 @@ impl RunIdentity {
 
     /// Returns the SHA-256 of all inputs.
     pub(super) fn digest(&self) -> String {
-        let inputs = serde_json::json!({
+        let mut inputs = serde_json::json!({
             "algorithm": Self::ALGORITHM,
             "settings": self.settings,
             "model_weights": self.model_weights,
             "embedder_weights": self.embedder_weights,
             "initial_samples": self.initial_samples,
         });
+        if let Some(plan) = &self.plan {
+            inputs["plan"] = plan.clone();
+        }
         sha256_hex(inputs.to_string().as_bytes())
     }
 }

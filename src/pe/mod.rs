@@ -35,4 +35,4 @@ pub use config::{EvolutionConfig, IterationRules, OutputConfig, PopulationSpec};
 pub use context::{Run, RunIdentity};
 pub use error::PeError;
 pub use initial::InitialSamples;
-pub use plan::{Plan, declared_units};
+pub use plan::Plan;

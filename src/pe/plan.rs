@@ -1,16 +1,14 @@
 //! The plan of a run and its cost, known before anything is charged.
 
-use std::fmt::Write as _;
+mod describe;
+mod votes;
 
-use super::threshold::VoteStrength;
+use super::threshold::{Threshold, VoteStrength};
 use super::{EvolutionConfig, IterationRules, PopulationSpec};
 use crate::artifacts::{ArtifactsError, ClassLayout};
 use crate::generators::{Generator, GeneratorError, Operation, PlannedWork, Variation};
-use crate::images::{DataConfig, LARGEST_IMAGE_MEMORY, MAX_PIXELS, READING_MEMORY};
-use crate::privacy::{
-    Adjacency, MOST_BINS_OF_CLIENTS, PrivacyError, ResolvedPrivacy, Unit, round_up,
-};
-use crate::schedule::Schedule;
+use crate::images::DataConfig;
+use crate::privacy::{MOST_BINS_OF_CLIENTS, PrivacyError, ResolvedPrivacy, Unit};
 use crate::sections::InvalidKey;
 use crate::voting::SelectionMode;
 
@@ -85,7 +83,8 @@ impl Plan {
         let units = declared_units(data, privacy.unit());
         let rules = evolution.rules()?;
         let noise = privacy.noise_votes();
-        let strengths = units.map(|units| evolution.strengths(units, &noise, privacy.unit()));
+        let voters = declared_voters(data, privacy.unit());
+        let strengths = voters.map(|voters| evolution.strengths(voters, &noise, privacy.unit()));
         let strengths = strengths.transpose()?;
         let thresholds = evolution.thresholds(strengths.as_deref());
         let thresholds = thresholds.map_err(|error| {
@@ -142,6 +141,24 @@ impl Plan {
         let refused = refused.into_iter().filter_map(Result::err);
         lines.extend(refused.map(|error| format!("warning: {error}")));
         lines
+    }
+
+    /// Returns what the samples depend on beside the settings that are part of a run's identity:
+    /// automatic thresholds, because declared numbers may change and the rule may in another
+    /// version, and the order of equal votes. `None` where no rule depends on either, so that runs
+    /// of earlier versions keep their identity.
+    #[must_use]
+    pub fn identity(&self) -> Option<serde_json::Value> {
+        let mut identity = serde_json::Map::new();
+        let is_auto = |rules: &IterationRules| rules.threshold == Threshold::Auto;
+        if self.rules.iter().any(is_auto) {
+            identity.insert("thresholds".to_owned(), self.thresholds.clone().into());
+        }
+        let is_rank = |rules: &IterationRules| rules.selection == SelectionMode::Rank;
+        if self.rules.iter().any(is_rank) {
+            identity.insert("equal_votes".to_owned(), "noisy counts".into());
+        }
+        (!identity.is_empty()).then(|| identity.into())
     }
 
     /// Returns the number of iterations, T.
@@ -255,203 +272,16 @@ impl Plan {
             unknown: self.declared_size.is_none().then_some(unknown),
         })
     }
+}
 
-    /// Describes the declared numbers and the terms of privacy.
-    fn describe_inputs(&self) -> String {
-        let mut text = String::new();
-        let privacy = &self.privacy;
-        let number = match self.declared_size {
-            Some(size) => format!("{size} (data.declared_size)"),
-            None => "number not declared".to_owned(),
-        };
-        let classes = match self.classes.len() {
-            1 => "class",
-            _ => "classes",
-        };
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "private images: {number} in {} {classes}",
-            self.classes.len(),
-        );
-        if privacy.unit() == Unit::Client {
-            let number = match self.declared_clients {
-                Some(count) => format!("{count} (data.clients.declared_size)"),
-                None => "number not declared".to_owned(),
-            };
-            let _ = writeln!(text, "clients: {number}");
-        }
-        let _ = writeln!(
-            text,
-            "privacy: one {}, adjacency {}, delta {:e}, noise multiplier {}, {} nearest neighbor(s)",
-            privacy.unit(),
-            privacy.adjacency(),
-            privacy.delta(),
-            privacy.noise_multiplier(),
-            privacy.nearest_neighbors()
-        );
-        for run in privacy.earlier() {
-            let _ = writeln!(text, "epsilon includes {run}");
-        }
-        if let Some(reason) = privacy.non_private() {
-            let _ = writeln!(text, "NOT PRIVATE: {reason}");
-        }
-        text
-    }
-
-    /// Returns the columns of the vote from which a population is made, or their headings: nothing
-    /// if the number of private images is not declared, or without noise.
-    fn vote_columns(&self, population: Option<usize>) -> String {
-        let columns = |ratio: &str, threshold: &str, blind: &str| {
-            format!(" {ratio:>11} {threshold:>9} {blind:>13}")
-        };
-        let Some(strengths) = &self.strengths else {
-            return String::new();
-        };
-        if strengths.iter().all(|strength| strength.noise == 0.0) {
-            return String::new();
-        }
-        let Some(population) = population else {
-            return columns("votes/noise", "threshold", "blind parents");
-        };
-        let iteration = population.checked_sub(1);
-        let vote = iteration.and_then(|iteration| {
-            let (strength, threshold) =
-                (strengths.get(iteration)?, self.thresholds.get(iteration)?);
-            let blind = self.blind_share(iteration);
-            let blind = blind.map_or("-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
-            let ratio = format!("{:.2}", strength.ratio);
-            Some(columns(&ratio, &threshold.to_string(), &blind))
-        });
-        vote.unwrap_or_else(|| columns("-", "-", "-"))
-    }
-
-    /// Returns the expected share of the parents of an iteration, counted from 0, that are sampled
-    /// for their noise alone; `None` if parents are not sampled in proportion to votes, or if the
-    /// number of private images is not declared.
-    fn blind_share(&self, iteration: usize) -> Option<f64> {
-        let strength = self.strengths.as_ref()?.get(iteration)?;
-        let threshold = self.thresholds.get(iteration)?;
-        match self.rules.get(iteration)?.selection {
-            SelectionMode::Rank => None,
-            SelectionMode::Sample | SelectionMode::Systematic => {
-                Some(strength.blind_share(*threshold))
-            }
-        }
-    }
-
-    /// Returns warnings about votes that are weak beside their noise, from declared numbers alone.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        // Votes below this share of the noise were measured to improve nothing, or to do harm.
-        const WEAK: f64 = 0.25;
-        const MANY_BLIND: f64 = 1.0 / 3.0;
-        let mut warnings = Vec::new();
-        let strengths = self.strengths.iter().flatten().enumerate();
-        let weakest = strengths.min_by(|(_, a), (_, b)| a.ratio.total_cmp(&b.ratio));
-        if let Some((iteration, strength)) = weakest.filter(|(_, weak)| weak.ratio < WEAK) {
-            warnings.push(format!(
-                "iteration {}: the votes for each sample are {:.2} times the noise: below {WEAK}, \
-                 votes improve little (use fewer evolution.num_samples, fewer iterations, or a \
-                 larger epsilon)",
-                iteration + 1,
-                strength.ratio
-            ));
-        }
-        let blind = (0..self.rules.len()).filter_map(|t| Some((t, self.blind_share(t)?)));
-        let blindest = blind.max_by(|(_, a), (_, b)| a.total_cmp(b));
-        if let Some((iteration, share)) = blindest.filter(|(_, share)| *share > MANY_BLIND) {
-            warnings.push(format!(
-                "iteration {}: about {:.0} % of the parents are expected to be sampled for their \
-                 noise alone (evolution.threshold = \"auto\" or fewer evolution.num_samples lower \
-                 that)",
-                iteration + 1,
-                100.0 * share
-            ));
-        }
-        warnings
-    }
-
-    /// Describes populations, ε after every iteration, and cost in a table for people.
-    #[must_use]
-    pub fn describe(&self, cost: &Cost) -> String {
-        let mut text = self.describe_inputs();
-        let privacy = &self.privacy;
-        // A column where σ changes; the initial population has none.
-        let sigma = |value: Option<String>| match privacy.noise_multiplier() {
-            Schedule::Constant(_) => String::new(),
-            Schedule::List(_) => format!(" {:>10}", value.unwrap_or("-".to_owned())),
-        };
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{:>10} {:>10} {:>10}{} {:>22} {:>22}{}",
-            "population",
-            "samples",
-            "degree",
-            sigma(Some("sigma".to_owned())),
-            "epsilon (add-remove)",
-            "epsilon (replace-one)",
-            self.vote_columns(None)
-        );
-        for (index, population) in self.populations.iter().enumerate() {
-            let epsilon = |adjacency| round_up(privacy.epsilon_after(index as u32, adjacency), 3);
-            let _ = writeln!(
-                text,
-                "{:>10} {:>10} {:>10}{} {:>22} {:>22}{}",
-                index,
-                population.num_samples,
-                population.variation_degree,
-                sigma(
-                    privacy
-                        .noise_multiplier_of(index as u32)
-                        .map(|sigma| sigma.to_string())
-                ),
-                match self.is_truncated {
-                    true => "-".to_owned(),
-                    false => epsilon(Adjacency::AddRemove),
-                },
-                epsilon(Adjacency::ReplaceOne),
-                self.vote_columns(Some(index)),
-            );
-        }
-        let _ = writeln!(
-            text,
-            "network evaluations: {} ({:.2e})",
-            cost.network_evaluations, cost.network_evaluations as f64
-        );
-        let (private, disk, memory) = match cost.unknown {
-            Some(each) => (
-                ", and each private image (data.declared_size is not set)".to_owned(),
-                format!(", and {} for each private image", bytes(each.disk_bytes)),
-                format!(" and {} for each private image", bytes(each.memory_bytes)),
-            ),
-            None => Default::default(),
-        };
-        let _ = writeln!(text, "images to embed: {}{private}", cost.embeddings);
-        let _ = writeln!(text, "disk: at most {}{disk}", bytes(cost.disk_bytes));
-        let _ = write!(
-            text,
-            "memory: embeddings {}{memory}, plus the model and one batch; at most {} to read \
-             private images, or {} for one at the limit of {} million pixels",
-            bytes(cost.memory_bytes),
-            bytes(READING_MEMORY),
-            bytes(LARGEST_IMAGE_MEMORY),
-            (MAX_PIXELS + 500_000) / 1_000_000,
-        );
-        if self.classes.len() > 1 {
-            let _ = write!(
-                text,
-                "\nsamples.npz: sorted by class, as declared; shuffle it before training on it"
-            );
-        }
-        text
-    }
+/// Returns the number of private images or clients that vote, as far as it is declared.
+fn declared_voters(data: &DataConfig, unit: Unit) -> Option<usize> {
+    let units = declared_units(data, unit)?;
+    Some(data.num_samples.map_or(units, |most| units.min(most)))
 }
 
 /// Returns the declared number of private images or clients.
-#[must_use]
-pub fn declared_units(data: &DataConfig, unit: Unit) -> Option<usize> {
+fn declared_units(data: &DataConfig, unit: Unit) -> Option<usize> {
     match unit {
         Unit::Image => data.declared_size,
         Unit::Client => data.clients.as_ref()?.declared_size,
@@ -537,8 +367,8 @@ fn check_agreement(rules: &[IterationRules], classes: &[String]) -> Result<(), I
     if classes.len() > 1 || rules.iter().all(|rules| rules.class_agreement == 0.0) {
         return Ok(());
     }
-    let message = "compares the classes of samples, but there is one class only: remove it, or set \
-                   data.class_conditional = true";
+    let message = "compares the classes of samples, but there is one class only: expected 0, or at \
+                   least two classes (data.class_conditional)";
     Err(InvalidKey::new("evolution.class_agreement", message))
 }
 
@@ -574,12 +404,4 @@ fn layouts(
         layouts.push(layout);
     }
     Ok(layouts)
-}
-
-fn bytes(count: u64) -> String {
-    match count {
-        0..1_000_000 => format!("{:.1} kB", count as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
-        _ => format!("{:.1} GB", count as f64 / 1e9),
-    }
 }

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use crate::support::{RunFixture, lattice, released, wait_for};
 
-/// Four iterations of several shards each.
-const RUN: [&str; 4] = [
+/// Four iterations of several shards each, whose selection needs the embeddings of the vote again.
+const RUN: [&str; 6] = [
+    "--set",
+    "evolution.class_agreement=1",
     "--set",
     "evolution.variation_degree=[0, 0, 1, 1, 2]",
     "--set",

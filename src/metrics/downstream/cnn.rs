@@ -1,4 +1,5 @@
-//! A wide residual network (Zagoruyko & Komodakis 2016, arXiv 1605.07146), trained in candle.
+//! A wide residual network (Zagoruyko & Komodakis 2016, arXiv 1605.07146), trained with
+//! candle's gradients.
 //!
 //! SGD with Nesterov momentum, a cosine learning rate schedule to 0, and a fixed number of epochs.
 //! Initial weights, order and augmentation come from keyed random number generators, so a seed

@@ -1,6 +1,6 @@
 //! Trainable layers on feature maps `[n, h, w, channels]`.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use candle_nn::Linear;
 
 use crate::kernels::{BatchMoments, Conv2dShape, batch_norm_relu, fixed_norm_relu, trained_conv2d};
@@ -120,9 +120,12 @@ impl BatchNormRelu {
             };
             return fixed_norm_relu(x, &self.gain, &self.bias, &moments, Self::EPS);
         }
-        let (y, moments) = batch_norm_relu(x, &self.gain, &self.bias, Self::EPS)?;
         let (n, height, width, _) = x.dims4()?;
         let count = (n * height * width) as f64;
+        if count < 2.0 {
+            bail!("the variance of one number is undefined: use larger images or batches");
+        }
+        let (y, moments) = batch_norm_relu(x, &self.gain, &self.bias, Self::EPS)?;
         // The averages are of the unbiased variance.
         let unbiased = (moments.variance * (count / (count - 1.0)))?;
         for (running, batch) in [(mean, moments.mean), (variance, unbiased)] {
