@@ -15,7 +15,7 @@
 //!
 //! From ρ = 0.4 on, that is 0.85; it falls to 0.7 at 0.2 and to 0 at 0.1, because a threshold then
 //! keeps the samples with the largest noise. f is 0.3: the estimates in `log.txt` for generators
-//! that fit were 0.3 to 0.8, and fewer samples with votes have more votes each. `docs/utility.md`
+//! that fit were 0.39 to 0.77, and fewer samples with votes have more votes each. `docs/utility.md`
 //! compares the rule with fixed thresholds by the accuracy of classifiers.
 //!
 //! # Parents without votes
