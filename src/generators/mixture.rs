@@ -312,7 +312,6 @@ impl Generator for Mixture {
         })
     }
 
-    /// Returns the mean over the members by their expected shares, rounded up.
     fn check_parent(
         &self,
         condition: Condition,
@@ -321,15 +320,13 @@ impl Generator for Mixture {
         let Some((member, own)) = self.origin(parameters)? else {
             return Ok(());
         };
-        let (Member { name, .. }, generator) = match self.members.get(member) {
-            Some(member) => member,
-            None => return Ok(()),
-        };
+        let (Member { name, .. }, generator) = self.member(member)?;
         let condition = self.conditions.of(member, condition);
         let checked = generator.check_parent(condition, &own);
         checked.map_err(|error| GeneratorError::Input(prefixed(name, error.to_string())))
     }
 
+    /// Returns the mean over the members by their expected shares, rounded up.
     fn evaluations(&self, operation: Operation) -> Result<u64, GeneratorError> {
         let mut mean = 0.0;
         let shares = self.rule.shares(operation);

@@ -392,6 +392,7 @@ mod tests {
             Err(MetricsError::Config(_))
         ));
     }
+
     #[test]
     fn fid_of_too_few_images_says_so() {
         let config = EvaluationConfig::with_metrics(vec![MetricKind::Fid]);

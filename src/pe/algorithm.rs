@@ -52,7 +52,7 @@ pub(super) fn private_evolution(
     for t in 1..=run.plan.iterations() {
         // histogram_t ← DP_NN_HISTOGRAM(S_priv, S_{t−1}, σ, H)
         let mut candidates = Candidates::new(run, store, t, &samples)?;
-        let histogram = dp_nn_histogram(run, store, data, ledger, disclosure, &candidates)?;
+        let histogram = dp_nn_histogram(&candidates, data, ledger, disclosure)?;
         if candidates.rules.class_agreement == 0.0 {
             // Not needed again, and they may take gigabytes.
             candidates.embeddings.take();
@@ -62,7 +62,7 @@ pub(super) fn private_evolution(
         let next = store.population(t, || {
             // P_t ← histogram_t / sum(histogram_t)
             // S'_t ← N_syn draws with replacement from P_t
-            let parents = select_parents(run, store, &candidates, &histogram)?;
+            let parents = select_parents(&candidates, &histogram)?;
             drop(candidates);
             // S_t ← VARIATION_API(S'_t)
             variations(run, store, t, &samples, &parents)
@@ -126,15 +126,18 @@ impl<'a> Candidates<'a> {
 /// The two parts that depend on private images, embedding them and voting, can be padded to a
 /// public time ([`Padding`]); between them, the lookahead uses public data only.
 fn dp_nn_histogram(
-    run: &Run<'_>,
-    store: &RunStore<'_>,
+    candidates: &Candidates<'_>,
     data: &mut PrivateData<'_>,
     ledger: &mut Ledger,
     disclosure: &Disclosure<'_>,
-    candidates: &Candidates<'_>,
 ) -> Result<ReleasedVotes, PeError> {
     let Candidates {
-        t, rules, samples, ..
+        run,
+        store,
+        t,
+        rules,
+        samples,
+        ..
     } = *candidates;
     let classes = store.layout(t - 1)?.ranges();
     let folder = data.folder();
@@ -185,13 +188,17 @@ fn dp_nn_histogram(
 ///
 /// This is post-processing of the release: its random numbers come from the generation seed.
 fn select_parents(
-    run: &Run<'_>,
-    store: &RunStore<'_>,
     candidates: &Candidates<'_>,
     released: &ReleasedVotes,
 ) -> Result<Vec<Vec<usize>>, PeError> {
+    let Candidates {
+        run,
+        store,
+        t,
+        rules,
+        ..
+    } = *candidates;
     let evolution = &run.plan.evolution;
-    let Candidates { t, rules, .. } = *candidates;
     let (before, after) = (store.layout(t - 1)?, store.layout(t)?);
     let weighed = match rules.class_agreement {
         0.0 => None,

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::threshold::{Threshold, VoteStrength};
-use crate::privacy::Unit;
+use super::threshold::Threshold;
 use crate::schedule::Schedule;
 use crate::sections::{InvalidKey, Section};
 use crate::voting::{Metric, SelectionMode};
@@ -289,63 +288,6 @@ impl EvolutionConfig {
         // The lengths were compared.
         let rules: Option<Vec<IterationRules>> = rules.collect();
         rules.ok_or_else(|| InvalidKey::new("iterations", "wrong number of entries"))
-    }
-
-    /// Returns the votes of each iteration beside its noise, of `noise` votes: those of `units`
-    /// private images, whose classes are taken as equally large, or the fewest that as many clients
-    /// can have.
-    ///
-    /// # Errors
-    /// As [`EvolutionConfig::rules`].
-    pub fn strengths(
-        &self,
-        units: usize,
-        noise: &Schedule<f64>,
-        unit: Unit,
-    ) -> Result<Vec<VoteStrength>, InvalidKey> {
-        let populations = self.populations()?;
-        let rules = self.rules()?;
-        let strength =
-            |((index, rules), population): ((usize, &IterationRules), &PopulationSpec)| {
-                let votes = match unit {
-                    Unit::Image => units as f64 * f64::from(rules.nearest_neighbors),
-                    // The votes of a client have an L2 norm of 1 over at least k samples.
-                    Unit::Client => units as f64 * f64::from(rules.nearest_neighbors).sqrt(),
-                };
-                let noise = noise.get(index).copied().unwrap_or(0.0);
-                VoteStrength::new(votes, population.num_samples, noise)
-            };
-        let voted_on = rules.iter().enumerate().zip(&populations);
-        Ok(voted_on.map(strength).collect())
-    }
-
-    /// Returns the threshold of each iteration in votes. `strengths` is `None` if the number of
-    /// private images (or clients) is not declared.
-    ///
-    /// # Errors
-    /// As [`EvolutionConfig::rules`]; `threshold` is `"auto"` without a declared number.
-    pub fn thresholds(&self, strengths: Option<&[VoteStrength]>) -> Result<Vec<f64>, InvalidKey> {
-        let rules = self.rules()?;
-        // Many iterations have the same votes and noise.
-        let mut last: Option<(VoteStrength, f64)> = None;
-        let thresholds = rules.iter().enumerate().map(|(index, rules)| {
-            let strength = strengths.and_then(|strengths| strengths.get(index));
-            match (rules.threshold, strength) {
-                (Threshold::Votes(votes), _) => Ok(votes),
-                (Threshold::Auto, Some(strength)) => {
-                    let known = last.filter(|(known, _)| known == strength);
-                    let votes = known.map_or_else(|| strength.auto(), |(_, votes)| votes);
-                    last = Some((*strength, votes));
-                    Ok(votes)
-                }
-                (Threshold::Auto, None) => Err(InvalidKey::new(
-                    "threshold",
-                    "\"auto\" needs the declared number of private images (data.declared_size, or \
-                     data.clients.declared_size if the unit is a client)",
-                )),
-            }
-        });
-        thresholds.collect()
     }
 
     /// Returns the number of populations, `1 + T`, on which `iterations` and the schedules agree.

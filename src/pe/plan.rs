@@ -82,20 +82,15 @@ impl Plan {
         let declared_clients = declared_units(data, Unit::Client);
         let units = declared_units(data, privacy.unit());
         let rules = evolution.rules()?;
-        let noise = privacy.noise_votes();
+        let populations = evolution.populations()?;
         let voters = declared_voters(data, privacy.unit());
-        let strengths = voters.map(|voters| evolution.strengths(voters, &noise, privacy.unit()));
-        let strengths = strengths.transpose()?;
-        let thresholds = evolution.thresholds(strengths.as_deref());
-        let thresholds = thresholds.map_err(|error| {
-            let key = format!("evolution.{}", error.key);
-            InvalidKey::new(key, error.message)
-        })?;
+        let strengths =
+            voters.map(|voters| votes::strengths(voters, &rules, &populations, &privacy));
+        let thresholds = votes::thresholds(&rules, strengths.as_deref())?;
         if let Some(units) = units {
             check_delta(units, &privacy)?;
             check_threshold(&thresholds, units, &privacy)?;
         }
-        let populations = evolution.populations()?;
         check_bins(&populations, &privacy)?;
         let layouts = layouts(evolution, &rules, &populations, &classes)?;
         check_children(evolution, &rules, &layouts)?;

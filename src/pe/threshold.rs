@@ -220,31 +220,36 @@ mod tests {
     use crate::schedule::Schedule;
     use crate::streams::{Phase, RngKey};
 
-    #[test]
-    fn the_noise_only_share_is_that_of_a_simulation() {
+    const SAMPLES: usize = 300_000;
+
+    /// Draws votes and noise of samples, in standard deviations, by the assumption of the rule.
+    fn simulated(seed: u64, ratio: f64) -> Vec<(f64, f64)> {
         let key = RngKey {
-            seed: 3,
+            seed,
             phase: Phase::Select,
             iteration: 1,
             repeat: 0,
             sample: 0,
         };
         let mut rng = key.rng();
-        const SAMPLES: usize = 300_000;
         let mut noise = vec![0f32; SAMPLES];
         rng.fill_normal(&mut noise);
+        let draw = |z: &f32| match rng.uniform() < VOTED_SHARE {
+            true => (-rng.uniform().ln() * ratio / VOTED_SHARE, f64::from(*z)),
+            false => (0.0, f64::from(*z)),
+        };
+        noise.iter().map(draw).collect()
+    }
+
+    #[test]
+    fn the_noise_only_share_is_that_of_a_simulation() {
         for (ratio, factor) in [(0.2, 1.0), (1.0, 1.5), (4.0, 0.0)] {
             let strength = VoteStrength { noise: 5.0, ratio };
             let (mut unvoted, mut all) = (0.0, 0.0);
-            for z in &noise {
-                let has_votes = rng.uniform() < 0.3;
-                let votes = match has_votes {
-                    true => -rng.uniform().ln() * ratio / 0.3,
-                    false => 0.0,
-                };
-                let passed = (votes + f64::from(*z) - factor).max(0.0);
+            for (votes, z) in simulated(3, ratio) {
+                let passed = (votes + z - factor).max(0.0);
                 all += passed;
-                unvoted += if has_votes { 0.0 } else { passed };
+                unvoted += if votes > 0.0 { 0.0 } else { passed };
             }
             // Standard deviations of the estimate are below 0.002: false alarms below 10⁻⁵.
             let found = strength.noise_only_share(factor * 5.0);
@@ -274,30 +279,14 @@ mod tests {
         assert!(ratios.windows(2).all(|pair| auto(pair[0]) <= auto(pair[1])));
         // The distance beside one of a simulation of 300,000 samples, whose error is below 0.005.
         let prior = Prior::new(1.0);
-        let key = RngKey {
-            seed: 4,
-            phase: Phase::Select,
-            iteration: 1,
-            repeat: 0,
-            sample: 0,
-        };
-        let mut rng = key.rng();
-        let mut noise = vec![0f32; 300_000];
-        rng.fill_normal(&mut noise);
-        let drawn: Vec<(f64, f64)> = noise
-            .iter()
-            .map(|z| match rng.uniform() < VOTED_SHARE {
-                true => (-rng.uniform().ln() / VOTED_SHARE, f64::from(*z)),
-                false => (0.0, f64::from(*z)),
-            })
-            .collect();
+        let drawn = simulated(4, 1.0);
         for factor in [0.0, 0.9, 2.0] {
             let passed = |(x, z): &(f64, f64)| (x + z - factor).max(0.0);
-            let mean = drawn.iter().map(passed).sum::<f64>() / 300_000.0;
+            let mean = drawn.iter().map(passed).sum::<f64>() / SAMPLES as f64;
             let apart = drawn.iter().map(|one| (passed(one) / mean - one.0).abs());
-            let simulated = apart.sum::<f64>() / 600_000.0;
+            let expected = apart.sum::<f64>() / (2 * SAMPLES) as f64;
             let found = prior.total_variation(factor);
-            assert!((found - simulated).abs() < 0.01, "{found}, {simulated}");
+            assert!((found - expected).abs() < 0.01, "{found}, {expected}");
         }
         // In the unit of the noise, rounded to three digits.
         let strength = VoteStrength::new(30_000.0, 4_000, 7.4612);

@@ -313,6 +313,20 @@ const MAX_SIDE: usize = 2048;
 /// Nodes of a warp in each direction.
 const NODES: std::ops::RangeInclusive<usize> = 2..=8;
 
+/// Limits of the parameters, of configurations as of stored images.
+pub(super) mod limits {
+    use super::Range;
+
+    pub const SIZE: Range = Range::new(0.05, 4.0);
+    pub const WEIGHT: Range = Range::new(0.001, 0.5);
+    pub const SHEAR: Range = Range::new(-60.0, 60.0);
+    pub const STRETCH: Range = Range::new(0.1, 10.0);
+    pub const SHIFT: Range = Range::new(-1.0, 1.0);
+    /// Of the largest shift of a node.
+    pub const WARP: Range = Range::new(0.0, 0.5);
+    pub const BLUR: Range = Range::new(0.0, 50.0);
+}
+
 impl Config {
     /// Checks every key as far as this is possible without the fonts.
     ///
@@ -334,24 +348,20 @@ impl Config {
         }
         self.texts.validate()?;
         let ranges = [
-            ("size", self.size, Range::new(0.05, 4.0)),
+            ("size", self.size, limits::SIZE),
             ("rotation", self.rotation, Range::new(-180.0, 180.0)),
-            ("shear", self.shear, Range::new(-60.0, 60.0)),
-            ("stretch", self.stretch, Range::new(0.1, 10.0)),
-            ("x", self.x, Range::new(-1.0, 1.0)),
-            ("y", self.y, Range::new(-1.0, 1.0)),
-            (
-                "warp",
-                Range::new(self.warp, self.warp),
-                Range::new(0.0, 0.5),
-            ),
-            ("blur", self.blur, Range::new(0.0, 50.0)),
+            ("shear", self.shear, limits::SHEAR),
+            ("stretch", self.stretch, limits::STRETCH),
+            ("x", self.x, limits::SHIFT),
+            ("y", self.y, limits::SHIFT),
+            ("warp", Range::new(self.warp, self.warp), limits::WARP),
+            ("blur", self.blur, limits::BLUR),
         ];
-        for (key, range, limits) in ranges {
-            range.check(key, limits)?;
+        for (key, range, within) in ranges {
+            range.check(key, within)?;
         }
         if let Some(weight) = self.weight {
-            weight.check("weight", Range::new(0.001, 0.5))?;
+            weight.check("weight", limits::WEIGHT)?;
         }
         self.foreground.check("foreground")?;
         self.background.check("background")?;

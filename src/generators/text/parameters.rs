@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Color, Config, Shares};
+use super::config::{Color, Config, Shares, limits};
 use super::range::Range;
 use crate::generators::{GeneratorError, Parameters};
 use crate::streams::KeyedRng;
@@ -49,23 +49,27 @@ impl TextParameters {
     pub(super) fn read(parameters: &Parameters) -> Result<Self, GeneratorError> {
         let read: Self = parameters.read()?;
         let numbers = [
-            ("size", read.size, 0.05..=4.0),
-            ("weight", read.weight.unwrap_or(0.1), 0.001..=0.5),
-            ("rotation", read.rotation, -360.0..=360.0),
-            ("shear", read.shear, -60.0..=60.0),
-            ("stretch", read.stretch, 0.1..=10.0),
-            ("x", read.x, -1.0..=1.0),
-            ("y", read.y, -1.0..=1.0),
-            ("blur", read.blur, 0.0..=50.0),
+            ("size", read.size, limits::SIZE),
+            (
+                "weight",
+                read.weight.unwrap_or(limits::WEIGHT.high),
+                limits::WEIGHT,
+            ),
+            ("rotation", read.rotation, Range::new(-360.0, 360.0)),
+            ("shear", read.shear, limits::SHEAR),
+            ("stretch", read.stretch, limits::STRETCH),
+            ("x", read.x, limits::SHIFT),
+            ("y", read.y, limits::SHIFT),
+            ("blur", read.blur, limits::BLUR),
         ];
-        let warp = read.warp.iter().map(|value| ("warp", *value, -0.5..=0.5));
+        let shifts = Range::new(-limits::WARP.high, limits::WARP.high);
+        let warp = read.warp.iter().map(|value| ("warp", *value, shifts));
         let mut all = numbers.into_iter().chain(warp);
-        match all.find(|(_, value, range)| !range.contains(value)) {
+        match all.find(|(_, value, range)| !range.contains(*value)) {
             None => Ok(read),
             Some((name, value, range)) => Err(GeneratorError::Input(format!(
                 "an image has {name} = {value} among its parameters: expected {} to {}",
-                range.start(),
-                range.end()
+                range.low, range.high
             ))),
         }
     }

@@ -43,6 +43,12 @@ impl Range {
         Err(InvalidKey::new(key, message))
     }
 
+    /// Returns true if `value` is in the range.
+    #[must_use]
+    pub fn contains(&self, value: f64) -> bool {
+        (self.low..=self.high).contains(&value)
+    }
+
     /// Draws a value uniformly.
     pub fn draw(&self, rng: &mut KeyedRng) -> f64 {
         self.rounded(self.low + rng.uniform() * (self.high - self.low))

@@ -197,11 +197,13 @@ fn windows(
     (n, height, width): (usize, usize, usize),
     gradient: &Layout,
 ) -> Result<Windows> {
-    let expected = shape.output_size(height, width);
-    let expected = expected.map(|(rows, columns)| [n, rows, columns, shape.out_channels]);
+    let fits = |windows: &Windows| {
+        let (rows, columns) = windows.output();
+        gradient.dims() == [n, rows, columns, shape.out_channels]
+    };
     match Windows::new(shape, (height, width)) {
         Some(windows)
-            if expected.is_some_and(|dims| dims == gradient.dims())
+            if fits(&windows)
                 && windows.image_len() > 0
                 && windows.count() * shape.out_channels > 0 =>
         {

@@ -180,18 +180,18 @@ impl CustomOp3 for TrainedNormOp {
         let (out, for_gain, for_bias) = with_numbers(x, |x| {
             with_numbers(&gradient, |gradient| {
                 let block = (BLOCK * channels).max(1);
-                let blocks = x.par_chunks(block).zip(gradient.par_chunks(block));
-                let sums: Vec<(Vec<f32>, Vec<f32>)> = blocks
-                    .map(|(x, gradient)| {
-                        isa.run_loop(Sums {
-                            x,
-                            gradient,
-                            factor: &factor,
-                            summand: &summand,
-                            op: self,
-                        })
+                let blocks = || {
+                    let pairs = x.par_chunks(block).zip(gradient.par_chunks(block));
+                    pairs.map(|(x, gradient)| Block {
+                        x,
+                        gradient,
+                        factor: &factor,
+                        summand: &summand,
+                        op: self,
                     })
-                    .collect();
+                };
+                let sums: Vec<(Vec<f32>, Vec<f32>)> =
+                    blocks().map(|block| isa.run_loop(Sums(block))).collect();
                 let mut for_gain = vec![0f32; channels];
                 let mut for_bias = for_gain.clone();
                 for (gain, bias) in sums {
@@ -203,14 +203,10 @@ impl CustomOp3 for TrainedNormOp {
                 let (scaled, plain) = (mean(&for_gain), mean(&for_bias));
                 let mut out = uninit_output::<f32>(x.len());
                 out.par_chunks_mut(block)
-                    .zip(x.par_chunks(block).zip(gradient.par_chunks(block)))
-                    .for_each(|(out, (x, gradient))| {
+                    .zip(blocks())
+                    .for_each(|(out, block)| {
                         isa.run_loop(Backward {
-                            x,
-                            gradient,
-                            factor: &factor,
-                            summand: &summand,
-                            op: self,
+                            block,
                             scaled: &scaled,
                             plain: &plain,
                             out,
@@ -250,8 +246,9 @@ impl ScalarLoop for Forward<'_> {
     }
 }
 
-/// Sums of a block that are the gradients of gain and bias.
-struct Sums<'a> {
+/// A block of the map and of the gradient of the result, as both backward loops read it.
+#[derive(Clone, Copy)]
+struct Block<'a> {
     x: &'a [f32],
     gradient: &'a [f32],
     factor: &'a [f32],
@@ -259,29 +256,42 @@ struct Sums<'a> {
     op: &'a TrainedNormOp,
 }
 
+impl<'a> Block<'a> {
+    /// Returns, for each channel of each pixel, the gradient that passes the ReLU, and the
+    /// normalized number.
+    #[inline(always)]
+    fn pixels(self) -> impl Iterator<Item = impl Iterator<Item = (f32, f32)> + 'a> + 'a {
+        let channels = self.factor.len();
+        let gradients = self.gradient.chunks_exact(channels);
+        let pixels = self.x.chunks_exact(channels).zip(gradients);
+        pixels.map(move |(x, gradient)| {
+            let affine = self.factor.iter().zip(self.summand);
+            let moments = self.op.mean.iter().zip(&self.op.inverse);
+            let pixel = x.iter().zip(gradient).zip(affine).zip(moments);
+            pixel.map(|(((x, gradient), (factor, summand)), (mean, inverse))| {
+                let passes = x * factor + summand > 0.0;
+                let passed = if passes { *gradient } else { 0.0 };
+                (passed, (x - mean) * inverse)
+            })
+        })
+    }
+}
+
+/// Sums of a block that are the gradients of gain and bias.
+struct Sums<'a>(Block<'a>);
+
 impl ScalarLoop for Sums<'_> {
     type Output = (Vec<f32>, Vec<f32>);
 
     #[inline(always)]
     fn run(self) -> Self::Output {
-        let channels = self.factor.len();
+        let channels = self.0.factor.len();
         let mut sums = (vec![0f32; channels], vec![0f32; channels]);
-        let gradients = self.gradient.chunks_exact(channels);
-        for (x, gradient) in self.x.chunks_exact(channels).zip(gradients) {
-            let affine = self.factor.iter().zip(self.summand);
-            let moments = self.op.mean.iter().zip(&self.op.inverse);
+        for pixel in self.0.pixels() {
             let sums = sums.0.iter_mut().zip(&mut sums.1);
-            let pixel = x.iter().zip(gradient).zip(affine).zip(moments);
-            for ((scaled, plain), (((x, gradient), (factor, summand)), (mean, inverse))) in
-                sums.zip(pixel)
-            {
-                let passed = if x * factor + summand > 0.0 {
-                    *gradient
-                } else {
-                    0.0
-                };
+            for ((scaled, plain), (passed, normalized)) in sums.zip(pixel) {
                 *plain += passed;
-                *scaled += passed * ((x - mean) * inverse);
+                *scaled += passed * normalized;
             }
         }
         sums
@@ -290,11 +300,7 @@ impl ScalarLoop for Sums<'_> {
 
 /// Gradient of `x` in a block.
 struct Backward<'a> {
-    x: &'a [f32],
-    gradient: &'a [f32],
-    factor: &'a [f32],
-    summand: &'a [f32],
-    op: &'a TrainedNormOp,
+    block: Block<'a>,
     /// Means over all pixels of what [`Sums`] adds up.
     scaled: &'a [f32],
     plain: &'a [f32],
@@ -306,23 +312,13 @@ impl ScalarLoop for Backward<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let channels = self.factor.len();
-        let pixels = self.x.chunks_exact(channels);
-        let pixels = pixels.zip(self.gradient.chunks_exact(channels));
-        for (out, (x, gradient)) in self.out.chunks_exact_mut(channels).zip(pixels) {
-            let affine = self.factor.iter().zip(self.summand);
-            let moments = self.op.mean.iter().zip(&self.op.inverse);
-            let means = self.scaled.iter().zip(self.plain);
-            let channel = affine.zip(moments).zip(means);
-            for ((out, (x, gradient)), (((factor, summand), (mean, inverse)), (scaled, plain))) in
-                out.iter_mut().zip(x.iter().zip(gradient)).zip(channel)
+        let factors = self.block.factor;
+        let pixels = self.out.chunks_exact_mut(factors.len());
+        for (out, pixel) in pixels.zip(self.block.pixels()) {
+            let channel = factors.iter().zip(self.scaled.iter().zip(self.plain));
+            for ((out, (passed, normalized)), (factor, (scaled, plain))) in
+                out.iter_mut().zip(pixel).zip(channel)
             {
-                let passed = if x * factor + summand > 0.0 {
-                    *gradient
-                } else {
-                    0.0
-                };
-                let normalized = (x - mean) * inverse;
                 *out = factor * (passed - plain - normalized * scaled);
             }
         }

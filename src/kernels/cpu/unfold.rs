@@ -22,6 +22,11 @@ impl Windows {
         })
     }
 
+    /// Rows and columns of the results, one for each window.
+    pub fn output(&self) -> (usize, usize) {
+        self.output
+    }
+
     /// Number of windows of an image.
     pub fn count(&self) -> usize {
         self.output.0 * self.output.1

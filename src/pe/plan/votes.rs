@@ -1,8 +1,65 @@
-//! Warnings about votes that are weak beside their noise, from declared numbers alone.
+//! The votes of a plan beside their noise: thresholds and warnings, from declared numbers alone.
 
 use super::Plan;
-use crate::privacy::Unit;
+use crate::pe::threshold::{Threshold, VoteStrength};
+use crate::pe::{IterationRules, PopulationSpec};
+use crate::privacy::{ResolvedPrivacy, Unit};
+use crate::sections::InvalidKey;
 use crate::voting::SelectionMode;
+
+/// Returns the votes of each iteration beside its noise: those of `voters` private images, whose
+/// classes are taken as equally large, or the fewest that as many clients can have.
+pub(super) fn strengths(
+    voters: usize,
+    rules: &[IterationRules],
+    populations: &[PopulationSpec],
+    privacy: &ResolvedPrivacy,
+) -> Vec<VoteStrength> {
+    let noise = privacy.noise_votes();
+    let strength = |((index, rules), population): ((usize, &IterationRules), &PopulationSpec)| {
+        let k = f64::from(rules.nearest_neighbors);
+        let each = match privacy.unit() {
+            Unit::Image => k,
+            // The votes of a client have an L2 norm of 1 over at least k samples.
+            Unit::Client => k.sqrt(),
+        };
+        let noise = noise.get(index).copied().unwrap_or(0.0);
+        VoteStrength::new(voters as f64 * each, population.num_samples, noise)
+    };
+    let voted_on = rules.iter().enumerate().zip(populations);
+    voted_on.map(strength).collect()
+}
+
+/// Returns the threshold of each iteration in votes. `strengths` is `None` if the number of private
+/// images (or clients) is not declared.
+///
+/// # Errors
+/// [`InvalidKey`] if a threshold is `"auto"` without a declared number.
+pub(super) fn thresholds(
+    rules: &[IterationRules],
+    strengths: Option<&[VoteStrength]>,
+) -> Result<Vec<f64>, InvalidKey> {
+    // Many iterations have the same votes and noise.
+    let mut last: Option<(VoteStrength, f64)> = None;
+    let threshold = |(index, rules): (usize, &IterationRules)| {
+        let strength = strengths.and_then(|strengths| strengths.get(index));
+        match (rules.threshold, strength) {
+            (Threshold::Votes(votes), _) => Ok(votes),
+            (Threshold::Auto, Some(strength)) => {
+                let known = last.filter(|(known, _)| known == strength);
+                let votes = known.map_or_else(|| strength.auto(), |(_, votes)| votes);
+                last = Some((*strength, votes));
+                Ok(votes)
+            }
+            (Threshold::Auto, None) => Err(InvalidKey::new(
+                "evolution.threshold",
+                "\"auto\" needs the declared number of private images (data.declared_size, or \
+                 data.clients.declared_size if the unit is a client)",
+            )),
+        }
+    };
+    rules.iter().enumerate().map(threshold).collect()
+}
 
 impl Plan {
     /// Returns the expected share of the parents of an iteration, counted from 0, that are sampled
